@@ -1,0 +1,88 @@
+//! The only caller of system time. Everything else takes a [`Clock`], so that
+//! tests decide what time it is.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A moment: microseconds since 1970-01-01T00:00:00Z, leap seconds ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixMicros(pub i64);
+
+impl UnixMicros {
+    /// Whole seconds since the epoch, rounded down.
+    #[must_use]
+    pub fn seconds(self) -> i64 {
+        self.0.div_euclid(1_000_000)
+    }
+
+    /// This moment and `delay` after it; stops at the largest moment.
+    #[must_use]
+    pub fn after(self, delay: Duration) -> Self {
+        let delay_us = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(delay_us))
+    }
+
+    /// How long after `earlier` this moment is; zero if it is before.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        let elapsed_us = self.0.saturating_sub(earlier.0).max(0);
+        Duration::from_micros(elapsed_us.unsigned_abs())
+    }
+}
+
+/// RFC 3339 in UTC with microseconds, as in `2026-11-23T18:00:00.000000Z`.
+impl fmt::Display for UnixMicros {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_microsecond(self.0) {
+            Ok(timestamp) => write!(f, "{timestamp:.6}"),
+            Err(_) => write!(f, "{}µs", self.0),
+        }
+    }
+}
+
+/// Says what time it is.
+pub trait Clock: Send + Sync + 'static {
+    /// The present moment. It may step backwards when the machine's clock is set.
+    fn now(&self) -> UnixMicros;
+}
+
+/// The machine's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
+    fn now(&self) -> UnixMicros {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        UnixMicros(0).after(since_epoch)
+    }
+}
+
+/// A clock that stands still until a test moves it.
+#[derive(Debug, Default)]
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    /// A clock that shows `now`.
+    #[must_use]
+    pub fn at(now: UnixMicros) -> Self {
+        Self(AtomicI64::new(now.0))
+    }
+
+    /// Moves the clock to `now`, forward or back.
+    pub fn set(&self, now: UnixMicros) {
+        self.0.store(now.0, Ordering::SeqCst);
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, by: Duration) {
+        self.set(self.now().after(by));
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> UnixMicros {
+        UnixMicros(self.0.load(Ordering::SeqCst))
+    }
+}

@@ -1,0 +1,12 @@
+//! Postrider delivers events to other people's servers as signed HTTP POSTs (webhooks), durably.
+
+pub mod clock;
+pub mod topic;
+
+pub mod delivery;
+pub mod event;
+pub mod signing;
+pub mod webhook;
+
+#[cfg(feature = "server")]
+pub mod store;

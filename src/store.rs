@@ -1,0 +1,391 @@
+//! What a store promises. It speaks intents, not rows; both stores pass one conformance suite.
+
+pub mod seal;
+pub mod sqlite;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::clock::UnixMicros;
+pub use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
+use crate::delivery::{DeliveryState, Transition};
+use crate::event::Event;
+use crate::topic::Pattern;
+use crate::webhook::{TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
+
+/// The most items on a page of a listing.
+pub const MAX_PAGE_ITEMS: u32 = 500;
+/// Items on a page when the caller does not say.
+pub const DEFAULT_PAGE_ITEMS: u32 = 50;
+/// A listing with a selective filter looks at this many rows and then returns what it has, with a cursor to go on.
+pub const MAX_ROWS_PER_PAGE: u32 = 200_000;
+/// The most response bytes kept of a successful attempt; of a failed one all that was read.
+pub const MAX_KEPT_SUCCESS_RESPONSE_BYTES: usize = 1_024;
+
+/// Keeps everything that must outlive the process.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    // --- accepting ---
+
+    /// Commits events and what they are owed to, in one transaction with its fsync, before it
+    /// returns. All or nothing. One answer an event, in order; an event whose id the tenant has used
+    /// before is not stored again and its `owed` is ignored, also within one call.
+    async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError>;
+
+    // --- delivering ---
+
+    /// Deliveries that no row speaks of yet (owed, accepted with [`Disposition::InMemory`], not
+    /// settled), in order of acceptance, after event `after`, of at most `max_events` events. What a restart reads back.
+    async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError>;
+
+    /// Stored pending deliveries of one webhook whose time has come, earliest first, then in order of
+    /// acceptance.
+    async fn due(&self, webhook: WebhookSeq, now: UnixMicros, limit: u32) -> Result<Vec<DueDelivery>, StoreError>;
+
+    /// When the earliest stored pending delivery of each webhook is due; webhooks without one are left out.
+    async fn next_due(&self, webhook: Option<WebhookSeq>) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError>;
+
+    /// Commits the outcomes of attempts, and the health of the webhooks concerned, in one transaction.
+    /// A settlement that would keep a delivery pending changes nothing if an operator ended it meanwhile.
+    async fn settle(&self, batch: SettleBatch) -> Result<(), StoreError>;
+
+    /// Ends at most `limit` stored pending deliveries of a webhook as discarded; returns how many.
+    async fn discard_pending(&self, webhook: WebhookSeq, reason: &str, limit: u32) -> Result<u32, StoreError>;
+
+    // --- what users ask about events and deliveries ---
+
+    async fn event(&self, tenant: TenantSeq, id: &str) -> Result<Option<StoredEvent>, StoreError>;
+    /// Newest first.
+    async fn events(
+        &self,
+        tenant: TenantSeq,
+        filter: &EventFilter,
+        page: Page,
+    ) -> Result<PageOf<StoredEvent>, StoreError>;
+    async fn delivery(&self, tenant: TenantSeq, key: DeliveryKey) -> Result<Option<StoredDelivery>, StoreError>;
+    /// Newest event first; within an event by webhook.
+    async fn deliveries(
+        &self,
+        tenant: TenantSeq,
+        filter: &DeliveryFilter,
+        page: Page,
+    ) -> Result<PageOf<StoredDelivery>, StoreError>;
+    /// The attempts of a delivery, first to last.
+    async fn attempts(&self, key: DeliveryKey) -> Result<Vec<AttemptRecord>, StoreError>;
+    /// Makes a delivery pending again with a fresh schedule, due `now`; a delivered one is a [`StoreError::Conflict`].
+    async fn retry_delivery(
+        &self,
+        tenant: TenantSeq,
+        key: DeliveryKey,
+        now: UnixMicros,
+    ) -> Result<StoredDelivery, StoreError>;
+    /// Ends a pending or dead delivery; any other state is a [`StoreError::Conflict`].
+    async fn discard_delivery(
+        &self,
+        tenant: TenantSeq,
+        key: DeliveryKey,
+        reason: &str,
+        now: UnixMicros,
+    ) -> Result<StoredDelivery, StoreError>;
+    async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError>;
+
+    // --- webhooks ---
+
+    /// A name that is taken is a [`StoreError::NameTaken`].
+    async fn create_webhook(
+        &self,
+        tenant: TenantSeq,
+        settings: WebhookSettings,
+        now: UnixMicros,
+    ) -> Result<WebhookRecord, StoreError>;
+    /// Replaces the settings if the record still has `version`, otherwise [`StoreError::Conflict`].
+    /// `close_circuit` also clears the failures and `auto_disabled_at`.
+    async fn update_webhook(
+        &self,
+        tenant: TenantSeq,
+        uuid: Uuid,
+        version: i64,
+        settings: WebhookSettings,
+        close_circuit: bool,
+        now: UnixMicros,
+    ) -> Result<WebhookRecord, StoreError>;
+    /// Marks it deleted: it is gone from every listing, its name is free, its deliveries remain to be discarded.
+    async fn delete_webhook(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros)
+    -> Result<WebhookRecord, StoreError>;
+    async fn webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<WebhookRecord>, StoreError>;
+    /// Oldest first.
+    async fn webhooks(&self, tenant: TenantSeq) -> Result<Vec<WebhookRecord>, StoreError>;
+    /// Every webhook of every tenant, and the deleted ones that still have stored pending deliveries.
+    async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError>;
+
+    // --- tokens ---
+
+    async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError>;
+    async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError>;
+    /// `Ok(false)`: there is no such token.
+    async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError>;
+    /// The token with this SHA-256, unless it is revoked. Expiry is the caller's to judge.
+    async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<TokenRecord>, StoreError>;
+
+    // --- the store itself ---
+
+    fn delivery_ids(&self) -> &DeliveryIds;
+    /// Fails while the store cannot commit; for readiness.
+    async fn check(&self) -> Result<(), StoreError>;
+    /// Finishes what was handed in, then closes the files. Later calls fail.
+    async fn close(&self);
+}
+
+/// An event to be accepted.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    pub tenant: TenantSeq,
+    pub event: Event,
+    pub accepted_at: UnixMicros,
+    /// Ascending by webhook, each once.
+    pub owed: Vec<Owed>,
+}
+
+/// A webhook that an event is owed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owed {
+    pub webhook: WebhookSeq,
+    pub disposition: Disposition,
+}
+
+/// What becomes of a delivery when its event is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// The lane has room: no row is written, the caller puts it into the lane after the commit.
+    InMemory,
+    /// The lane is full: a pending row is written, due at once; the lane reads it later.
+    Stored,
+    /// It will not be attempted; a row says why.
+    Skipped(&'static str),
+}
+
+/// The answer to one event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    New {
+        seq: EventSeq,
+    },
+    /// The tenant has sent this id before, owed to `deliveries` webhooks then.
+    Duplicate {
+        seq: EventSeq,
+        deliveries: u32,
+    },
+}
+
+/// An event of the store, shared by the lanes that hold it.
+#[derive(Clone, Debug)]
+pub struct LiveEvent {
+    pub seq: EventSeq,
+    pub event: Event,
+}
+
+#[derive(Clone, Debug)]
+pub struct Unsettled {
+    pub event: Arc<LiveEvent>,
+    pub webhooks: Vec<WebhookSeq>,
+}
+
+/// A stored delivery whose time has come.
+#[derive(Clone, Debug)]
+pub struct DueDelivery {
+    pub event: Arc<LiveEvent>,
+    pub webhook: WebhookSeq,
+    /// Attempts made so far, over all rounds.
+    pub attempts: u32,
+    /// Attempts made in this round, that is, since it was accepted or last asked for again: the position in the schedule.
+    pub round_attempts: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct SettleBatch {
+    pub settlements: Vec<Settlement>,
+    pub health: Vec<(WebhookSeq, WebhookHealth)>,
+}
+
+/// What became of one delivery.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    pub key: DeliveryKey,
+    /// `None` when no attempt was made (a deleted webhook's deliveries are discarded so).
+    pub attempt: Option<AttemptRecord>,
+    pub round_attempts: u32,
+    pub transition: Transition,
+    pub at: UnixMicros,
+}
+
+/// One HTTP request made for a delivery, as the log shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptRecord {
+    /// From 1, over all rounds.
+    pub number: u32,
+    pub started_at: UnixMicros,
+    pub duration_us: i64,
+    pub status_code: Option<u16>,
+    pub error: Option<String>,
+    /// The beginning of the response body.
+    pub response: Bytes,
+}
+
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    pub seq: EventSeq,
+    pub event: Event,
+    pub accepted_at: UnixMicros,
+    /// Webhooks it is or was owed to, by number.
+    pub owed: Vec<WebhookSeq>,
+}
+
+#[derive(Clone, Debug)]
+pub struct StoredDelivery {
+    pub key: DeliveryKey,
+    pub webhook_uuid: Uuid,
+    pub webhook_name: String,
+    pub event_id: String,
+    pub topic: String,
+    pub kind: String,
+    pub accepted_at: UnixMicros,
+    pub state: DeliveryState,
+    /// The error or the reason behind the state.
+    pub reason: Option<String>,
+    pub attempts: u32,
+    pub status_code: Option<u16>,
+    pub next_attempt_at: Option<UnixMicros>,
+    /// When it last changed: its end, if it has ended.
+    pub updated_at: UnixMicros,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    pub topic: Option<Pattern>,
+    pub kind: Option<String>,
+    /// Accepted at or after.
+    pub since: Option<UnixMicros>,
+    /// Accepted before.
+    pub until: Option<UnixMicros>,
+    /// A text that occurs in the body, case-sensitive.
+    pub q: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct DeliveryFilter {
+    pub webhook: Option<Uuid>,
+    pub event: Option<String>,
+    pub state: Option<DeliveryState>,
+    pub topic: Option<Pattern>,
+    pub since: Option<UnixMicros>,
+    pub until: Option<UnixMicros>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// 1 to [`MAX_PAGE_ITEMS`].
+    pub limit: u32,
+    /// The cursor of the page before; an unreadable one is a [`StoreError::Cursor`].
+    pub cursor: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PageOf<T> {
+    pub items: Vec<T>,
+    /// Set when there may be more, also on a page with few items or none.
+    pub next_cursor: Option<String>,
+}
+
+/// Counts since the installation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub events: u64,
+    pub pending: u64,
+    pub delivered: u64,
+    pub dead: u64,
+    pub skipped: u64,
+    pub discarded: u64,
+    pub attempts: u64,
+}
+
+/// Every webhook there is, for start-up.
+#[derive(Clone, Debug)]
+pub struct AllWebhooks {
+    pub live: Vec<WebhookRecord>,
+    /// Deleted webhooks whose stored pending deliveries are not all discarded yet.
+    pub deleted: Vec<WebhookSeq>,
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// Everything, tokens included.
+    Admin,
+    /// Send events.
+    Publish,
+    /// See everything but secrets.
+    Read,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewToken {
+    pub tenant: TenantSeq,
+    pub name: String,
+    pub scopes: Vec<Scope>,
+    pub hash: [u8; 32],
+    pub expires_at: Option<UnixMicros>,
+    pub now: UnixMicros,
+}
+
+#[derive(Clone, Debug)]
+pub struct TokenRecord {
+    pub uuid: Uuid,
+    pub tenant: TenantSeq,
+    pub name: String,
+    pub scopes: Vec<Scope>,
+    pub created_at: UnixMicros,
+    pub expires_at: Option<UnixMicros>,
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk or the quota is full; nothing of this call was stored.
+    #[error("the store is full: {0}")]
+    Full(String),
+    /// The store cannot be reached or written now; nothing of this call was stored.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    #[error("not found")]
+    NotFound,
+    #[error("the name is taken")]
+    NameTaken,
+    /// The state does not allow it; says why.
+    #[error("{0}")]
+    Conflict(String),
+    #[error("the cursor is not one that this server gave out")]
+    Cursor,
+    /// Something read back is not what was written.
+    #[error("the store is corrupt: {0}")]
+    Corrupt(String),
+}
+
+/// Why a store could not be opened. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{path}: {reason}")]
+    Path { path: String, reason: String },
+    #[error("{path} is in use by another process")]
+    InUse { path: String },
+    #[error("{path} is corrupt: {reason}; restore a backup")]
+    Corrupt { path: String, reason: String },
+    #[error("{path} has schema version {found}, this program knows up to {known}: use the newer program")]
+    NewerSchema { path: String, found: i64, known: i64 },
+    #[error("the master key is not the one that the secrets in {path} were sealed with")]
+    WrongMasterKey { path: String },
+    #[error("SQLite {found} is older than {needed}, which fixed a corruption of the write-ahead log")]
+    OldSqlite { found: String, needed: String },
+}
