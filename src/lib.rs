@@ -10,3 +10,10 @@ pub mod webhook;
 
 #[cfg(feature = "server")]
 pub mod store;
+
+#[cfg(feature = "server")]
+pub mod dispatcher;
+#[cfg(feature = "server")]
+pub mod engine;
+#[cfg(feature = "server")]
+pub mod ingest;
