@@ -17,3 +17,6 @@ pub mod dispatcher;
 pub mod engine;
 #[cfg(feature = "server")]
 pub mod ingest;
+
+#[cfg(feature = "server")]
+pub mod serve;
