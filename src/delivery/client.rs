@@ -12,7 +12,7 @@ use http::{Request, Response, header};
 use http_body_util::Full;
 use rustls::RootCertStore;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::connection::Stream;
@@ -23,6 +23,8 @@ use super::{End, Timings};
 
 /// How long a connection may take to be made, TLS included, resolution not.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the registration of a webhook waits for its name to resolve.
+pub const VET_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many addresses of a name are tried, one after the other.
 pub const MAX_ADDRESSES_TRIED: usize = 4;
 
@@ -130,6 +132,16 @@ impl Client {
     #[must_use]
     pub fn policy(&self) -> &EgressPolicy {
         &self.inner.policy
+    }
+
+    /// Whether an attempt would be let through to `destination` now, names resolved. A name that does not
+    /// resolve within [`VET_TIMEOUT`] passes: the next attempt will ask again.
+    pub async fn vet(&self, destination: &Destination) -> Result<(), DestinationError> {
+        let mut trace = Trace::default();
+        match timeout(VET_TIMEOUT, self.resolve(destination, &mut trace)).await {
+            Ok(Err(End::Blocked { reason, .. })) => Err(DestinationError::Forbidden(reason)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes one request and reads the whole answer, of at most `max_body_bytes`, within `timeout`.
