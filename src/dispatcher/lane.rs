@@ -353,11 +353,6 @@ impl Lane {
         self.state.lock().stored_due
     }
 
-    /// Whether a load is worth its while now.
-    pub(super) fn wants_load(&self, now: UnixMicros) -> bool {
-        self.state.lock().wants_load(self.max_queued, now)
-    }
-
     // --- operating ---
 
     /// Takes over a changed webhook, unless a newer change came first.
@@ -406,10 +401,6 @@ impl Lane {
         state.queue.extend(queued);
         let jobs = state.queue.len().min(1);
         if state.can_run() { state.employ(jobs, &self.wake) } else { state.evict() }
-    }
-
-    pub(super) fn settings(&self) -> Arc<LaneSettings> {
-        Arc::clone(&self.state.lock().settings)
     }
 
     /// (queued, under way, circuit open)
