@@ -1,15 +1,55 @@
 //! Delivering: wake → fill lanes → start attempts → settle.
+//!
+//! Every webhook has a [lane](lane::Lane). An accepted event goes straight into its lanes while they have
+//! room; otherwise it waits in the store, and so does every retry. A lane's workers attempt what is in its
+//! queue, the settler commits what came of it. Wakes and timers are hints; the store is the truth.
 
+mod breaker;
+mod figures;
+pub(crate) mod lane;
+pub(crate) mod memory;
+mod settler;
+mod timer;
+mod worker;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use self::figures::Counters;
+pub use self::figures::Figures;
+use self::lane::{Lane, Queued, Todo, WEBHOOK_DELETED, Whereabouts};
+use self::memory::{HeldEvent, Memory};
+use self::settler::Message;
+use self::timer::Timer;
+use self::worker::Slots;
+use crate::clock::{Clock, UnixMicros};
+use crate::delivery::Transition;
+use crate::delivery::client::Client;
 use crate::delivery::retry::Schedule;
+use crate::store::{DeliveryKey, Disposition, EventSeq, Settlement, Store, StoreError, Unsettled};
+use crate::webhook::{WebhookRecord, WebhookSeq};
+
+/// Lanes that read from the store at the same time.
+const MAX_LOADS: usize = 4;
+/// How long a lane waits before it reads again after the store failed or memory was full.
+const LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
+/// Events read at once when a restart reads back what was in memory.
+const RECOVERY_EVENTS: u32 = 1_000;
+/// Deliveries of a deleted webhook that are ended in one commit.
+const DISCARD_BATCH: u32 = 1_000;
 
 /// The dispatcher's limits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DispatcherSettings {
-    /// Attempts under way at once, over all webhooks.
+    /// Attempts under way at once, over all webhooks; at least 2.
     pub max_in_flight: usize,
     /// Deliveries that one lane keeps in memory; more wait in the store.
     pub max_lane_deliveries: usize,
-    /// Bytes of event bodies that all lanes together keep in memory; more wait in the store.
+    /// Bytes of events that all lanes together keep in memory; more wait in the store.
     pub max_memory_bytes: usize,
     /// For webhooks that set none.
     pub retry_schedule: Schedule,
@@ -17,29 +57,368 @@ pub struct DispatcherSettings {
     pub circuit_threshold: u32,
 }
 
-/// What happened since the start (counters) and what is going on (gauges).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
-    pub events_accepted: u64,
-    pub events_duplicate: u64,
-    pub attempts_succeeded: u64,
-    pub attempts_failed: u64,
-    pub deliveries_delivered: u64,
-    pub deliveries_dead: u64,
-    pub lanes: u64,
-    pub circuits_open: u64,
-    /// Attempts under way.
-    pub in_flight: u64,
-    /// Deliveries waiting in memory.
-    pub queued: u64,
-    /// Bytes of event bodies in memory.
-    pub memory_bytes: u64,
+/// The lanes of a node and what serves them. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Dispatcher {
+    shared: Arc<Shared>,
 }
 
-pub struct Dispatcher {}
+struct Shared {
+    store: Arc<dyn Store>,
+    client: Client,
+    clock: Arc<dyn Clock>,
+    settings: DispatcherSettings,
+    lanes: RwLock<HashMap<WebhookSeq, Arc<Lane>>>,
+    memory: Memory,
+    slots: Slots,
+    loads: Semaphore,
+    timer: Timer,
+    outcomes: mpsc::Sender<Message>,
+    counters: Counters,
+}
 
 impl Dispatcher {
-    pub fn figures(&self) -> Figures {
-        todo!()
+    /// Makes the lanes, reads back what a former run left in memory, and starts delivering.
+    pub(crate) async fn start(
+        store: Arc<dyn Store>,
+        client: Client,
+        clock: Arc<dyn Clock>,
+        settings: DispatcherSettings,
+    ) -> Result<(Self, Vec<WebhookRecord>), StoreError> {
+        let webhooks = store.all_webhooks().await?;
+        let (outcomes, messages) = mpsc::channel(settler::MAX_WAITING);
+        let shared = Arc::new(Shared {
+            memory: Memory::new(settings.max_memory_bytes),
+            slots: Slots::new(settings.max_in_flight),
+            loads: Semaphore::new(MAX_LOADS),
+            lanes: RwLock::default(),
+            timer: Timer::default(),
+            counters: Counters::default(),
+            store,
+            client,
+            clock,
+            settings,
+            outcomes,
+        });
+        tokio::spawn(settler::run(Arc::clone(&shared), messages));
+        let dispatcher = Self { shared: Arc::clone(&shared) };
+        for record in &webhooks.live {
+            dispatcher.add(record);
+        }
+        for (webhook, at) in shared.store.next_due(None, UnixMicros(i64::MIN)).await? {
+            if let Some(lane) = shared.lane(webhook) {
+                let todo = lane.note_stored(at, shared.clock.now());
+                shared.timer.set(at, webhook);
+                shared.carry_out(&lane, todo);
+            }
+        }
+        shared.recover().await?;
+        for webhook in webhooks.deleted {
+            shared.discard_stored(webhook);
+        }
+        tokio::spawn(run_timer(shared));
+        Ok((dispatcher, webhooks.live))
     }
+
+    // --- accepting ---
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.shared.memory
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// The lanes of `webhooks` that still exist.
+    pub(crate) fn lanes(&self, webhooks: &[WebhookSeq], found: &mut Vec<Arc<Lane>>) {
+        let lanes = self.shared.lanes.read();
+        found.extend(webhooks.iter().filter_map(|webhook| lanes.get(webhook)).map(Arc::clone));
+    }
+
+    /// An event is committed and owed to `lane` as was decided by [`Lane::reserve`].
+    pub(crate) fn admit(
+        &self,
+        lane: &Arc<Lane>,
+        disposition: Disposition,
+        event: Option<&Arc<HeldEvent>>,
+        at: UnixMicros,
+    ) {
+        let todo = match (disposition, event) {
+            (Disposition::InMemory, Some(event)) => lane.admit(Arc::clone(event)),
+            (Disposition::InMemory | Disposition::Stored, _) => lane.note_stored(at, self.shared.clock.now()),
+            (Disposition::Skipped(_), _) => return,
+        };
+        self.shared.carry_out(lane, todo);
+    }
+
+    // --- operating ---
+
+    pub(crate) fn add(&self, record: &WebhookRecord) {
+        let settings = &self.shared.settings;
+        let lane =
+            Lane::new(record, &settings.retry_schedule, settings.circuit_threshold, settings.max_lane_deliveries);
+        self.shared.lanes.write().entry(record.seq).or_insert_with(|| Arc::new(lane));
+    }
+
+    pub(crate) fn apply(&self, record: &WebhookRecord, close_circuit: bool) {
+        if let Some(lane) = self.shared.lane(record.seq) {
+            let now = self.shared.clock.now();
+            let todo = lane.apply(record, &self.shared.settings.retry_schedule, close_circuit, now);
+            self.shared.carry_out(&lane, todo);
+        }
+    }
+
+    pub(crate) fn remove(&self, webhook: WebhookSeq) {
+        let removed = self.shared.lanes.write().remove(&webhook);
+        if let Some(lane) = removed {
+            let todo = lane.remove();
+            self.shared.carry_out(&lane, todo);
+        }
+    }
+
+    /// A delivery in the store is due now.
+    pub(crate) fn wake(&self, webhook: WebhookSeq) {
+        if let Some(lane) = self.shared.lane(webhook) {
+            let now = self.shared.clock.now();
+            let todo = lane.note_stored(now, now);
+            self.shared.carry_out(&lane, todo);
+        }
+    }
+
+    /// Keeps a delivery from being attempted while `change` runs; fails if an attempt is under way.
+    pub(crate) async fn withhold<T>(
+        &self,
+        key: DeliveryKey,
+        change: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let Some(lane) = self.shared.lane(key.webhook) else { return change.await };
+        let Whereabouts::Taken(queued) = lane.take_out(key.event) else {
+            return Err(StoreError::Conflict("an attempt is under way; try again when it has ended".to_owned()));
+        };
+        let result = change.await;
+        let todo = lane.give_back(key.event, queued.filter(|_| result.is_err()));
+        self.shared.carry_out(&lane, todo);
+        result
+    }
+
+    pub(crate) fn figures(&self) -> Figures {
+        let counters = &self.shared.counters;
+        let mut figures = Figures {
+            events_accepted: counters.events_accepted.get(),
+            events_duplicate: counters.events_duplicate.get(),
+            attempts_succeeded: counters.attempts_succeeded.get(),
+            attempts_failed: counters.attempts_failed.get(),
+            deliveries_delivered: counters.deliveries_delivered.get(),
+            deliveries_dead: counters.deliveries_dead.get(),
+            memory_bytes: self.shared.memory.used_bytes() as u64,
+            ..Figures::default()
+        };
+        for lane in self.shared.lanes.read().values() {
+            let (queued, under_way, is_open) = lane.gauges();
+            figures.lanes += 1;
+            figures.circuits_open += u64::from(is_open);
+            figures.in_flight += under_way as u64;
+            figures.queued += queued as u64;
+        }
+        figures
+    }
+
+    /// Starts no more attempts, waits for those under way for at most `timeout`, cuts off the rest and
+    /// records the outcomes. Returns how many were cut off.
+    pub(crate) async fn drain(&self, timeout: Duration) -> usize {
+        let lanes: Vec<_> = self.shared.lanes.read().values().cloned().collect();
+        for lane in &lanes {
+            lane.stop();
+        }
+        let in_time = tokio::time::timeout(timeout, self.shared.slots.all_free()).await;
+        let cut_off = if in_time.is_ok() { 0 } else { self.shared.slots.in_use() };
+        for lane in &lanes {
+            lane.abort_workers();
+        }
+        let (done, flushed) = oneshot::channel();
+        let flush = async {
+            if self.shared.outcomes.send(Message::Flush(done)).await.is_ok() {
+                let _ = flushed.await;
+            }
+        };
+        // A store that cannot commit must not keep the process from ending.
+        if tokio::time::timeout(FLUSH_TIMEOUT, flush).await.is_err() {
+            tracing::error!("outcomes could not be recorded before the end; their deliveries will be made again");
+        }
+        cut_off
+    }
+}
+
+/// How long a shutdown waits for the last outcomes to be committed.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+async fn run_timer(shared: Arc<Shared>) {
+    loop {
+        let webhook = shared.timer.next(&*shared.clock).await;
+        if let Some(lane) = shared.lane(webhook) {
+            shared.load(&lane);
+        }
+    }
+}
+
+impl Shared {
+    fn lane(&self, webhook: WebhookSeq) -> Option<Arc<Lane>> {
+        self.lanes.read().get(&webhook).map(Arc::clone)
+    }
+
+    fn carry_out(self: &Arc<Self>, lane: &Arc<Lane>, todo: Todo) {
+        if todo.start_workers > 0 {
+            lane.start_workers(todo.start_workers, || {
+                tokio::spawn(worker::run(Arc::clone(self), Arc::clone(lane))).abort_handle()
+            });
+        }
+        if todo.load {
+            self.load(lane);
+        }
+        if !todo.evicted.is_empty() {
+            self.write_down(lane, todo.evicted, todo.discard);
+        }
+        if todo.discard {
+            self.discard_stored(lane.seq);
+        }
+    }
+
+    /// Gives deliveries that leave memory their rows: pending ones wait in the store, those of a deleted
+    /// webhook end.
+    fn write_down(self: &Arc<Self>, lane: &Arc<Lane>, evicted: Vec<Queued>, discard: bool) {
+        let now = self.clock.now();
+        let keys = evicted.into_iter().map(|queued| (queued.event.live.seq, queued.round_attempts)).collect();
+        tokio::spawn(write_down(Arc::clone(self), Arc::clone(lane), keys, discard, now));
+    }
+
+    /// Fills a lane from the store, if it wants to be.
+    fn load(self: &Arc<Self>, lane: &Arc<Lane>) {
+        let now = self.clock.now();
+        if let Some(limit) = lane.begin_load(now) {
+            tokio::spawn(load(Arc::clone(self), Arc::clone(lane), limit, now));
+        } else if let Some(at) = lane.stored_due().filter(|at| *at > now) {
+            self.timer.set(at, lane.seq);
+        }
+    }
+
+    /// Ends the stored deliveries of a deleted webhook, in small steps.
+    fn discard_stored(self: &Arc<Self>, webhook: WebhookSeq) {
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                match shared.store.discard_pending(webhook, WEBHOOK_DELETED, DISCARD_BATCH).await {
+                    Ok(0) => return,
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::error!(%error, "cannot discard the deliveries of a deleted webhook; the next start goes on with it");
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Reads back the deliveries that a former run held in memory.
+    async fn recover(self: &Arc<Self>) -> Result<(), StoreError> {
+        let mut after = EventSeq(0);
+        let mut count = 0;
+        loop {
+            let page = self.store.unsettled(after, RECOVERY_EVENTS).await?;
+            let Some(last) = page.last() else { break };
+            after = last.event.seq;
+            for unsettled in page {
+                count += unsettled.webhooks.len();
+                self.readmit(unsettled).await;
+            }
+        }
+        if count > 0 {
+            tracing::info!(deliveries = count, "read back deliveries that were in memory at the last stop");
+        }
+        Ok(())
+    }
+
+    async fn readmit(self: &Arc<Self>, unsettled: Unsettled) {
+        let now = self.clock.now();
+        let charge = self.memory.charge(unsettled.event.event.body().len());
+        let held = charge.map(|charge| charge.hold(Arc::clone(&unsettled.event)));
+        for webhook in unsettled.webhooks {
+            let key = DeliveryKey { event: unsettled.event.seq, webhook };
+            let Some(lane) = self.lane(webhook) else {
+                self.settle_directly(key, Transition::discarded(WEBHOOK_DELETED), now).await;
+                continue;
+            };
+            match (lane.reserve(held.is_some()), &held) {
+                (Disposition::InMemory, Some(held)) => {
+                    let todo = lane.admit(Arc::clone(held));
+                    self.carry_out(&lane, todo);
+                }
+                _ => write_down(Arc::clone(self), lane, vec![(key.event, 0)], false, now).await,
+            }
+        }
+    }
+
+    /// For a webhook that has no lane.
+    async fn settle_directly(&self, key: DeliveryKey, transition: Transition, now: UnixMicros) {
+        let settlement = Settlement { key, attempt: None, round_attempts: 0, transition, at: now };
+        let batch = crate::store::SettleBatch { settlements: vec![settlement], health: Vec::new() };
+        if let Err(error) = self.store.settle(Arc::new(batch)).await {
+            tracing::error!(%error, "cannot discard a delivery of a deleted webhook; the next start goes on with it");
+        }
+    }
+}
+
+async fn write_down(shared: Arc<Shared>, lane: Arc<Lane>, keys: Vec<(EventSeq, u32)>, discard: bool, now: UnixMicros) {
+    for (event, round_attempts) in keys {
+        let transition = if discard { Transition::discarded(WEBHOOK_DELETED) } else { Transition::queued(now) };
+        let key = DeliveryKey { event, webhook: lane.seq };
+        let settlement = Settlement { key, attempt: None, round_attempts, transition, at: now };
+        if shared.outcomes.send(Message::Ended { lane: Arc::clone(&lane), settlement }).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn load(shared: Arc<Shared>, lane: Arc<Lane>, limit: usize, now: UnixMicros) {
+    let Ok(_permit) = shared.loads.acquire().await else { return };
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    let todo = match read_due(&shared, &lane, limit, now).await {
+        Ok((loaded, next_due, is_rest_due)) => {
+            if let Some(at) = next_due {
+                shared.timer.set(at, lane.seq);
+            }
+            lane.finish_load(loaded, next_due, is_rest_due)
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot read deliveries that are due; trying again");
+            let again = now.after(LOAD_RETRY_DELAY);
+            shared.timer.set(again, lane.seq);
+            lane.finish_load(Vec::new(), Some(again), true)
+        }
+    };
+    shared.carry_out(&lane, todo);
+}
+
+type Loaded = (Vec<Queued>, Option<UnixMicros>, bool);
+
+async fn read_due(shared: &Shared, lane: &Lane, limit: u32, now: UnixMicros) -> Result<Loaded, StoreError> {
+    let due = shared.store.due(lane.seq, now, limit).await?;
+    let is_rest_due = due.len() >= limit as usize;
+    let mut loaded = Vec::with_capacity(due.len());
+    for delivery in due {
+        let Some(charge) = shared.memory.charge(delivery.event.event.body().len()) else {
+            return Ok((loaded, Some(now.after(LOAD_RETRY_DELAY)), true));
+        };
+        loaded.push(Queued {
+            event: charge.hold(delivery.event),
+            attempts: delivery.attempts,
+            round_attempts: delivery.round_attempts,
+        });
+    }
+    let next_due = if is_rest_due {
+        Some(now)
+    } else {
+        shared.store.next_due(Some(lane.seq), now).await?.first().map(|(_, at)| *at)
+    };
+    Ok((loaded, next_due, is_rest_due))
 }

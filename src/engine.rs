@@ -7,12 +7,20 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Outcome;
+use crate::delivery::attempt::attempt;
 use crate::delivery::client::Client;
+use crate::delivery::guard::DestinationError;
 use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures};
 use crate::event::Event;
 use crate::ingest::{Ingest, PublishError, Receipt};
 use crate::store::{DeliveryKey, Store, StoreError, StoredDelivery};
-use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord};
+use crate::topic::Topic;
+use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSettings};
+
+/// The topic of the event that [`Engine::test_webhook`] sends.
+pub const TEST_TOPIC: &str = "postrider.test";
+/// How often a change is tried again when another one came between reading and writing.
+const MAX_UPDATE_TRIES: usize = 8;
 
 /// A running node.
 pub struct Engine {
@@ -40,8 +48,11 @@ impl Engine {
         clock: Arc<dyn Clock>,
         settings: DispatcherSettings,
     ) -> Result<Arc<Self>, StoreError> {
-        let _ = (store, client, clock, settings);
-        todo!()
+        let (dispatcher, webhooks) =
+            Dispatcher::start(Arc::clone(&store), client.clone(), Arc::clone(&clock), settings).await?;
+        let ingest = Ingest::new(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock));
+        webhooks.iter().for_each(|record| ingest.apply(record));
+        Ok(Arc::new(Self { store, client, clock, dispatcher, ingest }))
     }
 
     /// For reading, and for tokens.
@@ -58,9 +69,15 @@ impl Engine {
         self.ingest.publish(tenant, events).await
     }
 
+    // --- webhooks ---
+
     pub async fn create_webhook(&self, tenant: TenantSeq, patch: WebhookPatch) -> Result<WebhookRecord, ChangeError> {
-        let _ = (tenant, patch, &self.client);
-        todo!()
+        let settings = WebhookSettings::create(patch).map_err(ChangeError::Invalid)?;
+        self.vet(&settings).await?;
+        let record = self.store.create_webhook(tenant, settings, self.now()).await?;
+        self.dispatcher.add(&record);
+        self.ingest.apply(&record);
+        Ok(record)
     }
 
     /// Changes what `patch` names; takes effect at once. `enabled: Some(true)` also closes the circuit.
@@ -70,26 +87,65 @@ impl Engine {
         uuid: Uuid,
         patch: WebhookPatch,
     ) -> Result<WebhookRecord, ChangeError> {
-        let _ = (tenant, uuid, patch);
-        todo!()
+        let close_circuit = patch.enabled == Some(true);
+        for _ in 0..MAX_UPDATE_TRIES {
+            let old = self.find(tenant, uuid).await?;
+            let settings = old.settings.patched(patch.clone()).map_err(ChangeError::Invalid)?;
+            if settings.receiver.destination != old.settings.receiver.destination {
+                self.vet(&settings).await?;
+            }
+            let updated =
+                self.store.update_webhook(tenant, uuid, old.version, settings, close_circuit, self.now()).await;
+            match updated {
+                Ok(record) => {
+                    self.dispatcher.apply(&record, close_circuit);
+                    self.ingest.apply(&record);
+                    return Ok(record);
+                }
+                Err(StoreError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Conflict("the webhook is being changed by others; try again".to_owned()).into())
     }
 
     /// Its pending deliveries end as discarded, `webhook deleted`.
-    pub async fn delete_webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<(), StoreError> {
-        let _ = (tenant, uuid);
-        todo!()
+    pub async fn delete_webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<WebhookRecord, StoreError> {
+        let record = self.store.delete_webhook(tenant, uuid, self.now()).await?;
+        self.ingest.remove(tenant, record.seq);
+        self.dispatcher.remove(record.seq);
+        Ok(record)
     }
 
     /// One signed attempt now with a test event, no retry; stores nothing.
     pub async fn test_webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Outcome, StoreError> {
-        let _ = (tenant, uuid);
-        todo!()
+        let record = self.find(tenant, uuid).await?;
+        let event = Topic::parse(TEST_TOPIC).map_err(|error| error.to_string()).and_then(|topic| {
+            let payload = r#"{"message":"This is a test from Postrider: the webhook works."}"#;
+            Event::new(topic, "test", payload, self.now()).map_err(|error| error.to_string())
+        });
+        let event = event.map_err(StoreError::Conflict)?;
+        let webhook = &record.settings.receiver;
+        Ok(attempt(&self.client, &mut None, webhook, &event, event.id(), &*self.clock).await)
     }
+
+    /// Refuses a destination that an attempt would refuse.
+    async fn vet(&self, settings: &WebhookSettings) -> Result<(), ChangeError> {
+        let verdict: Result<(), DestinationError> = self.client.vet(&settings.receiver.destination).await;
+        verdict.map_err(|error| ChangeError::Invalid(vec![error.into()]))
+    }
+
+    async fn find(&self, tenant: TenantSeq, uuid: Uuid) -> Result<WebhookRecord, StoreError> {
+        self.store.webhook(tenant, uuid).await?.ok_or(StoreError::NotFound)
+    }
+
+    // --- deliveries ---
 
     /// Makes an ended delivery pending again, or a waiting one due now.
     pub async fn retry_delivery(&self, tenant: TenantSeq, key: DeliveryKey) -> Result<StoredDelivery, StoreError> {
-        let _ = (tenant, key);
-        todo!()
+        let retried = self.dispatcher.withhold(key, self.store.retry_delivery(tenant, key, self.now())).await?;
+        self.dispatcher.wake(key.webhook);
+        Ok(retried)
     }
 
     pub async fn discard_delivery(
@@ -98,9 +154,10 @@ impl Engine {
         key: DeliveryKey,
         reason: &str,
     ) -> Result<StoredDelivery, StoreError> {
-        let _ = (tenant, key, reason);
-        todo!()
+        self.dispatcher.withhold(key, self.store.discard_delivery(tenant, key, reason, self.now())).await
     }
+
+    // --- the node ---
 
     /// What happened since the start, and what is going on, for metrics.
     pub fn figures(&self) -> Figures {
@@ -110,7 +167,9 @@ impl Engine {
     /// Stops accepting and starting attempts, waits for those under way for at most `timeout`, records them,
     /// and closes the store. Returns how many attempts were cut off; their deliveries are made again at the next start.
     pub async fn drain(&self, timeout: Duration) -> usize {
-        let _ = timeout;
-        todo!()
+        self.ingest.close();
+        let cut_off = self.dispatcher.drain(timeout).await;
+        self.store.close().await;
+        cut_off
     }
 }

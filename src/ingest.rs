@@ -1,10 +1,19 @@
 //! The one door: an event that is accepted here is durable, with everything it is owed to.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::RwLock;
+
+use crate::clock::{Clock, UnixMicros};
+use crate::dispatcher::Dispatcher;
+use crate::dispatcher::lane::Lane;
+use crate::dispatcher::memory::Charge;
 use crate::event::Event;
-use crate::store::StoreError;
-use crate::webhook::TenantSeq;
+use crate::store::{Accepted, Disposition, LiveEvent, NewEvent, Owed, Store, StoreError};
+use crate::topic::{Pattern, PatternIndex};
+use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
 /// What a publisher is told of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +34,153 @@ pub enum PublishError {
 }
 
 /// Matches events and hands them to the store, then to the lanes.
-pub struct Ingest {
-    // store, directory, lanes
+pub(crate) struct Ingest {
+    store: Arc<dyn Store>,
+    dispatcher: Dispatcher,
+    clock: Arc<dyn Clock>,
+    patterns: RwLock<Patterns>,
+    is_closed: AtomicBool,
+}
+
+/// Every pattern of every webhook.
+#[derive(Default)]
+struct Patterns {
+    by_tenant: HashMap<TenantSeq, PatternIndex<WebhookSeq>>,
+    /// What the index holds of each webhook, to take it out again.
+    by_webhook: HashMap<WebhookSeq, (i64, Vec<Pattern>)>,
+}
+
+/// An event between matching and commit.
+struct Placed {
+    event: Event,
+    lanes: Vec<(Arc<Lane>, Disposition)>,
+    charge: Option<Charge>,
 }
 
 impl Ingest {
-    pub async fn publish(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
-        let _ = (tenant, events, Arc::new(()));
-        todo!()
+    pub(crate) fn new(store: Arc<dyn Store>, dispatcher: Dispatcher, clock: Arc<dyn Clock>) -> Self {
+        Self { store, dispatcher, clock, patterns: RwLock::default(), is_closed: AtomicBool::new(false) }
+    }
+
+    /// Accepts events, all or none; returns after the commit.
+    pub(crate) async fn publish(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(PublishError::Draining);
+        }
+        let accepted_at = self.clock.now();
+        let placed = self.place(tenant, events);
+        let commit = commit(Arc::clone(&self.store), self.dispatcher.clone(), tenant, accepted_at, placed);
+        // In a task of its own: a publisher that hangs up must not part an event from its lanes.
+        match tokio::spawn(commit).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(StoreError::Unavailable("the server is stopping".to_owned()).into()),
+        }
+    }
+
+    /// Finds the lanes of each event and reserves places in them.
+    fn place(&self, tenant: TenantSeq, events: Vec<Event>) -> Vec<Placed> {
+        let patterns = self.patterns.read();
+        let index = patterns.by_tenant.get(&tenant);
+        let mut webhooks = Vec::new();
+        let mut lanes = Vec::new();
+        events
+            .into_iter()
+            .map(|event| {
+                webhooks.clear();
+                if let Some(index) = index {
+                    index.matches(event.topic(), &mut webhooks);
+                }
+                self.dispatcher.lanes(&webhooks, &mut lanes);
+                let charge = if lanes.is_empty() { None } else { self.dispatcher.memory().charge(event.body().len()) };
+                let fits = charge.is_some();
+                let lanes = lanes.drain(..).map(|lane| (Arc::clone(&lane), lane.reserve(fits))).collect();
+                Placed { event, lanes, charge }
+            })
+            .collect()
+    }
+
+    /// Takes in a webhook, or its newer patterns.
+    pub(crate) fn apply(&self, record: &WebhookRecord) {
+        let mut patterns = self.patterns.write();
+        let patterns = &mut *patterns;
+        let index = patterns.by_tenant.entry(record.tenant).or_default();
+        let new = (record.version, record.settings.topic_patterns.clone());
+        if let Some((version, old)) = patterns.by_webhook.get(&record.seq) {
+            if *version >= record.version {
+                return;
+            }
+            for pattern in old {
+                index.remove(pattern, record.seq);
+            }
+        }
+        for pattern in &new.1 {
+            index.insert(pattern, record.seq);
+        }
+        patterns.by_webhook.insert(record.seq, new);
+    }
+
+    pub(crate) fn remove(&self, tenant: TenantSeq, webhook: WebhookSeq) {
+        let mut patterns = self.patterns.write();
+        let patterns = &mut *patterns;
+        if let (Some((_, old)), Some(index)) =
+            (patterns.by_webhook.remove(&webhook), patterns.by_tenant.get_mut(&tenant))
+        {
+            for pattern in &old {
+                index.remove(pattern, webhook);
+            }
+        }
+    }
+
+    /// Refuses every further event.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+}
+
+async fn commit(
+    store: Arc<dyn Store>,
+    dispatcher: Dispatcher,
+    tenant: TenantSeq,
+    accepted_at: UnixMicros,
+    placed: Vec<Placed>,
+) -> Result<Vec<Receipt>, StoreError> {
+    let new_events = placed
+        .iter()
+        .map(|Placed { event, lanes, .. }| {
+            let owed = lanes.iter().map(|(lane, disposition)| Owed { webhook: lane.seq, disposition: *disposition });
+            NewEvent { tenant, event: event.clone(), accepted_at, owed: owed.collect() }
+        })
+        .collect();
+    let result = store.accept(new_events).await;
+    let Ok(accepted) = &result else {
+        placed.iter().for_each(give_back);
+        return Err(result.err().unwrap_or(StoreError::NotFound));
+    };
+    let receipts = placed.into_iter().zip(accepted).map(|(placed, accepted)| match *accepted {
+        Accepted::New { seq } => {
+            dispatcher.counters().events_accepted.add(1);
+            let id = placed.event.id().to_owned();
+            let deliveries = u32::try_from(placed.lanes.len()).unwrap_or(u32::MAX);
+            let held = placed.charge.map(|charge| charge.hold(Arc::new(LiveEvent { seq, event: placed.event })));
+            for (lane, disposition) in &placed.lanes {
+                dispatcher.admit(lane, *disposition, held.as_ref(), accepted_at);
+            }
+            Receipt { id, deliveries, duplicate: false }
+        }
+        Accepted::Duplicate { deliveries, .. } => {
+            dispatcher.counters().events_duplicate.add(1);
+            give_back(&placed);
+            Receipt { id: placed.event.id().to_owned(), deliveries, duplicate: true }
+        }
+    });
+    Ok(receipts.collect())
+}
+
+/// Frees the places of an event that was not stored.
+fn give_back(placed: &Placed) {
+    for (lane, disposition) in &placed.lanes {
+        if *disposition == Disposition::InMemory {
+            lane.release();
+        }
     }
 }

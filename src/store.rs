@@ -45,12 +45,17 @@ pub trait Store: Send + Sync + 'static {
     /// acceptance.
     async fn due(&self, webhook: WebhookSeq, now: UnixMicros, limit: u32) -> Result<Vec<DueDelivery>, StoreError>;
 
-    /// When the earliest stored pending delivery of each webhook is due; webhooks without one are left out.
-    async fn next_due(&self, webhook: Option<WebhookSeq>) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError>;
+    /// When the earliest stored pending delivery later than `after` is due, for one webhook or for each;
+    /// webhooks without one are left out.
+    async fn next_due(
+        &self,
+        webhook: Option<WebhookSeq>,
+        after: UnixMicros,
+    ) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError>;
 
     /// Commits the outcomes of attempts, and the health of the webhooks concerned, in one transaction.
     /// A settlement that would keep a delivery pending changes nothing if an operator ended it meanwhile.
-    async fn settle(&self, batch: SettleBatch) -> Result<(), StoreError>;
+    async fn settle(&self, batch: Arc<SettleBatch>) -> Result<(), StoreError>;
 
     /// Ends at most `limit` stored pending deliveries of a webhook as discarded; returns how many.
     async fn discard_pending(&self, webhook: WebhookSeq, reason: &str, limit: u32) -> Result<u32, StoreError>;

@@ -1,0 +1,46 @@
+//! Counters of what happened since the start, and a picture of what is going on.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What happened since the start (counters) and what is going on (gauges).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub events_accepted: u64,
+    pub events_duplicate: u64,
+    pub attempts_succeeded: u64,
+    pub attempts_failed: u64,
+    pub deliveries_delivered: u64,
+    pub deliveries_dead: u64,
+    pub lanes: u64,
+    pub circuits_open: u64,
+    /// Attempts under way, or ended and not yet recorded.
+    pub in_flight: u64,
+    /// Deliveries waiting in memory.
+    pub queued: u64,
+    /// Bytes of events in memory.
+    pub memory_bytes: u64,
+}
+
+/// One counter; exact, and not ordered with anything else.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) events_accepted: Counter,
+    pub(crate) events_duplicate: Counter,
+    pub(super) attempts_succeeded: Counter,
+    pub(super) attempts_failed: Counter,
+    pub(super) deliveries_delivered: Counter,
+    pub(super) deliveries_dead: Counter,
+}

@@ -1,0 +1,456 @@
+//! The lane of one webhook: its queue in memory, what is under way, and its circuit.
+//!
+//! A lane is state behind a short lock and does nothing by itself: each method says what the
+//! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, Id};
+
+use super::breaker::{Breaker, Change};
+use super::memory::HeldEvent;
+use crate::clock::UnixMicros;
+use crate::delivery::Outcome;
+use crate::delivery::retry::Schedule;
+use crate::store::{Disposition, EventSeq};
+use crate::webhook::{Webhook, WebhookHealth, WebhookRecord, WebhookSeq};
+
+/// A success that changes nothing but its time is stored at most this often.
+const SUCCESS_FLUSH_US: i64 = 1_000_000;
+
+/// Why an event was not delivered to a webhook that was switched off when it was accepted.
+pub(crate) const WEBHOOK_DISABLED: &str = "webhook disabled";
+/// Why the pending deliveries of a deleted webhook ended.
+pub(crate) const WEBHOOK_DELETED: &str = "webhook deleted";
+
+pub(crate) struct Lane {
+    pub(crate) seq: WebhookSeq,
+    /// Wakes one idle worker.
+    pub(super) wake: Notify,
+    max_queued: usize,
+    state: Mutex<State>,
+}
+
+/// What workers need to know of the webhook; replaced whole when the webhook changes.
+pub(super) struct LaneSettings {
+    pub(super) version: i64,
+    pub(super) name: String,
+    pub(super) receiver: Webhook,
+    pub(super) schedule: Schedule,
+    max_in_flight: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Running,
+    /// Disabled by its owner: what is pending waits in the store.
+    Paused,
+    /// Deleted: what is pending is discarded.
+    Removed,
+    /// The node shuts down: what is pending is read back at the next start.
+    Stopped,
+}
+
+struct State {
+    settings: Arc<LaneSettings>,
+    mode: Mode,
+    breaker: Breaker,
+    queue: VecDeque<Queued>,
+    /// Places promised to events that are being accepted.
+    reserved: usize,
+    /// Taken from the queue, outcome not yet committed: not to be loaded again.
+    under_way: HashSet<EventSeq>,
+    workers: HashMap<Id, AbortHandle>,
+    idle_workers: usize,
+    /// When the earliest pending delivery in the store is due, apart from those in memory.
+    stored_due: Option<UnixMicros>,
+    is_loading: bool,
+    /// There are deliveries in the store that memory had no room for; new ones wait behind them.
+    has_overflow: bool,
+    is_health_dirty: bool,
+    success_flushed_at: Option<UnixMicros>,
+}
+
+/// A delivery in memory.
+#[derive(Clone)]
+pub(super) struct Queued {
+    pub(super) event: Arc<HeldEvent>,
+    pub(super) attempts: u32,
+    pub(super) round_attempts: u32,
+}
+
+/// A delivery taken from the queue, to be attempted.
+pub(super) struct Job {
+    pub(super) queued: Queued,
+    pub(super) settings: Arc<LaneSettings>,
+    /// The queue has room again for what waits in the store.
+    pub(super) load: bool,
+}
+
+/// What the caller of a lane's method must do, after the lock.
+#[derive(Default)]
+#[must_use]
+pub(super) struct Todo {
+    pub(super) start_workers: usize,
+    pub(super) load: bool,
+    /// Deliveries that leave memory undelivered, with their places in the store to be written.
+    pub(super) evicted: Vec<Queued>,
+    /// The evicted ones are to be discarded, the stored ones too.
+    pub(super) discard: bool,
+}
+
+/// What a worker finds.
+pub(super) enum Work {
+    /// There is a delivery; whether the webhook's last attempt succeeded.
+    Ready { is_proven: bool },
+    /// Nothing to do: wait for [`Lane::wake`].
+    Idle,
+    /// This worker is no longer needed.
+    Retire,
+}
+
+/// Where a delivery is.
+pub(super) enum Whereabouts {
+    /// It was in the queue or in the store; now it is kept from being attempted.
+    Taken(Option<Queued>),
+    UnderWay,
+}
+
+impl LaneSettings {
+    fn new(record: &WebhookRecord, default_schedule: &Schedule) -> Arc<Self> {
+        let settings = &record.settings;
+        Arc::new(Self {
+            version: record.version,
+            name: settings.name.clone(),
+            receiver: settings.receiver.clone(),
+            schedule: settings.retry_schedule.clone().unwrap_or_else(|| default_schedule.clone()),
+            max_in_flight: settings.max_in_flight as usize,
+        })
+    }
+}
+
+impl Mode {
+    fn of(record: &WebhookRecord) -> Self {
+        if record.settings.enabled { Self::Running } else { Self::Paused }
+    }
+}
+
+impl Lane {
+    pub(super) fn new(record: &WebhookRecord, default_schedule: &Schedule, threshold: u32, max_queued: usize) -> Self {
+        Self {
+            seq: record.seq,
+            wake: Notify::new(),
+            max_queued,
+            state: Mutex::new(State {
+                settings: LaneSettings::new(record, default_schedule),
+                mode: Mode::of(record),
+                breaker: Breaker::new(record.health.clone(), threshold),
+                queue: VecDeque::new(),
+                reserved: 0,
+                under_way: HashSet::new(),
+                workers: HashMap::new(),
+                idle_workers: 0,
+                stored_due: None,
+                is_loading: false,
+                has_overflow: false,
+                is_health_dirty: false,
+                success_flushed_at: record.health.last_success_at,
+            }),
+        }
+    }
+
+    // --- accepting ---
+
+    /// Decides where a new delivery goes. A place promised ([`Disposition::InMemory`]) is taken by
+    /// [`Lane::admit`] or given back by [`Lane::release`].
+    pub(crate) fn reserve(&self, fits_memory: bool) -> Disposition {
+        let mut state = self.state.lock();
+        match state.mode {
+            Mode::Paused => return Disposition::Skipped(WEBHOOK_DISABLED),
+            Mode::Removed => return Disposition::Skipped(WEBHOOK_DELETED),
+            Mode::Running | Mode::Stopped => {}
+        }
+        let is_full = state.queue.len() + state.reserved >= self.max_queued;
+        if !fits_memory || is_full || state.has_overflow || state.breaker.is_open() {
+            state.has_overflow = true;
+            return Disposition::Stored;
+        }
+        state.reserved += 1;
+        Disposition::InMemory
+    }
+
+    pub(crate) fn release(&self) {
+        self.state.lock().reserved -= 1;
+    }
+
+    /// Queues a delivery whose place was reserved, after its event was committed.
+    pub(super) fn admit(&self, event: Arc<HeldEvent>) -> Todo {
+        let mut state = self.state.lock();
+        state.reserved -= 1;
+        state.queue.push_back(Queued { event, attempts: 0, round_attempts: 0 });
+        if state.can_run() { state.employ(1, &self.wake) } else { state.evict() }
+    }
+
+    /// A pending delivery of this lane was committed to the store, due at `at`.
+    pub(super) fn note_stored(&self, at: UnixMicros, now: UnixMicros) -> Todo {
+        let mut state = self.state.lock();
+        state.stored_due = earlier(state.stored_due, Some(at));
+        if state.mode == Mode::Removed {
+            return Todo { discard: true, ..Todo::default() };
+        }
+        Todo { load: state.wants_load(self.max_queued, now), ..Todo::default() }
+    }
+
+    // --- working ---
+
+    /// What the worker `me` should do; one that is told to retire is no longer counted.
+    pub(super) fn find_work(&self, me: Id) -> Work {
+        let mut state = self.state.lock();
+        if !state.can_run() || state.workers.len() > state.settings.max_in_flight {
+            state.workers.remove(&me);
+            Work::Retire
+        } else if state.queue.is_empty() {
+            state.idle_workers += 1;
+            Work::Idle
+        } else {
+            Work::Ready { is_proven: state.breaker.is_proven() }
+        }
+    }
+
+    pub(super) fn take_job(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        if !state.can_run() {
+            return None;
+        }
+        let queued = state.queue.pop_front()?;
+        state.under_way.insert(queued.event.live.seq);
+        let load = state.has_overflow && !state.is_loading && state.queue.len() <= self.max_queued / 2;
+        Some(Job { queued, settings: Arc::clone(&state.settings), load })
+    }
+
+    /// The worker `me` found nothing for so long that it gives up; `false` if it has just been woken.
+    pub(super) fn retire(&self, me: Id) -> bool {
+        let mut state = self.state.lock();
+        if state.idle_workers == 0 {
+            return false;
+        }
+        state.idle_workers -= 1;
+        state.workers.remove(&me);
+        true
+    }
+
+    /// Starts up to `count` workers within the cap. They are spawned under the lock, so that none
+    /// can end before it is counted.
+    pub(super) fn start_workers(&self, count: usize, spawn: impl Fn() -> AbortHandle) {
+        let mut state = self.state.lock();
+        for _ in 0..count {
+            if state.workers.len() >= state.settings.max_in_flight {
+                break;
+            }
+            let worker = spawn();
+            state.workers.insert(worker.id(), worker);
+        }
+    }
+
+    /// No attempt starts any more.
+    pub(super) fn stop(&self) {
+        let mut state = self.state.lock();
+        state.mode = Mode::Stopped;
+        state.queue.clear();
+    }
+
+    pub(super) fn abort_workers(&self) {
+        for worker in self.state.lock().workers.values() {
+            worker.abort();
+        }
+    }
+
+    /// Books an attempt's end in the circuit.
+    pub(super) fn book(&self, outcome: &Outcome, error: Option<&str>, now: UnixMicros) -> (Change, Todo) {
+        let mut state = self.state.lock();
+        let change = match error {
+            None => {
+                let is_news = state.breaker.health().consecutive_failures > 0;
+                let is_due = state.success_flushed_at.is_none_or(|at| (now.0 - at.0).abs() >= SUCCESS_FLUSH_US);
+                state.is_health_dirty |= is_news || is_due;
+                state.breaker.succeeded(now)
+            }
+            Some(error) => {
+                state.is_health_dirty = true;
+                if outcome.end.counts_as_failure() {
+                    state.breaker.failed(error, now)
+                } else {
+                    state.breaker.excused(error, now);
+                    Change::None
+                }
+            }
+        };
+        let todo = match change {
+            Change::None => Todo::default(),
+            Change::Opened => state.evict(),
+            Change::Closed => state.resume(self.max_queued, now, &self.wake),
+        };
+        (change, todo)
+    }
+
+    /// An attempt's outcome is committed; a retry is in the store from now on.
+    pub(super) fn settled(&self, event: EventSeq, retry_at: Option<UnixMicros>) -> Option<UnixMicros> {
+        let mut state = self.state.lock();
+        state.under_way.remove(&event);
+        let at = retry_at?;
+        let is_earlier = state.stored_due.is_none_or(|due| at < due);
+        state.stored_due = earlier(state.stored_due, Some(at));
+        is_earlier.then_some(at)
+    }
+
+    /// The health to be stored with the next commit, if it changed.
+    pub(super) fn take_health(&self, now: UnixMicros) -> Option<WebhookHealth> {
+        let mut state = self.state.lock();
+        if !std::mem::take(&mut state.is_health_dirty) {
+            return None;
+        }
+        state.success_flushed_at = Some(now);
+        Some(state.breaker.health().clone())
+    }
+
+    // --- loading from the store ---
+
+    /// How many deliveries to load now, or `None` if there is no reason to.
+    pub(super) fn begin_load(&self, now: UnixMicros) -> Option<usize> {
+        let mut state = self.state.lock();
+        if !state.wants_load(self.max_queued, now) {
+            return None;
+        }
+        state.is_loading = true;
+        state.stored_due = None;
+        // Those in memory may come back once more, and are passed over.
+        Some(self.max_queued + state.under_way.len())
+    }
+
+    /// Queues what was loaded. `next_due` is when the earliest of the rest is due; `is_rest_due` says whether
+    /// there is a rest that is due already.
+    pub(super) fn finish_load(&self, loaded: Vec<Queued>, next_due: Option<UnixMicros>, is_rest_due: bool) -> Todo {
+        let mut state = self.state.lock();
+        state.is_loading = false;
+        state.stored_due = earlier(state.stored_due, next_due);
+        let in_queue: HashSet<EventSeq> = state.queue.iter().map(|queued| queued.event.live.seq).collect();
+        let before = state.queue.len();
+        for queued in loaded {
+            let seq = queued.event.live.seq;
+            if !in_queue.contains(&seq) && !state.under_way.contains(&seq) {
+                state.queue.push_back(queued);
+            }
+        }
+        state.has_overflow = is_rest_due;
+        let added = state.queue.len() - before;
+        if state.can_run() { state.employ(added, &self.wake) } else { state.evict() }
+    }
+
+    pub(super) fn stored_due(&self) -> Option<UnixMicros> {
+        self.state.lock().stored_due
+    }
+
+    // --- operating ---
+
+    /// Takes over a changed webhook, unless a newer change came first.
+    pub(super) fn apply(
+        &self,
+        record: &WebhookRecord,
+        default_schedule: &Schedule,
+        close_circuit: bool,
+        now: UnixMicros,
+    ) -> Todo {
+        let mut state = self.state.lock();
+        if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Stopped) {
+            return Todo::default();
+        }
+        state.settings = LaneSettings::new(record, default_schedule);
+        state.mode = Mode::of(record);
+        if close_circuit {
+            state.breaker.close();
+            state.is_health_dirty = true;
+        }
+        if state.can_run() { state.resume(self.max_queued, now, &self.wake) } else { state.evict() }
+    }
+
+    pub(super) fn remove(&self) -> Todo {
+        let mut state = self.state.lock();
+        state.mode = Mode::Removed;
+        let mut todo = state.evict();
+        todo.discard = true;
+        todo
+    }
+
+    /// Keeps a delivery from being attempted, until [`Lane::give_back`].
+    pub(super) fn take_out(&self, event: EventSeq) -> Whereabouts {
+        let mut state = self.state.lock();
+        if !state.under_way.insert(event) {
+            return Whereabouts::UnderWay;
+        }
+        let place = state.queue.iter().position(|queued| queued.event.live.seq == event);
+        Whereabouts::Taken(place.and_then(|place| state.queue.remove(place)))
+    }
+
+    /// Lets a delivery be attempted again; `queued` goes back into the queue.
+    pub(super) fn give_back(&self, event: EventSeq, queued: Option<Queued>) -> Todo {
+        let mut state = self.state.lock();
+        state.under_way.remove(&event);
+        state.queue.extend(queued);
+        let jobs = state.queue.len().min(1);
+        if state.can_run() { state.employ(jobs, &self.wake) } else { state.evict() }
+    }
+
+    /// (queued, under way, circuit open)
+    pub(super) fn gauges(&self) -> (usize, usize, bool) {
+        let state = self.state.lock();
+        (state.queue.len(), state.under_way.len(), state.breaker.is_open())
+    }
+}
+
+impl State {
+    fn can_run(&self) -> bool {
+        self.mode == Mode::Running && !self.breaker.is_open()
+    }
+
+    fn wants_load(&self, max_queued: usize, now: UnixMicros) -> bool {
+        self.can_run()
+            && !self.is_loading
+            && self.queue.len() <= max_queued / 2
+            && self.stored_due.is_some_and(|at| at <= now)
+    }
+
+    /// Finds hands for `jobs` new jobs: idle workers first, then new ones up to the cap.
+    fn employ(&mut self, jobs: usize, wake: &Notify) -> Todo {
+        let woken = jobs.min(self.idle_workers);
+        self.idle_workers -= woken;
+        for _ in 0..woken {
+            wake.notify_one();
+        }
+        let room = self.settings.max_in_flight.saturating_sub(self.workers.len());
+        Todo { start_workers: (jobs - woken).min(room), ..Todo::default() }
+    }
+
+    fn resume(&mut self, max_queued: usize, now: UnixMicros, wake: &Notify) -> Todo {
+        let jobs = self.queue.len();
+        Todo { load: self.wants_load(max_queued, now), ..self.employ(jobs, wake) }
+    }
+
+    /// Empties the queue, because nothing will be attempted for now or ever.
+    fn evict(&mut self) -> Todo {
+        if self.mode == Mode::Stopped {
+            self.queue.clear();
+            return Todo::default();
+        }
+        Todo { evicted: std::mem::take(&mut self.queue).into(), discard: self.mode == Mode::Removed, ..Todo::default() }
+    }
+}
+
+fn earlier(a: Option<UnixMicros>, b: Option<UnixMicros>) -> Option<UnixMicros> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,78 @@
+//! How much of the events that wait or are under way is in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::store::LiveEvent;
+
+/// What an event costs beside its body: headers, queue entries, allocations.
+const EVENT_OVERHEAD_BYTES: usize = 512;
+
+/// A bound on the bytes of all events in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    used_bytes: Arc<AtomicUsize>,
+    max_bytes: usize,
+}
+
+/// A share of the bound, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    used_bytes: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+/// An event in memory, with the share that it takes. Shared by all lanes that hold it.
+#[derive(Debug)]
+pub(crate) struct HeldEvent {
+    pub(crate) live: Arc<LiveEvent>,
+    #[expect(dead_code, reason = "held for its drop")]
+    charge: Charge,
+}
+
+impl Memory {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { used_bytes: Arc::default(), max_bytes }
+    }
+
+    pub(super) fn used_bytes(&self) -> usize {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A share for an event with a body of `body_bytes`, or `None` when the bound is reached.
+    pub(crate) fn charge(&self, body_bytes: usize) -> Option<Charge> {
+        let bytes = body_bytes + EVENT_OVERHEAD_BYTES;
+        let before = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let charge = Charge { used_bytes: Arc::clone(&self.used_bytes), bytes };
+        (before + bytes <= self.max_bytes).then_some(charge)
+    }
+}
+
+impl Charge {
+    pub(crate) fn hold(self, live: Arc<LiveEvent>) -> Arc<HeldEvent> {
+        Arc::new(HeldEvent { live, charge: self })
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.used_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_beyond_the_bound_and_takes_back_what_is_dropped() {
+        let memory = Memory::new(2 * (1_000 + EVENT_OVERHEAD_BYTES));
+        let first = memory.charge(1_000).expect("there is room for two");
+        let second = memory.charge(1_000).expect("there is room for two");
+        assert!(memory.charge(0).is_none());
+        drop(first);
+        assert!(memory.charge(1_000).is_some());
+        drop(second);
+        assert_eq!(memory.used_bytes(), 0);
+    }
+}
