@@ -52,10 +52,7 @@ async fn start_page(State(app): State<Arc<App>>) -> impl IntoResponse {
     ]
     .into_iter()
     .fold(PAGE.to_owned(), |page, (name, value)| page.replace(name, &value));
-    let headers = [
-        (CONTENT_SECURITY_POLICY, POLICY.as_str()),
-        (REFERRER_POLICY, "no-referrer"),
-    ];
+    let headers = [(CONTENT_SECURITY_POLICY, POLICY.as_str()), (REFERRER_POLICY, "no-referrer")];
     (headers, Html(page))
 }
 

@@ -236,7 +236,6 @@ pub(super) fn parse_time(text: &str) -> Result<UnixMicros, String> {
         .map_err(|_| format!("{text:?} is out of range"))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn the_use_of_a_process_with_an_odd_name_is_read() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 250 150 0 0 20 0 3 0 99 2000000 512 18446744073709551615 0";
+        let stat =
+            "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 250 150 0 0 20 0 3 0 99 2000000 512 18446744073709551615 0";
         let used = ProcessUse { cpu_s: 4.0, resident_bytes: 512 * 4096 };
         assert_eq!(ProcessUse::parse(stat, 100, 4096), Some(used));
     }

@@ -100,7 +100,9 @@ impl PartialSchema for NewWebhook {
         AllOfBuilder::new()
             .item(Ref::from_schema_name(WebhookInput::name()))
             .item(needed)
-            .description(Some("A new webhook: `name`, `url` and one of `topic_patterns` and `simple_events` are needed."))
+            .description(Some(
+                "A new webhook: `name`, `url` and one of `topic_patterns` and `simple_events` are needed.",
+            ))
             .into()
     }
 }
