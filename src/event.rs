@@ -310,3 +310,6 @@ fn unquoted(json: &str) -> Box<str> {
     let inside = &json[1..json.len() - 1];
     if inside.contains('\\') { unescaped(inside).collect() } else { inside.into() }
 }
+
+#[cfg(test)]
+mod tests;

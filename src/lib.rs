@@ -19,4 +19,15 @@ pub mod engine;
 pub mod ingest;
 
 #[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
+pub mod dashboard;
+
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod telemetry;
+#[cfg(feature = "server")]
 pub mod serve;
+#[cfg(feature = "server")]
+pub mod cli;

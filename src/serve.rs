@@ -3,14 +3,45 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use secrecy::SecretString;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::delivery::client::ClientOptions;
+use crate::api::auth::{Auth, hash_token, new_token};
+use crate::api::{self, App};
+use crate::clock::{Clock, SystemClock, UnixMicros};
+use crate::dashboard;
+use crate::delivery::client::{Client, ClientOptions};
 use crate::dispatcher::DispatcherSettings;
-use crate::store::seal::MasterKey;
-use crate::store::sqlite::SqliteOptions;
+use crate::engine::Engine;
+use crate::store::seal::{MasterKey, MasterKeyError};
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{NewToken, Scope, Store, StoreError};
+use crate::webhook::DEFAULT_TENANT;
+
+/// Connections open at once; more wait in the kernel's backlog.
+const MAX_CONNECTIONS: usize = 8_192;
+/// How long a client may take to send a request's head, and how long a connection may be idle.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest head of a request; beyond it the answer is 431.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+const MAX_HEADERS: usize = 64;
+/// The largest read buffer of a connection: a body in one piece is used without copying it.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
+/// How long requests under way may take to finish in a shutdown, within [`ServeSettings::drain_timeout`].
+const MAX_REQUEST_DRAIN: Duration = Duration::from_secs(10);
+/// How long to wait when the machine has no file descriptor left for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ADMIN_TOKEN_NAME: &str = "admin";
 
 /// What a server needs to know to start; every default lives in `config`.
 pub struct ServeSettings {
@@ -43,8 +74,151 @@ pub async fn serve(
     started: impl FnOnce(&Started),
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    let _ = (settings, started, shutdown);
-    todo!()
+    // First of all, so that a port that is taken fails before anything is changed.
+    let (listener, address) = listen(settings.listen).await?;
+    raise_file_limit();
+    let mut client = settings.client;
+    client.policy.own_listeners.push(address);
+    let client = Client::new(client)?;
+
+    let store = open_store(settings.data_dir, settings.master_key, settings.store).await?;
+    let clock = SystemClock;
+    let new_admin_token = match &settings.admin_token {
+        Some(_) => None,
+        None => ensure_admin(&*store, clock.now()).await?,
+    };
+    let auth = Auth::new(Arc::clone(&store), settings.admin_token.as_ref().map(hash_token));
+    let engine = Engine::start(store, client, Arc::new(clock), settings.dispatcher).await?;
+    let app = App::new(Arc::clone(&engine), auth, address);
+
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    started(&Started { address, new_admin_token });
+    answer(listener, &app, shutdown, settings.drain_timeout.min(MAX_REQUEST_DRAIN)).await;
+    let cut_off = engine.drain(settings.drain_timeout).await;
+    tracing::info!(cut_off, "stopped");
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let failed = |error: std::io::Error| ServeError::Listen { address, reason: error.to_string() };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Every lane and every connection takes a file descriptor; the usual soft limit is 1,024.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, limit = ?limit.current, "cannot raise the limit of open files");
+    }
+}
+
+async fn open_store(
+    folder: PathBuf,
+    master_key: Option<MasterKey>,
+    options: SqliteOptions,
+) -> Result<Arc<dyn Store>, ServeError> {
+    let open = move || -> Result<Arc<dyn Store>, ServeError> {
+        let master_key = match master_key {
+            Some(key) => key,
+            None => MasterKey::load_or_create(&folder)?,
+        };
+        Ok(Arc::new(SqliteStore::open(&folder, &master_key, options)?))
+    };
+    tokio::task::spawn_blocking(open)
+        .await
+        .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("opening it failed: {error}")).into()))
+}
+
+/// Makes an admin token if there is none that is good.
+async fn ensure_admin(store: &dyn Store, now: UnixMicros) -> Result<Option<SecretString>, ServeError> {
+    let tokens = store.tokens(DEFAULT_TENANT).await?;
+    let is_good = |expires_at: Option<UnixMicros>| expires_at.is_none_or(|expires_at| expires_at > now);
+    if tokens.iter().any(|token| token.scopes.contains(&Scope::Admin) && is_good(token.expires_at)) {
+        return Ok(None);
+    }
+    let token = new_token().map_err(|_| ServeError::Random)?;
+    let record = NewToken {
+        tenant: DEFAULT_TENANT,
+        name: ADMIN_TOKEN_NAME.to_owned(),
+        scopes: vec![Scope::Admin],
+        hash: hash_token(&token),
+        expires_at: None,
+        now,
+    };
+    store.create_token(record).await?;
+    Ok(Some(token))
+}
+
+type Answers = TowerToHyperService<tower_http::normalize_path::NormalizePath<axum::Router>>;
+
+/// Accepts connections and answers what they ask, until `shutdown` is ready and the requests then under way are
+/// answered, or `drain_timeout` is over.
+async fn answer(
+    listener: TcpListener,
+    app: &Arc<App>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    drain_timeout: Duration,
+) {
+    let answers = TowerToHyperService::new(api::service(app, dashboard::routes()));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_BUFFER_BYTES);
+    let graceful = GracefulShutdown::new();
+    // Dropped at the end of this function, which ends the connections that are left.
+    let (_open, closed) = watch::channel(());
+    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let (stream, permit) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = accept(&listener, &free) => accepted,
+        };
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), Answers::clone(&answers)));
+        let mut closed = closed.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                // A client that goes away or talks nonsense is no failure of ours.
+                ended = connection => if let Err(error) = ended { tracing::debug!(%error, "a connection broke") },
+                _ = closed.changed() => {}
+            }
+        });
+    }
+    app.set_draining();
+    drop(listener);
+    if tokio::time::timeout(drain_timeout, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests under way were cut off");
+    }
+}
+
+/// The next connection, when there is room for one.
+async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    // The semaphore is never closed, so that there is always a permit in the end.
+    let permit = Arc::clone(free).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Answers are small; without this they wait for the client's acknowledgement.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "a connection broke");
+                }
+                return (stream, permit);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +226,13 @@ pub enum ServeError {
     #[error("cannot listen on {address}: {reason}")]
     Listen { address: SocketAddr, reason: String },
     #[error(transparent)]
+    MasterKey(#[from] MasterKeyError),
+    #[error(transparent)]
     Open(#[from] crate::store::OpenError),
     #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
+    Store(#[from] StoreError),
     #[error(transparent)]
     Client(#[from] crate::delivery::client::ClientError),
+    #[error("the operating system has no randomness to give")]
+    Random,
 }

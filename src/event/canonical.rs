@@ -366,7 +366,7 @@ impl<'a> Canonicaliser<'a> {
 const LONE_SURROGATE: &str = "half of a surrogate pair is no character";
 
 /// How many bytes come before the first quote, backslash or control character.
-fn plain_bytes(bytes: &[u8]) -> usize {
+pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 0xff;
     const HIGHS: u64 = ONES << 7;
     // A byte's high bit is set where it is below `n` (at most 128). A borrow may also set bits of
@@ -375,9 +375,8 @@ fn plain_bytes(bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
-        let special = below(word, 0x20)
-            | below(word ^ (ONES * u64::from(b'"')), 1)
-            | below(word ^ (ONES * u64::from(b'\\')), 1);
+        let special =
+            below(word, 0x20) | below(word ^ (ONES * u64::from(b'"')), 1) | below(word ^ (ONES * u64::from(b'\\')), 1);
         if special != 0 {
             return index * 8 + special.trailing_zeros() as usize / 8;
         }

@@ -1,0 +1,172 @@
+//! The REST API: one file a resource, errors as problem details, described by an OpenAPI document.
+
+pub mod auth;
+mod deliveries;
+mod events;
+mod health;
+mod input;
+mod metrics;
+mod openapi;
+pub mod problem;
+mod stats;
+mod tokens;
+mod views;
+mod webhooks;
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::normalize_path::NormalizePath;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::auth::Auth;
+use self::metrics::Requests;
+pub use self::openapi::openapi;
+use self::problem::Problem;
+use crate::engine::Engine;
+
+/// What every handler may use.
+pub struct App {
+    engine: Arc<Engine>,
+    auth: Auth,
+    requests: Requests,
+    /// How much memory request bodies may take together.
+    bodies: Arc<Semaphore>,
+    /// Set when a shutdown begins, for [`health`].
+    draining: AtomicBool,
+    started: Instant,
+    /// Where it listens.
+    address: SocketAddr,
+}
+
+impl App {
+    #[must_use]
+    pub fn new(engine: Arc<Engine>, auth: Auth, address: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            engine,
+            auth,
+            requests: Requests::default(),
+            bodies: input::body_budget(),
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+            address,
+        })
+    }
+
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Tells load balancers to send no more requests.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// The API's routes, and what describes them.
+fn documented_routes() -> OpenApiRouter<Arc<App>> {
+    let v1 = OpenApiRouter::new()
+        .routes(routes!(events::list, events::publish))
+        .routes(routes!(events::publish_batch))
+        .routes(routes!(events::show))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::show))
+        .routes(routes!(deliveries::retry))
+        .routes(routes!(deliveries::discard))
+        .routes(routes!(stats::show))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(openapi::show));
+    OpenApiRouter::new()
+        .nest("/api/v1", v1)
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(metrics::show))
+}
+
+/// Answers every request: the API's routes and `pages`, and a problem to all else.
+pub fn service(app: &Arc<App>, pages: Router<Arc<App>>) -> NormalizePath<Router> {
+    let (routes, _) = documented_routes().split_for_parts();
+    let routes = guarded(routes.merge(pages)).layer(middleware::from_fn_with_state(Arc::clone(app), observe));
+    NormalizePath::trim_trailing_slash(routes.with_state(Arc::clone(app)))
+}
+
+/// Answers what no route does, and what a handler that panics cannot.
+fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes
+        .fallback(|| async { Problem::not_found("route") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "the route has no such method")
+        })
+        .layer(CatchPanicLayer::custom(|panic: Box<dyn Any + Send>| panicked(&*panic)))
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    Problem::internal(format!("a handler panicked: {}", text.unwrap_or("no message"))).into_response()
+}
+
+/// Counts a request, and marks its answer as what it is and as nothing to keep.
+async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
+    let started = Instant::now();
+    let mut response = next.run(request).await;
+    app.requests.count(&method, route.as_ref(), response.status());
+    tracing::debug!(
+        %method,
+        route = route.as_ref().map_or("unmatched", MatchedPath::as_str),
+        status = response.status().as_u16(),
+        elapsed_us = started.elapsed().as_micros(),
+        "answered"
+    );
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use http_body_util::BodyExt;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
+    #[tokio::test]
+    async fn a_panic_becomes_500_without_details() {
+        async fn handler() -> &'static str {
+            panic!("the secret is hunter2")
+        }
+        let routes: Router = guarded(Router::new().route("/", axum::routing::get(handler)));
+        let response = TowerToHyperService::new(routes).call(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()["content-type"], problem::CONTENT_TYPE_PROBLEM);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(!String::from_utf8_lossy(&body).contains("hunter2"));
+    }
+}

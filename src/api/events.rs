@@ -1,0 +1,250 @@
+//! `/events`: what happened, in and out.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::App;
+use super::auth::{Publisher, Reader};
+use super::deliveries::{Delivery, DeliveryPage};
+use super::input::{Id, JSON, Params, media_type, read_body};
+use super::problem::Problem;
+use super::views::Time;
+use crate::event::{Event, MAX_BATCH_BYTES, MAX_EVENT_BYTES};
+use crate::ingest;
+use crate::store::{DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, Page, StoredEvent};
+use crate::topic::Pattern;
+
+const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
+
+/// An event to be published.
+#[derive(ToSchema)]
+#[schema(example = json!({
+    "topic": "attacker.session.started",
+    "type": "session.started",
+    "payload": {"ip": "203.0.113.7", "port": 22}
+}))]
+#[expect(dead_code, reason = "documents what `Event::from_json` reads, which keeps the digits of numbers")]
+pub(super) struct EventInput {
+    /// 1 to 255 bytes of visible ASCII in dot-separated tokens, without `*` and `>`.
+    #[schema(min_length = 1, max_length = 255)]
+    topic: String,
+    #[schema(max_length = 255)]
+    r#type: Option<String>,
+    /// Visible ASCII. An id sent before is not stored or delivered again; without one the event gets a UUID.
+    #[schema(min_length = 1, max_length = 128)]
+    id: Option<String>,
+    /// When it happened: a text, kept as it is, or seconds since 1970; now, if it is not given.
+    #[schema(value_type = Option<serde_json::Value>)]
+    ts: Option<String>,
+    /// Any JSON; digits of numbers are kept.
+    #[schema(value_type = Option<serde_json::Value>)]
+    payload: Option<String>,
+    /// The version of this form.
+    #[schema(minimum = 1, maximum = 1)]
+    v: Option<u8>,
+}
+
+/// What a publisher is told of one event.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"id": "0191f6c0-7a2e-7c3d-9c1b-2f6d8a4e5b10", "deliveries": 2, "duplicate": false}))]
+pub(super) struct Receipt {
+    id: String,
+    /// Webhooks it is owed to.
+    deliveries: u32,
+    /// The id was sent before: nothing was stored now, and nothing is delivered again.
+    duplicate: bool,
+}
+
+/// What a publisher is told of a batch.
+#[derive(Serialize, ToSchema)]
+pub(super) struct BatchReceipt {
+    /// Events stored now.
+    accepted: usize,
+    /// Events whose id was sent before.
+    duplicates: usize,
+    /// One an event, in order.
+    events: Vec<Receipt>,
+}
+
+impl From<ingest::Receipt> for Receipt {
+    fn from(receipt: ingest::Receipt) -> Self {
+        Self { id: receipt.id, deliveries: receipt.deliveries, duplicate: receipt.duplicate }
+    }
+}
+
+/// Publish an event
+///
+/// When the answer is 202, the event and what it is owed to are on disk.
+#[utoipa::path(post, path = "/events", tag = "events", request_body = EventInput, responses(
+    (status = 202, body = Receipt),
+    (status = 400, description = "The body is no JSON, has duplicate keys, or is nested too deeply."),
+    (status = 408, description = "The body did not arrive in time."),
+    (status = 413, description = "The event is larger than 1 MiB."),
+    (status = 415, description = "The body is not `application/json`."),
+    (status = 422, description = "A field is missing or invalid."),
+    (status = 507, description = "The store is full."),
+))]
+pub(super) async fn publish(
+    State(app): State<Arc<App>>,
+    Publisher(tenant): Publisher,
+    request: Request,
+) -> Result<(StatusCode, Json<Receipt>), Problem> {
+    media_type(request.headers(), &[JSON])?;
+    let received = read_body(&app, request, MAX_EVENT_BYTES).await?;
+    let event = Event::from_json(&received.bytes, app.engine.now())?;
+    let receipt = app.engine.publish(tenant, vec![event]).await?.into_iter().next();
+    let receipt = receipt.ok_or_else(|| Problem::internal("no receipt for an event".to_owned()))?;
+    Ok((StatusCode::ACCEPTED, Json(receipt.into())))
+}
+
+/// Publish a batch
+///
+/// At most 1,000 events and 16 MiB, as a JSON array or as one JSON object a line. All are stored or none.
+#[utoipa::path(post, path = "/events/batch", tag = "events",
+    request_body(content((Vec<EventInput> = "application/json"), (String = "application/x-ndjson"))),
+    responses(
+    (status = 202, body = BatchReceipt),
+    (status = 400, description = "The body is no JSON; `errors` names the event."),
+    (status = 408, description = "The body did not arrive in time."),
+    (status = 413, description = "The batch is larger than 16 MiB, or an event larger than 1 MiB."),
+    (status = 415, description = "The body is neither `application/json` nor `application/x-ndjson`."),
+    (status = 422, description = "An event is invalid, or there are none or more than 1,000."),
+    (status = 507, description = "The store is full."),
+))]
+pub(super) async fn publish_batch(
+    State(app): State<Arc<App>>,
+    Publisher(tenant): Publisher,
+    request: Request,
+) -> Result<(StatusCode, Json<BatchReceipt>), Problem> {
+    let media_type = media_type(request.headers(), &[JSON, NDJSON[0], NDJSON[1]])?;
+    let received = read_body(&app, request, MAX_BATCH_BYTES).await?;
+    let now = app.engine.now();
+    let events = if media_type == JSON {
+        Event::batch_from_json(&received.bytes, now)
+    } else {
+        Event::batch_from_ndjson(&received.bytes, now)
+    }?;
+    let receipts = app.engine.publish(tenant, events).await?;
+    let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
+    let answer = BatchReceipt {
+        accepted: receipts.len() - duplicates,
+        duplicates,
+        events: receipts.into_iter().map(Receipt::from).collect(),
+    };
+    Ok((StatusCode::ACCEPTED, Json(answer)))
+}
+
+/// A stored event.
+#[derive(Serialize, ToSchema)]
+pub(super) struct StoredEventView {
+    id: String,
+    topic: String,
+    r#type: String,
+    /// When it happened, as the publisher said.
+    #[schema(value_type = String)]
+    ts: Box<RawValue>,
+    /// With the digits that the publisher sent.
+    #[schema(value_type = serde_json::Value)]
+    payload: Box<RawValue>,
+    accepted_at: Time,
+    /// Webhooks it is or was owed to.
+    deliveries: usize,
+    /// On `/events/{id}`: its deliveries. `GET /deliveries?event=…` has the rest of more than 500.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivery_page: Option<DeliveryPage>,
+}
+
+/// A page of events.
+#[derive(Serialize, ToSchema)]
+pub(super) struct EventPage {
+    items: Vec<StoredEventView>,
+    /// To be sent as `cursor` for the next page; `null`: this is the last one. A page may be empty and not the last.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+/// The parts of a canonical body that are shown as they are.
+#[derive(Deserialize)]
+struct RawParts {
+    ts: Box<RawValue>,
+    payload: Box<RawValue>,
+}
+
+impl StoredEventView {
+    fn new(stored: &StoredEvent, delivery_page: Option<DeliveryPage>) -> Result<Self, Problem> {
+        let event = &stored.event;
+        let RawParts { ts, payload } = serde_json::from_slice(event.body())
+            .map_err(|error| Problem::internal(format!("the body of event {} is no event: {error}", event.id())))?;
+        Ok(Self {
+            id: event.id().to_owned(),
+            topic: event.topic().to_string(),
+            r#type: event.kind().to_owned(),
+            ts,
+            payload,
+            accepted_at: Time(stored.accepted_at),
+            deliveries: stored.owed.len(),
+            delivery_page,
+        })
+    }
+}
+
+/// List events
+///
+/// Newest first.
+#[utoipa::path(get, path = "/events", tag = "events", params(
+    ("topic" = Option<String>, Query, description = "A topic or a pattern."),
+    ("type" = Option<String>, Query),
+    ("since" = Option<String>, Query, description = "Accepted at or after: RFC 3339 or unix seconds."),
+    ("until" = Option<String>, Query, description = "Accepted before: RFC 3339 or unix seconds."),
+    ("q" = Option<String>, Query, description = "A text that occurs in the body."),
+    ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "50 by default."),
+    ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+), responses(
+    (status = 200, body = EventPage),
+    (status = 422, description = "A parameter is invalid or unknown."),
+))]
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Reader(tenant): Reader,
+    mut params: Params,
+) -> Result<Json<EventPage>, Problem> {
+    let filter = EventFilter {
+        topic: params.take("topic", |text| Pattern::parse(text).map_err(|error| error.to_string())),
+        kind: params.text("type"),
+        since: params.time("since"),
+        until: params.time("until"),
+        q: params.text("q"),
+    };
+    let page = params.page();
+    params.finish()?;
+    let page = app.engine.store().events(tenant, &filter, page).await?;
+    let items = page.items.iter().map(|event| StoredEventView::new(event, None)).collect::<Result<_, _>>()?;
+    Ok(Json(EventPage { items, next_cursor: page.next_cursor }))
+}
+
+/// Show an event
+///
+/// With its deliveries.
+#[utoipa::path(get, path = "/events/{id}", tag = "events", params(("id" = String, Path)), responses(
+    (status = 200, body = StoredEventView),
+    (status = 404, description = "There is no such event."),
+))]
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Reader(tenant): Reader,
+    Id(id): Id<String>,
+) -> Result<Json<StoredEventView>, Problem> {
+    let store = app.engine.store();
+    let event = store.event(tenant, &id).await?.ok_or_else(|| Problem::not_found("event"))?;
+    let filter = DeliveryFilter { event: Some(id), ..DeliveryFilter::default() };
+    let page = store.deliveries(tenant, &filter, Page { limit: MAX_PAGE_ITEMS, cursor: None }).await?;
+    let items = page.items.into_iter().map(|delivery| Delivery::new(store.delivery_ids(), delivery)).collect();
+    let deliveries = DeliveryPage { items, next_cursor: page.next_cursor };
+    StoredEventView::new(&event, Some(deliveries)).map(Json)
+}

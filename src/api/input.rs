@@ -1,0 +1,253 @@
+//! What a request brings: its body, its query and its path, within limits and checked.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::App;
+use super::problem::{FieldError, Problem};
+use crate::clock::UnixMicros;
+use crate::store::{DEFAULT_PAGE_ITEMS, MAX_PAGE_ITEMS, Page};
+
+/// The largest body of a request that is no event: a webhook with 256 patterns of 255 bytes has room.
+pub(super) const MAX_SETTINGS_BYTES: usize = 256 * 1024;
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bodies of all requests together; beyond it a request is asked to come back. Bodies of one read are not counted.
+const MAX_BODIES_BYTES: usize = 256 * 1024 * 1024;
+const BUDGET_UNIT_BYTES: usize = 1024;
+/// How much of a body that is too large is read and thrown away, so that a client that only then reads sees the answer.
+const MAX_DISCARDED_BYTES: usize = 4 * 1024 * 1024;
+
+/// How much memory the bodies of all requests may take.
+pub(super) fn body_budget() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MAX_BODIES_BYTES / BUDGET_UNIT_BYTES))
+}
+
+/// A body, and the share of the budget that it holds while it is in use.
+pub(super) struct Received {
+    pub(super) bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads a body of at most `limit` bytes.
+pub(super) async fn read_body(app: &App, request: Request, limit: usize) -> Result<Received, Problem> {
+    let (parts, body) = request.into_parts();
+    if let Some(encoding) = parts.headers.get(CONTENT_ENCODING).filter(|value| value.as_bytes() != b"identity") {
+        return Err(Problem::media_type(format!("{encoding:?} is a content encoding; send the body without one")));
+    }
+    let reading = async {
+        let declared = content_length(&parts.headers);
+        if declared.is_none_or(|length| length <= limit) {
+            return collect(app, body, declared, limit).await;
+        }
+        // A client that expects `100 Continue` has not begun to send.
+        if !parts.headers.contains_key(EXPECT) {
+            discard(body).await;
+        }
+        Err(Problem::too_large(limit))
+    };
+    tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|_| {
+        let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", detail))
+    })
+}
+
+async fn collect(app: &App, mut body: Body, declared: Option<usize>, limit: usize) -> Result<Received, Problem> {
+    let mut whole = BytesMut::new();
+    let mut share = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Problem::json("body".to_owned(), format!("was cut off: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > limit {
+            discard(body).await;
+            return Err(Problem::too_large(limit));
+        }
+        // Most bodies arrive in one piece, which is used as it is.
+        if whole.is_empty() && declared == Some(data.len()) {
+            return Ok(Received { bytes: data, _share: None });
+        }
+        if share.is_none() {
+            share = Some(reserve(app, declared.unwrap_or(limit))?);
+            whole.reserve(declared.unwrap_or(data.len()));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(Received { bytes: whole.freeze(), _share: share })
+}
+
+fn reserve(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES))
+        .ok()
+        .and_then(|units| Arc::clone(&app.bodies).try_acquire_many_owned(units).ok())
+        .ok_or_else(|| Problem::unavailable("too many large requests are under way"))
+}
+
+async fn discard(mut body: Body) {
+    let mut discarded = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded += frame.data_ref().map_or(0, Bytes::len);
+        if discarded > MAX_DISCARDED_BYTES {
+            return;
+        }
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The media type of the body, without parameters; one of `accepted`.
+pub(super) fn media_type<'a>(headers: &HeaderMap, accepted: &[&'a str]) -> Result<&'a str, Problem> {
+    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = given.and_then(|given| given.split(';').next()).unwrap_or_default().trim();
+    accepted.iter().find(|accepted| accepted.eq_ignore_ascii_case(media_type)).copied().ok_or_else(|| {
+        let found = given.map_or_else(|| "is missing".to_owned(), |given| format!("is {given:?}"));
+        Problem::media_type(format!("{found}, must be {}", accepted.join(" or ")))
+    })
+}
+
+pub(super) const JSON: &str = "application/json";
+
+/// Settings as JSON: 415 another media type, 413 too large, 400 no JSON, 422 JSON of another shape.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        media_type(request.headers(), &[JSON])?;
+        let received = read_body(app, request, MAX_SETTINGS_BYTES).await?;
+        parse_json(&received.bytes).map(Self)
+    }
+}
+
+/// The same where the body may be left out.
+pub(super) struct OptionalJsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJsonBody<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        let media_type = media_type(request.headers(), &[JSON]);
+        let received = read_body(app, request, MAX_SETTINGS_BYTES).await?;
+        if received.bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        media_type?;
+        parse_json(&received.bytes).map(Self)
+    }
+}
+
+fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = Some(error.path().to_string()).filter(|path| path != ".").unwrap_or_else(|| "body".to_owned());
+        let error = error.into_inner();
+        if error.is_data() {
+            Problem::field(field, error.to_string())
+        } else {
+            Problem::json("body".to_owned(), error.to_string())
+        }
+    })?;
+    json.end().map_err(|error| Problem::json("body".to_owned(), error.to_string()))?;
+    Ok(value)
+}
+
+/// The last part of the path, parsed; what cannot be an id names nothing (404).
+pub(super) struct Id<T>(pub(super) T);
+
+impl<T: FromStr, S: Send + Sync> FromRequestParts<S> for Id<T> {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await?;
+        text.parse().map(Self).map_err(|_| Problem::not_found("thing"))
+    }
+}
+
+/// The query's parameters. Each is taken once; what nobody takes is an error, so that a mistyped filter is
+/// not passed over. An empty value is none, as a form sends it.
+pub(super) struct Params {
+    given: Vec<(String, String)>,
+    errors: Vec<FieldError>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = std::convert::Infallible;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let query = parts.uri.query().unwrap_or_default();
+        Ok(Self { given: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(), errors: Vec::new() })
+    }
+}
+
+impl Params {
+    pub(super) fn take<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let index = self.given.iter().position(|(given, _)| given == name)?;
+        let (_, value) = self.given.remove(index);
+        if value.is_empty() {
+            return None;
+        }
+        parse(&value).map_err(|reason| self.errors.push(FieldError { field: name.to_owned(), reason })).ok()
+    }
+
+    pub(super) fn text(&mut self, name: &str) -> Option<String> {
+        self.take(name, |value| Ok(value.to_owned()))
+    }
+
+    pub(super) fn time(&mut self, name: &str) -> Option<UnixMicros> {
+        self.take(name, parse_time)
+    }
+
+    pub(super) fn page(&mut self) -> Page {
+        let limit = self.take("limit", |value| match value.parse() {
+            Ok(limit @ 1..=MAX_PAGE_ITEMS) => Ok(limit),
+            _ => Err(format!("is {value:?}, must be 1 to {MAX_PAGE_ITEMS}")),
+        });
+        Page { limit: limit.unwrap_or(DEFAULT_PAGE_ITEMS), cursor: self.text("cursor") }
+    }
+
+    /// All that was wrong.
+    pub(super) fn finish(mut self) -> Result<(), Problem> {
+        self.errors.extend(self.given.into_iter().map(|(field, _)| FieldError {
+            field,
+            reason: "is not a parameter of this route, or is given twice".to_owned(),
+        }));
+        if self.errors.is_empty() { Ok(()) } else { Err(Problem::fields(self.errors)) }
+    }
+}
+
+/// A moment as RFC 3339 or as seconds since 1970, with a fraction if need be.
+pub(super) fn parse_time(text: &str) -> Result<UnixMicros, String> {
+    if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
+        return Ok(UnixMicros(timestamp.as_microsecond()));
+    }
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is neither RFC 3339 nor unix seconds"))?;
+    jiff::SignedDuration::try_from_secs_f64(seconds)
+        .and_then(jiff::Timestamp::from_duration)
+        .map(|timestamp| UnixMicros(timestamp.as_microsecond()))
+        .map_err(|_| format!("{text:?} is out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_rfc_3339_or_unix_seconds() {
+        let moment = UnixMicros(1_790_000_000_500_000);
+        for text in ["2026-09-21T14:13:20.5Z", "2026-09-21T16:13:20.5+02:00", "1790000000.5"] {
+            assert_eq!(parse_time(text), Ok(moment), "{text}");
+        }
+        for text in ["yesterday", "2026-09-21T16:13:20 02:00", "NaN", "1e300", ""] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+}

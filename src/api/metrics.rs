@@ -1,0 +1,196 @@
+//! `/metrics`: figures for Prometheus, gathered when they are asked for.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method, StatusCode};
+use axum::response::IntoResponse;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::App;
+use super::problem::Problem;
+use crate::dispatcher::Figures;
+use crate::store::Stats;
+use crate::webhook::DEFAULT_TENANT;
+
+const CONTENT_TYPE_OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Requests answered, by route and status.
+#[derive(Clone, Default)]
+pub(super) struct Requests(Family<RequestLabels, Counter>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    route: String,
+    status: u16,
+}
+
+impl Requests {
+    pub(super) fn count(&self, method: &Method, route: Option<&MatchedPath>, status: StatusCode) {
+        let route = route.map_or("unmatched", MatchedPath::as_str).to_owned();
+        let labels = RequestLabels { method: method_name(method), route, status: status.as_u16() };
+        self.0.get_or_create(&labels).inc();
+    }
+}
+
+/// A client makes up methods as it likes; the number of labels stays bounded.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+/// Figures for Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "operation", security(()), responses(
+    (status = 200, body = String, content_type = "application/openmetrics-text", description = "OpenMetrics text."),
+))]
+pub(super) async fn show(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
+    // A store that fails is a reason to look at the metrics, and none to withhold them.
+    let stats = app.engine.store().stats(DEFAULT_TENANT).await.ok();
+    let snapshot = Snapshot {
+        figures: app.engine.figures(),
+        stats,
+        uptime_s: app.uptime().as_secs_f64(),
+        process: ProcessUse::read(),
+    };
+    let mut registry = Registry::with_prefix("postrider");
+    registry.register("http_requests", "Requests answered", app.requests.0.clone());
+    registry.register_collector(Box::new(snapshot));
+    let mut body = String::new();
+    text::encode(&mut body, &registry).map_err(|error| Problem::internal(error.to_string()))?;
+    Ok(([(CONTENT_TYPE, CONTENT_TYPE_OPENMETRICS)], body))
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    figures: Figures,
+    stats: Option<Stats>,
+    uptime_s: f64,
+    process: Option<ProcessUse>,
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let figures = &self.figures;
+        for (name, help, value) in [
+            ("events_accepted", "Events stored since the start", figures.events_accepted),
+            ("events_duplicate", "Events refused as sent before, since the start", figures.events_duplicate),
+            ("attempts_succeeded", "Attempts answered 2xx since the start", figures.attempts_succeeded),
+            ("attempts_failed", "Attempts failed since the start", figures.attempts_failed),
+            ("deliveries_delivered", "Deliveries delivered since the start", figures.deliveries_delivered),
+            ("deliveries_dead", "Deliveries given up since the start", figures.deliveries_dead),
+        ] {
+            counter(&mut encoder, name, help, None, value)?;
+        }
+        for (name, help, value) in [
+            ("lanes", "Webhooks with a lane", figures.lanes),
+            ("circuits_open", "Webhooks whose circuit is open", figures.circuits_open),
+            ("attempts_in_flight", "Attempts under way", figures.in_flight),
+            ("deliveries_queued", "Deliveries waiting in memory", figures.queued),
+        ] {
+            gauge(&mut encoder, name, help, None, value)?;
+        }
+        gauge(&mut encoder, "lanes_memory", "Event bodies in memory", Some(&Unit::Bytes), figures.memory_bytes)?;
+        gauge(&mut encoder, "uptime", "Since the start", Some(&Unit::Seconds), self.uptime_s)?;
+        if let Some(stats) = &self.stats {
+            stored(&mut encoder, stats)?;
+        }
+        if let Some(process) = &self.process {
+            counter(&mut encoder, "process_cpu", "CPU time used", Some(&Unit::Seconds), process.cpu_s)?;
+            gauge(&mut encoder, "process_resident_memory", "Memory used", Some(&Unit::Bytes), process.resident_bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the store has, over all starts.
+fn stored(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
+    gauge(encoder, "store_events", "Events in the store", None, stats.events)?;
+    gauge(encoder, "store_attempts", "Attempts in the store", None, stats.attempts)?;
+    let states = [
+        ("pending", stats.pending),
+        ("delivered", stats.delivered),
+        ("dead", stats.dead),
+        ("skipped", stats.skipped),
+        ("discarded", stats.discarded),
+    ];
+    let metric_type = prometheus_client::metrics::MetricType::Gauge;
+    let mut family =
+        encoder.encode_descriptor("store_deliveries", "Deliveries in the store by state", None, metric_type)?;
+    for (state, count) in states {
+        ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
+    }
+    Ok(())
+}
+
+fn counter<N>(encoder: &mut DescriptorEncoder, name: &str, help: &str, unit: Option<&Unit>, value: N) -> fmt::Result
+where
+    ConstCounter<N>: EncodeMetric,
+{
+    let metric = ConstCounter::new(value);
+    metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
+}
+
+fn gauge<N>(encoder: &mut DescriptorEncoder, name: &str, help: &str, unit: Option<&Unit>, value: N) -> fmt::Result
+where
+    ConstGauge<N>: EncodeMetric,
+{
+    let metric = ConstGauge::new(value);
+    metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
+}
+
+/// What the process has used, from `/proc/self/stat` (proc_pid_stat(5)); `None` where there is none.
+#[derive(Debug, PartialEq)]
+struct ProcessUse {
+    cpu_s: f64,
+    resident_bytes: u64,
+}
+
+impl ProcessUse {
+    fn read() -> Option<Self> {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        let page_bytes = u64::try_from(rustix::param::page_size()).ok()?;
+        Self::parse(&stat, rustix::param::clock_ticks_per_second(), page_bytes)
+    }
+
+    fn parse(stat: &str, ticks_per_s: u64, page_bytes: u64) -> Option<Self> {
+        // The second field is the program's name in brackets and may have spaces; the rest begins at field 3.
+        let rest: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        let field = |number: usize| rest.get(number - 3)?.parse::<u32>().ok();
+        let ticks = f64::from(field(14)?) + f64::from(field(15)?);
+        let ticks_per_s = f64::from(u32::try_from(ticks_per_s).ok()?);
+        Some(Self { cpu_s: ticks / ticks_per_s, resident_bytes: u64::from(field(24)?) * page_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_use_of_a_process_with_an_odd_name_is_read() {
+        let stat =
+            "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 250 150 0 0 20 0 3 0 99 2000000 512 18446744073709551615 0";
+        let used = ProcessUse { cpu_s: 4.0, resident_bytes: 512 * 4096 };
+        assert_eq!(ProcessUse::parse(stat, 100, 4096), Some(used));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_process_uses_memory() {
+        assert!(ProcessUse::read().unwrap().resident_bytes > 100_000);
+    }
+}

@@ -1,0 +1,108 @@
+//! The OpenAPI document, made from the handlers.
+
+use std::sync::LazyLock;
+
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Content, InfoBuilder, License, OpenApi, Ref, RefOr, Response, Tag};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::input::JSON;
+use super::problem::{CONTENT_TYPE_PROBLEM, FieldError, Problem};
+
+const TOKEN: &str = "token";
+
+/// Refusals that every route with a token may answer with.
+const REFUSALS: [(&str, &str); 4] = [
+    ("401", "The token is missing, unknown, revoked or expired."),
+    ("403", "The token lacks the scope."),
+    ("500", "The server failed; its log says why."),
+    ("503", "The store is unavailable or the server is shutting down; `Retry-After` says when to try again."),
+];
+
+/// The OpenAPI 3.1 document of the API.
+#[must_use]
+pub fn openapi() -> OpenApi {
+    let mut document = super::documented_routes().into_openapi();
+    let mut license = License::new(env!("CARGO_PKG_LICENSE"));
+    license.identifier = Some(env!("CARGO_PKG_LICENSE").to_owned());
+    document.info = InfoBuilder::new()
+        .title("Postrider")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(concat!(
+            env!("CARGO_PKG_DESCRIPTION"),
+            "\n\nA trailing slash is always optional. Errors are problem details (RFC 9457)."
+        )))
+        .license(Some(license))
+        .build();
+    document.tags = Some(tags());
+    document.security = Some(vec![SecurityRequirement::new(TOKEN, Vec::<String>::new())]);
+    let components = document.components.get_or_insert_default();
+    components.schemas.insert(Problem::name().into_owned(), Problem::schema());
+    components.schemas.insert(FieldError::name().into_owned(), FieldError::schema());
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "A token with the scope `admin`, `publish` (send events) or `read` (see everything but secrets and tokens).",
+    ));
+    components.add_security_scheme(TOKEN, SecurityScheme::Http(bearer.build()));
+    document.paths.paths.values_mut().flat_map(operations).for_each(complete);
+    document
+}
+
+fn tags() -> Vec<Tag> {
+    [
+        ("events", "What happened."),
+        ("webhooks", "Receivers of events."),
+        ("deliveries", "One event owed to one webhook."),
+        ("stats", "Figures."),
+        ("tokens", "Who may do what."),
+        ("operation", "For those who run the server; without a token."),
+    ]
+    .into_iter()
+    .map(|(name, description)| {
+        let mut tag = Tag::new(name);
+        tag.description = Some(description.to_owned());
+        tag
+    })
+    .collect()
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten()
+}
+
+/// Adds what every route has in common: refusals, and the form of errors.
+fn complete(operation: &mut Operation) {
+    let responses = &mut operation.responses.responses;
+    // A route with security of its own is one without a token.
+    if operation.security.is_none() {
+        for (status, description) in REFUSALS {
+            responses.entry(status.to_owned()).or_insert_with(|| Response::new(description).into());
+        }
+    }
+    for (status, response) in responses {
+        let RefOr::T(response) = response else { continue };
+        if response.description.is_empty() {
+            let reason = status.parse().ok().and_then(|status: StatusCode| status.canonical_reason());
+            response.description = format!("{}.", reason.unwrap_or("Done"));
+        }
+        if status.as_str() >= "400" {
+            let problem = Content::new(Some(Ref::from_schema_name(Problem::name())));
+            response.content.insert(CONTENT_TYPE_PROBLEM.to_owned(), problem.into());
+        }
+    }
+}
+
+/// The OpenAPI document
+#[utoipa::path(get, path = "/openapi.json", tag = "operation", security(()), responses(
+    (status = 200, body = serde_json::Value, description = "This document."),
+))]
+pub(super) async fn show() -> Result<impl IntoResponse, Problem> {
+    static DOCUMENT: LazyLock<Result<Bytes, String>> =
+        LazyLock::new(|| openapi().to_pretty_json().map(Bytes::from).map_err(|error| error.to_string()));
+    let document = DOCUMENT.clone().map_err(Problem::internal)?;
+    Ok(([(CONTENT_TYPE, JSON)], document))
+}

@@ -1,0 +1,179 @@
+//! `/tokens`: who may do what.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::App;
+use super::auth::{Admin, hash_token, new_token};
+use super::input::{Id, JsonBody, Params, parse_time};
+use super::problem::{FieldError, Problem};
+use super::views::{Message, Time};
+use crate::store::{NewToken, TokenRecord};
+
+const MAX_NAME_CHARS: usize = 64;
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Scope {
+    /// Everything, tokens included.
+    Admin,
+    /// Send events.
+    Publish,
+    /// See everything but secrets and tokens.
+    Read,
+}
+
+impl From<Scope> for crate::store::Scope {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::Admin => Self::Admin,
+            Scope::Publish => Self::Publish,
+            Scope::Read => Self::Read,
+        }
+    }
+}
+
+impl From<crate::store::Scope> for Scope {
+    fn from(scope: crate::store::Scope) -> Self {
+        match scope {
+            crate::store::Scope::Admin => Self::Admin,
+            crate::store::Scope::Publish => Self::Publish,
+            crate::store::Scope::Read => Self::Read,
+        }
+    }
+}
+
+/// A token to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "honeypot fleet", "scopes": ["publish"]}))]
+pub(super) struct TokenInput {
+    /// For people; need not be unique.
+    #[schema(min_length = 1, max_length = 64)]
+    name: String,
+    #[schema(min_items = 1)]
+    scopes: Vec<Scope>,
+    /// RFC 3339, in the future; without it the token is good until it is revoked.
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+}
+
+/// A token, without the token itself.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Token {
+    uuid: Uuid,
+    name: String,
+    scopes: Vec<Scope>,
+    created_at: Time,
+    /// `null`: good until revoked.
+    #[schema(required)]
+    expires_at: Option<Time>,
+}
+
+/// A token just made: the only answer that shows it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CreatedToken {
+    #[serde(flatten)]
+    record: Token,
+    /// To be sent as `Authorization: Bearer <token>`. It is kept as a hash and cannot be shown again.
+    #[schema(example = "pr_Vw2dGkHkL1c5oY3bqHq7mX0sU9t4ZrJ8eNf6AaBbCcD")]
+    token: String,
+}
+
+impl From<TokenRecord> for Token {
+    fn from(record: TokenRecord) -> Self {
+        Self {
+            uuid: record.uuid,
+            name: record.name,
+            scopes: record.scopes.into_iter().map(Scope::from).collect(),
+            created_at: Time(record.created_at),
+            expires_at: record.expires_at.map(Time),
+        }
+    }
+}
+
+/// List the tokens
+#[utoipa::path(get, path = "/tokens", tag = "tokens", responses((status = 200, body = [Token])))]
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Admin(tenant): Admin,
+    params: Params,
+) -> Result<Json<Vec<Token>>, Problem> {
+    params.finish()?;
+    let tokens = app.engine.store().tokens(tenant).await?;
+    Ok(Json(tokens.into_iter().map(Token::from).collect()))
+}
+
+/// Make a token
+///
+/// The answer is the only one that shows the token.
+#[utoipa::path(post, path = "/tokens", tag = "tokens", request_body = TokenInput, responses(
+    (status = 201, body = CreatedToken),
+    (status = 400, description = "The body is no JSON."),
+    (status = 413, description = "The body is too large."),
+    (status = 415, description = "The body is not `application/json`."),
+    (status = 422, description = "A field is invalid."),
+    (status = 507, description = "The store is full."),
+))]
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    Admin(tenant): Admin,
+    JsonBody(input): JsonBody<TokenInput>,
+) -> Result<(StatusCode, Json<CreatedToken>), Problem> {
+    let now = app.engine.now();
+    let mut errors = Vec::new();
+    let mut wrong = |field: &str, reason: String| errors.push(FieldError { field: field.to_owned(), reason });
+    let chars = input.name.chars().count();
+    if !(1..=MAX_NAME_CHARS).contains(&chars) || input.name.chars().any(char::is_control) {
+        wrong("name", format!("must have 1 to {MAX_NAME_CHARS} characters, none of them a control character"));
+    }
+    if input.scopes.is_empty() {
+        wrong("scopes", "at least one of admin, publish and read is needed".to_owned());
+    }
+    let expires_at = match input.expires_at.as_deref().map(parse_time).transpose() {
+        Ok(Some(at)) if at <= now => {
+            wrong("expires_at", "is in the past".to_owned());
+            None
+        }
+        Ok(at) => at,
+        Err(reason) => {
+            wrong("expires_at", reason);
+            None
+        }
+    };
+    if !errors.is_empty() {
+        return Err(Problem::fields(errors));
+    }
+    let token = new_token().map_err(|error| Problem::internal(error.to_string()))?;
+    let mut scopes: Vec<crate::store::Scope> = input.scopes.into_iter().map(Into::into).collect();
+    scopes.sort_unstable();
+    scopes.dedup();
+    let record = NewToken { tenant, name: input.name, scopes, hash: hash_token(&token), expires_at, now };
+    let record = app.engine.store().create_token(record).await?.into();
+    Ok((StatusCode::CREATED, Json(CreatedToken { record, token: token.expose_secret().to_owned() })))
+}
+
+/// Revoke a token
+///
+/// Requests that carry it are refused from now on.
+#[utoipa::path(delete, path = "/tokens/{uuid}", tag = "tokens", params(("uuid" = Uuid, Path)), responses(
+    (status = 200, body = Message),
+    (status = 404, description = "There is no such token."),
+))]
+pub(super) async fn revoke(
+    State(app): State<Arc<App>>,
+    Admin(tenant): Admin,
+    Id(uuid): Id<Uuid>,
+) -> Result<Json<Message>, Problem> {
+    let found = app.engine.store().revoke_token(tenant, uuid, app.engine.now()).await?;
+    app.auth.forget();
+    if found { Ok(Json(Message { message: "Token revoked" })) } else { Err(Problem::not_found("token")) }
+}

@@ -1,0 +1,31 @@
+//! Shapes that several answers share.
+
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+
+use crate::clock::UnixMicros;
+
+/// A moment, RFC 3339 in UTC.
+#[derive(Clone, Copy, Debug, ToSchema)]
+#[schema(value_type = String, format = DateTime, example = "2026-11-23T18:00:00.000000Z")]
+pub(super) struct Time(pub(super) UnixMicros);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// An answer to what leaves nothing to show.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Message {
+    /// What was done, for people.
+    #[schema(example = "Webhook deleted")]
+    pub(super) message: &'static str,
+}
+
+/// Milliseconds with microseconds behind the point.
+pub(super) fn millis(duration: std::time::Duration) -> f64 {
+    let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+    f64::from(micros) / 1e3
+}

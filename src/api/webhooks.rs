@@ -1,0 +1,358 @@
+//! `/webhooks`: receivers, in the original's shape and with more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+use uuid::Uuid;
+
+use super::App;
+use super::auth::{Admin, Reader};
+use super::input::{Id, JsonBody, Params};
+use super::problem::Problem;
+use super::views::{Message, Time, millis};
+use crate::delivery::retry::{Next, Schedule, next};
+use crate::delivery::{End, Outcome};
+use crate::signing::Scheme;
+use crate::webhook::{WebhookPatch, WebhookRecord};
+
+/// Settings of a webhook: whole to create one, in part to change one. `null` is like not given.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "name": "siem",
+    "url": "https://siem.example.com/hooks/decnet",
+    "topic_patterns": ["attacker.>", "decky.*.state"]
+}))]
+pub(super) struct WebhookInput {
+    /// Unique.
+    #[schema(min_length = 1, max_length = 64)]
+    name: Option<String>,
+    #[schema(max_length = 1024)]
+    description: Option<String>,
+    /// Where to POST to, `https` or `http`; an address within the network is refused.
+    #[schema(format = "uri")]
+    url: Option<String>,
+    /// Topics wanted: `*` stands for one token, a last `>` for one or more.
+    #[schema(max_items = 256)]
+    topic_patterns: Option<Vec<String>>,
+    /// Names that stand for patterns and add to them: `AttackerDetail`, `DeckyStatus`, `SystemStatus`.
+    simple_events: Option<Vec<String>>,
+    /// The key of `X-DECNET-Signature`; without it a new webhook gets 32 random bytes.
+    #[schema(min_length = 16, max_length = 256, write_only)]
+    secret: Option<String>,
+    /// The key of `webhook-signature`, `whsec_` and base64 of 24 to 64 bytes; without it a new webhook gets 32 random bytes.
+    #[schema(pattern = "^whsec_[A-Za-z0-9+/]+=*$", write_only)]
+    standard_secret: Option<String>,
+    /// `decnet`, `standard`, or both, which is the default.
+    #[schema(min_items = 1)]
+    signatures: Option<Vec<String>>,
+    /// While it is off, its events are skipped. Turning it on closes the circuit.
+    enabled: Option<bool>,
+    /// For the whole attempt; 10 by default.
+    #[schema(minimum = 1, maximum = 60)]
+    timeout_s: Option<u64>,
+    /// Attempts under way at once; 32 by default.
+    #[schema(minimum = 1, maximum = 1024)]
+    max_in_flight: Option<u32>,
+    /// Delays between attempts in seconds; `null` is the server's default, `[]` a single attempt.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(max_items = 64, value_type = Option<Vec<f64>>)]
+    retry_schedule: Option<Option<Vec<f64>>>,
+}
+
+/// `null` is a value of its own here, unlike where a field is left out.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Vec<f64>>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl From<WebhookInput> for WebhookPatch {
+    fn from(input: WebhookInput) -> Self {
+        Self {
+            name: input.name,
+            description: input.description,
+            url: input.url,
+            topic_patterns: input.topic_patterns,
+            simple_events: input.simple_events,
+            secret: input.secret,
+            standard_secret: input.standard_secret,
+            signatures: input.signatures,
+            enabled: input.enabled,
+            timeout_s: input.timeout_s,
+            max_in_flight: input.max_in_flight,
+            retry_schedule: input.retry_schedule,
+        }
+    }
+}
+
+/// [`WebhookInput`] for a new webhook: documents what is needed.
+pub(super) struct NewWebhook;
+
+impl PartialSchema for NewWebhook {
+    fn schema() -> RefOr<Schema> {
+        let needed = ObjectBuilder::new().required("name").required("url");
+        AllOfBuilder::new()
+            .item(Ref::from_schema_name(WebhookInput::name()))
+            .item(needed)
+            .description(Some(
+                "A new webhook: `name`, `url` and one of `topic_patterns` and `simple_events` are needed.",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for NewWebhook {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((WebhookInput::name().into_owned(), WebhookInput::schema()));
+        WebhookInput::schemas(schemas);
+    }
+}
+
+/// A webhook. Its keys are never shown but in the answer to its creation.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Webhook {
+    uuid: Uuid,
+    name: String,
+    description: String,
+    url: String,
+    topic_patterns: Vec<String>,
+    enabled: bool,
+    #[schema(value_type = Vec<String>, example = json!(["decnet", "standard"]))]
+    signatures: Vec<&'static str>,
+    timeout_s: u64,
+    max_in_flight: u32,
+    /// Delays between attempts in seconds; `null`: the server's default.
+    #[schema(required)]
+    retry_schedule: Option<Vec<f64>>,
+    /// Failed attempts since the last success.
+    consecutive_failures: u32,
+    #[schema(required)]
+    last_success_at: Option<Time>,
+    #[schema(required)]
+    last_failure_at: Option<Time>,
+    #[schema(required)]
+    last_error: Option<String>,
+    /// Since when deliveries wait because the receiver fails; clears itself when it recovers.
+    #[schema(required)]
+    auto_disabled_at: Option<Time>,
+    created_at: Time,
+    updated_at: Time,
+    /// What an operator should know, each beginning with a stable word: `insecure_url: …`.
+    warnings: Vec<String>,
+}
+
+/// A webhook just made: the only answer that shows its keys.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CreatedWebhook {
+    #[serde(flatten)]
+    webhook: Webhook,
+    /// The key of `X-DECNET-Signature`.
+    secret: String,
+    /// The key of `webhook-signature`.
+    standard_secret: String,
+}
+
+impl From<&WebhookRecord> for Webhook {
+    fn from(record: &WebhookRecord) -> Self {
+        let (settings, health) = (&record.settings, &record.health);
+        let receiver = &settings.receiver;
+        let seconds = |schedule: &Schedule| schedule.delays().iter().map(Duration::as_secs_f64).collect();
+        Self {
+            uuid: record.uuid,
+            name: settings.name.clone(),
+            description: settings.description.clone(),
+            url: receiver.destination.as_str().to_owned(),
+            topic_patterns: settings.topic_patterns.iter().map(ToString::to_string).collect(),
+            enabled: settings.enabled,
+            signatures: receiver.signatures.iter().map(scheme_name).collect(),
+            timeout_s: receiver.timeout.as_secs(),
+            max_in_flight: settings.max_in_flight,
+            retry_schedule: settings.retry_schedule.as_ref().map(seconds),
+            consecutive_failures: health.consecutive_failures,
+            last_success_at: health.last_success_at.map(Time),
+            last_failure_at: health.last_failure_at.map(Time),
+            last_error: health.last_error.clone(),
+            auto_disabled_at: health.auto_disabled_at.map(Time),
+            created_at: Time(record.created_at),
+            updated_at: Time(record.updated_at),
+            warnings: warnings(record),
+        }
+    }
+}
+
+fn scheme_name(scheme: &Scheme) -> &'static str {
+    match scheme {
+        Scheme::Decnet => "decnet",
+        Scheme::Standard => "standard",
+    }
+}
+
+fn warnings(record: &WebhookRecord) -> Vec<String> {
+    let insecure = !record.settings.receiver.destination.is_tls();
+    insecure
+        .then(|| "insecure_url: events travel unencrypted and can be read on the way; use https".to_owned())
+        .into_iter()
+        .collect()
+}
+
+/// List the webhooks
+///
+/// A bare array, oldest first.
+#[utoipa::path(get, path = "/webhooks", tag = "webhooks", responses((status = 200, body = [Webhook])))]
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Reader(tenant): Reader,
+    params: Params,
+) -> Result<Json<Vec<Webhook>>, Problem> {
+    params.finish()?;
+    let webhooks = app.engine.store().webhooks(tenant).await?;
+    Ok(Json(webhooks.iter().map(Webhook::from).collect()))
+}
+
+/// Create a webhook
+///
+/// The answer is the only one that shows its keys.
+#[utoipa::path(post, path = "/webhooks", tag = "webhooks", request_body = NewWebhook, responses(
+    (status = 201, body = CreatedWebhook),
+    (status = 400, description = "The body is no JSON, or no pattern is given."),
+    (status = 409, description = "The name is taken."),
+    (status = 413, description = "The body is too large."),
+    (status = 415, description = "The body is not `application/json`."),
+    (status = 422, description = "A field is invalid, or the destination is forbidden (`egress_blocked: …`)."),
+    (status = 507, description = "The store is full."),
+))]
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    Admin(tenant): Admin,
+    JsonBody(input): JsonBody<WebhookInput>,
+) -> Result<(StatusCode, Json<CreatedWebhook>), Problem> {
+    let record = app.engine.create_webhook(tenant, input.into()).await?;
+    let keys = &record.settings.receiver.keys;
+    let created = CreatedWebhook {
+        webhook: Webhook::from(&record),
+        secret: keys.decnet.expose().to_owned(),
+        standard_secret: keys.standard.expose().to_string(),
+    };
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// Show a webhook
+#[utoipa::path(get, path = "/webhooks/{uuid}", tag = "webhooks", params(("uuid" = Uuid, Path)), responses(
+    (status = 200, body = Webhook),
+    (status = 404, description = "There is no such webhook."),
+))]
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Reader(tenant): Reader,
+    Id(uuid): Id<Uuid>,
+) -> Result<Json<Webhook>, Problem> {
+    let record = app.engine.store().webhook(tenant, uuid).await?.ok_or_else(|| Problem::not_found("webhook"))?;
+    Ok(Json(Webhook::from(&record)))
+}
+
+/// Change a webhook
+///
+/// Changes what is given and leaves the rest; takes effect at once. `enabled: true` also closes the circuit.
+#[utoipa::path(patch, path = "/webhooks/{uuid}", tag = "webhooks", params(("uuid" = Uuid, Path)),
+    request_body = WebhookInput, responses(
+    (status = 200, body = Webhook),
+    (status = 400, description = "The body is no JSON, or no pattern would be left."),
+    (status = 404, description = "There is no such webhook."),
+    (status = 409, description = "The name is taken, or someone else changed the webhook at this moment."),
+    (status = 413, description = "The body is too large."),
+    (status = 415, description = "The body is not `application/json`."),
+    (status = 422, description = "A field is invalid, or the destination is forbidden (`egress_blocked: …`)."),
+    (status = 507, description = "The store is full."),
+))]
+pub(super) async fn update(
+    State(app): State<Arc<App>>,
+    Admin(tenant): Admin,
+    Id(uuid): Id<Uuid>,
+    JsonBody(input): JsonBody<WebhookInput>,
+) -> Result<Json<Webhook>, Problem> {
+    let record = app.engine.update_webhook(tenant, uuid, input.into()).await?;
+    Ok(Json(Webhook::from(&record)))
+}
+
+/// Delete a webhook
+///
+/// Its pending deliveries end as discarded.
+#[utoipa::path(delete, path = "/webhooks/{uuid}", tag = "webhooks", params(("uuid" = Uuid, Path)), responses(
+    (status = 200, body = Message),
+    (status = 404, description = "There is no such webhook."),
+))]
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    Admin(tenant): Admin,
+    Id(uuid): Id<Uuid>,
+) -> Result<Json<Message>, Problem> {
+    app.engine.delete_webhook(tenant, uuid).await?;
+    Ok(Json(Message { message: "Webhook deleted" }))
+}
+
+/// What came of a test.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TestResult {
+    /// Whether the receiver answered 2xx.
+    delivered: bool,
+    #[schema(required)]
+    status_code: Option<u16>,
+    /// What went wrong: `non-retryable 404`, `http 503`, `timeout: …`, `connect: …`, `tls: …`, `dns: …`, `egress_blocked: …`.
+    #[schema(required)]
+    error: Option<String>,
+    /// Of the whole attempt, in milliseconds.
+    duration_ms: f64,
+    timings: Timings,
+}
+
+/// Where the time went, in milliseconds; `null`: the phase was not needed or not reached.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Timings {
+    #[schema(required)]
+    dns_ms: Option<f64>,
+    #[schema(required)]
+    connect_ms: Option<f64>,
+    #[schema(required)]
+    tls_ms: Option<f64>,
+    /// From the request's first byte out to the response's head in.
+    #[schema(required)]
+    first_byte_ms: Option<f64>,
+}
+
+/// Try a webhook
+///
+/// One signed attempt now with a test event; it is not repeated and not stored.
+#[utoipa::path(post, path = "/webhooks/{uuid}/test", tag = "webhooks", params(("uuid" = Uuid, Path)), responses(
+    (status = 200, body = TestResult, description = "The attempt was made; `delivered` says what came of it."),
+    (status = 404, description = "There is no such webhook."),
+))]
+pub(super) async fn test(
+    State(app): State<Arc<App>>,
+    Admin(tenant): Admin,
+    Id(uuid): Id<Uuid>,
+) -> Result<Json<TestResult>, Problem> {
+    let outcome = app.engine.test_webhook(tenant, uuid).await?;
+    // A schedule of one attempt turns every failure into its final error, in the words that deliveries have.
+    let error = match next(1, &outcome, &Schedule::once(), app.engine.now(), 1.0) {
+        Next::Delivered => None,
+        Next::RetryAt { error, .. } | Next::Dead { error } => Some(error),
+    };
+    Ok(Json(test_result(&outcome, error)))
+}
+
+fn test_result(outcome: &Outcome, error: Option<String>) -> TestResult {
+    let status_code = if let End::Status(status) = outcome.end { Some(status) } else { None };
+    let timings = Timings {
+        dns_ms: outcome.timings.dns.map(millis),
+        connect_ms: outcome.timings.connect.map(millis),
+        tls_ms: outcome.timings.tls.map(millis),
+        first_byte_ms: outcome.timings.first_byte.map(millis),
+    };
+    TestResult { delivered: error.is_none(), status_code, error, duration_ms: millis(outcome.duration), timings }
+}

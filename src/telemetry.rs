@@ -1,0 +1,128 @@
+//! What the process says about itself: the log on standard error.
+
+use std::str::FromStr;
+
+use tracing::Subscriber;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TelemetrySettings {
+    pub format: LogFormat,
+    /// Directives of `tracing`'s `EnvFilter`, as in `info,postrider=debug`.
+    pub filter: String,
+    /// Whether text is coloured.
+    pub colour: bool,
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned(), colour: false }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("the log filter {filter:?} is invalid: {reason}")]
+    Filter { filter: String, reason: String },
+    #[error("a log is set up already")]
+    AlreadySetUp,
+}
+
+/// Sends the log of the whole process to standard error.
+pub fn init(settings: &TelemetrySettings) -> Result<(), TelemetryError> {
+    subscriber(settings, std::io::stderr)?.try_init().map_err(|_| TelemetryError::AlreadySetUp)
+}
+
+/// Writes the log to `writer`, where it is set as the default.
+pub fn subscriber<W>(
+    settings: &TelemetrySettings,
+    writer: W,
+) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError>
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_new(&settings.filter)
+        .map_err(|error| TelemetryError::Filter { filter: settings.filter.clone(), reason: error.to_string() })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(settings.colour);
+    Ok(match settings.format {
+        LogFormat::Text => Box::new(builder.finish()),
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+    })
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => Err(format!("{other:?} is neither text nor json")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(settings: &TelemetrySettings) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(settings, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(webhook = "siem", "circuit opened");
+            tracing::debug!("not shown");
+        });
+        let bytes = lines.0.lock().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_line_of_json_has_its_fields_at_the_top() {
+        let log = logged(&TelemetrySettings { format: LogFormat::Json, ..TelemetrySettings::default() });
+        let line: serde_json::Value = serde_json::from_str(&log).expect("one line of JSON");
+        assert_eq!((&line["message"], &line["webhook"]), (&"circuit opened".into(), &"siem".into()));
+    }
+
+    #[test]
+    fn text_is_plain_and_filtered() {
+        let log = logged(&TelemetrySettings::default());
+        assert!(log.contains("circuit opened webhook=\"siem\""), "{log}");
+        assert!(!log.contains("not shown") && !log.contains('\x1b'), "{log}");
+    }
+
+    #[test]
+    fn a_filter_that_means_nothing_is_refused() {
+        let settings = TelemetrySettings { filter: "postrider=loud".to_owned(), ..TelemetrySettings::default() };
+        assert!(matches!(init(&settings), Err(TelemetryError::Filter { .. })));
+    }
+}
