@@ -24,6 +24,10 @@ pub mod api;
 pub mod dashboard;
 
 #[cfg(feature = "server")]
-pub mod serve;
+pub mod config;
 #[cfg(feature = "server")]
 pub mod telemetry;
+#[cfg(feature = "server")]
+pub mod serve;
+#[cfg(feature = "server")]
+pub mod cli;

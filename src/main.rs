@@ -1,1 +1,5 @@
-fn main() {}
+//! Parses the command line, calls the library, and leaves with an exit code.
+
+fn main() -> std::process::ExitCode {
+    postrider::cli::run(std::env::args_os())
+}

@@ -1,0 +1,112 @@
+//! The command line: one file a command, and what they share.
+
+mod completions;
+mod config;
+mod delivery;
+mod demo;
+mod event;
+mod listen;
+mod openapi;
+mod output;
+mod receiver;
+mod remote;
+mod samples;
+mod serve;
+mod signals;
+mod token;
+mod webhook;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{ConfigError, Environment};
+use output::Output;
+
+/// Delivers events to other people's servers as signed HTTP POSTs (webhooks), durably.
+#[derive(Debug, Parser)]
+#[command(name = "postrider", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Try it: postrider demo\nStart:  postrider serve, then postrider webhook create --help")]
+pub struct Cli {
+    /// Answer in JSON: one document, or one a line for streams
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(serve::Args),
+    /// Watch a server, two receivers and made-up events work together
+    Demo(demo::Args),
+    /// Receive webhooks on this machine, verify and print them
+    Listen(listen::Args),
+    /// Manage webhooks: who gets which events
+    Webhook(webhook::Args),
+    /// Send events and look at them
+    Event(event::Args),
+    /// Look at deliveries, retry and discard them
+    Delivery(delivery::Args),
+    /// Manage access tokens
+    Token(token::Args),
+    /// Print the server's settings and where each comes from
+    Config(config::Args),
+    /// Print the API's description (OpenAPI 3.1)
+    Openapi(openapi::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// The command line was understood but cannot be followed; exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+/// Parses `arguments`, the program's name first, and does what they say.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A reader that has gone takes nothing from the exit code.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let environment = Environment::read();
+    let output = Output::new(cli.json, &environment);
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(dispatch(cli.command, output, environment)));
+    result.unwrap_or_else(|error| report(&error, output))
+}
+
+async fn dispatch(command: Command, output: Output, environment: Environment) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve::run(args, output, &environment).await,
+        Command::Demo(args) => demo::run(args, output).await,
+        Command::Listen(args) => listen::run(args, output).await,
+        Command::Webhook(args) => webhook::run(args, output).await,
+        Command::Event(args) => event::run(args, output).await,
+        Command::Delivery(args) => delivery::run(args, output).await,
+        Command::Token(args) => token::run(args, output).await,
+        Command::Config(args) => config::run(&args, output, &environment),
+        Command::Openapi(args) => openapi::run(&args, output),
+        Command::Completions(args) => completions::run(&args, output),
+    }
+}
+
+/// Says what went wrong; the exit code is 2 where the user's words were the cause.
+fn report(error: &anyhow::Error, output: Output) -> ExitCode {
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    output.note(format_args!("{} {error:#}", output.paint_note(output::BAD, "error:")));
+    let is_usage = error.is::<UsageError>() || error.is::<ConfigError>();
+    ExitCode::from(if is_usage { 2 } else { 1 })
+}

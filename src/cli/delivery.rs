@@ -1,0 +1,178 @@
+//! `postrider delivery`: what became of each event at each webhook.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::event::{Page, Query, Range, more};
+use super::output::{self, BAD, GOOD, Output, QUIET, STRONG};
+use super::remote::{Answer, Connection, Remote};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: postrider delivery list --state dead")]
+pub(super) struct Args {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List deliveries, newest event first
+    #[command(after_help = "Example: postrider delivery list --webhook siem --state pending")]
+    List(List),
+    /// Show a delivery and its attempts
+    #[command(after_help = "Example: postrider delivery show 6d2c…")]
+    Show(Named),
+    /// Deliver again: an ended delivery with a fresh schedule, a waiting one now
+    #[command(after_help = "Example: postrider delivery retry 6d2c…")]
+    Retry(Named),
+    /// Give a pending or dead delivery up
+    #[command(after_help = "Example: postrider delivery discard 6d2c… --reason 'receiver is gone'")]
+    Discard {
+        #[command(flatten)]
+        delivery: Named,
+        /// Say why; shown with the delivery
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// The delivery's id
+    #[arg(value_name = "DELIVERY")]
+    id: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    /// Only to this webhook: its name or UUID
+    #[arg(long)]
+    webhook: Option<String>,
+    /// Only of this event: its id
+    #[arg(long)]
+    event: Option<String>,
+    /// Only in this state
+    #[arg(long, value_parser = ["pending", "delivered", "dead", "skipped", "discarded"])]
+    state: Option<String>,
+    /// Only topics that match
+    #[arg(long, value_name = "PATTERN")]
+    topic: Option<String>,
+    #[command(flatten)]
+    range: Range,
+    #[command(flatten)]
+    page: Page,
+}
+
+pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    let remote = args.connection.open()?;
+    match args.command {
+        Command::List(args) => list(&remote, args, output).await,
+        Command::Show(Named { id }) => {
+            let answer = remote.get(&["deliveries", &id], &[]).await?;
+            if !output.answer(&answer)? {
+                show(&answer.value, output)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Retry(Named { id }) => {
+            let answer = remote.post(&["deliveries", &id, "retry"], &json!({})).await?;
+            changed(&answer, output)
+        }
+        Command::Discard { delivery, reason } => {
+            let body = reason.map_or_else(|| json!({}), |reason| json!({ "reason": reason }));
+            let answer = remote.post(&["deliveries", &delivery.id, "discard"], &body).await?;
+            changed(&answer, output)
+        }
+    }
+}
+
+fn changed(answer: &Answer, output: Output) -> anyhow::Result<ExitCode> {
+    if !output.answer(answer)? {
+        let delivery = &answer.value;
+        let state = output.state(&output::text(delivery, "state"));
+        output.line(format_args!("{}  {state}", output::text(delivery, "id")))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(remote: &Remote, args: List, output: Output) -> anyhow::Result<ExitCode> {
+    let mut query = Query::new();
+    if let Some(webhook) = args.webhook {
+        query.push(("webhook", remote.webhook(&webhook).await?));
+    }
+    let filters = [("event", args.event), ("state", args.state), ("topic", args.topic)];
+    query.extend(filters.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    args.range.add_to(&mut query);
+    args.page.add_to(&mut query);
+    let answer = remote.page("deliveries", &query).await?;
+    if output.answer(&answer)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let items = answer.value["items"].as_array().map_or(&[][..], Vec::as_slice);
+    if items.is_empty() {
+        output.note("no deliveries match");
+        return Ok(ExitCode::SUCCESS);
+    }
+    table(items, output)?;
+    more(&answer.value, output);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Deliveries, one a line.
+pub(super) fn table(deliveries: &[Value], output: Output) -> anyhow::Result<()> {
+    let rows = deliveries.iter().map(|delivery| {
+        vec![
+            output.paint(QUIET, output::moment(delivery, "accepted_at")),
+            output.state(&output::text(delivery, "state")),
+            output.paint(STRONG, output::text(delivery, "topic")),
+            output::text(delivery, "webhook_name"),
+            output::text(delivery, "attempts"),
+            output::text(delivery, "reason"),
+            output.paint(QUIET, output::text(delivery, "id")),
+        ]
+    });
+    output.table(&["accepted (utc)", "state", "topic", "webhook", "attempts", "reason", "id"], rows.collect())?;
+    Ok(())
+}
+
+fn show(delivery: &Value, output: Output) -> anyhow::Result<()> {
+    let webhook = format!("{}  {}", output::text(delivery, "webhook_name"), output::text(delivery, "webhook_uuid"));
+    output.fields(&[
+        ("id", output::text(delivery, "id")),
+        ("state", output.state(&output::text(delivery, "state"))),
+        ("reason", output::text(delivery, "reason")),
+        ("webhook", webhook),
+        ("event", output::text(delivery, "event_id")),
+        ("topic", output.paint(STRONG, output::text(delivery, "topic"))),
+        ("type", output::text(delivery, "type")),
+        ("accepted", output::moment(delivery, "accepted_at")),
+        ("updated", output::moment(delivery, "updated_at")),
+        ("next attempt", output::moment(delivery, "next_attempt_at")),
+    ])?;
+    let attempts = delivery["attempt_log"].as_array().map_or(&[][..], Vec::as_slice);
+    if attempts.is_empty() {
+        output.note("\nno attempt yet");
+        return Ok(());
+    }
+    output.line("")?;
+    let rows = attempts.iter().map(|attempt| {
+        let result = match attempt["error"].as_str() {
+            None => output.paint(GOOD, format_args!("{}", output::text(attempt, "status_code"))),
+            Some(error) => output.paint(BAD, error),
+        };
+        let response = output::text(attempt, "response");
+        vec![
+            output::text(attempt, "number"),
+            output.paint(QUIET, output::moment(attempt, "started_at")),
+            attempt["duration_ms"].as_f64().map(output::milliseconds).unwrap_or_default(),
+            result,
+            response.lines().next().unwrap_or_default().chars().take(80).collect(),
+        ]
+    });
+    output.table(&["attempt", "started (utc)", "took", "result", "response"], rows.collect())?;
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! `postrider event`: send events and look at them.
+
+mod batches;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::io::AsyncReadExt;
+
+use super::output::{self, NAME, Output, QUIET, STRONG, WARN};
+use super::remote::{Connection, Remote};
+use super::{UsageError, delivery};
+use crate::clock::{Clock, SystemClock, UnixMicros};
+use crate::config::Span;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: postrider event send order.paid '{\"amount\": 12.50}'")]
+pub(super) struct Args {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send an event, or many
+    #[command(after_help = "Examples:\n  postrider event send order.paid '{\"amount\": 12.50}' --type paid\n  \
+        postrider event send order.paid @order.json\n  postrider event send --ndjson events.ndjson")]
+    Send(Send),
+    /// List events, newest first
+    #[command(after_help = "Example: postrider event list --topic 'attacker.>' --since 1h")]
+    List(List),
+    /// Show an event and its deliveries
+    #[command(after_help = "Example: postrider event show 0191f6c0-7a2e-7c3d-9c1b-2f6d8a4e5b10")]
+    Show {
+        /// The event's id
+        #[arg(value_name = "EVENT")]
+        id: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Send {
+    /// What it is about, as in order.paid
+    #[arg(required_unless_present = "ndjson")]
+    topic: Option<String>,
+    /// JSON, or @FILE to read it from, or - for standard input
+    payload: Option<String>,
+    /// Its type
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// Its id; one that was sent before is not delivered again [default: made by the server]
+    #[arg(long)]
+    id: Option<String>,
+    /// When it happened: any text, or seconds since 1970 [default: now]
+    #[arg(long, value_name = "TIME")]
+    ts: Option<String>,
+    /// Send many: one JSON object a line, {"topic", "payload", …}, from a file or - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["topic", "payload", "kind", "id", "ts"])]
+    ndjson: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    /// Only topics that match
+    #[arg(long, value_name = "PATTERN")]
+    topic: Option<String>,
+    /// Only this type
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    #[command(flatten)]
+    range: Range,
+    /// Only events whose body has this text in it
+    #[arg(long, value_name = "TEXT")]
+    q: Option<String>,
+    #[command(flatten)]
+    page: Page,
+}
+
+/// From when to when events were accepted.
+#[derive(Debug, clap::Args)]
+pub(super) struct Range {
+    /// Only events accepted since: RFC 3339, seconds since 1970, or how long ago, as in 1h
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only events accepted before: RFC 3339, seconds since 1970, or how long ago, as in 1h
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+}
+
+/// Which part of a listing.
+#[derive(Debug, clap::Args)]
+pub(super) struct Page {
+    /// At most this many
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
+    limit: u32,
+    /// Go on from here
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+/// The parameters of a query: those that were given.
+pub(super) type Query = Vec<(&'static str, String)>;
+
+impl Range {
+    pub(super) fn add_to(self, query: &mut Query) {
+        for (name, time) in [("since", self.since), ("until", self.until)] {
+            query.extend(time.map(|time| (name, ago(time))));
+        }
+    }
+}
+
+impl Page {
+    pub(super) fn add_to(self, query: &mut Query) {
+        query.push(("limit", self.limit.to_string()));
+        query.extend(self.cursor.map(|cursor| ("cursor", cursor)));
+    }
+}
+
+/// `1h` as the moment an hour ago; anything else as it is.
+fn ago(time: String) -> String {
+    match time.parse::<Span>() {
+        Ok(Span(span)) => {
+            let span_us = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+            UnixMicros(SystemClock.now().0.saturating_sub(span_us)).to_string()
+        }
+        Err(_) => time,
+    }
+}
+
+pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    let remote = args.connection.open()?;
+    match args.command {
+        Command::Send(Send { ndjson: Some(file), .. }) => batches::send(&remote, &file, output).await,
+        Command::Send(args) => send(&remote, args, output).await,
+        Command::List(args) => list(&remote, args, output).await,
+        Command::Show { id } => show(&remote, &id, output).await,
+    }
+}
+
+/// An event as the API takes it. What a user wrote goes on as it is: numbers keep their digits.
+#[derive(Serialize)]
+struct NewEvent {
+    topic: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ts: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Box<RawValue>>,
+}
+
+async fn send(remote: &Remote, args: Send, output: Output) -> anyhow::Result<ExitCode> {
+    let payload = match args.payload {
+        None => None,
+        Some(text) => {
+            let text = read_payload(text).await?;
+            Some(RawValue::from_string(text).map_err(|error| UsageError(format!("the payload is no JSON: {error}")))?)
+        }
+    };
+    // A number is seconds since 1970; anything else is a text.
+    let ts = args.ts.map(|ts| match serde_json::from_str::<serde_json::Number>(&ts) {
+        Ok(_) => RawValue::from_string(ts),
+        Err(_) => serde_json::value::to_raw_value(&ts),
+    });
+    let event = NewEvent { topic: args.topic, kind: args.kind, id: args.id, ts: ts.transpose()?, payload };
+    let event = serde_json::to_vec(&event)?;
+    let answer = remote.post_bytes(&["events"], "application/json", event.into()).await?;
+    if output.answer(&answer)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let receipt = &answer.value;
+    let deliveries = counted(receipt["deliveries"].as_u64().unwrap_or(0), "delivery", "deliveries");
+    let id = output.paint(NAME, output::text(receipt, "id"));
+    if receipt["duplicate"] == true {
+        output.line(format_args!("{id}  {}", output.paint(WARN, "sent before: nothing is delivered again")))?;
+    } else {
+        output.line(format_args!("{id}  {deliveries}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The payload itself, or what `@FILE` or `-` stands for.
+async fn read_payload(text: String) -> anyhow::Result<String> {
+    let mut read = String::new();
+    if text == "-" {
+        tokio::io::stdin().read_to_string(&mut read).await.context("cannot read the payload from standard input")?;
+    } else if let Some(path) = text.strip_prefix('@') {
+        read = tokio::fs::read_to_string(path).await.with_context(|| format!("cannot read the payload from {path}"))?;
+    } else {
+        return Ok(text);
+    }
+    Ok(read.trim().to_owned())
+}
+
+/// `1 delivery`, `2 deliveries`
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+async fn list(remote: &Remote, args: List, output: Output) -> anyhow::Result<ExitCode> {
+    let mut query = Query::new();
+    let filters = [("topic", args.topic), ("type", args.kind), ("q", args.q)];
+    query.extend(filters.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    args.range.add_to(&mut query);
+    args.page.add_to(&mut query);
+    let answer = remote.page("events", &query).await?;
+    if output.answer(&answer)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let items = answer.value["items"].as_array().map_or(&[][..], Vec::as_slice);
+    if items.is_empty() {
+        output.note("no events match");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = items.iter().map(|event| {
+        vec![
+            output.paint(QUIET, output::moment(event, "accepted_at")),
+            output.paint(STRONG, output::text(event, "topic")),
+            output::text(event, "type"),
+            output::text(event, "deliveries"),
+            output.paint(QUIET, output::text(event, "id")),
+        ]
+    });
+    output.table(&["accepted (utc)", "topic", "type", "deliveries", "id"], rows.collect())?;
+    more(&answer.value, output);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says how to see the next page, if there is one.
+pub(super) fn more(page: &serde_json::Value, output: Output) {
+    if let Some(cursor) = page["next_cursor"].as_str() {
+        output.note(output.paint_note(QUIET, format_args!("\nolder ones: --cursor {cursor}")));
+    }
+}
+
+async fn show(remote: &Remote, id: &str, output: Output) -> anyhow::Result<ExitCode> {
+    #[derive(Deserialize)]
+    struct Payload<'a> {
+        #[serde(borrow)]
+        payload: &'a RawValue,
+    }
+    let answer = remote.get(&["events", id], &[]).await?;
+    if output.answer(&answer)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let event = &answer.value;
+    output.fields(&[
+        ("id", output::text(event, "id")),
+        ("topic", output.paint(STRONG, output::text(event, "topic"))),
+        ("type", output::text(event, "type")),
+        ("ts", output::text(event, "ts")),
+        ("accepted", output::moment(event, "accepted_at")),
+    ])?;
+    let payload: Payload<'_> = serde_json::from_str(&answer.text)?;
+    output.line(format_args!("\n{}\n", super::listen::indented(payload.payload.get())))?;
+    let deliveries = event["delivery_page"]["items"].as_array().map_or(&[][..], Vec::as_slice);
+    if deliveries.is_empty() {
+        output.note("no webhook wanted it");
+    } else {
+        delivery::table(deliveries, output)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

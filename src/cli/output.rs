@@ -1,0 +1,212 @@
+//! The only place that writes to the terminal: text for people, tables, and JSON for programs.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::remote::Answer;
+use crate::clock::UnixMicros;
+use crate::config::Environment;
+
+pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+pub(super) const BAD: Style = AnsiColor::Red.on_default();
+pub(super) const WARN: Style = AnsiColor::Yellow.on_default();
+pub(super) const NAME: Style = AnsiColor::Cyan.on_default();
+pub(super) const QUIET: Style = Style::new().dimmed();
+pub(super) const STRONG: Style = Style::new().bold();
+
+/// How this run speaks: answers on standard output, everything said about them on standard error.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output {
+    /// One JSON document, or one a line for streams.
+    pub json: bool,
+    stdout: Stream,
+    stderr: Stream,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stream {
+    is_terminal: bool,
+    colour: bool,
+}
+
+impl Output {
+    pub(super) fn new(json: bool, environment: &Environment) -> Self {
+        let stream = |is_terminal| Stream { is_terminal, colour: is_terminal && !environment.forbids_colour() };
+        Self { json, stdout: stream(io::stdout().is_terminal()), stderr: stream(io::stderr().is_terminal()) }
+    }
+
+    /// A line of the answer. `Err` when the reader has gone.
+    pub(super) fn line(self, text: impl Display) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{text}")?;
+        stdout.flush()
+    }
+
+    /// A line about the answer, on standard error. Nobody needs it to go on, so a reader that has gone is no error.
+    pub(super) fn note(self, text: impl Display) {
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+
+    /// One JSON document on one line.
+    pub(super) fn json(self, document: &impl Serialize) -> io::Result<()> {
+        self.line(serde_json::to_string(document)?)
+    }
+
+    /// A server's answer as it came, if JSON is wanted; says whether that is so.
+    pub(super) fn answer(self, answer: &Answer) -> io::Result<bool> {
+        if self.json {
+            self.line(answer.text.trim_end())?;
+        }
+        Ok(self.json)
+    }
+
+    /// `text` in colour, if standard output is a terminal that wants it.
+    pub(super) fn paint(self, style: Style, text: impl Display) -> String {
+        paint(self.stdout.colour, style, text)
+    }
+
+    /// As [`Self::paint`], for [`Self::note`].
+    pub(super) fn paint_note(self, style: Style, text: impl Display) -> String {
+        paint(self.stderr.colour, style, text)
+    }
+
+    pub(super) fn notes_in_colour(self) -> bool {
+        self.stderr.colour
+    }
+
+    /// Whether a person can be asked.
+    pub(super) fn can_ask(self) -> bool {
+        self.stderr.is_terminal && io::stdin().is_terminal()
+    }
+
+    /// Asks a question that `y` answers with yes; anything else is no.
+    pub(super) fn confirm(self, question: &str) -> io::Result<bool> {
+        write!(io::stderr().lock(), "{question} [y/N] ")?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+
+    /// Rows under headings, in columns.
+    pub(super) fn table(self, headings: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
+        let heading = |text: &&str| {
+            let cell = Cell::new(text.to_uppercase());
+            if self.stdout.colour { cell.add_attribute(Attribute::Dim) } else { cell }
+        };
+        let mut table = columns();
+        table.set_header(headings.iter().map(heading).collect::<Vec<_>>()).add_rows(rows);
+        self.print_table(table)
+    }
+
+    /// Names and what they stand for, one a line.
+    pub(super) fn fields(self, fields: &[(&str, String)]) -> io::Result<()> {
+        let mut table = columns();
+        for (name, value) in fields {
+            let name = Cell::new(name);
+            let name = if self.stdout.colour { name.add_attribute(Attribute::Dim) } else { name };
+            table.add_row(vec![name, Cell::new(value)]);
+        }
+        self.print_table(table)
+    }
+
+    fn print_table(self, mut table: Table) -> io::Result<()> {
+        if self.stdout.is_terminal {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        if self.stdout.colour {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        for line in table.lines() {
+            self.line(line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// Progress over `length` steps, on standard error if that is a terminal; `None`: the length is not known.
+    pub(super) fn progress(self, length: Option<u64>, unit: &str) -> ProgressBar {
+        let target =
+            if self.stderr.is_terminal && !self.json { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let template = match (length, unit) {
+            (Some(_), "bytes") => "{bar:32.cyan/dim} {bytes}/{total_bytes}  {msg}  {eta:.dim} left",
+            (Some(_), _) => "{bar:32.cyan/dim} {human_pos}/{human_len}  {msg}  {eta:.dim} left",
+            (None, _) => "{spinner:.cyan} {msg}",
+        };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::with_draw_target(length, target).with_style(style.progress_chars("━━─"))
+    }
+
+    /// `true` and `false` in words and colour.
+    pub(super) fn yes_no(self, yes: bool) -> String {
+        if yes { self.paint(GOOD, "yes") } else { self.paint(QUIET, "no") }
+    }
+
+    /// A delivery's state in its colour.
+    pub(super) fn state(self, state: &str) -> String {
+        let style = match state {
+            "delivered" => GOOD,
+            "pending" => WARN,
+            "dead" => BAD,
+            _ => QUIET,
+        };
+        self.paint(style, state)
+    }
+}
+
+fn paint(colour: bool, style: Style, text: impl Display) -> String {
+    if colour { format!("{style}{text}{style:#}") } else { text.to_string() }
+}
+
+/// A table without lines, flush left, columns two spaces apart.
+fn columns() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+/// A field of an answer as text: strings bare, `null` and absent as `-`.
+pub(super) fn text(document: &Value, field: &str) -> String {
+    plain(&document[field])
+}
+
+/// A value as a person writes it: strings bare, lists with commas, `null` and absent as `-`.
+pub(super) fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.is_empty() => "-".to_owned(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+/// An RFC 3339 moment of an answer, to the second and in UTC: `2026-11-23 18:00:00`.
+pub(super) fn moment(document: &Value, field: &str) -> String {
+    let text = text(document, field);
+    match text.parse::<jiff::Timestamp>() {
+        Ok(timestamp) => timestamp.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => text,
+    }
+}
+
+/// The time of day in UTC with milliseconds: `18:00:00.000`.
+pub(super) fn time_of_day(at: UnixMicros) -> String {
+    jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.to_string(), |at| at.strftime("%H:%M:%S%.3f").to_string())
+}
+
+/// Milliseconds with as many digits as matter: `0.4 ms`, `12 ms`, `1.3 s`.
+pub(super) fn milliseconds(ms: f64) -> String {
+    match ms {
+        ms if ms < 9.95 => format!("{ms:.1} ms"),
+        ms if ms < 999.5 => format!("{ms:.0} ms"),
+        ms => format!("{:.1} s", ms / 1_000.0),
+    }
+}

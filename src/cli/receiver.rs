@@ -1,0 +1,134 @@
+//! A receiver of webhooks for development: any method, any path, HTTP/1.1.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// The largest body taken: the largest event and room for what its canonical form may add.
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// How long answers under way are waited for when the receiver stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One request, read whole.
+pub(super) struct Received {
+    pub method: Method,
+    pub uri: Uri,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// What the receiver says to it, and how long it takes its time.
+#[derive(Clone, Copy)]
+pub(super) struct Answer {
+    pub status: StatusCode,
+    pub delay: Duration,
+}
+
+impl From<StatusCode> for Answer {
+    fn from(status: StatusCode) -> Self {
+        Self { status, delay: Duration::ZERO }
+    }
+}
+
+/// A receiver that listens until it is stopped.
+pub(super) struct Receiver {
+    pub address: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Receiver {
+    /// Listens on `listen`; port 0 takes a free one. `answer` is called for every request and must not block.
+    pub(super) async fn start<F>(listen: SocketAddr, answer: F) -> io::Result<Self>
+    where
+        F: Fn(Received) -> Answer + Send + Sync + 'static,
+    {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(accept(listener, Arc::new(answer), stopped));
+        Ok(Self { address, stop, task })
+    }
+
+    /// Stops listening and finishes the answers under way.
+    pub(super) async fn stop(self) {
+        self.stop.send_replace(true);
+        // Cut off after its time, the task takes its connections with it.
+        let abort = self.task.abort_handle();
+        if tokio::time::timeout(STOP_TIMEOUT, self.task).await.is_err() {
+            abort.abort();
+        }
+    }
+}
+
+async fn accept<F>(listener: TcpListener, answer: Arc<F>, mut stopped: watch::Receiver<bool>)
+where
+    F: Fn(Received) -> Answer + Send + Sync + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve_connection(stream, Arc::clone(&answer), stopped.clone()));
+                }
+                // Out of file descriptors, most likely: some become free when connections end.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            },
+            Some(_) = connections.join_next() => {}
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve_connection<F>(stream: TcpStream, answer: Arc<F>, mut stopped: watch::Receiver<bool>)
+where
+    F: Fn(Received) -> Answer + Send + Sync + 'static,
+{
+    // Without it, small answers wait for the peer's delayed ACK.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| respond(request, Arc::clone(&answer)));
+    let mut connection = std::pin::pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        // A sender that breaks off is the sender's affair.
+        _ = connection.as_mut() => return,
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}
+
+async fn respond<F>(request: Request<Incoming>, answer: Arc<F>) -> Result<Response<Empty<Bytes>>, Infallible>
+where
+    F: Fn(Received) -> Answer + Send + Sync + 'static,
+{
+    let (head, body) = request.into_parts();
+    let answer = match Limited::new(body, MAX_BODY_BYTES).collect().await {
+        Ok(body) => {
+            answer(Received { method: head.method, uri: head.uri, headers: head.headers, body: body.to_bytes() })
+        }
+        Err(error) if error.is::<LengthLimitError>() => StatusCode::PAYLOAD_TOO_LARGE.into(),
+        Err(_) => StatusCode::BAD_REQUEST.into(),
+    };
+    if !answer.delay.is_zero() {
+        tokio::time::sleep(answer.delay).await;
+    }
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = answer.status;
+    Ok(response)
+}

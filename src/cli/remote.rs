@@ -1,0 +1,225 @@
+//! A running server, reached through its REST API.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use serde_json::Value;
+use url::Url;
+use uuid::Uuid;
+
+use super::UsageError;
+use crate::config::DEFAULT_SERVER;
+use crate::delivery::End;
+use crate::delivery::client::{Client, ClientOptions, DEFAULT_CONNECT_TIMEOUT, Roots};
+use crate::delivery::guard::{Destination, EgressPolicy, SystemResolver};
+
+/// The longest attempt that `webhook test` waits for is 60 s; the server's own work comes on top.
+const TIMEOUT: Duration = Duration::from_secs(75);
+/// The largest answer read.
+const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// Which server, and who asks.
+#[derive(Debug, clap::Args)]
+pub(super) struct Connection {
+    /// Talk to the server at this address
+    #[arg(long, global = true, value_name = "URL", env = "POSTRIDER_SERVER", default_value = DEFAULT_SERVER)]
+    server: String,
+    /// Show the server this access token
+    #[arg(long, global = true, value_name = "TOKEN", env = "POSTRIDER_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+/// A server and the right to ask it.
+pub(super) struct Remote {
+    client: Client,
+    base: Url,
+    token: String,
+}
+
+/// What the server said.
+pub(super) struct Answer {
+    /// As it came: numbers have all their digits.
+    pub text: String,
+    /// The same, parsed.
+    pub value: Value,
+}
+
+/// What the server said instead of an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct Refusal {
+    text: String,
+    /// The answer's body, `problem+json` if it came from Postrider.
+    pub problem: Value,
+}
+
+impl Connection {
+    pub(super) fn open(self) -> anyhow::Result<Remote> {
+        let Some(token) = self.token.filter(|token| !token.is_empty()) else {
+            bail!(UsageError(
+                "no access token: set POSTRIDER_TOKEN or give --token.\n\
+                 The server prints an admin token at its first start; `postrider token create` makes others."
+                    .to_owned()
+            ));
+        };
+        Remote::new(&self.server, token)
+    }
+}
+
+impl Remote {
+    pub(super) fn new(server: &str, token: String) -> anyhow::Result<Self> {
+        let base = Url::parse(server)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| UsageError(format!("{server:?} is no address of a server; it looks like {DEFAULT_SERVER}")))?;
+        let client = Client::new(ClientOptions {
+            policy: EgressPolicy { allow_all_private: true, ..EgressPolicy::default() },
+            resolver: Some(std::sync::Arc::new(SystemResolver)),
+            roots: Roots::Native,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+        })?;
+        Ok(Self { client, base, token })
+    }
+
+    pub(super) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Answer> {
+        self.call(Method::GET, path, query, None, Bytes::new()).await
+    }
+
+    pub(super) async fn post(&self, path: &[&str], body: &Value) -> anyhow::Result<Answer> {
+        self.send(Method::POST, path, body).await
+    }
+
+    pub(super) async fn send(&self, method: Method, path: &[&str], body: &Value) -> anyhow::Result<Answer> {
+        self.call(method, path, &[], Some("application/json"), body.to_string().into()).await
+    }
+
+    /// Posts bytes as they are.
+    pub(super) async fn post_bytes(&self, path: &[&str], media: &'static str, body: Bytes) -> anyhow::Result<Answer> {
+        self.call(Method::POST, path, &[], Some(media), body).await
+    }
+
+    pub(super) async fn delete(&self, path: &[&str]) -> anyhow::Result<Answer> {
+        self.call(Method::DELETE, path, &[], None, Bytes::new()).await
+    }
+
+    /// A page of a listing, passing over empty pages that are not the last.
+    pub(super) async fn page(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Answer> {
+        let mut query = query.to_vec();
+        loop {
+            let page = self.get(&[path], &query).await?;
+            let is_empty = page.value["items"].as_array().is_some_and(Vec::is_empty);
+            match page.value["next_cursor"].as_str() {
+                Some(cursor) if is_empty => {
+                    query.retain(|(name, _)| *name != "cursor");
+                    query.push(("cursor", cursor.to_owned()));
+                }
+                _ => return Ok(page),
+            }
+        }
+    }
+
+    /// The UUID of a webhook that a user names by UUID or by name.
+    pub(super) async fn webhook(&self, name: &str) -> anyhow::Result<String> {
+        if let Ok(uuid) = Uuid::parse_str(name) {
+            return Ok(uuid.to_string());
+        }
+        let webhooks = self.get(&["webhooks"], &[]).await?;
+        let found = webhooks.value.as_array().into_iter().flatten().find(|webhook| webhook["name"] == name);
+        match found.and_then(|webhook| webhook["uuid"].as_str()) {
+            Some(uuid) => Ok(uuid.to_owned()),
+            None => bail!("there is no webhook {name:?}; `postrider webhook list` shows those there are"),
+        }
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        media: Option<&str>,
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        let url = self.url(path, query)?;
+        let destination = Destination::parse(url.as_str())?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(url.as_str())
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(header::ACCEPT, "application/json");
+        if let Some(media) = media {
+            request = request.header(header::CONTENT_TYPE, media);
+        }
+        let request = request.body(body).map_err(|_| UsageError("the access token has forbidden characters".to_owned()))?;
+        let response = self
+            .client
+            .request(&destination, request, MAX_ANSWER_BYTES, TIMEOUT)
+            .await
+            .map_err(|error| self.unreachable(&error))?;
+        let (head, body) = response.into_parts();
+        if !head.status.is_success() {
+            return Err(self.refusal(head.status, &body).into());
+        }
+        let strange = || format!("{} did not answer in JSON; is it Postrider?", self.base);
+        let text = String::from_utf8(body.into()).with_context(strange)?;
+        let value = serde_json::from_str(&text).with_context(strange)?;
+        Ok(Answer { text, value })
+    }
+
+    fn url(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Url> {
+        let mut url = self.base.clone();
+        match url.path_segments_mut() {
+            Ok(mut segments) => segments.pop_if_empty().extend(["api", "v1"]).extend(path),
+            Err(()) => bail!("{} has no path", self.base),
+        };
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Ok(url)
+    }
+
+    fn unreachable(&self, end: &End) -> anyhow::Error {
+        let reason = match end {
+            End::Status(status) => format!("http {status}"),
+            End::Timeout(reason) => format!("timeout: {reason}"),
+            End::Blocked { reason, .. } => reason.clone(),
+            End::Connect(reason) | End::Tls(reason) | End::Dns(reason) | End::Protocol(reason) => reason.clone(),
+        };
+        anyhow::anyhow!(
+            "cannot reach the server at {}: {reason}\n\
+             Start one with `postrider serve`, or say where it is with --server or POSTRIDER_SERVER.",
+            self.base
+        )
+    }
+
+    /// A `problem+json` answer (RFC 9457) as text for people, with what to do next where that is known.
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> Refusal {
+        let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+        let detail = ["detail", "title"].iter().find_map(|field| problem[field].as_str());
+        let mut text = match detail {
+            Some(detail) => detail.to_owned(),
+            None => format!("{} answered {status}", self.base),
+        };
+        for error in problem["errors"].as_array().into_iter().flatten() {
+            let reason = ["detail", "message", "reason"].iter().find_map(|field| error[field].as_str());
+            let line = match (error["field"].as_str(), reason) {
+                (Some(field), Some(reason)) => format!("{field}: {reason}"),
+                _ => super::output::plain(error),
+            };
+            if line != text {
+                text += &format!("\n  {line}");
+            }
+        }
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                text += "\nThe server does not know this token. Check POSTRIDER_TOKEN or --token, and that --server is the right one.";
+            }
+            StatusCode::FORBIDDEN => {
+                text += "\nThis token may not do that; `postrider token create --scope …` with an admin token makes one that may.";
+            }
+            _ => {}
+        }
+        Refusal { text, problem }
+    }
+}

@@ -1,0 +1,367 @@
+//! `postrider webhook`: who gets which events.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Subcommand;
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::UsageError;
+use super::output::{self, BAD, GOOD, NAME, Output, QUIET, STRONG, WARN};
+use super::remote::{Connection, Remote};
+use crate::config::{Span, parse_span};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: postrider webhook list\n\nWEBHOOK is a webhook's name or its UUID.")]
+pub(super) struct Args {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the webhooks
+    #[command(after_help = "Example: postrider webhook list --json | jq -r '.[].name'")]
+    List,
+    /// Create a webhook and print its keys, this once
+    #[command(after_help = "Example: postrider webhook create --name siem --url https://siem.example/hook \
+        --topic 'attacker.>' --topic 'decky.*.state'")]
+    Create(Create),
+    /// Show a webhook
+    #[command(after_help = "Example: postrider webhook show siem")]
+    Show(Named),
+    /// Change settings of a webhook; what is not given stays
+    #[command(after_help = "Example: postrider webhook update siem --timeout 20s --enable")]
+    Update(Update),
+    /// Delete a webhook; what it is still owed is discarded
+    #[command(after_help = "Example: postrider webhook delete siem --yes")]
+    Delete(Delete),
+    /// Send a test event now, once, and say what came of it
+    #[command(after_help = "Example: postrider webhook test siem")]
+    Test(Named),
+}
+
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// The webhook's name or UUID
+    #[arg(value_name = "WEBHOOK")]
+    name: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct Create {
+    /// Call it so; unique
+    #[arg(long)]
+    name: String,
+    /// Deliver to this address
+    #[arg(long)]
+    url: String,
+    #[command(flatten)]
+    settings: Settings,
+    /// Create it turned off
+    #[arg(long)]
+    disabled: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Update {
+    #[command(flatten)]
+    webhook: Named,
+    /// Call it so; unique
+    #[arg(long)]
+    name: Option<String>,
+    /// Deliver to this address
+    #[arg(long)]
+    url: Option<String>,
+    #[command(flatten)]
+    settings: Settings,
+    /// Turn it on, and close its circuit
+    #[arg(long, conflicts_with = "disable")]
+    enable: bool,
+    /// Turn it off: its events are skipped
+    #[arg(long)]
+    disable: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Delete {
+    #[command(flatten)]
+    webhook: Named,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// What both creating and changing may set.
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// Deliver events whose topic matches (repeatable); `*` is one token, a last `>` one or more
+    #[arg(long = "topic", value_name = "PATTERN")]
+    topics: Vec<String>,
+    /// Deliver a group of events: AttackerDetail, DeckyStatus or SystemStatus (repeatable)
+    #[arg(long = "simple-event", value_name = "GROUP")]
+    simple_events: Vec<String>,
+    /// Say what it is for
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Sign X-DECNET-Signature with this; 16 to 256 characters [default: made by the server]
+    #[arg(long)]
+    secret: Option<String>,
+    /// Sign webhook-signature (Standard Webhooks) with this key [default: made by the server]
+    #[arg(long, value_name = "WHSEC")]
+    standard_secret: Option<String>,
+    /// Send this signature, `decnet` or `standard` (repeatable) [default: both]
+    #[arg(long = "signature", value_name = "SCHEME")]
+    signatures: Vec<String>,
+    /// Give an attempt this long, in whole seconds up to 60s [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_span)]
+    timeout: Option<Duration>,
+    /// Make at most this many attempts at once [default: 32]
+    #[arg(long, value_name = "COUNT")]
+    max_in_flight: Option<u32>,
+    /// Wait so long between attempts, as in 1s,2s,4s; `once` for a single attempt, `default` for the server's
+    #[arg(long, value_name = "DURATIONS", value_parser = parse_schedule)]
+    retry_schedule: Option<RetrySchedule>,
+}
+
+/// Delays in seconds; `None`: the server's default.
+#[derive(Clone, Debug, PartialEq)]
+struct RetrySchedule(Option<Vec<f64>>);
+
+fn parse_schedule(text: &str) -> Result<RetrySchedule, String> {
+    match text {
+        "default" => Ok(RetrySchedule(None)),
+        "once" => Ok(RetrySchedule(Some(Vec::new()))),
+        delays => {
+            let seconds = delays.split(',').map(|delay| Ok(parse_span(delay.trim())?.as_secs_f64()));
+            seconds.collect::<Result<_, String>>().map(|seconds| RetrySchedule(Some(seconds)))
+        }
+    }
+}
+
+impl Settings {
+    /// The request's fields: what was given.
+    fn fields(self) -> anyhow::Result<Map<String, Value>> {
+        let timeout_s = match self.timeout {
+            Some(timeout) if timeout.subsec_nanos() > 0 => {
+                bail!(UsageError(format!("--timeout {}: must be whole seconds", Span(timeout))))
+            }
+            timeout => timeout.map(|timeout| timeout.as_secs()),
+        };
+        let list = |items: Vec<String>| (!items.is_empty()).then_some(items);
+        let mut fields = Map::new();
+        let mut set = |name: &str, value: Value| {
+            if !value.is_null() {
+                fields.insert(name.to_owned(), value);
+            }
+        };
+        set("topic_patterns", json!(list(self.topics)));
+        set("simple_events", json!(list(self.simple_events)));
+        set("description", json!(self.description));
+        set("secret", json!(self.secret));
+        set("standard_secret", json!(self.standard_secret));
+        set("signatures", json!(list(self.signatures)));
+        set("timeout_s", json!(timeout_s));
+        set("max_in_flight", json!(self.max_in_flight));
+        // Here `null` is a value: the server's default.
+        if let Some(RetrySchedule(delays)) = self.retry_schedule {
+            fields.insert("retry_schedule".to_owned(), json!(delays));
+        }
+        Ok(fields)
+    }
+}
+
+pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    let remote = args.connection.open()?;
+    match args.command {
+        Command::List => list(&remote, output).await,
+        Command::Create(create) => create_webhook(&remote, create, output).await,
+        Command::Show(webhook) => {
+            let uuid = remote.webhook(&webhook.name).await?;
+            let answer = remote.get(&["webhooks", &uuid], &[]).await?;
+            if !output.answer(&answer)? {
+                show(&answer.value, output)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Update(update) => update_webhook(&remote, update, output).await,
+        Command::Delete(delete) => delete_webhook(&remote, delete, output).await,
+        Command::Test(webhook) => test(&remote, &webhook.name, output).await,
+    }
+}
+
+async fn list(remote: &Remote, output: Output) -> anyhow::Result<ExitCode> {
+    let answer = remote.get(&["webhooks"], &[]).await?;
+    if output.answer(&answer)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let webhooks = answer.value.as_array().map_or(&[][..], Vec::as_slice);
+    if webhooks.is_empty() {
+        output.note("no webhooks yet; `postrider webhook create --help` shows how to make one");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = webhooks.iter().map(|webhook| {
+        vec![
+            output.paint(STRONG, output::text(webhook, "name")),
+            health(webhook, output),
+            output::text(webhook, "topic_patterns"),
+            output::text(webhook, "url"),
+            output.paint(QUIET, output::text(webhook, "uuid")),
+        ]
+    });
+    output.table(&["name", "health", "topics", "url", "uuid"], rows.collect())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One word on how a webhook is.
+fn health(webhook: &Value, output: Output) -> String {
+    if webhook["enabled"] == false {
+        output.paint(QUIET, "off")
+    } else if !webhook["auto_disabled_at"].is_null() {
+        output.paint(BAD, "waiting for recovery")
+    } else {
+        match webhook["consecutive_failures"].as_u64() {
+            None | Some(0) => output.paint(GOOD, "ok"),
+            Some(1) => output.paint(WARN, "1 failure"),
+            Some(failures) => output.paint(WARN, format_args!("{failures} failures")),
+        }
+    }
+}
+
+fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
+    let schedule = webhook["retry_schedule"].as_array().map(|delays| {
+        let spans = delays.iter().filter_map(Value::as_f64).filter_map(|s| Duration::try_from_secs_f64(s).ok());
+        let spans: Vec<String> = spans.map(|delay| Span(delay).to_string()).collect();
+        if spans.is_empty() { "once".to_owned() } else { spans.join(", ") }
+    });
+    output.fields(&[
+        ("name", output.paint(STRONG, output::text(webhook, "name"))),
+        ("uuid", output::text(webhook, "uuid")),
+        ("url", output::text(webhook, "url")),
+        ("topics", output::text(webhook, "topic_patterns")),
+        ("description", output::text(webhook, "description")),
+        ("enabled", output.yes_no(webhook["enabled"] == true)),
+        ("health", health(webhook, output)),
+        ("waiting since", output::moment(webhook, "auto_disabled_at")),
+        ("last success", output::moment(webhook, "last_success_at")),
+        ("last failure", output::moment(webhook, "last_failure_at")),
+        ("last error", output::text(webhook, "last_error")),
+        ("signatures", output::text(webhook, "signatures")),
+        ("timeout", format!("{}s", output::text(webhook, "timeout_s"))),
+        ("max in flight", output::text(webhook, "max_in_flight")),
+        ("retry schedule", schedule.unwrap_or_else(|| "the server's".to_owned())),
+        ("created", output::moment(webhook, "created_at")),
+        ("updated", output::moment(webhook, "updated_at")),
+    ])?;
+    warn(webhook, output);
+    Ok(())
+}
+
+fn warn(webhook: &Value, output: Output) {
+    for warning in webhook["warnings"].as_array().into_iter().flatten() {
+        output.note(format_args!("{} {}", output.paint_note(WARN, "warning:"), output::plain(warning)));
+    }
+}
+
+async fn create_webhook(remote: &Remote, create: Create, output: Output) -> anyhow::Result<ExitCode> {
+    let mut fields = create.settings.fields()?;
+    fields.insert("name".to_owned(), create.name.into());
+    fields.insert("url".to_owned(), create.url.into());
+    if create.disabled {
+        fields.insert("enabled".to_owned(), false.into());
+    }
+    let answer = remote.post(&["webhooks"], &fields.into()).await?;
+    if output.answer(&answer)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let webhook = &answer.value;
+    output.fields(&[
+        ("name", output.paint(STRONG, output::text(webhook, "name"))),
+        ("uuid", output::text(webhook, "uuid")),
+        ("url", output::text(webhook, "url")),
+        ("topics", output::text(webhook, "topic_patterns")),
+        ("secret", output.paint(NAME, output::text(webhook, "secret"))),
+        ("standard secret", output.paint(NAME, output::text(webhook, "standard_secret"))),
+    ])?;
+    output.note("\nThe receiver verifies deliveries with these secrets. They are shown this once: keep them now.");
+    warn(webhook, output);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn update_webhook(remote: &Remote, update: Update, output: Output) -> anyhow::Result<ExitCode> {
+    let mut fields = update.settings.fields()?;
+    let given = [("name", update.name), ("url", update.url)];
+    fields.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
+    if update.enable || update.disable {
+        fields.insert("enabled".to_owned(), update.enable.into());
+    }
+    if fields.is_empty() {
+        bail!(UsageError("nothing to change; `postrider webhook update --help` shows what can be".to_owned()));
+    }
+    let uuid = remote.webhook(&update.webhook.name).await?;
+    let answer = remote.send(Method::PATCH, &["webhooks", &uuid], &fields.into()).await?;
+    if !output.answer(&answer)? {
+        show(&answer.value, output)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn delete_webhook(remote: &Remote, delete: Delete, output: Output) -> anyhow::Result<ExitCode> {
+    let name = &delete.webhook.name;
+    let uuid = remote.webhook(name).await?;
+    if !delete.yes {
+        if !output.can_ask() {
+            bail!(UsageError(format!("to delete {name:?} without being asked, give --yes")));
+        }
+        if !output.confirm(&format!("Delete {name:?} and discard what it is still owed?"))? {
+            output.note("nothing was deleted");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let answer = remote.delete(&["webhooks", &uuid]).await?;
+    if !output.answer(&answer)? {
+        output.line(format_args!("deleted {name}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn test(remote: &Remote, name: &str, output: Output) -> anyhow::Result<ExitCode> {
+    let uuid = remote.webhook(name).await?;
+    let answer = remote.post(&["webhooks", &uuid, "test"], &json!({})).await?;
+    let result = &answer.value;
+    let delivered = result["delivered"] == true;
+    if !output.answer(&answer)? {
+        let took = result["duration_ms"].as_f64().map(output::milliseconds).unwrap_or_default();
+        let phases = ["dns", "connect", "tls", "first_byte"].iter().filter_map(|phase| {
+            let ms = result["timings"][format!("{phase}_ms")].as_f64()?;
+            Some(format!("{} {}", phase.replace('_', " "), output::milliseconds(ms)))
+        });
+        let phases = output.paint(QUIET, format_args!("({})", phases.collect::<Vec<_>>().join(", ")));
+        if delivered {
+            let status = output::text(result, "status_code");
+            output.line(format_args!("{} {status} in {took}  {phases}", output.paint(GOOD, "✓ delivered")))?;
+        } else {
+            let error = output::text(result, "error");
+            output.line(format_args!("{} {error} after {took}  {phases}", output.paint(BAD, "✗ not delivered:")))?;
+        }
+    }
+    Ok(if delivered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RetrySchedule, parse_schedule};
+
+    #[test]
+    fn a_schedule_is_delays_or_a_word() {
+        assert_eq!(parse_schedule("1s, 500ms,2m"), Ok(RetrySchedule(Some(vec![1.0, 0.5, 120.0]))));
+        assert_eq!(parse_schedule("once"), Ok(RetrySchedule(Some(Vec::new()))));
+        assert_eq!(parse_schedule("default"), Ok(RetrySchedule(None)));
+        assert!(parse_schedule("").is_err());
+        assert!(parse_schedule("1,2").is_err());
+    }
+}

@@ -1,0 +1,423 @@
+//! Settings: raw layers (defaults, file, environment, flags) → one validated [`Config`].
+//!
+//! Every default lives here, and nothing else reads the environment.
+
+mod units;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use ipnet::IpNet;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::delivery::client::{ClientOptions, DEFAULT_CONNECT_TIMEOUT, Roots};
+use crate::delivery::guard::{EgressPolicy, SystemResolver};
+use crate::delivery::retry::Schedule;
+use crate::dispatcher::DispatcherSettings;
+use crate::serve::ServeSettings;
+use crate::store::seal::MasterKey;
+use crate::store::sqlite::SqliteOptions;
+pub use units::{Size, Span, parse_span};
+
+/// Read from the working directory if it is there and no other file is named.
+pub const DEFAULT_FILE: &str = "postrider.toml";
+/// Where client commands look for the server.
+pub const DEFAULT_SERVER: &str = "http://127.0.0.1:4665";
+/// Where `postrider listen` receives.
+pub const DEFAULT_RECEIVER: &str = "127.0.0.1:9000";
+const ENV_PREFIX: &str = "POSTRIDER_";
+
+/// One layer of settings, each as somebody gave it or left it out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields)]
+pub struct RawConfig {
+    /// Listen on this address; port 0 takes a free one [default: 127.0.0.1:4665]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Keep everything in this folder [default: ./postrider-data]
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+    /// Wait this long for attempts under way when stopping [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub drain_timeout: Option<Span>,
+    /// Let webhooks reach this private network (repeatable)
+    #[arg(long, value_name = "CIDR")]
+    pub allow_private: Option<Vec<IpNet>>,
+    /// Let webhooks reach every private address but those of cloud metadata services
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_private_destinations: Option<bool>,
+    /// Resolve host names with this resolver [default: hickory]
+    #[arg(long, value_name = "RESOLVER")]
+    pub resolver: Option<Resolver>,
+    /// Trust the operating system's certificate authorities too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub native_roots: Option<bool>,
+    /// Give a connection this long to be made [default: 5s]
+    #[arg(long, value_name = "DURATION")]
+    pub connect_timeout: Option<Span>,
+    /// Make at most this many attempts at once, over all webhooks [default: 1024]
+    #[arg(long, value_name = "COUNT")]
+    pub max_in_flight: Option<NonZeroUsize>,
+    /// Keep at most this many deliveries of one webhook in memory; more wait on disk [default: 1024]
+    #[arg(long, value_name = "COUNT")]
+    pub max_lane_deliveries: Option<NonZeroUsize>,
+    /// Keep at most this many bytes of events in memory; more wait on disk [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub max_memory: Option<Size>,
+    /// Let the database grow to this size, or `unlimited` [default: unlimited]
+    #[arg(long, value_name = "SIZE")]
+    pub max_database_size: Option<Size>,
+    /// Wait so long between attempts, for webhooks that set nothing else [default: 1s,2s,4s,30s,2m,…]
+    #[arg(long, value_name = "DURATIONS", value_delimiter = ',')]
+    pub retry_schedule: Option<Vec<Span>>,
+    /// Open a webhook's circuit after this many failed attempts in a row [default: 5]
+    #[arg(long, value_name = "COUNT")]
+    pub circuit_threshold: Option<NonZeroU32>,
+    /// Write the log as text or as one JSON object a line [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Log what this filter lets through, as in `info,postrider=debug` [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// The lowest layer: a value for every setting.
+fn defaults() -> RawConfig {
+    RawConfig {
+        listen: Some(SocketAddr::from(([127, 0, 0, 1], 4665))),
+        data: Some(PathBuf::from("./postrider-data")),
+        drain_timeout: Some(Span(Duration::from_secs(30))),
+        allow_private: Some(Vec::new()),
+        allow_private_destinations: Some(false),
+        resolver: Some(Resolver::Hickory),
+        native_roots: Some(false),
+        connect_timeout: Some(Span(DEFAULT_CONNECT_TIMEOUT)),
+        max_in_flight: NonZeroUsize::new(1024),
+        max_lane_deliveries: NonZeroUsize::new(1024),
+        max_memory: Some(Size::Bytes(64 << 20)),
+        max_database_size: Some(Size::Unlimited),
+        retry_schedule: Some(Schedule::server().delays().iter().copied().map(Span).collect()),
+        circuit_threshold: NonZeroU32::new(5),
+        log_format: Some(LogFormat::Text),
+        log: Some("info".to_owned()),
+    }
+}
+
+/// Who turns host names into addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Resolver {
+    /// Built in, with a cache by TTL
+    Hickory,
+    /// The operating system's
+    System,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Every setting, validated.
+#[derive(Clone)]
+pub struct Config {
+    values: Values,
+    retry_schedule: Schedule,
+    admin_token: Option<SecretString>,
+    master_key: Option<MasterKey>,
+    /// What `postrider config` shows.
+    pub shown: Vec<Shown>,
+}
+
+/// One setting as `postrider config` shows it; a secret's value is `set` or `not set`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shown {
+    pub key: String,
+    pub value: Value,
+    pub origin: Origin,
+}
+
+/// Which layer a value came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    Default,
+    File,
+    Env,
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::Env => "env",
+            Self::Flag => "flag",
+        })
+    }
+}
+
+/// [`RawConfig`] with nothing left out.
+#[derive(Clone, Debug, Deserialize)]
+struct Values {
+    listen: SocketAddr,
+    data: PathBuf,
+    drain_timeout: Span,
+    allow_private: Vec<IpNet>,
+    allow_private_destinations: bool,
+    resolver: Resolver,
+    native_roots: bool,
+    connect_timeout: Span,
+    max_in_flight: NonZeroUsize,
+    max_lane_deliveries: NonZeroUsize,
+    max_memory: Size,
+    max_database_size: Size,
+    retry_schedule: Vec<Span>,
+    circuit_threshold: NonZeroU32,
+    log_format: LogFormat,
+    log: String,
+}
+
+/// Why the settings cannot be used, and where the trouble is.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {reason}")]
+    File { path: String, reason: String },
+    #[error("the environment variable {name}: {reason}")]
+    Env { name: String, reason: String },
+    #[error("{key} ({origin}): {reason}")]
+    Value { key: &'static str, origin: Origin, reason: String },
+    #[error("the settings do not fit together: {0}")]
+    Merge(#[from] serde_json::Error),
+}
+
+/// The environment variables that begin with `POSTRIDER_`, and the little else that matters here.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// The process's own; variables that are no UTF-8 are passed over.
+    #[must_use]
+    pub fn read() -> Self {
+        let text = std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
+        Self(text.filter(|(name, _)| name.starts_with(ENV_PREFIX) || name == "NO_COLOR" || name == "TERM").collect())
+    }
+
+    /// Whether the user wants plain text even on a terminal (<https://no-color.org>).
+    #[must_use]
+    pub fn forbids_colour(&self) -> bool {
+        self.0.get("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || self.0.get("TERM").is_some_and(|terminal| terminal == "dumb")
+    }
+
+    fn get(&self, key: &str) -> Option<(String, &str)> {
+        let name = format!("{ENV_PREFIX}{}", key.to_uppercase());
+        let value = self.0.get(&name)?;
+        Some((name, value))
+    }
+
+    /// A secret: the variable itself, or the file that its `_FILE` variant names.
+    fn secret(&self, key: &str) -> Result<Option<(String, String)>, ConfigError> {
+        if let Some((name, value)) = self.get(key) {
+            return Ok(Some((name, value.to_owned())));
+        }
+        let Some((name, path)) = self.get(&format!("{key}_file")) else { return Ok(None) };
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some((name, text.trim_end().to_owned()))),
+            Err(error) => Err(ConfigError::Env { name, reason: format!("cannot read {path}: {error}") }),
+        }
+    }
+
+    /// The environment's layer. The default's type says how a variable's text is read.
+    fn layer(&self, defaults: &Map<String, Value>) -> Result<Map<String, Value>, ConfigError> {
+        let mut layer = Map::new();
+        for (key, default) in defaults {
+            let Some((name, text)) = self.get(key) else { continue };
+            let value = match default {
+                Value::Bool(_) => text.parse().map(Value::Bool).map_err(|_| "must be true or false".to_owned()),
+                Value::Number(_) => {
+                    text.parse::<u64>().map(Value::from).map_err(|error| format!("{text:?} is no count: {error}"))
+                }
+                Value::Array(_) => Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()),
+                _ => Ok(Value::from(text)),
+            };
+            let value = value.and_then(|value| {
+                let single = Map::from_iter([(key.clone(), value.clone())]);
+                let checked = serde_json::from_value::<RawConfig>(Value::Object(single));
+                checked.map(|_| value).map_err(|error| error.to_string())
+            });
+            layer.insert(key.clone(), value.map_err(|reason| ConfigError::Env { name, reason })?);
+        }
+        Ok(layer)
+    }
+}
+
+impl Config {
+    /// Flags over the environment over the file over the defaults. `file` must exist if it is named, here or as
+    /// `POSTRIDER_CONFIG`; otherwise [`DEFAULT_FILE`] is read if it is there.
+    pub fn load(file: Option<&Path>, environment: &Environment, flags: &RawConfig) -> Result<Self, ConfigError> {
+        let named = file.map(Path::to_owned).or_else(|| environment.get("config").map(|(_, path)| path.into()));
+        Self::layered(&read_file(named)?, environment, flags)
+    }
+
+    /// `flags` over the defaults, whatever the file and the environment say: for a server of its own kind.
+    pub fn builtin(flags: &RawConfig) -> Result<Self, ConfigError> {
+        Self::layered(&RawConfig::default(), &Environment::default(), flags)
+    }
+
+    fn layered(file: &RawConfig, environment: &Environment, flags: &RawConfig) -> Result<Self, ConfigError> {
+        let defaults = layer(&defaults())?;
+        let layers = [
+            (Origin::File, layer(file)?),
+            (Origin::Env, environment.layer(&defaults)?),
+            (Origin::Flag, layer(flags)?),
+        ];
+        let mut merged: Map<String, Value> = Map::new();
+        let mut shown: Vec<Shown> = Vec::with_capacity(defaults.len() + 2);
+        for (key, value) in defaults {
+            let mut setting = Shown { key, value, origin: Origin::Default };
+            for (origin, layer) in &layers {
+                if let Some(value) = layer.get(&setting.key) {
+                    (setting.value, setting.origin) = (value.clone(), *origin);
+                }
+            }
+            merged.insert(setting.key.clone(), setting.value.clone());
+            shown.push(setting);
+        }
+        let mut config = Self::validated(serde_json::from_value(Value::Object(merged))?, shown)?;
+        config.read_secrets(environment)?;
+        Ok(config)
+    }
+
+    fn validated(values: Values, shown: Vec<Shown>) -> Result<Self, ConfigError> {
+        let origin = |key: &str| shown.iter().find(|s| s.key == key).map_or(Origin::Default, |s| s.origin);
+        let invalid = |key: &'static str, reason: String| ConfigError::Value { key, origin: origin(key), reason };
+        let seconds: Vec<f64> = values.retry_schedule.iter().map(|delay| delay.0.as_secs_f64()).collect();
+        let retry_schedule =
+            Schedule::from_seconds(&seconds).map_err(|error| invalid("retry_schedule", error.to_string()))?;
+        tracing_subscriber::EnvFilter::try_new(&values.log).map_err(|error| invalid("log", error.to_string()))?;
+        if values.max_in_flight.get() < 2 {
+            return Err(invalid("max_in_flight", "must be at least 2".to_owned()));
+        }
+        if values.connect_timeout.0.is_zero() {
+            return Err(invalid("connect_timeout", "must be longer than nothing".to_owned()));
+        }
+        Ok(Self { values, retry_schedule, admin_token: None, master_key: None, shown })
+    }
+
+    /// Secrets come from the environment alone: flags show in the process list, and files get copied.
+    fn read_secrets(&mut self, environment: &Environment) -> Result<(), ConfigError> {
+        if let Some((name, token)) = environment.secret("admin_token")? {
+            // RFC 6750 has bearer tokens of visible ASCII; a short one could be guessed.
+            if token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let reason = "must be 16 or more characters of visible ASCII".to_owned();
+                return Err(ConfigError::Env { name, reason });
+            }
+            self.admin_token = Some(token.into());
+        }
+        if let Some((name, text)) = environment.secret("master_key")? {
+            let key = parse_key(&text).ok_or_else(|| ConfigError::Env {
+                name,
+                reason: "must be 32 bytes as base64 or hexadecimal; `openssl rand -base64 32` makes one".to_owned(),
+            })?;
+            self.master_key = Some(MasterKey::new(key));
+        }
+        for (key, is_set) in [("admin_token", self.admin_token.is_some()), ("master_key", self.master_key.is_some())] {
+            let (value, origin) = if is_set { ("set", Origin::Env) } else { ("not set", Origin::Default) };
+            self.shown.push(Shown { key: key.to_owned(), value: value.into(), origin });
+        }
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.values.data
+    }
+
+    #[must_use]
+    pub fn log(&self) -> (LogFormat, &str) {
+        (self.values.log_format, &self.values.log)
+    }
+
+    /// What [`crate::serve::serve`] needs.
+    #[must_use]
+    pub fn serve_settings(self) -> ServeSettings {
+        let values = self.values;
+        ServeSettings {
+            listen: values.listen,
+            data_dir: values.data,
+            drain_timeout: values.drain_timeout.0,
+            admin_token: self.admin_token,
+            master_key: self.master_key,
+            client: ClientOptions {
+                policy: EgressPolicy {
+                    allow_private: values.allow_private,
+                    allow_all_private: values.allow_private_destinations,
+                    own_listeners: Vec::new(),
+                },
+                resolver: match values.resolver {
+                    Resolver::Hickory => None,
+                    Resolver::System => Some(Arc::new(SystemResolver)),
+                },
+                roots: if values.native_roots { Roots::Native } else { Roots::WebPki },
+                connect_timeout: values.connect_timeout.0,
+            },
+            dispatcher: DispatcherSettings {
+                max_in_flight: values.max_in_flight.get(),
+                max_lane_deliveries: values.max_lane_deliveries.get(),
+                max_memory_bytes: usize::try_from(values.max_memory.bytes().unwrap_or(u64::MAX)).unwrap_or(usize::MAX),
+                retry_schedule: self.retry_schedule,
+                circuit_threshold: values.circuit_threshold.get(),
+            },
+            store: SqliteOptions { max_bytes: values.max_database_size.bytes(), ..SqliteOptions::default() },
+        }
+    }
+}
+
+/// The settings that a layer gives, by key.
+fn layer(raw: &RawConfig) -> Result<Map<String, Value>, serde_json::Error> {
+    let Value::Object(mut layer) = serde_json::to_value(raw)? else { return Ok(Map::new()) };
+    layer.retain(|_, value| !value.is_null());
+    Ok(layer)
+}
+
+fn read_file(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
+    let is_named = named.is_some();
+    let path = named.unwrap_or_else(|| DEFAULT_FILE.into());
+    let trouble = |reason: String| ConfigError::File { path: path.display().to_string(), reason };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_named => return Ok(RawConfig::default()),
+        Err(error) => return Err(trouble(error.to_string())),
+    };
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let mut reason = error.to_string();
+        for secret in ["admin_token", "master_key"] {
+            if error.message().contains(&format!("unknown field `{secret}`")) {
+                reason += &format!("secrets are read from the environment only: set POSTRIDER_{}", secret.to_uppercase());
+            }
+        }
+        trouble(reason)
+    })
+}
+
+/// 32 bytes in hexadecimal or base64.
+fn parse_key(text: &str) -> Option<[u8; 32]> {
+    let bytes = if text.len() == 64 {
+        (0..64).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect::<Option<Vec<u8>>>()?
+    } else {
+        base64::engine::general_purpose::STANDARD.decode(text).ok()?
+    };
+    bytes.try_into().ok()
+}

@@ -1,0 +1,162 @@
+//! Durations and sizes as people write them.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A duration written as a number and a unit: `500ms`, `30s`, `2m`, `1.5h`, `1d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Span(pub Duration);
+
+/// An amount of bytes written as a number and a unit: `512KiB`, `64MiB`, `1GB`, `4096`; or `unlimited`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Size {
+    Bytes(u64),
+    Unlimited,
+}
+
+/// Milliseconds of each unit, the largest first.
+const SPANS_MS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+/// Bytes of each unit; the binary ones first, the largest first.
+const SIZES: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("kB", 1_000),
+    ("B", 1),
+];
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no duration; write a number and a unit, as in 500ms, 30s, 2m, 1h or 1d");
+        let (number, unit) = split(text);
+        let unit_ms = SPANS_MS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1;
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        Duration::try_from_secs_f64(number).ok().and_then(|s| scale(s, unit_ms)).map(Self).ok_or_else(wrong)
+    }
+}
+
+/// `seconds` with each of its seconds taken for a unit of `unit_ms`.
+fn scale(seconds: Duration, unit_ms: u64) -> Option<Duration> {
+    let nanos = seconds.as_nanos().checked_mul(u128::from(unit_ms))? / 1_000;
+    u64::try_from(nanos).ok().map(Duration::from_nanos)
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no size; write a whole number and a unit, as in 512KiB, 64MiB or 1GB");
+        if text == "unlimited" {
+            return Ok(Self::Unlimited);
+        }
+        let (number, unit) = split(text);
+        let unit = if unit.is_empty() { "B" } else { unit };
+        let unit_bytes = SIZES.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1;
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        number.checked_mul(unit_bytes).map(Self::Bytes).ok_or_else(wrong)
+    }
+}
+
+impl Size {
+    /// `None`: unlimited.
+    #[must_use]
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Unlimited => None,
+        }
+    }
+}
+
+/// A number and the unit behind it.
+fn split(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    (&text[..end], text[end..].trim_start())
+}
+
+/// Reads a [`Span`], for flags of the command line.
+pub fn parse_span(text: &str) -> Result<Duration, String> {
+    text.parse::<Span>().map(|span| span.0)
+}
+
+/// In the largest unit that needs no fraction.
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.as_millis();
+        match SPANS_MS.iter().find(|(_, unit_ms)| ms >= u128::from(*unit_ms) && ms % u128::from(*unit_ms) == 0) {
+            Some((unit, unit_ms)) => write!(f, "{}{unit}", ms / u128::from(*unit_ms)),
+            None => f.write_str("0s"),
+        }
+    }
+}
+
+/// In the largest binary unit that needs no fraction.
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Bytes(bytes) = *self else { return f.write_str("unlimited") };
+        match SIZES[..4].iter().find(|(_, unit)| bytes >= *unit && bytes % unit == 0) {
+            Some((name, unit)) => write!(f, "{}{name}", bytes / unit),
+            None => write!(f, "{bytes}B"),
+        }
+    }
+}
+
+macro_rules! as_text {
+    ($type:ty) => {
+        impl TryFrom<String> for $type {
+            type Error = String;
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+        impl From<$type> for String {
+            fn from(value: $type) -> Self {
+                value.to_string()
+            }
+        }
+    };
+}
+as_text!(Span);
+as_text!(Size);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_and_written_as_people_do() {
+        for (text, ms) in [("500ms", 500), ("30s", 30_000), ("2m", 120_000), ("1.5s", 1_500), ("1h", 3_600_000), ("0s", 0)] {
+            assert_eq!(text.parse::<Span>(), Ok(Span(Duration::from_millis(ms))), "{text}");
+        }
+        for (ms, text) in [(500, "500ms"), (1_500, "1500ms"), (120_000, "2m"), (86_400_000, "1d"), (0, "0s")] {
+            assert_eq!(Span(Duration::from_millis(ms)).to_string(), text);
+        }
+        for text in ["", "30", "s", "-1s", "1 week", "1e3s", "inf", "99999999999999999999d"] {
+            assert!(text.parse::<Span>().is_err(), "{text:?} was taken for a duration");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_and_written_as_people_do() {
+        for (text, bytes) in [("64MiB", 64 << 20), ("1GB", 1_000_000_000), ("4096", 4096), ("512 KiB", 512 << 10)] {
+            assert_eq!(text.parse::<Size>(), Ok(Size::Bytes(bytes)), "{text}");
+        }
+        assert_eq!("unlimited".parse::<Size>(), Ok(Size::Unlimited));
+        assert_eq!(Size::Bytes(64 << 20).to_string(), "64MiB");
+        assert_eq!(Size::Bytes(1_000).to_string(), "1000B");
+        for text in ["", "MiB", "1.5GiB", "-1", "64 mib", "99999999TiB"] {
+            assert!(text.parse::<Size>().is_err(), "{text:?} was taken for a size");
+        }
+    }
+}
