@@ -109,8 +109,7 @@ fn load(mut file: File, shown: &str) -> Result<MasterKey, MasterKeyError> {
     }
     let mut text = Zeroizing::new(String::new());
     Read::by_ref(&mut file).take(MAX_KEY_FILE_BYTES).read_to_string(&mut text).map_err(in_file)?;
-    MasterKey::parse(&text)
-        .map_err(|error| in_file(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))
+    MasterKey::parse(&text).map_err(|error| in_file(io::Error::new(io::ErrorKind::InvalidData, error.to_string())))
 }
 
 /// Bytes from the operating system's generator.
@@ -180,8 +179,7 @@ impl Sealer {
         // Room for the tag from the start: growing would leave an unsealed copy behind.
         let mut sealed = Vec::with_capacity(text.len() + AES_256_GCM.tag_len());
         sealed.extend_from_slice(text);
-        let nonce =
-            self.key.seal_in_place_append_tag(belonging.aad(), &mut sealed).map_err(|_| CannotSeal)?;
+        let nonce = self.key.seal_in_place_append_tag(belonging.aad(), &mut sealed).map_err(|_| CannotSeal)?;
         Ok([&[FORMAT], &self.key_id[..], nonce.as_ref(), &sealed].concat())
     }
 

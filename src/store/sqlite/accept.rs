@@ -17,6 +17,7 @@ const ROW_BYTES: usize = 64;
 
 /// Hashes event ids under a key of this installation: an index of integers is a third of one of ids,
 /// and with a secret key nobody can choose ids that collide.
+#[derive(Clone)]
 pub(super) struct IdHash(SipHasher13);
 
 impl IdHash {

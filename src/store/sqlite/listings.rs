@@ -1,7 +1,7 @@
 //! Listings, newest first, in pages. A page looks at a bounded number of rows, whatever its filter.
 
 use memchr::memmem::Finder;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
 use super::accept::{FIND_EVENT, IdHash};
@@ -13,7 +13,7 @@ use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::store::{
-    DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, MAX_ROWS_PER_PAGE, Page, PageOf, StoreError, StoredDelivery,
+    DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, MAX_ROWS_PER_PAGE, Page, PageOf, Stats, StoreError, StoredDelivery,
     StoredEvent,
 };
 use crate::topic::{Pattern, Topic};
@@ -138,11 +138,7 @@ impl Listing<'_> {
         Ok(collector.finish(self.ids))
     }
 
-    pub(super) fn deliveries(
-        &self,
-        filter: &DeliveryFilter,
-        page: &Page,
-    ) -> Result<PageOf<StoredDelivery>, Failure> {
+    pub(super) fn deliveries(&self, filter: &DeliveryFilter, page: &Page) -> Result<PageOf<StoredDelivery>, Failure> {
         let start = self.start(page)?;
         let webhook = match filter.webhook {
             None => None,
@@ -214,6 +210,29 @@ impl Listing<'_> {
         }
         Ok(())
     }
+}
+
+pub(super) fn stats(connection: &Connection, tenant: TenantSeq) -> Result<Stats, Failure> {
+    let count = |row: &Row<'_>, column| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.unsigned_abs());
+    let stats = connection
+        .prepare_cached(
+            "SELECT events, owed - delivered - dead - skipped - discarded, delivered, dead, skipped, discarded,
+                 attempts
+             FROM counters WHERE tenant = ?1",
+        )?
+        .query_row([tenant], |row| {
+            Ok(Stats {
+                events: count(row, 0)?,
+                pending: count(row, 1)?,
+                delivered: count(row, 2)?,
+                dead: count(row, 3)?,
+                skipped: count(row, 4)?,
+                discarded: count(row, 5)?,
+                attempts: count(row, 6)?,
+            })
+        })
+        .optional()?;
+    Ok(stats.unwrap_or_default())
 }
 
 /// A page of deliveries in the making.

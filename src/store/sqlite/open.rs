@@ -206,6 +206,11 @@ impl Folder {
         fs::metadata(log).map_or(0, |metadata| metadata.len())
     }
 
+    /// The error of a thread that does not start.
+    pub(super) fn cannot_start(&self) -> impl Fn(io::Error) -> OpenError + use<> {
+        at(&self.database)
+    }
+
     fn shown(&self) -> String {
         self.database.display().to_string()
     }
@@ -229,7 +234,7 @@ impl Folder {
     }
 }
 
-fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
+fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + use<> {
     let path = path.display().to_string();
     move |error| OpenError::Path { path: path.clone(), reason: error.to_string() }
 }

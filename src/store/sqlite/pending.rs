@@ -36,8 +36,8 @@ pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
 }
 
 pub(super) fn event_by_seq(connection: &Connection, seq: EventSeq) -> Result<Option<StoredEvent>, Failure> {
-    let mut statement = connection
-        .prepare_cached("SELECT seq, id, topic, type, accepted_at, owed, body FROM event WHERE seq = ?1")?;
+    let mut statement =
+        connection.prepare_cached("SELECT seq, id, topic, type, accepted_at, owed, body FROM event WHERE seq = ?1")?;
     let mut rows = statement.query([seq])?;
     rows.next()?.map(|row| stored_event(row, 0)).transpose()
 }
@@ -78,14 +78,9 @@ fn fill(window: &mut Window, until: EventSeq) {
     }
 }
 
-pub(super) fn unsettled(
-    connection: &Connection,
-    after: EventSeq,
-    max_events: u32,
-) -> Result<Vec<Unsettled>, Failure> {
-    let low_water: EventSeq = connection
-        .prepare_cached("SELECT low_water FROM progress")?
-        .query_row((), |row| row.get(0))?;
+pub(super) fn unsettled(connection: &Connection, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, Failure> {
+    let low_water: EventSeq =
+        connection.prepare_cached("SELECT low_water FROM progress")?.query_row((), |row| row.get(0))?;
     let first = low_water.max(EventSeq(after.0.saturating_add(1)));
     let mut events = connection.prepare_cached("SELECT seq, owed FROM event WHERE seq >= ?1 ORDER BY seq")?;
     let mut events = events.query([first])?;
@@ -106,8 +101,8 @@ pub(super) fn unsettled(
 
 /// The owed webhooks of an event that have no row.
 fn rowless(connection: &Connection, event: EventSeq, owed: &[u8]) -> rusqlite::Result<Vec<WebhookSeq>> {
-    let mut statement = connection
-        .prepare_cached("SELECT webhook_seq FROM delivery WHERE event_seq = ?1 ORDER BY webhook_seq")?;
+    let mut statement =
+        connection.prepare_cached("SELECT webhook_seq FROM delivery WHERE event_seq = ?1 ORDER BY webhook_seq")?;
     let with_rows: Vec<WebhookSeq> = statement.query_map([event], |row| row.get(0))?.collect::<Result<_, _>>()?;
     let mut webhooks = owed::decode(owed);
     webhooks.retain(|webhook| with_rows.binary_search(webhook).is_err());

@@ -159,23 +159,11 @@ pub(super) fn insert_unattempted(
              VALUES (?1, ?2, ?3, 0, 0, ?4, ?5, ?6)
              ON CONFLICT (event_seq, webhook_seq) DO NOTHING",
         )?
-        .execute((
-            key.event,
-            key.webhook,
-            transition.state(),
-            transition.next_attempt_at(),
-            at,
-            transition.reason(),
-        ))
+        .execute((key.event, key.webhook, transition.state(), transition.next_attempt_at(), at, transition.reason()))
         .map(|inserted| inserted > 0)
 }
 
-fn update(
-    commit: &mut Commit<'_>,
-    key: DeliveryKey,
-    existing: &Existing,
-    change: &Change<'_>,
-) -> rusqlite::Result<()> {
+fn update(commit: &mut Commit<'_>, key: DeliveryKey, existing: &Existing, change: &Change<'_>) -> rusqlite::Result<()> {
     let attempts = change.attempt.map_or(existing.attempts, |attempt| attempt.number.max(existing.attempts));
     let status_code = change.attempt.map_or(existing.status_code, |attempt| attempt.status_code);
     commit

@@ -190,9 +190,9 @@ where
     }
 
     fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
-        let answer = committed.and_then(|()| self.done.unwrap_or_else(|| Err(closed())));
+        let Call { done, answer, .. } = *self;
         // The caller may have gone; what it asked for is done all the same.
-        let _ = self.answer.send(answer);
+        let _ = answer.send(committed.and_then(|()| done.unwrap_or_else(|| Err(closed()))));
     }
 }
 
@@ -333,7 +333,7 @@ fn gather(first: Box<dyn Job>, waiting: &mut mpsc::Receiver<Box<dyn Job>>) -> Ve
 
 /// One transaction: all of `jobs` or, on an error, none, and the state as it was.
 fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
-    let mut write = || -> rusqlite::Result<()> {
+    let write = || -> rusqlite::Result<()> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
         let mut commit = Commit { connection, state };
         for job in jobs {
