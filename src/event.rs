@@ -1,7 +1,16 @@
 //! Events: what a publisher may send, within which limits, and the canonical
 //! body that is signed, stored and sent.
 
+mod batch;
+mod canonical;
+mod timestamp;
+
+use std::borrow::Cow;
+
 use bytes::Bytes;
+use uuid::Uuid;
+
+use self::canonical::{Canonicaliser, quote, unescaped};
 
 use crate::clock::UnixMicros;
 use crate::topic::{Topic, TopicError};
@@ -62,27 +71,80 @@ pub enum BatchError {
 
 impl Event {
     /// Parses one event as a publisher sends it: `{"topic", "type"?, "id"?, "ts"?, "payload"?, "v"?}`.
+    ///
+    /// Absent, `null` and empty are the same for `type`, `id` and `ts`: no type, a new UUID v7, and `now`.
+    ///
+    /// ```
+    /// use postrider::clock::UnixMicros;
+    /// use postrider::event::Event;
+    ///
+    /// let json = br#"{ "topic": "door.opened", "id": "e-1", "ts": 1.5, "payload": {"b": 1.0, "a": []} }"#;
+    /// let event = Event::from_json(json, UnixMicros(0))?;
+    /// assert_eq!(
+    ///     event.body(),
+    ///     r#"{"id":"e-1","payload":{"a":[],"b":1.0},"topic":"door.opened","ts":"1970-01-01T00:00:01.500000+00:00","type":"","v":1}"#
+    /// );
+    /// # Ok::<(), postrider::event::EventError>(())
+    /// ```
     pub fn from_json(json: &[u8], now: UnixMicros) -> Result<Self, EventError> {
-        let _ = (json, now);
-        todo!()
+        check_size(json.len())?;
+        let mut reader = Canonicaliser::new(json)?;
+        let is_object = reader.read_object()?;
+        reader.finish()?;
+        Self::from_reader(&reader, is_object, now)
     }
 
     /// An event made in this process; `payload` is JSON text. Id and `ts` are filled in.
     pub fn new(topic: Topic, kind: &str, payload: &str, now: UnixMicros) -> Result<Self, EventError> {
-        let _ = (topic, kind, payload, now);
-        todo!()
+        check_size(payload.len())?;
+        let mut reader = Canonicaliser::new(payload.as_bytes())?.inside(1);
+        reader.read()?;
+        reader.finish()?;
+        check_kind(kind)?;
+        let id = new_id(now);
+        let parts = CanonicalParts {
+            id: &id,
+            payload: payload_or_empty(reader.canonical()),
+            topic: &quote(topic.as_str()),
+            ts: &moment(Some(now))?,
+            kind: &quote(kind),
+        };
+        Ok(Self { id: unquoted(&id), body: parts.body(), topic, kind: kind.into() })
     }
 
-    /// A batch as a JSON array of events.
-    pub fn batch_from_json(json: &[u8], now: UnixMicros) -> Result<Vec<Self>, BatchError> {
-        let _ = (json, now);
-        todo!()
-    }
-
-    /// A batch as newline-delimited JSON; blank lines are passed over.
-    pub fn batch_from_ndjson(lines: &[u8], now: UnixMicros) -> Result<Vec<Self>, BatchError> {
-        let _ = (lines, now);
-        todo!()
+    /// The event whose object `reader` has just read.
+    fn from_reader(reader: &Canonicaliser<'_>, is_object: bool, now: UnixMicros) -> Result<Self, EventError> {
+        if !is_object {
+            return Err(refused("event", "must be a JSON object"));
+        }
+        let fields = Fields::of(reader)?;
+        let topic = string("topic", fields.topic.ok_or_else(|| refused("topic", "is required"))?)?;
+        let topic_value = Topic::parse(&unquoted(topic))?;
+        let kind = match fields.kind {
+            None | Some("null") => "\"\"",
+            Some(text) => string("type", text)?,
+        };
+        let kind_value = unquoted(kind);
+        check_kind(&kind_value)?;
+        let id = match fields.id {
+            None | Some("null" | "\"\"") => Cow::Owned(new_id(now)),
+            Some(text) => Cow::Borrowed(string("id", text)?),
+        };
+        let id_value = unquoted(&id);
+        check_id(&id_value)?;
+        let ts = match fields.ts {
+            None | Some("null" | "\"\"") => Cow::Owned(moment(Some(now))?),
+            Some(number) if number.starts_with(is_number_start) => {
+                Cow::Owned(moment(timestamp::from_epoch_seconds(number))?)
+            }
+            Some(text) => Cow::Borrowed(string("ts", text)?),
+        };
+        if fields.version.is_some_and(|version| version != "1") {
+            return Err(refused("v", "must be 1"));
+        }
+        let payload = payload_or_empty(fields.payload.unwrap_or("{}"));
+        let body = CanonicalParts { id: &id, payload, topic, ts: &ts, kind }.body();
+        Ok(Self { id: id_value, topic: topic_value, kind: kind_value, body })
     }
 
     /// An event as a store read it back; the parts were validated when it was accepted.
@@ -109,4 +171,142 @@ impl Event {
     pub fn body(&self) -> &Bytes {
         &self.body
     }
+
+    /// The payload in its canonical form, as it lies in the body.
+    #[must_use]
+    pub fn payload_json(&self) -> &[u8] {
+        const BEFORE: &[u8] = b",\"payload\":";
+        // Quotes inside strings are escaped, so neither key can be part of a string: the first
+        // occurrence of one and the last of the other are the event's own.
+        let start = memchr::memmem::find(&self.body, BEFORE).map_or(0, |at| at + BEFORE.len());
+        let end = memchr::memmem::rfind(&self.body, b",\"topic\":").unwrap_or(start);
+        self.body.get(start..end).unwrap_or_default()
+    }
+}
+
+/// An event's fields in their canonical form; `None` is absent.
+#[derive(Default)]
+struct Fields<'a> {
+    id: Option<&'a str>,
+    payload: Option<&'a str>,
+    topic: Option<&'a str>,
+    ts: Option<&'a str>,
+    kind: Option<&'a str>,
+    version: Option<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(reader: &'a Canonicaliser<'_>) -> Result<Self, EventError> {
+        /// As much of an unknown field's name as an error repeats, in characters.
+        const SHOWN_CHARS: usize = 64;
+        let mut fields = Self::default();
+        for (key, value) in reader.members() {
+            let field = match key {
+                "id" => &mut fields.id,
+                "payload" => &mut fields.payload,
+                "topic" => &mut fields.topic,
+                "ts" => &mut fields.ts,
+                "type" => &mut fields.kind,
+                "v" => &mut fields.version,
+                _ => {
+                    let field = unescaped(key).take(SHOWN_CHARS).collect();
+                    return Err(EventError::Field { field, reason: "unknown field".to_owned() });
+                }
+            };
+            *field = Some(value);
+        }
+        Ok(fields)
+    }
+}
+
+/// The values of a body, each as canonical JSON.
+struct CanonicalParts<'a> {
+    id: &'a str,
+    payload: &'a str,
+    topic: &'a str,
+    ts: &'a str,
+    kind: &'a str,
+}
+
+impl CanonicalParts<'_> {
+    fn body(&self) -> Bytes {
+        let parts = [
+            "{\"id\":",
+            self.id,
+            ",\"payload\":",
+            self.payload,
+            ",\"topic\":",
+            self.topic,
+            ",\"ts\":",
+            self.ts,
+            ",\"type\":",
+            self.kind,
+            ",\"v\":1}",
+        ];
+        Bytes::from(parts.concat())
+    }
+}
+
+fn refused(field: &str, reason: &str) -> EventError {
+    EventError::Field { field: field.to_owned(), reason: reason.to_owned() }
+}
+
+fn check_size(length: usize) -> Result<(), EventError> {
+    let limit = MAX_EVENT_BYTES;
+    if length > limit { Err(EventError::TooLarge { length, limit }) } else { Ok(()) }
+}
+
+fn check_kind(kind: &str) -> Result<(), EventError> {
+    if kind.len() > MAX_TYPE_BYTES {
+        return Err(refused("type", &format!("is {} bytes long, the limit is {MAX_TYPE_BYTES}", kind.len())));
+    }
+    Ok(())
+}
+
+fn check_id(id: &str) -> Result<(), EventError> {
+    if id.len() > MAX_ID_BYTES {
+        return Err(refused("id", &format!("is {} bytes long, the limit is {MAX_ID_BYTES}", id.len())));
+    }
+    if !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(refused("id", "must be visible ASCII without spaces: it travels in a header"));
+    }
+    Ok(())
+}
+
+/// A new UUID v7, as JSON.
+fn new_id(now: UnixMicros) -> String {
+    // A clock before 1970 gives ids of 1970: they are unique all the same.
+    let since_epoch = now.since(UnixMicros(0));
+    let time = uuid::Timestamp::from_unix(uuid::NoContext, since_epoch.as_secs(), since_epoch.subsec_nanos());
+    quote(Uuid::new_v7(time).hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+}
+
+/// `ts` as JSON.
+fn moment(moment: Option<UnixMicros>) -> Result<String, EventError> {
+    let text = moment.and_then(timestamp::iso).ok_or_else(|| refused("ts", "is outside the years 1 to 9999"))?;
+    Ok(format!("\"{text}\""))
+}
+
+/// What Python calls false is an empty payload, as in the client that receivers know.
+fn payload_or_empty(payload: &str) -> &str {
+    let is_zero = || {
+        let mantissa = payload.split(['e', 'E']).next().unwrap_or_default();
+        payload.starts_with(is_number_start) && mantissa.bytes().all(|b| matches!(b, b'-' | b'0' | b'.'))
+    };
+    if matches!(payload, "null" | "false" | "\"\"" | "[]") || is_zero() { "{}" } else { payload }
+}
+
+fn is_number_start(c: char) -> bool {
+    c == '-' || c.is_ascii_digit()
+}
+
+/// The canonical `json` if it is a string.
+fn string<'a>(field: &str, json: &'a str) -> Result<&'a str, EventError> {
+    if json.starts_with('"') { Ok(json) } else { Err(refused(field, "must be a string")) }
+}
+
+/// What a canonical JSON string stands for.
+fn unquoted(json: &str) -> Box<str> {
+    let inside = &json[1..json.len() - 1];
+    if inside.contains('\\') { unescaped(inside).collect() } else { inside.into() }
 }

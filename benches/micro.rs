@@ -1,0 +1,79 @@
+//! What one event costs before it meets a store or a socket.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use postrider::clock::UnixMicros;
+use postrider::event::Event;
+use postrider::signing::{Secret, StandardKey, decnet_signature, standard_signature};
+use postrider::topic::{Pattern, PatternIndex, Topic};
+
+const NOW: UnixMicros = UnixMicros(1_790_000_000_000_000);
+
+/// 100,000 patterns of 100,000 subscribers, of every kind; few want the topic.
+fn index() -> PatternIndex<u32> {
+    let mut index = PatternIndex::default();
+    for number in 0..100_000 {
+        let text = match number % 5 {
+            0 => format!("site-{number}.attacker.>"),
+            1 => format!("*.attacker.host-{number}.*"),
+            2 => format!("site-7.*.*.state-{number}"),
+            3 => format!("site-7.attacker.host-{number}.>"),
+            _ => format!("*.*.host-{number}"),
+        };
+        index.insert(&Pattern::parse(&text).expect("a pattern"), number);
+    }
+    for (number, text) in [">", "site-7.>", "*.attacker.>", "site-7.*.*.opened", "*.*.*.*"].into_iter().enumerate() {
+        index.insert(&Pattern::parse(text).expect("a pattern"), 200_000 + u32::try_from(number).expect("small"));
+    }
+    index
+}
+
+/// An event of 600 bytes as a publisher writes it: keys in no order, spaces, a few escapes.
+fn event_json() -> String {
+    let mut json = r#"{"topic": "site-7.attacker.host-3.opened", "type": "session.started", "id": "0192f0c1-7c55-7e2a-9d1b-3f7a52f0a911", "ts": "2026-11-23T15:04:20.319007+00:00", "payload": {"session": {"user": "root", "tries": 14, "duration_s": 73.25, "client": "SSH-2.0-libssh_0.9.6"}, "attacker": {"ip": "198.51.100.23", "port": 52814, "asn": 64511, "country": "ZZ"}, "commands": ["uname -a", "cat \/etc\/passwd", "echo \"x\" > /tmp/y"], "decky": "host-3", "score": 0.87, "flags": [true, false, null], "note": ""#.to_owned();
+    json.extend(std::iter::repeat_n('n', 600 - json.len() - 3));
+    json + "\"}}"
+}
+
+fn matching(c: &mut Criterion) {
+    let index = index();
+    let topic = Topic::parse("site-7.attacker.host-3.opened").expect("a topic");
+    let mut found = Vec::new();
+    index.matches(&topic, &mut found);
+    assert_eq!(found, [3, 200_000, 200_001, 200_002, 200_003, 200_004]);
+    c.bench_function("match one topic against 100,000 patterns", |b| {
+        b.iter(|| {
+            found.clear();
+            index.matches(black_box(&topic), &mut found);
+            black_box(found.len())
+        });
+    });
+}
+
+fn canonical_body(c: &mut Criterion) {
+    let json = event_json();
+    assert_eq!(json.len(), 600);
+    let mut group = c.benchmark_group("event");
+    group.throughput(Throughput::Bytes(600));
+    group.bench_function("canonical body of a 600-byte event", |b| {
+        b.iter(|| Event::from_json(black_box(json.as_bytes()), NOW).expect("an event"));
+    });
+}
+
+fn signatures(c: &mut Criterion) {
+    let body = event_json();
+    let (secret, key) = (Secret::generate(), StandardKey::generate());
+    let mut group = c.benchmark_group("signing");
+    group.throughput(Throughput::Bytes(600));
+    group.bench_function("both signatures of a 600-byte body", |b| {
+        b.iter(|| {
+            let body = black_box(body.as_bytes());
+            let id = "0192f0c1-7c55-8e2a-9d1b-3f7a52f0a911";
+            (decnet_signature(&secret, body), standard_signature(&key, id, NOW.seconds(), body))
+        });
+    });
+}
+
+criterion_group!(benches, matching, canonical_body, signatures);
+criterion_main!(benches);
