@@ -7,11 +7,12 @@ pub mod guard;
 pub mod id;
 pub mod retry;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::clock::UnixMicros;
+use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::event::Event;
 use crate::webhook::Webhook;
 
@@ -169,20 +170,107 @@ pub struct DeliveryResult {
     pub attempts: u32,
 }
 
-/// How [`deliver`] goes about it.
+impl End {
+    /// Whether it speaks against the receiver. A blocked destination is the operator's doing.
+    #[must_use]
+    pub fn counts_as_failure(&self) -> bool {
+        !matches!(self, Self::Status(200..=299) | Self::Blocked { .. })
+    }
+}
+
+impl Outcome {
+    /// The answer's status, if there was an answer.
+    #[must_use]
+    pub fn status_code(&self) -> Option<u16> {
+        match self.end {
+            End::Status(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        matches!(self.end, End::Status(200..=299))
+    }
+
+    /// What went wrong, in the words that users of the API match on; `None` after a success. It never
+    /// shows a resolved address.
+    #[must_use]
+    pub fn error_text(&self) -> Option<String> {
+        Some(match &self.end {
+            End::Status(200..=299) => return None,
+            End::Status(status @ (429 | 500..=599)) => format!("http {status}"),
+            End::Status(status) => format!("non-retryable {status}"),
+            End::Timeout(phase) => format!("timeout: {phase}"),
+            End::Connect(reason) => format!("connect: {reason}"),
+            End::Tls(reason) => format!("tls: {reason}"),
+            End::Dns(reason) => format!("dns: {reason}"),
+            End::Blocked { reason, .. } => format!("egress_blocked: {reason}"),
+            End::Protocol(reason) => format!("protocol: {reason}"),
+        })
+    }
+}
+
+/// How [`deliver`] goes about it. By default as the original does.
 #[derive(Clone)]
 pub struct DeliverOptions {
     /// Delays between attempts; empty for a single attempt.
     pub schedule: retry::Schedule,
+    /// Says what time the attempts are made at; delays are waited out in real time.
+    pub clock: Arc<dyn Clock>,
 }
 
+impl Default for DeliverOptions {
+    fn default() -> Self {
+        Self { schedule: retry::Schedule::original(), clock: Arc::new(SystemClock) }
+    }
+}
+
+/// How far from the schedule's delay a delay may be, as a factor: receivers that failed together are
+/// not tried again together.
+pub const JITTER: std::ops::RangeInclusive<f64> = 0.8..=1.2;
+
+/// A factor for the next delay, uniform in [`JITTER`].
+#[must_use]
+pub fn random_jitter() -> f64 {
+    JITTER.start() + fastrand::f64() * (JITTER.end() - JITTER.start())
+}
+
+/// The longest `webhook-id` taken over from an event's id, in bytes.
+const MAX_WEBHOOK_ID_BYTES: usize = 64;
+
 /// Delivers one event to one webhook and waits for the end: success, a terminal answer, or the schedule's end.
+///
+/// The `webhook-id` is the event's id if that has the right form (1 to 64 of `[A-Za-z0-9_-]`), so that a
+/// program that starts over sends the same one, and otherwise a random UUID.
 pub async fn deliver(
     client: &client::Client,
     webhook: &Webhook,
     event: &Event,
     options: &DeliverOptions,
 ) -> DeliveryResult {
-    let _ = (client, webhook, event, &options.schedule);
-    todo!()
+    let fits = |id: &str| {
+        (1..=MAX_WEBHOOK_ID_BYTES).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    };
+    let webhook_id =
+        if fits(event.id()) { event.id().to_owned() } else { uuid::Uuid::new_v4().hyphenated().to_string() };
+    let clock = &*options.clock;
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let mut slot = client.checkout(&webhook.destination);
+        let outcome = attempt::attempt(client, &mut slot, webhook, event, &webhook_id, clock).await;
+        client.checkin(slot);
+        let now = clock.now();
+        let error = match retry::next(attempts, &outcome, &options.schedule, now, random_jitter()) {
+            retry::Next::RetryAt { at, .. } => {
+                tokio::time::sleep(at.since(now)).await;
+                continue;
+            }
+            retry::Next::Delivered => None,
+            retry::Next::Dead { error } => Some(error),
+        };
+        return DeliveryResult { ok: error.is_none(), status_code: outcome.status_code(), error, attempts };
+    }
 }

@@ -1,14 +1,111 @@
 //! May this URL, this address be contacted? Pure but for resolution.
+//!
+//! Every attempt goes the same way: parse strictly → resolve → *every* address must be allowed →
+//! connect to a checked address. IP literals never reach a resolver, so the check sits at the
+//! address ([`EgressPolicy::check`]) and the connector takes nothing but a [`GuardedAddr`].
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use ipnet::IpNet;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::LookupIpStrategy;
+use http::HeaderValue;
+use http::uri::{PathAndQuery, Uri};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rustls::pki_types::ServerName;
 
-/// A webhook's URL, parsed strictly: what to connect to and what to ask for.
+/// The longest URL of a webhook, in bytes as given.
+pub const MAX_URL_BYTES: usize = 2_048;
+
+/// How long the resolver remembers that a name does not exist, at most: a corrected zone is seen soon.
+const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
+
+/// Ports that belong to protocols in which a POST could pass for commands.
+/// Source: WHATWG Fetch, "bad port", <https://fetch.spec.whatwg.org/#port-blocking>; ascending.
+const BAD_PORTS: [u16; 83] = [
+    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109,
+    110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531,
+    532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060,
+    5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
+];
+
+/// Where clouds serve credentials to whoever asks from inside. Opened only by a network that names
+/// the one address. Sources: AWS EC2 IMDS (v4 and v6) and ECS task roles, Azure `WireServer`, Alibaba
+/// Cloud ECS metadata; Google, Oracle, `DigitalOcean` and others share AWS's IPv4 address.
+pub const METADATA_ADDRESSES: [IpAddr; 5] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+];
+
+/// Names of the same services, blocked even where private networks are open.
+const METADATA_NAMES: [&str; 3] = ["metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"];
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix_bits: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix_bits)
+}
+
+const fn v6(a: u16, b: u16, c: u16, prefix_bits: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix_bits)
+}
+
+/// Source: IANA IPv4 Special-Purpose Address Registry, multicast and reserved space, and Azure's `WireServer`.
+const DENIED_V4: [(Ipv4Net, &str); 19] = [
+    (v4(0, 0, 0, 0, 8), "this host"),
+    (v4(10, 0, 0, 0, 8), "private"),
+    (v4(100, 64, 0, 0, 10), "carrier-grade NAT"),
+    (v4(127, 0, 0, 0, 8), "loopback"),
+    (v4(169, 254, 0, 0, 16), "link-local"),
+    (v4(172, 16, 0, 0, 12), "private"),
+    (v4(192, 0, 0, 0, 24), "protocol assignments"),
+    (v4(192, 0, 2, 0, 24), "documentation"),
+    (v4(192, 31, 196, 0, 24), "AS112"),
+    (v4(192, 52, 193, 0, 24), "AMT"),
+    (v4(192, 88, 99, 0, 24), "6to4 relays"),
+    (v4(192, 168, 0, 0, 16), "private"),
+    (v4(192, 175, 48, 0, 24), "AS112"),
+    (v4(198, 18, 0, 0, 15), "benchmarks"),
+    (v4(198, 51, 100, 0, 24), "documentation"),
+    (v4(203, 0, 113, 0, 24), "documentation"),
+    (v4(224, 0, 0, 0, 4), "multicast"),
+    (v4(240, 0, 0, 0, 4), "reserved"),
+    (v4(168, 63, 129, 16, 32), "cloud platform"),
+];
+
+/// The only IPv6 space that IANA hands out as global unicast; everything outside is denied.
+const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
+
+/// Inside of [`GLOBAL_V6`]. Source: IANA IPv6 Special-Purpose Address Registry, and the returned 6bone space.
+const DENIED_V6: [(Ipv6Net, &str); 6] = [
+    (v6(0x2001, 0, 0, 23), "protocol assignments"),
+    (v6(0x2001, 0xdb8, 0, 32), "documentation"),
+    (v6(0x2002, 0, 0, 16), "6to4"),
+    (v6(0x2620, 0x4f, 0x8000, 48), "AS112"),
+    (v6(0x3ffe, 0, 0, 16), "6bone"),
+    (v6(0x3fff, 0, 0, 20), "documentation"),
+];
+
+/// Who a URL names: an address, or a name that must be resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    Ip(IpAddr),
+    /// ASCII, lower case.
+    Domain(Box<str>),
+}
+
+/// A webhook's URL, parsed strictly: what to connect to and what to ask for, ready for the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Destination {
     url: url::Url,
+    host: Host,
+    port: u16,
+    authority: HeaderValue,
+    target: Uri,
+    server_name: ServerName<'static>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,10 +117,67 @@ pub enum DestinationError {
     Forbidden(String),
 }
 
+fn invalid<T>(reason: impl fmt::Display) -> Result<T, DestinationError> {
+    Err(DestinationError::Invalid(reason.to_string()))
+}
+
+/// Refuses what a lenient URL parser would repair or drop: where two parsers disagree about a host, guards are passed by.
+fn check_spelling(url: &str) -> Result<(), DestinationError> {
+    if url.len() > MAX_URL_BYTES {
+        return invalid(format_args!("the URL is {} bytes long, the limit is {MAX_URL_BYTES}", url.len()));
+    }
+    if let Some(found) = url.chars().find(|c| c.is_control() || c.is_whitespace() || *c == '\\') {
+        return invalid(format_args!("the URL has the character {found:?}"));
+    }
+    if url.contains('#') {
+        return invalid("the URL has a fragment (#…), which is never sent");
+    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return invalid("the URL must begin with https:// or http://");
+    };
+    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return invalid("the URL must begin with https:// or http://");
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return invalid("the URL has a user name or password before its host");
+    }
+    if authority.contains('%') {
+        return invalid("the URL has a % in its host (zone ids and encoded hosts are refused)");
+    }
+    if authority.is_empty() || authority.starts_with(':') {
+        return invalid("the URL has no host");
+    }
+    Ok(())
+}
+
 impl Destination {
+    /// Parses `url`: `http` or `https`, at most [`MAX_URL_BYTES`], and nothing in it that parsers
+    /// disagree about. Whether it may be contacted is [`EgressPolicy::check_destination`]'s question.
     pub fn parse(url: &str) -> Result<Self, DestinationError> {
-        let _ = url;
-        todo!()
+        check_spelling(url)?;
+        let url = url::Url::parse(url).or_else(|error| invalid(format_args!("the URL is malformed: {error}")))?;
+        let host = match url.host() {
+            Some(url::Host::Ipv4(ip)) => Host::Ip(ip.into()),
+            Some(url::Host::Ipv6(ip)) => Host::Ip(ip.into()),
+            Some(url::Host::Domain(name)) if !name.trim_matches('.').is_empty() => Host::Domain(name.into()),
+            _ => return invalid("the URL has no host"),
+        };
+        let port = match url.port_or_known_default() {
+            Some(port) if port > 0 => port,
+            _ => return invalid("the URL has port 0"),
+        };
+        let authority = HeaderValue::from_str(&url[url::Position::BeforeHost..url::Position::AfterPort])
+            .or_else(|_| invalid("the URL's host cannot be sent in a Host header"))?;
+        let target = PathAndQuery::try_from(&url[url::Position::BeforePath..url::Position::AfterQuery])
+            .or_else(|error| invalid(format_args!("the URL's path is malformed: {error}")))?;
+        let server_name = match &host {
+            Host::Ip(ip) => ServerName::from(*ip),
+            // A name of DNS has no trailing dot in SNI or in certificates (RFC 6066, section 3).
+            Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
+                .or_else(|_| invalid("the URL's host is no valid name of DNS"))?,
+        };
+        Ok(Self { host, port, authority, target: Uri::from(target), server_name, url })
     }
     /// The URL in its normalised form.
     #[must_use]
@@ -34,6 +188,32 @@ impl Destination {
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.url.scheme() == "https"
+    }
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+    /// Never 0; the scheme's own where the URL names none.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+    /// Whether a connection to `other` is also a connection to this: the same scheme, host and port.
+    #[must_use]
+    pub fn same_origin(&self, other: &Self) -> bool {
+        self.port == other.port && self.is_tls() == other.is_tls() && self.host == other.host
+    }
+    /// The value of the `Host` header.
+    pub(super) fn authority(&self) -> &HeaderValue {
+        &self.authority
+    }
+    /// Path and query, as the request line has them.
+    pub(super) fn target(&self) -> &Uri {
+        &self.target
+    }
+    /// Whom the certificate must name.
+    pub(super) fn server_name(&self) -> &ServerName<'static> {
+        &self.server_name
     }
 }
 
@@ -52,17 +232,111 @@ pub struct EgressPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GuardedAddr(SocketAddr);
 
-impl EgressPolicy {
-    /// Whether `addr` may be contacted.
-    pub fn check(&self, addr: SocketAddr) -> Result<GuardedAddr, DestinationError> {
-        let _ = addr;
-        todo!()
+impl GuardedAddr {
+    pub(super) fn get(self) -> SocketAddr {
+        self.0
     }
+}
+
+impl EgressPolicy {
+    /// Whether `addr` may be contacted. The error names the address.
+    pub fn check(&self, addr: SocketAddr) -> Result<GuardedAddr, DestinationError> {
+        check_port(addr.port())?;
+        match self.refusal(addr) {
+            None => Ok(GuardedAddr(addr)),
+            Some(reason) => Err(DestinationError::Forbidden(format!("{} {reason}", addr.ip()))),
+        }
+    }
+
     /// Whether a webhook with this destination may be registered: checks what needs no resolution.
     pub fn check_destination(&self, destination: &Destination) -> Result<(), DestinationError> {
-        let _ = destination;
-        todo!()
+        check_port(destination.port)?;
+        match &destination.host {
+            Host::Ip(ip) => self.check(SocketAddr::new(*ip, destination.port)).map(|_| ()),
+            Host::Domain(name) => self.check_name(name),
+        }
     }
+
+    fn check_name(&self, name: &str) -> Result<(), DestinationError> {
+        let bare = name.trim_end_matches('.');
+        let within = |zone: &str| bare.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        let opened = self.allow_all_private || !self.allow_private.is_empty();
+        if METADATA_NAMES.contains(&bare) {
+            return Err(DestinationError::Forbidden(format!("{name} is a cloud metadata service")));
+        }
+        // `internal` alone is no host of the zone (ICANN reserved `*.internal`), but it is no public name either.
+        if !opened && (within("localhost") || within("internal")) {
+            return Err(DestinationError::Forbidden(format!("{name} is a private name")));
+        }
+        Ok(())
+    }
+
+    /// An IPv6 address that carries an IPv4 address is judged as both, so that it is never more permissive than either.
+    fn refusal(&self, addr: SocketAddr) -> Option<String> {
+        let views = || [Some(addr.ip()), carried_v4(addr.ip())].into_iter().flatten();
+        if views().any(|ip| self.is_own_listener(SocketAddr::new(ip, addr.port()))) {
+            return Some(format!("port {} is this server itself", addr.port()));
+        }
+        let named_alone =
+            |ip| self.allow_private.iter().any(|net| net.prefix_len() == net.max_prefix_len() && net.network() == ip);
+        if views().any(|ip| METADATA_ADDRESSES.contains(&ip) && !named_alone(ip)) {
+            return Some("is a cloud metadata address".to_owned());
+        }
+        if self.allow_all_private {
+            return None;
+        }
+        let opened = |ip: &IpAddr| self.allow_private.iter().any(|net| net.contains(ip));
+        views()
+            .filter(|ip| !opened(ip))
+            .find_map(denied_range)
+            .map(|range| format!("is not a public address ({range})"))
+    }
+
+    fn is_own_listener(&self, addr: SocketAddr) -> bool {
+        let (ip, port) = (addr.ip(), addr.port());
+        // Connecting to 0.0.0.0 or [::] reaches this machine, as loopback does.
+        let here = ip.is_loopback() || ip.is_unspecified();
+        self.own_listeners.iter().any(|own| {
+            let own_ip = own.ip().to_canonical();
+            own.port() == port
+                && (own_ip == ip || here && (own_ip.is_unspecified() || own_ip.is_loopback() && ip.is_unspecified()))
+        })
+    }
+}
+
+fn check_port(port: u16) -> Result<(), DestinationError> {
+    match BAD_PORTS.binary_search(&port) {
+        Ok(_) => Err(DestinationError::Forbidden(format!("port {port} belongs to another protocol than HTTP"))),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Which range of those that are never public has `ip`.
+fn denied_range(ip: IpAddr) -> Option<&'static str> {
+    match ip {
+        IpAddr::V4(ip) => DENIED_V4.iter().find(|(net, _)| net.contains(&ip)).map(|(_, name)| *name),
+        IpAddr::V6(ip) if ip.is_loopback() => Some("loopback"),
+        IpAddr::V6(ip) if !GLOBAL_V6.contains(&ip) => Some("outside of 2000::/3"),
+        IpAddr::V6(ip) => DENIED_V6.iter().find(|(net, _)| net.contains(&ip)).map(|(_, name)| *name),
+    }
+}
+
+/// The IPv4 address inside of a mapped (RFC 4291), compatible (RFC 4291), translated (RFC 7915), NAT64
+/// (RFC 6052, RFC 8215) or 6to4 (RFC 3056) address.
+fn carried_v4(ip: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(ip) = ip else { return None };
+    let (high, low) = match ip.segments() {
+        // Not `::`, `::1` and their neighbours: those are addresses of their own.
+        [0, 0, 0, 0, 0, 0, high, low] if high > 0xff => (high, low),
+        [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0 | 1, _, _, _, high, low]
+        | [0x2002, high, low, ..] => (high, low),
+        _ => return None,
+    };
+    let [a, b] = high.to_be_bytes();
+    let [c, d] = low.to_be_bytes();
+    Some(Ipv4Addr::new(a, b, c, d).into())
 }
 
 /// Turns a host name into addresses.
@@ -74,3 +348,43 @@ pub trait Resolve: Send + Sync + 'static {
 
 /// The resolver that a client uses when none is given.
 pub type SharedResolver = Arc<dyn Resolve>;
+
+/// Asks the name servers of the system's configuration itself, IPv4 and IPv6 at once, honours the
+/// hosts file, and keeps answers for as long as their TTL says. A slow zone delays nothing else.
+pub struct HickoryResolver(TokioResolver);
+
+impl HickoryResolver {
+    /// Reads the system's configuration; the error is for people.
+    pub fn from_system() -> Result<Self, String> {
+        let mut builder = TokioResolver::builder_tokio().map_err(|error| error.to_string())?;
+        let options = builder.options_mut();
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
+        builder.build().map(Self).map_err(|error| error.to_string())
+    }
+}
+
+#[async_trait::async_trait]
+impl Resolve for HickoryResolver {
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        match self.0.lookup_ip(host).await {
+            Ok(found) => Ok(found.iter().collect()),
+            Err(error) if error.is_nx_domain() => Err(format!("{host} does not exist")),
+            Err(error) if error.is_no_records_found() => Err(format!("{host} has no address")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// The C library's resolver, for machines whose names live in NSS modules (mDNS, LDAP). It has no
+/// cache, and a slow zone holds threads that file access needs too.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemResolver;
+
+#[async_trait::async_trait]
+impl Resolve for SystemResolver {
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        let found = tokio::net::lookup_host((host, 0)).await.map_err(|error| error.to_string())?;
+        Ok(found.map(|addr| addr.ip()).collect())
+    }
+}
