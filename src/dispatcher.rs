@@ -307,7 +307,8 @@ impl Shared {
         let shared = Arc::clone(self);
         tokio::spawn(async move {
             loop {
-                match shared.store.discard_pending(webhook, WEBHOOK_DELETED, DISCARD_BATCH).await {
+                let now = shared.clock.now();
+                match shared.store.discard_pending(webhook, WEBHOOK_DELETED, DISCARD_BATCH, now).await {
                     Ok(0) => return,
                     Ok(_) => {}
                     Err(error) => {

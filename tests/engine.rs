@@ -172,7 +172,8 @@ async fn a_delivery_ends_dead_when_the_schedule_is_exhausted_or_the_answer_is_te
     let folder = tempfile::tempdir().unwrap();
     let settings = DispatcherSettings { circuit_threshold: 100, ..settings() };
     let engine = start_with(folder.path(), settings).await;
-    let receiver = TestReceiver::start(|_, request| if request.path == "/gone" { 404.into() } else { 500.into() }).await;
+    let receiver =
+        TestReceiver::start(|_, request| if request.path == "/gone" { 404.into() } else { 500.into() }).await;
     subscribe(&engine, "broken", "a.broken", &receiver.url("/broken")).await;
     subscribe(&engine, "gone", "a.gone", &receiver.url("/gone")).await;
 
@@ -192,7 +193,8 @@ async fn an_open_circuit_spends_no_attempts_until_the_webhook_is_enabled() {
     let engine = start(folder.path()).await;
     let is_well = Arc::new(AtomicBool::new(false));
     let well = Arc::clone(&is_well);
-    let receiver = TestReceiver::start(move |_, _| if well.load(Ordering::SeqCst) { 200.into() } else { 503.into() }).await;
+    let receiver =
+        TestReceiver::start(move |_, _| if well.load(Ordering::SeqCst) { 200.into() } else { 503.into() }).await;
     let patch = WebhookPatch { max_in_flight: Some(1), ..WebhookPatch::default() };
     let webhook = subscribe(&engine, "sick", ">", &receiver.url("/")).await;
     change(&engine, &webhook, patch).await;
@@ -354,7 +356,8 @@ async fn a_changed_url_takes_effect_at_once() {
     change(&engine, &webhook, WebhookPatch { url: Some(new.url("/")), ..WebhookPatch::default() }).await;
     publish(&engine, "a.b", 3).await;
     new.wait_for(3).await;
-    change(&engine, &webhook, WebhookPatch { topic_patterns: Some(vec!["c.d".to_owned()]), ..WebhookPatch::default() }).await;
+    change(&engine, &webhook, WebhookPatch { topic_patterns: Some(vec!["c.d".to_owned()]), ..WebhookPatch::default() })
+        .await;
     assert_eq!(publish(&engine, "a.b", 1).await[0].deliveries, 0);
     assert_eq!(publish(&engine, "c.d", 1).await[0].deliveries, 1);
     new.wait_for(4).await;
@@ -413,7 +416,8 @@ async fn a_dead_delivery_can_be_retried_and_a_waiting_one_discarded() {
     let again = engine.retry_delivery(DEFAULT_TENANT, dead[0].key).await;
     assert!(matches!(again, Err(StoreError::Conflict(_))), "{again:?}");
 
-    change(&engine, &webhook, WebhookPatch { retry_schedule: Some(Some(vec![3_600.0])), ..WebhookPatch::default() }).await;
+    change(&engine, &webhook, WebhookPatch { retry_schedule: Some(Some(vec![3_600.0])), ..WebhookPatch::default() })
+        .await;
     publish(&engine, "a.b", 1).await;
     receiver.wait_for(3).await;
     let waiting = async {

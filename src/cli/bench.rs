@@ -188,9 +188,8 @@ impl Bench {
         let warm_up = Shape { events: 2_000, ..shape };
         publisher.closed_loop(warm_up, receiver, |_| {}).await?;
         let cpu_before = node.cpu()?;
-        let took = publisher
-            .closed_loop(shape, receiver, |count| self.say(&format!("deliveries, {name}: {count}")))
-            .await?;
+        let took =
+            publisher.closed_loop(shape, receiver, |count| self.say(&format!("deliveries, {name}: {count}"))).await?;
         let cpu_us = (node.cpu()? - cpu_before).as_secs_f64() * 1e6 / shape.events as f64;
         let rate = shape.events as f64 / took.as_secs_f64();
         let arrived = receiver.arrived()?;
@@ -241,8 +240,7 @@ impl Bench {
         let shape = Shape { events, batch: 1, connections: 1, window: 4, webhooks: FAN_OUT_WEBHOOKS };
         publisher.closed_loop(Shape { events: 5, ..shape }, receiver, |_| {}).await?;
         let cpu_before = node.cpu()?;
-        let took =
-            publisher.closed_loop(shape, receiver, |count| self.say(&format!("fan-out: {count}"))).await?;
+        let took = publisher.closed_loop(shape, receiver, |count| self.say(&format!("fan-out: {count}"))).await?;
         let deliveries = (events * FAN_OUT_WEBHOOKS) as f64;
         let rate = deliveries / took.as_secs_f64();
         let cpu_us = (node.cpu()? - cpu_before).as_secs_f64() * 1e6 / deliveries;
@@ -267,7 +265,7 @@ impl Bench {
 
         self.say("backlog: starting again");
         let node = Node::start(&folder).await?;
-        let pending = node.remote.get(&["stats"], &[]).await?["pending"].as_u64().unwrap_or_default();
+        let pending = node.remote.get(&["stats"], &[]).await?.value["pending"].as_u64().unwrap_or_default();
         let resident = node.memory()?.resident;
         receiver.reset(1)?;
         let repaired = json!({ "url": receiver.url(0), "enabled": true });

@@ -340,19 +340,19 @@ impl<'a> Tally<'a> {
         let end = match (&arrival.verified, arrival.status) {
             (Err(reason), _) => output.paint(BAD, format_args!("✗ not verified: {reason}")),
             (Ok(()), StatusCode::OK) => output.paint(GOOD, "✓ verified"),
-            (Ok(()), status) => output.paint(WARN, format_args!("↻ refused with {}, sent again later", status.as_u16())),
+            (Ok(()), status) => {
+                output.paint(WARN, format_args!("↻ refused with {}, sent again later", status.as_u16()))
+            }
         };
         let attempt = format!("attempt {}", arrival.attempt);
         let attempt = output.paint(if arrival.attempt > 1 { WARN } else { QUIET }, attempt);
         let latency = if arrival.status.is_success() { output::milliseconds(latency_ms) } else { String::new() };
-        output.line(
-            format_args!(
-                "  {}  {}  {}  {attempt}  {latency:>7}  {end}",
-                output.paint(QUIET, output::time_of_day(arrival.at)),
-                output.paint(NAME, format_args!("{hook:<5}")),
-                output.paint(STRONG, format_args!("{:<26}", arrival.topic)),
-            ),
-        )?;
+        output.line(format_args!(
+            "  {}  {}  {}  {attempt}  {latency:>7}  {end}",
+            output.paint(QUIET, output::time_of_day(arrival.at)),
+            output.paint(NAME, format_args!("{hook:<5}")),
+            output.paint(STRONG, format_args!("{:<26}", arrival.topic)),
+        ))?;
         Ok(())
     }
 

@@ -85,7 +85,8 @@ impl TestReceiver {
                         Ok::<_, Infallible>(response)
                     }
                 });
-                connections.spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                connections
+                    .spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
         });
         Self { address, received, count, task }

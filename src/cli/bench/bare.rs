@@ -44,7 +44,9 @@ pub(super) async fn run(destinations: &[String], connections: usize, duration: D
             let (posts, body) = (Arc::clone(&posts), body.clone());
             tokio::spawn(async move {
                 let secret = Secret::generate();
-                let host = HeaderValue::from_str(&url::Url::parse(destination.as_str())?[url::Position::BeforeHost..url::Position::AfterPort])?;
+                let host = HeaderValue::from_str(
+                    &url::Url::parse(destination.as_str())?[url::Position::BeforeHost..url::Position::AfterPort],
+                )?;
                 let mut answer = BytesMut::new();
                 while Instant::now() < until {
                     let request = Request::builder()

@@ -57,7 +57,7 @@ impl Node {
     pub(super) async fn add_webhook(&self, name: &str, topic: &str, url: &str) -> anyhow::Result<String> {
         let webhook = json!({ "name": name, "url": url, "topic_patterns": [topic] });
         let created = self.remote.post(&["webhooks"], &webhook).await?;
-        Ok(created["uuid"].as_str().context("the answer has no uuid")?.to_owned())
+        Ok(created.value["uuid"].as_str().context("the answer has no uuid")?.to_owned())
     }
 
     /// CPU time used so far, of all threads, in user and kernel mode.

@@ -76,7 +76,8 @@ pub(super) async fn run(output: Output) -> anyhow::Result<()> {
     let counting = Arc::clone(&tally);
     let receiver = Receiver::start(SocketAddr::from(([127, 0, 0, 1], 0)), move |request| {
         let webhook = request.uri.path().rsplit('/').next().and_then(|last| last.parse().ok()).unwrap_or(0);
-        if let (Some(event), Some(sent_us)) = (number(&request.body, b"\"n\":"), number(&request.body, b"\"sent_us\":")) {
+        if let (Some(event), Some(sent_us)) = (number(&request.body, b"\"n\":"), number(&request.body, b"\"sent_us\":"))
+        {
             let now_us = SystemClock.now().0.unsigned_abs();
             counting.lock().count(event, webhook, now_us.saturating_sub(sent_us));
         }
