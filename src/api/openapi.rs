@@ -103,7 +103,7 @@ fn complete(operation: &mut Operation) {
 #[utoipa::path(get, path = "/openapi.json", tag = "operation", security(()), responses(
     (status = 200, body = serde_json::Value, description = "This document."),
 ))]
-pub(super) async fn show() -> Result<impl IntoResponse, Problem> {
+pub(super) async fn document() -> Result<impl IntoResponse, Problem> {
     static DOCUMENT: LazyLock<Result<Bytes, String>> =
         LazyLock::new(|| openapi().to_pretty_json().map(Bytes::from).map_err(|error| error.to_string()));
     let document = DOCUMENT.clone().map_err(Problem::internal)?;

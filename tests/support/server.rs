@@ -222,7 +222,7 @@ impl Log {
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no test panics here").write(bytes)
+        Write::write(&mut *self.0.lock().expect("no test panics here"), bytes)
     }
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
