@@ -8,7 +8,6 @@
 )]
 
 #[path = "support/receiver.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod receiver;
 #[path = "support/server.rs"]
 mod server;
