@@ -452,10 +452,7 @@ mod tests {
         let secret = Secret::parse("0123456789abcdef").unwrap();
         let signature = decnet_signature(&secret, BODY);
         let mut headers = HeaderMap::new();
-        assert_eq!(
-            verify_decnet(&secret, &headers, BODY),
-            Err(VerifyError::MissingHeader(header::DECNET_SIGNATURE))
-        );
+        assert_eq!(verify_decnet(&secret, &headers, BODY), Err(VerifyError::MissingHeader(header::DECNET_SIGNATURE)));
         headers.insert(header::DECNET_SIGNATURE, signature.parse().unwrap());
         assert_eq!(verify_decnet(&secret, &headers, BODY), Ok(()));
         assert_eq!(verify_decnet(&secret, &headers, b"{}"), Err(VerifyError::NoMatch));
