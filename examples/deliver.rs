@@ -29,8 +29,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("signing with {} and {}", keys.decnet.expose(), *keys.standard.expose());
     let webhook = Webhook::new(url, keys)?;
 
-    // The example's receiver is on this machine; without this line nothing private can be reached.
-    let policy = EgressPolicy { allow_private: vec!["127.0.0.0/8".parse()?], ..EgressPolicy::default() };
+    // The example's receiver is on this machine; by default nothing private can be reached.
+    let policy =
+        EgressPolicy { allow_private: vec!["127.0.0.0/8".parse()?, "::1/128".parse()?], ..EgressPolicy::default() };
     let client = Client::new(ClientOptions { policy, ..ClientOptions::default() })?;
 
     let topic = Topic::parse("attacker.session.started")?;

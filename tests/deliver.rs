@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postrider::clock::{Clock, ManualClock, SystemClock, UnixMicros};
-use postrider::delivery::client::{Client, ClientOptions, Roots};
+use postrider::delivery::client::{Client, ClientOptions, MAX_IDLE, Roots};
 use postrider::delivery::guard::Destination;
 use postrider::delivery::retry::Schedule;
 use postrider::delivery::{DeliverOptions, DeliveryResult, End, deliver};
@@ -160,6 +160,19 @@ async fn many_deliveries_share_few_connections() {
         assert!(deliver(&client, &webhook, &event(EVENT), &options(&[])).await.ok);
     }
     assert_eq!(receiver.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_idle_for_long_is_not_trusted() {
+    let (receiver, _requests) = answering(&[200]).await;
+    let (client, webhook) = (client(Roots::WebPki), webhook(&receiver.url(), TIMEOUT));
+    for connections in 1..=2 {
+        assert!(deliver(&client, &webhook, &event(EVENT), &options(&[])).await.ok);
+        assert_eq!(receiver.connections.load(Ordering::SeqCst), connections);
+        tokio::time::pause();
+        tokio::time::advance(MAX_IDLE + Duration::from_secs(1)).await;
+        tokio::time::resume();
+    }
 }
 
 #[tokio::test]

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use postrider::clock::SystemClock;
+use postrider::delivery::Outcome;
 use postrider::delivery::attempt::{MAX_RESPONSE_BYTES, attempt};
 use postrider::delivery::client::{Client, Connection, Roots};
 use postrider::delivery::guard::Resolve;
 use postrider::delivery::retry::RetryAfter;
-use postrider::delivery::{End, Outcome};
 use postrider::webhook::Webhook;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
@@ -167,14 +167,23 @@ async fn one_that_sends_chunks_without_end() {
 async fn one_that_sends_100_000_headers() {
     let headers: String = (0..100_000).map(|n| format!("x-{n}: {n}\r\n")).collect();
     let (outcome, sent_bytes) = attempt_at_flood(b"HTTP/1.1 200 OK\r\n", headers.into_bytes()).await;
-    assert!(matches!(outcome.end, End::Protocol(_)), "{:?}", outcome.end);
+    assert_eq!(error_of(&outcome), "protocol: the answer cannot be read: message head is too large");
     assert!(sent_bytes < IN_FLIGHT_BYTES, "{sent_bytes}");
+}
+
+#[tokio::test]
+async fn one_that_sends_a_header_too_many() {
+    for (count, error) in [(100, None), (101, Some("protocol: the answer cannot be read: message head is too large"))] {
+        let answer = format!("HTTP/1.1 204 No Content\r\n{}\r\n", "x: y\r\n".repeat(count));
+        let (outcome, _) = attempt_at(&answering(answer.into_bytes().leak()).await).await;
+        assert_eq!(outcome.error_text().as_deref(), error, "{count} headers");
+    }
 }
 
 #[tokio::test]
 async fn one_that_sends_a_header_line_without_end() {
     let (outcome, sent_bytes) = attempt_at_flood(b"HTTP/1.1 200 OK\r\nx: ", vec![b'x'; 64 * 1024]).await;
-    assert!(matches!(outcome.end, End::Protocol(_)), "{:?}", outcome.end);
+    assert_eq!(error_of(&outcome), "protocol: the answer cannot be read: message head is too large");
     assert!(sent_bytes < IN_FLIGHT_BYTES, "{sent_bytes}");
 }
 
