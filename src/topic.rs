@@ -66,11 +66,11 @@ impl Pattern {
     pub fn matches(&self, topic: &Topic) -> bool {
         let mut found = topic.tokens();
         for wanted in self.tokens() {
-            match (wanted, found.next()) {
-                (_, None) => return false,
-                (">", Some(_)) => return true,
-                ("*", Some(_)) => {}
-                (wanted, Some(token)) if wanted == token => {}
+            let Some(token) = found.next() else { return false };
+            match wanted {
+                ">" => return true,
+                "*" => {}
+                literal if literal == token => {}
                 _ => return false,
             }
         }

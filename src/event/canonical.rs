@@ -366,7 +366,7 @@ impl<'a> Canonicaliser<'a> {
 const LONE_SURROGATE: &str = "half of a surrogate pair is no character";
 
 /// How many bytes come before the first quote, backslash or control character.
-fn plain_bytes(bytes: &[u8]) -> usize {
+pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 0xff;
     const HIGHS: u64 = ONES << 7;
     // A byte's high bit is set where it is below `n` (at most 128). A borrow may also set bits of

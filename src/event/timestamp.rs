@@ -1,5 +1,7 @@
 //! The form that Python's `datetime.isoformat` gives a moment in UTC, which receivers know.
 
+use std::fmt::Write as _;
+
 use jiff::SignedDuration;
 use jiff::civil::date;
 
@@ -25,7 +27,8 @@ pub(super) fn iso(moment: UnixMicros) -> Option<String> {
         time.second()
     );
     if micros != 0 {
-        text += &format!(".{micros:06}");
+        // Writing to a string cannot fail.
+        _ = write!(text, ".{micros:06}");
     }
     text += "+00:00";
     Some(text)
@@ -54,7 +57,7 @@ mod tests {
         iso(from_epoch_seconds(number)?)
     }
 
-    /// Each pair is what CPython 3.11 answers to `datetime.fromtimestamp(json.loads(number), timezone.utc).isoformat()`.
+    /// Each pair is what `CPython` 3.11 answers to `datetime.fromtimestamp(json.loads(number), timezone.utc).isoformat()`.
     #[test]
     fn epoch_seconds_read_as_python_reads_them() {
         for (number, expected) in [
