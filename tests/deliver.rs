@@ -1,4 +1,5 @@
 //! `deliver` as a program that embeds the library sees it, and the request as the receiver sees it.
+#![allow(clippy::unwrap_used, reason = "a test stops at a surprise")]
 
 mod receivers;
 

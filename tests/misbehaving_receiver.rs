@@ -1,5 +1,6 @@
 //! Receivers that hang, flood, break off, lie and redirect: each attempt ends within its timeout, says
 //! what happened, and holds little memory.
+#![allow(clippy::unwrap_used, reason = "a test stops at a surprise")]
 
 mod receivers;
 
@@ -90,7 +91,7 @@ fn error_of(outcome: &Outcome) -> String {
 }
 
 async fn hang(_stream: TcpStream) {
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[tokio::test]
@@ -155,7 +156,7 @@ async fn one_that_sends_ten_gigabytes() {
 
 #[tokio::test]
 async fn one_that_sends_chunks_without_end() {
-    let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+    let chunk = [b"1000\r\n".as_slice(), &[b'x'; 0x1000], b"\r\n"].concat();
     let (outcome, sent_bytes) =
         attempt_at_flood(b"HTTP/1.1 500 Oops\r\ntransfer-encoding: chunked\r\n\r\n", chunk).await;
     assert_eq!(error_of(&outcome), "http 500");
@@ -165,8 +166,8 @@ async fn one_that_sends_chunks_without_end() {
 
 #[tokio::test]
 async fn one_that_sends_100_000_headers() {
-    let headers: String = (0..100_000).map(|n| format!("x-{n}: {n}\r\n")).collect();
-    let (outcome, sent_bytes) = attempt_at_flood(b"HTTP/1.1 200 OK\r\n", headers.into_bytes()).await;
+    let headers: Vec<u8> = (0..100_000).flat_map(|n| ["x-", &n.to_string(), ": y\r\n"].concat().into_bytes()).collect();
+    let (outcome, sent_bytes) = attempt_at_flood(b"HTTP/1.1 200 OK\r\n", headers).await;
     assert_eq!(error_of(&outcome), "protocol: the answer cannot be read: message head is too large");
     assert!(sent_bytes < IN_FLIGHT_BYTES, "{sent_bytes}");
 }
@@ -296,7 +297,7 @@ async fn one_that_redirects_to_the_cloud_s_credentials() {
 
 #[tokio::test]
 async fn ones_that_answer_with_this_and_that() {
-    let in_a_minute = Some(RetryAfter::Delay(Duration::from_secs(60)));
+    let in_a_minute = Some(RetryAfter::Delay(Duration::from_mins(1)));
     let cases: [(&[u8], Option<&str>, Option<RetryAfter>); 8] = [
         (b"HTTP/1.1 204 No Content\r\n\r\n", None, None),
         (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n", Some("non-retryable 304"), None),
