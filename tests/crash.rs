@@ -88,7 +88,8 @@ async fn publish(client: Client, url: String, name: String, accepted: Arc<Mutex<
             return;
         }
         let ids: Vec<String> = (0..BATCH).map(|n| format!("{name}-{batch}-{n}")).collect();
-        let events: Vec<Value> = ids.iter().map(|id| json!({"id": id, "topic": "crash.test", "payload": {"a": 1}})).collect();
+        let events: Vec<Value> =
+            ids.iter().map(|id| json!({"id": id, "topic": "crash.test", "payload": {"a": 1}})).collect();
         match call(&client, &url, Method::POST, "/events/batch", &Value::from(events)).await {
             Some((202, _)) => accepted.lock().expect("nobody panics").extend(ids),
             Some((status, problem)) => panic!("{status} {problem}"),
