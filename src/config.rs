@@ -25,6 +25,7 @@ use crate::dispatcher::DispatcherSettings;
 use crate::serve::ServeSettings;
 use crate::store::seal::MasterKey;
 use crate::store::sqlite::SqliteOptions;
+use crate::telemetry::{LogFormat, TelemetrySettings};
 pub use units::{Size, Span, parse_span};
 
 /// Read from the working directory if it is there and no other file is named.
@@ -119,13 +120,6 @@ pub enum Resolver {
     Hickory,
     /// The operating system's
     System,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    Text,
-    Json,
 }
 
 /// Every setting, validated.
@@ -345,9 +339,10 @@ impl Config {
         &self.values.data
     }
 
+    /// `colour`: whether text is coloured.
     #[must_use]
-    pub fn log(&self) -> (LogFormat, &str) {
-        (self.values.log_format, &self.values.log)
+    pub fn telemetry_settings(&self, colour: bool) -> TelemetrySettings {
+        TelemetrySettings { format: self.values.log_format, filter: self.values.log.clone(), colour }
     }
 
     /// What [`crate::serve::serve`] needs.

@@ -74,10 +74,11 @@ impl Receiver {
     }
 }
 
-async fn accept<F>(listener: TcpListener, answer: Arc<F>, mut stopped: watch::Receiver<bool>)
+async fn accept<F>(listener: TcpListener, answer: Arc<F>, stopped: watch::Receiver<bool>)
 where
     F: Fn(Received) -> Answer + Send + Sync + 'static,
 {
+    let mut told = stopped.clone();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -89,7 +90,7 @@ where
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
             Some(_) = connections.join_next() => {}
-            _ = stopped.wait_for(|stopped| *stopped) => break,
+            _ = told.wait_for(|stopped| *stopped) => break,
         }
     }
     drop(listener);

@@ -10,9 +10,10 @@ use tokio::sync::oneshot;
 
 use super::output::{NAME, Output, QUIET, STRONG};
 use super::signals::Signals;
-use crate::config::{Config, Environment, LogFormat};
+use crate::config::Environment;
 use crate::serve::{ServeError, Started, serve};
 use crate::store::OpenError;
+use crate::telemetry;
 
 /// What shells report for a program that Ctrl-C ended.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -28,7 +29,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, output: Output, environment: &Environment) -> anyhow::Result<ExitCode> {
     let config = args.settings.load(environment)?;
-    start_log(&config, output)?;
+    telemetry::init(&config.telemetry_settings(output.notes_in_colour()))?;
     let data = std::path::absolute(config.data_dir()).unwrap_or_else(|_| config.data_dir().to_owned());
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let (stop, stopped) = oneshot::channel();
@@ -49,20 +50,6 @@ pub(super) async fn run(args: Args, output: Output, environment: &Environment) -
             None => Err(error.into()),
         },
     }
-}
-
-/// The log goes to standard error.
-fn start_log(config: &Config, output: Output) -> anyhow::Result<()> {
-    let (format, filter) = config.log();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(filter)?)
-        .with_writer(std::io::stderr)
-        .with_ansi(output.notes_in_colour());
-    let started = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
 }
 
 /// Says where the server listens and, at the first start, the admin token.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
 use super::counted;
-use crate::cli::output::{self, GOOD, Output};
+use crate::cli::output::{GOOD, Output};
 use crate::cli::remote::{Refusal, Remote};
 use crate::event::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 
