@@ -1,5 +1,6 @@
 //! What a store promises. It speaks intents, not rows; both stores pass one conformance suite.
 
+pub mod migrate;
 pub mod seal;
 pub mod sqlite;
 
@@ -58,7 +59,13 @@ pub trait Store: Send + Sync + 'static {
     async fn settle(&self, batch: Arc<SettleBatch>) -> Result<(), StoreError>;
 
     /// Ends at most `limit` stored pending deliveries of a webhook as discarded; returns how many.
-    async fn discard_pending(&self, webhook: WebhookSeq, reason: &str, limit: u32) -> Result<u32, StoreError>;
+    async fn discard_pending(
+        &self,
+        webhook: WebhookSeq,
+        reason: &str,
+        limit: u32,
+        now: UnixMicros,
+    ) -> Result<u32, StoreError>;
 
     // --- what users ask about events and deliveries ---
 
@@ -71,7 +78,7 @@ pub trait Store: Send + Sync + 'static {
         page: Page,
     ) -> Result<PageOf<StoredEvent>, StoreError>;
     async fn delivery(&self, tenant: TenantSeq, key: DeliveryKey) -> Result<Option<StoredDelivery>, StoreError>;
-    /// Newest event first; within an event by webhook.
+    /// Newest event first; within an event the newest webhook first.
     async fn deliveries(
         &self,
         tenant: TenantSeq,

@@ -90,11 +90,16 @@ where
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
             Some(_) = connections.join_next() => {}
-            _ = told.wait_for(|stopped| *stopped) => break,
+            () = told_to_stop(&mut told) => break,
         }
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
+    // An error means that the receiver was dropped, which ends it as well.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 async fn serve_connection<F>(stream: TcpStream, answer: Arc<F>, mut stopped: watch::Receiver<bool>)
@@ -108,7 +113,7 @@ where
     tokio::select! {
         // A sender that breaks off is the sender's affair.
         _ = connection.as_mut() => return,
-        _ = stopped.wait_for(|stopped| *stopped) => {}
+        () = told_to_stop(&mut stopped) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;

@@ -1,12 +1,56 @@
 //! The embedded store: SQLite in WAL mode, one writer thread with group commit, a pool of readers.
+//!
+//! A write goes through [`writer`]: it waits for others, shares their transaction and its fsync, and is
+//! answered after the commit. A read takes a snapshot from [`reader`]'s pool. The tables are in
+//! `migrations/sqlite/`; what is special about them is that the happy path writes two rows: the event
+//! with the list of webhooks it is owed to, and the delivery when it has ended. What a restart must
+//! read back is owed minus rows, from the low-water mark that [`window`] keeps.
 
+mod accept;
+mod deliveries;
+mod listings;
+mod open;
+mod owed;
+mod pending;
+mod reader;
+mod settle;
+mod tokens;
+mod values;
+mod webhooks;
+mod window;
+mod writer;
+
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::OpenError;
-use super::seal::MasterKey;
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use self::accept::IdHash;
+use self::listings::Listing;
+pub use self::open::DATABASE_FILE;
+pub(crate) use self::open::create_folder;
+use self::open::{DELIVERY_ID_KEY, Folder, ID_HASH_KEY, read_meta};
+use self::reader::{READERS, Readers};
+use self::writer::{Failure, Size, State, Writer};
+use super::seal::{MasterKey, Sealer};
+use super::{
+    Accepted, AllWebhooks, AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, DueDelivery, EventFilter, EventSeq,
+    NewEvent, NewToken, OpenError, Page, PageOf, SettleBatch, Stats, Store, StoreError, StoredDelivery, StoredEvent,
+    TokenRecord, Unsettled,
+};
+use crate::clock::UnixMicros;
+use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 
 /// The embedded store.
-pub struct SqliteStore {}
+pub struct SqliteStore {
+    writer: Writer,
+    readers: Readers,
+    delivery_ids: DeliveryIds,
+    id_hash: IdHash,
+    sealer: Arc<Sealer>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqliteOptions {
@@ -25,7 +69,204 @@ impl Default for SqliteOptions {
 impl SqliteStore {
     /// Opens or creates the store in `folder`; blocks while it does.
     pub fn open(folder: &Path, master_key: &MasterKey, options: SqliteOptions) -> Result<Self, OpenError> {
-        let _ = (folder, master_key, options);
-        todo!()
+        let folder = Folder::lock(folder)?;
+        let connection = folder.open(master_key, options.max_bytes)?;
+        let key = |name: &str| -> Result<Vec<u8>, OpenError> {
+            let key = read_meta(&connection, name).map_err(|error| folder.failed(error))?;
+            key.ok_or_else(|| folder.corrupt(&format!("{name} is missing")))
+        };
+        let wrong_length = |_| folder.corrupt("a key has the wrong length");
+        let id_hash = IdHash::new(&key(ID_HASH_KEY)?.try_into().map_err(wrong_length)?);
+        let delivery_ids = DeliveryIds::new(&key(DELIVERY_ID_KEY)?.try_into().map_err(wrong_length)?);
+        let sealer = Arc::new(Sealer::new(master_key).map_err(|error| folder.corrupt(&error.to_string()))?);
+        let state = State {
+            window: pending::read_window(&connection).map_err(|error| folder.failed(error))?,
+            max_window: options.memory_window_events as usize,
+            sealer: Arc::clone(&sealer),
+            id_hash: id_hash.clone(),
+            tenants: webhooks::tenants(&connection).map_err(|error| folder.failed(error))?,
+            counters: HashMap::new(),
+        };
+        let readers = (0..READERS).map(|_| folder.open_reader()).collect::<Result<_, _>>()?;
+        let thread_failed = folder.cannot_start();
+        let writer = Writer::start(connection, state, folder).map_err(thread_failed)?;
+        Ok(Self { writer, readers: Readers::new(readers), delivery_ids, id_hash, sealer })
+    }
+
+    /// Does `work` with what a listing needs.
+    async fn list<T: Send + 'static>(
+        &self,
+        tenant: TenantSeq,
+        work: impl FnOnce(&Listing<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (ids, id_hash) = (self.delivery_ids.clone(), self.id_hash.clone());
+        self.readers.read(move |connection| work(&Listing { connection, ids: &ids, id_hash: &id_hash, tenant })).await
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
+        self.writer.write(accept::size(&events), move |commit| accept::accept(commit, &events)).await
+    }
+
+    async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError> {
+        self.readers.read(move |connection| pending::unsettled(connection, after, max_events)).await
+    }
+
+    async fn due(&self, webhook: WebhookSeq, now: UnixMicros, limit: u32) -> Result<Vec<DueDelivery>, StoreError> {
+        self.readers.read(move |connection| pending::due(connection, webhook, now, limit)).await
+    }
+
+    async fn next_due(&self, webhook: Option<WebhookSeq>) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError> {
+        self.readers.read(move |connection| pending::next_due(connection, webhook)).await
+    }
+
+    async fn settle(&self, batch: SettleBatch) -> Result<(), StoreError> {
+        self.writer.write(settle::size(&batch), move |commit| settle::settle(commit, &batch)).await
+    }
+
+    async fn discard_pending(
+        &self,
+        webhook: WebhookSeq,
+        reason: &str,
+        limit: u32,
+        now: UnixMicros,
+    ) -> Result<u32, StoreError> {
+        let reason = reason.to_owned();
+        let size = Size { rows: limit as usize, bytes: 0 };
+        self.writer.write(size, move |commit| deliveries::discard_pending(commit, webhook, &reason, limit, now)).await
+    }
+
+    async fn event(&self, tenant: TenantSeq, id: &str) -> Result<Option<StoredEvent>, StoreError> {
+        let id = id.to_owned();
+        self.list(tenant, move |listing| listing.event(&id)).await
+    }
+
+    async fn events(
+        &self,
+        tenant: TenantSeq,
+        filter: &EventFilter,
+        page: Page,
+    ) -> Result<PageOf<StoredEvent>, StoreError> {
+        let filter = filter.clone();
+        self.list(tenant, move |listing| listing.events(&filter, &page)).await
+    }
+
+    async fn delivery(&self, tenant: TenantSeq, key: DeliveryKey) -> Result<Option<StoredDelivery>, StoreError> {
+        self.readers.read(move |connection| deliveries::delivery(connection, tenant, key)).await
+    }
+
+    async fn deliveries(
+        &self,
+        tenant: TenantSeq,
+        filter: &DeliveryFilter,
+        page: Page,
+    ) -> Result<PageOf<StoredDelivery>, StoreError> {
+        let filter = filter.clone();
+        self.list(tenant, move |listing| listing.deliveries(&filter, &page)).await
+    }
+
+    async fn attempts(&self, key: DeliveryKey) -> Result<Vec<AttemptRecord>, StoreError> {
+        self.readers.read(move |connection| deliveries::attempts(connection, key)).await
+    }
+
+    async fn retry_delivery(
+        &self,
+        tenant: TenantSeq,
+        key: DeliveryKey,
+        now: UnixMicros,
+    ) -> Result<StoredDelivery, StoreError> {
+        self.writer.write(Size::SMALL, move |commit| deliveries::retry(commit, tenant, key, now)).await
+    }
+
+    async fn discard_delivery(
+        &self,
+        tenant: TenantSeq,
+        key: DeliveryKey,
+        reason: &str,
+        now: UnixMicros,
+    ) -> Result<StoredDelivery, StoreError> {
+        let reason = reason.to_owned();
+        self.writer.write(Size::SMALL, move |commit| deliveries::discard(commit, tenant, key, &reason, now)).await
+    }
+
+    async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError> {
+        self.readers.read(move |connection| listings::stats(connection, tenant)).await
+    }
+
+    async fn create_webhook(
+        &self,
+        tenant: TenantSeq,
+        settings: WebhookSettings,
+        now: UnixMicros,
+    ) -> Result<WebhookRecord, StoreError> {
+        self.writer.write(Size::SMALL, move |commit| webhooks::create(commit, tenant, &settings, now)).await
+    }
+
+    async fn update_webhook(
+        &self,
+        tenant: TenantSeq,
+        uuid: Uuid,
+        version: i64,
+        settings: WebhookSettings,
+        close_circuit: bool,
+        now: UnixMicros,
+    ) -> Result<WebhookRecord, StoreError> {
+        let update = webhooks::Update { version, settings, close_circuit, now };
+        self.writer.write(Size::SMALL, move |commit| webhooks::update(commit, tenant, uuid, &update)).await
+    }
+
+    async fn delete_webhook(
+        &self,
+        tenant: TenantSeq,
+        uuid: Uuid,
+        now: UnixMicros,
+    ) -> Result<WebhookRecord, StoreError> {
+        self.writer.write(Size::SMALL, move |commit| webhooks::delete(commit, tenant, uuid, now)).await
+    }
+
+    async fn webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<WebhookRecord>, StoreError> {
+        let sealer = Arc::clone(&self.sealer);
+        self.readers.read(move |connection| webhooks::webhook(connection, &sealer, tenant, uuid)).await
+    }
+
+    async fn webhooks(&self, tenant: TenantSeq) -> Result<Vec<WebhookRecord>, StoreError> {
+        let sealer = Arc::clone(&self.sealer);
+        self.readers.read(move |connection| webhooks::webhooks(connection, &sealer, Some(tenant))).await
+    }
+
+    async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError> {
+        let sealer = Arc::clone(&self.sealer);
+        self.readers.read(move |connection| webhooks::all(connection, &sealer)).await
+    }
+
+    async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError> {
+        self.writer.write(Size::SMALL, move |commit| tokens::create(commit, &token)).await
+    }
+
+    async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {
+        self.readers.read(move |connection| tokens::list(connection, tenant)).await
+    }
+
+    async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError> {
+        self.writer.write(Size::SMALL, move |commit| tokens::revoke(commit, tenant, uuid, now)).await
+    }
+
+    async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
+        self.readers.read(move |connection| tokens::by_hash(connection, &hash)).await
+    }
+
+    fn delivery_ids(&self) -> &DeliveryIds {
+        &self.delivery_ids
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.writer.write(Size::SMALL, writer::probe).await
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
     }
 }

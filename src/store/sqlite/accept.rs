@@ -1,0 +1,108 @@
+//! Accepting events.
+
+use std::hash::Hasher;
+
+use rusqlite::OptionalExtension;
+use siphasher::sip::SipHasher13;
+
+use super::owed;
+use super::writer::{Commit, Failure, Size};
+use crate::delivery::id::{DeliveryKey, EventSeq};
+use crate::delivery::{DeliveryState, Transition};
+use crate::store::{Accepted, Disposition, NewEvent};
+use crate::webhook::TenantSeq;
+
+/// What an event's row takes beside its texts, roughly, in bytes.
+const ROW_BYTES: usize = 64;
+
+/// Hashes event ids under a key of this installation: an index of integers is a third of one of ids,
+/// and with a secret key nobody can choose ids that collide.
+#[derive(Clone)]
+pub(super) struct IdHash(SipHasher13);
+
+impl IdHash {
+    pub(super) fn new(key: &[u8; 16]) -> Self {
+        Self(SipHasher13::new_with_key(key))
+    }
+
+    pub(super) fn of(&self, tenant: TenantSeq, id: &str) -> i64 {
+        let mut hasher = self.0;
+        hasher.write(&tenant.0.to_le_bytes());
+        hasher.write(id.as_bytes());
+        hasher.finish().cast_signed()
+    }
+}
+
+/// Served by the index `event_id`, and by the table only if the hash is there.
+pub(super) const FIND_EVENT: &str = "SELECT seq, owed FROM event WHERE id_hash = ?1 AND tenant = ?2 AND id = ?3";
+
+pub(super) fn size(events: &[NewEvent]) -> Size {
+    let bytes = |new: &NewEvent| new.event.body().len() + new.event.id().len() + new.event.kind().len() + ROW_BYTES;
+    let rows = |new: &NewEvent| 1 + new.owed.iter().filter(|owed| owed.disposition != Disposition::InMemory).count();
+    Size { rows: events.iter().map(rows).sum(), bytes: events.iter().map(bytes).sum() }
+}
+
+pub(super) fn accept(commit: &mut Commit<'_>, events: &[NewEvent]) -> Result<Vec<Accepted>, Failure> {
+    let mut accepted = Vec::with_capacity(events.len());
+    for new in events {
+        accepted.push(accept_one(commit, new)?);
+    }
+    Ok(accepted)
+}
+
+fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accepted> {
+    let event = &new.event;
+    let id_hash = commit.state.id_hash.of(new.tenant, event.id());
+    let known = commit
+        .prepare(FIND_EVENT)?
+        .query_row((id_hash, new.tenant, event.id()), |row| {
+            Ok(Accepted::Duplicate { seq: row.get(0)?, deliveries: owed::count(row.get_ref(1)?.as_blob()?) })
+        })
+        .optional()?;
+    if let Some(duplicate) = known {
+        return Ok(duplicate);
+    }
+    let seq = commit.state.window.next_event();
+    commit
+        .prepare(
+            "INSERT INTO event (seq, id_hash, tenant, id, topic, type, accepted_at, owed, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute((
+            seq,
+            id_hash,
+            new.tenant,
+            event.id(),
+            event.topic().as_str(),
+            event.kind(),
+            new.accepted_at,
+            owed::encode(new.owed.iter().map(|owed| owed.webhook)),
+            &event.body()[..],
+        ))?;
+    let rowless = accept_deliveries(commit, new, seq)?;
+    commit.state.window.push(rowless);
+    Ok(Accepted::New { seq })
+}
+
+/// Writes rows for what does not stay in memory; returns how many deliveries do.
+fn accept_deliveries(commit: &mut Commit<'_>, new: &NewEvent, seq: EventSeq) -> rusqlite::Result<u32> {
+    let (mut rowless, mut skipped) = (0, 0);
+    for owed in &new.owed {
+        let transition = match owed.disposition {
+            Disposition::InMemory => {
+                rowless += 1;
+                continue;
+            }
+            Disposition::Stored => Transition::queued(new.accepted_at),
+            Disposition::Skipped(reason) => Transition::skipped(reason),
+        };
+        skipped += i64::from(transition.state() == DeliveryState::Skipped);
+        let key = DeliveryKey { event: seq, webhook: owed.webhook };
+        super::settle::insert_unattempted(commit, key, &transition, new.accepted_at)?;
+    }
+    let counters = commit.counters(new.tenant);
+    counters.events += 1;
+    counters.owed += i64::try_from(new.owed.len()).unwrap_or(i64::MAX);
+    counters.skipped += skipped;
+    Ok(rowless)
+}

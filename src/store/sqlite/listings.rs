@@ -1,0 +1,325 @@
+//! Listings, newest first, in pages. A page looks at a bounded number of rows, whatever its filter.
+
+use memchr::memmem::Finder;
+use rusqlite::{Connection, OptionalExtension, Row};
+use uuid::Uuid;
+
+use super::accept::{FIND_EVENT, IdHash};
+use super::deliveries::{DeliveryRow, EventHead, WebhookHeads, delivery_rows, event_head, stored_delivery};
+use super::owed;
+use super::pending::{corrupt, event_by_seq};
+use super::writer::Failure;
+use crate::clock::UnixMicros;
+use crate::delivery::DeliveryState;
+use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
+use crate::store::{
+    DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, MAX_ROWS_PER_PAGE, Page, PageOf, Stats, StoreError, StoredDelivery,
+    StoredEvent,
+};
+use crate::topic::{Pattern, Topic};
+use crate::webhook::{TenantSeq, WebhookSeq};
+
+/// Before every delivery of every event.
+const NEWEST: DeliveryKey = DeliveryKey { event: EventSeq(i64::MAX), webhook: WebhookSeq(i64::MAX) };
+/// A webhook before all others: a place after every delivery of an event.
+const NO_WEBHOOK: WebhookSeq = WebhookSeq(0);
+/// A cursor is the place of the last row seen, in the form of a delivery id, so that no number shows. A
+/// made-up one decodes to some number up to 2^61; one within these bounds is rare.
+const CURSOR_BOUNDS: DeliveryKey = DeliveryKey { event: EventSeq(1 << 44), webhook: WebhookSeq(1 << 32) };
+
+/// What a listing needs beside its filter.
+pub(super) struct Listing<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) ids: &'a DeliveryIds,
+    pub(super) id_hash: &'a IdHash,
+    pub(super) tenant: TenantSeq,
+}
+
+/// Collects a page: at most `limit` items, after at most [`MAX_ROWS_PER_PAGE`] rows.
+struct Collector<T> {
+    items: Vec<(DeliveryKey, T)>,
+    limit: usize,
+    rows_left: u32,
+    last_seen: DeliveryKey,
+}
+
+impl<T> Collector<T> {
+    fn new(page: &Page) -> Self {
+        let limit = page.limit.clamp(1, MAX_PAGE_ITEMS) as usize;
+        Self { items: Vec::new(), limit, rows_left: MAX_ROWS_PER_PAGE, last_seen: NEWEST }
+    }
+
+    /// Another row was looked at; `false`: it must be the last.
+    fn saw(&mut self, place: DeliveryKey) -> bool {
+        self.last_seen = place;
+        self.rows_left = self.rows_left.saturating_sub(1);
+        self.rows_left > 0
+    }
+
+    /// Adds an item; `false`: the page is full. One item beyond the page tells whether there is another page.
+    fn add(&mut self, place: DeliveryKey, item: T) -> bool {
+        self.items.push((place, item));
+        self.items.len() <= self.limit
+    }
+
+    fn finish(mut self, ids: &DeliveryIds) -> PageOf<T> {
+        let cursor = if self.items.len() > self.limit {
+            self.items.truncate(self.limit);
+            self.items.last().map(|(place, _)| *place)
+        } else {
+            (self.rows_left == 0).then_some(self.last_seen)
+        };
+        PageOf {
+            items: self.items.into_iter().map(|(_, item)| item).collect(),
+            next_cursor: cursor.map(|place| ids.encode(place).to_string()),
+        }
+    }
+}
+
+/// Conditions on an event that deliveries and events share.
+struct EventConditions<'a> {
+    tenant: TenantSeq,
+    topic: Option<&'a Pattern>,
+    since: Option<UnixMicros>,
+    until: Option<UnixMicros>,
+}
+
+impl EventConditions<'_> {
+    fn hold(&self, event: &EventHead) -> Result<bool, Failure> {
+        if event.tenant != self.tenant
+            || self.since.is_some_and(|since| event.accepted_at < since)
+            || self.until.is_some_and(|until| event.accepted_at >= until)
+        {
+            return Ok(false);
+        }
+        let Some(pattern) = self.topic else { return Ok(true) };
+        let topic = Topic::parse(&event.topic).map_err(corrupt)?;
+        Ok(pattern.matches(&topic))
+    }
+}
+
+impl Listing<'_> {
+    pub(super) fn find_event(&self, id: &str) -> rusqlite::Result<Option<EventSeq>> {
+        self.connection
+            .prepare_cached(FIND_EVENT)?
+            .query_row((self.id_hash.of(self.tenant, id), self.tenant, id), |row| row.get(0))
+            .optional()
+    }
+
+    pub(super) fn event(&self, id: &str) -> Result<Option<StoredEvent>, Failure> {
+        match self.find_event(id)? {
+            Some(seq) => event_by_seq(self.connection, seq),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn events(&self, filter: &EventFilter, page: &Page) -> Result<PageOf<StoredEvent>, Failure> {
+        let start = self.start(page)?;
+        let text = filter.q.as_deref().map(Finder::new);
+        let conditions = EventConditions {
+            tenant: self.tenant,
+            topic: filter.topic.as_ref(),
+            since: filter.since,
+            until: filter.until,
+        };
+        let mut collector = Collector::new(page);
+        self.scan_events(start.event.0.saturating_sub(1), |head| {
+            let place = DeliveryKey { event: head.seq, webhook: NO_WEBHOOK };
+            let more = collector.saw(place);
+            if !conditions.hold(head)? || filter.kind.as_ref().is_some_and(|kind| *kind != head.kind) {
+                return Ok(more);
+            }
+            let event = event_by_seq(self.connection, head.seq)?.ok_or_else(|| corrupt("an event vanished"))?;
+            if text.as_ref().is_some_and(|text| text.find(event.event.body()).is_none()) {
+                return Ok(more);
+            }
+            Ok(collector.add(place, event) && more)
+        })?;
+        Ok(collector.finish(self.ids))
+    }
+
+    pub(super) fn deliveries(&self, filter: &DeliveryFilter, page: &Page) -> Result<PageOf<StoredDelivery>, Failure> {
+        let start = self.start(page)?;
+        let webhook = match filter.webhook {
+            None => None,
+            Some(uuid) => match self.find_webhook(uuid)? {
+                Some(webhook) => Some(webhook),
+                None => return Ok(PageOf { items: Vec::new(), next_cursor: None }),
+            },
+        };
+        let scan = DeliveryScan {
+            listing: self,
+            filter,
+            webhook,
+            start,
+            conditions: EventConditions {
+                tenant: self.tenant,
+                topic: filter.topic.as_ref(),
+                since: filter.since,
+                until: filter.until,
+            },
+            heads: WebhookHeads::default(),
+            collector: Collector::new(page),
+        };
+        match (&filter.event, filter.state) {
+            (Some(id), _) => scan.of_event(self.find_event(id)?),
+            (None, Some(state @ (DeliveryState::Dead | DeliveryState::Skipped))) => scan.by_state(state),
+            _ => scan.by_event(),
+        }
+    }
+
+    /// The place that the page begins after.
+    fn start(&self, page: &Page) -> Result<DeliveryKey, StoreError> {
+        let Some(cursor) = &page.cursor else { return Ok(NEWEST) };
+        let place = Uuid::try_parse(cursor).ok().and_then(|id| self.ids.decode(id)).ok_or(StoreError::Cursor)?;
+        let made_here = place.event < CURSOR_BOUNDS.event && place.webhook < CURSOR_BOUNDS.webhook;
+        if made_here { Ok(place) } else { Err(StoreError::Cursor) }
+    }
+
+    /// Also a deleted one: its deliveries can still be listed.
+    fn find_webhook(&self, uuid: Uuid) -> rusqlite::Result<Option<WebhookSeq>> {
+        self.connection
+            .prepare_cached("SELECT seq FROM webhook WHERE uuid = ?1 AND tenant = ?2")?
+            .query_row((uuid, self.tenant), |row| row.get(0))
+            .optional()
+    }
+
+    /// Walks the table from `newest` down until `visit` says `false`. Reads no body.
+    fn scan_events(
+        &self,
+        newest: i64,
+        mut visit: impl FnMut(&EventHead) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT seq, tenant, id, topic, type, accepted_at, owed FROM event WHERE seq <= ?1 ORDER BY seq DESC",
+        )?;
+        let mut rows = statement.query([newest])?;
+        while let Some(row) = rows.next()? {
+            let head = EventHead {
+                seq: row.get(0)?,
+                tenant: row.get(1)?,
+                id: row.get(2)?,
+                topic: row.get(3)?,
+                kind: row.get(4)?,
+                accepted_at: row.get(5)?,
+                owed: owed::decode(row.get_ref(6)?.as_blob().map_err(corrupt)?),
+            };
+            if !visit(&head)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn stats(connection: &Connection, tenant: TenantSeq) -> Result<Stats, Failure> {
+    let count = |row: &Row<'_>, column| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.unsigned_abs());
+    let stats = connection
+        .prepare_cached(
+            "SELECT events, owed - delivered - dead - skipped - discarded, delivered, dead, skipped, discarded,
+                 attempts
+             FROM counters WHERE tenant = ?1",
+        )?
+        .query_row([tenant], |row| {
+            Ok(Stats {
+                events: count(row, 0)?,
+                pending: count(row, 1)?,
+                delivered: count(row, 2)?,
+                dead: count(row, 3)?,
+                skipped: count(row, 4)?,
+                discarded: count(row, 5)?,
+                attempts: count(row, 6)?,
+            })
+        })
+        .optional()?;
+    Ok(stats.unwrap_or_default())
+}
+
+/// A page of deliveries in the making.
+struct DeliveryScan<'a> {
+    listing: &'a Listing<'a>,
+    filter: &'a DeliveryFilter,
+    webhook: Option<WebhookSeq>,
+    start: DeliveryKey,
+    conditions: EventConditions<'a>,
+    heads: WebhookHeads,
+    collector: Collector<StoredDelivery>,
+}
+
+impl DeliveryScan<'_> {
+    fn of_event(mut self, event: Option<EventSeq>) -> Result<PageOf<StoredDelivery>, Failure> {
+        if let Some(seq) = event.filter(|seq| *seq <= self.start.event)
+            && let Some(head) = event_head(self.listing.connection, seq)?
+        {
+            self.visit(&head)?;
+        }
+        Ok(self.collector.finish(self.listing.ids))
+    }
+
+    /// Event by event: owed lists merged with rows.
+    fn by_event(mut self) -> Result<PageOf<StoredDelivery>, Failure> {
+        let listing = self.listing;
+        listing.scan_events(self.start.event.0, |head| self.visit(head))?;
+        Ok(self.collector.finish(listing.ids))
+    }
+
+    /// Rows of one of the states that have an index, `delivery_ended`.
+    fn by_state(mut self, state: DeliveryState) -> Result<PageOf<StoredDelivery>, Failure> {
+        let connection = self.listing.connection;
+        let mut statement = connection.prepare_cached(
+            "SELECT event_seq, webhook_seq FROM delivery INDEXED BY delivery_ended
+             WHERE state = ?1 AND state IN (1, 2, 3) AND (event_seq, webhook_seq) < (?2, ?3)
+             ORDER BY event_seq DESC, webhook_seq DESC",
+        )?;
+        let mut rows = statement.query((state, self.start.event, self.start.webhook))?;
+        while let Some(row) = rows.next()? {
+            let key = DeliveryKey { event: row.get(0)?, webhook: row.get(1)? };
+            let more = self.collector.saw(key);
+            let wanted = self.webhook.is_none_or(|webhook| webhook == key.webhook);
+            let head = if wanted { event_head(connection, key.event)? } else { None };
+            let more = match head {
+                Some(head) if self.conditions.hold(&head)? => {
+                    let rows = delivery_rows(connection, key.event, key.webhook, key.webhook)?;
+                    self.add(&head, key.webhook, rows.first())? && more
+                }
+                _ => more,
+            };
+            if !more {
+                break;
+            }
+        }
+        Ok(self.collector.finish(self.listing.ids))
+    }
+
+    /// The deliveries of one event; `false`: the page is done.
+    fn visit(&mut self, head: &EventHead) -> Result<bool, Failure> {
+        let mut more = self.collector.saw(DeliveryKey { event: head.seq, webhook: NO_WEBHOOK });
+        let wanted = self.webhook.is_none_or(|webhook| head.owed.binary_search(&webhook).is_ok());
+        if !wanted || !self.conditions.hold(head)? {
+            return Ok(more);
+        }
+        let (first, last) = self.webhook.map_or((NO_WEBHOOK, NEWEST.webhook), |webhook| (webhook, webhook));
+        let rows = delivery_rows(self.listing.connection, head.seq, first, last)?;
+        for webhook in head.owed.iter().rev().copied().filter(|webhook| (first..=last).contains(webhook)) {
+            let key = DeliveryKey { event: head.seq, webhook };
+            if key >= self.start {
+                continue;
+            }
+            more = self.collector.saw(key);
+            let row = rows.binary_search_by_key(&webhook, |row| row.webhook).ok().map(|at| &rows[at]);
+            if !self.add(head, webhook, row)? || !more {
+                return Ok(false);
+            }
+        }
+        Ok(more)
+    }
+
+    /// Adds a delivery if its state is wanted; `false`: the page is full.
+    fn add(&mut self, head: &EventHead, webhook: WebhookSeq, row: Option<&DeliveryRow>) -> Result<bool, Failure> {
+        let delivery = stored_delivery(self.listing.connection, &mut self.heads, head, webhook, row)?;
+        if self.filter.state.is_some_and(|state| state != delivery.state) {
+            return Ok(true);
+        }
+        Ok(self.collector.add(delivery.key, delivery))
+    }
+}

@@ -1,0 +1,309 @@
+//! Opening: the folder, the lock, the checks that change nothing, then migrations and settings.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use uuid::Uuid;
+
+use crate::store::OpenError;
+use crate::store::migrate::{self, Migration};
+use crate::store::seal::{Belonging, MasterKey, Sealer, random_bytes};
+use crate::webhook::DEFAULT_TENANT;
+
+/// The database in the data folder.
+pub const DATABASE_FILE: &str = "postrider.db";
+/// Locked by the process that has the store open.
+const LOCK_FILE: &str = "postrider.lock";
+/// A database that is being made; it gets its name when it is whole.
+const NEW_FILE: &str = "postrider.db.new";
+
+const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_initial.sql") }];
+
+/// `PRAGMA application_id`: "PRDR" in ASCII.
+const APPLICATION_ID: i32 = 0x5052_4452;
+/// SQLite 3.51.3, the first without the corruption described at <https://sqlite.org/wal.html#walreset>.
+const OLDEST_SQLITE: (i32, &str) = (3_051_003, "3.51.3");
+/// The first bytes of every SQLite 3 database: <https://sqlite.org/fileformat2.html#magic_header_string>.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+const HEADER_BYTES: usize = 100;
+/// Where the header has `user_version` and `application_id`, big-endian.
+const USER_VERSION_AT: usize = 60;
+const APPLICATION_ID_AT: usize = 68;
+/// The integrity check at start stops after this long, so that a big healthy database starts at once.
+const MAX_CHECK: Duration = Duration::from_secs(1);
+/// Steps of SQLite's virtual machine between two looks at the time.
+const CHECK_STEPS: i32 = 10_000;
+const PAGE_BYTES: u64 = 4_096;
+/// A checkpoint every 16 MiB of log: measured best, 1,000 pages copies hot pages too often.
+const WAL_AUTOCHECKPOINT_PAGES: u32 = 4_000;
+/// The log is cut back to this after a burst, in bytes.
+const WAL_KEPT_BYTES: u64 = 32 << 20;
+/// Page cache of the writer and of each reader, in KiB.
+const WRITER_CACHE_KIB: i64 = 32 << 10;
+const READER_CACHE_KIB: i64 = 2 << 10;
+/// Prepared statements kept by a connection; there are about fifty.
+const CACHED_STATEMENTS: usize = 64;
+
+/// Keys of the table `meta`.
+pub(super) const ID_HASH_KEY: &str = "id_hash_key";
+pub(super) const DELIVERY_ID_KEY: &str = "delivery_id_key";
+const MASTER_KEY_CHECK: &str = "master_key_check";
+const MASTER_KEY_CHECK_TEXT: &[u8] = b"postrider";
+
+/// A data folder, locked until this is dropped.
+pub(super) struct Folder {
+    database: PathBuf,
+    _lock: File,
+}
+
+/// Makes a data folder that only its owner can enter, unless it is there.
+pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+impl Folder {
+    pub(super) fn lock(folder: &Path) -> Result<Self, OpenError> {
+        create_folder(folder).map_err(at(folder))?;
+        let path = folder.join(LOCK_FILE);
+        let mut options = OpenOptions::new();
+        let lock = options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(at(&path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { database: folder.join(DATABASE_FILE), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: folder.display().to_string() }),
+            Err(TryLockError::Error(error)) => Err(at(&path)(error)),
+        }
+    }
+
+    /// Checks the database, or makes one, and opens it for the writer.
+    pub(super) fn open(&self, master_key: &MasterKey, max_bytes: Option<u64>) -> Result<Connection, OpenError> {
+        let found = rusqlite::version_number();
+        if found < OLDEST_SQLITE.0 {
+            let found = rusqlite::version().to_owned();
+            return Err(OpenError::OldSqlite { found, needed: OLDEST_SQLITE.1.to_owned() });
+        }
+        let sealer = Sealer::new(master_key).map_err(|error| at(&self.database)(io::Error::other(error)))?;
+        if self.database.try_exists().map_err(at(&self.database))? {
+            self.inspect(&sealer)?;
+        } else if self.log_length() > 0 {
+            return Err(self.corrupt("the write-ahead log is there, the database is not"));
+        } else {
+            self.create(&sealer)?;
+        }
+        let open = || -> rusqlite::Result<Connection> {
+            let mut connection = Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+            configure(&connection, WRITER_CACHE_KIB)?;
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT_PAGES)?;
+            connection.pragma_update_and_check(None, "journal_size_limit", sql_integer(WAL_KEPT_BYTES), |_| Ok(()))?;
+            migrate(&mut connection)?;
+            let max_pages = max_bytes.map_or(u64::from(u32::MAX - 1), |bytes| bytes / PAGE_BYTES);
+            connection.pragma_update_and_check(None, "max_page_count", sql_integer(max_pages), |_| Ok(()))?;
+            Ok(connection)
+        };
+        open().map_err(|error| self.failed(error))
+    }
+
+    /// A connection that can only read.
+    pub(super) fn open_reader(&self) -> Result<Connection, OpenError> {
+        let open = || -> rusqlite::Result<Connection> {
+            let connection = Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+            configure(&connection, READER_CACHE_KIB)?;
+            connection.pragma_update(None, "query_only", true)?;
+            Ok(connection)
+        };
+        open().map_err(|error| self.failed(error))
+    }
+
+    /// Refuses a database that this program must not touch. Reads only.
+    fn inspect(&self, sealer: &Sealer) -> Result<(), OpenError> {
+        self.inspect_header()?;
+        let mut connection = self.open_unchanging().map_err(|error| self.failed(error))?;
+        let found: i64 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(|error| self.failed(error))?;
+        migrate::missing(MIGRATIONS, found).map_err(|newer| self.newer(newer.found))?;
+        if let Some(reason) = damage(&mut connection).map_err(|error| self.failed(error))? {
+            return Err(self.corrupt(&reason));
+        }
+        let check = read_meta(&connection, MASTER_KEY_CHECK).map_err(|error| self.failed(error))?;
+        let check = check.ok_or_else(|| self.corrupt("the check value of the master key is missing"))?;
+        match sealer.open(&check, &master_key_check()) {
+            Ok(text) if text.as_slice() == MASTER_KEY_CHECK_TEXT => Ok(()),
+            _ => Err(OpenError::WrongMasterKey { path: self.shown() }),
+        }
+    }
+
+    /// Tells another program's file, and ours from a newer program, without SQLite.
+    fn inspect_header(&self) -> Result<(), OpenError> {
+        let mut header = [0; HEADER_BYTES];
+        let mut file = File::open(&self.database).map_err(at(&self.database))?;
+        let length = file.seek(SeekFrom::End(0)).map_err(at(&self.database))?;
+        if length < PAGE_BYTES {
+            return Err(self.corrupt(&format!("it is {length} bytes long, which is less than a page")));
+        }
+        file.rewind().and_then(|()| file.read_exact(&mut header)).map_err(at(&self.database))?;
+        let number = |at: usize| header[at..at + 4].iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
+        if !header.starts_with(MAGIC) {
+            return Err(self.corrupt("it is not an SQLite database"));
+        }
+        if number(APPLICATION_ID_AT) != APPLICATION_ID.cast_unsigned() {
+            return Err(self.corrupt("it is another program's SQLite database"));
+        }
+        let found = i64::from(number(USER_VERSION_AT));
+        migrate::missing(MIGRATIONS, found).map_err(|newer| self.newer(newer.found)).map(drop)
+    }
+
+    /// Without a log, `immutable` keeps SQLite from making one (the lock keeps others away); with a log, a
+    /// read-only connection reads through it and leaves both files alone.
+    fn open_unchanging(&self) -> rusqlite::Result<Connection> {
+        let flags = flags(OpenFlags::SQLITE_OPEN_READ_ONLY);
+        if self.log_length() > 0 {
+            return Connection::open_with_flags(&self.database, flags);
+        }
+        let uri = format!("file:{}?immutable=1", percent_encoded(&self.database));
+        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)
+    }
+
+    /// Makes a whole database under another name and renames it: a crash leaves none or a whole one.
+    fn create(&self, sealer: &Sealer) -> Result<(), OpenError> {
+        let new = self.database.with_file_name(NEW_FILE);
+        let folder = self.database.parent().unwrap_or(Path::new("."));
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&new)(error)),
+            _ => {}
+        }
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(at(&new))?;
+        let other = |error: io::Error| at(&new)(error);
+        let id_hash_key = random_bytes::<16>().map_err(other)?;
+        let delivery_id_key = random_bytes::<32>().map_err(other)?;
+        let check = sealer
+            .seal(MASTER_KEY_CHECK_TEXT, &master_key_check())
+            .map_err(|error| at(&new)(io::Error::other(error)))?;
+        let fill = || -> rusqlite::Result<()> {
+            let mut connection = Connection::open_with_flags(&new, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+            connection.pragma_update(None, "page_size", sql_integer(PAGE_BYTES))?;
+            connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+            migrate(&mut connection)?;
+            write_meta(&connection, ID_HASH_KEY, &id_hash_key)?;
+            write_meta(&connection, DELIVERY_ID_KEY, &delivery_id_key)?;
+            write_meta(&connection, MASTER_KEY_CHECK, &check)
+        };
+        fill().map_err(|error| self.failed(error))?;
+        File::open(&new).and_then(|file| file.sync_all()).map_err(at(&new))?;
+        fs::rename(&new, &self.database).map_err(at(&self.database))?;
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
+    }
+
+    fn log_length(&self) -> u64 {
+        let mut log = self.database.clone().into_os_string();
+        log.push("-wal");
+        fs::metadata(log).map_or(0, |metadata| metadata.len())
+    }
+
+    /// The error of a thread that does not start.
+    pub(super) fn cannot_start(&self) -> impl Fn(io::Error) -> OpenError + use<> {
+        at(&self.database)
+    }
+
+    fn shown(&self) -> String {
+        self.database.display().to_string()
+    }
+
+    pub(super) fn corrupt(&self, reason: &str) -> OpenError {
+        OpenError::Corrupt { path: self.shown(), reason: reason.to_owned() }
+    }
+
+    fn newer(&self, found: i64) -> OpenError {
+        OpenError::NewerSchema { path: self.shown(), found, known: migrate::latest(MIGRATIONS) }
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+    pub(super) fn failed(&self, error: rusqlite::Error) -> OpenError {
+        let reason = error.to_string();
+        match error.sqlite_error_code() {
+            // A table or a column that is missing is as bad as a page that is.
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => self.corrupt(&reason),
+            _ => OpenError::Path { path: self.shown(), reason },
+        }
+    }
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + use<> {
+    let path = path.display().to_string();
+    move |error| OpenError::Path { path: path.clone(), reason: error.to_string() }
+}
+
+fn flags(access: OpenFlags) -> OpenFlags {
+    access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE
+}
+
+fn configure(connection: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
+    // SQLite's own readers and writer wait for each other only for moments (a checkpoint's end, recovery).
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")
+}
+
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    for migration in migrate::missing(MIGRATIONS, found).unwrap_or_default() {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(migration.sql)?;
+        transaction.pragma_update(None, "user_version", migration.version)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// What is wrong with the database, as far as [`MAX_CHECK`] gets.
+fn damage(connection: &mut Connection) -> rusqlite::Result<Option<String>> {
+    let start = Instant::now();
+    connection.progress_handler(CHECK_STEPS, Some(move || start.elapsed() > MAX_CHECK))?;
+    let found = connection.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0));
+    connection.progress_handler(0, None::<fn() -> bool>)?;
+    match found {
+        Ok(text) if text == "ok" => Ok(None),
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn master_key_check() -> Belonging<'static> {
+    Belonging { tenant: DEFAULT_TENANT, webhook: Uuid::nil(), field: MASTER_KEY_CHECK }
+}
+
+pub(super) fn read_meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
+}
+
+fn write_meta(connection: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()> {
+    connection.execute("INSERT INTO meta (key, value) VALUES (?1, ?2)", (key, value)).map(drop)
+}
+
+fn sql_integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A path for a `file:` URI: <https://sqlite.org/uri.html>.
+fn percent_encoded(path: &Path) -> String {
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut encoded = String::new();
+    for byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(byte) {
+            encoded.push(char::from(*byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}

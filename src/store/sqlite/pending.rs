@@ -1,0 +1,162 @@
+//! What is still owed: from rows, and from owed lists without rows.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::owed;
+use super::window::Window;
+use super::writer::Failure;
+use crate::clock::UnixMicros;
+use crate::delivery::id::EventSeq;
+use crate::event::Event;
+use crate::store::{DueDelivery, LiveEvent, StoreError, StoredEvent, Unsettled};
+use crate::topic::Topic;
+use crate::webhook::WebhookSeq;
+
+/// The columns that [`stored_event`] reads.
+pub(super) const EVENT_COLUMNS: &str = "seq, id, topic, type, accepted_at, owed, body";
+
+/// An event from the columns [`EVENT_COLUMNS`] at `first` and after.
+pub(super) fn stored_event(row: &Row<'_>, first: usize) -> Result<StoredEvent, Failure> {
+    let topic = row.get_ref(first + 2)?.as_str().map_err(corrupt)?;
+    let topic = Topic::parse(topic).map_err(corrupt)?;
+    let body = row.get_ref(first + 6)?.as_blob().map_err(corrupt)?.to_vec();
+    Ok(StoredEvent {
+        seq: row.get(first)?,
+        event: Event::from_stored(row.get(first + 1)?, topic, row.get(first + 3)?, body.into()),
+        accepted_at: row.get(first + 4)?,
+        owed: owed::decode(row.get_ref(first + 5)?.as_blob().map_err(corrupt)?),
+    })
+}
+
+/// What was read cannot have been written.
+pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
+    Failure::Refused(StoreError::Corrupt(error.to_string()))
+}
+
+pub(super) fn event_by_seq(connection: &Connection, seq: EventSeq) -> Result<Option<StoredEvent>, Failure> {
+    let mut statement =
+        connection.prepare_cached("SELECT seq, id, topic, type, accepted_at, owed, body FROM event WHERE seq = ?1")?;
+    let mut rows = statement.query([seq])?;
+    rows.next()?.map(|row| stored_event(row, 0)).transpose()
+}
+
+/// Counts, for every event from the low-water mark on, the deliveries that no row speaks of. Both tables
+/// are read once, in the order they lie in, and no body is.
+pub(super) fn read_window(connection: &Connection) -> rusqlite::Result<Window> {
+    let (low_water, next): (EventSeq, EventSeq) =
+        connection.query_row("SELECT low_water, next_event FROM progress", (), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut window = Window::starting_at(low_water);
+    let mut events = connection.prepare("SELECT seq, owed FROM event WHERE seq >= ?1 ORDER BY seq")?;
+    let mut deliveries = connection.prepare(
+        "SELECT event_seq, count(*) FROM delivery WHERE event_seq >= ?1 GROUP BY event_seq ORDER BY event_seq",
+    )?;
+    let mut events = events.query([low_water])?;
+    let mut deliveries = deliveries.query([low_water])?;
+    let mut with_rows: Option<(EventSeq, u32)> = None;
+    while let Some(event) = events.next()? {
+        let seq: EventSeq = event.get(0)?;
+        let owed = owed::count(event.get_ref(1)?.as_blob()?);
+        while with_rows.is_none_or(|(event, _)| event < seq) {
+            let Some(row) = deliveries.next()? else { break };
+            with_rows = Some((row.get(0)?, row.get(1)?));
+        }
+        let rows = with_rows.filter(|(event, _)| *event == seq).map_or(0, |(_, rows)| rows);
+        fill(&mut window, seq);
+        window.push(owed.saturating_sub(rows));
+    }
+    fill(&mut window, next);
+    window.keep();
+    Ok(window)
+}
+
+/// Events that are no more owe nothing.
+fn fill(window: &mut Window, until: EventSeq) {
+    while window.next_event() < until {
+        window.push(0);
+    }
+}
+
+pub(super) fn unsettled(connection: &Connection, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, Failure> {
+    let low_water: EventSeq =
+        connection.prepare_cached("SELECT low_water FROM progress")?.query_row((), |row| row.get(0))?;
+    let first = low_water.max(EventSeq(after.0.saturating_add(1)));
+    let mut events = connection.prepare_cached("SELECT seq, owed FROM event WHERE seq >= ?1 ORDER BY seq")?;
+    let mut events = events.query([first])?;
+    let mut unsettled = Vec::new();
+    while unsettled.len() < max_events as usize {
+        let Some(row) = events.next()? else { break };
+        let seq = row.get(0)?;
+        let owed = row.get_ref(1)?.as_blob().map_err(corrupt)?;
+        let webhooks = rowless(connection, seq, owed)?;
+        if webhooks.is_empty() {
+            continue;
+        }
+        let event = event_by_seq(connection, seq)?.ok_or_else(|| corrupt("an event vanished"))?.event;
+        unsettled.push(Unsettled { event: Arc::new(LiveEvent { seq, event }), webhooks });
+    }
+    Ok(unsettled)
+}
+
+/// The owed webhooks of an event that have no row.
+fn rowless(connection: &Connection, event: EventSeq, owed: &[u8]) -> rusqlite::Result<Vec<WebhookSeq>> {
+    let mut statement =
+        connection.prepare_cached("SELECT webhook_seq FROM delivery WHERE event_seq = ?1 ORDER BY webhook_seq")?;
+    let with_rows: Vec<WebhookSeq> = statement.query_map([event], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut webhooks = owed::decode(owed);
+    webhooks.retain(|webhook| with_rows.binary_search(webhook).is_err());
+    Ok(webhooks)
+}
+
+pub(super) fn due(
+    connection: &Connection,
+    webhook: WebhookSeq,
+    now: UnixMicros,
+    limit: u32,
+) -> Result<Vec<DueDelivery>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT d.attempts, d.round_attempts, e.seq, e.id, e.topic, e.type, e.accepted_at, e.owed, e.body
+         FROM delivery AS d INDEXED BY delivery_due CROSS JOIN event AS e ON e.seq = d.event_seq
+         WHERE d.state = 4 AND d.webhook_seq = ?1 AND d.next_at <= ?2
+         ORDER BY d.next_at, d.event_seq
+         LIMIT ?3",
+    )?;
+    let mut rows = statement.query((webhook, now, limit))?;
+    let mut due = Vec::new();
+    while let Some(row) = rows.next()? {
+        let StoredEvent { seq, event, .. } = stored_event(row, 2)?;
+        due.push(DueDelivery {
+            event: Arc::new(LiveEvent { seq, event }),
+            webhook,
+            attempts: row.get(0)?,
+            round_attempts: row.get(1)?,
+        });
+    }
+    Ok(due)
+}
+
+/// The beginning of each webhook's part of the index `delivery_due`; not a scan of what is pending.
+pub(super) fn next_due(
+    connection: &Connection,
+    webhook: Option<WebhookSeq>,
+) -> Result<Vec<(WebhookSeq, UnixMicros)>, Failure> {
+    let mut earliest = connection.prepare_cached(
+        "SELECT next_at FROM delivery INDEXED BY delivery_due
+         WHERE state = 4 AND webhook_seq = ?1
+         ORDER BY next_at LIMIT 1",
+    )?;
+    let webhooks: Vec<WebhookSeq> = match webhook {
+        Some(webhook) => vec![webhook],
+        None => connection
+            .prepare_cached("SELECT seq FROM webhook ORDER BY seq")?
+            .query_map((), |row| row.get(0))?
+            .collect::<Result<_, _>>()?,
+    };
+    let mut next = Vec::new();
+    for webhook in webhooks {
+        let at = earliest.query_row([webhook], |row| row.get(0)).optional()?;
+        next.extend(at.map(|at| (webhook, at)));
+    }
+    Ok(next)
+}

@@ -1,0 +1,307 @@
+//! Webhooks: records, their sealed keys, and their life.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension, Row};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::pending::corrupt;
+use super::writer::{Commit, Failure};
+use crate::clock::UnixMicros;
+use crate::delivery::guard::Destination;
+use crate::delivery::retry::Schedule;
+use crate::signing::{Scheme, Secret, SigningKeys, StandardKey};
+use crate::store::seal::{Belonging, Sealer};
+use crate::store::{AllWebhooks, StoreError};
+use crate::topic::Pattern;
+use crate::webhook::{TenantSeq, Webhook, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
+
+/// What the sealed columns are bound to.
+const DECNET_FIELD: &str = "webhook.decnet_secret";
+const STANDARD_FIELD: &str = "webhook.standard_key";
+
+/// The columns that [`record`] reads, in its order.
+macro_rules! select_webhooks {
+    ($rest:literal) => {
+        concat!(
+            "SELECT seq, uuid, tenant, version, name, description, url, decnet_secret, standard_key, signatures,
+                 timeout_us, topic_patterns, enabled, max_in_flight, retry_schedule, created_at, updated_at,
+                 consecutive_failures, last_success_at, last_failure_at, last_error, auto_disabled_at
+             FROM webhook ",
+            $rest
+        )
+    };
+}
+
+pub(super) fn create(
+    commit: &mut Commit<'_>,
+    tenant: TenantSeq,
+    settings: &WebhookSettings,
+    now: UnixMicros,
+) -> Result<WebhookRecord, Failure> {
+    refuse_taken_name(commit, tenant, &settings.name, None)?;
+    let uuid = Uuid::new_v4();
+    let columns = Columns::new(&commit.state.sealer, tenant, uuid, settings)?;
+    let mut insert = commit.prepare(
+        "INSERT INTO webhook (
+             uuid, tenant, version, name, description, url, decnet_secret, standard_key, signatures, timeout_us,
+             topic_patterns, enabled, max_in_flight, retry_schedule, created_at, updated_at
+         ) VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)",
+    )?;
+    let seq = WebhookSeq(insert.insert((
+        uuid,
+        tenant,
+        &settings.name,
+        &settings.description,
+        settings.receiver.destination.as_str(),
+        &columns.decnet_secret,
+        &columns.standard_key,
+        &columns.signatures,
+        columns.timeout_us,
+        &columns.topic_patterns,
+        settings.enabled,
+        settings.max_in_flight,
+        &columns.retry_schedule,
+        now,
+    ))?);
+    commit.state.tenants.insert(seq, tenant);
+    Ok(WebhookRecord {
+        seq,
+        uuid,
+        tenant,
+        version: 1,
+        settings: settings.clone(),
+        health: WebhookHealth::default(),
+        created_at: now,
+        updated_at: now,
+    })
+}
+
+/// A replacement of settings.
+pub(super) struct Update {
+    pub(super) version: i64,
+    pub(super) settings: WebhookSettings,
+    pub(super) close_circuit: bool,
+    pub(super) now: UnixMicros,
+}
+
+pub(super) fn update(
+    commit: &mut Commit<'_>,
+    tenant: TenantSeq,
+    uuid: Uuid,
+    update: &Update,
+) -> Result<WebhookRecord, Failure> {
+    let found = webhook(commit.connection, &commit.state.sealer, tenant, uuid)?.ok_or(StoreError::NotFound)?;
+    if found.version != update.version {
+        return Err(StoreError::Conflict("the webhook was changed meanwhile: read it again".to_owned()).into());
+    }
+    let settings = &update.settings;
+    refuse_taken_name(commit, tenant, &settings.name, Some(uuid))?;
+    let columns = Columns::new(&commit.state.sealer, tenant, uuid, settings)?;
+    let mut health = found.health;
+    if update.close_circuit {
+        health.consecutive_failures = 0;
+        health.auto_disabled_at = None;
+    }
+    commit
+        .prepare(
+            "UPDATE webhook SET
+                 version = version + 1, name = ?2, description = ?3, url = ?4, decnet_secret = ?5, standard_key = ?6,
+                 signatures = ?7, timeout_us = ?8, topic_patterns = ?9, enabled = ?10, max_in_flight = ?11,
+                 retry_schedule = ?12, updated_at = ?13, consecutive_failures = ?14, auto_disabled_at = ?15
+             WHERE seq = ?1",
+        )?
+        .execute((
+            found.seq,
+            &settings.name,
+            &settings.description,
+            settings.receiver.destination.as_str(),
+            &columns.decnet_secret,
+            &columns.standard_key,
+            &columns.signatures,
+            columns.timeout_us,
+            &columns.topic_patterns,
+            settings.enabled,
+            settings.max_in_flight,
+            &columns.retry_schedule,
+            update.now,
+            health.consecutive_failures,
+            health.auto_disabled_at,
+        ))?;
+    Ok(WebhookRecord {
+        version: found.version + 1,
+        settings: settings.clone(),
+        health,
+        updated_at: update.now,
+        ..found
+    })
+}
+
+pub(super) fn delete(
+    commit: &mut Commit<'_>,
+    tenant: TenantSeq,
+    uuid: Uuid,
+    now: UnixMicros,
+) -> Result<WebhookRecord, Failure> {
+    let found = webhook(commit.connection, &commit.state.sealer, tenant, uuid)?.ok_or(StoreError::NotFound)?;
+    commit.prepare("UPDATE webhook SET deleted_at = ?2 WHERE seq = ?1")?.execute((found.seq, now))?;
+    Ok(found)
+}
+
+pub(super) fn webhook(
+    connection: &Connection,
+    sealer: &Sealer,
+    tenant: TenantSeq,
+    uuid: Uuid,
+) -> Result<Option<WebhookRecord>, Failure> {
+    let mut statement =
+        connection.prepare_cached(select_webhooks!("WHERE uuid = ?1 AND tenant = ?2 AND deleted_at IS NULL"))?;
+    let mut rows = statement.query((uuid, tenant))?;
+    rows.next()?.map(|row| record(row, sealer)).transpose()
+}
+
+/// The webhooks of a tenant, or of all.
+pub(super) fn webhooks(
+    connection: &Connection,
+    sealer: &Sealer,
+    tenant: Option<TenantSeq>,
+) -> Result<Vec<WebhookRecord>, Failure> {
+    let mut statement = connection
+        .prepare_cached(select_webhooks!("WHERE deleted_at IS NULL AND (?1 IS NULL OR tenant = ?1) ORDER BY seq"))?;
+    let mut rows = statement.query([tenant])?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        records.push(record(row, sealer)?);
+    }
+    Ok(records)
+}
+
+pub(super) fn all(connection: &Connection, sealer: &Sealer) -> Result<AllWebhooks, Failure> {
+    let mut deleted = connection.prepare_cached(
+        "SELECT seq FROM webhook
+         WHERE deleted_at IS NOT NULL AND EXISTS (
+             SELECT 1 FROM delivery INDEXED BY delivery_due WHERE state = 4 AND webhook_seq = webhook.seq
+         )
+         ORDER BY seq",
+    )?;
+    let deleted = deleted.query_map((), |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(AllWebhooks { live: webhooks(connection, sealer, None)?, deleted })
+}
+
+/// The owner of every webhook there ever was.
+pub(super) fn tenants(connection: &Connection) -> rusqlite::Result<HashMap<WebhookSeq, TenantSeq>> {
+    let mut statement = connection.prepare("SELECT seq, tenant FROM webhook")?;
+    statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+/// Also checked by the index `webhook_name`; asked first because the transaction must go on.
+fn refuse_taken_name(commit: &Commit<'_>, tenant: TenantSeq, name: &str, except: Option<Uuid>) -> Result<(), Failure> {
+    let owner: Option<Uuid> = commit
+        .prepare("SELECT uuid FROM webhook WHERE tenant = ?1 AND name = ?2 AND deleted_at IS NULL")?
+        .query_row((tenant, name), |row| row.get(0))
+        .optional()?;
+    if owner.is_some() && owner != except { Err(StoreError::NameTaken.into()) } else { Ok(()) }
+}
+
+/// Settings in the form of their columns.
+struct Columns {
+    decnet_secret: Vec<u8>,
+    standard_key: Vec<u8>,
+    signatures: String,
+    timeout_us: i64,
+    topic_patterns: String,
+    retry_schedule: Option<String>,
+}
+
+impl Columns {
+    fn new(sealer: &Sealer, tenant: TenantSeq, uuid: Uuid, settings: &WebhookSettings) -> Result<Self, StoreError> {
+        let receiver = &settings.receiver;
+        let seal = |text: &str, field| {
+            sealer
+                .seal(text.as_bytes(), &Belonging { tenant, webhook: uuid, field })
+                .map_err(|error| StoreError::Unavailable(error.to_string()))
+        };
+        Ok(Self {
+            decnet_secret: seal(receiver.keys.decnet.expose(), DECNET_FIELD)?,
+            standard_key: seal(&receiver.keys.standard.expose(), STANDARD_FIELD)?,
+            signatures: join(receiver.signatures.iter().map(|scheme| scheme_name(*scheme).to_owned())),
+            timeout_us: i64::try_from(receiver.timeout.as_micros()).unwrap_or(i64::MAX),
+            topic_patterns: join(settings.topic_patterns.iter().map(Pattern::to_string)),
+            retry_schedule: settings.retry_schedule.as_ref().map(|schedule| {
+                // The shortest text that reads back as the same number.
+                join(schedule.delays().iter().map(|delay| delay.as_secs_f64().to_string()))
+            }),
+        })
+    }
+}
+
+fn join(words: impl Iterator<Item = String>) -> String {
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn scheme_name(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::Decnet => "decnet",
+        Scheme::Standard => "standard",
+    }
+}
+
+fn scheme(name: &str) -> Result<Scheme, Failure> {
+    match name {
+        "decnet" => Ok(Scheme::Decnet),
+        "standard" => Ok(Scheme::Standard),
+        other => Err(corrupt(format!("unknown signature scheme {other:?}"))),
+    }
+}
+
+fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
+    let (uuid, tenant) = (row.get(1)?, row.get(2)?);
+    let open = |column, field| -> Result<Zeroizing<String>, Failure> {
+        let sealed = row.get_ref(column)?.as_blob().map_err(corrupt)?;
+        let text = sealer.open(sealed, &Belonging { tenant, webhook: uuid, field }).map_err(corrupt)?;
+        std::str::from_utf8(&text).map(|text| Zeroizing::new(text.to_owned())).map_err(corrupt)
+    };
+    let keys = SigningKeys {
+        decnet: Secret::parse(&open(7, DECNET_FIELD)?).map_err(corrupt)?,
+        standard: StandardKey::parse(&open(8, STANDARD_FIELD)?).map_err(corrupt)?,
+    };
+    let words = |column| row.get_ref(column)?.as_str().map(str::split_whitespace).map_err(corrupt);
+    let schedule = match row.get_ref(14)?.as_str_or_null().map_err(corrupt)? {
+        None => None,
+        Some(text) => {
+            let seconds: Vec<f64> =
+                text.split_whitespace().map(str::parse).collect::<Result<_, _>>().map_err(corrupt)?;
+            Some(Schedule::from_seconds(&seconds).map_err(corrupt)?)
+        }
+    };
+    Ok(WebhookRecord {
+        seq: row.get(0)?,
+        uuid,
+        tenant,
+        version: row.get(3)?,
+        settings: WebhookSettings {
+            name: row.get(4)?,
+            description: row.get(5)?,
+            receiver: Webhook {
+                destination: Destination::parse(row.get_ref(6)?.as_str().map_err(corrupt)?).map_err(corrupt)?,
+                keys,
+                signatures: words(9)?.map(scheme).collect::<Result<_, _>>()?,
+                timeout: std::time::Duration::from_micros(row.get::<_, i64>(10)?.unsigned_abs()),
+            },
+            topic_patterns: words(11)?.map(Pattern::parse).collect::<Result<_, _>>().map_err(corrupt)?,
+            enabled: row.get(12)?,
+            max_in_flight: row.get(13)?,
+            retry_schedule: schedule,
+        },
+        health: WebhookHealth {
+            consecutive_failures: row.get(17)?,
+            last_success_at: row.get(18)?,
+            last_failure_at: row.get(19)?,
+            last_error: row.get(20)?,
+            auto_disabled_at: row.get(21)?,
+        },
+        created_at: row.get(15)?,
+        updated_at: row.get(16)?,
+    })
+}

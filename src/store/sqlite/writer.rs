@@ -1,0 +1,395 @@
+//! The one writer: a thread that takes everything that waits, writes it in one transaction with one
+//! fsync, and answers all after the commit.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use rusqlite::{CachedStatement, Connection, ErrorCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::{error, info};
+
+use super::accept::IdHash;
+use super::open::Folder;
+use super::settle;
+use super::window::Window;
+use crate::delivery::DeliveryState;
+use crate::store::StoreError;
+use crate::store::seal::Sealer;
+use crate::webhook::{TenantSeq, WebhookSeq};
+
+/// Callers that wait beyond this many wait for room.
+const MAX_WAITING_CALLS: usize = 4_096;
+/// What waiting calls may hold in memory, in KiB; a larger one waits until it is alone.
+const MAX_WAITING_KIB: u32 = 64 << 10;
+/// A transaction takes no more calls when it has this many rows or bytes.
+const MAX_COMMIT_ROWS: usize = 4_096;
+const MAX_COMMIT_BYTES: usize = 8 << 20;
+
+/// Why an operation inside a transaction did not succeed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Nothing was written by it; the rest of the transaction goes on.
+    Refused(StoreError),
+    /// The transaction is lost.
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) => error,
+            Failure::Sqlite(error) => store_error(&error),
+        }
+    }
+}
+
+fn store_error(error: &rusqlite::Error) -> StoreError {
+    let text = error.to_string();
+    match (error, error.sqlite_error_code()) {
+        (_, Some(ErrorCode::DiskFull)) => StoreError::Full(text),
+        (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        | (
+            rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..),
+            _,
+        ) => StoreError::Corrupt(text),
+        _ => StoreError::Unavailable(text),
+    }
+}
+
+pub(super) fn closed() -> StoreError {
+    StoreError::Unavailable("it is closed".to_owned())
+}
+
+/// How much a call writes, for the bounds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
+}
+
+impl Size {
+    /// A change of configuration.
+    pub(super) const SMALL: Self = Self { rows: 1, bytes: 4_096 };
+}
+
+/// A handle to the writer's thread.
+pub(super) struct Writer {
+    /// `None` after `close`.
+    jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
+    room: Arc<Semaphore>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    stopped: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl Writer {
+    /// Starts the thread; `folder` stays locked until it has closed the connection.
+    pub(super) fn start(connection: Connection, state: State, folder: Folder) -> io::Result<Self> {
+        let (jobs, waiting) = mpsc::channel(MAX_WAITING_CALLS);
+        let (stopping, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            run(&connection, state, waiting);
+            checkpoint(&connection);
+            drop(connection);
+            drop(folder);
+            let _ = stopping.send(());
+        })?;
+        Ok(Self {
+            jobs: Mutex::new(Some(jobs)),
+            room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)),
+            thread: Mutex::new(Some(thread)),
+            stopped: Mutex::new(Some(stopped)),
+        })
+    }
+
+    /// Does `work` within the next transaction and returns after its commit. `work` may be done again
+    /// when a transaction was rolled back, and must refuse before it writes.
+    pub(super) async fn write<T, W>(&self, size: Size, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnMut(&mut Commit<'_>) -> Result<T, Failure> + Send + 'static,
+    {
+        let kib = u32::try_from(size.bytes >> 10).map_or(MAX_WAITING_KIB, |kib| kib.min(MAX_WAITING_KIB));
+        let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| closed())?;
+        let jobs = self.jobs.lock().clone().ok_or_else(closed)?;
+        let (answer, answered) = oneshot::channel();
+        let call = Call { work, size, done: None, answer, _room: room };
+        jobs.send(Box::new(call)).await.map_err(|_| closed())?;
+        drop(jobs);
+        answered.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the writer stopped".to_owned())))
+    }
+
+    /// Lets the thread finish what it was given, and waits until it has closed the file.
+    pub(super) async fn close(&self) {
+        drop(self.jobs.lock().take());
+        let stopped = self.stopped.lock().take();
+        if let Some(stopped) = stopped {
+            let _ = stopped.await;
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.jobs.lock().take());
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A call that waits for its transaction.
+trait Job: Send {
+    fn size(&self) -> Size;
+    /// An error means that the transaction is lost.
+    fn apply(&mut self, commit: &mut Commit<'_>) -> Result<(), rusqlite::Error>;
+    /// Tells the caller; `Err` is what became of the transaction.
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+struct Call<T, W> {
+    work: W,
+    size: Size,
+    done: Option<Result<T, StoreError>>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl<T, W> Job for Call<T, W>
+where
+    T: Send,
+    W: FnMut(&mut Commit<'_>) -> Result<T, Failure> + Send,
+{
+    fn size(&self) -> Size {
+        self.size
+    }
+
+    fn apply(&mut self, commit: &mut Commit<'_>) -> Result<(), rusqlite::Error> {
+        self.done = Some(match (self.work)(commit) {
+            Ok(value) => Ok(value),
+            Err(Failure::Refused(error)) => Err(error),
+            Err(Failure::Sqlite(error)) => return Err(error),
+        });
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
+        let Call { done, answer, .. } = *self;
+        // The caller may have gone; what it asked for is done all the same.
+        let _ = answer.send(committed.and_then(|()| done.unwrap_or_else(|| Err(closed()))));
+    }
+}
+
+/// What the writer knows beside the files; changes with the transaction or not at all.
+pub(super) struct State {
+    pub(super) window: Window,
+    /// Events that the window may hold after a commit.
+    pub(super) max_window: usize,
+    pub(super) sealer: Arc<Sealer>,
+    pub(super) id_hash: IdHash,
+    /// Every webhook there ever was.
+    pub(super) tenants: HashMap<WebhookSeq, TenantSeq>,
+    /// What this transaction adds to the counters.
+    pub(super) counters: HashMap<TenantSeq, Counters>,
+}
+
+/// Additions to a tenant's row of `counters`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    pub(super) events: i64,
+    pub(super) owed: i64,
+    pub(super) delivered: i64,
+    pub(super) dead: i64,
+    pub(super) skipped: i64,
+    pub(super) discarded: i64,
+    pub(super) attempts: i64,
+}
+
+impl Counters {
+    /// `change` deliveries more are in `state`.
+    pub(super) fn add(&mut self, state: DeliveryState, change: i64) {
+        match state {
+            DeliveryState::Pending => {}
+            DeliveryState::Delivered => self.delivered += change,
+            DeliveryState::Dead => self.dead += change,
+            DeliveryState::Skipped => self.skipped += change,
+            DeliveryState::Discarded => self.discarded += change,
+        }
+    }
+}
+
+/// A transaction under way.
+pub(super) struct Commit<'c> {
+    pub(super) connection: &'c Connection,
+    pub(super) state: &'c mut State,
+}
+
+impl<'c> Commit<'c> {
+    pub(super) fn prepare(&self, sql: &str) -> rusqlite::Result<CachedStatement<'c>> {
+        self.connection.prepare_cached(sql)
+    }
+
+    pub(super) fn counters(&mut self, tenant: TenantSeq) -> &mut Counters {
+        self.state.counters.entry(tenant).or_default()
+    }
+
+    /// The counters of the tenant that owns `webhook`.
+    pub(super) fn counters_of(&mut self, webhook: WebhookSeq) -> Option<&mut Counters> {
+        let tenant = *self.state.tenants.get(&webhook)?;
+        Some(self.counters(tenant))
+    }
+
+    /// Writes what goes into every transaction once.
+    fn finish(&mut self) -> rusqlite::Result<()> {
+        settle::park(self)?;
+        self.write_counters()?;
+        self.write_progress()
+    }
+
+    fn write_counters(&self) -> rusqlite::Result<()> {
+        for (tenant, add) in &self.state.counters {
+            self.prepare(
+                "UPDATE counters SET
+                     events = events + ?2, owed = owed + ?3, delivered = delivered + ?4, dead = dead + ?5,
+                     skipped = skipped + ?6, discarded = discarded + ?7, attempts = attempts + ?8
+                 WHERE tenant = ?1",
+            )?
+            .execute((
+                tenant,
+                add.events,
+                add.owed,
+                add.delivered,
+                add.dead,
+                add.skipped,
+                add.discarded,
+                add.attempts,
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn write_progress(&self) -> rusqlite::Result<()> {
+        if self.state.window.is_unchanged() {
+            return Ok(());
+        }
+        self.prepare("UPDATE progress SET low_water = ?1, next_event = ?2")?
+            .execute((self.state.window.low_water(), self.state.window.next_event()))
+            .map(drop)
+    }
+}
+
+fn run(connection: &Connection, mut state: State, mut waiting: mpsc::Receiver<Box<dyn Job>>) {
+    let mut failing = false;
+    while let Some(first) = waiting.blocking_recv() {
+        let mut jobs = gather(first, &mut waiting);
+        let committed = commit(connection, &mut state, &mut jobs);
+        match committed {
+            Err(error) if jobs.len() > 1 && error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                // One that needs room must not take those down that need none.
+                for job in jobs {
+                    let mut alone = [job];
+                    let committed = commit(connection, &mut state, &mut alone);
+                    note(&mut failing, &committed);
+                    answer(alone, &committed);
+                }
+            }
+            committed => {
+                note(&mut failing, &committed);
+                answer(jobs, &committed);
+            }
+        }
+    }
+}
+
+/// Everything that waits, within the bounds of a transaction.
+fn gather(first: Box<dyn Job>, waiting: &mut mpsc::Receiver<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+    let Size { mut rows, mut bytes } = first.size();
+    let mut jobs = vec![first];
+    while rows < MAX_COMMIT_ROWS && bytes < MAX_COMMIT_BYTES {
+        let Ok(job) = waiting.try_recv() else { break };
+        let size = job.size();
+        rows += size.rows;
+        bytes += size.bytes;
+        jobs.push(job);
+    }
+    jobs
+}
+
+/// One transaction: all of `jobs` or, on an error, none, and the state as it was.
+fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+    let write = || -> rusqlite::Result<()> {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
+        let mut commit = Commit { connection, state };
+        for job in jobs {
+            job.apply(&mut commit)?;
+        }
+        commit.finish()?;
+        connection.prepare_cached("COMMIT")?.execute(()).map(drop)
+    };
+    let written = write();
+    state.counters.clear();
+    if written.is_ok() {
+        state.window.keep();
+    } else {
+        state.window.undo();
+        // SQLite may have rolled back by itself: https://sqlite.org/lang_transaction.html#immediate
+        if !connection.is_autocommit() {
+            if let Err(error) = connection.execute_batch("ROLLBACK") {
+                error!(%error, "cannot roll back");
+            }
+        }
+    }
+    written
+}
+
+fn answer(jobs: impl IntoIterator<Item = Box<dyn Job>>, committed: &rusqlite::Result<()>) {
+    for job in jobs {
+        job.answer(committed.as_ref().map(|()| ()).map_err(store_error));
+    }
+}
+
+/// Logs the first failure of a row of them, and the recovery.
+fn note(failing: &mut bool, committed: &rusqlite::Result<()>) {
+    match committed {
+        Err(error) if !*failing => error!(%error, "the store cannot commit"),
+        Ok(()) if *failing => info!("the store commits again"),
+        _ => {}
+    }
+    *failing = committed.is_err();
+}
+
+/// Empties the log into the database, so that what is left is one file.
+fn checkpoint(connection: &Connection) {
+    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())) {
+        error!(%error, "the write-ahead log remains; the next start reads it");
+    }
+}
+
+/// Fails while nothing can be committed: needs room for a moment, and a commit.
+pub(super) fn probe(commit: &mut Commit<'_>) -> Result<(), Failure> {
+    commit.connection.execute_batch("SAVEPOINT probe")?;
+    let room = commit.prepare("INSERT INTO meta (key, value) VALUES ('probe', zeroblob(65536))")?.execute(());
+    if commit.connection.is_autocommit() {
+        return room.map(drop).map_err(Failure::Sqlite);
+    }
+    commit.connection.execute_batch("ROLLBACK TO probe; RELEASE probe")?;
+    room.map_err(|error| Failure::Refused(store_error(&error)))?;
+    commit.prepare("UPDATE progress SET next_event = next_event")?.execute(())?;
+    Ok(())
+}

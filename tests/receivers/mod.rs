@@ -1,0 +1,108 @@
+//! Receivers on loopback that behave as a test tells them to.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use postrider::delivery::guard::{Resolve, SharedResolver};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// Treats every connection with the behaviour it was started with, until it is dropped.
+pub struct Receiver {
+    pub addr: SocketAddr,
+    /// How many connections were accepted.
+    pub connections: Arc<AtomicUsize>,
+    accepting: JoinHandle<()>,
+}
+
+impl Receiver {
+    pub async fn start<F, B>(behave: F) -> Self
+    where
+        F: Fn(TcpStream) -> B + Send + 'static,
+        B: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        let accepting = tokio::spawn(async move {
+            let mut behaving = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                counter.fetch_add(1, Ordering::SeqCst);
+                behaving.spawn(behave(stream));
+            }
+        });
+        Self { addr, connections, accepting }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/hook", self.addr)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Received {
+    pub request_line: String,
+    pub headers: HeaderMap,
+    /// Names as they were on the wire, in their order.
+    pub header_names: Vec<String>,
+    pub body: Vec<u8>,
+}
+
+/// The next request on a connection, or `None` when the peer has closed it.
+pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Received> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let mut lines = head.trim_end().split("\r\n");
+    let request_line = lines.next().unwrap().to_owned();
+    let mut headers = HeaderMap::new();
+    let mut header_names = Vec::new();
+    for (name, value) in lines.map(|line| line.split_once(": ").unwrap()) {
+        header_names.push(name.to_owned());
+        headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+    }
+    let length = headers.get("content-length").map_or(0, |value| value.to_str().unwrap().parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(Received { request_line, headers, header_names, body })
+}
+
+/// Writes what can be written; the peer may have left.
+pub async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> bool {
+    stream.write_all(bytes).await.is_ok() && stream.flush().await.is_ok()
+}
+
+/// A resolver that gives every name the same addresses, until it is told others.
+#[derive(Clone, Default)]
+pub struct Names(Arc<Mutex<Vec<IpAddr>>>);
+
+impl Names {
+    pub fn set(&self, addresses: &[&str]) {
+        *self.0.lock().unwrap() = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+    }
+    pub fn resolver(&self) -> SharedResolver {
+        Arc::new(self.clone())
+    }
+}
+
+#[async_trait::async_trait]
+impl Resolve for Names {
+    async fn resolve(&self, _host: &str) -> Result<Vec<IpAddr>, String> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+}
