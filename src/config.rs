@@ -204,7 +204,8 @@ impl Environment {
     /// The process's own; variables that are no UTF-8 are passed over.
     #[must_use]
     pub fn read() -> Self {
-        let text = std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
+        let text =
+            std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
         Self(text.filter(|(name, _)| name.starts_with(ENV_PREFIX) || name == "NO_COLOR" || name == "TERM").collect())
     }
 
@@ -272,11 +273,8 @@ impl Config {
 
     fn layered(file: &RawConfig, environment: &Environment, flags: &RawConfig) -> Result<Self, ConfigError> {
         let defaults = layer(&defaults())?;
-        let layers = [
-            (Origin::File, layer(file)?),
-            (Origin::Env, environment.layer(&defaults)?),
-            (Origin::Flag, layer(flags)?),
-        ];
+        let layers =
+            [(Origin::File, layer(file)?), (Origin::Env, environment.layer(&defaults)?), (Origin::Flag, layer(flags)?)];
         let mut merged: Map<String, Value> = Map::new();
         let mut shown: Vec<Shown> = Vec::with_capacity(defaults.len() + 2);
         for (key, value) in defaults {
@@ -400,7 +398,8 @@ fn read_file(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
         let mut reason = error.to_string();
         for secret in ["admin_token", "master_key"] {
             if error.message().contains(&format!("unknown field `{secret}`")) {
-                reason += &format!("secrets are read from the environment only: set POSTRIDER_{}", secret.to_uppercase());
+                reason +=
+                    &format!("secrets are read from the environment only: set POSTRIDER_{}", secret.to_uppercase());
             }
         }
         trouble(reason)

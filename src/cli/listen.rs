@@ -233,7 +233,11 @@ impl<'a> Line<'a> {
             payload: event.payload,
             body: event.payload.is_none().then_some(body),
             verified: (!seen.checks.is_empty()).then(|| seen.checks.iter().all(|(_, result)| result.is_ok())),
-            signatures: seen.checks.iter().map(|(scheme, result)| ((*scheme).to_owned(), reason(result).into())).collect(),
+            signatures: seen
+                .checks
+                .iter()
+                .map(|(scheme, result)| ((*scheme).to_owned(), reason(result).into()))
+                .collect(),
             headers: headers
                 .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
                 .collect(),

@@ -116,6 +116,9 @@ impl Output {
     }
 
     fn print_table(self, mut table: Table) -> io::Result<()> {
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         if self.stdout.is_terminal {
             table.set_content_arrangement(ContentArrangement::Dynamic);
         }
@@ -132,8 +135,11 @@ impl Output {
 
     /// Progress over `length` steps, on standard error if that is a terminal; `None`: the length is not known.
     pub(super) fn progress(self, length: Option<u64>, unit: &str) -> ProgressBar {
-        let target =
-            if self.stderr.is_terminal && !self.json { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if self.stderr.is_terminal && !self.json {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let template = match (length, unit) {
             (Some(_), "bytes") => "{bar:32.cyan/dim} {bytes}/{total_bytes}  {msg}  {eta:.dim} left",
             (Some(_), _) => "{bar:32.cyan/dim} {human_pos}/{human_len}  {msg}  {eta:.dim} left",
@@ -199,7 +205,8 @@ pub(super) fn moment(document: &Value, field: &str) -> String {
 
 /// The time of day in UTC with milliseconds: `18:00:00.000`.
 pub(super) fn time_of_day(at: UnixMicros) -> String {
-    jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.to_string(), |at| at.strftime("%H:%M:%S%.3f").to_string())
+    jiff::Timestamp::from_microsecond(at.0)
+        .map_or_else(|_| at.to_string(), |at| at.strftime("%H:%M:%S%.3f").to_string())
 }
 
 /// Milliseconds with as many digits as matter: `0.4 ms`, `12 ms`, `1.3 s`.

@@ -73,7 +73,9 @@ impl Remote {
         let base = Url::parse(server)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .ok_or_else(|| UsageError(format!("{server:?} is no address of a server; it looks like {DEFAULT_SERVER}")))?;
+            .ok_or_else(|| {
+                UsageError(format!("{server:?} is no address of a server; it looks like {DEFAULT_SERVER}"))
+            })?;
         let client = Client::new(ClientOptions {
             policy: EgressPolicy { allow_all_private: true, ..EgressPolicy::default() },
             resolver: Some(std::sync::Arc::new(SystemResolver)),
@@ -151,7 +153,8 @@ impl Remote {
         if let Some(media) = media {
             request = request.header(header::CONTENT_TYPE, media);
         }
-        let request = request.body(body).map_err(|_| UsageError("the access token has forbidden characters".to_owned()))?;
+        let request =
+            request.body(body).map_err(|_| UsageError("the access token has forbidden characters".to_owned()))?;
         let response = self
             .client
             .request(&destination, request, MAX_ANSWER_BYTES, TIMEOUT)

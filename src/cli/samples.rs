@@ -94,11 +94,7 @@ fn session((decoy, service, port): (&str, &str, u16), attacker: &str) -> Sample 
     if ended {
         payload["duration_s"] = json!(fastrand::u16(2..1800));
     }
-    Sample {
-        topic: format!("attacker.session.{}", if ended { "ended" } else { "started" }),
-        kind: "session",
-        payload,
-    }
+    Sample { topic: format!("attacker.session.{}", if ended { "ended" } else { "started" }), kind: "session", payload }
 }
 
 fn one_of<T>(items: &[T]) -> &T {

@@ -136,7 +136,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_and_written_as_people_do() {
-        for (text, ms) in [("500ms", 500), ("30s", 30_000), ("2m", 120_000), ("1.5s", 1_500), ("1h", 3_600_000), ("0s", 0)] {
+        for (text, ms) in
+            [("500ms", 500), ("30s", 30_000), ("2m", 120_000), ("1.5s", 1_500), ("1h", 3_600_000), ("0s", 0)]
+        {
             assert_eq!(text.parse::<Span>(), Ok(Span(Duration::from_millis(ms))), "{text}");
         }
         for (ms, text) in [(500, "500ms"), (1_500, "1500ms"), (120_000, "2m"), (86_400_000, "1d"), (0, "0s")] {
