@@ -55,7 +55,7 @@ enum Command {
     Token(token::Args),
     /// Print the server's settings and where each comes from
     Config(config::Args),
-    /// Print the API's description (OpenAPI 3.1)
+    /// Print the API's description (`OpenAPI` 3.1)
     Openapi(openapi::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),

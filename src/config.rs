@@ -398,8 +398,7 @@ fn read_file(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
         let mut reason = error.to_string();
         for secret in ["admin_token", "master_key"] {
             if error.message().contains(&format!("unknown field `{secret}`")) {
-                reason +=
-                    &format!("secrets are read from the environment only: set POSTRIDER_{}", secret.to_uppercase());
+                reason.extend(["secrets are read from the environment only: set POSTRIDER_", &secret.to_uppercase()]);
             }
         }
         trouble(reason)

@@ -24,10 +24,10 @@ pub mod api;
 pub mod dashboard;
 
 #[cfg(feature = "server")]
-pub mod config;
+pub mod cli;
 #[cfg(feature = "server")]
-pub mod telemetry;
+pub mod config;
 #[cfg(feature = "server")]
 pub mod serve;
 #[cfg(feature = "server")]
-pub mod cli;
+pub mod telemetry;

@@ -27,7 +27,7 @@ use crate::serve::{ServeError, serve};
 use crate::signing::{self, Secret, StandardKey};
 
 /// How long what is owed may take after the last event, retries included.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
+const FINISH_TIMEOUT: Duration = Duration::from_mins(1);
 /// The flaky receiver refuses every third attempt.
 const FLAKY_EVERY: u64 = 3;
 /// Short, so that a retry can be watched; long enough that chance does not end a delivery.
@@ -143,7 +143,7 @@ impl Door {
             .map_err(|error| error.to_string());
         let mut seen = self.seen.lock();
         seen.requests[index] += 1;
-        let fails = hook.is_flaky && seen.requests[index] % FLAKY_EVERY == 0;
+        let fails = hook.is_flaky && seen.requests[index].is_multiple_of(FLAKY_EVERY);
         let attempt = seen.attempts.entry((index, id.clone())).or_default();
         *attempt += 1;
         let attempt = *attempt;

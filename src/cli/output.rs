@@ -35,6 +35,7 @@ struct Stream {
     colour: bool,
 }
 
+#[expect(clippy::unused_self, reason = "whoever may print has an Output")]
 impl Output {
     pub(super) fn new(json: bool, environment: &Environment) -> Self {
         let stream = |is_terminal| Stream { is_terminal, colour: is_terminal && !environment.forbids_colour() };

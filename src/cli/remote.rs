@@ -186,8 +186,11 @@ impl Remote {
         let reason = match end {
             End::Status(status) => format!("http {status}"),
             End::Timeout(reason) => format!("timeout: {reason}"),
-            End::Blocked { reason, .. } => reason.clone(),
-            End::Connect(reason) | End::Tls(reason) | End::Dns(reason) | End::Protocol(reason) => reason.clone(),
+            End::Blocked { reason, .. }
+            | End::Connect(reason)
+            | End::Tls(reason)
+            | End::Dns(reason)
+            | End::Protocol(reason) => reason.clone(),
         };
         anyhow::anyhow!(
             "cannot reach the server at {}: {reason}\n\
@@ -211,7 +214,7 @@ impl Remote {
                 _ => super::output::plain(error),
             };
             if line != text {
-                text += &format!("\n  {line}");
+                text.extend(["\n  ", &line]);
             }
         }
         match status {

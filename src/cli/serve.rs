@@ -24,11 +24,11 @@ const EXIT_INTERRUPTED: i32 = 130;
     POSTRIDER_ADMIN_TOKEN and POSTRIDER_MASTER_KEY (or …_FILE, which names a file) are read from there alone.")]
 pub(super) struct Args {
     #[command(flatten)]
-    settings: super::config::Args,
+    sources: super::config::Sources,
 }
 
 pub(super) async fn run(args: Args, output: Output, environment: &Environment) -> anyhow::Result<ExitCode> {
-    let config = args.settings.load(environment)?;
+    let config = args.sources.load(environment)?;
     telemetry::init(&config.telemetry_settings(output.notes_in_colour()))?;
     let data = std::path::absolute(config.data_dir()).unwrap_or_else(|_| config.data_dir().to_owned());
     let mut signals = Signals::catch().context("cannot catch signals")?;

@@ -91,7 +91,7 @@ async fn send_all(
             Ok(answer) => answer.value,
             Err(error) => {
                 progress.finish_and_clear();
-                return Err(stopped(error, first, last, accepted));
+                return Err(stopped(&error, first, last, accepted));
             }
         };
         accepted += answer["accepted"].as_u64().unwrap_or(0);
@@ -117,7 +117,7 @@ async fn send_all(
 }
 
 /// Says where a sending stopped, and how to go on.
-fn stopped(error: anyhow::Error, first: u64, last: u64, accepted: u64) -> anyhow::Error {
+fn stopped(error: &anyhow::Error, first: u64, last: u64, accepted: u64) -> anyhow::Error {
     let refused = match error.downcast_ref::<Refusal>() {
         Some(refusal) => bad_events(&refusal.problem).map(|events| format!("\n{events}")).unwrap_or_default(),
         None => String::new(),
