@@ -1,5 +1,6 @@
 //! The command line: one file a command, and what they share.
 
+mod bench;
 mod completions;
 mod config;
 mod delivery;
@@ -57,6 +58,8 @@ enum Command {
     Config(config::Args),
     /// Print the API's description (`OpenAPI` 3.1)
     Openapi(openapi::Args),
+    /// Measure what this machine does
+    Bench(bench::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -97,6 +100,7 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Token(args) => token::run(args, output).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
+        Command::Bench(args) => bench::run(args, output).await,
         Command::Completions(args) => completions::run(&args, output),
     }
 }

@@ -118,11 +118,15 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| pending::due(connection, webhook, now, limit)).await
     }
 
-    async fn next_due(&self, webhook: Option<WebhookSeq>) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError> {
-        self.readers.read(move |connection| pending::next_due(connection, webhook)).await
+    async fn next_due(
+        &self,
+        webhook: Option<WebhookSeq>,
+        after: UnixMicros,
+    ) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError> {
+        self.readers.read(move |connection| pending::next_due(connection, webhook, after)).await
     }
 
-    async fn settle(&self, batch: SettleBatch) -> Result<(), StoreError> {
+    async fn settle(&self, batch: Arc<SettleBatch>) -> Result<(), StoreError> {
         self.writer.write(settle::size(&batch), move |commit| settle::settle(commit, &batch)).await
     }
 

@@ -140,10 +140,11 @@ pub(super) fn due(
 pub(super) fn next_due(
     connection: &Connection,
     webhook: Option<WebhookSeq>,
+    after: UnixMicros,
 ) -> Result<Vec<(WebhookSeq, UnixMicros)>, Failure> {
     let mut earliest = connection.prepare_cached(
         "SELECT next_at FROM delivery INDEXED BY delivery_due
-         WHERE state = 4 AND webhook_seq = ?1
+         WHERE state = 4 AND webhook_seq = ?1 AND next_at > ?2
          ORDER BY next_at LIMIT 1",
     )?;
     let webhooks: Vec<WebhookSeq> = match webhook {
@@ -155,7 +156,7 @@ pub(super) fn next_due(
     };
     let mut next = Vec::new();
     for webhook in webhooks {
-        let at = earliest.query_row([webhook], |row| row.get(0)).optional()?;
+        let at = earliest.query_row((webhook, after), |row| row.get(0)).optional()?;
         next.extend(at.map(|at| (webhook, at)));
     }
     Ok(next)

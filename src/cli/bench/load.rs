@@ -1,0 +1,192 @@
+//! The publisher of a benchmark: events over HTTP, in a closed loop or at a steady rate.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::bail;
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use http::{Method, Request, header};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::node::{Node, TOKEN};
+use super::receiver::{ReceiverProcess, histogram};
+use crate::clock::{Clock, SystemClock};
+use crate::delivery::client::{Client, ClientOptions};
+use crate::delivery::guard::{Destination, EgressPolicy};
+
+/// Makes the canonical body of an event about 600 bytes long.
+const FILLER: &str = "Failed password for invalid user admin from 203.0.113.66 port 51234 ssh2; then a second try \
+    with root, a third with oracle and a fourth with test. The decoy answered each with a pause of two seconds and a \
+    banner of an old release, took down the client's key exchange proposal, the order of its algorithms and the time \
+    between keystrokes, and reported it here. This text stands for such a report of ordinary length.";
+/// The answer to a batch is about 100 bytes an event.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a closed loop looks at what has arrived.
+const LOOK_EVERY: Duration = Duration::from_millis(4);
+
+/// Sends events to a node.
+#[derive(Clone)]
+pub(super) struct Publisher {
+    client: Client,
+    events: Destination,
+    batches: Destination,
+    next: Arc<AtomicU64>,
+}
+
+/// How fast to publish.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub events: u64,
+    /// Events a request; 1 uses the route for single events.
+    pub batch: u64,
+    pub connections: usize,
+    /// Events that may be published and not yet have arrived everywhere.
+    pub window: u64,
+    /// Deliveries an event causes.
+    pub webhooks: u64,
+}
+
+pub(super) fn client() -> anyhow::Result<Client> {
+    let policy = EgressPolicy { allow_private: vec!["127.0.0.0/8".parse()?], ..EgressPolicy::default() };
+    Ok(Client::new(ClientOptions { policy, ..ClientOptions::default() })?)
+}
+
+/// One event, as JSON.
+pub(super) fn event(n: u64, sent_us: i64) -> String {
+    format!(
+        r#"{{"topic":"bench.node-{}.auth","type":"auth.failed","payload":{{"filler":"{FILLER}","n":{n},"sent_us":{sent_us}}}}}"#,
+        n % 100
+    )
+}
+
+impl Publisher {
+    pub(super) fn new(node: &Node) -> anyhow::Result<Self> {
+        Ok(Self {
+            client: client()?,
+            events: Destination::parse(&format!("{}/api/v1/events", node.url))?,
+            batches: Destination::parse(&format!("{}/api/v1/events/batch", node.url))?,
+            next: Arc::default(),
+        })
+    }
+
+    /// Publishes as fast as deliveries arrive, and returns when all have: the time it took.
+    pub(super) async fn closed_loop(
+        &self,
+        shape: Shape,
+        receiver: &mut ReceiverProcess,
+        progress: impl Fn(u64),
+    ) -> anyhow::Result<Duration> {
+        let arrived = Arc::new(AtomicU64::new(0));
+        let failed = Arc::new(AtomicBool::new(false));
+        self.next.store(0, Ordering::Relaxed);
+        receiver.reset(shape.webhooks)?;
+        let began_at = Instant::now();
+        let senders: Vec<_> = (0..shape.connections)
+            .map(|_| {
+                let (publisher, arrived, failed) = (self.clone(), Arc::clone(&arrived), Arc::clone(&failed));
+                tokio::spawn(async move {
+                    let sent = publisher.send_in_window(shape, &arrived).await;
+                    if sent.is_err() {
+                        failed.store(true, Ordering::Relaxed);
+                    }
+                    sent
+                })
+            })
+            .collect();
+        let mut last_news = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let count = tokio::task::block_in_place(|| receiver.arrived())?.count;
+            if count != arrived.swap(count, Ordering::Relaxed) {
+                last_news = Instant::now();
+            }
+            progress(count);
+            if count >= shape.events * shape.webhooks || failed.load(Ordering::Relaxed) {
+                break;
+            }
+            if last_news.elapsed() > TIMEOUT {
+                bail!("nothing arrives any more; {count} deliveries did");
+            }
+        }
+        let took = began_at.elapsed();
+        for sender in senders {
+            sender.await??;
+        }
+        Ok(took)
+    }
+
+    async fn send_in_window(&self, shape: Shape, arrived: &AtomicU64) -> anyhow::Result<()> {
+        loop {
+            let first = self.next.fetch_add(shape.batch, Ordering::Relaxed);
+            if first >= shape.events {
+                return Ok(());
+            }
+            while first > arrived.load(Ordering::Relaxed) / shape.webhooks + shape.window {
+                tokio::time::sleep(LOOK_EVERY / 4).await;
+            }
+            self.send(first, shape.batch.min(shape.events - first)).await?;
+        }
+    }
+
+    /// Publishes without looking at what arrives.
+    pub(super) async fn fill(&self, events: u64, batch: u64, progress: impl Fn(u64)) -> anyhow::Result<()> {
+        for first in (0..events).step_by(usize::try_from(batch)?) {
+            self.send(first, batch.min(events - first)).await?;
+            progress(first + batch);
+        }
+        Ok(())
+    }
+
+    /// Publishes single events at a steady rate. Returns the time from the moment each was meant to be sent
+    /// until its 202, in microseconds: a server that falls behind is not spared.
+    pub(super) async fn steady(&self, rate_per_s: u64, duration: Duration) -> anyhow::Result<Histogram<u64>> {
+        let accepted_us = Arc::new(Mutex::new(histogram()?));
+        let count = rate_per_s * duration.as_secs();
+        let began_at = Instant::now();
+        let mut requests = tokio::task::JoinSet::new();
+        for n in 0..count {
+            let due_at = began_at + Duration::from_micros(n * 1_000_000 / rate_per_s);
+            tokio::time::sleep_until(due_at).await;
+            let (publisher, accepted_us) = (self.clone(), Arc::clone(&accepted_us));
+            requests.spawn(async move {
+                publisher.send(n, 1).await?;
+                accepted_us.lock().saturating_record(u64::try_from(due_at.elapsed().as_micros()).unwrap_or(u64::MAX));
+                anyhow::Ok(())
+            });
+        }
+        while let Some(request) = requests.join_next().await {
+            request??;
+        }
+        let accepted_us = accepted_us.lock().clone();
+        Ok(accepted_us)
+    }
+
+    async fn send(&self, first: u64, count: u64) -> anyhow::Result<()> {
+        let sent_us = SystemClock.now().0;
+        let (destination, body) = if count == 1 {
+            (&self.events, event(first, sent_us))
+        } else {
+            let events: Vec<String> = (first..first + count).map(|n| event(n, sent_us)).collect();
+            (&self.batches, format!("[{}]", events.join(",")))
+        };
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(destination.as_str())
+            .header(header::AUTHORIZATION, format!("Bearer {TOKEN}"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Bytes::from(body))?;
+        let answer = self
+            .client
+            .request(destination, request, MAX_ANSWER_BYTES, TIMEOUT)
+            .await
+            .map_err(|end| anyhow::anyhow!("publishing failed: {end:?}"))?;
+        if answer.status() != 202 {
+            bail!("publishing failed: {} {}", answer.status(), String::from_utf8_lossy(answer.body()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! The server under test: `postrider serve` in a process of its own, on a folder of a real disk.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use super::super::remote::Remote;
+use super::process;
+
+/// How long a server may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// The admin token of the servers that this benchmark starts for itself.
+pub(super) const TOKEN: &str = "pr_benchmarkbenchmarkbenchmarkbenchmarkbenchma";
+
+/// A server's process.
+pub(super) struct Node {
+    child: Child,
+    pub url: String,
+    pub remote: Remote,
+    /// From the start of the process until it answered that it is ready.
+    pub start_up: Duration,
+}
+
+impl Node {
+    pub(super) async fn start(folder: &Path) -> anyhow::Result<Self> {
+        let began_at = Instant::now();
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["--json", "serve", "--listen", "127.0.0.1:0", "--allow-private", "127.0.0.0/8"])
+            .args(["--log", "error", "--data"])
+            .arg(folder)
+            .current_dir(folder.parent().unwrap_or(folder))
+            .env("POSTRIDER_ADMIN_TOKEN", TOKEN)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start the server")?;
+        let Some(stdout) = child.stdout.take() else { bail!("the server has no standard output") };
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let started: Value = serde_json::from_str(&line).context("the server did not start")?;
+        let url = started["url"].as_str().context("the server named no address")?.to_owned();
+        let remote = Remote::new(&url, TOKEN.to_owned())?;
+        while remote.get(&["stats"], &[]).await.is_err() {
+            if began_at.elapsed() > START_TIMEOUT {
+                bail!("the server is not ready after {} s", START_TIMEOUT.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(Self { child, url, remote, start_up: began_at.elapsed() })
+    }
+
+    /// A webhook for `topic` at `url`; returns its uuid.
+    pub(super) async fn add_webhook(&self, name: &str, topic: &str, url: &str) -> anyhow::Result<String> {
+        let webhook = json!({ "name": name, "url": url, "topic_patterns": [topic] });
+        let created = self.remote.post(&["webhooks"], &webhook).await?;
+        Ok(created.value["uuid"].as_str().context("the answer has no uuid")?.to_owned())
+    }
+
+    /// CPU time used so far, of all threads, in user and kernel mode.
+    pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
+        process::cpu(self.child.id())
+    }
+
+    pub(super) fn memory(&self) -> anyhow::Result<process::Memory> {
+        process::memory(self.child.id())
+    }
+
+    /// SIGKILL: nothing is finished, nothing is said.
+    pub(super) fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

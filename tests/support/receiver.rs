@@ -1,0 +1,130 @@
+//! A receiver that a test can look into: it keeps what arrives and answers as told.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// One request, whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Received {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("headers are ASCII"))
+    }
+
+    pub(crate) fn event_id(&self) -> String {
+        self.header("x-decnet-event-id").to_owned()
+    }
+}
+
+/// What to answer, and after how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer(pub(crate) u16, pub(crate) Duration);
+
+impl From<u16> for Answer {
+    fn from(status: u16) -> Self {
+        Self(status, Duration::ZERO)
+    }
+}
+
+/// Listens on a free port of the loopback until it is dropped.
+pub(crate) struct TestReceiver {
+    pub(crate) address: SocketAddr,
+    received: Arc<Mutex<Vec<Received>>>,
+    count: watch::Receiver<usize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl TestReceiver {
+    /// `answer` sees each request and its number, from 0.
+    pub(crate) async fn start(answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let (counted, count) = watch::channel(0);
+        let log = Arc::clone(&received);
+        let answer = Arc::new(answer);
+        let counted = Arc::new(counted);
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (log, answer, counted) = (Arc::clone(&log), Arc::clone(&answer), Arc::clone(&counted));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (log, answer, counted) = (Arc::clone(&log), Arc::clone(&answer), Arc::clone(&counted));
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let Ok(body) = body.collect().await else { return Ok(Response::default()) };
+                        let path = head.uri.path().to_owned();
+                        let request = Received { path, headers: head.headers, body: body.to_bytes() };
+                        let Answer(status, delay) = {
+                            let mut log = log.lock().expect("no test panics while it holds the log");
+                            let answer = answer(log.len(), &request);
+                            log.push(request);
+                            counted.send_replace(log.len());
+                            answer
+                        };
+                        tokio::time::sleep(delay).await;
+                        let mut response = Response::new(Full::new(Bytes::new()));
+                        *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+                        Ok::<_, Infallible>(response)
+                    }
+                });
+                connections
+                    .spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Self { address, received, count, task }
+    }
+
+    pub(crate) async fn healthy() -> Self {
+        Self::start(|_, _| 200.into()).await
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.received.lock().expect("no test panics while it holds the log").clone()
+    }
+
+    /// How often each event has arrived.
+    pub(crate) fn arrivals(&self) -> HashMap<String, usize> {
+        let mut arrivals = HashMap::new();
+        for received in self.received() {
+            *arrivals.entry(received.event_id()).or_default() += 1;
+        }
+        arrivals
+    }
+
+    /// Waits until at least `count` requests have arrived, for half a minute at most.
+    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Received> {
+        let mut watched = self.count.clone();
+        let arrived = tokio::time::timeout(Duration::from_secs(30), watched.wait_for(|seen| *seen >= count)).await;
+        let received = self.received();
+        assert!(arrived.is_ok(), "{} of {count} requests arrived", received.len());
+        received
+    }
+}
+
+impl Drop for TestReceiver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
