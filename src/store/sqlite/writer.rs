@@ -265,10 +265,11 @@ impl<'c> Commit<'c> {
     fn write_counters(&self) -> rusqlite::Result<()> {
         for (tenant, add) in &self.state.counters {
             self.prepare(
-                "UPDATE counters SET
+                "INSERT INTO counters (tenant, events, owed, delivered, dead, skipped, discarded, attempts)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT (tenant) DO UPDATE SET
                      events = events + ?2, owed = owed + ?3, delivered = delivered + ?4, dead = dead + ?5,
-                     skipped = skipped + ?6, discarded = discarded + ?7, attempts = attempts + ?8
-                 WHERE tenant = ?1",
+                     skipped = skipped + ?6, discarded = discarded + ?7, attempts = attempts + ?8",
             )?
             .execute((
                 tenant,
