@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
 use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -319,11 +318,11 @@ impl Config {
             self.admin_token = Some(token.into());
         }
         if let Some((name, text)) = environment.secret("master_key")? {
-            let key = parse_key(&text).ok_or_else(|| ConfigError::Env {
+            let key = MasterKey::parse(&text).map_err(|error| ConfigError::Env {
                 name,
-                reason: "must be 32 bytes as base64 or hexadecimal; `openssl rand -base64 32` makes one".to_owned(),
+                reason: format!("{error}; `openssl rand -base64 32` makes one"),
             })?;
-            self.master_key = Some(MasterKey::new(key));
+            self.master_key = Some(key);
         }
         for (key, is_set) in [("admin_token", self.admin_token.is_some()), ("master_key", self.master_key.is_some())] {
             let (value, origin) = if is_set { ("set", Origin::Env) } else { ("not set", Origin::Default) };
@@ -403,14 +402,4 @@ fn read_file(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
         }
         trouble(reason)
     })
-}
-
-/// 32 bytes in hexadecimal or base64.
-fn parse_key(text: &str) -> Option<[u8; 32]> {
-    let bytes = if text.len() == 64 {
-        (0..64).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect::<Option<Vec<u8>>>()?
-    } else {
-        base64::engine::general_purpose::STANDARD.decode(text).ok()?
-    };
-    bytes.try_into().ok()
 }

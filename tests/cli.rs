@@ -406,7 +406,7 @@ fn many_events_are_sent_from_a_file_and_from_a_pipe() {
     child.stdin.take().unwrap().write_all(more.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     expect_exit(&output, 0);
-    assert!(text(&output.stdout).starts_with("1 accepted  1 duplicate"), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).starts_with("1 accepted, 1 duplicate"), "{}", text(&output.stdout));
 
     let broken = events.replace("e-1500\"", "e-1500\", \"tpoic\": 1").replace("e-", "f-");
     std::fs::write(server.folder.path().join("broken.ndjson"), broken).unwrap();

@@ -345,9 +345,7 @@ impl<'a> Tally<'a> {
         let end = match (&arrival.verified, arrival.status) {
             (Err(reason), _) => output.paint(BAD, format_args!("✗ not verified: {reason}")),
             (Ok(()), StatusCode::OK) => output.paint(GOOD, "✓ verified"),
-            (Ok(()), status) => {
-                output.paint(WARN, format_args!("↻ refused with {}, sent again later", status.as_u16()))
-            }
+            (Ok(()), status) => output.paint(WARN, format_args!("↻ refused with {}, comes again", status.as_u16())),
         };
         let attempt = format!("attempt {}", arrival.attempt);
         let attempt = output.paint(if arrival.attempt > 1 { WARN } else { QUIET }, attempt);

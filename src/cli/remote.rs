@@ -24,10 +24,12 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 #[derive(Debug, clap::Args)]
 pub(super) struct Connection {
     /// Talk to the server at this address
-    #[arg(long, global = true, value_name = "URL", env = "POSTRIDER_SERVER", default_value = DEFAULT_SERVER)]
+    #[arg(long, global = true, value_name = "URL", env = "POSTRIDER_SERVER", hide_env_values = true)]
+    #[arg(default_value = DEFAULT_SERVER, help_heading = "General")]
     server: String,
     /// Show the server this access token
     #[arg(long, global = true, value_name = "TOKEN", env = "POSTRIDER_TOKEN", hide_env_values = true)]
+    #[arg(help_heading = "General")]
     token: Option<String>,
 }
 
@@ -218,6 +220,9 @@ impl Remote {
             }
         }
         match status {
+            StatusCode::UNPROCESSABLE_ENTITY if text.contains("egress_blocked") => {
+                text += "\nIf that is a network of your own: a server that runs with --allow-private CIDR lets webhooks reach it.";
+            }
             StatusCode::UNAUTHORIZED => {
                 text += "\nThe server does not know this token. Check POSTRIDER_TOKEN or --token, and that --server is the right one.";
             }

@@ -13,6 +13,7 @@ use super::signals::Signals;
 use crate::config::Environment;
 use crate::serve::{ServeError, Started, serve};
 use crate::store::OpenError;
+use crate::store::seal::MasterKeyError;
 use crate::telemetry;
 
 /// What shells report for a program that Ctrl-C ended.
@@ -78,7 +79,7 @@ fn advice(error: &ServeError) -> Option<&'static str> {
         ServeError::Open(OpenError::InUse { .. }) => {
             "Stop the other postrider that runs on this folder, or choose another folder with --data."
         }
-        ServeError::Open(OpenError::Path { .. }) => {
+        ServeError::Open(OpenError::Path { .. }) | ServeError::MasterKey(MasterKeyError::File { .. }) => {
             "Make the folder writable for this user, or choose another with --data."
         }
         ServeError::Open(OpenError::Corrupt { .. }) => "Nothing was changed.",

@@ -108,7 +108,7 @@ async fn send_all(
     } else {
         let deliveries = counted(deliveries, "delivery", "deliveries");
         output.line(format_args!(
-            "{}  {}, {deliveries}",
+            "{}, {}, {deliveries}",
             output.paint(GOOD, format_args!("{accepted} accepted")),
             counted(duplicates, "duplicate", "duplicates"),
         ))?;
