@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, ColumnConstraint, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
@@ -35,6 +35,7 @@ struct Stream {
     colour: bool,
 }
 
+#[expect(clippy::unused_self, reason = "whoever may print has an Output")]
 impl Output {
     pub(super) fn new(json: bool, environment: &Environment) -> Self {
         let stream = |is_terminal| Stream { is_terminal, colour: is_terminal && !environment.forbids_colour() };
@@ -101,6 +102,9 @@ impl Output {
         };
         let mut table = columns();
         table.set_header(headings.iter().map(heading).collect::<Vec<_>>()).add_rows(rows);
+        if let Some(id) = table.column_count().checked_sub(1).and_then(|last| table.column_mut(last)) {
+            id.set_constraint(ColumnConstraint::ContentWidth);
+        }
         self.print_table(table)
     }
 
@@ -116,6 +120,13 @@ impl Output {
     }
 
     fn print_table(self, mut table: Table) -> io::Result<()> {
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        // Ids stand last, and are there to be copied.
+        if let Some(last) = table.column_count().checked_sub(1).and_then(|last| table.column_mut(last)) {
+            last.set_padding((0, 0));
+        }
         if self.stdout.is_terminal {
             table.set_content_arrangement(ContentArrangement::Dynamic);
         }
