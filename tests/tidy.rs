@@ -44,7 +44,7 @@ const OWNERS: [(&str, &[&str]); 13] = [
 
 /// How a text begins or goes on that is SQL.
 const SQL: [&str; 8] =
-    ["SELECT ", "INSERT INTO ", "INSERT OR ", "DELETE FROM ", "CREATE TABLE ", "CREATE INDEX ", "PRAGMA ", "BEGIN IMM"];
+    ["SELECT ", "INSERT INTO ", "INSERT OR ", "DELETE FROM ", "CREATE TABLE ", "PRAGMA ", "BEGIN ", "UPDATE "];
 
 const MAX_FILE_LINES: usize = 500;
 const MAX_FUNCTION_LINES: usize = 70;
