@@ -17,25 +17,25 @@ use tokio::sync::watch;
 
 /// One request, whole.
 #[derive(Clone, Debug)]
-pub struct Received {
-    pub path: String,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Received {
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Received {
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("headers are ASCII"))
     }
 
-    pub fn event_id(&self) -> String {
+    pub(crate) fn event_id(&self) -> String {
         self.header("x-decnet-event-id").to_owned()
     }
 }
 
 /// What to answer, and after how long.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer(pub u16, pub Duration);
+pub(crate) struct Answer(pub(crate) u16, pub(crate) Duration);
 
 impl From<u16> for Answer {
     fn from(status: u16) -> Self {
@@ -44,8 +44,8 @@ impl From<u16> for Answer {
 }
 
 /// Listens on a free port of the loopback until it is dropped.
-pub struct TestReceiver {
-    pub address: SocketAddr,
+pub(crate) struct TestReceiver {
+    pub(crate) address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
     count: watch::Receiver<usize>,
     task: tokio::task::JoinHandle<()>,
@@ -53,7 +53,7 @@ pub struct TestReceiver {
 
 impl TestReceiver {
     /// `answer` sees each request and its number, from 0.
-    pub async fn start(answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -92,20 +92,20 @@ impl TestReceiver {
         Self { address, received, count, task }
     }
 
-    pub async fn healthy() -> Self {
+    pub(crate) async fn healthy() -> Self {
         Self::start(|_, _| 200.into()).await
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.received.lock().expect("no test panics while it holds the log").clone()
     }
 
     /// How often each event has arrived.
-    pub fn arrivals(&self) -> HashMap<String, usize> {
+    pub(crate) fn arrivals(&self) -> HashMap<String, usize> {
         let mut arrivals = HashMap::new();
         for received in self.received() {
             *arrivals.entry(received.event_id()).or_default() += 1;
@@ -114,7 +114,7 @@ impl TestReceiver {
     }
 
     /// Waits until at least `count` requests have arrived, for half a minute at most.
-    pub async fn wait_for(&self, count: usize) -> Vec<Received> {
+    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Received> {
         let mut watched = self.count.clone();
         let arrived = tokio::time::timeout(Duration::from_secs(30), watched.wait_for(|seen| *seen >= count)).await;
         let received = self.received();
