@@ -1,5 +1,8 @@
 //! A server that is killed at random moments under load loses nothing that it accepted.
 
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 #[path = "support/receiver.rs"]
 mod receiver;
 
@@ -109,6 +112,7 @@ fn arrivals_by_round(receiver: &TestReceiver, ends: &[usize]) -> HashMap<String,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_accepted_event_is_delivered_though_the_server_crashes_again_and_again() {
+    #[expect(clippy::disallowed_methods, reason = "a test has no configuration")]
     let rounds = std::env::var("POSTRIDER_CRASH_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
     let folder = tempfile::tempdir().unwrap();
     let steady = TestReceiver::start(|_, _| Answer(200, Duration::from_millis(2))).await;

@@ -1,5 +1,8 @@
 //! The engine as a whole: real store, real sockets, what the receiver got.
 
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 #[path = "support/receiver.rs"]
 mod receiver;
 

@@ -3,6 +3,8 @@
 //! The server runs in a process of its own on a folder of the disk, the receiver in another; this process
 //! publishes over HTTP. Everything that is compared was measured in one run.
 
+#![expect(clippy::cast_precision_loss, reason = "figures are for people and have three digits")]
+
 mod bare;
 mod disk;
 mod load;
@@ -193,7 +195,7 @@ impl Bench {
         let cpu_before = node.cpu()?;
         let took =
             publisher.closed_loop(shape, receiver, |count| self.say(&format!("deliveries, {name}: {count}"))).await?;
-        let cpu_us = (node.cpu()? - cpu_before).as_secs_f64() * 1e6 / shape.events as f64;
+        let cpu_us = node.cpu()?.saturating_sub(cpu_before).as_secs_f64() * 1e6 / shape.events as f64;
         let rate = shape.events as f64 / took.as_secs_f64();
         let arrived = receiver.arrived()?;
         let share = 100.0 * rate / bare.posts_per_s;
@@ -246,7 +248,7 @@ impl Bench {
         let took = publisher.closed_loop(shape, receiver, |count| self.say(&format!("fan-out: {count}"))).await?;
         let deliveries = (events * FAN_OUT_WEBHOOKS) as f64;
         let rate = deliveries / took.as_secs_f64();
-        let cpu_us = (node.cpu()? - cpu_before).as_secs_f64() * 1e6 / deliveries;
+        let cpu_us = node.cpu()?.saturating_sub(cpu_before).as_secs_f64() * 1e6 / deliveries;
         report.add(Figure::new("1 event to 1,000 webhooks", "deliveries/s", rate));
         report.add(Figure::new("  share of the bare loop", "%", 100.0 * rate / bare.posts_per_s).at_least(80.0));
         report.add(Figure::new("  CPU a delivery", "µs", cpu_us));

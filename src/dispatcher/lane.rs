@@ -67,15 +67,21 @@ struct State {
     idle_workers: usize,
     /// When the earliest pending delivery in the store is due, apart from those in memory.
     stored_due: Option<UnixMicros>,
-    is_loading: bool,
-    /// Something in the store is due, or will be when it is committed: load when the queue has room.
-    is_load_wanted: bool,
-    /// Settled since the load under way began: what it read of them may be old.
-    settled_while_loading: HashSet<EventSeq>,
+    load: Load,
     /// There are deliveries in the store that memory had no room for; new ones wait behind them.
     has_overflow: bool,
     is_health_dirty: bool,
     success_flushed_at: Option<UnixMicros>,
+}
+
+/// Reading from the store, which goes on beside everything else.
+#[derive(Default)]
+struct Load {
+    is_under_way: bool,
+    /// Something in the store is due, or will be when it is committed: load when the queue has room.
+    is_wanted: bool,
+    /// Settled since the load under way began: what it read of them may be old.
+    settled_meanwhile: HashSet<EventSeq>,
 }
 
 /// A delivery in memory.
@@ -160,9 +166,7 @@ impl Lane {
                 workers: HashMap::new(),
                 idle_workers: 0,
                 stored_due: None,
-                is_loading: false,
-                is_load_wanted: false,
-                settled_while_loading: HashSet::new(),
+                load: Load::default(),
                 has_overflow: false,
                 is_health_dirty: false,
                 success_flushed_at: record.health.last_success_at,
@@ -206,7 +210,7 @@ impl Lane {
     pub(super) fn note_stored(&self, at: UnixMicros, now: UnixMicros) -> Todo {
         let mut state = self.state.lock();
         state.stored_due = earlier(state.stored_due, Some(at));
-        state.is_load_wanted = true;
+        state.load.is_wanted = true;
         if state.mode == Mode::Removed {
             return Todo { discard: true, ..Todo::default() };
         }
@@ -236,7 +240,7 @@ impl Lane {
         }
         let queued = state.queue.pop_front()?;
         state.under_way.insert(queued.event.live.seq);
-        let load = state.is_load_wanted && !state.is_loading && state.queue.len() <= self.max_queued / 2;
+        let load = state.load.is_wanted && !state.load.is_under_way && state.queue.len() <= self.max_queued / 2;
         Some(Job { queued, settings: Arc::clone(&state.settings), load })
     }
 
@@ -331,11 +335,11 @@ impl Lane {
     pub(super) fn begin_load(&self, now: UnixMicros) -> Option<usize> {
         let mut state = self.state.lock();
         if !state.wants_load(self.max_queued, now) {
-            state.is_load_wanted |= state.stored_due.is_some_and(|at| at <= now);
+            state.load.is_wanted |= state.stored_due.is_some_and(|at| at <= now);
             return None;
         }
-        state.is_loading = true;
-        state.is_load_wanted = false;
+        state.load.is_under_way = true;
+        state.load.is_wanted = false;
         state.stored_due = None;
         // Those in memory may come back once more, and are passed over.
         Some(self.max_queued + state.under_way.len())
@@ -351,9 +355,9 @@ impl Lane {
         now: UnixMicros,
     ) -> Todo {
         let mut state = self.state.lock();
-        state.is_loading = false;
+        state.load.is_under_way = false;
         state.stored_due = earlier(state.stored_due, next_due);
-        let mut known = std::mem::take(&mut state.settled_while_loading);
+        let mut known = std::mem::take(&mut state.load.settled_meanwhile);
         known.extend(state.queue.iter().map(|queued| queued.event.live.seq));
         let before = state.queue.len();
         for queued in loaded {
@@ -439,14 +443,14 @@ impl State {
     /// A delivery is under way no more.
     fn leave(&mut self, event: EventSeq) {
         self.under_way.remove(&event);
-        if self.is_loading {
-            self.settled_while_loading.insert(event);
+        if self.load.is_under_way {
+            self.load.settled_meanwhile.insert(event);
         }
     }
 
     fn wants_load(&self, max_queued: usize, now: UnixMicros) -> bool {
         self.can_run()
-            && !self.is_loading
+            && !self.load.is_under_way
             && self.queue.len() <= max_queued / 2
             && self.stored_due.is_some_and(|at| at <= now)
     }

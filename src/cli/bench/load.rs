@@ -24,7 +24,7 @@ const FILLER: &str = "Failed password for invalid user admin from 203.0.113.66 p
     between keystrokes, and reported it here. This text stands for such a report of ordinary length.";
 /// The answer to a batch is about 100 bytes an event.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// How often a closed loop looks at what has arrived.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 
