@@ -99,12 +99,12 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(stats::show))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
-        .routes(routes!(openapi::show));
+        .routes(routes!(openapi::document));
     OpenApiRouter::new()
         .nest("/api/v1", v1)
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
-        .routes(routes!(metrics::show))
+        .routes(routes!(metrics::exposition))
 }
 
 /// Answers every request: the API's routes and `pages`, and a problem to all else.

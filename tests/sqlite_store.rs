@@ -215,7 +215,8 @@ async fn a_full_store_refuses_whole_calls_and_goes_on_when_there_is_room() {
 
 #[tokio::test]
 async fn damaged_files_are_refused_and_left_alone() {
-    let damage: [(&str, fn(&mut fs::File)); 5] = [
+    type Damage = (&'static str, fn(&mut fs::File));
+    let damage: [Damage; 5] = [
         ("empty", |file| file.set_len(0).unwrap()),
         ("truncated", |file| file.set_len(file.metadata().unwrap().len() / 2 / 4_096 * 4_096).unwrap()),
         ("cut within a page", |file| file.set_len(4_096 * 3 + 77).unwrap()),

@@ -109,7 +109,8 @@ CREATE TABLE delivery (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX delivery_due ON delivery (webhook_seq, next_at, event_seq) WHERE state = 4;
-CREATE INDEX delivery_ended ON delivery (state, event_seq, webhook_seq) WHERE state IN (1, 2, 3);
+-- BETWEEN, because every write of a row evaluates it, and IN builds a temporary B-tree each time.
+CREATE INDEX delivery_ended ON delivery (state, event_seq, webhook_seq) WHERE state BETWEEN 1 AND 3;
 
 -- Attempts beyond the first.
 CREATE TABLE attempt (

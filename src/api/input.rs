@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::App;
@@ -147,18 +147,20 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJsonBody<T
     }
 }
 
+/// Parses an object. An array is refused although serde would read it as the fields in their order.
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let no_json = |error: serde_json::Error| Problem::json("body".to_owned(), error.to_string());
+    if bytes.trim_ascii_start().first().is_some_and(|&first| first != b'{') {
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(no_json)?;
+        return Err(Problem::field("body", "must be a JSON object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = Some(error.path().to_string()).filter(|path| path != ".").unwrap_or_else(|| "body".to_owned());
         let error = error.into_inner();
-        if error.is_data() {
-            Problem::field(field, error.to_string())
-        } else {
-            Problem::json("body".to_owned(), error.to_string())
-        }
+        if error.is_data() { Problem::field(field, error.to_string()) } else { no_json(error) }
     })?;
-    json.end().map_err(|error| Problem::json("body".to_owned(), error.to_string()))?;
+    json.end().map_err(no_json)?;
     Ok(value)
 }
 

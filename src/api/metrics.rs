@@ -57,7 +57,7 @@ fn method_name(method: &Method) -> &'static str {
 #[utoipa::path(get, path = "/metrics", tag = "operation", security(()), responses(
     (status = 200, body = String, content_type = "application/openmetrics-text", description = "OpenMetrics text."),
 ))]
-pub(super) async fn show(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn exposition(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
     // A store that fails is a reason to look at the metrics, and none to withhold them.
     let stats = app.engine.store().stats(DEFAULT_TENANT).await.ok();
     let snapshot = Snapshot {

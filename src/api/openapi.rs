@@ -76,6 +76,9 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 
 /// Adds what every route has in common: refusals, and the form of errors.
 fn complete(operation: &mut Operation) {
+    // Handlers are named within their file, operations within the document.
+    let resource = operation.tags.iter().flatten().next();
+    operation.operation_id = resource.zip(operation.operation_id.as_ref()).map(|(tag, name)| format!("{tag}_{name}"));
     let responses = &mut operation.responses.responses;
     // A route with security of its own is one without a token.
     if operation.security.is_none() {
@@ -100,7 +103,7 @@ fn complete(operation: &mut Operation) {
 #[utoipa::path(get, path = "/openapi.json", tag = "operation", security(()), responses(
     (status = 200, body = serde_json::Value, description = "This document."),
 ))]
-pub(super) async fn show() -> Result<impl IntoResponse, Problem> {
+pub(super) async fn document() -> Result<impl IntoResponse, Problem> {
     static DOCUMENT: LazyLock<Result<Bytes, String>> =
         LazyLock::new(|| openapi().to_pretty_json().map(Bytes::from).map_err(|error| error.to_string()));
     let document = DOCUMENT.clone().map_err(Problem::internal)?;

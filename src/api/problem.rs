@@ -14,6 +14,8 @@ use crate::store::StoreError;
 use crate::webhook::WebhookError;
 
 pub(super) const CONTENT_TYPE_PROBLEM: &str = "application/problem+json";
+/// What [`EventError::Field`] calls the event itself.
+const WHOLE_EVENT: &str = "event";
 /// When a client may try again: a full disk takes an operator, an unavailable store a moment.
 const RETRY_AFTER_FULL_S: u32 = 5;
 const RETRY_AFTER_UNAVAILABLE_S: u32 = 1;
@@ -228,9 +230,9 @@ impl From<PathRejection> for Problem {
 /// What is wrong with an event: the `index`th of a batch, or the only one.
 fn event_problem(index: Option<usize>, error: EventError) -> Problem {
     let path = |field: &str| match (index, field) {
-        (Some(index), "") => format!("events[{index}]"),
+        (Some(index), "" | WHOLE_EVENT) => format!("events[{index}]"),
         (Some(index), field) => format!("events[{index}].{field}"),
-        (None, "") => "body".to_owned(),
+        (None, "" | WHOLE_EVENT) => "body".to_owned(),
         (None, field) => field.to_owned(),
     };
     match error {

@@ -140,9 +140,13 @@ impl Bench {
         if self.wants_any(&[Part::Throughput, Part::Single, Part::Latency]) {
             let node = Node::start(&self.folder.join("one")).await?;
             node.add_webhook("bench", "bench.>", &receiver.url(0)).await?;
-            for (part, batch, name) in [(Part::Throughput, 100, "batches of 100"), (Part::Single, 1, "single events")] {
+            let batches = Shape { events: self.size.events, batch: 100, connections: 8, window: 4_000, webhooks: 1 };
+            let singles = Shape { batch: 1, connections: 64, ..batches };
+            for (part, shape, name) in
+                [(Part::Throughput, batches, "batches of 100"), (Part::Single, singles, "single events")]
+            {
                 if let Some(bare) = bare.filter(|_| self.wants(part)) {
-                    self.throughput(&mut report, &node, &mut receiver, bare, batch, name).await?;
+                    self.throughput(&mut report, &node, &mut receiver, bare, shape, name).await?;
                 }
             }
             if self.wants(Part::Latency) {
@@ -180,11 +184,10 @@ impl Bench {
         node: &Node,
         receiver: &mut ReceiverProcess,
         bare: Bare,
-        batch: u64,
+        shape: Shape,
         name: &str,
     ) -> anyhow::Result<()> {
         let publisher = Publisher::new(node)?;
-        let shape = Shape { events: self.size.events, batch, connections: 8, window: 4_000, webhooks: 1 };
         let warm_up = Shape { events: 2_000, ..shape };
         publisher.closed_loop(warm_up, receiver, |_| {}).await?;
         let cpu_before = node.cpu()?;

@@ -14,7 +14,7 @@ use crate::fixtures::{WIDE, at, settings};
 pub(crate) async fn a_webhook_comes_back_with_all_its_settings<F: Fixture>() {
     let mut fixture = F::fresh(WIDE).await;
     let mut full = settings("Wazuh – main");
-    full.description = "Alerts for the night shift\nand \"others\"".to_owned();
+    full.description.push_str("Alerts for the night shift\nand \"others\"");
     full.receiver.signatures = vec![Scheme::Standard];
     full.receiver.timeout = Duration::from_secs(25);
     full.topic_patterns = ["attacker.>", "decky.*.state"].map(|text| Pattern::parse(text).unwrap()).to_vec();
@@ -107,7 +107,7 @@ pub(crate) async fn every_tenant_has_its_own_webhooks<F: Fixture>() {
     let other = TenantSeq(2);
     let mine = store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
     let theirs = store.create_webhook(other, settings("a"), at(1)).await.unwrap();
-    assert_eq!(store.webhooks(other).await.unwrap(), [theirs.clone()]);
+    assert_eq!(store.webhooks(other).await.unwrap(), std::slice::from_ref(&theirs));
     assert!(store.webhook(other, mine.uuid).await.unwrap().is_none());
     assert!(matches!(store.delete_webhook(other, mine.uuid, at(2)).await, Err(StoreError::NotFound)));
     assert_eq!(store.all_webhooks().await.unwrap().live, [mine, theirs]);

@@ -104,11 +104,20 @@ impl TestReceiver {
         self.received.lock().expect("no test panics while it holds the log").clone()
     }
 
+    pub(crate) fn received_count(&self) -> usize {
+        *self.count.borrow()
+    }
+
+    /// The ids of the events, in order of arrival.
+    pub(crate) fn event_ids(&self) -> Vec<String> {
+        self.received.lock().expect("no test panics while it holds the log").iter().map(Received::event_id).collect()
+    }
+
     /// How often each event has arrived.
     pub(crate) fn arrivals(&self) -> HashMap<String, usize> {
         let mut arrivals = HashMap::new();
-        for received in self.received() {
-            *arrivals.entry(received.event_id()).or_default() += 1;
+        for id in self.event_ids() {
+            *arrivals.entry(id).or_default() += 1;
         }
         arrivals
     }

@@ -100,7 +100,9 @@ mod tests {
 
     fn window(counts: &[u32]) -> Window {
         let mut window = Window::starting_at(EventSeq(10));
-        counts.iter().for_each(|count| window.push(*count));
+        for count in counts {
+            window.push(*count);
+        }
         window.keep();
         window
     }

@@ -350,10 +350,10 @@ fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>])
     } else {
         state.window.undo();
         // SQLite may have rolled back by itself: https://sqlite.org/lang_transaction.html#immediate
-        if !connection.is_autocommit() {
-            if let Err(error) = connection.execute_batch("ROLLBACK") {
-                error!(%error, "cannot roll back");
-            }
+        if !connection.is_autocommit()
+            && let Err(error) = connection.execute_batch("ROLLBACK")
+        {
+            error!(%error, "cannot roll back");
         }
     }
     written
@@ -361,7 +361,7 @@ fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>])
 
 fn answer(jobs: impl IntoIterator<Item = Box<dyn Job>>, committed: &rusqlite::Result<()>) {
     for job in jobs {
-        job.answer(committed.as_ref().map(|()| ()).map_err(store_error));
+        job.answer(committed.as_ref().copied().map_err(store_error));
     }
 }
 

@@ -1,0 +1,662 @@
+//! The REST API over real HTTP: what a user is told, what is refused and why, and what is kept secret.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "support/receiver.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod receiver;
+#[path = "support/server.rs"]
+mod server;
+
+use std::time::Duration;
+
+use postrider::serve::{ServeError, serve};
+use receiver::TestReceiver;
+use serde_json::{Value, json};
+use server::{TestServer, settings};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const EVENT: &str = r#"{"id":"e-1","topic":"attacker.seen","type":"seen","ts":"t","payload":{"n":1.10}}"#;
+
+async fn server() -> (TempDir, TestServer) {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start(folder.path()).await;
+    (folder, server)
+}
+
+/// Replaces what differs from run to run: ids, times and durations, by their form.
+fn redacted(mut value: Value) -> Value {
+    match &mut value {
+        Value::Object(map) => {
+            for (key, value) in map.iter_mut() {
+                let redaction = match (key.as_str(), &*value) {
+                    ("secret" | "standard_secret" | "token", Value::String(_)) => Some("[secret]"),
+                    ("url", _) => Some("[url]"),
+                    (key, Value::String(text)) if key.ends_with("_at") => {
+                        assert!(text.ends_with('Z') && text.contains('T'), "{key} is no RFC 3339 in UTC: {text}");
+                        Some("[time]")
+                    }
+                    (key, Value::Number(_)) if key.ends_with("_ms") => Some("[ms]"),
+                    ("uuid" | "id" | "webhook_uuid", Value::String(text)) if text.len() == 36 => Some("[uuid]"),
+                    _ => None,
+                };
+                *value = redaction.map_or_else(|| redacted(value.take()), Value::from);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| *item = redacted(item.take())),
+        _ => {}
+    }
+    value
+}
+
+// --- tokens ---
+
+#[tokio::test]
+async fn the_first_start_tells_an_admin_token_and_the_second_does_not() {
+    let (folder, server) = server().await;
+    assert_eq!(server.admin.len(), 46);
+    let token = server.admin.clone();
+    server.get("/api/v1/webhooks").await.expect(200);
+    server.stop().await;
+
+    let server = TestServer::start(folder.path()).await;
+    assert_eq!(server.admin, "");
+    server.call("GET", "/api/v1/webhooks", &token, "").await.expect(200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_admin_token_of_the_environment_needs_no_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let given = "a token of the operator's choice";
+    let server = TestServer::start_with(postrider::serve::ServeSettings {
+        admin_token: Some(given.into()),
+        ..settings(folder.path())
+    })
+    .await;
+    assert_eq!(server.admin, "", "no token is made");
+    let tokens = server.call("GET", "/api/v1/tokens", given, "").await.expect(200);
+    assert_eq!(tokens, json!([]));
+    assert_eq!(server.call("GET", "/api/v1/tokens", "another", "").await.status, 401);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_scope_opens_its_routes_and_no_others() {
+    let (_folder, server) = server().await;
+    let read = server.token(r#"["read"]"#).await;
+    let publish = server.token(r#"["publish"]"#).await;
+    let nowhere = "/api/v1/webhooks/00000000-0000-0000-0000-000000000000";
+    // Method, path, and what a token that may read and one that may publish are answered.
+    for (method, path, reader, publisher) in [
+        ("GET", "/api/v1/events", 200, 403),
+        ("GET", "/api/v1/events/none", 404, 403),
+        ("GET", "/api/v1/webhooks", 200, 403),
+        ("GET", nowhere, 404, 403),
+        ("GET", "/api/v1/deliveries", 200, 403),
+        ("GET", "/api/v1/deliveries/none", 404, 403),
+        ("GET", "/api/v1/stats", 200, 403),
+        ("GET", "/api/v1/tokens", 403, 403),
+        ("POST", "/api/v1/tokens", 403, 403),
+        ("DELETE", "/api/v1/tokens/none", 403, 403),
+        ("POST", "/api/v1/webhooks", 403, 403),
+        ("PATCH", nowhere, 403, 403),
+        ("DELETE", nowhere, 403, 403),
+        ("POST", "/api/v1/webhooks/none/test", 403, 403),
+        ("POST", "/api/v1/deliveries/none/retry", 403, 403),
+        ("POST", "/api/v1/deliveries/none/discard", 403, 403),
+        ("POST", "/api/v1/events", 403, 415),
+        ("POST", "/api/v1/events/batch", 403, 415),
+    ] {
+        assert_eq!(server.call(method, path, &read, "").await.status, reader, "{method} {path} with read");
+        assert_eq!(server.call(method, path, &publish, "").await.status, publisher, "{method} {path} with publish");
+        let answer = server.request(method, path, "", b"").await;
+        assert_eq!(answer.status, 401, "{method} {path} without a token");
+        assert!(answer.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Bearer")));
+        assert!(answer.json()["detail"].is_string());
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_is_good_until_it_is_revoked_or_expires() {
+    let (_folder, server) = server().await;
+    let created =
+        server.post("/api/v1/tokens", r#"{"name":"fleet","scopes":["publish","read","read"]}"#).await.expect(201);
+    insta::assert_json_snapshot!("token_created", redacted(created.clone()));
+    insta::assert_json_snapshot!("token_list", redacted(server.get("/api/v1/tokens").await.expect(200)));
+    let token = created["token"].as_str().unwrap();
+    server.call("POST", "/api/v1/events", token, EVENT).await.expect(202);
+
+    let path = format!("/api/v1/tokens/{}", created["uuid"].as_str().unwrap());
+    let revoked = server.call("DELETE", &path, &server.admin, "").await.expect(200);
+    assert_eq!(revoked, json!({"message": "Token revoked"}));
+    assert_eq!(server.call("POST", "/api/v1/events", token, EVENT).await.status, 401, "at once");
+    assert_eq!(server.call("DELETE", &path, &server.admin, "").await.status, 404);
+
+    let soon = postrider::clock::Clock::now(&postrider::clock::SystemClock).after(Duration::from_millis(300));
+    let body = json!({"name": "brief", "scopes": ["read"], "expires_at": soon.to_string()}).to_string();
+    let brief = server.post("/api/v1/tokens", &body).await.expect(201);
+    let brief = brief["token"].as_str().unwrap();
+    while server.call("GET", "/api/v1/webhooks", brief, "").await.status == 200 {}
+    assert_eq!(server.call("GET", "/api/v1/webhooks", brief, "").await.status, 401);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_makes_no_sense_is_refused() {
+    let (_folder, server) = server().await;
+    for (body, status, field, reason) in [
+        (r#"{"name":"a","scopes":[]}"#, 422, "scopes", "at least one"),
+        (r#"{"name":"a","scopes":["root"]}"#, 422, "scopes[0]", "unknown variant"),
+        (r#"{"name":"","scopes":["read"]}"#, 422, "name", "1 to 64"),
+        (r#"{"scopes":["read"]}"#, 422, "body", "missing field `name`"),
+        (r#"{"name":"a","scopes":["read"],"expires_at":"2001-01-01T00:00:00Z"}"#, 422, "expires_at", "past"),
+        (r#"{"name":"a","scopes":["read"],"expires_at":"soon"}"#, 422, "expires_at", "neither"),
+        (r#"{"name":"a","scopes":["read"],"admin":true}"#, 422, "admin", "unknown field"),
+    ] {
+        server.post("/api/v1/tokens", body).await.expect_refusal(status, field, reason);
+    }
+    assert_eq!(server.get("/api/v1/tokens").await.expect(200).as_array().unwrap().len(), 1, "only the first start's");
+    server.stop().await;
+}
+
+// --- events ---
+
+#[tokio::test]
+async fn an_event_is_accepted_once_and_keeps_its_digits() {
+    let (_folder, server) = server().await;
+    let receipt = server.post("/api/v1/events", EVENT).await.expect(202);
+    assert_eq!(receipt, json!({"id": "e-1", "deliveries": 0, "duplicate": false}));
+    let receipt = server.post("/api/v1/events", EVENT).await.expect(202);
+    assert_eq!(receipt, json!({"id": "e-1", "deliveries": 0, "duplicate": true}));
+    let shown = server.get("/api/v1/events/e-1").await;
+    assert!(shown.body.contains(r#""payload":{"n":1.10}"#), "{}", shown.body);
+    insta::assert_json_snapshot!("event_without_webhooks", redacted(shown.expect(200)));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_none_is_refused_with_its_reason_and_not_stored() {
+    let (_folder, server) = server().await;
+    let deep = format!(r#"{{"topic":"a","payload":{}{}}}"#, "[".repeat(128), "]".repeat(128));
+    for (body, status, field, reason) in [
+        ("", 400, "body", "invalid JSON"),
+        ("{", 400, "body", "invalid JSON"),
+        (r#"{"topic":"a"} x"#, 400, "body", "invalid JSON"),
+        (r#"{"topic":"a","topic":"b"}"#, 400, "body", "has this key already"),
+        (r#"{"topic":"a","payload":{"k":1,"k":2}}"#, 400, "body", "has this key already"),
+        (r#"{"topic":"a","payload":"\ud800"}"#, 400, "body", "surrogate"),
+        (&deep, 400, "body", "deep"),
+        ("[]", 422, "body", ""),
+        ("{}", 422, "topic", ""),
+        (r#"{"topic":7}"#, 422, "topic", ""),
+        (r#"{"topic":""}"#, 422, "topic", "empty"),
+        (r#"{"topic":"a..b"}"#, 422, "topic", "empty token"),
+        (r#"{"topic":"a.*"}"#, 422, "topic", "wildcard"),
+        (r#"{"topic":"a b"}"#, 422, "topic", "character"),
+        (r#"{"topic":"a","type":1}"#, 422, "type", ""),
+        (r#"{"topic":"a","id":"é"}"#, 422, "id", ""),
+    ] {
+        let headers = format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\n", server.admin);
+        let answer = server.request("POST", "/api/v1/events", &headers, body.as_bytes()).await;
+        answer.expect_refusal(status, field, reason);
+    }
+    let headers =
+        format!("Authorization: Bearer {}\r\nContent-Type: application/json; charset=utf-8\r\n", server.admin);
+    let not_utf8 = b"{\"topic\":\"a\",\"payload\":\"\xff\"}";
+    server.request("POST", "/api/v1/events", &headers, not_utf8).await.expect_refusal(400, "body", "UTF-8");
+    assert_eq!(server.get("/api/v1/events").await.expect(200), json!({"items": [], "next_cursor": null}));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_of_another_kind_or_beyond_its_limit_is_refused() {
+    let (_folder, server) = server().await;
+    let token = format!("Authorization: Bearer {}\r\n", server.admin);
+    let post = async |headers: &str, body: &[u8]| {
+        server.request("POST", "/api/v1/events", &format!("{token}{headers}"), body).await
+    };
+    post("", EVENT.as_bytes()).await.expect_refusal(415, "Content-Type", "is missing");
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    post(form, EVENT.as_bytes()).await.expect_refusal(415, "Content-Type", "must be application/json");
+    let gzip = "Content-Type: application/json\r\nContent-Encoding: gzip\r\n";
+    post(gzip, EVENT.as_bytes()).await.expect_refusal(415, "Content-Type", "gzip");
+
+    let json = "Content-Type: application/json\r\n";
+    let large = format!(r#"{{"topic":"a","payload":"{}"}}"#, "x".repeat(1024 * 1024));
+    post(json, large.as_bytes()).await.expect_refusal(413, "body", "1048576");
+    let chunked = format!(
+        "POST /api/v1/events HTTP/1.1\r\nHost: test\r\n{token}{json}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{large}\r\n0\r\n\r\n",
+        large.len()
+    );
+    server.raw(chunked.as_bytes()).await.expect_refusal(413, "body", "1048576");
+    let huge = format!(
+        "POST /api/v1/events HTTP/1.1\r\nHost: test\r\n{token}{json}Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n"
+    );
+    server.raw(huge.as_bytes()).await.expect_refusal(413, "body", "1048576");
+
+    let just_fits = format!(r#"{{"topic":"a","payload":"{}"}}"#, "x".repeat(1024 * 1024 - 26));
+    assert_eq!(just_fits.len(), 1024 * 1024);
+    post(json, just_fits.as_bytes()).await.expect(202);
+    let long_header = format!("X-Long: {}\r\n", "x".repeat(32 * 1024));
+    assert_eq!(server.raw(format!("GET / HTTP/1.1\r\nHost: test\r\n{long_header}\r\n").as_bytes()).await.status, 431);
+    assert_eq!(server.get("/api/v1/stats").await.expect(200)["events"], 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_accepted_whole_or_not_at_all() {
+    let (_folder, server) = server().await;
+    let batch = async |media_type: &str, body: &str| {
+        let headers = format!("Authorization: Bearer {}\r\nContent-Type: {media_type}\r\n", server.admin);
+        server.request("POST", "/api/v1/events/batch", &headers, body.as_bytes()).await
+    };
+    let json = "application/json";
+    batch(json, r#"[{"topic":"a"},{"topic":"a."}]"#).await.expect_refusal(422, "events[1].topic", "empty token");
+    batch(json, r#"[{"topic":"a"},{"topic":"a","typo":1}]"#).await.expect_refusal(422, "events[1].typo", "");
+    batch(json, r#"[{"topic":"a"},{"topic":"a","topic":"b"}]"#).await.expect_refusal(
+        400,
+        "events[1]",
+        "has this key already",
+    );
+    batch(json, r#"{"topic":"a"}"#).await.expect_refusal(400, "body", "expected '['");
+    batch(json, r#"[{"topic":"a"},7]"#).await.expect_refusal(422, "events[1]", "must be a JSON object");
+    batch(json, "[").await.expect_refusal(400, "events[0]", "invalid JSON");
+    batch(json, "[]").await.expect_refusal(422, "body", "empty");
+    let many = format!("[{}]", vec![r#"{"topic":"a"}"#; 1_001].join(","));
+    batch(json, &many).await.expect_refusal(422, "body", "1000");
+    batch("application/x-ndjson", "{\"topic\":\"a\"}\n{").await.expect_refusal(400, "events[1]", "invalid JSON");
+    batch("text/plain", "{}").await.expect_refusal(415, "Content-Type", "application/x-ndjson");
+    assert_eq!(server.get("/api/v1/stats").await.expect(200)["events"], 0, "nothing was stored");
+
+    let accepted =
+        batch(json, r#"[{"topic":"a","id":"1"},{"topic":"a","id":"2"},{"topic":"a","id":"1"}]"#).await.expect(202);
+    insta::assert_json_snapshot!("batch_receipt", accepted);
+    let accepted = batch("application/x-ndjson", "{\"topic\":\"a\"}\n\n{\"topic\":\"a\"}\n").await.expect(202);
+    assert_eq!((&accepted["accepted"], &accepted["duplicates"]), (&json!(2), &json!(0)));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn events_are_listed_newest_first_in_pages_and_by_filters() {
+    let (_folder, server) = server().await;
+    for (id, topic, kind) in [("1", "a.b", "x"), ("2", "a.c", "y"), ("3", "b.c", "x")] {
+        let event = json!({"id": id, "topic": topic, "type": kind, "payload": {"word": format!("needle-{id}")}});
+        server.post("/api/v1/events", &event.to_string()).await.expect(202);
+    }
+    let ids = async |query: &str| -> Vec<String> {
+        let page = server.get(&format!("/api/v1/events?{query}")).await.expect(200);
+        page["items"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids("").await, ["3", "2", "1"]);
+    assert_eq!(ids("topic=a.%3E").await, ["2", "1"]);
+    assert_eq!(ids("type=x&topic=").await, ["3", "1"]);
+    assert_eq!(ids("q=needle-2").await, ["2"]);
+    assert_eq!(ids("since=2001-01-01T00:00:00Z&until=4102444800").await.len(), 3);
+    assert_eq!(ids("until=2001-01-01T00:00:00Z").await.len(), 0);
+
+    let mut path = "/api/v1/events?limit=2".to_owned();
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let page = server.get(&path).await.expect(200);
+        seen.extend(page["items"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap().to_owned()));
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/api/v1/events?limit=2&cursor={cursor}");
+    }
+    assert_eq!(seen, ["3", "2", "1"]);
+
+    for (query, field, reason) in [
+        ("limit=0", "limit", "1 to 500"),
+        ("limit=501", "limit", "1 to 500"),
+        ("topic=a..b", "topic", "empty token"),
+        ("since=now", "since", "RFC 3339"),
+        ("cursor=nonsense", "cursor", "not one"),
+        ("topics=a", "topics", "not a parameter"),
+        ("q=a&q=b", "q", "twice"),
+    ] {
+        server.get(&format!("/api/v1/events?{query}")).await.expect_refusal(422, field, reason);
+    }
+    server.get("/api/v1/events?limit=no&since=now").await.expect_refusal(422, "limit", "no");
+    server.stop().await;
+}
+
+// --- webhooks ---
+
+#[tokio::test]
+async fn a_webhook_is_made_shown_changed_and_deleted() {
+    let (_folder, server) = server().await;
+    let body =
+        r#"{"name":"siem","url":"http://192.0.2.1/hook","simple_events":["DeckyStatus"],"secret":"0123456789abcdef"}"#;
+    assert_eq!(server.post("/api/v1/webhooks", body).await.status, 422, "a documentation address is not public");
+
+    let body = r#"{"name":"siem","url":"http://127.0.0.1:4/hook","simple_events":["DeckyStatus"],"secret":"0123456789abcdef"}"#;
+    let created = server.post("/api/v1/webhooks", body).await.expect(201);
+    assert_eq!(created["secret"], "0123456789abcdef");
+    insta::assert_json_snapshot!("webhook_created", redacted(created.clone()));
+    let path = format!("/api/v1/webhooks/{}", created["uuid"].as_str().unwrap());
+    let shown = server.get(&path).await.expect(200);
+    insta::assert_json_snapshot!("webhook_shown", redacted(shown.clone()));
+    assert_eq!(server.get("/api/v1/webhooks").await.expect(200), json!([shown]), "a bare array");
+
+    let patch = r#"{"name":"soar","retry_schedule":[1,2.5],"timeout_s":3,"enabled":false,"description":null}"#;
+    let changed = server.call("PATCH", &path, &server.admin, patch).await.expect(200);
+    assert_eq!(changed["name"], "soar");
+    assert_eq!(changed["retry_schedule"], json!([1.0, 2.5]));
+    assert_eq!((&changed["timeout_s"], &changed["enabled"]), (&json!(3), &json!(false)));
+    assert_eq!(changed["topic_patterns"], shown["topic_patterns"], "what is not given stays");
+    let changed = server.call("PATCH", &path, &server.admin, r#"{"retry_schedule":null}"#).await.expect(200);
+    assert_eq!(changed["retry_schedule"], Value::Null, "the server's default again");
+    assert_eq!(changed["timeout_s"], 3);
+
+    let deleted = server.call("DELETE", &path, &server.admin, "").await.expect(200);
+    assert_eq!(deleted, json!({"message": "Webhook deleted"}));
+    assert_eq!(server.get(&path).await.status, 404);
+    assert_eq!(server.call("PATCH", &path, &server.admin, "{}").await.status, 404);
+    assert_eq!(server.call("DELETE", &path, &server.admin, "").await.status, 404);
+    assert_eq!(server.post(&format!("{path}/test"), "").await.status, 404);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_webhook_with_wrong_settings_is_refused_with_all_that_is_wrong() {
+    let (_folder, server) = server().await;
+    server.webhook("taken", "https://127.0.0.1/", ">").await;
+    let with = |field: &str, value: Value| {
+        let mut body = json!({"name": "new", "url": "https://127.0.0.1/", "topic_patterns": ["a"]});
+        body[field] = value;
+        body.to_string()
+    };
+    for (body, status, field, reason) in [
+        ("{".to_owned(), 400, "body", "EOF"),
+        (r#"{"name":"a","name":"b"}"#.to_owned(), 422, "body", "duplicate field `name`"),
+        (format!("{}1{}", "[".repeat(200), "]".repeat(200)), 422, "body", "must be a JSON object"),
+        (r#"["new", "", "https://127.0.0.1/", ["a"]]"#.to_owned(), 422, "body", "must be a JSON object"),
+        (with("nmae", json!("x")), 422, "nmae", "unknown field"),
+        (with("timeout_s", json!("x")), 422, "timeout_s", "invalid type"),
+        (with("topic_patterns", json!(["a", 1])), 422, "topic_patterns[1]", "invalid type"),
+        (with("name", json!("taken")), 409, "name", "taken"),
+        (with("name", json!("")), 422, "name", "1 to 64"),
+        (with("name", json!("x".repeat(65))), 422, "name", "65"),
+        (with("topic_patterns", json!([])), 400, "topic_patterns", "at least one"),
+        (with("topic_patterns", json!(["a.>.b"])), 422, "topic_patterns", "wildcard"),
+        (with("simple_events", json!(["Everything"])), 422, "simple_events", "Everything"),
+        (with("url", json!("ftp://127.0.0.1/")), 422, "url", ""),
+        (with("url", json!("https://10.0.0.1/")), 422, "url", "egress_blocked"),
+        (with("url", json!("http://localhost/")), 422, "url", "egress_blocked"),
+        (with("url", json!(format!("http://{}/", server.address))), 422, "url", "egress_blocked"),
+        (with("secret", json!("short")), 422, "secret", "16 to 256"),
+        (with("standard_secret", json!("short")), 422, "standard_secret", "whsec_"),
+        (with("signatures", json!([])), 422, "signatures", "at least one"),
+        (with("signatures", json!(["md5"])), 422, "signatures", "md5"),
+        (with("timeout_s", json!(90)), 422, "timeout_s", "1 to 60"),
+        (with("max_in_flight", json!(0)), 422, "max_in_flight", "1 to 1024"),
+        (with("retry_schedule", json!([1e9])), 422, "retry_schedule", "86,400"),
+        (with("description", json!("x".repeat(1_025))), 422, "description", "1025"),
+    ] {
+        server.post("/api/v1/webhooks", &body).await.expect_refusal(status, field, reason);
+    }
+    let all = server.post("/api/v1/webhooks", r#"{"name":"","url":"x","topic_patterns":["a"],"timeout_s":0}"#).await;
+    assert_eq!(all.status, 422);
+    assert_eq!(server.post("/api/v1/webhooks", r#"{"name":"a","url":"https://127.0.0.1/"}"#).await.status, 400);
+    assert_eq!(server.get("/api/v1/webhooks").await.expect(200).as_array().unwrap().len(), 1, "nothing was stored");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn several_wrong_fields_are_all_named() {
+    let (_folder, server) = server().await;
+    let path = server.webhook("siem", "https://127.0.0.1/", ">").await;
+    let path = format!("/api/v1/webhooks/{}", path["uuid"].as_str().unwrap());
+    let patch = r#"{"name":"","timeout_s":0,"signatures":["md5"],"secret":"short"}"#;
+    let problem = server.call("PATCH", &path, &server.admin, patch).await.expect(422);
+    insta::assert_json_snapshot!("problem_with_several_fields", problem);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_test_tells_what_the_receiver_answered() {
+    let (_folder, server) = server().await;
+    let receiver = TestReceiver::start(|_, request| if request.path == "/ok" { 204 } else { 404 }.into()).await;
+    let test = async |name: &str, url: &str| {
+        let webhook = server.webhook(name, url, "a").await;
+        server.post(&format!("/api/v1/webhooks/{}/test", webhook["uuid"].as_str().unwrap()), "").await.expect(200)
+    };
+    let ok = test("ok", &receiver.url("/ok")).await;
+    assert!(ok["timings"]["connect_ms"].is_number() && ok["timings"]["first_byte_ms"].is_number(), "{ok}");
+    assert_eq!((&ok["delivered"], &ok["status_code"], &ok["error"]), (&json!(true), &json!(204), &Value::Null));
+    let gone = test("not found", &receiver.url("/missing")).await;
+    assert_eq!((&gone["delivered"], &gone["error"]), (&json!(false), &json!("non-retryable 404")));
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let closed = test("closed", &format!("http://{nobody}/")).await;
+    assert_eq!((&closed["delivered"], &closed["status_code"]), (&json!(false), &Value::Null));
+    assert!(closed["error"].as_str().unwrap().starts_with("connect: "), "{closed}");
+    assert_eq!(receiver.received().len(), 2);
+    assert_eq!(server.get("/api/v1/stats").await.expect(200)["events"], 0, "a test is not stored");
+    server.stop().await;
+}
+
+// --- deliveries ---
+
+/// Answers every request with 500 and a body that is no UTF-8.
+async fn failing_receiver() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 16 * 1024];
+            stream.read(&mut request).await.ok();
+            stream.write_all(b"HTTP/1.1 500 No\r\nContent-Length: 7\r\nConnection: close\r\n\r\nno\xff way").await.ok();
+            stream.shutdown().await.ok();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_delivery_shows_its_attempts_and_is_retried_or_discarded() {
+    let (_folder, server) = server().await;
+    let healthy = TestReceiver::healthy().await;
+    let good = server.webhook("good", &healthy.url("/"), "attacker.>").await;
+    server.webhook("bad", &format!("http://{}/", failing_receiver().await), "attacker.>").await;
+    assert_eq!(server.post("/api/v1/events", EVENT).await.expect(202)["deliveries"], 2);
+
+    server.wait_for("/api/v1/deliveries?state=dead", |page| page["items"][0].is_object()).await;
+    server.wait_for("/api/v1/deliveries?state=delivered", |page| page["items"][0].is_object()).await;
+    let event = server.get("/api/v1/events/e-1").await.expect(200);
+    assert_eq!(event["deliveries"], 2);
+    assert_eq!(event["delivery_page"]["items"].as_array().unwrap().len(), 2);
+
+    let dead = server.get("/api/v1/deliveries?state=dead&event=e-1&topic=attacker.*").await.expect(200);
+    let path = format!("/api/v1/deliveries/{}", dead["items"][0]["id"].as_str().unwrap());
+    insta::assert_json_snapshot!("delivery_dead", redacted(server.get(&path).await.expect(200)));
+
+    let retried = server.post(&format!("{path}/retry"), "").await.expect(202);
+    assert_eq!(retried["state"], "pending");
+    let again = server.wait_for(&path, |delivery| delivery["attempts"] == 2).await;
+    assert_eq!(again["attempt_log"][1]["number"], 2);
+
+    let discarded = server.post(&format!("{path}/discard"), r#"{"reason":"not needed"}"#).await.expect(200);
+    assert_eq!((&discarded["state"], &discarded["reason"]), (&json!("discarded"), &json!("not needed")));
+    assert_eq!(server.post(&format!("{path}/discard"), "").await.status, 409, "it has ended");
+    server.post(&format!("{path}/discard"), r#"{"why":1}"#).await.expect_refusal(422, "why", "unknown field");
+
+    let of_good = format!("/api/v1/deliveries?webhook={}", good["uuid"].as_str().unwrap());
+    let delivered = server.get(&of_good).await.expect(200);
+    insta::assert_json_snapshot!("delivery_page", redacted(delivered.clone()));
+    let path = format!("/api/v1/deliveries/{}", delivered["items"][0]["id"].as_str().unwrap());
+    assert_eq!(server.post(&format!("{path}/retry"), "").await.status, 409, "it was delivered");
+
+    for path in ["none", "00000000-0000-0000-0000-000000000000"] {
+        assert_eq!(server.get(&format!("/api/v1/deliveries/{path}")).await.status, 404);
+        assert_eq!(server.post(&format!("/api/v1/deliveries/{path}/retry"), "").await.status, 404);
+        assert_eq!(server.post(&format!("/api/v1/deliveries/{path}/discard"), "").await.status, 404);
+    }
+    server.get("/api/v1/deliveries?state=lost").await.expect_refusal(422, "state", "pending");
+    server.get("/api/v1/deliveries?webhook=x").await.expect_refusal(422, "webhook", "UUID");
+    let is_at_rest = |stats: &Value| {
+        let process = &stats["process"];
+        process["deliveries_dead"] == 2 && process["in_flight"] == 0 && process["memory_bytes"] == 0
+    };
+    let mut stats = server.wait_for("/api/v1/stats", is_at_rest).await;
+    stats["process"]["uptime_s"] = json!("[s]");
+    insta::assert_json_snapshot!("stats", stats);
+    server.stop().await;
+}
+
+// --- operation ---
+
+#[tokio::test]
+async fn operators_need_no_token_to_see_how_it_is() {
+    let (_folder, server) = server().await;
+    let open = async |path: &str| server.request("GET", path, "", b"").await;
+    assert_eq!(open("/healthz").await.expect(200), json!({"status": "ok"}));
+    assert_eq!(open("/readyz").await.expect(200), json!({"status": "ok"}));
+    assert_eq!(open("/api/v1/openapi.json").await.expect(200)["openapi"], "3.1.0");
+    let refused = open("/api/v1/stats").await;
+    assert_eq!(refused.status, 401);
+
+    let metrics = open("/metrics").await;
+    assert_eq!(metrics.status, 200);
+    for line in [
+        "postrider_events_accepted_total 0",
+        "postrider_store_deliveries{state=\"dead\"} 0",
+        "postrider_http_requests_total{method=\"GET\",route=\"/api/v1/stats\",status=\"401\"} 1",
+        "# TYPE postrider_process_resident_memory_bytes gauge",
+        "# EOF",
+    ] {
+        assert!(metrics.body.lines().any(|found| found == line), "no {line:?} in\n{}", metrics.body);
+    }
+
+    let page = open("/").await;
+    assert_eq!(page.status, 200);
+    assert!(page.body.contains("Postrider") && page.body.contains(env!("CARGO_PKG_VERSION")));
+    assert!(!page.body.contains("{{") && !page.body.contains("{host}"), "every figure is filled in");
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_trailing_slash_is_optional_and_what_is_not_there_is_a_problem() {
+    let (_folder, server) = server().await;
+    for path in ["/api/v1/webhooks/", "/api/v1/events/?limit=1", "/healthz/", "/api/v1/stats/"] {
+        server.get(path).await.expect(200);
+    }
+    server.post("/api/v1/events/", EVENT).await.expect(202);
+    for (method, path, status) in
+        [("GET", "/nothing", 404), ("GET", "/api/v1/nothing", 404), ("PUT", "/api/v1/events", 405), ("POST", "/", 405)]
+    {
+        let answer = server.call(method, path, &server.admin, "").await;
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{method} {path}");
+        assert_eq!(answer.header("allow").is_some(), status == 405, "{method} {path}");
+        assert_eq!(answer.expect(status)["status"], status, "{method} {path}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn secrets_are_shown_once_and_never_again() {
+    let (folder, server) = server().await;
+    let receiver = TestReceiver::start(|_, _| 500.into()).await;
+    let webhook = server.webhook("siem", &receiver.url("/"), ">").await;
+    let publish = server.token(r#"["publish"]"#).await;
+    let secrets: Vec<String> = [&webhook["secret"], &webhook["standard_secret"], &json!(publish), &json!(server.admin)]
+        .map(|secret| secret.as_str().unwrap().trim_start_matches("whsec_").to_owned())
+        .to_vec();
+    server.answers.lock().unwrap().clear();
+
+    let path = format!("/api/v1/webhooks/{}", webhook["uuid"].as_str().unwrap());
+    server.call("POST", "/api/v1/events", &publish, EVENT).await.expect(202);
+    server.wait_for("/api/v1/deliveries?state=dead", |page| page["items"][0].is_object()).await;
+    server.post(&format!("{path}/test"), "").await.expect(200);
+    server.call("PATCH", &path, &server.admin, r#"{"enabled":true}"#).await.expect(200);
+    let taken = json!({"name": "siem", "url": receiver.url("/"), "topic_patterns": ["a"], "secret": webhook["secret"]});
+    server.post("/api/v1/webhooks", &taken.to_string()).await.expect_refusal(409, "name", "taken");
+    server.call("GET", "/api/v1/webhooks", &format!("{publish}x"), "").await.expect(401);
+    for path in ["/", "/metrics", "/api/v1/webhooks", &path, "/api/v1/tokens", "/api/v1/events/e-1", "/api/v1/stats"] {
+        assert_eq!(server.get(path).await.status, 200, "{path}");
+    }
+    let said = server.answers.lock().unwrap().join("\n") + &server.log.text();
+    assert!(said.contains("e-1") && said.contains("answered"), "answers and log are looked at");
+    for secret in &secrets {
+        assert!(!said.contains(secret.as_str()), "a secret was told again");
+    }
+    server.stop().await;
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        for secret in &secrets {
+            let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!found, "{} has a secret in it", path.display());
+        }
+    }
+}
+
+// --- starting and stopping ---
+
+#[tokio::test]
+async fn a_port_that_is_taken_fails_before_anything_is_changed() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let mut settings = settings(&data_dir);
+    settings.listen = taken.local_addr().unwrap();
+    let failed = serve(settings, |_| panic!("it does not start"), std::future::pending()).await;
+    assert!(matches!(failed, Err(ServeError::Listen { .. })), "{failed:?}");
+    assert!(!data_dir.exists());
+}
+
+#[tokio::test]
+async fn a_stop_finishes_the_request_under_way_and_nothing_accepted_is_lost() {
+    let (folder, server) = server().await;
+    let token = server.admin.clone();
+    let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let length = EVENT.len();
+    let head = format!(
+        "POST /api/v1/events HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 100", "the server waits for the body");
+
+    let address = server.address;
+    let stopping = tokio::spawn(server.stop());
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    stream.write_all(EVENT.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("202 Accepted"), "{answer}");
+    stopping.await.unwrap();
+
+    let server = TestServer::start(folder.path()).await;
+    server.call("GET", "/api/v1/events/e-1", &token, "").await.expect(200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_full_says_when_to_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(folder.path());
+    settings.store.max_bytes = Some(1024 * 1024);
+    let server = TestServer::start_with(settings).await;
+    let event = json!({"topic": "a", "payload": "x".repeat(200 * 1024)}).to_string();
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = server.post("/api/v1/events", &event).await;
+        if answer.status != 202 {
+            break answer;
+        }
+        accepted += 1;
+        assert!(accepted < 20, "the limit is not kept");
+    };
+    assert_eq!(refused.header("retry-after"), Some("5"));
+    assert!(refused.expect(507)["detail"].as_str().unwrap().contains("full"));
+    assert_eq!(server.get("/api/v1/stats").await.expect(200)["events"], accepted);
+    assert_eq!(server.request("GET", "/healthz", "", b"").await.status, 200, "the process is alive");
+    server.stop().await;
+}
