@@ -35,7 +35,7 @@ const RETRY_SCHEDULE_S: [f64; 10] = [0.4, 0.4, 0.8, 0.8, 1.0, 1.0, 2.0, 2.0, 2.0
 
 const EXPLANATION: &str = "  Made-up events of a deception network go in. Each line is one signed attempt
   as the receiver sees it: the webhook, the topic, how long after it was sent
-  the event arrived, and whether both signatures are right. What is refused
+  the event arrived, and whether both signatures are right. What is refused (↻)
   is sent again. Ctrl-C ends it.
 ";
 
@@ -345,7 +345,7 @@ impl<'a> Tally<'a> {
         let end = match (&arrival.verified, arrival.status) {
             (Err(reason), _) => output.paint(BAD, format_args!("✗ not verified: {reason}")),
             (Ok(()), StatusCode::OK) => output.paint(GOOD, "✓ verified"),
-            (Ok(()), status) => output.paint(WARN, format_args!("↻ refused with {}, comes again", status.as_u16())),
+            (Ok(()), status) => output.paint(WARN, format_args!("↻ http {}", status.as_u16())),
         };
         let attempt = format!("attempt {}", arrival.attempt);
         let attempt = output.paint(if arrival.attempt > 1 { WARN } else { QUIET }, attempt);
@@ -354,7 +354,7 @@ impl<'a> Tally<'a> {
             "  {}  {}  {}  {attempt}  {latency:>7}  {end}",
             output.paint(QUIET, output::time_of_day(arrival.at)),
             output.paint(NAME, format_args!("{hook:<5}")),
-            output.paint(STRONG, format_args!("{:<26}", arrival.topic)),
+            output.paint(STRONG, format_args!("{:<25}", arrival.topic)),
         ))?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Attribute, Cell, ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
@@ -102,9 +102,6 @@ impl Output {
         };
         let mut table = columns();
         table.set_header(headings.iter().map(heading).collect::<Vec<_>>()).add_rows(rows);
-        if let Some(id) = table.column_count().checked_sub(1).and_then(|last| table.column_mut(last)) {
-            id.set_constraint(ColumnConstraint::ContentWidth);
-        }
         self.print_table(table)
     }
 
@@ -123,12 +120,8 @@ impl Output {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        // Ids stand last, and are there to be copied.
         if let Some(last) = table.column_count().checked_sub(1).and_then(|last| table.column_mut(last)) {
             last.set_padding((0, 0));
-        }
-        if self.stdout.is_terminal {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
         }
         if self.stdout.colour {
             table.enforce_styling();
@@ -178,7 +171,7 @@ fn paint(colour: bool, style: Style, text: impl Display) -> String {
     if colour { format!("{style}{text}{style:#}") } else { text.to_string() }
 }
 
-/// A table without lines, flush left, columns two spaces apart.
+/// A table without lines, flush left, columns two spaces apart. Cells are never broken: ids are there to be copied.
 fn columns() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
