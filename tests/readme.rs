@@ -54,7 +54,7 @@ fn tour() -> Vec<Step> {
     for line in blocks("console").into_iter().flat_map(str::lines) {
         match line.strip_prefix("$ ") {
             Some(command) => steps.push(Step { command, printed: String::new() }),
-            None => steps.last_mut().expect("a block begins with a command").printed += &format!("{line}\n"),
+            None => steps.last_mut().expect("a block begins with a command").printed.extend([line, "\n"]),
         }
     }
     steps
@@ -157,7 +157,7 @@ impl Staying {
         let into = Arc::clone(&printed);
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
-                into.0.lock().unwrap().text += &format!("{line}\n");
+                into.0.lock().unwrap().text.extend([&*line, "\n"]);
                 into.1.notify_all();
             }
             into.0.lock().unwrap().is_all = true;

@@ -1,6 +1,6 @@
 //! Rules of the source tree that no compiler checks. Each rule takes files and returns what is wrong with
 //! them, so that the last test can show that it would notice.
-#![expect(clippy::unwrap_used, reason = "a tree that cannot be read is a failed test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a tree that cannot be read is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -341,10 +341,14 @@ fn untidy_text(path: &str, text: &str) -> Vec<String> {
     wrong
 }
 
+fn is_rust(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "rs")
+}
+
 /// Files that `document` names in backquotes and that are not there: `dispatcher/lane.rs` is looked for
 /// in `src`, `tests/tidy.rs` from the root.
 fn missing_files(document: &str, files: &[String]) -> Vec<String> {
-    let named = document.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs") && !name.contains(' '));
+    let named = document.split('`').skip(1).step_by(2).filter(|name| is_rust(name) && !name.contains(' '));
     let is_there = |name: &str| files.iter().any(|file| file == name || file.strip_prefix("src/") == Some(name));
     named.filter(|name| !is_there(name)).map(|name| format!("`{name}` is named but not there")).collect()
 }
@@ -402,7 +406,7 @@ fn read(path: &str) -> String {
 }
 
 fn sources() -> Vec<Source> {
-    let is_source = |path: &String| path.starts_with("src/") && path.ends_with(".rs") && !path.ends_with("/tests.rs");
+    let is_source = |path: &String| path.starts_with("src/") && is_rust(path) && !path.ends_with("/tests.rs");
     let sources: Vec<_> =
         files().iter().filter(|path| is_source(path)).map(|path| Source::new(path, &read(path))).collect();
     assert!(sources.len() > 20, "the source tree was not found");
