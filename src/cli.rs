@@ -28,11 +28,11 @@ use output::Output;
 
 /// Delivers events to other people's servers as signed HTTP POSTs (webhooks), durably.
 #[derive(Debug, Parser)]
-#[command(name = "postrider", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "postrider", version, arg_required_else_help = true)]
 #[command(after_help = "Try it: postrider demo\nStart:  postrider serve, then postrider webhook create --help")]
 pub struct Cli {
     /// Answer in JSON: one document, or one a line for streams
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "General")]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -56,7 +56,7 @@ enum Command {
     Token(token::Args),
     /// Print the server's settings and where each comes from
     Config(config::Args),
-    /// Print the API's description (OpenAPI 3.1)
+    /// Print the API's description for programs, an `openapi.json`
     Openapi(openapi::Args),
     /// Measure what this machine does
     Bench(bench::Args),

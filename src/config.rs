@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
 use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -25,6 +24,7 @@ use crate::dispatcher::DispatcherSettings;
 use crate::serve::ServeSettings;
 use crate::store::seal::MasterKey;
 use crate::store::sqlite::SqliteOptions;
+use crate::telemetry::{LogFormat, TelemetrySettings};
 pub use units::{Size, Span, parse_span};
 
 /// Read from the working directory if it is there and no other file is named.
@@ -119,13 +119,6 @@ pub enum Resolver {
     Hickory,
     /// The operating system's
     System,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    Text,
-    Json,
 }
 
 /// Every setting, validated.
@@ -325,11 +318,11 @@ impl Config {
             self.admin_token = Some(token.into());
         }
         if let Some((name, text)) = environment.secret("master_key")? {
-            let key = parse_key(&text).ok_or_else(|| ConfigError::Env {
+            let key = MasterKey::parse(&text).map_err(|error| ConfigError::Env {
                 name,
-                reason: "must be 32 bytes as base64 or hexadecimal; `openssl rand -base64 32` makes one".to_owned(),
+                reason: format!("{error}; `openssl rand -base64 32` makes one"),
             })?;
-            self.master_key = Some(MasterKey::new(key));
+            self.master_key = Some(key);
         }
         for (key, is_set) in [("admin_token", self.admin_token.is_some()), ("master_key", self.master_key.is_some())] {
             let (value, origin) = if is_set { ("set", Origin::Env) } else { ("not set", Origin::Default) };
@@ -343,9 +336,10 @@ impl Config {
         &self.values.data
     }
 
+    /// `colour`: whether text is coloured.
     #[must_use]
-    pub fn log(&self) -> (LogFormat, &str) {
-        (self.values.log_format, &self.values.log)
+    pub fn telemetry_settings(&self, colour: bool) -> TelemetrySettings {
+        TelemetrySettings { format: self.values.log_format, filter: self.values.log.clone(), colour }
     }
 
     /// What [`crate::serve::serve`] needs.
@@ -403,20 +397,9 @@ fn read_file(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
         let mut reason = error.to_string();
         for secret in ["admin_token", "master_key"] {
             if error.message().contains(&format!("unknown field `{secret}`")) {
-                reason +=
-                    &format!("secrets are read from the environment only: set POSTRIDER_{}", secret.to_uppercase());
+                reason.extend(["secrets are read from the environment only: set POSTRIDER_", &secret.to_uppercase()]);
             }
         }
         trouble(reason)
     })
-}
-
-/// 32 bytes in hexadecimal or base64.
-fn parse_key(text: &str) -> Option<[u8; 32]> {
-    let bytes = if text.len() == 64 {
-        (0..64).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect::<Option<Vec<u8>>>()?
-    } else {
-        base64::engine::general_purpose::STANDARD.decode(text).ok()?
-    };
-    bytes.try_into().ok()
 }

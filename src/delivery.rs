@@ -243,6 +243,25 @@ const MAX_WEBHOOK_ID_BYTES: usize = 64;
 ///
 /// The `webhook-id` is the event's id if that has the right form (1 to 64 of `[A-Za-z0-9_-]`), so that a
 /// program that starts over sends the same one, and otherwise a random UUID.
+///
+/// ```no_run
+/// use postrider::clock::{Clock, SystemClock};
+/// use postrider::delivery::client::{Client, ClientOptions};
+/// use postrider::delivery::{DeliverOptions, deliver};
+/// use postrider::event::Event;
+/// use postrider::signing::{Secret, SigningKeys, StandardKey};
+/// use postrider::webhook::Webhook;
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::new(ClientOptions::default())?;
+/// let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+/// let webhook = Webhook::new("https://siem.example.com/hook", keys)?;
+/// let event = Event::from_json(br#"{"topic": "attacker.session.started"}"#, SystemClock.now())?;
+/// let result = deliver(&client, &webhook, &event, &DeliverOptions::default()).await;
+/// assert!(result.ok, "{:?} after {} attempts", result.error, result.attempts);
+/// # Ok(())
+/// # }
+/// ```
 pub async fn deliver(
     client: &client::Client,
     webhook: &Webhook,

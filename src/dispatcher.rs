@@ -288,7 +288,8 @@ impl Shared {
     /// webhook end.
     fn write_down(self: &Arc<Self>, lane: &Arc<Lane>, evicted: Vec<Queued>, discard: bool) {
         let now = self.clock.now();
-        let keys = evicted.into_iter().map(|queued| (queued.event.live.seq, queued.round_attempts)).collect();
+        let keys = evicted.into_iter().filter(|queued| discard || !queued.is_stored);
+        let keys = keys.map(|queued| (queued.event.live.seq, queued.round_attempts)).collect();
         tokio::spawn(write_down(Arc::clone(self), Arc::clone(lane), keys, discard, now));
     }
 
@@ -388,13 +389,13 @@ async fn load(shared: Arc<Shared>, lane: Arc<Lane>, limit: usize, now: UnixMicro
             if let Some(at) = next_due {
                 shared.timer.set(at, lane.seq);
             }
-            lane.finish_load(loaded, next_due, is_rest_due)
+            lane.finish_load(loaded, next_due, is_rest_due, shared.clock.now())
         }
         Err(error) => {
             tracing::error!(%error, "cannot read deliveries that are due; trying again");
             let again = now.after(LOAD_RETRY_DELAY);
             shared.timer.set(again, lane.seq);
-            lane.finish_load(Vec::new(), Some(again), true)
+            lane.finish_load(Vec::new(), Some(again), true, now)
         }
     };
     shared.carry_out(&lane, todo);
@@ -414,6 +415,7 @@ async fn read_due(shared: &Shared, lane: &Lane, limit: u32, now: UnixMicros) -> 
             event: charge.hold(delivery.event),
             attempts: delivery.attempts,
             round_attempts: delivery.round_attempts,
+            is_stored: true,
         });
     }
     let next_due = if is_rest_due {

@@ -51,7 +51,9 @@ impl Engine {
         let (dispatcher, webhooks) =
             Dispatcher::start(Arc::clone(&store), client.clone(), Arc::clone(&clock), settings).await?;
         let ingest = Ingest::new(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock));
-        webhooks.iter().for_each(|record| ingest.apply(record));
+        for record in &webhooks {
+            ingest.apply(record);
+        }
         Ok(Arc::new(Self { store, client, clock, dispatcher, ingest }))
     }
 

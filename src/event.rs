@@ -137,7 +137,8 @@ impl Event {
             Some(number) if number.starts_with(is_number_start) => {
                 Cow::Owned(moment(timestamp::from_epoch_seconds(number))?)
             }
-            Some(text) => Cow::Borrowed(string("ts", text)?),
+            Some(text) if text.starts_with('"') => Cow::Borrowed(text),
+            Some(_) => return Err(refused("ts", "must be a string or a number")),
         };
         if fields.version.is_some_and(|version| version != "1") {
             return Err(refused("v", "must be 1"));

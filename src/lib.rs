@@ -31,3 +31,8 @@ pub mod config;
 pub mod serve;
 #[cfg(feature = "server")]
 pub mod telemetry;
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

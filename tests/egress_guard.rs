@@ -1,8 +1,10 @@
 //! The network inside is out of reach: every range, every spelling, every trick with names.
+#![allow(clippy::unwrap_used, reason = "a test stops at a surprise")]
 
 mod receivers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,7 +12,9 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use postrider::delivery::End;
 use postrider::delivery::client::{CONFIRM_AFTER, Client, ClientOptions};
-use postrider::delivery::guard::{Destination, DestinationError, EgressPolicy, METADATA_ADDRESSES};
+use postrider::delivery::guard::{
+    Destination, DestinationError, EgressPolicy, METADATA_ADDRESSES, SharedResolver, SystemResolver,
+};
 
 use receivers::{Names, Receiver, read_request};
 
@@ -268,6 +272,7 @@ fn urls_that_parsers_disagree_about_are_refused() {
         ("HTTPS://EXAMPLE.com", "https://example.com/"),
         ("http://example.com:80/a%2Fb?c=%20#".trim_end_matches('#'), "http://example.com/a%2Fb?c=%20"),
         ("https://bücher.example/ä?ö", "https://xn--bcher-kva.example/%C3%A4?%C3%B6"),
+        ("http://my_service:8080", "http://my_service:8080/"),
         ("https://example.com/@user:x", "https://example.com/@user:x"),
     ];
     for (url, normal) in normalised {
@@ -338,10 +343,13 @@ async fn a_name_whose_first_address_is_dead_is_reached_at_its_next() {
 }
 
 #[tokio::test]
-async fn the_hosts_file_is_honoured() {
+async fn both_resolvers_honour_the_hosts_file() {
     let receiver = answering().await;
-    let policy = opening(&["127.0.0.0/8", "::1/128"]);
-    let client = Client::new(ClientOptions { policy, ..ClientOptions::default() }).unwrap();
     let destination = Destination::parse(&format!("http://localhost:{}/", receiver.addr.port())).unwrap();
-    assert_eq!(get(&client, &destination).await, Ok(204));
+    let resolvers: [Option<SharedResolver>; 2] = [None, Some(Arc::new(SystemResolver))];
+    for resolver in resolvers {
+        let policy = opening(&["127.0.0.0/8", "::1/128"]);
+        let client = Client::new(ClientOptions { policy, resolver, ..ClientOptions::default() }).unwrap();
+        assert_eq!(get(&client, &destination).await, Ok(204));
+    }
 }

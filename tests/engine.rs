@@ -1,5 +1,8 @@
 //! The engine as a whole: real store, real sockets, what the receiver got.
 
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 #[path = "support/receiver.rs"]
 mod receiver;
 
@@ -90,7 +93,9 @@ async fn wait_for(engine: &Engine, state: DeliveryState, count: usize) -> Vec<St
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{} deliveries are {}, not {count}", deliveries(engine, state).await.len(), state.as_str());
+    let pending = deliveries(engine, DeliveryState::Pending).await;
+    let found = deliveries(engine, state).await.len();
+    panic!("{found} deliveries are {}, not {count}; {:?}; {pending:#?}", state.as_str(), engine.figures());
 }
 
 async fn stop(engine: Arc<Engine>) {
@@ -339,6 +344,7 @@ async fn hanging_receivers_leave_a_healthy_one_alone() {
     publish(&engine, "a.healthy", 100).await;
     healthy.wait_for(101).await;
 
+    wait_for(&engine, DeliveryState::Delivered, 101).await;
     let figures = engine.figures();
     assert_eq!(figures.in_flight, 16, "unproven webhooks have a quarter of the slots: {figures:?}");
     engine.drain(Duration::from_millis(10)).await;

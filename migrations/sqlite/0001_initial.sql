@@ -14,14 +14,14 @@ CREATE TABLE tenant (
 
 -- Deliveries owed and ended, by tenant; what is owed and has not ended is pending.
 CREATE TABLE counters (
-    tenant    INTEGER PRIMARY KEY REFERENCES tenant (seq),
-    events    INTEGER NOT NULL DEFAULT 0,
-    owed      INTEGER NOT NULL DEFAULT 0,
-    delivered INTEGER NOT NULL DEFAULT 0,
-    dead      INTEGER NOT NULL DEFAULT 0,
-    skipped   INTEGER NOT NULL DEFAULT 0,
-    discarded INTEGER NOT NULL DEFAULT 0,
-    attempts  INTEGER NOT NULL DEFAULT 0
+    tenant    INTEGER PRIMARY KEY,
+    events    INTEGER NOT NULL,
+    owed      INTEGER NOT NULL,
+    delivered INTEGER NOT NULL,
+    dead      INTEGER NOT NULL,
+    skipped   INTEGER NOT NULL,
+    discarded INTEGER NOT NULL,
+    attempts  INTEGER NOT NULL
 ) STRICT;
 
 -- One row. Every delivery of an event before `low_water` has a row; `next_event` was never used.
@@ -34,7 +34,7 @@ CREATE TABLE progress (
 CREATE TABLE webhook (
     seq                  INTEGER PRIMARY KEY AUTOINCREMENT,
     uuid                 BLOB NOT NULL UNIQUE,
-    tenant               INTEGER NOT NULL REFERENCES tenant (seq),
+    tenant               INTEGER NOT NULL,
     version              INTEGER NOT NULL,
     name                 TEXT NOT NULL,
     description          TEXT NOT NULL,
@@ -62,7 +62,7 @@ CREATE UNIQUE INDEX webhook_name ON webhook (tenant, name) WHERE deleted_at IS N
 CREATE TABLE token (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     uuid       BLOB NOT NULL UNIQUE,
-    tenant     INTEGER NOT NULL REFERENCES tenant (seq),
+    tenant     INTEGER NOT NULL,
     name       TEXT NOT NULL,
     scopes     TEXT NOT NULL,        -- names, space between
     hash       BLOB NOT NULL UNIQUE, -- SHA-256 of the token
@@ -109,7 +109,8 @@ CREATE TABLE delivery (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX delivery_due ON delivery (webhook_seq, next_at, event_seq) WHERE state = 4;
-CREATE INDEX delivery_ended ON delivery (state, event_seq, webhook_seq) WHERE state IN (1, 2, 3);
+-- BETWEEN, because every write of a row evaluates it, and IN builds a temporary B-tree each time.
+CREATE INDEX delivery_ended ON delivery (state, event_seq, webhook_seq) WHERE state BETWEEN 1 AND 3;
 
 -- Attempts beyond the first.
 CREATE TABLE attempt (
@@ -125,5 +126,4 @@ CREATE TABLE attempt (
 ) STRICT, WITHOUT ROWID;
 
 INSERT INTO tenant (seq, name) VALUES (1, 'default');
-INSERT INTO counters (tenant) VALUES (1);
 INSERT INTO progress (only, low_water, next_event) VALUES (1, 1, 1);

@@ -3,6 +3,8 @@
 //! The server runs in a process of its own on a folder of the disk, the receiver in another; this process
 //! publishes over HTTP. Everything that is compared was measured in one run.
 
+#![expect(clippy::cast_precision_loss, reason = "figures are for people and have three digits")]
+
 mod bare;
 mod disk;
 mod load;
@@ -140,9 +142,13 @@ impl Bench {
         if self.wants_any(&[Part::Throughput, Part::Single, Part::Latency]) {
             let node = Node::start(&self.folder.join("one")).await?;
             node.add_webhook("bench", "bench.>", &receiver.url(0)).await?;
-            for (part, batch, name) in [(Part::Throughput, 100, "batches of 100"), (Part::Single, 1, "single events")] {
+            let batches = Shape { events: self.size.events, batch: 100, connections: 8, window: 4_000, webhooks: 1 };
+            let singles = Shape { batch: 1, connections: 64, ..batches };
+            for (part, shape, name) in
+                [(Part::Throughput, batches, "batches of 100"), (Part::Single, singles, "single events")]
+            {
                 if let Some(bare) = bare.filter(|_| self.wants(part)) {
-                    self.throughput(&mut report, &node, &mut receiver, bare, batch, name).await?;
+                    self.throughput(&mut report, &node, &mut receiver, bare, shape, name).await?;
                 }
             }
             if self.wants(Part::Latency) {
@@ -180,22 +186,21 @@ impl Bench {
         node: &Node,
         receiver: &mut ReceiverProcess,
         bare: Bare,
-        batch: u64,
+        shape: Shape,
         name: &str,
     ) -> anyhow::Result<()> {
         let publisher = Publisher::new(node)?;
-        let shape = Shape { events: self.size.events, batch, connections: 8, window: 4_000, webhooks: 1 };
         let warm_up = Shape { events: 2_000, ..shape };
         publisher.closed_loop(warm_up, receiver, |_| {}).await?;
         let cpu_before = node.cpu()?;
-        let took =
+        let elapsed =
             publisher.closed_loop(shape, receiver, |count| self.say(&format!("deliveries, {name}: {count}"))).await?;
-        let cpu_us = (node.cpu()? - cpu_before).as_secs_f64() * 1e6 / shape.events as f64;
-        let rate = shape.events as f64 / took.as_secs_f64();
+        let cpu_us = node.cpu()?.saturating_sub(cpu_before).as_secs_f64() * 1e6 / shape.events as f64;
+        let rate = shape.events as f64 / elapsed.as_secs_f64();
         let arrived = receiver.arrived()?;
-        let share = 100.0 * rate / bare.posts_per_s;
+        let percent = 100.0 * rate / bare.posts_per_s;
         report.add(Figure::new(format!("deliveries, {name}"), "events/s", rate));
-        report.add(Figure::new("  share of the bare loop", "%", share).at_least(50.0));
+        report.add(Figure::new("  share of the bare loop", "%", percent).at_least(50.0));
         report.add(Figure::new("  CPU a delivered event", "µs", cpu_us));
         report.add(Figure::new("  CPU against the bare loop", "×", cpu_us / bare.cpu_us).at_most(3.0));
         report.add(Figure::new("  delivered twice", "", arrived.repeated as f64).at_most(0.0));
@@ -243,7 +248,7 @@ impl Bench {
         let took = publisher.closed_loop(shape, receiver, |count| self.say(&format!("fan-out: {count}"))).await?;
         let deliveries = (events * FAN_OUT_WEBHOOKS) as f64;
         let rate = deliveries / took.as_secs_f64();
-        let cpu_us = (node.cpu()? - cpu_before).as_secs_f64() * 1e6 / deliveries;
+        let cpu_us = node.cpu()?.saturating_sub(cpu_before).as_secs_f64() * 1e6 / deliveries;
         report.add(Figure::new("1 event to 1,000 webhooks", "deliveries/s", rate));
         report.add(Figure::new("  share of the bare loop", "%", 100.0 * rate / bare.posts_per_s).at_least(80.0));
         report.add(Figure::new("  CPU a delivery", "µs", cpu_us));

@@ -9,21 +9,28 @@ use crate::config::{Config, Environment, Origin, RawConfig};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: POSTRIDER_LISTEN=0.0.0.0:4665 postrider config --drain-timeout 1m")]
 pub(super) struct Args {
-    /// Read settings from this file [default: postrider.toml if it is there]
-    #[arg(long, value_name = "FILE")]
-    pub(super) config: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) settings: RawConfig,
+    sources: Sources,
 }
 
-impl Args {
+/// Where `serve` and `config` get the settings from, beside the environment.
+#[derive(Debug, clap::Args)]
+pub(super) struct Sources {
+    /// Read settings from this file [default: postrider.toml if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: RawConfig,
+}
+
+impl Sources {
     pub(super) fn load(&self, environment: &Environment) -> anyhow::Result<Config> {
         Ok(Config::load(self.config.as_deref(), environment, &self.settings)?)
     }
 }
 
 pub(super) fn run(args: &Args, output: Output, environment: &Environment) -> anyhow::Result<ExitCode> {
-    let config = args.load(environment)?;
+    let config = args.sources.load(environment)?;
     if output.json {
         output.json(&config.shown)?;
         return Ok(ExitCode::SUCCESS);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use hdrhistogram::Histogram;
 use http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::json;
@@ -26,11 +27,17 @@ use crate::serve::{ServeError, serve};
 use crate::signing::{self, Secret, StandardKey};
 
 /// How long what is owed may take after the last event, retries included.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
+const FINISH_TIMEOUT: Duration = Duration::from_mins(1);
 /// The flaky receiver refuses every third attempt.
 const FLAKY_EVERY: u64 = 3;
 /// Short, so that a retry can be watched; long enough that chance does not end a delivery.
 const RETRY_SCHEDULE_S: [f64; 10] = [0.4, 0.4, 0.8, 0.8, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0];
+
+const EXPLANATION: &str = "  Made-up events of a deception network go in. Each line is one signed attempt
+  as the receiver sees it: the webhook, the topic, how long after it was sent
+  the event arrived, and whether both signatures are right. What is refused (↻)
+  is sent again. Ctrl-C ends it.
+";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: postrider demo --events 20")]
@@ -63,8 +70,8 @@ struct Arrival {
     verified: Result<(), String>,
     status: StatusCode,
     at: UnixMicros,
-    /// For latencies: the wall clock may step.
-    instant: Instant,
+    /// Since the event was sent.
+    latency: Duration,
 }
 
 pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
@@ -82,7 +89,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
     let door = Door { hooks: Arc::clone(&hooks), seen: Mutex::default(), send };
     let receiver = Receiver::start(loopback(), move |request| door.answer(&request)).await?;
     let server = Server::start().await?;
-    let mut tally = Tally::new(&*hooks, output);
+    let mut tally = Tally::new(&*hooks, output)?;
     for hook in hooks.iter() {
         create_webhook(&server.remote, hook, receiver.address).await?;
     }
@@ -114,12 +121,13 @@ struct Door {
 #[derive(Default)]
 struct Seen {
     requests: [u64; 2],
+    /// Of deliveries not taken yet.
     attempts: HashMap<(usize, String), u32>,
 }
 
 impl Door {
     fn answer(&self, request: &Received) -> Answer {
-        let (at, instant) = (SystemClock.now(), Instant::now());
+        let at = SystemClock.now();
         let name = request.uri.path().trim_start_matches('/');
         let Some(index) = self.hooks.iter().position(|hook| hook.name == name) else {
             return StatusCode::NOT_FOUND.into();
@@ -135,18 +143,29 @@ impl Door {
             .map_err(|error| error.to_string());
         let mut seen = self.seen.lock();
         seen.requests[index] += 1;
-        let fails = hook.is_flaky && seen.requests[index] % FLAKY_EVERY == 0;
+        let fails = hook.is_flaky && seen.requests[index].is_multiple_of(FLAKY_EVERY);
         let attempt = seen.attempts.entry((index, id.clone())).or_default();
         *attempt += 1;
+        let attempt = *attempt;
         let status = match (&verified, fails) {
             (Err(_), _) => StatusCode::UNAUTHORIZED,
             (Ok(()), true) => StatusCode::SERVICE_UNAVAILABLE,
             (Ok(()), false) => StatusCode::OK,
         };
-        let topic = header("x-decnet-event-topic");
-        let _ = self.send.send(Arrival { hook: index, id, topic, attempt: *attempt, verified, status, at, instant });
+        if status.is_success() {
+            seen.attempts.remove(&(index, id.clone()));
+        }
+        let (topic, latency) = (header("x-decnet-event-topic"), at.since(sent_at(&request.body).unwrap_or(at)));
+        let _ = self.send.send(Arrival { hook: index, id, topic, attempt, verified, status, at, latency });
         status.into()
     }
+}
+
+/// When the demonstration sent an event: its `ts`.
+fn sent_at(body: &[u8]) -> Option<UnixMicros> {
+    let event: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let ts: jiff::Timestamp = event["ts"].as_str()?.parse().ok()?;
+    Some(UnixMicros(ts.as_microsecond()))
 }
 
 /// The demonstration's own server.
@@ -214,17 +233,15 @@ fn explain(server: &Server, receiver: SocketAddr, output: Output) -> anyhow::Res
         return Ok(output.json(&json!({ "server": server.url, "receiver": format!("http://{receiver}") }))?);
     }
     let name = |text: &str| output.paint(NAME, text);
+    output.line(format_args!("\n  {}\n", output.paint(STRONG, "Postrider, demonstrated")))?;
+    output.line(format_args!("  A server at {}, its data in a temporary folder.", name(&server.url)))?;
+    output.line(format_args!("  A receiver at {} with two webhooks:", name(&format!("http://{receiver}"))))?;
+    output.line(format_args!("    {}   takes every event", name("siem")))?;
     output.line(format_args!(
-        "\n  {}\n\n  A server at {} in a temporary folder, and a receiver at {} with two webhooks:\n  \
-         {} takes every event; {} takes attacker.> and canary.>, and refuses every third attempt.\n  \
-         Made-up events of a deception network go in. Each line is one signed attempt as the receiver sees it:\n  \
-         both signatures verified, and how long after the event was sent it arrived. What is refused is sent again.\n",
-        output.paint(STRONG, "Postrider, demonstrated"),
-        name(&server.url),
-        name(&format!("http://{receiver}")),
-        name("siem"),
-        name("soar"),
+        "    {}   takes attacker.> and canary.>, and refuses every third attempt\n",
+        name("soar")
     ))?;
+    output.line(output.paint(QUIET, EXPLANATION))?;
     Ok(())
 }
 
@@ -280,35 +297,25 @@ async fn all_settled(remote: &Remote) -> anyhow::Result<bool> {
 struct Tally<'a> {
     hooks: &'a [Hook],
     output: Output,
-    sent: HashMap<String, Instant>,
     accepted: u64,
     /// Deliveries that the accepted events cause.
     owed: u64,
     delivered: u64,
     retried: u64,
     unverified: u64,
-    latencies_ms: Vec<f64>,
+    /// From sent to received, of what was delivered.
+    latencies_us: Histogram<u64>,
 }
 
 impl<'a> Tally<'a> {
-    fn new(hooks: &'a [Hook], output: Output) -> Self {
-        Self {
-            hooks,
-            output,
-            sent: HashMap::new(),
-            accepted: 0,
-            owed: 0,
-            delivered: 0,
-            retried: 0,
-            unverified: 0,
-            latencies_ms: Vec::new(),
-        }
+    fn new(hooks: &'a [Hook], output: Output) -> anyhow::Result<Self> {
+        let latencies_us = Histogram::new(3)?;
+        Ok(Self { hooks, output, accepted: 0, owed: 0, delivered: 0, retried: 0, unverified: 0, latencies_us })
     }
 
     async fn publish(&mut self, remote: &Remote) -> anyhow::Result<()> {
-        let (id, sample) = (Uuid::now_v7().to_string(), sample());
-        let event = json!({ "id": id, "topic": sample.topic, "type": sample.kind, "payload": sample.payload });
-        self.sent.insert(id, Instant::now());
+        let (sample, ts) = (sample(), SystemClock.now().to_string());
+        let event = json!({ "topic": sample.topic, "type": sample.kind, "ts": ts, "payload": sample.payload });
         let receipt = remote.post(&["events"], &event).await?.value;
         self.accepted += 1;
         self.owed += receipt["deliveries"].as_u64().unwrap_or(0);
@@ -316,16 +323,14 @@ impl<'a> Tally<'a> {
     }
 
     fn arrived(&mut self, arrival: &Arrival) -> anyhow::Result<()> {
-        let latency = self.sent.get(&arrival.id).map(|sent| arrival.instant.saturating_duration_since(*sent));
-        let latency_ms = latency.unwrap_or_default().as_secs_f64() * 1_000.0;
         if arrival.verified.is_err() {
             self.unverified += 1;
         } else if arrival.status.is_success() {
             self.delivered += 1;
             self.retried += u64::from(arrival.attempt > 1);
-            self.latencies_ms.push(latency_ms);
+            self.latencies_us.record(u64::try_from(arrival.latency.as_micros())?)?;
         }
-        self.show(arrival, latency_ms)
+        self.show(arrival, arrival.latency.as_secs_f64() * 1_000.0)
     }
 
     fn show(&self, arrival: &Arrival, latency_ms: f64) -> anyhow::Result<()> {
@@ -340,9 +345,7 @@ impl<'a> Tally<'a> {
         let end = match (&arrival.verified, arrival.status) {
             (Err(reason), _) => output.paint(BAD, format_args!("✗ not verified: {reason}")),
             (Ok(()), StatusCode::OK) => output.paint(GOOD, "✓ verified"),
-            (Ok(()), status) => {
-                output.paint(WARN, format_args!("↻ refused with {}, sent again later", status.as_u16()))
-            }
+            (Ok(()), status) => output.paint(WARN, format_args!("↻ http {}", status.as_u16())),
         };
         let attempt = format!("attempt {}", arrival.attempt);
         let attempt = output.paint(if arrival.attempt > 1 { WARN } else { QUIET }, attempt);
@@ -351,17 +354,17 @@ impl<'a> Tally<'a> {
             "  {}  {}  {}  {attempt}  {latency:>7}  {end}",
             output.paint(QUIET, output::time_of_day(arrival.at)),
             output.paint(NAME, format_args!("{hook:<5}")),
-            output.paint(STRONG, format_args!("{:<26}", arrival.topic)),
+            output.paint(STRONG, format_args!("{:<25}", arrival.topic)),
         ))?;
         Ok(())
     }
 
     /// Says how it went; a failure unless everything was delivered, verified, and is known to be so.
-    fn summarise(mut self, settled: bool) -> anyhow::Result<ExitCode> {
+    fn summarise(self, settled: bool) -> anyhow::Result<ExitCode> {
         let output = self.output;
         let complete = settled && self.delivered == self.owed && self.unverified == 0;
-        self.latencies_ms.sort_by(f64::total_cmp);
-        let median_ms = self.latencies_ms.get(self.latencies_ms.len() / 2).copied();
+        let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1_000.0;
+        let (median_ms, most_ms) = (ms(self.latencies_us.value_at_quantile(0.5)), ms(self.latencies_us.max()));
         if output.json {
             output.json(&json!({
                 "accepted": self.accepted, "owed": self.owed, "delivered": self.delivered, "retried": self.retried,
@@ -374,18 +377,14 @@ impl<'a> Tally<'a> {
                 0 => "every signature verified".to_owned(),
                 count => output.paint(BAD, format_args!("{count} signatures not verified")),
             };
+            let (median, most) = (output::milliseconds(median_ms), output::milliseconds(most_ms));
             output.line("")?;
-            let retried = format!("{} arrived at a later attempt", self.retried);
-            let mut fields = vec![
+            output.fields(&[
                 ("  accepted", format!("{} events", self.accepted)),
                 ("  delivered", format!("{delivered}, {verified}")),
-                ("  retried", retried),
-            ];
-            if let (Some(median_ms), Some(most_ms)) = (median_ms, self.latencies_ms.last()) {
-                let (median, most) = (output::milliseconds(median_ms), output::milliseconds(*most_ms));
-                fields.push(("  latency", format!("{median} median, {most} at most, retries included")));
-            }
-            output.fields(&fields)?;
+                ("  retried", format!("{} arrived at a later attempt", self.retried)),
+                ("  latency", format!("{median} median, {most} at most, retries included")),
+            ])?;
             output.line("")?;
         }
         Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })

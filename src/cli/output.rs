@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
@@ -35,6 +35,7 @@ struct Stream {
     colour: bool,
 }
 
+#[expect(clippy::unused_self, reason = "whoever may print has an Output")]
 impl Output {
     pub(super) fn new(json: bool, environment: &Environment) -> Self {
         let stream = |is_terminal| Stream { is_terminal, colour: is_terminal && !environment.forbids_colour() };
@@ -116,8 +117,11 @@ impl Output {
     }
 
     fn print_table(self, mut table: Table) -> io::Result<()> {
-        if self.stdout.is_terminal {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        if let Some(last) = table.column_count().checked_sub(1).and_then(|last| table.column_mut(last)) {
+            last.set_padding((0, 0));
         }
         if self.stdout.colour {
             table.enforce_styling();
@@ -167,7 +171,7 @@ fn paint(colour: bool, style: Style, text: impl Display) -> String {
     if colour { format!("{style}{text}{style:#}") } else { text.to_string() }
 }
 
-/// A table without lines, flush left, columns two spaces apart.
+/// A table without lines, flush left, columns two spaces apart. Cells are never broken: ids are there to be copied.
 fn columns() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);

@@ -24,10 +24,12 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 #[derive(Debug, clap::Args)]
 pub(super) struct Connection {
     /// Talk to the server at this address
-    #[arg(long, global = true, value_name = "URL", env = "POSTRIDER_SERVER", default_value = DEFAULT_SERVER)]
+    #[arg(long, global = true, value_name = "URL", env = "POSTRIDER_SERVER", hide_env_values = true)]
+    #[arg(default_value = DEFAULT_SERVER, help_heading = "General")]
     server: String,
     /// Show the server this access token
     #[arg(long, global = true, value_name = "TOKEN", env = "POSTRIDER_TOKEN", hide_env_values = true)]
+    #[arg(help_heading = "General")]
     token: Option<String>,
 }
 
@@ -186,8 +188,11 @@ impl Remote {
         let reason = match end {
             End::Status(status) => format!("http {status}"),
             End::Timeout(reason) => format!("timeout: {reason}"),
-            End::Blocked { reason, .. } => reason.clone(),
-            End::Connect(reason) | End::Tls(reason) | End::Dns(reason) | End::Protocol(reason) => reason.clone(),
+            End::Blocked { reason, .. }
+            | End::Connect(reason)
+            | End::Tls(reason)
+            | End::Dns(reason)
+            | End::Protocol(reason) => reason.clone(),
         };
         anyhow::anyhow!(
             "cannot reach the server at {}: {reason}\n\
@@ -211,10 +216,13 @@ impl Remote {
                 _ => super::output::plain(error),
             };
             if line != text {
-                text += &format!("\n  {line}");
+                text.extend(["\n  ", &line]);
             }
         }
         match status {
+            StatusCode::UNPROCESSABLE_ENTITY if text.contains("egress_blocked") => {
+                text += "\nIf that is a network of your own: a server that runs with --allow-private CIDR lets webhooks reach it.";
+            }
             StatusCode::UNAUTHORIZED => {
                 text += "\nThe server does not know this token. Check POSTRIDER_TOKEN or --token, and that --server is the right one.";
             }

@@ -10,9 +10,11 @@ use tokio::sync::oneshot;
 
 use super::output::{NAME, Output, QUIET, STRONG};
 use super::signals::Signals;
-use crate::config::{Config, Environment, LogFormat};
+use crate::config::Environment;
 use crate::serve::{ServeError, Started, serve};
 use crate::store::OpenError;
+use crate::store::seal::MasterKeyError;
+use crate::telemetry;
 
 /// What shells report for a program that Ctrl-C ended.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -23,12 +25,12 @@ const EXIT_INTERRUPTED: i32 = 130;
     POSTRIDER_ADMIN_TOKEN and POSTRIDER_MASTER_KEY (or …_FILE, which names a file) are read from there alone.")]
 pub(super) struct Args {
     #[command(flatten)]
-    settings: super::config::Args,
+    sources: super::config::Sources,
 }
 
 pub(super) async fn run(args: Args, output: Output, environment: &Environment) -> anyhow::Result<ExitCode> {
-    let config = args.settings.load(environment)?;
-    start_log(&config, output)?;
+    let config = args.sources.load(environment)?;
+    telemetry::init(&config.telemetry_settings(output.notes_in_colour()))?;
     let data = std::path::absolute(config.data_dir()).unwrap_or_else(|_| config.data_dir().to_owned());
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let (stop, stopped) = oneshot::channel();
@@ -49,20 +51,6 @@ pub(super) async fn run(args: Args, output: Output, environment: &Environment) -
             None => Err(error.into()),
         },
     }
-}
-
-/// The log goes to standard error.
-fn start_log(config: &Config, output: Output) -> anyhow::Result<()> {
-    let (format, filter) = config.log();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(filter)?)
-        .with_writer(std::io::stderr)
-        .with_ansi(output.notes_in_colour());
-    let started = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
 }
 
 /// Says where the server listens and, at the first start, the admin token.
@@ -91,7 +79,7 @@ fn advice(error: &ServeError) -> Option<&'static str> {
         ServeError::Open(OpenError::InUse { .. }) => {
             "Stop the other postrider that runs on this folder, or choose another folder with --data."
         }
-        ServeError::Open(OpenError::Path { .. }) => {
+        ServeError::Open(OpenError::Path { .. }) | ServeError::MasterKey(MasterKeyError::File { .. }) => {
             "Make the folder writable for this user, or choose another with --data."
         }
         ServeError::Open(OpenError::Corrupt { .. }) => "Nothing was changed.",

@@ -49,7 +49,7 @@ enum Command {
 struct Named {
     /// The webhook's name or UUID
     #[arg(value_name = "WEBHOOK")]
-    name: String,
+    webhook: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,7 +70,7 @@ struct Create {
 #[derive(Debug, clap::Args)]
 struct Update {
     #[command(flatten)]
-    webhook: Named,
+    named: Named,
     /// Call it so; unique
     #[arg(long)]
     name: Option<String>,
@@ -90,7 +90,7 @@ struct Update {
 #[derive(Debug, clap::Args)]
 struct Delete {
     #[command(flatten)]
-    webhook: Named,
+    named: Named,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -102,7 +102,7 @@ struct Settings {
     /// Deliver events whose topic matches (repeatable); `*` is one token, a last `>` one or more
     #[arg(long = "topic", value_name = "PATTERN")]
     topics: Vec<String>,
-    /// Deliver a group of events: AttackerDetail, DeckyStatus or SystemStatus (repeatable)
+    /// Deliver a group of events: `AttackerDetail`, `DeckyStatus` or `SystemStatus` (repeatable)
     #[arg(long = "simple-event", value_name = "GROUP")]
     simple_events: Vec<String>,
     /// Say what it is for
@@ -180,8 +180,8 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
     match args.command {
         Command::List => list(&remote, output).await,
         Command::Create(create) => create_webhook(&remote, create, output).await,
-        Command::Show(webhook) => {
-            let uuid = remote.webhook(&webhook.name).await?;
+        Command::Show(Named { webhook }) => {
+            let uuid = remote.webhook(&webhook).await?;
             let answer = remote.get(&["webhooks", &uuid], &[]).await?;
             if !output.answer(&answer)? {
                 show(&answer.value, output)?;
@@ -190,7 +190,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         }
         Command::Update(update) => update_webhook(&remote, update, output).await,
         Command::Delete(delete) => delete_webhook(&remote, delete, output).await,
-        Command::Test(webhook) => test(&remote, &webhook.name, output).await,
+        Command::Test(Named { webhook }) => test(&remote, &webhook, output).await,
     }
 }
 
@@ -302,7 +302,7 @@ async fn update_webhook(remote: &Remote, update: Update, output: Output) -> anyh
     if fields.is_empty() {
         bail!(UsageError("nothing to change; `postrider webhook update --help` shows what can be".to_owned()));
     }
-    let uuid = remote.webhook(&update.webhook.name).await?;
+    let uuid = remote.webhook(&update.named.webhook).await?;
     let answer = remote.send(Method::PATCH, &["webhooks", &uuid], &fields.into()).await?;
     if !output.answer(&answer)? {
         show(&answer.value, output)?;
@@ -311,7 +311,7 @@ async fn update_webhook(remote: &Remote, update: Update, output: Output) -> anyh
 }
 
 async fn delete_webhook(remote: &Remote, delete: Delete, output: Output) -> anyhow::Result<ExitCode> {
-    let name = &delete.webhook.name;
+    let name = &delete.named.webhook;
     let uuid = remote.webhook(name).await?;
     if !delete.yes {
         if !output.can_ask() {

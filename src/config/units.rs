@@ -94,7 +94,8 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_millis();
-        match SPANS_MS.iter().find(|(_, unit_ms)| ms >= u128::from(*unit_ms) && ms % u128::from(*unit_ms) == 0) {
+        match SPANS_MS.iter().find(|(_, unit_ms)| ms >= u128::from(*unit_ms) && ms.is_multiple_of(u128::from(*unit_ms)))
+        {
             Some((unit, unit_ms)) => write!(f, "{}{unit}", ms / u128::from(*unit_ms)),
             None => f.write_str("0s"),
         }

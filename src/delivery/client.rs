@@ -147,7 +147,8 @@ impl Client {
     /// Makes one request and reads the whole answer, of at most `max_body_bytes`, within `timeout`.
     ///
     /// `request` gives method, path and query, headers and body; scheme, host and port are those of
-    /// `destination`. Redirects are not followed. Every status is an `Ok`; the error is never [`End::Status`].
+    /// `destination`. Redirects are not followed. If a kept connection turns out to be closed, the request
+    /// is sent once more, so it should be one that may arrive twice. Every status is an `Ok`; the error is never [`End::Status`].
     pub async fn request(
         &self,
         destination: &Destination,

@@ -3,6 +3,20 @@
 //! Every attempt goes the same way: parse strictly → resolve → *every* address must be allowed →
 //! connect to a checked address. IP literals never reach a resolver, so the check sits at the
 //! address ([`EgressPolicy::check`]) and the connector takes nothing but a [`GuardedAddr`].
+//!
+//! ```
+//! use postrider::delivery::guard::{Destination, EgressPolicy};
+//!
+//! let mut policy = EgressPolicy::default();
+//! let loopback = Destination::parse("http://0x7f000001:8080/hook")?;
+//! assert_eq!(loopback.as_str(), "http://127.0.0.1:8080/hook");
+//! let refused = policy.check_destination(&loopback).unwrap_err();
+//! assert_eq!(refused.to_string(), "egress_blocked: 127.0.0.1 is not a public address (loopback)");
+//!
+//! policy.allow_private = vec!["127.0.0.0/8".parse()?];
+//! assert_eq!(policy.check_destination(&loopback), Ok(()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -67,11 +67,21 @@ struct State {
     idle_workers: usize,
     /// When the earliest pending delivery in the store is due, apart from those in memory.
     stored_due: Option<UnixMicros>,
-    is_loading: bool,
+    load: Load,
     /// There are deliveries in the store that memory had no room for; new ones wait behind them.
     has_overflow: bool,
     is_health_dirty: bool,
     success_flushed_at: Option<UnixMicros>,
+}
+
+/// Reading from the store, which goes on beside everything else.
+#[derive(Default)]
+struct Load {
+    is_under_way: bool,
+    /// Something in the store is due, or will be when it is committed: load when the queue has room.
+    is_wanted: bool,
+    /// Settled since the load under way began: what it read of them may be old.
+    settled_meanwhile: HashSet<EventSeq>,
 }
 
 /// A delivery in memory.
@@ -80,6 +90,8 @@ pub(super) struct Queued {
     pub(super) event: Arc<HeldEvent>,
     pub(super) attempts: u32,
     pub(super) round_attempts: u32,
+    /// It was read from the store, which has a row for it.
+    pub(super) is_stored: bool,
 }
 
 /// A delivery taken from the queue, to be attempted.
@@ -154,7 +166,7 @@ impl Lane {
                 workers: HashMap::new(),
                 idle_workers: 0,
                 stored_due: None,
-                is_loading: false,
+                load: Load::default(),
                 has_overflow: false,
                 is_health_dirty: false,
                 success_flushed_at: record.health.last_success_at,
@@ -190,7 +202,7 @@ impl Lane {
     pub(super) fn admit(&self, event: Arc<HeldEvent>) -> Todo {
         let mut state = self.state.lock();
         state.reserved -= 1;
-        state.queue.push_back(Queued { event, attempts: 0, round_attempts: 0 });
+        state.queue.push_back(Queued { event, attempts: 0, round_attempts: 0, is_stored: false });
         if state.can_run() { state.employ(1, &self.wake) } else { state.evict() }
     }
 
@@ -198,6 +210,7 @@ impl Lane {
     pub(super) fn note_stored(&self, at: UnixMicros, now: UnixMicros) -> Todo {
         let mut state = self.state.lock();
         state.stored_due = earlier(state.stored_due, Some(at));
+        state.load.is_wanted = true;
         if state.mode == Mode::Removed {
             return Todo { discard: true, ..Todo::default() };
         }
@@ -227,7 +240,7 @@ impl Lane {
         }
         let queued = state.queue.pop_front()?;
         state.under_way.insert(queued.event.live.seq);
-        let load = state.has_overflow && !state.is_loading && state.queue.len() <= self.max_queued / 2;
+        let load = state.load.is_wanted && !state.load.is_under_way && state.queue.len() <= self.max_queued / 2;
         Some(Job { queued, settings: Arc::clone(&state.settings), load })
     }
 
@@ -299,7 +312,7 @@ impl Lane {
     /// An attempt's outcome is committed; a retry is in the store from now on.
     pub(super) fn settled(&self, event: EventSeq, retry_at: Option<UnixMicros>) -> Option<UnixMicros> {
         let mut state = self.state.lock();
-        state.under_way.remove(&event);
+        state.leave(event);
         let at = retry_at?;
         let is_earlier = state.stored_due.is_none_or(|due| at < due);
         state.stored_due = earlier(state.stored_due, Some(at));
@@ -322,9 +335,11 @@ impl Lane {
     pub(super) fn begin_load(&self, now: UnixMicros) -> Option<usize> {
         let mut state = self.state.lock();
         if !state.wants_load(self.max_queued, now) {
+            state.load.is_wanted |= state.stored_due.is_some_and(|at| at <= now);
             return None;
         }
-        state.is_loading = true;
+        state.load.is_under_way = true;
+        state.load.is_wanted = false;
         state.stored_due = None;
         // Those in memory may come back once more, and are passed over.
         Some(self.max_queued + state.under_way.len())
@@ -332,21 +347,31 @@ impl Lane {
 
     /// Queues what was loaded. `next_due` is when the earliest of the rest is due; `is_rest_due` says whether
     /// there is a rest that is due already.
-    pub(super) fn finish_load(&self, loaded: Vec<Queued>, next_due: Option<UnixMicros>, is_rest_due: bool) -> Todo {
+    pub(super) fn finish_load(
+        &self,
+        loaded: Vec<Queued>,
+        next_due: Option<UnixMicros>,
+        is_rest_due: bool,
+        now: UnixMicros,
+    ) -> Todo {
         let mut state = self.state.lock();
-        state.is_loading = false;
+        state.load.is_under_way = false;
         state.stored_due = earlier(state.stored_due, next_due);
-        let in_queue: HashSet<EventSeq> = state.queue.iter().map(|queued| queued.event.live.seq).collect();
+        let mut known = std::mem::take(&mut state.load.settled_meanwhile);
+        known.extend(state.queue.iter().map(|queued| queued.event.live.seq));
         let before = state.queue.len();
         for queued in loaded {
             let seq = queued.event.live.seq;
-            if !in_queue.contains(&seq) && !state.under_way.contains(&seq) {
+            if !known.contains(&seq) && !state.under_way.contains(&seq) {
                 state.queue.push_back(queued);
             }
         }
         state.has_overflow = is_rest_due;
+        if !state.can_run() {
+            return state.evict();
+        }
         let added = state.queue.len() - before;
-        if state.can_run() { state.employ(added, &self.wake) } else { state.evict() }
+        Todo { load: state.wants_load(self.max_queued, now), ..state.employ(added, &self.wake) }
     }
 
     pub(super) fn stored_due(&self) -> Option<UnixMicros> {
@@ -397,7 +422,7 @@ impl Lane {
     /// Lets a delivery be attempted again; `queued` goes back into the queue.
     pub(super) fn give_back(&self, event: EventSeq, queued: Option<Queued>) -> Todo {
         let mut state = self.state.lock();
-        state.under_way.remove(&event);
+        state.leave(event);
         state.queue.extend(queued);
         let jobs = state.queue.len().min(1);
         if state.can_run() { state.employ(jobs, &self.wake) } else { state.evict() }
@@ -415,9 +440,17 @@ impl State {
         self.mode == Mode::Running && !self.breaker.is_open()
     }
 
+    /// A delivery is under way no more.
+    fn leave(&mut self, event: EventSeq) {
+        self.under_way.remove(&event);
+        if self.load.is_under_way {
+            self.load.settled_meanwhile.insert(event);
+        }
+    }
+
     fn wants_load(&self, max_queued: usize, now: UnixMicros) -> bool {
         self.can_run()
-            && !self.is_loading
+            && !self.load.is_under_way
             && self.queue.len() <= max_queued / 2
             && self.stored_due.is_some_and(|at| at <= now)
     }
@@ -443,6 +476,10 @@ impl State {
         if self.mode == Mode::Stopped {
             self.queue.clear();
             return Todo::default();
+        }
+        if self.queue.iter().any(|queued| queued.is_stored) {
+            // They go back to where they were, due since long ago.
+            self.stored_due = Some(UnixMicros(0));
         }
         Todo { evicted: std::mem::take(&mut self.queue).into(), discard: self.mode == Mode::Removed, ..Todo::default() }
     }

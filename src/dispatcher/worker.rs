@@ -21,7 +21,7 @@ use crate::store::{AttemptRecord, DeliveryKey, Settlement};
 const KEEP_IDLE: Duration = Duration::from_secs(15);
 /// This part of all slots is for webhooks whose last attempt failed, or that were never tried: when all of
 /// them hang, the others have the rest to themselves.
-const UNPROVEN_SHARE: usize = 4;
+const UNPROVEN_SHARE: u32 = 4;
 
 /// The attempts that may be under way at once, over all lanes.
 pub(super) struct Slots {
@@ -34,7 +34,7 @@ pub(super) struct Slots {
 impl Slots {
     pub(super) fn new(max_in_flight: usize) -> Self {
         let total = u32::try_from(max_in_flight).unwrap_or(u32::MAX).clamp(2, 1 << 20);
-        let unproven_count = (total / UNPROVEN_SHARE as u32).max(1);
+        let unproven_count = (total / UNPROVEN_SHARE).max(1);
         let proven_count = total - unproven_count;
         Self {
             proven: Semaphore::new(proven_count as usize),

@@ -52,7 +52,7 @@ pub struct SqliteStore {
     sealer: Arc<Sealer>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SqliteOptions {
     /// The database may not grow beyond this many bytes; `None`: the disk is the limit.
     pub max_bytes: Option<u64>,

@@ -1,12 +1,23 @@
 //! Receivers on loopback that behave as a test tells them to.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses its part; a test stops at a surprise"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use postrider::delivery::guard::{Resolve, SharedResolver};
+use postrider::clock::{Clock, SystemClock};
+use postrider::delivery::client::{Client, ClientOptions, Roots};
+use postrider::delivery::guard::{EgressPolicy, Resolve, SharedResolver};
+use postrider::event::Event;
+use postrider::signing::{Secret, SigningKeys, StandardKey};
+use postrider::webhook::Webhook;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -105,4 +116,26 @@ impl Resolve for Names {
     async fn resolve(&self, _host: &str) -> Result<Vec<IpAddr>, String> {
         Ok(self.0.lock().unwrap().clone())
     }
+}
+
+/// A client that trusts `roots` and may contact loopback.
+pub fn client(roots: Roots) -> Client {
+    client_asking(roots, Arc::new(Names::default()))
+}
+
+/// A client that may contact loopback and asks `resolver` for names.
+pub fn client_asking(roots: Roots, resolver: SharedResolver) -> Client {
+    let policy = EgressPolicy { allow_private: vec!["127.0.0.0/8".parse().unwrap()], ..EgressPolicy::default() };
+    Client::new(ClientOptions { policy, resolver: Some(resolver), roots, ..ClientOptions::default() }).unwrap()
+}
+
+/// A webhook with fresh keys that signs both ways.
+pub fn webhook(url: &str, timeout: Duration) -> Webhook {
+    let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+    Webhook { timeout, ..Webhook::new(url, keys).unwrap() }
+}
+
+/// An event as a publisher sends it.
+pub fn event(json: &str) -> Event {
+    Event::from_json(json.as_bytes(), SystemClock.now()).unwrap()
 }

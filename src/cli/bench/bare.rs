@@ -68,6 +68,6 @@ pub(super) async fn run(destinations: &[String], connections: usize, duration: D
         each.await??;
     }
     let posts = posts.load(Ordering::Relaxed) as f64;
-    let cpu = process::cpu(std::process::id())? - cpu_before;
+    let cpu = process::cpu(std::process::id())?.saturating_sub(cpu_before);
     Ok(Bare { posts_per_s: posts / began_at.elapsed().as_secs_f64(), cpu_us: cpu.as_secs_f64() * 1e6 / posts })
 }

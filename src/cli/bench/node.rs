@@ -12,7 +12,7 @@ use super::super::remote::Remote;
 use super::process;
 
 /// How long a server may take to start.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
+const START_TIMEOUT: Duration = Duration::from_mins(2);
 /// The admin token of the servers that this benchmark starts for itself.
 pub(super) const TOKEN: &str = "pr_benchmarkbenchmarkbenchmarkbenchmarkbenchma";
 

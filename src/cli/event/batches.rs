@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
 use super::counted;
-use crate::cli::output::{self, GOOD, Output};
+use crate::cli::output::{GOOD, Output};
 use crate::cli::remote::{Refusal, Remote};
 use crate::event::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 
@@ -91,7 +91,7 @@ async fn send_all(
             Ok(answer) => answer.value,
             Err(error) => {
                 progress.finish_and_clear();
-                return Err(stopped(error, first, last, accepted));
+                return Err(stopped(&error, first, last, accepted));
             }
         };
         accepted += answer["accepted"].as_u64().unwrap_or(0);
@@ -108,7 +108,7 @@ async fn send_all(
     } else {
         let deliveries = counted(deliveries, "delivery", "deliveries");
         output.line(format_args!(
-            "{}  {}, {deliveries}",
+            "{}, {}, {deliveries}",
             output.paint(GOOD, format_args!("{accepted} accepted")),
             counted(duplicates, "duplicate", "duplicates"),
         ))?;
@@ -117,7 +117,7 @@ async fn send_all(
 }
 
 /// Says where a sending stopped, and how to go on.
-fn stopped(error: anyhow::Error, first: u64, last: u64, accepted: u64) -> anyhow::Error {
+fn stopped(error: &anyhow::Error, first: u64, last: u64, accepted: u64) -> anyhow::Error {
     let refused = match error.downcast_ref::<Refusal>() {
         Some(refusal) => bad_events(&refusal.problem).map(|events| format!("\n{events}")).unwrap_or_default(),
         None => String::new(),

@@ -268,7 +268,7 @@ impl DeliveryScan<'_> {
         let connection = self.listing.connection;
         let mut statement = connection.prepare_cached(
             "SELECT event_seq, webhook_seq FROM delivery INDEXED BY delivery_ended
-             WHERE state = ?1 AND state IN (1, 2, 3) AND (event_seq, webhook_seq) < (?2, ?3)
+             WHERE state = ?1 AND state BETWEEN 1 AND 3 AND (event_seq, webhook_seq) < (?2, ?3)
              ORDER BY event_seq DESC, webhook_seq DESC",
         )?;
         let mut rows = statement.query((state, self.start.event, self.start.webhook))?;

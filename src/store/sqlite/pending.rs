@@ -14,10 +14,7 @@ use crate::store::{DueDelivery, LiveEvent, StoreError, StoredEvent, Unsettled};
 use crate::topic::Topic;
 use crate::webhook::WebhookSeq;
 
-/// The columns that [`stored_event`] reads.
-pub(super) const EVENT_COLUMNS: &str = "seq, id, topic, type, accepted_at, owed, body";
-
-/// An event from the columns [`EVENT_COLUMNS`] at `first` and after.
+/// An event from the columns `seq, id, topic, type, accepted_at, owed, body`, at `first` and after.
 pub(super) fn stored_event(row: &Row<'_>, first: usize) -> Result<StoredEvent, Failure> {
     let topic = row.get_ref(first + 2)?.as_str().map_err(corrupt)?;
     let topic = Topic::parse(topic).map_err(corrupt)?;

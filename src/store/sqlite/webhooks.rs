@@ -258,8 +258,8 @@ fn scheme(name: &str) -> Result<Scheme, Failure> {
 fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
     let (uuid, tenant) = (row.get(1)?, row.get(2)?);
     let open = |column, field| -> Result<Zeroizing<String>, Failure> {
-        let sealed = row.get_ref(column)?.as_blob().map_err(corrupt)?;
-        let text = sealer.open(sealed, &Belonging { tenant, webhook: uuid, field }).map_err(corrupt)?;
+        let bytes = row.get_ref(column)?.as_blob().map_err(corrupt)?;
+        let text = sealer.open(bytes, &Belonging { tenant, webhook: uuid, field }).map_err(corrupt)?;
         std::str::from_utf8(&text).map(|text| Zeroizing::new(text.to_owned())).map_err(corrupt)
     };
     let keys = SigningKeys {

@@ -30,11 +30,6 @@ impl Window {
         EventSeq(self.base + position_to_i64(self.rowless.len()))
     }
 
-    /// Events in the window.
-    pub(super) fn len(&self) -> usize {
-        self.rowless.len()
-    }
-
     /// Adds the next event, of which `rowless` deliveries have no row.
     pub(super) fn push(&mut self, rowless: u32) {
         self.rowless.push_back(rowless);
@@ -105,7 +100,9 @@ mod tests {
 
     fn window(counts: &[u32]) -> Window {
         let mut window = Window::starting_at(EventSeq(10));
-        counts.iter().for_each(|count| window.push(*count));
+        for count in counts {
+            window.push(*count);
+        }
         window.keep();
         window
     }
@@ -120,7 +117,7 @@ mod tests {
         window.take(EventSeq(10), 1);
         assert_eq!(window.low_water(), EventSeq(12));
         window.keep();
-        assert_eq!((window.low_water(), window.len(), window.next_event()), (EventSeq(12), 1, EventSeq(13)));
+        assert_eq!((window.low_water(), window.rowless.len(), window.next_event()), (EventSeq(12), 1, EventSeq(13)));
         assert_eq!(window.rowless(EventSeq(10)), 0);
         assert_eq!(window.rowless(EventSeq(12)), 1);
         assert_eq!(window.rowless(EventSeq(13)), 0);
@@ -144,6 +141,6 @@ mod tests {
     #[test]
     fn events_without_rowless_deliveries_pass_through() {
         let window = window(&[0, 0, 0]);
-        assert_eq!((window.len(), window.low_water()), (0, EventSeq(13)));
+        assert_eq!((window.rowless.len(), window.low_water()), (0, EventSeq(13)));
     }
 }

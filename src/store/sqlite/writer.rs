@@ -265,10 +265,11 @@ impl<'c> Commit<'c> {
     fn write_counters(&self) -> rusqlite::Result<()> {
         for (tenant, add) in &self.state.counters {
             self.prepare(
-                "UPDATE counters SET
+                "INSERT INTO counters (tenant, events, owed, delivered, dead, skipped, discarded, attempts)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT (tenant) DO UPDATE SET
                      events = events + ?2, owed = owed + ?3, delivered = delivered + ?4, dead = dead + ?5,
-                     skipped = skipped + ?6, discarded = discarded + ?7, attempts = attempts + ?8
-                 WHERE tenant = ?1",
+                     skipped = skipped + ?6, discarded = discarded + ?7, attempts = attempts + ?8",
             )?
             .execute((
                 tenant,
@@ -349,10 +350,10 @@ fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>])
     } else {
         state.window.undo();
         // SQLite may have rolled back by itself: https://sqlite.org/lang_transaction.html#immediate
-        if !connection.is_autocommit() {
-            if let Err(error) = connection.execute_batch("ROLLBACK") {
-                error!(%error, "cannot roll back");
-            }
+        if !connection.is_autocommit()
+            && let Err(error) = connection.execute_batch("ROLLBACK")
+        {
+            error!(%error, "cannot roll back");
         }
     }
     written
@@ -360,7 +361,7 @@ fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>])
 
 fn answer(jobs: impl IntoIterator<Item = Box<dyn Job>>, committed: &rusqlite::Result<()>) {
     for job in jobs {
-        job.answer(committed.as_ref().map(|()| ()).map_err(store_error));
+        job.answer(committed.as_ref().copied().map_err(store_error));
     }
 }
 

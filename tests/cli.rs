@@ -1,0 +1,527 @@
+//! The program as its users run it: real processes, real sockets, real files.
+
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const SECRET: &str = "a secret of enough characters";
+const WAIT: Duration = Duration::from_secs(30);
+
+/// The program in `folder`, without settings from the tests' own environment.
+fn postrider(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+    command.args(arguments).current_dir(folder).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn expect_exit(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_owned()).unwrap()
+}
+
+fn json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+/// A program that runs until it is told to stop, or until it is dropped; its output by lines.
+struct Running {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.lines.read_line(&mut line).unwrap() > 0, "the program ended without another line");
+        line.trim_end().to_owned()
+    }
+
+    fn json(&mut self) -> Value {
+        json(self.line().as_bytes())
+    }
+
+    fn terminate(&self) {
+        let id = rustix::process::Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    }
+
+    fn exit_code(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server in a folder of its own, and its admin's command line.
+struct Server {
+    running: Running,
+    url: String,
+    token: String,
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut running = Running::start(serve(folder.path()));
+        let started = running.json();
+        let token = started["new_admin_token"].as_str().unwrap().to_owned();
+        Self { running, url: started["url"].as_str().unwrap().to_owned(), token, folder }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = postrider(self.folder.path(), arguments);
+        command.env("POSTRIDER_SERVER", &self.url).env("POSTRIDER_TOKEN", &self.token);
+        command
+    }
+
+    /// What a command answers in JSON.
+    #[track_caller]
+    fn ask(&self, arguments: &[&str]) -> Value {
+        let output = run(self.command(arguments).arg("--json"));
+        expect_exit(&output, 0);
+        json(&output.stdout)
+    }
+
+    /// Asks for deliveries until one is in `state`.
+    #[track_caller]
+    fn delivery(&self, webhook: &str, state: &str) -> Value {
+        let give_up = Instant::now() + WAIT;
+        loop {
+            let page = self.ask(&["delivery", "list", "--webhook", webhook, "--state", state]);
+            if let Some(delivery) = page["items"].as_array().and_then(|items| items.first()) {
+                return delivery.clone();
+            }
+            assert!(Instant::now() < give_up, "no delivery to {webhook} became {state}");
+        }
+    }
+}
+
+fn serve(folder: &Path) -> Command {
+    let arguments = ["serve", "--json", "--listen", "127.0.0.1:0", "--allow-private", "127.0.0.0/8", "--log", "warn"];
+    postrider(folder, &arguments)
+}
+
+/// `postrider listen` on `address` and the address it has.
+fn listen(folder: &Path, address: &str, more: &[&str]) -> (Running, String) {
+    let mut command = postrider(folder, &["listen", "--json", "--listen", address]);
+    command.args(more);
+    let mut running = Running::start(command);
+    let url = running.json()["listening"].as_str().unwrap().to_owned();
+    (running, url)
+}
+
+// --- help ---
+
+#[test]
+fn the_help_gives_an_overview() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&mut postrider(folder.path(), &["--help"]));
+    expect_exit(&output, 0);
+    insta::assert_snapshot!(text(&output.stdout));
+}
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut paths = vec![Vec::<String>::new()];
+    let mut seen = 0;
+    while let Some(path) = paths.pop() {
+        let mut command = postrider(folder.path(), &[]);
+        let output = run(command.args(&path).arg("--help"));
+        expect_exit(&output, 0);
+        let help = text(&output.stdout);
+        let commands = help.split("Commands:\n").nth(1).unwrap_or_default().lines().take_while(|line| !line.is_empty());
+        for name in commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+            paths.push(path.iter().cloned().chain([name.to_owned()]).collect());
+        }
+        if !path.is_empty() {
+            assert!(help.contains(&format!("Usage: postrider {}", path.join(" "))), "{help}");
+            assert!(help.contains("Example"), "no example in the help of {path:?}: {help}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "only {seen} commands were found");
+}
+
+#[test]
+fn what_cannot_be_understood_exits_with_2_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, reason) in [
+        (&["frobnicate"][..], "unrecognized subcommand"),
+        (&["serve", "--drain-timeout", "soon"], "is no duration"),
+        (&["listen", "--secret", "short"], "16 to 256 characters"),
+        (&["event", "send"], "<TOPIC>"),
+        (&["event", "list", "--token", "t", "--server", "ftp://x"], "is no address of a server"),
+    ] {
+        let output = run(&mut postrider(folder.path(), arguments));
+        expect_exit(&output, 2);
+        assert!(text(&output.stderr).contains(reason), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn shells_can_complete_and_programs_can_read_the_api() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&mut postrider(folder.path(), &["completions", "bash"]));
+    expect_exit(&output, 0);
+    assert!(text(&output.stdout).contains("complete -F _postrider"));
+    let output = run(&mut postrider(folder.path(), &["openapi"]));
+    expect_exit(&output, 0);
+    let api = json(&output.stdout);
+    assert!(api["openapi"].as_str().unwrap().starts_with("3.1"));
+    assert!(api["paths"]["/api/v1/events"]["post"].is_object(), "{:?}", api["paths"]);
+}
+
+// --- settings ---
+
+/// What `postrider config` shows of one setting: value and origin.
+fn setting(shown: &Value, key: &str) -> (Value, String) {
+    let setting = shown.as_array().unwrap().iter().find(|setting| setting["key"] == key).unwrap();
+    (setting["value"].clone(), setting["origin"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
+    let folder = tempfile::tempdir().unwrap();
+    let file =
+        "listen = \"127.0.0.1:1001\"\ndrain_timeout = \"1m\"\nmax_in_flight = 7\nallow_private = [\"10.0.0.0/8\"]\n";
+    std::fs::write(folder.path().join("postrider.toml"), file).unwrap();
+    let mut command = postrider(folder.path(), &["config", "--json", "--listen", "127.0.0.1:1003"]);
+    command.env("POSTRIDER_LISTEN", "127.0.0.1:1002").env("POSTRIDER_DRAIN_TIMEOUT", "90s");
+    command.env("POSTRIDER_RETRY_SCHEDULE", "1s, 500ms").env("POSTRIDER_ADMIN_TOKEN", "not to be shown");
+    let output = run(command.env("POSTRIDER_ADMIN_TOKEN", "not-to-be-shown-anywhere"));
+    expect_exit(&output, 0);
+    let shown = json(&output.stdout);
+    let expect = |key: &str, value: Value, origin: &str| assert_eq!(setting(&shown, key), (value, origin.to_owned()));
+    expect("listen", "127.0.0.1:1003".into(), "flag");
+    expect("drain_timeout", "90s".into(), "env");
+    expect("retry_schedule", vec!["1s", "500ms"].into(), "env");
+    expect("max_in_flight", 7.into(), "file");
+    expect("allow_private", vec!["10.0.0.0/8"].into(), "file");
+    expect("max_memory", "64MiB".into(), "default");
+    expect("admin_token", "set".into(), "env");
+    expect("master_key", "not set".into(), "default");
+    assert!(!text(&output.stdout).contains("not-to-be-shown"));
+}
+
+#[test]
+fn the_table_of_settings_is_aligned_and_plain_in_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(postrider(folder.path(), &["config"]).env("POSTRIDER_LOG_FORMAT", "json"));
+    expect_exit(&output, 0);
+    let table = text(&output.stdout);
+    assert!(!table.contains('\x1b') && !table.contains('\t'), "{table}");
+    let column = table.lines().next().unwrap().find("VALUE").unwrap();
+    let line = table.lines().find(|line| line.starts_with("log_format ")).unwrap();
+    assert!(line[column..].starts_with("json ") && line.ends_with("env"), "{table}");
+}
+
+#[test]
+fn the_example_file_has_every_setting_at_its_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let defaults = json(&run(&mut postrider(folder.path(), &["config", "--json"])).stdout);
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/postrider.example.toml");
+    let output = run(&mut postrider(folder.path(), &["config", "--json", "--config", example]));
+    expect_exit(&output, 0);
+    let shown = json(&output.stdout);
+    for default in defaults.as_array().unwrap() {
+        let key = default["key"].as_str().unwrap();
+        let is_secret = matches!(key, "admin_token" | "master_key");
+        let origin = if is_secret { "default" } else { "file" };
+        assert_eq!(setting(&shown, key), (default["value"].clone(), origin.to_owned()), "{key}");
+    }
+}
+
+#[test]
+fn a_mistake_in_the_settings_is_named_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.toml");
+    let config = |file: &str, env: (&str, &str)| {
+        std::fs::write(&path, file).unwrap();
+        let output = run(postrider(folder.path(), &["config"]).env(env.0, env.1));
+        expect_exit(&output, 2);
+        text(&output.stderr)
+    };
+    let none = ("POSTRIDER_UNUSED", "");
+    let unknown = config("log = \"info\"\nlisten_to = \"127.0.0.1:1\"\n", none);
+    assert!(
+        unknown.contains("postrider.toml") && unknown.contains("line 2") && unknown.contains("listen_to"),
+        "{unknown}"
+    );
+    let wrong = config("max_memory = \"much\"\n", none);
+    assert!(wrong.contains("line 1") && wrong.contains("no size"), "{wrong}");
+    let secret = config("admin_token = \"x\"\n", none);
+    assert!(secret.contains("POSTRIDER_ADMIN_TOKEN"), "{secret}");
+    let zero = config("max_in_flight = 1\n", none);
+    assert!(zero.contains("max_in_flight (file): must be at least 2"), "{zero}");
+    let variable = config("", ("POSTRIDER_NATIVE_ROOTS", "perhaps"));
+    assert!(variable.contains("POSTRIDER_NATIVE_ROOTS") && variable.contains("true or false"), "{variable}");
+    let key = config("", ("POSTRIDER_MASTER_KEY", "short"));
+    assert!(key.contains("POSTRIDER_MASTER_KEY") && key.contains("32 bytes"), "{key}");
+    let missing = config("", ("POSTRIDER_CONFIG", "/nowhere/postrider.toml"));
+    assert!(missing.contains("/nowhere/postrider.toml"), "{missing}");
+}
+
+// --- the tour ---
+
+#[test]
+fn an_event_goes_from_the_command_line_to_a_receiver() {
+    let server = Server::start();
+    let (mut receiver, url) = listen(server.folder.path(), "127.0.0.1:0", &["--secret", SECRET, "--events", "1"]);
+    let arguments = ["webhook", "create", "--name", "siem", "--url", &url, "--topic", "attacker.>", "--secret", SECRET];
+    let webhook = server.ask(&arguments);
+    assert_eq!(webhook["secret"], SECRET);
+    assert!(webhook["standard_secret"].as_str().unwrap().starts_with("whsec_"));
+
+    let payload = r#"{"port":22,"score":0.10}"#;
+    let sent =
+        server.ask(&["event", "send", "attacker.login", payload, "--type", "login", "--id", "e-1", "--ts", "1.5"]);
+    assert_eq!((&sent["id"], &sent["deliveries"]), (&"e-1".into(), &1.into()));
+
+    let line = receiver.line();
+    assert!(line.contains(payload), "the payload's digits were changed: {line}");
+    let event = json(line.as_bytes());
+    assert_eq!(event["topic"], "attacker.login");
+    assert_eq!(event["type"], "login");
+    assert_eq!(event["id"], "e-1");
+    assert_eq!(event["ts"], "1970-01-01T00:00:01.500000+00:00");
+    assert_eq!(event["verified"], true);
+    assert_eq!(event["headers"]["x-decnet-event-topic"], "attacker.login");
+    assert_eq!(receiver.exit_code(), Some(0));
+
+    let delivery = server.delivery("siem", "delivered");
+    assert_eq!((&delivery["event_id"], &delivery["attempts"]), (&"e-1".into(), &1.into()));
+    let again = server.ask(&["event", "send", "attacker.login", "--id", "e-1"]);
+    assert_eq!(again["duplicate"], true);
+    let shown = run(&mut server.command(&["event", "show", "e-1"]));
+    expect_exit(&shown, 0);
+    assert!(text(&shown.stdout).contains("\"score\": 0.10"), "{}", text(&shown.stdout));
+    let listed = run(&mut server.command(&["event", "list", "--topic", "attacker.*", "--since", "1h"]));
+    assert!(text(&listed.stdout).contains("e-1"), "{}", text(&listed.stdout));
+}
+
+#[test]
+fn a_dead_delivery_is_retried_when_its_receiver_is_well_again() {
+    let server = Server::start();
+    let (mut broken, url) = listen(server.folder.path(), "127.0.0.1:0", &["--fail", "404", "--events", "1"]);
+    server.ask(&["webhook", "create", "--name", "soar", "--url", &url, "--topic", ">", "--secret", SECRET]);
+    server.ask(&["event", "send", "order.paid", "[1]"]);
+    assert_eq!(broken.json()["status"], 404);
+    assert_eq!(broken.exit_code(), Some(0));
+
+    let delivery = server.delivery("soar", "dead");
+    let id = delivery["id"].as_str().unwrap();
+    let shown = run(&mut server.command(&["delivery", "show", id]));
+    expect_exit(&shown, 0);
+    assert!(text(&shown.stdout).contains("non-retryable 404"), "{}", text(&shown.stdout));
+
+    let address = url.strip_prefix("http://").unwrap();
+    let (mut receiver, _) = listen(server.folder.path(), address, &["--secret", SECRET]);
+    assert_eq!(server.ask(&["delivery", "retry", id])["state"], "pending");
+    assert_eq!(receiver.json()["verified"], true);
+    let delivery = server.delivery("soar", "delivered");
+    assert_eq!((&delivery["id"], &delivery["attempts"]), (&id.into(), &2.into()));
+    let refused = run(&mut server.command(&["delivery", "retry", id]));
+    expect_exit(&refused, 1);
+    let refused = run(&mut server.command(&["delivery", "discard", id]));
+    expect_exit(&refused, 1);
+}
+
+#[test]
+fn a_webhook_is_tested_changed_and_deleted_by_its_name() {
+    let server = Server::start();
+    let (receiver, url) = listen(server.folder.path(), "127.0.0.1:0", &["--fail", "500", "--events", "1"]);
+    let arguments =
+        ["webhook", "create", "--name", "n8n", "--url", &url, "--simple-event", "SystemStatus", "--timeout", "2s"];
+    let created = run(&mut server.command(&arguments));
+    expect_exit(&created, 0);
+    assert!(text(&created.stdout).contains("whsec_"), "{}", text(&created.stdout));
+    assert!(text(&created.stderr).contains("insecure_url"), "{}", text(&created.stderr));
+
+    let test = run(&mut server.command(&["webhook", "test", "n8n"]));
+    expect_exit(&test, 1);
+    assert!(text(&test.stdout).contains("http 500"), "{}", text(&test.stdout));
+    assert_eq!(receiver.exit_code(), Some(0));
+    let (well, _) = listen(server.folder.path(), url.strip_prefix("http://").unwrap(), &["--events", "1"]);
+    let test = run(&mut server.command(&["webhook", "test", "n8n"]));
+    expect_exit(&test, 0);
+    drop(well);
+
+    let changed = server.ask(&["webhook", "update", "n8n", "--retry-schedule", "1s,500ms", "--disable"]);
+    assert_eq!(changed["retry_schedule"], Value::from(vec![1.0, 0.5]));
+    assert_eq!((&changed["enabled"], &changed["timeout_s"]), (&false.into(), &2.into()));
+    let changed = server.ask(&["webhook", "update", "n8n", "--retry-schedule", "default", "--enable"]);
+    assert_eq!((&changed["enabled"], &changed["retry_schedule"]), (&true.into(), &Value::Null));
+    let wrong = run(&mut server.command(&["webhook", "update", "n8n", "--topic", "a..b"]));
+    expect_exit(&wrong, 1);
+    assert!(text(&wrong.stderr).contains("topic_patterns"), "{}", text(&wrong.stderr));
+    expect_exit(&run(&mut server.command(&["webhook", "update", "n8n"])), 2);
+
+    let unasked = run(&mut server.command(&["webhook", "delete", "n8n"]));
+    expect_exit(&unasked, 2);
+    assert!(text(&unasked.stderr).contains("--yes"), "{}", text(&unasked.stderr));
+    expect_exit(&run(&mut server.command(&["webhook", "delete", "n8n", "--yes"])), 0);
+    let gone = run(&mut server.command(&["webhook", "show", "n8n"]));
+    expect_exit(&gone, 1);
+    assert!(text(&gone.stderr).contains("there is no webhook \"n8n\""), "{}", text(&gone.stderr));
+}
+
+#[test]
+fn many_events_are_sent_from_a_file_and_from_a_pipe() {
+    let server = Server::start();
+    let events: String =
+        (0..2_500).fold(String::new(), |lines, n| lines + &format!("{{\"topic\":\"load.test\",\"id\":\"e-{n}\"}}\n\n"));
+    std::fs::write(server.folder.path().join("events.ndjson"), &events).unwrap();
+    let sent = server.ask(&["event", "send", "--ndjson", "events.ndjson"]);
+    assert_eq!((&sent["accepted"], &sent["duplicates"]), (&2_500.into(), &0.into()));
+
+    let mut child = server.command(&["event", "send", "--ndjson", "-"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let more = "{\"topic\":\"load.test\",\"id\":\"e-7\"}\n{\"topic\":\"load.test\",\"id\":\"e-new\"}";
+    child.stdin.take().unwrap().write_all(more.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    expect_exit(&output, 0);
+    assert!(text(&output.stdout).starts_with("1 accepted, 1 duplicate"), "{}", text(&output.stdout));
+
+    let broken = events.replace("e-1500\"", "e-1500\", \"tpoic\": 1").replace("e-", "f-");
+    std::fs::write(server.folder.path().join("broken.ndjson"), broken).unwrap();
+    let output = run(&mut server.command(&["event", "send", "--ndjson", "broken.ndjson"]));
+    expect_exit(&output, 1);
+    let error = text(&output.stderr);
+    assert!(error.contains("lines 2001 to 3999") && error.contains("events[500]"), "{error}");
+    assert!(error.contains("1000 events were accepted") && error.contains("tail -n +2001"), "{error}");
+}
+
+#[test]
+fn a_token_may_do_what_its_scopes_say_until_it_is_revoked() {
+    let server = Server::start();
+    let created = server.ask(&["token", "create", "--name", "fleet", "--scope", "publish", "--expires-in", "1d"]);
+    let token = created["token"].as_str().unwrap();
+    let as_fleet = |arguments: &[&str]| run(server.command(arguments).env("POSTRIDER_TOKEN", token));
+    expect_exit(&as_fleet(&["event", "send", "a.b"]), 0);
+    let forbidden = as_fleet(&["webhook", "list"]);
+    expect_exit(&forbidden, 1);
+    assert!(text(&forbidden.stderr).contains("token create --scope"), "{}", text(&forbidden.stderr));
+    let listed = run(&mut server.command(&["token", "list"]));
+    assert!(text(&listed.stdout).contains("fleet") && !text(&listed.stdout).contains(token));
+    server.ask(&["token", "revoke", created["uuid"].as_str().unwrap()]);
+    expect_exit(&as_fleet(&["event", "send", "a.b"]), 1);
+}
+
+#[test]
+fn a_client_without_a_server_or_a_good_token_is_told_what_to_do() {
+    let server = Server::start();
+    let nobody = run(postrider(server.folder.path(), &["webhook", "list"]).env("POSTRIDER_SERVER", &server.url));
+    expect_exit(&nobody, 2);
+    assert!(text(&nobody.stderr).contains("POSTRIDER_TOKEN"), "{}", text(&nobody.stderr));
+    let stranger = run(server.command(&["webhook", "list"]).env("POSTRIDER_TOKEN", "pr_made-up"));
+    expect_exit(&stranger, 1);
+    assert!(text(&stranger.stderr).contains("does not know this token"), "{}", text(&stranger.stderr));
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let lost = run(&mut server.command(&["webhook", "list", "--server", &format!("http://127.0.0.1:{port}")]));
+    expect_exit(&lost, 1);
+    let error = text(&lost.stderr);
+    assert!(error.contains("cannot reach the server") && error.contains("postrider serve"), "{error}");
+    let by_name =
+        run(&mut server.command(&["webhook", "list", "--server", &server.url.replace("127.0.0.1", "localhost")]));
+    expect_exit(&by_name, 0);
+}
+
+// --- running and stopping ---
+
+#[test]
+fn sigterm_ends_a_server_well_and_its_folder_is_taken_until_then() {
+    let server = Server::start();
+    let output = run(&mut serve(server.folder.path()));
+    expect_exit(&output, 1);
+    let error = text(&output.stderr);
+    assert!(error.contains("in use") && error.contains("--data"), "{error}");
+    let address = server.url.strip_prefix("http://").unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let output = run(&mut postrider(other.path(), &["serve", "--listen", address]));
+    expect_exit(&output, 1);
+    assert!(text(&output.stderr).contains("--listen"), "{}", text(&output.stderr));
+
+    server.ask(&["event", "send", "kept.event", "--id", "kept"]);
+    server.running.terminate();
+    let Server { running, token, folder, .. } = server;
+    assert_eq!(running.exit_code(), Some(0));
+    let mut running = Running::start(serve(folder.path()));
+    let started = running.json();
+    assert_eq!(started["new_admin_token"], Value::Null, "the token is told once");
+    let server = Server { running, url: started["url"].as_str().unwrap().to_owned(), token, folder };
+    assert_eq!(server.ask(&["event", "show", "kept"])["topic"], "kept.event");
+}
+
+#[test]
+fn the_first_start_shows_the_admin_token_to_a_person() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = postrider(folder.path(), &["serve", "--listen", "127.0.0.1:0", "--log", "off"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("http://127.0.0.1:")));
+    assert!(lines.any(|line| line.trim_start().starts_with("export POSTRIDER_TOKEN=")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_receiver_with_another_secret_shows_that_the_signature_is_wrong() {
+    let server = Server::start();
+    let mut command =
+        postrider(server.folder.path(), &["listen", "--listen", "127.0.0.1:0", "--events", "1", "--headers"]);
+    command.args(["--secret", "another secret altogether"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut notes = BufReader::new(child.stderr.take().unwrap()).lines();
+    let url = notes.next().unwrap().unwrap().strip_prefix("listening on ").unwrap().to_owned();
+    server.ask(&["webhook", "create", "--name", "w", "--url", &url, "--topic", ">", "--secret", SECRET]);
+    server.ask(&["event", "send", "a.b", "{\"deep\":[1]}"]);
+    let output = child.wait_with_output().unwrap();
+    expect_exit(&output, 0);
+    let printed = text(&output.stdout);
+    assert!(printed.contains("✗ decnet (no signature matches"), "{printed}");
+    assert!(printed.contains("a.b") && printed.contains("x-decnet-signature: sha256="), "{printed}");
+    assert!(printed.contains("  {\n    \"deep\": [\n"), "{printed}");
+}
+
+#[test]
+fn the_demonstration_delivers_and_verifies_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&mut postrider(folder.path(), &["demo", "--events", "20", "--rate", "100", "--json"]));
+    expect_exit(&output, 0);
+    let printed = text(&output.stdout);
+    let lines: Vec<Value> = printed.lines().map(|line| json(line.as_bytes())).collect();
+    let summary = lines.last().unwrap();
+    assert_eq!((&summary["accepted"], &summary["complete"]), (&20.into(), &true.into()));
+    assert_eq!(summary["delivered"], summary["owed"]);
+    let taken = lines.iter().filter(|line| line["status"] == 200 && line["verified"] == true).count();
+    assert_eq!(summary["delivered"], taken);
+    assert!(lines.iter().any(|line| line["status"] == 503), "the flaky receiver refused nothing");
+}

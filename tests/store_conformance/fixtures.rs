@@ -1,0 +1,145 @@
+//! Events, webhooks and settlements for the stories.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use postrider::clock::UnixMicros;
+use postrider::delivery::{DeliveryState, Transition};
+use postrider::event::Event;
+use postrider::signing::{Secret, SigningKeys, StandardKey};
+use postrider::store::{
+    Accepted, AttemptRecord, DeliveryKey, Disposition, EventSeq, NewEvent, Owed, Page, SettleBatch, Settlement, Store,
+    StoredDelivery,
+};
+use postrider::topic::{Pattern, Topic};
+use postrider::webhook::{DEFAULT_TENANT, Webhook, WebhookSeq, WebhookSettings};
+
+/// A window that no story fills.
+pub(crate) const WIDE: u32 = 1_000;
+
+pub(crate) fn at(seconds: i64) -> UnixMicros {
+    UnixMicros(seconds * 1_000_000)
+}
+
+pub(crate) fn settings(name: &str) -> WebhookSettings {
+    let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+    WebhookSettings {
+        name: name.to_owned(),
+        description: String::new(),
+        receiver: Webhook::new("https://receiver.example/hook", keys).unwrap(),
+        topic_patterns: vec![Pattern::parse("attacker.>").unwrap()],
+        enabled: true,
+        max_in_flight: 32,
+        retry_schedule: None,
+    }
+}
+
+pub(crate) async fn webhook(store: &dyn Store, name: &str) -> WebhookSeq {
+    store.create_webhook(DEFAULT_TENANT, settings(name), at(1)).await.unwrap().seq
+}
+
+pub(crate) async fn webhooks<const N: usize>(store: &dyn Store) -> [WebhookSeq; N] {
+    let mut seqs = Vec::new();
+    for number in 0..N {
+        seqs.push(webhook(store, &format!("webhook {number}")).await);
+    }
+    seqs.try_into().unwrap()
+}
+
+pub(crate) fn event(id: &str, topic: &str) -> Event {
+    let body = Bytes::from(format!(r#"{{"id":"{id}","payload":{{"n":1}},"topic":"{topic}"}}"#));
+    Event::from_stored(id.into(), Topic::parse(topic).unwrap(), "session".into(), body)
+}
+
+/// An event of the default tenant, accepted 100 s after the epoch.
+pub(crate) fn new_event(id: &str, owed: &[(WebhookSeq, Disposition)]) -> NewEvent {
+    let owed = owed.iter().map(|(webhook, disposition)| Owed { webhook: *webhook, disposition: *disposition });
+    let event = event(id, "attacker.session.started");
+    NewEvent { tenant: DEFAULT_TENANT, event, accepted_at: at(100), owed: owed.collect() }
+}
+
+pub(crate) fn in_memory(id: &str, webhooks: &[WebhookSeq]) -> NewEvent {
+    new_event(id, &webhooks.iter().map(|webhook| (*webhook, Disposition::InMemory)).collect::<Vec<_>>())
+}
+
+pub(crate) async fn accept(store: &dyn Store, event: NewEvent) -> EventSeq {
+    match store.accept(vec![event]).await.unwrap()[..] {
+        [Accepted::New { seq }] => seq,
+        ref other => panic!("not one new event: {other:?}"),
+    }
+}
+
+pub(crate) fn key(event: EventSeq, webhook: WebhookSeq) -> DeliveryKey {
+    DeliveryKey { event, webhook }
+}
+
+pub(crate) fn attempt(number: u32, status_code: Option<u16>) -> AttemptRecord {
+    AttemptRecord {
+        number,
+        started_at: at(200 + i64::from(number)),
+        duration_us: 1_500,
+        status_code,
+        error: if status_code == Some(200) { None } else { Some("http 503".to_owned()) },
+        response: Bytes::from_static(b"answer"),
+    }
+}
+
+pub(crate) fn delivered(key: DeliveryKey, number: u32) -> Settlement {
+    Settlement {
+        key,
+        attempt: Some(attempt(number, Some(200))),
+        round_attempts: number,
+        transition: Transition::delivered(),
+        at: at(300),
+    }
+}
+
+pub(crate) fn failed(key: DeliveryKey, number: u32, next: UnixMicros) -> Settlement {
+    Settlement {
+        key,
+        attempt: Some(attempt(number, Some(503))),
+        round_attempts: number,
+        transition: Transition::retry_at(next, "http 503".to_owned()),
+        at: at(300),
+    }
+}
+
+pub(crate) fn dead(key: DeliveryKey, number: u32) -> Settlement {
+    Settlement {
+        key,
+        attempt: Some(attempt(number, Some(404))),
+        round_attempts: number,
+        transition: Transition::dead("non-retryable 404".to_owned()),
+        at: at(300),
+    }
+}
+
+pub(crate) async fn settle(store: &dyn Store, settlements: Vec<Settlement>) {
+    store.settle(Arc::new(SettleBatch { settlements, health: Vec::new() })).await.unwrap();
+}
+
+pub(crate) async fn delivery(store: &dyn Store, key: DeliveryKey) -> StoredDelivery {
+    store.delivery(DEFAULT_TENANT, key).await.unwrap().expect("the delivery is there")
+}
+
+pub(crate) async fn state(store: &dyn Store, key: DeliveryKey) -> DeliveryState {
+    delivery(store, key).await.state
+}
+
+/// What a restart would read back, as pairs.
+pub(crate) async fn unsettled(store: &dyn Store) -> Vec<DeliveryKey> {
+    let mut keys = Vec::new();
+    let mut after = EventSeq(0);
+    loop {
+        // Small steps, so that every story also walks.
+        let some = store.unsettled(after, 2).await.unwrap();
+        let Some(last) = some.last() else { return keys };
+        assert!(some.len() <= 2 && last.event.seq > after);
+        after = last.event.seq;
+        keys.extend(some.iter().flat_map(|one| one.webhooks.iter().map(|webhook| key(one.event.seq, *webhook))));
+    }
+}
+
+pub(crate) fn page(limit: u32) -> Page {
+    Page { limit, cursor: None }
+}

@@ -1,0 +1,133 @@
+//! What every store promises, told as short stories and run on each store.
+//!
+//! A story is a function over a [`Fixture`]; the macro at the end makes a test of every story for every
+//! store. To add a store, implement [`Fixture`] for it and name it there.
+
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+mod accepting;
+mod delivering;
+mod fixtures;
+mod listings;
+mod operators;
+mod webhooks;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use postrider::store::Store;
+use postrider::store::seal::MasterKey;
+use postrider::store::sqlite::{SqliteOptions, SqliteStore};
+
+/// A store of a test's own that can be stopped and started again.
+#[async_trait]
+trait Fixture: Sized + Send {
+    /// A fresh store; `memory_window_events` as in its options.
+    async fn fresh(memory_window_events: u32) -> Self;
+    fn store(&self) -> Arc<dyn Store>;
+    /// Closes the store and opens it again on what it has kept.
+    async fn restart(&mut self);
+}
+
+struct Sqlite {
+    folder: tempfile::TempDir,
+    memory_window_events: u32,
+    store: Option<Arc<SqliteStore>>,
+}
+
+impl Sqlite {
+    fn open(&mut self) {
+        let options = SqliteOptions { max_bytes: None, memory_window_events: self.memory_window_events };
+        let store = SqliteStore::open(self.folder.path(), &MasterKey::new([7; 32]), options).unwrap();
+        self.store = Some(Arc::new(store));
+    }
+}
+
+#[async_trait]
+impl Fixture for Sqlite {
+    async fn fresh(memory_window_events: u32) -> Self {
+        let mut fixture = Self { folder: tempfile::tempdir().unwrap(), memory_window_events, store: None };
+        fixture.open();
+        fixture
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(self.store.as_ref().unwrap()) as Arc<dyn Store>
+    }
+
+    async fn restart(&mut self) {
+        if let Some(store) = self.store.take() {
+            store.close().await;
+        }
+        self.open();
+    }
+}
+
+macro_rules! stories {
+    ($($subject:ident: $($story:ident),+ $(,)?);+ $(;)?) => {
+        mod sqlite {
+            $($(
+                #[tokio::test]
+                async fn $story() {
+                    crate::$subject::$story::<crate::Sqlite>().await;
+                }
+            )+)+
+        }
+    };
+}
+
+stories! {
+    accepting:
+        an_accepted_event_is_there_after_a_restart,
+        an_event_that_matched_nothing_is_stored_and_shown,
+        an_id_is_accepted_once,
+        an_id_is_accepted_once_within_one_call,
+        an_id_is_accepted_once_by_concurrent_callers,
+        two_tenants_may_use_one_id,
+        many_callers_get_their_own_numbers,
+        a_fan_out_to_a_thousand_webhooks_comes_back,
+        a_closed_store_refuses;
+    delivering:
+        what_was_in_memory_is_read_back_after_a_restart,
+        what_was_settled_is_not_read_back,
+        a_stored_delivery_is_due_at_once_and_in_order,
+        a_failed_attempt_is_due_at_its_time,
+        every_attempt_is_kept,
+        a_long_response_of_a_success_is_cut,
+        the_memory_window_ends_with_rows,
+        a_parked_delivery_is_settled_by_a_caller_who_does_not_know,
+        the_window_is_exact_after_a_restart,
+        settling_twice_changes_nothing,
+        a_settlement_for_nothing_changes_nothing,
+        a_webhook_without_stored_deliveries_has_no_next_due,
+        the_health_of_a_webhook_is_settled_too;
+    operators:
+        a_discarded_delivery_is_not_resurrected_by_a_retry,
+        a_delivery_that_arrived_although_discarded_shows_as_delivered,
+        a_dead_delivery_is_retried,
+        a_skipped_delivery_is_retried,
+        a_delivery_in_memory_can_be_discarded,
+        a_delivered_one_is_neither_retried_nor_discarded,
+        another_tenant_sees_and_changes_nothing,
+        the_deliveries_of_a_deleted_webhook_are_discarded,
+        the_figures_add_up;
+    listings:
+        events_are_listed_newest_first_in_pages,
+        events_are_filtered,
+        deliveries_merge_owed_lists_with_rows,
+        deliveries_are_filtered,
+        deliveries_are_paged_within_an_event,
+        dead_ones_are_paged,
+        a_made_up_cursor_is_refused,
+        new_events_do_not_shift_a_page;
+    webhooks:
+        a_webhook_comes_back_with_all_its_settings,
+        a_name_is_unique_among_the_living,
+        a_change_on_an_old_version_is_refused,
+        a_change_can_close_the_circuit,
+        a_deleted_webhook_is_gone,
+        every_tenant_has_its_own_webhooks,
+        a_token_is_found_by_its_hash_until_it_is_revoked,
+        a_store_that_works_says_so;
+}

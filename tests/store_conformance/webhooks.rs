@@ -1,0 +1,150 @@
+//! Webhooks, tokens, and the store's own health.
+
+use std::sync::Arc;
+
+use std::time::Duration;
+
+use postrider::signing::Scheme;
+use postrider::store::{NewToken, Scope, SettleBatch, StoreError};
+use postrider::topic::Pattern;
+use postrider::webhook::{DEFAULT_TENANT, TenantSeq, WebhookHealth, WebhookSettings};
+use uuid::Uuid;
+
+use crate::Fixture;
+use crate::fixtures::{WIDE, at, settings};
+
+pub(crate) async fn a_webhook_comes_back_with_all_its_settings<F: Fixture>() {
+    let mut fixture = F::fresh(WIDE).await;
+    let mut full = settings("Wazuh – main");
+    full.description.push_str("Alerts for the night shift\nand \"others\"");
+    full.receiver.signatures = vec![Scheme::Standard];
+    full.receiver.timeout = Duration::from_secs(25);
+    full.topic_patterns = ["attacker.>", "decky.*.state"].map(|text| Pattern::parse(text).unwrap()).to_vec();
+    full.enabled = false;
+    full.max_in_flight = 7;
+    full.retry_schedule = Some(postrider::delivery::retry::Schedule::from_seconds(&[0.25, 1.5, 86_400.0]).unwrap());
+    let once =
+        WebhookSettings { retry_schedule: Some(postrider::delivery::retry::Schedule::once()), ..settings("once") };
+    let mut created = Vec::new();
+    for settings in [full.clone(), settings("plain"), once] {
+        let record = fixture.store().create_webhook(DEFAULT_TENANT, settings.clone(), at(5)).await.unwrap();
+        assert_eq!((&record.settings, record.version, record.created_at), (&settings, 1, at(5)));
+        created.push(record);
+    }
+    fixture.restart().await;
+    let store = fixture.store();
+    assert_eq!(store.webhooks(DEFAULT_TENANT).await.unwrap(), created, "oldest first");
+    assert_eq!(store.webhook(DEFAULT_TENANT, created[0].uuid).await.unwrap().unwrap().settings, full);
+    assert_eq!(store.all_webhooks().await.unwrap().live, created);
+    assert!(store.webhook(DEFAULT_TENANT, Uuid::nil()).await.unwrap().is_none());
+}
+
+pub(crate) async fn a_name_is_unique_among_the_living<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let first = store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    let other = store.create_webhook(DEFAULT_TENANT, settings("b"), at(1)).await.unwrap();
+    let taken = store.create_webhook(DEFAULT_TENANT, settings("a"), at(2)).await;
+    assert!(matches!(taken, Err(StoreError::NameTaken)));
+    let taken = store.update_webhook(DEFAULT_TENANT, other.uuid, 1, settings("a"), false, at(2)).await;
+    assert!(matches!(taken, Err(StoreError::NameTaken)));
+    store.update_webhook(DEFAULT_TENANT, first.uuid, 1, settings("a"), false, at(2)).await.expect("its own name");
+    store.delete_webhook(DEFAULT_TENANT, first.uuid, at(3)).await.unwrap();
+    store.create_webhook(DEFAULT_TENANT, settings("a"), at(4)).await.expect("the name is free");
+}
+
+pub(crate) async fn a_change_on_an_old_version_is_refused<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let created = store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    let change = settings("renamed");
+    let changed = store.update_webhook(DEFAULT_TENANT, created.uuid, 1, change.clone(), false, at(2)).await.unwrap();
+    assert_eq!((changed.version, &changed.settings), (2, &change));
+    assert_eq!((changed.seq, changed.created_at, changed.updated_at), (created.seq, at(1), at(2)));
+    let late = store.update_webhook(DEFAULT_TENANT, created.uuid, 1, settings("late"), false, at(3)).await;
+    assert!(matches!(late, Err(StoreError::Conflict(_))));
+    assert_eq!(store.webhook(DEFAULT_TENANT, created.uuid).await.unwrap().unwrap(), changed);
+    let nobody = store.update_webhook(DEFAULT_TENANT, Uuid::nil(), 1, settings("x"), false, at(3)).await;
+    assert!(matches!(nobody, Err(StoreError::NotFound)));
+}
+
+pub(crate) async fn a_change_can_close_the_circuit<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let created = store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    let broken = WebhookHealth {
+        consecutive_failures: 9,
+        last_failure_at: Some(at(8)),
+        last_error: Some("http 500".to_owned()),
+        auto_disabled_at: Some(at(9)),
+        ..Default::default()
+    };
+    let batch = SettleBatch { settlements: Vec::new(), health: vec![(created.seq, broken.clone())] };
+    store.settle(Arc::new(batch)).await.unwrap();
+    let kept = store.update_webhook(DEFAULT_TENANT, created.uuid, 1, settings("a"), false, at(10)).await.unwrap();
+    assert_eq!(kept.health, broken);
+    let closed = store.update_webhook(DEFAULT_TENANT, created.uuid, 2, settings("a"), true, at(11)).await.unwrap();
+    assert_eq!((closed.health.consecutive_failures, closed.health.auto_disabled_at), (0, None));
+    assert_eq!(store.webhook(DEFAULT_TENANT, created.uuid).await.unwrap().unwrap(), closed);
+}
+
+pub(crate) async fn a_deleted_webhook_is_gone<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let created = store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    let deleted = store.delete_webhook(DEFAULT_TENANT, created.uuid, at(2)).await.unwrap();
+    assert_eq!(deleted.uuid, created.uuid);
+    assert!(store.webhook(DEFAULT_TENANT, created.uuid).await.unwrap().is_none());
+    assert!(store.webhooks(DEFAULT_TENANT).await.unwrap().is_empty());
+    assert!(store.all_webhooks().await.unwrap().live.is_empty());
+    let again = store.delete_webhook(DEFAULT_TENANT, created.uuid, at(3)).await;
+    assert!(matches!(again, Err(StoreError::NotFound)));
+    let next = store.create_webhook(DEFAULT_TENANT, settings("b"), at(4)).await.unwrap();
+    assert!(next.seq > created.seq, "numbers are never used again");
+}
+
+pub(crate) async fn every_tenant_has_its_own_webhooks<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let other = TenantSeq(2);
+    let mine = store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    let theirs = store.create_webhook(other, settings("a"), at(1)).await.unwrap();
+    assert_eq!(store.webhooks(other).await.unwrap(), std::slice::from_ref(&theirs));
+    assert!(store.webhook(other, mine.uuid).await.unwrap().is_none());
+    assert!(matches!(store.delete_webhook(other, mine.uuid, at(2)).await, Err(StoreError::NotFound)));
+    assert_eq!(store.all_webhooks().await.unwrap().live, [mine, theirs]);
+}
+
+pub(crate) async fn a_token_is_found_by_its_hash_until_it_is_revoked<F: Fixture>() {
+    let mut fixture = F::fresh(WIDE).await;
+    let new = NewToken {
+        tenant: DEFAULT_TENANT,
+        name: "shipper".to_owned(),
+        scopes: vec![Scope::Publish, Scope::Read],
+        hash: [9; 32],
+        expires_at: Some(at(1_000)),
+        now: at(1),
+    };
+    let created = fixture.store().create_token(new.clone()).await.unwrap();
+    fixture.restart().await;
+    let store = fixture.store();
+    let found = store.token_by_hash([9; 32]).await.unwrap().unwrap();
+    assert_eq!((found.uuid, &found.scopes, found.expires_at), (created.uuid, &new.scopes, new.expires_at));
+    assert_eq!((found.tenant, found.name.as_str(), found.created_at), (DEFAULT_TENANT, "shipper", at(1)));
+    assert!(store.token_by_hash([8; 32]).await.unwrap().is_none());
+    assert!(matches!(store.create_token(new).await, Err(StoreError::Conflict(_))));
+    assert_eq!(store.tokens(DEFAULT_TENANT).await.unwrap().len(), 1);
+
+    assert!(!store.revoke_token(TenantSeq(2), created.uuid, at(2)).await.unwrap());
+    assert!(store.revoke_token(DEFAULT_TENANT, created.uuid, at(2)).await.unwrap());
+    assert!(!store.revoke_token(DEFAULT_TENANT, created.uuid, at(3)).await.unwrap());
+    assert!(store.token_by_hash([9; 32]).await.unwrap().is_none());
+    assert!(store.tokens(DEFAULT_TENANT).await.unwrap().is_empty());
+}
+
+pub(crate) async fn a_store_that_works_says_so<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    for _ in 0..3 {
+        fixture.store().check().await.unwrap();
+    }
+}

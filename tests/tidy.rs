@@ -1,0 +1,521 @@
+//! Rules of the source tree that no compiler checks. Each rule takes files and returns what is wrong with
+//! them, so that the last test can show that it would notice.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a tree that cannot be read is a failed test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Who may import whom: a module imports its own row and those above it in this list.
+const ROWS: [&[&str]; 6] = [
+    &["clock", "topic"],
+    &["event", "webhook", "signing", "delivery"],
+    &["store"],
+    &["ingest", "dispatcher", "engine"],
+    &["sources", "api", "dashboard"],
+    &["config", "telemetry", "serve", "cli"],
+];
+
+/// The rows that make up the library without the feature `server`.
+const LIBRARY_ROWS: usize = 2;
+
+/// Modules of one row that need each other, and why.
+const CYCLES: [(&[&str], &str); 1] = [(
+    &["delivery", "webhook"],
+    "a webhook's settings are a destination and a schedule, which are delivery's; a delivery goes to a webhook",
+)];
+
+/// One owner a technology: what only files under these paths may name.
+const OWNERS: [(&str, &[&str]); 13] = [
+    ("rusqlite", &["src/store/"]),
+    ("hyper::client", &["src/delivery/"]),
+    ("hyper_util::client", &["src/delivery/"]),
+    ("hickory_resolver", &["src/delivery/"]),
+    ("TcpStream::connect", &["src/delivery/client"]),
+    ("TcpSocket", &["src/delivery/client"]),
+    ("lookup_host", &["src/delivery/"]),
+    ("axum", &["src/api", "src/dashboard", "src/serve"]),
+    ("env::var", &["src/config"]),
+    ("env::var_os", &["src/config"]),
+    ("env::vars", &["src/config"]),
+    ("SystemTime::now", &["src/clock.rs"]),
+    ("Timestamp::now", &["src/clock.rs"]),
+];
+
+/// How a text begins or goes on that is SQL.
+const SQL: [&str; 8] =
+    ["SELECT ", "INSERT INTO ", "INSERT OR ", "DELETE FROM ", "CREATE TABLE ", "PRAGMA ", "BEGIN ", "UPDATE "];
+
+const MAX_FILE_LINES: usize = 500;
+const MAX_FUNCTION_LINES: usize = 70;
+/// Functions that may be longer: file, name, reason.
+const LONG_FUNCTIONS: [(&str, &str, &str); 0] = [];
+
+/// Endings of the files that people write.
+const TEXT_FILES: [&str; 11] = ["rs", "toml", "md", "sql", "py", "js", "mjs", "css", "html", "sh", "yml"];
+
+/// A Rust file of the program, without its tests.
+struct Source {
+    /// From the root of the repository, with `/`.
+    path: String,
+    /// The text up to its test module.
+    text: String,
+    /// The same, line by line, with nothing in strings and comments.
+    code: String,
+    /// What stands in strings.
+    strings: Vec<String>,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Self {
+        let text = &text[..text.find("\n#[cfg(test)]\nmod ").map_or(text.len(), |at| at + 1)];
+        let (code, strings) = blanked(text);
+        Self { path: path.to_owned(), text: text.to_owned(), code, strings }
+    }
+
+    /// The module under the crate's root: `delivery` for `src/delivery/client/pool.rs`.
+    fn module(&self) -> &str {
+        let inside = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs")
+    }
+
+    /// How many modules deep the file is: 1 for `src/delivery.rs`.
+    fn depth(&self) -> usize {
+        self.path.matches('/').count()
+    }
+
+    fn is_root(&self) -> bool {
+        ["src/lib.rs", "src/main.rs"].contains(&&*self.path)
+    }
+}
+
+/// `text` with blanks for what is in comments, strings and character literals; and the strings.
+fn blanked(text: &str) -> (String, Vec<String>) {
+    let (mut code, mut strings, mut rest) = (String::with_capacity(text.len()), Vec::new(), text);
+    while let Some(first) = rest.chars().next() {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let after_word = code.chars().next_back().is_some_and(is_word);
+        let hashes = rest.strip_prefix('r').map(|raw| raw.len() - raw.trim_start_matches('#').len());
+        let raw = hashes.filter(|hashes| rest[1 + hashes..].starts_with('"') && (!after_word || code.ends_with('b')));
+        let (length, content) = if rest.starts_with("//") {
+            (rest.find('\n').unwrap_or(rest.len()), None)
+        } else if rest.starts_with("/*") {
+            (rest.find("*/").map_or(rest.len(), |end| end + 2), None)
+        } else if let Some(hashes) = raw {
+            let (from, end) = (hashes + 2, format!("\"{}", "#".repeat(hashes)));
+            let inside = rest[from..].find(&end).unwrap_or(rest.len() - from);
+            ((from + inside + end.len()).min(rest.len()), Some(&rest[from..from + inside]))
+        } else if first == '"' {
+            let length = quoted_length(rest, '"');
+            (length, Some(&rest[1..length.max(2) - 1]))
+        } else if first == '\'' && is_character(rest) {
+            (quoted_length(rest, '\''), None)
+        } else {
+            code.push(first);
+            rest = &rest[first.len_utf8()..];
+            continue;
+        };
+        strings.extend(content.map(str::to_owned));
+        code.extend(rest[..length].chars().map(|c| if c == '\n' { c } else { ' ' }));
+        rest = &rest[length..];
+    }
+    (code, strings)
+}
+
+/// The length of a literal that begins and ends with `quote`, in bytes.
+fn quoted_length(text: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        if !escaped && c == quote {
+            return at + c.len_utf8();
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    text.len()
+}
+
+/// Whether a `'` begins a character and no lifetime.
+fn is_character(text: &str) -> bool {
+    let mut chars = text.chars().skip(1);
+    chars.next() == Some('\\') || chars.next() == Some('\'')
+}
+
+/// Where `name` stands in `code` as whole words; each with what follows it.
+fn uses<'a>(code: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(name).filter_map(move |(at, _)| {
+        let after = &code[at + name.len()..];
+        (!code[..at].ends_with(is_word) && !after.starts_with(is_word)).then_some(after)
+    })
+}
+
+/// The first word of `code`.
+fn word(code: &str) -> &str {
+    &code[..code.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(code.len())]
+}
+
+/// The modules under the root that a file names.
+fn imports(source: &Source) -> BTreeSet<&str> {
+    uses(&source.code, "crate").filter_map(|after| after.strip_prefix("::")).map(word).collect()
+}
+
+fn row(module: &str) -> Option<usize> {
+    ROWS.iter().position(|row| row.contains(&module))
+}
+
+fn wrong_imports(sources: &[Source]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for source in sources.iter().filter(|source| !source.is_root()) {
+        let (path, Some(own)) = (&source.path, row(source.module())) else {
+            wrong.push(format!("{}: `{}` has no row in the table of imports", source.path, source.module()));
+            continue;
+        };
+        for import in imports(source) {
+            match row(import) {
+                None => wrong.push(format!("{path}: `crate::{import}` is in no row; name the module")),
+                Some(row) if row > own => wrong.push(format!("{path}: row {own} imports `{import}` of row {row}")),
+                Some(_) => {}
+            }
+        }
+        let way_up = "super::".repeat(source.depth());
+        if uses(&source.code, way_up.trim_end_matches(':')).any(|after| after.starts_with("::")) {
+            wrong.push(format!("{path}: `{way_up}` reaches the root unseen; write `crate::`"));
+        }
+    }
+    wrong
+}
+
+fn cycles(sources: &[Source]) -> Vec<String> {
+    let mut reach: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for source in sources.iter().filter(|source| !source.is_root()) {
+        reach.entry(source.module()).or_default().extend(imports(source));
+    }
+    for _ in 0..reach.len() {
+        let before = reach.clone();
+        for reached in reach.values_mut() {
+            let further: Vec<_> = reached.iter().filter_map(|module| before.get(module)).flatten().copied().collect();
+            reached.extend(further);
+        }
+    }
+    let mutual = |a: &str, b: &str| reach.get(a).is_some_and(|reached| reached.contains(b));
+    let mut found: BTreeSet<Vec<&str>> = BTreeSet::new();
+    for module in reach.keys() {
+        let cycle: Vec<&str> =
+            reach.keys().filter(|other| mutual(module, other) && mutual(other, module)).copied().collect();
+        if cycle.len() > 1 {
+            found.insert(cycle);
+        }
+    }
+    found.retain(|cycle| !CYCLES.iter().any(|(known, _)| known == cycle));
+    found.iter().map(|cycle| format!("these need each other: {}", cycle.join(", "))).collect()
+}
+
+/// `dependencies` are those of the feature `server`, as in the manifest.
+fn server_crates_in_library(sources: &[Source], dependencies: &[String]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for source in sources.iter().filter(|source| row(source.module()).is_some_and(|row| row < LIBRARY_ROWS)) {
+        for dependency in dependencies {
+            let name = dependency.replace('-', "_");
+            if uses(&source.code, &name).any(|after| after.starts_with("::")) {
+                wrong.push(format!("{}: the library has no `{name}`", source.path));
+            }
+        }
+    }
+    wrong
+}
+
+fn optional_dependencies(manifest: &str) -> Vec<String> {
+    manifest
+        .lines()
+        .filter_map(|line| Some(line.trim().strip_prefix("\"dep:")?.trim_end_matches("\",").to_owned()))
+        .collect()
+}
+
+fn foreign_technology(sources: &[Source]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for source in sources {
+        for (name, owners) in OWNERS {
+            if uses(&source.code, name).next().is_some() && !owners.iter().any(|owner| source.path.starts_with(owner)) {
+                wrong.push(format!("{}: `{name}` belongs to {}", source.path, owners.join(", ")));
+            }
+        }
+        let is_sql = |text: &&String| SQL.iter().any(|keyword| text.trim_start().starts_with(keyword));
+        if let Some(text) = source.strings.iter().find(is_sql).filter(|_| !source.path.starts_with("src/store/")) {
+            wrong.push(format!("{}: SQL belongs to src/store/: {text:?}", source.path));
+        }
+        for macro_name in ["todo", "unimplemented", "dbg"] {
+            if uses(&source.code, macro_name).any(|after| after.starts_with("!(")) {
+                wrong.push(format!("{}: `{macro_name}!`", source.path));
+            }
+        }
+    }
+    wrong
+}
+
+/// Name and length in lines of every function with a body.
+fn functions(code: &str) -> Vec<(&str, usize)> {
+    let mut found = Vec::new();
+    for after in uses(code, "fn") {
+        let name = word(after.trim_start());
+        let Some(open) = after.find(['{', ';']).filter(|_| !name.is_empty()) else { continue };
+        // `[u8; 32]` among the parameters is no end.
+        let open = if after[..open].matches('[').count() > after[..open].matches(']').count() {
+            after.find('{').unwrap_or(open)
+        } else {
+            open
+        };
+        if !after[open..].starts_with('{') {
+            continue;
+        }
+        let mut depth = 0_usize;
+        let end = after[open..].char_indices().find(|(_, c)| {
+            depth = if *c == '{' { depth + 1 } else { depth - usize::from(*c == '}') };
+            depth == 0
+        });
+        let end = end.map_or(after.len(), |(at, _)| open + at);
+        found.push((name, after[..end].matches('\n').count() + 1));
+    }
+    found
+}
+
+fn too_long(sources: &[Source], allowed: &[(&str, &str, &str)]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut needed = BTreeSet::new();
+    for source in sources {
+        let (path, lines) = (&source.path, source.text.lines().count());
+        if lines > MAX_FILE_LINES {
+            wrong.push(format!("{path}: {lines} lines before its tests, the limit is {MAX_FILE_LINES}"));
+        }
+        for (name, lines) in functions(&source.code).into_iter().filter(|(_, lines)| *lines > MAX_FUNCTION_LINES) {
+            if allowed.iter().any(|(file, function, _)| file == path && *function == name) {
+                needed.insert((path.as_str(), name));
+            } else {
+                wrong.push(format!("{path}: `{name}` has {lines} lines, the limit is {MAX_FUNCTION_LINES}"));
+            }
+        }
+    }
+    let unneeded = allowed.iter().filter(|(file, function, _)| !needed.contains(&(*file, *function)));
+    wrong.extend(unneeded.map(|(file, function, _)| format!("{file}: `{function}` needs its exception no more")));
+    wrong
+}
+
+/// A limit is found by its name and understood by its comment.
+fn undocumented_limits(sources: &[Source]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for source in sources {
+        let mut before = "";
+        for line in source.text.lines().map(str::trim) {
+            let name = line.strip_prefix("pub const ").map(word);
+            if name.is_some_and(|name| name != "fn") && !before.starts_with("///") && !before.starts_with("#[") {
+                let is_limit = ["src/event.rs", "src/webhook.rs", "src/store.rs"].contains(&&*source.path)
+                    || name.is_some_and(|name| name.starts_with("MAX_") || name.starts_with("DEFAULT_"));
+                if is_limit {
+                    wrong.push(format!("{}: no comment on `{line}`", source.path));
+                }
+            }
+            before = line;
+        }
+    }
+    wrong
+}
+
+fn untidy_text(path: &str, text: &str) -> Vec<String> {
+    // In two parts, so that this file does not find itself.
+    let machine_paths = ["/ro|ot/", "/ho|me/", "/wo|rk/", "/Us|ers/"].map(|path| path.replace('|', ""));
+    let mut wrong = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let mut note = |what: &str| wrong.push(format!("{path}:{number}: {what}"));
+        if line.contains('\t') {
+            note("a tab");
+        }
+        if line.ends_with(' ') {
+            note("a space at the end");
+        }
+        if machine_paths.iter().any(|machine_path| line.contains(machine_path)) {
+            note("a path of one machine");
+        }
+    }
+    if !text.ends_with('\n') || text.ends_with("\n\n") {
+        wrong.push(format!("{path}: must end with one line break"));
+    }
+    wrong
+}
+
+fn is_rust(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "rs")
+}
+
+/// Files that `document` names in backquotes and that are not there: `dispatcher/lane.rs` is looked for
+/// in `src`, `tests/tidy.rs` from the root.
+fn missing_files(document: &str, files: &[String]) -> Vec<String> {
+    let named = document.split('`').skip(1).step_by(2).filter(|name| is_rust(name) && !name.contains(' '));
+    let is_there = |name: &str| files.iter().any(|file| file == name || file.strip_prefix("src/") == Some(name));
+    named.filter(|name| !is_there(name)).map(|name| format!("`{name}` is named but not there")).collect()
+}
+
+/// Rows of the table of limits that are not what the code says: "| `NAME` | `value` |…".
+fn wrong_limits(document: &str, sources: &[Source]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for line in document.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        let (name, value) = (cells[1], cells[2]);
+        if !name.contains('_') || name.to_uppercase() != name {
+            continue;
+        }
+        let is_said = |source: &Source| {
+            uses(&source.text, name).any(|after| {
+                let declared = after.split(';').next().and_then(|rest| rest.split_once(" = "));
+                after.starts_with(':') && declared.is_some_and(|(_, said)| said.trim() == value)
+            })
+        };
+        if !sources.iter().any(is_said) {
+            wrong.push(format!("the limit {name} is not {value}"));
+        }
+    }
+    wrong
+}
+
+// --- the tree ---
+
+/// Every file of the repository, from its root, with `/`; nothing built, nothing hidden.
+fn files() -> Vec<String> {
+    let mut files = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            let is_folder = entry.file_type().unwrap().is_dir();
+            let is_ours = !name.starts_with('.') && !["target", "postrider-data"].contains(&&*name);
+            match (is_folder, is_ours) {
+                (true, true) => folders.push(format!("{folder}{name}/")),
+                (false, true) => files.push(format!("{folder}{name}")),
+                _ => {}
+            }
+        }
+    }
+    files
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn sources() -> Vec<Source> {
+    let is_source = |path: &String| path.starts_with("src/") && is_rust(path) && !path.ends_with("/tests.rs");
+    let sources: Vec<_> =
+        files().iter().filter(|path| is_source(path)).map(|path| Source::new(path, &read(path))).collect();
+    assert!(sources.len() > 20, "the source tree was not found");
+    sources
+}
+
+#[track_caller]
+fn assert_none(wrong: &[String]) {
+    assert!(wrong.is_empty(), "{} violations:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn imports_go_down_the_table_and_not_in_circles() {
+    let sources = sources();
+    assert_none(&wrong_imports(&sources));
+    assert_none(&cycles(&sources));
+}
+
+#[test]
+fn the_library_needs_nothing_of_the_server() {
+    let optional = optional_dependencies(&read("Cargo.toml"));
+    assert!(optional.contains(&"rusqlite".to_owned()), "the manifest was not understood: {optional:?}");
+    assert_none(&server_crates_in_library(&sources(), &optional));
+}
+
+#[test]
+fn every_technology_has_one_owner() {
+    assert_none(&foreign_technology(&sources()));
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    assert_none(&too_long(&sources(), &LONG_FUNCTIONS));
+}
+
+#[test]
+fn limits_are_explained() {
+    assert_none(&undocumented_limits(&sources()));
+}
+
+#[test]
+fn text_is_tidy() {
+    let is_text = |path: &String| {
+        TEXT_FILES.iter().any(|ending| path.ends_with(&format!(".{ending}"))) || path.starts_with("scripts/")
+    };
+    let wrong: Vec<_> =
+        files().iter().filter(|path| is_text(path)).flat_map(|path| untidy_text(path, &read(path))).collect();
+    assert_none(&wrong);
+}
+
+#[test]
+fn documents_are_true() {
+    assert!(read("CHANGELOG.md").contains("\n## [Unreleased]\n"), "CHANGELOG.md has no section for what comes next");
+    let (architecture, files) = (read("ARCHITECTURE.md"), files());
+    assert_none(&missing_files(&architecture, &files));
+    assert_none(&missing_files(&read("CONTRIBUTING.md"), &files));
+    assert_none(&wrong_limits(&architecture, &sources()));
+}
+
+#[test]
+fn the_rules_notice_what_breaks_them() {
+    let bad = |path: &str, text: &str| [Source::new(path, text)];
+    let counts = [
+        wrong_imports(&bad("src/topic.rs", "use crate::store::Store;\n")),
+        wrong_imports(&bad("src/topic.rs", "use super::store::Store;\n")),
+        wrong_imports(&bad("src/topic/index.rs", "fn f() { super::super::store::open() }\n")),
+        wrong_imports(&bad("src/topic.rs", "use crate::{clock::Clock};\n")),
+        wrong_imports(&bad("src/helpers.rs", "")),
+        cycles(&[
+            Source::new("src/ingest.rs", "use crate::engine::Engine;\n"),
+            Source::new("src/engine/a.rs", "use crate::dispatcher::X;\n"),
+            Source::new("src/dispatcher.rs", "use crate::ingest::X;\n"),
+        ]),
+        server_crates_in_library(&bad("src/event.rs", "use serde_json::Value;\n"), &["serde-json".to_owned()]),
+        foreign_technology(&bad("src/api/events.rs", "let rows = db.query(r#\"\n  SELECT 1\"#);\n")),
+        foreign_technology(&bad("src/api.rs", "use rusqlite::Connection;\n")),
+        foreign_technology(&bad("src/ingest.rs", "let now = SystemTime::now();\n")),
+        foreign_technology(&bad("src/ingest.rs", "let now = todo!();\n").map(|s| Source::new(&s.path, "todo!(\"x\")"))),
+        too_long(&bad("src/topic.rs", &format!("fn f(a: [u8; 2]) {{\n{}}}\n", "x();\n".repeat(70))), &[]),
+        too_long(&bad("src/topic.rs", &"\n".repeat(501)), &[]),
+        too_long(&bad("src/topic.rs", "fn f() {}\n"), &[("src/topic.rs", "f", "no longer true")]),
+        undocumented_limits(&bad("src/store.rs", "\npub const PAGE: u32 = 1;\n")),
+        undocumented_limits(&bad("src/api/events.rs", "\npub const MAX_ITEMS: u32 = 1;\n")),
+        untidy_text("a.md", "a tab\there\n"),
+        untidy_text("a.md", "a space \n"),
+        untidy_text("a.md", &format!("see {}/file\n", "/ho".to_owned() + "me/me")),
+        untidy_text("a.md", "no line break"),
+        missing_files("see `lane.rs`\n", &["src/dispatcher/lane.rs".to_owned()]),
+        wrong_limits("| `MAX_A` | `2` |\n", &bad("src/a.rs", "const MAX_A: u32 = 1;\n")),
+    ];
+    for (number, wrong) in counts.iter().enumerate() {
+        assert_eq!(wrong.len(), 1, "example {number}: {wrong:?}");
+    }
+}
+
+#[test]
+fn the_rules_let_good_code_be() {
+    let good = "//! use crate::store::Store; SystemTime::now()\n\
+        /// The most.\n\
+        pub const MAX_A: usize = 1 << 4;\n\
+        use crate::clock::Clock;\n\
+        const QUOTE: char = '\"';\n\
+        fn f<'a>(text: &'a str) -> &'a str { \"{ crate::store\" /* { todo!() */ }\n\
+        #[cfg(test)]\nmod tests { use crate::store::Store; }\n";
+    let good = [Source::new("src/event.rs", good)];
+    for wrong in [wrong_imports(&good), foreign_technology(&good), too_long(&good, &[]), undocumented_limits(&good)] {
+        assert_none(&wrong);
+    }
+    assert_none(&wrong_limits("| `MAX_A` | `1 << 4` |\n", &good));
+    assert_none(&missing_files("`event.rs` and `src/event.rs`", &["src/event.rs".to_owned()]));
+    assert_eq!(functions(&good[0].code), [("f", 1)]);
+}
