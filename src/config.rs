@@ -66,7 +66,7 @@ pub struct RawConfig {
     /// Make at most this many attempts at once, over all webhooks [default: 1024]
     #[arg(long, value_name = "COUNT")]
     pub max_in_flight: Option<NonZeroUsize>,
-    /// Keep at most this many deliveries of one webhook in memory; more wait on disk [default: 1024]
+    /// Keep at most this many deliveries of one webhook in memory; more wait on disk [default: 8192]
     #[arg(long, value_name = "COUNT")]
     pub max_lane_deliveries: Option<NonZeroUsize>,
     /// Keep at most this many bytes of events in memory; more wait on disk [default: 64MiB]
@@ -101,7 +101,7 @@ fn defaults() -> RawConfig {
         native_roots: Some(false),
         connect_timeout: Some(Span(DEFAULT_CONNECT_TIMEOUT)),
         max_in_flight: NonZeroUsize::new(1024),
-        max_lane_deliveries: NonZeroUsize::new(1024),
+        max_lane_deliveries: NonZeroUsize::new(8192),
         max_memory: Some(Size::Bytes(64 << 20)),
         max_database_size: Some(Size::Unlimited),
         retry_schedule: Some(Schedule::server().delays().iter().copied().map(Span).collect()),

@@ -342,7 +342,9 @@ impl Shared {
 
     async fn readmit(self: &Arc<Self>, unsettled: Unsettled) {
         let now = self.clock.now();
-        let charge = self.memory.charge(unsettled.event.event.body().len());
+        let body_bytes = unsettled.event.event.body().len();
+        let charge = self.memory.charge(body_bytes);
+        let room = charge.as_ref().map_or(0, |_| self.memory.room_for(body_bytes));
         let held = charge.map(|charge| charge.hold(Arc::clone(&unsettled.event)));
         for webhook in unsettled.webhooks {
             let key = DeliveryKey { event: unsettled.event.seq, webhook };
@@ -350,7 +352,7 @@ impl Shared {
                 self.settle_directly(key, Transition::discarded(WEBHOOK_DELETED), now).await;
                 continue;
             };
-            match (lane.reserve(held.is_some()), &held) {
+            match (lane.reserve(room), &held) {
                 (Disposition::InMemory, Some(held)) => {
                     let todo = lane.admit(Arc::clone(held));
                     self.carry_out(&lane, todo);

@@ -81,6 +81,7 @@ impl Ingest {
     fn place(&self, tenant: TenantSeq, events: Vec<Event>) -> Vec<Placed> {
         let patterns = self.patterns.read();
         let index = patterns.by_tenant.get(&tenant);
+        let memory = self.dispatcher.memory();
         let mut webhooks = Vec::new();
         let mut lanes = Vec::new();
         events
@@ -91,9 +92,9 @@ impl Ingest {
                     index.matches(event.topic(), &mut webhooks);
                 }
                 self.dispatcher.lanes(&webhooks, &mut lanes);
-                let charge = if lanes.is_empty() { None } else { self.dispatcher.memory().charge(event.body().len()) };
-                let fits = charge.is_some();
-                let lanes = lanes.drain(..).map(|lane| (Arc::clone(&lane), lane.reserve(fits))).collect();
+                let charge = if lanes.is_empty() { None } else { memory.charge(event.body().len()) };
+                let room = charge.as_ref().map_or(0, |_| memory.room_for(event.body().len()));
+                let lanes = lanes.drain(..).map(|lane| (Arc::clone(&lane), lane.reserve(room))).collect();
                 Placed { event, lanes, charge }
             })
             .collect()

@@ -176,17 +176,17 @@ impl Lane {
 
     // --- accepting ---
 
-    /// Decides where a new delivery goes. A place promised ([`Disposition::InMemory`]) is taken by
+    /// Decides where a new delivery goes; `room` is the most that memory allows a lane now. A place promised ([`Disposition::InMemory`]) is taken by
     /// [`Lane::admit`] or given back by [`Lane::release`].
-    pub(crate) fn reserve(&self, fits_memory: bool) -> Disposition {
+    pub(crate) fn reserve(&self, room: usize) -> Disposition {
         let mut state = self.state.lock();
         match state.mode {
             Mode::Paused => return Disposition::Skipped(WEBHOOK_DISABLED),
             Mode::Removed => return Disposition::Skipped(WEBHOOK_DELETED),
             Mode::Running | Mode::Stopped => {}
         }
-        let is_full = state.queue.len() + state.reserved >= self.max_queued;
-        if !fits_memory || is_full || state.has_overflow || state.breaker.is_open() {
+        let is_full = state.queue.len() + state.reserved >= self.max_queued.min(room);
+        if is_full || state.has_overflow || state.breaker.is_open() {
             state.has_overflow = true;
             return Disposition::Stored;
         }
