@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark stops at the first surprise and prints")]
 
+use std::sync::Arc;
+
 use std::hint::black_box;
 
 use bytes::Bytes;
@@ -75,7 +77,7 @@ impl Bench {
         let accepted = self.runtime.block_on(self.store.accept(events)).unwrap();
         let settlements = accepted.iter().map(|accepted| self.delivered(accepted)).collect();
         let health = vec![(self.webhook, WebhookHealth::default())];
-        self.runtime.block_on(self.store.settle(SettleBatch { settlements, health })).unwrap();
+        self.runtime.block_on(self.store.settle(Arc::new(SettleBatch { settlements, health }))).unwrap();
     }
 
     fn delivered(&self, accepted: &Accepted) -> Settlement {

@@ -135,7 +135,7 @@ async fn what_was_acknowledged_survives_a_kill() {
     for number in 0..20 {
         let seq = accept(&store, event(&number.to_string(), 2_000, &[webhook])).await.unwrap();
         if number % 2 == 0 {
-            store.settle(delivered(seq, webhook)).await.unwrap();
+            store.settle(Arc::new(delivered(seq, webhook))).await.unwrap();
         }
         if number % 5 == 4 {
             // What a killed process leaves: the files as they are, the index of the log of no use.

@@ -193,14 +193,14 @@ impl Bench {
         let warm_up = Shape { events: 2_000, ..shape };
         publisher.closed_loop(warm_up, receiver, |_| {}).await?;
         let cpu_before = node.cpu()?;
-        let took =
+        let elapsed =
             publisher.closed_loop(shape, receiver, |count| self.say(&format!("deliveries, {name}: {count}"))).await?;
         let cpu_us = node.cpu()?.saturating_sub(cpu_before).as_secs_f64() * 1e6 / shape.events as f64;
-        let rate = shape.events as f64 / took.as_secs_f64();
+        let rate = shape.events as f64 / elapsed.as_secs_f64();
         let arrived = receiver.arrived()?;
-        let share = 100.0 * rate / bare.posts_per_s;
+        let percent = 100.0 * rate / bare.posts_per_s;
         report.add(Figure::new(format!("deliveries, {name}"), "events/s", rate));
-        report.add(Figure::new("  share of the bare loop", "%", share).at_least(50.0));
+        report.add(Figure::new("  share of the bare loop", "%", percent).at_least(50.0));
         report.add(Figure::new("  CPU a delivered event", "µs", cpu_us));
         report.add(Figure::new("  CPU against the bare loop", "×", cpu_us / bare.cpu_us).at_most(3.0));
         report.add(Figure::new("  delivered twice", "", arrived.repeated as f64).at_most(0.0));

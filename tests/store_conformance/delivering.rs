@@ -1,5 +1,7 @@
 //! What is owed, and what became of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use postrider::delivery::{DeliveryState, Transition};
 use postrider::store::{Disposition, EventSeq, MAX_KEPT_SUCCESS_RESPONSE_BYTES, SettleBatch, Settlement, Store};
@@ -56,7 +58,7 @@ pub(crate) async fn a_stored_delivery_is_due_at_once_and_in_order<F: Fixture>() 
         let event = new_event(&format!("e{number}"), &[(a, Disposition::Stored), (b, Disposition::InMemory)]);
         seqs.push(accept(&*store, event).await);
     }
-    assert_eq!(store.next_due(Some(a)).await.unwrap(), [(a, at(100))]);
+    assert_eq!(store.next_due(Some(a), at(0)).await.unwrap(), [(a, at(100))]);
     assert!(store.due(a, at(99), 10).await.unwrap().is_empty());
     let due = store.due(a, at(100), 3).await.unwrap();
     assert_eq!(due.iter().map(|due| due.event.seq).collect::<Vec<_>>(), seqs[..3]);
@@ -76,7 +78,7 @@ pub(crate) async fn a_failed_attempt_is_due_at_its_time<F: Fixture>() {
     fixture.restart().await;
     let store = fixture.store();
     assert!(unsettled(&*store).await.is_empty());
-    assert_eq!(store.next_due(None).await.unwrap(), [(a, at(400))]);
+    assert_eq!(store.next_due(None, at(0)).await.unwrap(), [(a, at(400))]);
     let due = store.due(a, at(500), 10).await.unwrap();
     assert_eq!(due.iter().map(|due| due.event.seq).collect::<Vec<_>>(), [second, first], "earliest first");
     assert_eq!((due[0].attempts, due[0].round_attempts), (1, 1));
@@ -235,10 +237,11 @@ pub(crate) async fn a_webhook_without_stored_deliveries_has_no_next_due<F: Fixtu
     let event = new_event("e1", &[(a, Disposition::Stored), (b, Disposition::InMemory), (c, Disposition::Stored)]);
     let seq = accept(&*store, event).await;
     settle(&*store, vec![failed(key(seq, c), 1, at(700))]).await;
-    assert_eq!(store.next_due(None).await.unwrap(), [(a, at(100)), (c, at(700))]);
-    assert!(store.next_due(Some(b)).await.unwrap().is_empty());
+    assert_eq!(store.next_due(None, at(0)).await.unwrap(), [(a, at(100)), (c, at(700))]);
+    assert!(store.next_due(Some(b), at(0)).await.unwrap().is_empty());
+    assert_eq!(store.next_due(None, at(100)).await.unwrap(), [(c, at(700))], "strictly later");
     settle(&*store, vec![delivered(key(seq, a), 1)]).await;
-    assert_eq!(store.next_due(None).await.unwrap(), [(c, at(700))]);
+    assert_eq!(store.next_due(None, at(0)).await.unwrap(), [(c, at(700))]);
 }
 
 pub(crate) async fn the_health_of_a_webhook_is_settled_too<F: Fixture>() {
@@ -261,7 +264,10 @@ pub(crate) async fn the_health_of_a_webhook_is_settled_too<F: Fixture>() {
         transition: Transition::discarded("webhook deleted"),
         at: at(22),
     };
-    store.settle(SettleBatch { settlements: vec![discarded], health: vec![(a, health.clone())] }).await.unwrap();
+    store
+        .settle(Arc::new(SettleBatch { settlements: vec![discarded], health: vec![(a, health.clone())] }))
+        .await
+        .unwrap();
     let record = &store.webhooks(DEFAULT_TENANT).await.unwrap()[0];
     assert_eq!(record.health, health);
     assert_eq!(record.version, 1);

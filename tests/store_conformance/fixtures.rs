@@ -1,5 +1,7 @@
 //! Events, webhooks and settlements for the stories.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use postrider::clock::UnixMicros;
 use postrider::delivery::{DeliveryState, Transition};
@@ -113,7 +115,7 @@ pub(crate) fn dead(key: DeliveryKey, number: u32) -> Settlement {
 }
 
 pub(crate) async fn settle(store: &dyn Store, settlements: Vec<Settlement>) {
-    store.settle(SettleBatch { settlements, health: Vec::new() }).await.unwrap();
+    store.settle(Arc::new(SettleBatch { settlements, health: Vec::new() })).await.unwrap();
 }
 
 pub(crate) async fn delivery(store: &dyn Store, key: DeliveryKey) -> StoredDelivery {

@@ -1,5 +1,7 @@
 //! Webhooks, tokens, and the store's own health.
 
+use std::sync::Arc;
+
 use std::time::Duration;
 
 use postrider::signing::Scheme;
@@ -78,7 +80,7 @@ pub(crate) async fn a_change_can_close_the_circuit<F: Fixture>() {
         ..Default::default()
     };
     let batch = SettleBatch { settlements: Vec::new(), health: vec![(created.seq, broken.clone())] };
-    store.settle(batch).await.unwrap();
+    store.settle(Arc::new(batch)).await.unwrap();
     let kept = store.update_webhook(DEFAULT_TENANT, created.uuid, 1, settings("a"), false, at(10)).await.unwrap();
     assert_eq!(kept.health, broken);
     let closed = store.update_webhook(DEFAULT_TENANT, created.uuid, 2, settings("a"), true, at(11)).await.unwrap();
