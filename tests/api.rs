@@ -1,8 +1,13 @@
 //! The REST API over real HTTP: what a user is told, what is refused and why, and what is kept secret.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 #[path = "support/receiver.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod receiver;
 #[path = "support/server.rs"]
 mod server;
@@ -339,8 +344,8 @@ async fn a_webhook_is_made_shown_changed_and_deleted() {
     insta::assert_json_snapshot!("webhook_shown", redacted(shown.clone()));
     assert_eq!(server.get("/api/v1/webhooks").await.expect(200), json!([shown]), "a bare array");
 
-    let patch = r#"{"name":"soar","retry_schedule":[1,2.5],"timeout_s":3,"enabled":false,"description":null}"#;
-    let changed = server.call("PATCH", &path, &server.admin, patch).await.expect(200);
+    let change = r#"{"name":"soar","retry_schedule":[1,2.5],"timeout_s":3,"enabled":false,"description":null}"#;
+    let changed = server.call("PATCH", &path, &server.admin, change).await.expect(200);
     assert_eq!(changed["name"], "soar");
     assert_eq!(changed["retry_schedule"], json!([1.0, 2.5]));
     assert_eq!((&changed["timeout_s"], &changed["enabled"]), (&json!(3), &json!(false)));
@@ -408,8 +413,8 @@ async fn several_wrong_fields_are_all_named() {
     let (_folder, server) = server().await;
     let path = server.webhook("siem", "https://127.0.0.1/", ">").await;
     let path = format!("/api/v1/webhooks/{}", path["uuid"].as_str().unwrap());
-    let patch = r#"{"name":"","timeout_s":0,"signatures":["md5"],"secret":"short"}"#;
-    let problem = server.call("PATCH", &path, &server.admin, patch).await.expect(422);
+    let change = r#"{"name":"","timeout_s":0,"signatures":["md5"],"secret":"short"}"#;
+    let problem = server.call("PATCH", &path, &server.admin, change).await.expect(422);
     insta::assert_json_snapshot!("problem_with_several_fields", problem);
     server.stop().await;
 }
@@ -445,7 +450,7 @@ async fn failing_receiver() -> std::net::SocketAddr {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = vec![0; 16 * 1024];
-            stream.read(&mut request).await.ok();
+            assert!(stream.read(&mut request).await.unwrap() > 0);
             stream.write_all(b"HTTP/1.1 500 No\r\nContent-Length: 7\r\nConnection: close\r\n\r\nno\xff way").await.ok();
             stream.shutdown().await.ok();
         }

@@ -96,7 +96,7 @@ pub(super) async fn publish(
     request: Request,
 ) -> Result<(StatusCode, Json<Receipt>), Problem> {
     media_type(request.headers(), &[JSON])?;
-    let received = read_body(&app, request, MAX_EVENT_BYTES).await?;
+    let received = read_body(&app.bodies, request, MAX_EVENT_BYTES).await?;
     let event = Event::from_json(&received.bytes, app.engine.now())?;
     let receipt = app.engine.publish(tenant, vec![event]).await?.into_iter().next();
     let receipt = receipt.ok_or_else(|| Problem::internal("no receipt for an event".to_owned()))?;
@@ -123,7 +123,7 @@ pub(super) async fn publish_batch(
     request: Request,
 ) -> Result<(StatusCode, Json<BatchReceipt>), Problem> {
     let media_type = media_type(request.headers(), &[JSON, NDJSON[0], NDJSON[1]])?;
-    let received = read_body(&app, request, MAX_BATCH_BYTES).await?;
+    let received = read_body(&app.bodies, request, MAX_BATCH_BYTES).await?;
     let now = app.engine.now();
     let events = if media_type == JSON {
         Event::batch_from_json(&received.bytes, now)

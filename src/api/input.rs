@@ -41,7 +41,7 @@ pub(super) struct Received {
 }
 
 /// Reads a body of at most `limit` bytes.
-pub(super) async fn read_body(app: &App, request: Request, limit: usize) -> Result<Received, Problem> {
+pub(super) async fn read_body(budget: &Arc<Semaphore>, request: Request, limit: usize) -> Result<Received, Problem> {
     let (parts, body) = request.into_parts();
     if let Some(encoding) = parts.headers.get(CONTENT_ENCODING).filter(|value| value.as_bytes() != b"identity") {
         return Err(Problem::media_type(format!("{encoding:?} is a content encoding; send the body without one")));
@@ -49,7 +49,7 @@ pub(super) async fn read_body(app: &App, request: Request, limit: usize) -> Resu
     let reading = async {
         let declared = content_length(&parts.headers);
         if declared.is_none_or(|length| length <= limit) {
-            return collect(app, body, declared, limit).await;
+            return collect(budget, body, declared, limit).await;
         }
         // A client that expects `100 Continue` has not begun to send.
         if !parts.headers.contains_key(EXPECT) {
@@ -63,7 +63,12 @@ pub(super) async fn read_body(app: &App, request: Request, limit: usize) -> Resu
     })
 }
 
-async fn collect(app: &App, mut body: Body, declared: Option<usize>, limit: usize) -> Result<Received, Problem> {
+async fn collect(
+    budget: &Arc<Semaphore>,
+    mut body: Body,
+    declared: Option<usize>,
+    limit: usize,
+) -> Result<Received, Problem> {
     let mut whole = BytesMut::new();
     let mut share = None;
     while let Some(frame) = body.frame().await {
@@ -78,7 +83,7 @@ async fn collect(app: &App, mut body: Body, declared: Option<usize>, limit: usiz
             return Ok(Received { bytes: data, _share: None });
         }
         if share.is_none() {
-            share = Some(reserve(app, declared.unwrap_or(limit))?);
+            share = Some(reserve(budget, declared.unwrap_or(limit))?);
             whole.reserve(declared.unwrap_or(data.len()));
         }
         whole.extend_from_slice(&data);
@@ -86,10 +91,10 @@ async fn collect(app: &App, mut body: Body, declared: Option<usize>, limit: usiz
     Ok(Received { bytes: whole.freeze(), _share: share })
 }
 
-fn reserve(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+fn reserve(budget: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
     u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES))
         .ok()
-        .and_then(|units| Arc::clone(&app.bodies).try_acquire_many_owned(units).ok())
+        .and_then(|units| Arc::clone(budget).try_acquire_many_owned(units).ok())
         .ok_or_else(|| Problem::unavailable("too many large requests are under way"))
 }
 
@@ -126,7 +131,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
         media_type(request.headers(), &[JSON])?;
-        let received = read_body(app, request, MAX_SETTINGS_BYTES).await?;
+        let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
         parse_json(&received.bytes).map(Self)
     }
 }
@@ -138,7 +143,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJsonBody<T
     type Rejection = Problem;
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
         let media_type = media_type(request.headers(), &[JSON]);
-        let received = read_body(app, request, MAX_SETTINGS_BYTES).await?;
+        let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
         if received.bytes.is_empty() {
             return Ok(Self(T::default()));
         }
@@ -241,6 +246,45 @@ pub(super) fn parse_time(text: &str) -> Result<UnixMicros, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::Full;
+    use http_body_util::combinators::BoxBody;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    /// Sends nothing and does not end.
+    struct Stalled;
+
+    impl hyper::body::Body for Stalled {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    async fn status_of(body: BoxBody<Bytes, Infallible>, budget: &Arc<Semaphore>) -> Result<usize, u16> {
+        use axum::response::IntoResponse;
+        let received = read_body(budget, Request::new(Body::new(body)), 4_096).await;
+        received.map(|received| received.bytes.len()).map_err(|problem| problem.into_response().status().as_u16())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stalls_is_let_go() {
+        assert_eq!(status_of(BoxBody::new(Stalled), &body_budget()).await.unwrap_err(), 408);
+    }
+
+    #[tokio::test]
+    async fn bodies_beyond_the_budget_are_asked_to_come_back() {
+        let body = || BoxBody::new(Full::new(Bytes::from(vec![0; 3_000])));
+        let (roomy, tight) = (body_budget(), Arc::new(Semaphore::new(1)));
+        assert_eq!(status_of(body(), &roomy).await, Ok(3_000));
+        assert_eq!(status_of(body(), &tight).await, Err(503));
+        assert_eq!(tight.available_permits(), 1);
+    }
 
     #[test]
     fn a_time_is_rfc_3339_or_unix_seconds() {

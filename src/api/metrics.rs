@@ -120,7 +120,7 @@ impl Collector for Snapshot {
 fn stored(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
     gauge(encoder, "store_events", "Events in the store", None, stats.events)?;
     gauge(encoder, "store_attempts", "Attempts in the store", None, stats.attempts)?;
-    let states = [
+    let by_state = [
         ("pending", stats.pending),
         ("delivered", stats.delivered),
         ("dead", stats.dead),
@@ -130,7 +130,7 @@ fn stored(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
     let metric_type = prometheus_client::metrics::MetricType::Gauge;
     let mut family =
         encoder.encode_descriptor("store_deliveries", "Deliveries in the store by state", None, metric_type)?;
-    for (state, count) in states {
+    for (state, count) in by_state {
         ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
     }
     Ok(())
@@ -152,7 +152,7 @@ where
     metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
 }
 
-/// What the process has used, from `/proc/self/stat` (proc_pid_stat(5)); `None` where there is none.
+/// What the process has used, from `/proc/self/stat` (`proc_pid_stat(5)`); `None` where there is none.
 #[derive(Debug, PartialEq)]
 struct ProcessUse {
     cpu_s: f64,

@@ -48,7 +48,9 @@ pub fn openapi() -> OpenApi {
         "A token with the scope `admin`, `publish` (send events) or `read` (see everything but secrets and tokens).",
     ));
     components.add_security_scheme(TOKEN, SecurityScheme::Http(bearer.build()));
-    document.paths.paths.values_mut().flat_map(operations).for_each(complete);
+    for operation in document.paths.paths.values_mut().flat_map(operations) {
+        complete(operation);
+    }
     document
 }
 

@@ -4,7 +4,7 @@ use axum::extract::rejection::PathRejection;
 use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::engine::ChangeError;
@@ -31,9 +31,9 @@ const RETRY_AFTER_UNAVAILABLE_S: u32 = 1;
 }))]
 pub struct Problem {
     /// What kind of problem it is; stable, for programs.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", serialize_with = "as_urn")]
     #[schema(example = "urn:postrider:problem:not-found")]
-    kind: String,
+    kind: &'static str,
     /// The status in words.
     title: &'static str,
     /// The HTTP status.
@@ -61,10 +61,14 @@ pub struct FieldError {
     pub reason: String,
 }
 
+fn as_urn<S: Serializer>(kind: &&'static str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("urn:postrider:problem:{kind}"))
+}
+
 impl Problem {
-    pub(super) fn new(status: StatusCode, kind: &str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("urn:postrider:problem:{kind}"),
+            kind,
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: detail.into(),
@@ -119,7 +123,7 @@ impl Problem {
         Self { internal: Some(internal), ..problem }
     }
 
-    fn with_fields(status: StatusCode, kind: &str, errors: Vec<FieldError>) -> Self {
+    fn with_fields(status: StatusCode, kind: &'static str, errors: Vec<FieldError>) -> Self {
         let texts: Vec<String> = errors.iter().map(|error| format!("{}: {}", error.field, error.reason)).collect();
         Self { errors, ..Self::new(status, kind, texts.join("; ")) }
     }

@@ -62,12 +62,14 @@ pub(super) struct WebhookInput {
     #[schema(minimum = 1, maximum = 1024)]
     max_in_flight: Option<u32>,
     /// Delays between attempts in seconds; `null` is the server's default, `[]` a single attempt.
+    #[expect(clippy::option_option, reason = "`null` is a value of its own here, unlike where the field is left out")]
     #[serde(default, deserialize_with = "given")]
     #[schema(max_items = 64, value_type = Option<Vec<f64>>)]
     retry_schedule: Option<Option<Vec<f64>>>,
 }
 
-/// `null` is a value of its own here, unlike where a field is left out.
+/// Called where the field is given.
+#[expect(clippy::option_option, reason = "as the field has it")]
 fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Vec<f64>>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
@@ -170,7 +172,7 @@ impl From<&WebhookRecord> for Webhook {
             url: receiver.destination.as_str().to_owned(),
             topic_patterns: settings.topic_patterns.iter().map(ToString::to_string).collect(),
             enabled: settings.enabled,
-            signatures: receiver.signatures.iter().map(scheme_name).collect(),
+            signatures: receiver.signatures.iter().copied().map(scheme_name).collect(),
             timeout_s: receiver.timeout.as_secs(),
             max_in_flight: settings.max_in_flight,
             retry_schedule: settings.retry_schedule.as_ref().map(seconds),
@@ -186,7 +188,7 @@ impl From<&WebhookRecord> for Webhook {
     }
 }
 
-fn scheme_name(scheme: &Scheme) -> &'static str {
+fn scheme_name(scheme: Scheme) -> &'static str {
     match scheme {
         Scheme::Decnet => "decnet",
         Scheme::Standard => "standard",
@@ -313,6 +315,7 @@ pub(super) struct TestResult {
 
 /// Where the time went, in milliseconds; `null`: the phase was not needed or not reached.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the unit is part of a field's name")]
 pub(super) struct Timings {
     #[schema(required)]
     dns_ms: Option<f64>,
