@@ -26,17 +26,26 @@ const CYCLES: [(&[&str], &str); 1] = [(
 )];
 
 /// One owner a technology: what only files under these paths may name.
-const OWNERS: [(&str, &[&str]); 13] = [
+const OWNERS: [(&str, &[&str]); 22] = [
     ("rusqlite", &["src/store/"]),
     ("hyper::client", &["src/delivery/"]),
     ("hyper_util::client", &["src/delivery/"]),
+    ("hyper::server", &["src/serve", "src/cli/receiver.rs"]),
+    ("rustls", &["src/delivery/"]),
+    ("tokio_rustls", &["src/delivery/"]),
     ("hickory_resolver", &["src/delivery/"]),
+    ("lookup_host", &["src/delivery/"]),
     ("TcpStream::connect", &["src/delivery/client"]),
     ("TcpSocket", &["src/delivery/client"]),
-    ("lookup_host", &["src/delivery/"]),
     ("axum", &["src/api", "src/dashboard", "src/serve"]),
+    ("utoipa", &["src/api"]),
+    ("prometheus_client", &["src/api/metrics"]),
+    ("clap", &["src/cli", "src/config", "src/telemetry"]),
+    ("comfy_table", &["src/cli/"]),
+    ("indicatif", &["src/cli/"]),
+    ("toml", &["src/config"]),
+    ("tracing_subscriber", &["src/config", "src/telemetry"]),
     ("env::var", &["src/config"]),
-    ("env::var_os", &["src/config"]),
     ("env::vars", &["src/config"]),
     ("SystemTime::now", &["src/clock.rs"]),
     ("Timestamp::now", &["src/clock.rs"]),
