@@ -221,6 +221,7 @@ impl Bench {
             tokio::time::sleep(Duration::from_millis(20)).await;
             arrived = receiver.arrived()?;
         }
+        let arrived = receiver.report()?;
         let ms = |us: u64| us as f64 / 1e3;
         let fsync_p99_ms = ms(disk_us.value_at_quantile(0.99));
         let accept_p99_ms = ms(accepted_us.value_at_quantile(0.99));

@@ -138,7 +138,7 @@ impl Store for SqliteStore {
         now: UnixMicros,
     ) -> Result<u32, StoreError> {
         let reason = reason.to_owned();
-        let size = Size { rows: limit as usize, bytes: 0 };
+        let size = Size { rows: limit as usize, bytes: 0, is_urgent: false };
         self.writer.write(size, move |commit| deliveries::discard_pending(commit, webhook, &reason, limit, now)).await
     }
 

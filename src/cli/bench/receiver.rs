@@ -56,7 +56,7 @@ impl Tally {
         self.latency_us.saturating_record(latency_us);
     }
 
-    fn arrived(&self) -> Arrived {
+    fn report(&self) -> Arrived {
         Arrived {
             p50_us: self.latency_us.value_at_quantile(0.5),
             p99_us: self.latency_us.value_at_quantile(0.99),
@@ -87,10 +87,13 @@ pub(super) async fn run(output: Output) -> anyhow::Result<()> {
     output.line(receiver.address)?;
     tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
         for line in std::io::stdin().lines() {
-            if let Some(webhooks) = line?.strip_prefix("reset ") {
+            let line = line?;
+            if let Some(webhooks) = line.strip_prefix("reset ") {
                 *tally.lock() = Tally::new(webhooks.parse()?)?;
             }
-            output.json(&tally.lock().arrived())?;
+            // Percentiles take a walk over the histogram, and the count is asked for all the time.
+            let tally = tally.lock();
+            output.json(&if line == "report" { tally.report() } else { tally.arrived })?;
         }
         Ok(())
     })
@@ -137,8 +140,14 @@ impl ReceiverProcess {
         self.say(&format!("reset {webhooks}")).map(|_| ())
     }
 
+    /// The counts alone.
     pub(super) fn arrived(&mut self) -> anyhow::Result<Arrived> {
         self.say("count")
+    }
+
+    /// Counts and latencies.
+    pub(super) fn report(&mut self) -> anyhow::Result<Arrived> {
+        self.say("report")
     }
 
     /// Where the webhook number `webhook` points.

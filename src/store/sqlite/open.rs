@@ -181,7 +181,7 @@ impl Folder {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(at(&new))?;
         let other = |error: io::Error| at(&new)(error);
         let id_hash_key = random_bytes::<16>().map_err(other)?;
-        let delivery_id_key = random_bytes::<32>().map_err(other)?;
+        let delivery_id_key = random_bytes::<16>().map_err(other)?;
         let check = sealer
             .seal(MASTER_KEY_CHECK_TEXT, &master_key_check())
             .map_err(|error| at(&new)(io::Error::other(error)))?;

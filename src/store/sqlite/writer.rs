@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rusqlite::{CachedStatement, Connection, ErrorCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::{error, info};
 
 use super::accept::IdHash;
@@ -20,10 +21,12 @@ use crate::store::StoreError;
 use crate::store::seal::Sealer;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// Callers that wait beyond this many wait for room.
-const MAX_WAITING_CALLS: usize = 4_096;
-/// What waiting calls may hold in memory, in KiB; a larger one waits until it is alone.
+/// What waiting calls may hold in memory, in KiB, each one at least; a larger one waits until it is alone.
 const MAX_WAITING_KIB: u32 = 64 << 10;
+/// How long calls for which nobody waits are held back, so that they share the commit of others.
+const PATIENCE: Duration = Duration::from_millis(3);
+/// With this many rows a commit is worth its fsync, and is not held back.
+const WORTHWHILE_ROWS: usize = 512;
 /// A transaction takes no more calls when it has this many rows or bytes.
 const MAX_COMMIT_ROWS: usize = 4_096;
 const MAX_COMMIT_BYTES: usize = 8 << 20;
@@ -82,11 +85,13 @@ pub(super) fn closed() -> StoreError {
 pub(super) struct Size {
     pub(super) rows: usize,
     pub(super) bytes: usize,
+    /// Whether somebody waits for it.
+    pub(super) is_urgent: bool,
 }
 
 impl Size {
     /// A change of configuration.
-    pub(super) const SMALL: Self = Self { rows: 1, bytes: 4_096 };
+    pub(super) const SMALL: Self = Self { rows: 1, bytes: 4_096, is_urgent: true };
 }
 
 /// A handle to the writer's thread.
@@ -101,10 +106,10 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts the thread; `folder` stays locked until it has closed the connection.
     pub(super) fn start(connection: Connection, state: State, folder: Folder) -> io::Result<Self> {
-        let (jobs, waiting) = mpsc::channel(MAX_WAITING_CALLS);
+        let (jobs, waiting) = mpsc::channel();
         let (stopping, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            run(&connection, state, waiting);
+            run(&connection, state, &waiting);
             checkpoint(&connection);
             drop(connection);
             drop(folder);
@@ -125,12 +130,12 @@ impl Writer {
         T: Send + 'static,
         W: FnMut(&mut Commit<'_>) -> Result<T, Failure> + Send + 'static,
     {
-        let kib = u32::try_from(size.bytes >> 10).map_or(MAX_WAITING_KIB, |kib| kib.min(MAX_WAITING_KIB));
+        let kib = u32::try_from(size.bytes >> 10).map_or(MAX_WAITING_KIB, |kib| kib.clamp(1, MAX_WAITING_KIB));
         let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| closed())?;
         let jobs = self.jobs.lock().clone().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
         let call = Call { work, size, done: None, answer, _room: room };
-        jobs.send(Box::new(call)).await.map_err(|_| closed())?;
+        jobs.send(Box::new(call)).map_err(|_| closed())?;
         drop(jobs);
         answered.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the writer stopped".to_owned())))
     }
@@ -295,10 +300,10 @@ impl<'c> Commit<'c> {
     }
 }
 
-fn run(connection: &Connection, mut state: State, mut waiting: mpsc::Receiver<Box<dyn Job>>) {
+fn run(connection: &Connection, mut state: State, waiting: &mpsc::Receiver<Box<dyn Job>>) {
     let mut failing = false;
-    while let Some(first) = waiting.blocking_recv() {
-        let mut jobs = gather(first, &mut waiting);
+    while let Ok(first) = waiting.recv() {
+        let mut jobs = gather(first, waiting);
         let committed = commit(connection, &mut state, &mut jobs);
         match committed {
             Err(error) if jobs.len() > 1 && error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
@@ -318,15 +323,23 @@ fn run(connection: &Connection, mut state: State, mut waiting: mpsc::Receiver<Bo
     }
 }
 
-/// Everything that waits, within the bounds of a transaction.
-fn gather(first: Box<dyn Job>, waiting: &mut mpsc::Receiver<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
-    let Size { mut rows, mut bytes } = first.size();
+/// Everything that waits, within the bounds of a transaction. While nobody waits for any of it, it is held
+/// back for a moment: an outcome that shares the next event's commit costs no fsync of its own.
+fn gather(first: Box<dyn Job>, waiting: &mpsc::Receiver<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+    let Size { mut rows, mut bytes, mut is_urgent } = first.size();
     let mut jobs = vec![first];
+    let deadline = Instant::now() + PATIENCE;
     while rows < MAX_COMMIT_ROWS && bytes < MAX_COMMIT_BYTES {
-        let Ok(job) = waiting.try_recv() else { break };
+        let patience = if is_urgent || rows >= WORTHWHILE_ROWS {
+            Duration::ZERO
+        } else {
+            deadline.saturating_duration_since(Instant::now())
+        };
+        let Ok(job) = waiting.recv_timeout(patience) else { break };
         let size = job.size();
         rows += size.rows;
         bytes += size.bytes;
+        is_urgent |= size.is_urgent;
         jobs.push(job);
     }
     jobs
