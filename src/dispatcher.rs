@@ -16,8 +16,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use self::figures::Counters;
 pub use self::figures::Figures;
@@ -35,6 +35,8 @@ use crate::webhook::{WebhookRecord, WebhookSeq};
 
 /// Lanes that read from the store at the same time.
 const MAX_LOADS: usize = 4;
+/// How often lanes in which deliveries wait for hands are looked after.
+const LOOK_AFTER_EVERY: Duration = Duration::from_millis(5);
 /// How long a lane waits before it reads again after the store failed or memory was full.
 const LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Events read at once when a restart reads back what was in memory.
@@ -73,6 +75,9 @@ struct Shared {
     slots: Slots,
     loads: Semaphore,
     timer: Timer,
+    /// Lanes in which deliveries wait for hands.
+    crowded: Mutex<Vec<Arc<Lane>>>,
+    crowding: Notify,
     outcomes: mpsc::Sender<Message>,
     counters: Counters,
 }
@@ -93,6 +98,8 @@ impl Dispatcher {
             loads: Semaphore::new(MAX_LOADS),
             lanes: RwLock::default(),
             timer: Timer::default(),
+            crowded: Mutex::default(),
+            crowding: Notify::new(),
             counters: Counters::default(),
             store,
             client,
@@ -116,7 +123,8 @@ impl Dispatcher {
         for webhook in webhooks.deleted {
             shared.discard_stored(webhook);
         }
-        tokio::spawn(run_timer(shared));
+        tokio::spawn(run_timer(Arc::clone(&shared)));
+        tokio::spawn(look_after_crowded(shared));
         Ok((dispatcher, webhooks.live))
     }
 
@@ -253,6 +261,29 @@ impl Dispatcher {
 /// How long a shutdown waits for the last outcomes to be committed.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Gives lanes more workers when those they have do not get on.
+async fn look_after_crowded(shared: Arc<Shared>) {
+    loop {
+        shared.crowding.notified().await;
+        loop {
+            tokio::time::sleep(LOOK_AFTER_EVERY).await;
+            let mut lanes = std::mem::take(&mut *shared.crowded.lock());
+            lanes.retain(|lane| match lane.relieve() {
+                Some(todo) => {
+                    shared.carry_out(lane, todo);
+                    true
+                }
+                None => false,
+            });
+            let mut crowded = shared.crowded.lock();
+            crowded.append(&mut lanes);
+            if crowded.is_empty() {
+                break;
+            }
+        }
+    }
+}
+
 async fn run_timer(shared: Arc<Shared>) {
     loop {
         let webhook = shared.timer.next(&*shared.clock).await;
@@ -272,6 +303,10 @@ impl Shared {
             lane.start_workers(todo.start_workers, || {
                 tokio::spawn(worker::run(Arc::clone(self), Arc::clone(lane))).abort_handle()
             });
+        }
+        if todo.look_after {
+            self.crowded.lock().push(Arc::clone(lane));
+            self.crowding.notify_one();
         }
         if todo.load {
             self.load(lane);

@@ -18,6 +18,10 @@ use crate::delivery::retry::Schedule;
 use crate::store::{Disposition, EventSeq};
 use crate::webhook::{Webhook, WebhookHealth, WebhookRecord, WebhookSeq};
 
+/// A lane opens another connection at once when more deliveries than this wait for each that it has.
+/// Fewer are left to those it has, since a connection costs many times what a request on an open one does;
+/// should these hang, [`Lane::relieve`] finds out.
+const MAX_WAITING_PER_WORKER: usize = 8;
 /// A success that changes nothing but its time is stored at most this often.
 const SUCCESS_FLUSH_US: i64 = 1_000_000;
 
@@ -65,6 +69,11 @@ struct State {
     under_way: HashSet<EventSeq>,
     workers: HashMap<Id, AbortHandle>,
     idle_workers: usize,
+    /// Deliveries wait for hands: the dispatcher looks after this lane.
+    is_crowded: bool,
+    /// Jobs taken in all, and how many it were when the dispatcher last looked.
+    jobs_taken: u64,
+    jobs_seen: u64,
     /// When the earliest pending delivery in the store is due, apart from those in memory.
     stored_due: Option<UnixMicros>,
     load: Load,
@@ -107,6 +116,8 @@ pub(super) struct Job {
 #[must_use]
 pub(super) struct Todo {
     pub(super) start_workers: usize,
+    /// Look after this lane with [`Lane::relieve`].
+    pub(super) look_after: bool,
     pub(super) load: bool,
     /// Deliveries that leave memory undelivered, with their places in the store to be written.
     pub(super) evicted: Vec<Queued>,
@@ -165,6 +176,9 @@ impl Lane {
                 under_way: HashSet::new(),
                 workers: HashMap::new(),
                 idle_workers: 0,
+                is_crowded: false,
+                jobs_taken: 0,
+                jobs_seen: 0,
                 stored_due: None,
                 load: Load::default(),
                 has_overflow: false,
@@ -240,6 +254,7 @@ impl Lane {
         }
         let queued = state.queue.pop_front()?;
         state.under_way.insert(queued.event.live.seq);
+        state.jobs_taken += 1;
         let load = state.load.is_wanted && !state.load.is_under_way && state.queue.len() <= self.max_queued / 2;
         Some(Job { queued, settings: Arc::clone(&state.settings), load })
     }
@@ -327,6 +342,20 @@ impl Lane {
         }
         state.success_flushed_at = Some(now);
         Some(state.breaker.health().clone())
+    }
+
+    /// Called every few milliseconds while deliveries wait for hands. If none was taken since the last
+    /// time, those at work are busy with slow answers, and others are needed. `None`: no more looking.
+    pub(super) fn relieve(&self) -> Option<Todo> {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() || !state.can_run() {
+            state.is_crowded = false;
+            return None;
+        }
+        let is_stuck = state.jobs_seen == state.jobs_taken;
+        state.jobs_seen = state.jobs_taken;
+        let more = if is_stuck { state.queue.len().min(state.workers.len().max(1)) } else { 0 };
+        Some(Todo { start_workers: more.min(state.room_for_workers()), ..Todo::default() })
     }
 
     // --- loading from the store ---
@@ -462,8 +491,20 @@ impl State {
         for _ in 0..woken {
             wake.notify_one();
         }
-        let room = self.settings.max_in_flight.saturating_sub(self.workers.len());
-        Todo { start_workers: (jobs - woken).min(room), ..Todo::default() }
+        let waiting = jobs - woken;
+        let needed = if self.workers.is_empty() {
+            waiting.min(1 + self.queue.len() / MAX_WAITING_PER_WORKER)
+        } else {
+            waiting.min((self.queue.len() / MAX_WAITING_PER_WORKER).saturating_sub(self.workers.len()))
+        };
+        let start_workers = needed.min(self.room_for_workers());
+        let look_after = waiting > start_workers && !self.is_crowded && self.room_for_workers() > 0;
+        self.is_crowded |= look_after;
+        Todo { start_workers, look_after, ..Todo::default() }
+    }
+
+    fn room_for_workers(&self) -> usize {
+        self.settings.max_in_flight.saturating_sub(self.workers.len())
     }
 
     fn resume(&mut self, max_queued: usize, now: UnixMicros, wake: &Notify) -> Todo {
