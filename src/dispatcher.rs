@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use self::figures::Counters;
 pub use self::figures::Figures;
@@ -30,13 +31,18 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Transition;
 use crate::delivery::client::Client;
 use crate::delivery::retry::Schedule;
-use crate::store::{DeliveryKey, Disposition, EventSeq, Settlement, Store, StoreError, Unsettled};
+use crate::store::{DeliveryKey, Disposition, EventSeq, SettleBatch, Settlement, Store, StoreError, Unsettled};
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
+/// Idle connections that are kept, over all lanes.
+const MAX_KEPT_CONNECTIONS: usize = 2_048;
 /// Lanes that read from the store at the same time.
 const MAX_LOADS: usize = 4;
 /// How often lanes in which deliveries wait for hands are looked after.
-const LOOK_AFTER_EVERY: Duration = Duration::from_millis(5);
+const LOOK_AFTER_EVERY: Duration = Duration::from_millis(20);
+/// A look that comes this much late shows that the processors are busy: then slow workers wait for those,
+/// not for answers, and more connections would make it worse.
+const MAX_LOOK_DELAY: Duration = Duration::from_millis(5);
 /// How long a lane waits before it reads again after the store failed or memory was full.
 const LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Events read at once when a restart reads back what was in memory.
@@ -73,6 +79,8 @@ struct Shared {
     lanes: RwLock<HashMap<WebhookSeq, Arc<Lane>>>,
     memory: Memory,
     slots: Slots,
+    /// One for each idle worker that may keep its connection.
+    keeps: Semaphore,
     loads: Semaphore,
     timer: Timer,
     /// Lanes in which deliveries wait for hands.
@@ -95,6 +103,7 @@ impl Dispatcher {
         let shared = Arc::new(Shared {
             memory: Memory::new(settings.max_memory_bytes),
             slots: Slots::new(settings.max_in_flight),
+            keeps: Semaphore::new(MAX_KEPT_CONNECTIONS),
             loads: Semaphore::new(MAX_LOADS),
             lanes: RwLock::default(),
             timer: Timer::default(),
@@ -114,8 +123,7 @@ impl Dispatcher {
         }
         for (webhook, at) in shared.store.next_due(None, UnixMicros(i64::MIN)).await? {
             if let Some(lane) = shared.lane(webhook) {
-                let todo = lane.note_stored(at, shared.clock.now());
-                shared.timer.set(at, webhook);
+                let todo = lane.note_stored(at);
                 shared.carry_out(&lane, todo);
             }
         }
@@ -154,7 +162,7 @@ impl Dispatcher {
     ) {
         let todo = match (disposition, event) {
             (Disposition::InMemory, Some(event)) => lane.admit(Arc::clone(event)),
-            (Disposition::InMemory | Disposition::Stored, _) => lane.note_stored(at, self.shared.clock.now()),
+            (Disposition::InMemory | Disposition::Stored, _) => lane.note_stored(at),
             (Disposition::Skipped(_), _) => return,
         };
         self.shared.carry_out(lane, todo);
@@ -171,9 +179,13 @@ impl Dispatcher {
 
     pub(crate) fn apply(&self, record: &WebhookRecord, close_circuit: bool) {
         if let Some(lane) = self.shared.lane(record.seq) {
-            let now = self.shared.clock.now();
-            let todo = lane.apply(record, &self.shared.settings.retry_schedule, close_circuit, now);
+            let todo = lane.apply(record, &self.shared.settings.retry_schedule, close_circuit);
             self.shared.carry_out(&lane, todo);
+            if close_circuit {
+                // A batch on its way to the store may still say that the circuit is open.
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(async move { shared.outcomes.send(Message::Health(lane)).await });
+            }
         }
     }
 
@@ -189,7 +201,7 @@ impl Dispatcher {
     pub(crate) fn wake(&self, webhook: WebhookSeq) {
         if let Some(lane) = self.shared.lane(webhook) {
             let now = self.shared.clock.now();
-            let todo = lane.note_stored(now, now);
+            let todo = lane.note_stored(now);
             self.shared.carry_out(&lane, todo);
         }
     }
@@ -266,9 +278,11 @@ async fn look_after_crowded(shared: Arc<Shared>) {
     loop {
         shared.crowding.notified().await;
         loop {
-            tokio::time::sleep(LOOK_AFTER_EVERY).await;
+            let due_at = Instant::now() + LOOK_AFTER_EVERY;
+            tokio::time::sleep_until(due_at).await;
+            let is_late = due_at.elapsed() > MAX_LOOK_DELAY;
             let mut lanes = std::mem::take(&mut *shared.crowded.lock());
-            lanes.retain(|lane| match lane.relieve() {
+            lanes.retain(|lane| match lane.relieve(is_late) {
                 Some(todo) => {
                     shared.carry_out(lane, todo);
                     true
@@ -307,6 +321,9 @@ impl Shared {
         if todo.look_after {
             self.crowded.lock().push(Arc::clone(lane));
             self.crowding.notify_one();
+        }
+        if let Some(at) = todo.wake_at {
+            self.timer.set(at, lane.seq);
         }
         if todo.load {
             self.load(lane);
@@ -364,9 +381,14 @@ impl Shared {
             let page = self.store.unsettled(after, RECOVERY_EVENTS).await?;
             let Some(last) = page.last() else { break };
             after = last.event.seq;
+            let mut orphans = Vec::new();
             for unsettled in page {
                 count += unsettled.webhooks.len();
-                self.readmit(unsettled).await;
+                self.readmit(unsettled, &mut orphans).await;
+            }
+            if !orphans.is_empty() {
+                let batch = SettleBatch { settlements: orphans, health: Vec::new() };
+                self.store.settle(Arc::new(batch)).await?;
             }
         }
         if count > 0 {
@@ -375,7 +397,8 @@ impl Shared {
         Ok(())
     }
 
-    async fn readmit(self: &Arc<Self>, unsettled: Unsettled) {
+    /// Puts what was in memory back there, or into the store; what no webhook is there for any more goes to `orphans`.
+    async fn readmit(self: &Arc<Self>, unsettled: Unsettled, orphans: &mut Vec<Settlement>) {
         let now = self.clock.now();
         let body_bytes = unsettled.event.event.body().len();
         let charge = self.memory.charge(body_bytes);
@@ -384,7 +407,8 @@ impl Shared {
         for webhook in unsettled.webhooks {
             let key = DeliveryKey { event: unsettled.event.seq, webhook };
             let Some(lane) = self.lane(webhook) else {
-                self.settle_directly(key, Transition::discarded(WEBHOOK_DELETED), now).await;
+                let transition = Transition::discarded(WEBHOOK_DELETED);
+                orphans.push(Settlement { key, attempt: None, round_attempts: 0, transition, at: now });
                 continue;
             };
             match (lane.reserve(room), &held) {
@@ -396,15 +420,6 @@ impl Shared {
             }
         }
     }
-
-    /// For a webhook that has no lane.
-    async fn settle_directly(&self, key: DeliveryKey, transition: Transition, now: UnixMicros) {
-        let settlement = Settlement { key, attempt: None, round_attempts: 0, transition, at: now };
-        let batch = crate::store::SettleBatch { settlements: vec![settlement], health: Vec::new() };
-        if let Err(error) = self.store.settle(Arc::new(batch)).await {
-            tracing::error!(%error, "cannot discard a delivery of a deleted webhook; the next start goes on with it");
-        }
-    }
 }
 
 async fn write_down(shared: Arc<Shared>, lane: Arc<Lane>, keys: Vec<(EventSeq, u32)>, discard: bool, now: UnixMicros) {
@@ -412,7 +427,12 @@ async fn write_down(shared: Arc<Shared>, lane: Arc<Lane>, keys: Vec<(EventSeq, u
         let transition = if discard { Transition::discarded(WEBHOOK_DELETED) } else { Transition::queued(now) };
         let key = DeliveryKey { event, webhook: lane.seq };
         let settlement = Settlement { key, attempt: None, round_attempts, transition, at: now };
-        if shared.outcomes.send(Message::Ended { lane: Arc::clone(&lane), settlement }).await.is_err() {
+        if shared
+            .outcomes
+            .send(Message::Ended { lane: Arc::clone(&lane), settlement, was_under_way: false })
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -422,17 +442,11 @@ async fn load(shared: Arc<Shared>, lane: Arc<Lane>, limit: usize, now: UnixMicro
     let Ok(_permit) = shared.loads.acquire().await else { return };
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     let todo = match read_due(&shared, &lane, limit, now).await {
-        Ok((loaded, next_due, is_rest_due)) => {
-            if let Some(at) = next_due {
-                shared.timer.set(at, lane.seq);
-            }
-            lane.finish_load(loaded, next_due, is_rest_due, shared.clock.now())
-        }
+        Ok((loaded, next_due, is_rest_due)) => lane.finish_load(loaded, next_due, is_rest_due, shared.clock.now()),
         Err(error) => {
             tracing::error!(%error, "cannot read deliveries that are due; trying again");
-            let again = now.after(LOAD_RETRY_DELAY);
-            shared.timer.set(again, lane.seq);
-            lane.finish_load(Vec::new(), Some(again), true, now)
+            let now = shared.clock.now();
+            lane.finish_load(Vec::new(), Some(now.after(LOAD_RETRY_DELAY)), true, now)
         }
     };
     shared.carry_out(&lane, todo);
@@ -446,7 +460,7 @@ async fn read_due(shared: &Shared, lane: &Lane, limit: u32, now: UnixMicros) -> 
     let mut loaded = Vec::with_capacity(due.len());
     for delivery in due {
         let Some(charge) = shared.memory.charge(delivery.event.event.body().len()) else {
-            return Ok((loaded, Some(now.after(LOAD_RETRY_DELAY)), true));
+            return Ok((loaded, Some(shared.clock.now().after(LOAD_RETRY_DELAY)), true));
         };
         loaded.push(Queued {
             event: charge.hold(delivery.event),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::clock::{Clock, UnixMicros};
@@ -29,6 +30,8 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     dispatcher: Dispatcher,
     ingest: Ingest,
+    /// Held while a webhook is changed, so that store, lanes and patterns take changes in the same order.
+    changes: Mutex<()>,
 }
 
 /// Why a change of a webhook was refused.
@@ -54,7 +57,8 @@ impl Engine {
         for record in &webhooks {
             ingest.apply(record);
         }
-        Ok(Arc::new(Self { store, client, clock, dispatcher, ingest }))
+        let changes = Mutex::default();
+        Ok(Arc::new(Self { store, client, clock, dispatcher, ingest, changes }))
     }
 
     /// For reading, and for tokens.
@@ -73,18 +77,27 @@ impl Engine {
 
     // --- webhooks ---
 
-    pub async fn create_webhook(&self, tenant: TenantSeq, patch: WebhookPatch) -> Result<WebhookRecord, ChangeError> {
+    pub async fn create_webhook(
+        self: &Arc<Self>,
+        tenant: TenantSeq,
+        patch: WebhookPatch,
+    ) -> Result<WebhookRecord, ChangeError> {
         let settings = WebhookSettings::create(patch).map_err(ChangeError::Invalid)?;
         self.vet(&settings).await?;
-        let record = self.store.create_webhook(tenant, settings, self.now()).await?;
-        self.dispatcher.add(&record);
-        self.ingest.apply(&record);
-        Ok(record)
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let _in_order = engine.changes.lock().await;
+            let record = engine.store.create_webhook(tenant, settings, engine.now()).await?;
+            engine.dispatcher.add(&record);
+            engine.ingest.apply(&record);
+            Ok(record)
+        })
+        .await
     }
 
     /// Changes what `patch` names; takes effect at once. `enabled: Some(true)` also closes the circuit.
     pub async fn update_webhook(
-        &self,
+        self: &Arc<Self>,
         tenant: TenantSeq,
         uuid: Uuid,
         patch: WebhookPatch,
@@ -96,27 +109,36 @@ impl Engine {
             if settings.receiver.destination != old.settings.receiver.destination {
                 self.vet(&settings).await?;
             }
-            let updated =
-                self.store.update_webhook(tenant, uuid, old.version, settings, close_circuit, self.now()).await;
+            let engine = Arc::clone(self);
+            let updated = to_the_end(async move {
+                let _in_order = engine.changes.lock().await;
+                let now = engine.now();
+                let record =
+                    engine.store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
+                engine.dispatcher.apply(&record, close_circuit);
+                engine.ingest.apply(&record);
+                Ok(record)
+            })
+            .await;
             match updated {
-                Ok(record) => {
-                    self.dispatcher.apply(&record, close_circuit);
-                    self.ingest.apply(&record);
-                    return Ok(record);
-                }
-                Err(StoreError::Conflict(_)) => {}
-                Err(error) => return Err(error.into()),
+                Err(ChangeError::Store(StoreError::Conflict(_))) => {}
+                other => return other,
             }
         }
         Err(StoreError::Conflict("the webhook is being changed by others; try again".to_owned()).into())
     }
 
     /// Its pending deliveries end as discarded, `webhook deleted`.
-    pub async fn delete_webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<WebhookRecord, StoreError> {
-        let record = self.store.delete_webhook(tenant, uuid, self.now()).await?;
-        self.ingest.remove(tenant, record.seq);
-        self.dispatcher.remove(record.seq);
-        Ok(record)
+    pub async fn delete_webhook(self: &Arc<Self>, tenant: TenantSeq, uuid: Uuid) -> Result<WebhookRecord, StoreError> {
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let _in_order = engine.changes.lock().await;
+            let record = engine.store.delete_webhook(tenant, uuid, engine.now()).await?;
+            engine.ingest.remove(tenant, record.seq);
+            engine.dispatcher.remove(record.seq);
+            Ok(record)
+        })
+        .await
     }
 
     /// One signed attempt now with a test event, no retry; stores nothing.
@@ -144,19 +166,33 @@ impl Engine {
     // --- deliveries ---
 
     /// Makes an ended delivery pending again, or a waiting one due now.
-    pub async fn retry_delivery(&self, tenant: TenantSeq, key: DeliveryKey) -> Result<StoredDelivery, StoreError> {
-        let retried = self.dispatcher.withhold(key, self.store.retry_delivery(tenant, key, self.now())).await?;
-        self.dispatcher.wake(key.webhook);
-        Ok(retried)
+    pub async fn retry_delivery(
+        self: &Arc<Self>,
+        tenant: TenantSeq,
+        key: DeliveryKey,
+    ) -> Result<StoredDelivery, StoreError> {
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let retry = engine.store.retry_delivery(tenant, key, engine.now());
+            let retried = engine.dispatcher.withhold(key, retry).await?;
+            engine.dispatcher.wake(key.webhook);
+            Ok(retried)
+        })
+        .await
     }
 
     pub async fn discard_delivery(
-        &self,
+        self: &Arc<Self>,
         tenant: TenantSeq,
         key: DeliveryKey,
         reason: &str,
     ) -> Result<StoredDelivery, StoreError> {
-        self.dispatcher.withhold(key, self.store.discard_delivery(tenant, key, reason, self.now())).await
+        let (engine, reason) = (Arc::clone(self), reason.to_owned());
+        to_the_end(async move {
+            let discard = engine.store.discard_delivery(tenant, key, &reason, engine.now());
+            engine.dispatcher.withhold(key, discard).await
+        })
+        .await
     }
 
     // --- the node ---
@@ -173,5 +209,17 @@ impl Engine {
         let cut_off = self.dispatcher.drain(timeout).await;
         self.store.close().await;
         cut_off
+    }
+}
+
+/// Runs a change in a task of its own: a caller that hangs up must not part what is committed from the lanes.
+async fn to_the_end<T, E>(change: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+{
+    match tokio::spawn(change).await {
+        Ok(result) => result,
+        Err(_) => Err(StoreError::Unavailable("the server is stopping".to_owned()).into()),
     }
 }

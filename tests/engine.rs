@@ -52,7 +52,7 @@ async fn start(folder: &Path) -> Arc<Engine> {
     start_with(folder, settings()).await
 }
 
-async fn subscribe(engine: &Engine, name: &str, pattern: &str, url: &str) -> WebhookRecord {
+async fn subscribe(engine: &Arc<Engine>, name: &str, pattern: &str, url: &str) -> WebhookRecord {
     let patch = WebhookPatch {
         name: Some(name.to_owned()),
         url: Some(url.to_owned()),
@@ -62,7 +62,7 @@ async fn subscribe(engine: &Engine, name: &str, pattern: &str, url: &str) -> Web
     engine.create_webhook(DEFAULT_TENANT, patch).await.expect("the webhook is valid")
 }
 
-async fn change(engine: &Engine, webhook: &WebhookRecord, patch: WebhookPatch) {
+async fn change(engine: &Arc<Engine>, webhook: &WebhookRecord, patch: WebhookPatch) {
     engine.update_webhook(DEFAULT_TENANT, webhook.uuid, patch).await.expect("the change is valid");
 }
 
@@ -334,7 +334,7 @@ async fn hanging_receivers_leave_a_healthy_one_alone() {
     subscribe(&engine, "healthy", "a.healthy", &healthy.url("/")).await;
     publish(&engine, "a.healthy", 1).await;
     wait_for(&engine, DeliveryState::Delivered, 1).await;
-    for n in 0..8 {
+    for n in 0..20 {
         subscribe(&engine, &format!("hanging-{n}"), "a.hanging", &hanging.url("/")).await;
     }
     // Many times what the slots for unproven webhooks hold.
@@ -348,6 +348,70 @@ async fn hanging_receivers_leave_a_healthy_one_alone() {
     let figures = engine.figures();
     assert_eq!(figures.in_flight, 16, "unproven webhooks have a quarter of the slots: {figures:?}");
     engine.drain(Duration::from_millis(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_attempts_are_made_at_once_than_a_webhook_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(folder.path()).await;
+    let receiver = TestReceiver::start(|_, _| Answer(200, Duration::from_millis(30))).await;
+    let webhook = subscribe(&engine, "mine", ">", &receiver.url("/")).await;
+    change(&engine, &webhook, WebhookPatch { max_in_flight: Some(3), ..WebhookPatch::default() }).await;
+
+    publish(&engine, "a.b", 60).await;
+    wait_for(&engine, DeliveryState::Delivered, 60).await;
+    assert_eq!(receiver.peak(), 3);
+
+    change(&engine, &webhook, WebhookPatch { max_in_flight: Some(1), ..WebhookPatch::default() }).await;
+    for count in 61..64 {
+        // The workers that are idle now are too many; the one that is woken must not leave its job lying.
+        publish(&engine, "a.b", 1).await;
+        wait_for(&engine, DeliveryState::Delivered, count).await;
+    }
+    assert_eq!(receiver.received().len(), 63);
+    stop(engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_attempts_are_made_at_once_than_the_node_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start_with(folder.path(), DispatcherSettings { max_in_flight: 8, ..settings() }).await;
+    let receiver = TestReceiver::start(|_, _| Answer(200, Duration::from_millis(20))).await;
+    for n in 0..5 {
+        subscribe(&engine, &format!("webhook-{n}"), ">", &receiver.url("/")).await;
+    }
+    publish(&engine, "a.b", 60).await;
+    wait_for(&engine, DeliveryState::Delivered, 300).await;
+    // Six for webhooks that have proven well, two for others.
+    assert!((6..=8).contains(&receiver.peak()), "{}", receiver.peak());
+    stop(engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_hangs_up_does_not_part_a_change_from_the_lanes() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(folder.path()).await;
+    let receiver = TestReceiver::start(|n, _| if n == 0 { 404.into() } else { 200.into() }).await;
+    let patch = WebhookPatch {
+        name: Some("mine".to_owned()),
+        url: Some(receiver.url("/")),
+        topic_patterns: Some(vec![">".to_owned()]),
+        ..WebhookPatch::default()
+    };
+    let creating = engine.create_webhook(DEFAULT_TENANT, patch);
+    assert!(tokio::time::timeout(Duration::ZERO, creating).await.is_err(), "nobody waits for the answer");
+    let known = async {
+        while publish(&engine, "a.b", 1).await[0].deliveries == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), known).await.expect("the webhook is known");
+    let dead = wait_for(&engine, DeliveryState::Dead, 1).await;
+
+    let retrying = engine.retry_delivery(DEFAULT_TENANT, dead[0].key);
+    assert!(tokio::time::timeout(Duration::ZERO, retrying).await.is_err(), "nobody waits for the answer");
+    wait_for(&engine, DeliveryState::Delivered, 1).await;
+    stop(engine).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, Id};
 
 use super::breaker::{Breaker, Change};
@@ -32,8 +32,8 @@ pub(crate) const WEBHOOK_DELETED: &str = "webhook deleted";
 
 pub(crate) struct Lane {
     pub(crate) seq: WebhookSeq,
-    /// Wakes one idle worker.
-    pub(super) wake: Notify,
+    /// A permit wakes an idle worker. Permits and [`State::idle_workers`] together are the workers that wait.
+    pub(super) wake: Semaphore,
     max_queued: usize,
     state: Mutex<State>,
 }
@@ -119,6 +119,8 @@ pub(super) struct Todo {
     /// Look after this lane with [`Lane::relieve`].
     pub(super) look_after: bool,
     pub(super) load: bool,
+    /// Set an alarm: something in the store becomes due.
+    pub(super) wake_at: Option<UnixMicros>,
     /// Deliveries that leave memory undelivered, with their places in the store to be written.
     pub(super) evicted: Vec<Queued>,
     /// The evicted ones are to be discarded, the stored ones too.
@@ -165,7 +167,7 @@ impl Lane {
     pub(super) fn new(record: &WebhookRecord, default_schedule: &Schedule, threshold: u32, max_queued: usize) -> Self {
         Self {
             seq: record.seq,
-            wake: Notify::new(),
+            wake: Semaphore::new(0),
             max_queued,
             state: Mutex::new(State {
                 settings: LaneSettings::new(record, default_schedule),
@@ -221,14 +223,15 @@ impl Lane {
     }
 
     /// A pending delivery of this lane was committed to the store, due at `at`.
-    pub(super) fn note_stored(&self, at: UnixMicros, now: UnixMicros) -> Todo {
+    pub(super) fn note_stored(&self, at: UnixMicros) -> Todo {
         let mut state = self.state.lock();
         state.stored_due = earlier(state.stored_due, Some(at));
         state.load.is_wanted = true;
         if state.mode == Mode::Removed {
             return Todo { discard: true, ..Todo::default() };
         }
-        Todo { load: state.wants_load(self.max_queued, now), ..Todo::default() }
+        // Not only when it is due: the clock may have been set back, and then an alarm is needed.
+        Todo { load: state.can_run(), ..Todo::default() }
     }
 
     // --- working ---
@@ -238,6 +241,11 @@ impl Lane {
         let mut state = self.state.lock();
         if !state.can_run() || state.workers.len() > state.settings.max_in_flight {
             state.workers.remove(&me);
+            // It may have been woken for a job; then that is for another one.
+            if state.can_run() && !state.queue.is_empty() && state.idle_workers > 0 {
+                state.idle_workers -= 1;
+                self.wake.add_permits(1);
+            }
             Work::Retire
         } else if state.queue.is_empty() {
             state.idle_workers += 1;
@@ -275,7 +283,7 @@ impl Lane {
     pub(super) fn start_workers(&self, count: usize, spawn: impl Fn() -> AbortHandle) {
         let mut state = self.state.lock();
         for _ in 0..count {
-            if state.workers.len() >= state.settings.max_in_flight {
+            if state.room_for_workers() == 0 {
                 break;
             }
             let worker = spawn();
@@ -299,8 +307,10 @@ impl Lane {
     /// Books an attempt's end in the circuit.
     pub(super) fn book(&self, outcome: &Outcome, error: Option<&str>, now: UnixMicros) -> (Change, Todo) {
         let mut state = self.state.lock();
+        let mut was_proven = true;
         let change = match error {
             None => {
+                was_proven = state.breaker.is_proven();
                 let is_news = state.breaker.health().consecutive_failures > 0;
                 let is_due = state.success_flushed_at.is_none_or(|at| (now.0 - at.0).abs() >= SUCCESS_FLUSH_US);
                 state.is_health_dirty |= is_news || is_due;
@@ -317,21 +327,39 @@ impl Lane {
             }
         };
         let todo = match change {
+            // The first success opens the lane to its full width.
+            Change::None if !was_proven => {
+                let jobs = state.queue.len();
+                state.employ(jobs, &self.wake)
+            }
             Change::None => Todo::default(),
             Change::Opened => state.evict(),
-            Change::Closed => state.resume(self.max_queued, now, &self.wake),
+            Change::Closed => state.resume(&self.wake),
         };
         (change, todo)
     }
 
-    /// An attempt's outcome is committed; a retry is in the store from now on.
-    pub(super) fn settled(&self, event: EventSeq, retry_at: Option<UnixMicros>) -> Option<UnixMicros> {
+    /// A settlement is committed. If it leaves the delivery pending, that is in the store from now on: says
+    /// when to wake the lane for it.
+    pub(super) fn settled(&self, event: EventSeq, was_under_way: bool, retry_at: Option<UnixMicros>) -> Todo {
         let mut state = self.state.lock();
-        state.leave(event);
-        let at = retry_at?;
+        if was_under_way {
+            state.leave(event);
+        }
+        let Some(at) = retry_at else { return Todo::default() };
+        if state.mode == Mode::Removed {
+            return Todo { discard: true, ..Todo::default() };
+        }
         let is_earlier = state.stored_due.is_none_or(|due| at < due);
         state.stored_due = earlier(state.stored_due, Some(at));
-        is_earlier.then_some(at)
+        Todo { wake_at: is_earlier.then_some(at), ..Todo::default() }
+    }
+
+    /// A worker ended in the middle of a job, because it was aborted or has panicked. `true` if the job must be settled.
+    pub(super) fn worker_lost(&self, me: Id) -> bool {
+        let mut state = self.state.lock();
+        state.workers.remove(&me);
+        state.mode != Mode::Stopped
     }
 
     /// The health to be stored with the next commit, if it changed.
@@ -344,17 +372,18 @@ impl Lane {
         Some(state.breaker.health().clone())
     }
 
-    /// Called every few milliseconds while deliveries wait for hands. If none was taken since the last
-    /// time, those at work are busy with slow answers, and others are needed. `None`: no more looking.
-    pub(super) fn relieve(&self) -> Option<Todo> {
+    /// Called again and again while deliveries wait for hands. If none was taken since the last time, those
+    /// at work are busy with slow answers and others are needed, unless `is_slow_here`, which is why they take
+    /// their time. `None`: no more looking.
+    pub(super) fn relieve(&self, is_slow_here: bool) -> Option<Todo> {
         let mut state = self.state.lock();
-        if state.queue.is_empty() || !state.can_run() {
+        if state.queue.is_empty() || !state.can_run() || state.room_for_workers() == 0 {
             state.is_crowded = false;
             return None;
         }
         let is_stuck = state.jobs_seen == state.jobs_taken;
         state.jobs_seen = state.jobs_taken;
-        let more = if is_stuck { state.queue.len().min(state.workers.len().max(1)) } else { 0 };
+        let more = if is_stuck && !is_slow_here { state.queue.len().min(state.workers.len().max(1)) } else { 0 };
         Some(Todo { start_workers: more.min(state.room_for_workers()), ..Todo::default() })
     }
 
@@ -385,6 +414,7 @@ impl Lane {
     ) -> Todo {
         let mut state = self.state.lock();
         state.load.is_under_way = false;
+        state.load.is_wanted |= is_rest_due;
         state.stored_due = earlier(state.stored_due, next_due);
         let mut known = std::mem::take(&mut state.load.settled_meanwhile);
         known.extend(state.queue.iter().map(|queued| queued.event.live.seq));
@@ -400,7 +430,8 @@ impl Lane {
             return state.evict();
         }
         let added = state.queue.len() - before;
-        Todo { load: state.wants_load(self.max_queued, now), ..state.employ(added, &self.wake) }
+        let load = state.wants_load(self.max_queued, now);
+        Todo { load, wake_at: state.stored_due.filter(|_| !load), ..state.employ(added, &self.wake) }
     }
 
     pub(super) fn stored_due(&self) -> Option<UnixMicros> {
@@ -410,13 +441,7 @@ impl Lane {
     // --- operating ---
 
     /// Takes over a changed webhook, unless a newer change came first.
-    pub(super) fn apply(
-        &self,
-        record: &WebhookRecord,
-        default_schedule: &Schedule,
-        close_circuit: bool,
-        now: UnixMicros,
-    ) -> Todo {
+    pub(super) fn apply(&self, record: &WebhookRecord, default_schedule: &Schedule, close_circuit: bool) -> Todo {
         let mut state = self.state.lock();
         if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Stopped) {
             return Todo::default();
@@ -427,7 +452,7 @@ impl Lane {
             state.breaker.close();
             state.is_health_dirty = true;
         }
-        if state.can_run() { state.resume(self.max_queued, now, &self.wake) } else { state.evict() }
+        if state.can_run() { state.resume(&self.wake) } else { state.evict() }
     }
 
     pub(super) fn remove(&self) -> Todo {
@@ -452,9 +477,12 @@ impl Lane {
     pub(super) fn give_back(&self, event: EventSeq, queued: Option<Queued>) -> Todo {
         let mut state = self.state.lock();
         state.leave(event);
+        if queued.is_none() {
+            // A load may have passed it over meanwhile.
+            state.stored_due = Some(UnixMicros(0));
+        }
         state.queue.extend(queued);
-        let jobs = state.queue.len().min(1);
-        if state.can_run() { state.employ(jobs, &self.wake) } else { state.evict() }
+        if state.can_run() { state.resume(&self.wake) } else { state.evict() }
     }
 
     /// (queued, under way, circuit open)
@@ -485,12 +513,10 @@ impl State {
     }
 
     /// Finds hands for `jobs` new jobs: idle workers first, then new ones up to the cap.
-    fn employ(&mut self, jobs: usize, wake: &Notify) -> Todo {
+    fn employ(&mut self, jobs: usize, wake: &Semaphore) -> Todo {
         let woken = jobs.min(self.idle_workers);
         self.idle_workers -= woken;
-        for _ in 0..woken {
-            wake.notify_one();
-        }
+        wake.add_permits(woken);
         let waiting = jobs - woken;
         let needed = if self.workers.is_empty() {
             waiting.min(1 + self.queue.len() / MAX_WAITING_PER_WORKER)
@@ -503,13 +529,16 @@ impl State {
         Todo { start_workers, look_after, ..Todo::default() }
     }
 
+    /// While the last attempt failed, or there was none, one worker is enough to find out: so many dead
+    /// webhooks do not stand in each other's way, and a circuit opens after as many attempts as it should.
     fn room_for_workers(&self) -> usize {
-        self.settings.max_in_flight.saturating_sub(self.workers.len())
+        let cap = if self.breaker.is_proven() { self.settings.max_in_flight } else { 1 };
+        cap.saturating_sub(self.workers.len())
     }
 
-    fn resume(&mut self, max_queued: usize, now: UnixMicros, wake: &Notify) -> Todo {
+    fn resume(&mut self, wake: &Semaphore) -> Todo {
         let jobs = self.queue.len();
-        Todo { load: self.wants_load(max_queued, now), ..self.employ(jobs, wake) }
+        Todo { load: self.stored_due.is_some(), ..self.employ(jobs, wake) }
     }
 
     /// Empties the queue, because nothing will be attempted for now or ever.

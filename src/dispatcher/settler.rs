@@ -13,17 +13,17 @@ use crate::store::{SettleBatch, Settlement};
 use crate::webhook::WebhookSeq;
 
 /// The most settlements in one commit.
-const MAX_BATCH: usize = 4_096;
+const MAX_BATCH: usize = 2_048;
 /// Settlements that may wait for a commit; then workers wait with their next attempts.
-pub(super) const MAX_WAITING: usize = 8_192;
+pub(super) const MAX_WAITING: usize = 2_048;
 /// How long to wait before a commit that failed is tried again.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) enum Message {
-    Ended {
-        lane: Arc<Lane>,
-        settlement: Settlement,
-    },
+    /// `was_under_way`: it ends what was taken from the lane's queue.
+    Ended { lane: Arc<Lane>, settlement: Settlement, was_under_way: bool },
+    /// An operator closed the circuit: its health is to be stored.
+    Health(Arc<Lane>),
     /// Answered when everything before it is committed.
     Flush(oneshot::Sender<()>),
 }
@@ -34,12 +34,17 @@ pub(super) async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<Messag
     while messages.recv_many(&mut received, MAX_BATCH).await > 0 {
         let mut lanes: HashMap<WebhookSeq, Arc<Lane>> = HashMap::new();
         let mut settlements = Vec::with_capacity(received.len());
+        let mut were_under_way = Vec::with_capacity(received.len());
         let mut flushes = Vec::new();
         for message in received.drain(..) {
             match message {
-                Message::Ended { lane, settlement } => {
+                Message::Ended { lane, settlement, was_under_way } => {
                     lanes.entry(lane.seq).or_insert(lane);
                     settlements.push(settlement);
+                    were_under_way.push(was_under_way);
+                }
+                Message::Health(lane) => {
+                    lanes.insert(lane.seq, lane);
                 }
                 Message::Flush(done) => flushes.push(done),
             }
@@ -51,9 +56,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<Messag
         let health = lanes.values().filter_map(|lane| Some((lane.seq, lane.take_health(now)?))).collect();
         let batch = Arc::new(SettleBatch { settlements, health });
         commit(&shared, &batch).await;
-        for settlement in &batch.settlements {
+        for (settlement, was_under_way) in batch.settlements.iter().zip(were_under_way) {
             if let Some(lane) = lanes.get(&settlement.key.webhook) {
-                after_commit(&shared, lane, settlement);
+                after_commit(&shared, lane, settlement, was_under_way);
             }
         }
         for done in flushes {
@@ -80,13 +85,12 @@ async fn commit(shared: &Shared, batch: &Arc<SettleBatch>) {
     }
 }
 
-fn after_commit(shared: &Arc<Shared>, lane: &Arc<Lane>, settlement: &Settlement) {
+fn after_commit(shared: &Arc<Shared>, lane: &Arc<Lane>, settlement: &Settlement, was_under_way: bool) {
     match settlement.transition.state() {
         DeliveryState::Delivered => shared.counters.deliveries_delivered.add(1),
         DeliveryState::Dead => shared.counters.deliveries_dead.add(1),
         DeliveryState::Pending | DeliveryState::Skipped | DeliveryState::Discarded => {}
     }
-    if let Some(at) = lane.settled(settlement.key.event, settlement.transition.next_attempt_at()) {
-        shared.timer.set(at, lane.seq);
-    }
+    let todo = lane.settled(settlement.key.event, was_under_way, settlement.transition.next_attempt_at());
+    shared.carry_out(lane, todo);
 }

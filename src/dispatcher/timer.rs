@@ -1,7 +1,7 @@
 //! Wakes lanes when something in the store becomes due. Hints only: a wake that finds nothing does no harm.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,15 +15,27 @@ const MAX_NAP: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct Timer {
-    alarms: Mutex<BinaryHeap<Reverse<(UnixMicros, WebhookSeq)>>>,
+    alarms: Mutex<Alarms>,
     changed: Notify,
 }
 
+#[derive(Default)]
+struct Alarms {
+    queue: BinaryHeap<Reverse<(UnixMicros, WebhookSeq)>>,
+    /// The earliest alarm of each webhook; others in the queue are out of date.
+    armed: HashMap<WebhookSeq, UnixMicros>,
+}
+
 impl Timer {
+    /// Wakes `webhook` at `at`, unless it is to be woken earlier: whoever is woken sets the next alarm.
     pub(super) fn set(&self, at: UnixMicros, webhook: WebhookSeq) {
         let mut alarms = self.alarms.lock();
-        let is_first = alarms.peek().is_none_or(|Reverse((first, _))| at < *first);
-        alarms.push(Reverse((at, webhook)));
+        if alarms.armed.get(&webhook).is_some_and(|armed| *armed <= at) {
+            return;
+        }
+        alarms.armed.insert(webhook, at);
+        let is_first = alarms.queue.peek().is_none_or(|Reverse((first, _))| at < *first);
+        alarms.queue.push(Reverse((at, webhook)));
         drop(alarms);
         if is_first {
             self.changed.notify_one();
@@ -33,19 +45,53 @@ impl Timer {
     /// Waits until an alarm is due and takes it out.
     pub(super) async fn next(&self, clock: &dyn Clock) -> WebhookSeq {
         loop {
-            let now = clock.now();
-            let first = self.alarms.lock().peek().map(|Reverse(alarm)| *alarm);
-            match first {
-                Some((at, webhook)) if at <= now => {
-                    self.alarms.lock().pop();
-                    return webhook;
+            match self.take_due(clock.now()) {
+                Ok(webhook) => return webhook,
+                Err(Some(nap)) => {
+                    let _ = tokio::time::timeout(nap.min(MAX_NAP), self.changed.notified()).await;
                 }
-                Some((at, _)) => {
-                    let nap = at.since(now).min(MAX_NAP);
-                    let _ = tokio::time::timeout(nap, self.changed.notified()).await;
-                }
-                None => self.changed.notified().await,
+                Err(None) => self.changed.notified().await,
             }
         }
+    }
+
+    /// An alarm that is due, or else how long it is until the first one.
+    fn take_due(&self, now: UnixMicros) -> Result<WebhookSeq, Option<Duration>> {
+        let mut alarms = self.alarms.lock();
+        while let Some(Reverse((at, webhook))) = alarms.queue.peek().copied() {
+            let is_armed = alarms.armed.get(&webhook) == Some(&at);
+            if is_armed && at > now {
+                return Err(Some(at.since(now)));
+            }
+            alarms.queue.pop();
+            if is_armed {
+                alarms.armed.remove(&webhook);
+                return Ok(webhook);
+            }
+        }
+        Err(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: WebhookSeq = WebhookSeq(1);
+    const B: WebhookSeq = WebhookSeq(2);
+
+    #[test]
+    fn wakes_in_order_of_time_and_each_webhook_once() {
+        let timer = Timer::default();
+        timer.set(UnixMicros(300), A);
+        timer.set(UnixMicros(200), B);
+        timer.set(UnixMicros(100), A);
+        timer.set(UnixMicros(400), A);
+        assert_eq!(timer.take_due(UnixMicros(50)), Err(Some(Duration::from_micros(50))));
+        assert_eq!(timer.take_due(UnixMicros(1_000)), Ok(A));
+        assert_eq!(timer.take_due(UnixMicros(1_000)), Ok(B));
+        assert_eq!(timer.take_due(UnixMicros(1_000)), Err(None));
+        timer.set(UnixMicros(500), A);
+        assert_eq!(timer.take_due(UnixMicros(1_000)), Ok(A));
     }
 }

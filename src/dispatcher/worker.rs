@@ -4,21 +4,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::Id;
 use uuid::fmt::Hyphenated;
 
 use super::Shared;
 use super::breaker::Change;
-use super::lane::{Job, Lane, LaneSettings, Work};
+use super::lane::{Job, Lane, LaneSettings, Queued, Work};
 use super::settler::Message;
 use crate::delivery::attempt::attempt;
 use crate::delivery::client::Connection;
 use crate::delivery::retry::{self, Next};
 use crate::delivery::{Outcome, Transition};
-use crate::store::{AttemptRecord, DeliveryKey, Settlement};
+use crate::store::{AttemptRecord, DeliveryKey, MAX_KEPT_SUCCESS_RESPONSE_BYTES, Settlement};
 
 /// How long an idle worker keeps its connection.
 const KEEP_IDLE: Duration = Duration::from_secs(15);
+/// When and why an attempt is made again that ended by a fault of this program.
+const UNEXPECTED_END_DELAY: Duration = Duration::from_mins(1);
+const UNEXPECTED_END: &str = "internal: the attempt ended unexpectedly";
 /// This part of all slots is for webhooks whose last attempt failed, or that were never tried: when all of
 /// them hang, the others have the rest to themselves.
 const UNPROVEN_SHARE: u32 = 4;
@@ -65,6 +70,7 @@ impl Slots {
 /// Works until the lane needs this worker no more.
 pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
     let me = tokio::task::id();
+    let mut hold = Hold { shared: &shared, lane: &lane, me, job: None };
     let mut connection: Option<Connection> = None;
     let mut used: Option<Arc<LaneSettings>> = None;
     loop {
@@ -72,9 +78,17 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
             Work::Ready { is_proven } => is_proven,
             Work::Retire => return,
             Work::Idle => {
-                let woken = tokio::time::timeout(KEEP_IDLE, lane.wake.notified()).await;
-                if woken.is_err() && lane.retire(me) {
-                    return;
+                let keep = shared.keeps.try_acquire();
+                let patience = if keep.is_ok() { KEEP_IDLE } else { Duration::ZERO };
+                match tokio::time::timeout(patience, lane.wake.acquire()).await {
+                    Ok(Ok(woken)) => woken.forget(),
+                    // Woken at the last moment: the permit is there.
+                    _ if !lane.retire(me) => {
+                        if let Ok(woken) = lane.wake.acquire().await {
+                            woken.forget();
+                        }
+                    }
+                    _ => return,
                 }
                 continue;
             }
@@ -88,9 +102,41 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
             connection = None;
             used = Some(Arc::clone(&job.settings));
         }
+        hold.job = Some(job.queued.clone());
         let settlement = deliver_once(&shared, &lane, &job, &mut connection).await;
-        if shared.outcomes.send(Message::Ended { lane: Arc::clone(&lane), settlement }).await.is_err() {
+        let ended = Message::Ended { lane: Arc::clone(&lane), settlement, was_under_way: true };
+        if shared.outcomes.send(ended).await.is_err() {
             return;
+        }
+        hold.job = None;
+    }
+}
+
+/// What a worker has in hand. If it ends in the middle of a job, the job must not be forgotten.
+struct Hold<'a> {
+    shared: &'a Arc<Shared>,
+    lane: &'a Arc<Lane>,
+    me: Id,
+    job: Option<Queued>,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        let Some(job) = self.job.take() else { return };
+        if self.lane.worker_lost(self.me) {
+            let (shared, lane) = (Arc::clone(self.shared), Arc::clone(self.lane));
+            tracing::error!("an attempt ended unexpectedly; it is made again later");
+            tokio::spawn(async move {
+                let at = shared.clock.now();
+                let settlement = Settlement {
+                    key: DeliveryKey { event: job.event.live.seq, webhook: lane.seq },
+                    round_attempts: job.round_attempts.saturating_add(1),
+                    transition: Transition::retry_at(at.after(UNEXPECTED_END_DELAY), UNEXPECTED_END.to_owned()),
+                    at,
+                    attempt: None,
+                };
+                let _ = shared.outcomes.send(Message::Ended { lane, settlement, was_under_way: true }).await;
+            });
         }
     }
 }
@@ -131,9 +177,17 @@ async fn deliver_once(
             duration_us: i64::try_from(outcome.duration.as_micros()).unwrap_or(i64::MAX),
             status_code: outcome.status_code(),
             error,
-            response: outcome.response,
+            response: kept(&outcome),
         }),
     }
+}
+
+/// What the log keeps of the response: little of a success, so that outcomes that wait for a commit are small.
+fn kept(outcome: &Outcome) -> Bytes {
+    if outcome.is_success() && outcome.response.len() > MAX_KEPT_SUCCESS_RESPONSE_BYTES {
+        return Bytes::copy_from_slice(&outcome.response[..MAX_KEPT_SUCCESS_RESPONSE_BYTES]);
+    }
+    outcome.response.clone()
 }
 
 /// Counts the attempt, and acts when it opens or closes the circuit.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ impl From<u16> for Answer {
 pub(crate) struct TestReceiver {
     pub(crate) address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
+    /// Requests being answered now, and the most that there ever were.
+    at_once: Arc<(AtomicUsize, AtomicUsize)>,
     count: watch::Receiver<usize>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -59,15 +62,18 @@ impl TestReceiver {
         let address = listener.local_addr().expect("an address");
         let received = Arc::new(Mutex::new(Vec::new()));
         let (counted, count) = watch::channel(0);
-        let log = Arc::clone(&received);
+        let at_once = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+        let (log, busy) = (Arc::clone(&received), Arc::clone(&at_once));
         let answer = Arc::new(answer);
         let counted = Arc::new(counted);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (log, answer, counted) = (Arc::clone(&log), Arc::clone(&answer), Arc::clone(&counted));
+                let (log, busy, answer, counted) =
+                    (Arc::clone(&log), Arc::clone(&busy), Arc::clone(&answer), Arc::clone(&counted));
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let (log, answer, counted) = (Arc::clone(&log), Arc::clone(&answer), Arc::clone(&counted));
+                    let (log, busy, answer, counted) =
+                        (Arc::clone(&log), Arc::clone(&busy), Arc::clone(&answer), Arc::clone(&counted));
                     async move {
                         let (head, body) = request.into_parts();
                         let Ok(body) = body.collect().await else { return Ok(Response::default()) };
@@ -80,7 +86,9 @@ impl TestReceiver {
                             counted.send_replace(log.len());
                             answer
                         };
+                        busy.1.fetch_max(busy.0.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                         tokio::time::sleep(delay).await;
+                        busy.0.fetch_sub(1, Ordering::SeqCst);
                         let mut response = Response::new(Full::new(Bytes::new()));
                         *response.status_mut() = StatusCode::from_u16(status).expect("a status");
                         Ok::<_, Infallible>(response)
@@ -90,7 +98,7 @@ impl TestReceiver {
                     .spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
         });
-        Self { address, received, count, task }
+        Self { address, received, at_once, count, task }
     }
 
     pub(crate) async fn healthy() -> Self {
@@ -103,6 +111,11 @@ impl TestReceiver {
 
     pub(crate) fn received(&self) -> Vec<Received> {
         self.received.lock().expect("no test panics while it holds the log").clone()
+    }
+
+    /// The most requests that were being answered at once.
+    pub(crate) fn peak(&self) -> usize {
+        self.at_once.1.load(Ordering::SeqCst)
     }
 
     pub(crate) fn received_count(&self) -> usize {
