@@ -34,6 +34,8 @@ use crate::delivery::retry::Schedule;
 use crate::store::{DeliveryKey, Disposition, EventSeq, SettleBatch, Settlement, Store, StoreError, Unsettled};
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
+/// Workers that are added at one look, over all lanes: opening connections must not itself make work slow.
+const MAX_RELIEF: usize = 8;
 /// Idle connections that are kept, over all lanes.
 const MAX_KEPT_CONNECTIONS: usize = 2_048;
 /// Lanes that read from the store at the same time.
@@ -282,8 +284,13 @@ async fn look_after_crowded(shared: Arc<Shared>) {
             tokio::time::sleep_until(due_at).await;
             let is_late = due_at.elapsed() > MAX_LOOK_DELAY;
             let mut lanes = std::mem::take(&mut *shared.crowded.lock());
-            lanes.retain(|lane| match lane.relieve(is_late) {
+            let mut budget = if is_late { 0 } else { MAX_RELIEF };
+            // Whoever is first gets most; so it is another one each time.
+            let first = fastrand::usize(..=lanes.len());
+            lanes.rotate_left(first);
+            lanes.retain(|lane| match lane.relieve(budget) {
                 Some(todo) => {
+                    budget -= todo.start_workers;
                     shared.carry_out(lane, todo);
                     true
                 }

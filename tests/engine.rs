@@ -1,7 +1,7 @@
 //! The engine as a whole: real store, real sockets, what the receiver got.
 
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![expect(clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 #[path = "support/receiver.rs"]
 mod receiver;
@@ -114,11 +114,11 @@ async fn an_event_reaches_each_webhook_that_wants_it_once() {
     let receipts = publish(&engine, "attacker.seen", 1).await;
 
     assert_eq!(receipts[0].deliveries, 2);
-    let received = receiver.wait_for(2).await;
-    let mut paths: Vec<_> = received.iter().map(|request| request.path.as_str()).collect();
+    let requests = receiver.wait_for(2).await;
+    let mut paths: Vec<_> = requests.iter().map(|request| request.path.as_str()).collect();
     paths.sort_unstable();
     assert_eq!(paths, ["/all", "/attackers"]);
-    assert_ne!(received[0].header("webhook-id"), received[1].header("webhook-id"), "an id names one delivery");
+    assert_ne!(requests[0].header("webhook-id"), requests[1].header("webhook-id"), "an id names one delivery");
     wait_for(&engine, DeliveryState::Delivered, 2).await;
     stop(engine).await;
     assert_eq!(receiver.received().len(), 2);
@@ -158,7 +158,7 @@ async fn a_failed_attempt_is_made_again_on_the_schedule_with_the_same_ids() {
 
     publish(&engine, "a.b", 1).await;
 
-    let received = receiver.wait_for(3).await;
+    let requests = receiver.wait_for(3).await;
     let delivered = wait_for(&engine, DeliveryState::Delivered, 1).await;
     assert_eq!(delivered[0].attempts, 3);
     let attempts = engine.store().attempts(delivered[0].key).await.unwrap();
@@ -166,9 +166,9 @@ async fn a_failed_attempt_is_made_again_on_the_schedule_with_the_same_ids() {
     assert_eq!(errors, [Some("http 503"), Some("http 503"), None]);
     assert_eq!(attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [1, 2, 3]);
     for name in ["webhook-id", "x-decnet-event-id", "x-decnet-signature"] {
-        assert!(received.iter().all(|request| request.header(name) == received[0].header(name)), "{name} changed");
+        assert!(requests.iter().all(|request| request.header(name) == requests[0].header(name)), "{name} changed");
     }
-    assert!(received.iter().all(|request| request.body == received[0].body));
+    assert!(requests.iter().all(|request| request.body == requests[0].body));
     stop(engine).await;
 }
 
@@ -392,13 +392,13 @@ async fn a_user_who_hangs_up_does_not_part_a_change_from_the_lanes() {
     let folder = tempfile::tempdir().unwrap();
     let engine = start(folder.path()).await;
     let receiver = TestReceiver::start(|n, _| if n == 0 { 404.into() } else { 200.into() }).await;
-    let patch = WebhookPatch {
+    let wanted = WebhookPatch {
         name: Some("mine".to_owned()),
         url: Some(receiver.url("/")),
         topic_patterns: Some(vec![">".to_owned()]),
         ..WebhookPatch::default()
     };
-    let creating = engine.create_webhook(DEFAULT_TENANT, patch);
+    let creating = engine.create_webhook(DEFAULT_TENANT, wanted);
     assert!(tokio::time::timeout(Duration::ZERO, creating).await.is_err(), "nobody waits for the answer");
     let known = async {
         while publish(&engine, "a.b", 1).await[0].deliveries == 0 {

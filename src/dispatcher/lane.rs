@@ -373,9 +373,8 @@ impl Lane {
     }
 
     /// Called again and again while deliveries wait for hands. If none was taken since the last time, those
-    /// at work are busy with slow answers and others are needed, unless `is_slow_here`, which is why they take
-    /// their time. `None`: no more looking.
-    pub(super) fn relieve(&self, is_slow_here: bool) -> Option<Todo> {
+    /// at work are busy with slow answers, and others are needed: at most `budget`. `None`: no more looking.
+    pub(super) fn relieve(&self, budget: usize) -> Option<Todo> {
         let mut state = self.state.lock();
         if state.queue.is_empty() || !state.can_run() || state.room_for_workers() == 0 {
             state.is_crowded = false;
@@ -383,8 +382,8 @@ impl Lane {
         }
         let is_stuck = state.jobs_seen == state.jobs_taken;
         state.jobs_seen = state.jobs_taken;
-        let more = if is_stuck && !is_slow_here { state.queue.len().min(state.workers.len().max(1)) } else { 0 };
-        Some(Todo { start_workers: more.min(state.room_for_workers()), ..Todo::default() })
+        let more = if is_stuck { state.queue.len().min(state.workers.len().max(1)) } else { 0 };
+        Some(Todo { start_workers: more.min(budget).min(state.room_for_workers()), ..Todo::default() })
     }
 
     // --- loading from the store ---
