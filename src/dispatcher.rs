@@ -31,7 +31,9 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Transition;
 use crate::delivery::client::Client;
 use crate::delivery::retry::Schedule;
-use crate::store::{DeliveryKey, Disposition, EventSeq, SettleBatch, Settlement, Store, StoreError, Unsettled};
+use crate::store::{
+    DeliveryKey, Disposition, Due, EventSeq, Portion, SettleBatch, Settlement, Store, StoreError, Unsettled,
+};
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
 /// Workers that are added at one look, over all lanes: opening connections must not itself make work slow.
@@ -40,6 +42,8 @@ const MAX_RELIEF: usize = 8;
 const MAX_KEPT_CONNECTIONS: usize = 2_048;
 /// Lanes that read from the store at the same time.
 const MAX_LOADS: usize = 4;
+/// The most bytes of bodies that a lane reads from the store at once; then it has something to do and reads on.
+const MAX_LOAD_BYTES: usize = 8 << 20;
 /// How often lanes in which deliveries wait for hands are looked after.
 const LOOK_AFTER_EVERY: Duration = Duration::from_millis(20);
 /// A look that comes this much late shows that the processors are busy: then slow workers wait for those,
@@ -355,8 +359,8 @@ impl Shared {
     /// Fills a lane from the store, if it wants to be.
     fn load(self: &Arc<Self>, lane: &Arc<Lane>) {
         let now = self.clock.now();
-        if let Some(limit) = lane.begin_load(now) {
-            tokio::spawn(load(Arc::clone(self), Arc::clone(lane), limit, now));
+        if let Some(portion) = lane.begin_load(now) {
+            tokio::spawn(load(Arc::clone(self), Arc::clone(lane), portion, now));
         } else if let Some(at) = lane.stored_due().filter(|at| *at > now) {
             self.timer.set(at, lane.seq);
         }
@@ -445,10 +449,9 @@ async fn write_down(shared: Arc<Shared>, lane: Arc<Lane>, keys: Vec<(EventSeq, u
     }
 }
 
-async fn load(shared: Arc<Shared>, lane: Arc<Lane>, limit: usize, now: UnixMicros) {
+async fn load(shared: Arc<Shared>, lane: Arc<Lane>, portion: Portion, now: UnixMicros) {
     let Ok(_permit) = shared.loads.acquire().await else { return };
-    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-    let todo = match read_due(&shared, &lane, limit, now).await {
+    let todo = match read_due(&shared, &lane, portion, now).await {
         Ok((loaded, next_due, is_rest_due)) => lane.finish_load(loaded, next_due, is_rest_due, shared.clock.now()),
         Err(error) => {
             tracing::error!(%error, "cannot read deliveries that are due; trying again");
@@ -461,11 +464,11 @@ async fn load(shared: Arc<Shared>, lane: Arc<Lane>, limit: usize, now: UnixMicro
 
 type Loaded = (Vec<Queued>, Option<UnixMicros>, bool);
 
-async fn read_due(shared: &Shared, lane: &Lane, limit: u32, now: UnixMicros) -> Result<Loaded, StoreError> {
-    let due = shared.store.due(lane.seq, now, limit).await?;
-    let is_rest_due = due.len() >= limit as usize;
-    let mut loaded = Vec::with_capacity(due.len());
-    for delivery in due {
+async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicros) -> Result<Loaded, StoreError> {
+    let max_bytes = portion.max_bytes.min(shared.memory.free_bytes()).min(MAX_LOAD_BYTES);
+    let Due { deliveries, is_rest_due } = shared.store.due(lane.seq, now, Portion { max_bytes, ..portion }).await?;
+    let mut loaded = Vec::with_capacity(deliveries.len());
+    for delivery in deliveries {
         let Some(charge) = shared.memory.charge(delivery.event.event.body().len()) else {
             return Ok((loaded, Some(shared.clock.now().after(LOAD_RETRY_DELAY)), true));
         };

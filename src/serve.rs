@@ -11,9 +11,10 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::api::auth::{Auth, hash_token, new_token};
@@ -77,6 +78,7 @@ pub async fn serve(
     // First of all, so that a port that is taken fails before anything is changed.
     let (listener, address) = listen(settings.listen).await?;
     raise_file_limit();
+    survive_file_size_limit();
     let mut client = settings.client;
     client.policy.own_listeners.push(address);
     let client = Client::new(client)?;
@@ -114,6 +116,14 @@ fn raise_file_limit() {
     }
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         tracing::warn!(%error, limit = ?limit.current, "cannot raise the limit of open files");
+    }
+}
+
+/// A file that reaches its size limit (`ulimit -f`) must be an error of the store, and not the end of the
+/// process, which is what SIGXFSZ does if nobody catches it. Once caught it stays caught.
+fn survive_file_size_limit() {
+    if let Err(error) = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())) {
+        tracing::warn!(%error, "cannot catch SIGXFSZ: a limit on the size of files would end the server");
     }
 }
 

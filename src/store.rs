@@ -4,6 +4,7 @@ pub mod migrate;
 pub mod seal;
 pub mod sqlite;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -23,6 +24,12 @@ pub const MAX_PAGE_ITEMS: u32 = 500;
 pub const DEFAULT_PAGE_ITEMS: u32 = 50;
 /// A listing with a selective filter looks at this many rows and then returns what it has, with a cursor to go on.
 pub const MAX_ROWS_PER_PAGE: u32 = 200_000;
+/// The most bytes of bodies on a page of events, unless one alone is larger.
+pub const MAX_BODY_BYTES_PER_PAGE: usize = 8 << 20;
+/// A search for a text ends its page with the body that makes up these bytes, and leaves a cursor to go on.
+pub const MAX_SEARCHED_BYTES_PER_PAGE: usize = 64 << 20;
+/// The most bytes of bodies on a page of [`Store::unsettled`], unless one alone is larger.
+pub const MAX_UNSETTLED_BYTES: usize = 16 << 20;
 /// The most response bytes kept of a successful attempt; of a failed one all that was read.
 pub const MAX_KEPT_SUCCESS_RESPONSE_BYTES: usize = 1_024;
 
@@ -39,12 +46,13 @@ pub trait Store: Send + Sync + 'static {
     // --- delivering ---
 
     /// Deliveries that no row speaks of yet (owed, accepted with [`Disposition::InMemory`], not
-    /// settled), in order of acceptance, after event `after`, of at most `max_events` events. What a restart reads back.
+    /// settled), in order of acceptance, after event `after`, of at most `max_events` events and
+    /// [`MAX_UNSETTLED_BYTES`]. What a restart reads back, page by page until one is empty.
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError>;
 
     /// Stored pending deliveries of one webhook whose time has come, earliest first, then in order of
-    /// acceptance.
-    async fn due(&self, webhook: WebhookSeq, now: UnixMicros, limit: u32) -> Result<Vec<DueDelivery>, StoreError>;
+    /// acceptance; no more of them than `portion` says.
+    async fn due(&self, webhook: WebhookSeq, now: UnixMicros, portion: Portion) -> Result<Due, StoreError>;
 
     /// When the earliest stored pending delivery later than `after` is due, for one webhook or for each;
     /// webhooks without one are left out.
@@ -203,6 +211,24 @@ pub struct LiveEvent {
 pub struct Unsettled {
     pub event: Arc<LiveEvent>,
     pub webhooks: Vec<WebhookSeq>,
+}
+
+/// How much of what is due is wanted at once.
+#[derive(Clone, Debug, Default)]
+pub struct Portion {
+    pub max_deliveries: u32,
+    /// Of bodies. One delivery is wanted even if its body alone is larger.
+    pub max_bytes: usize,
+    /// Events whose deliveries the caller holds: they are passed over, and count neither as read nor as a rest.
+    pub held: HashSet<EventSeq>,
+}
+
+/// A portion of what is due.
+#[derive(Clone, Debug, Default)]
+pub struct Due {
+    pub deliveries: Vec<DueDelivery>,
+    /// More is due than the portion had room for.
+    pub is_rest_due: bool,
 }
 
 /// A stored delivery whose time has come.

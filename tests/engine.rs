@@ -311,6 +311,29 @@ async fn what_a_stop_left_undone_is_done_after_the_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_larger_than_memory_is_delivered_portion_by_portion() {
+    const EVENTS: usize = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = TestReceiver::start(|_, _| Answer(200, Duration::from_millis(20))).await;
+    let limits = DispatcherSettings { max_memory_bytes: 3 << 20, ..settings() };
+    let engine = start_with(folder.path(), limits).await;
+    subscribe(&engine, "slow", ">", &receiver.url("/")).await;
+    let text = "x".repeat(500_000);
+    for n in 0..EVENTS {
+        let topic = Topic::parse("a.b").unwrap();
+        let event = Event::new(topic, "seen", &format!(r#"{{"n":{n},"text":"{text}"}}"#), UnixMicros(0)).unwrap();
+        engine.publish(DEFAULT_TENANT, vec![event]).await.unwrap();
+        let held = engine.figures().memory_bytes;
+        assert!(held <= 3 << 20, "{held} bytes are held");
+    }
+    wait_for(&engine, DeliveryState::Delivered, EVENTS).await;
+    let arrivals = receiver.arrivals();
+    assert_eq!(arrivals.len(), EVENTS);
+    assert!(arrivals.values().all(|count| *count == 1), "nothing is repeated");
+    stop(engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_cuts_off_what_does_not_end_in_time_and_delivers_it_later() {
     let folder = tempfile::tempdir().unwrap();
     let receiver = TestReceiver::start(|n, _| Answer(200, Duration::from_secs(if n == 0 { 8 } else { 0 }))).await;

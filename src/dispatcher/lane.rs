@@ -15,7 +15,7 @@ use super::memory::HeldEvent;
 use crate::clock::UnixMicros;
 use crate::delivery::Outcome;
 use crate::delivery::retry::Schedule;
-use crate::store::{Disposition, EventSeq};
+use crate::store::{Disposition, EventSeq, Portion};
 use crate::webhook::{Webhook, WebhookHealth, WebhookRecord, WebhookSeq};
 
 /// A lane opens another connection at once when more deliveries than this wait for each that it has.
@@ -388,8 +388,8 @@ impl Lane {
 
     // --- loading from the store ---
 
-    /// How many deliveries to load now, or `None` if there is no reason to.
-    pub(super) fn begin_load(&self, now: UnixMicros) -> Option<usize> {
+    /// What to load now, as far as memory has room for it, or `None` if there is no reason to.
+    pub(super) fn begin_load(&self, now: UnixMicros) -> Option<Portion> {
         let mut state = self.state.lock();
         if !state.wants_load(self.max_queued, now) {
             state.load.is_wanted |= state.stored_due.is_some_and(|at| at <= now);
@@ -398,8 +398,12 @@ impl Lane {
         state.load.is_under_way = true;
         state.load.is_wanted = false;
         state.stored_due = None;
-        // Those in memory may come back once more, and are passed over.
-        Some(self.max_queued + state.under_way.len())
+        let queued = state.queue.iter().map(|queued| queued.event.live.seq);
+        Some(Portion {
+            max_deliveries: u32::try_from(self.max_queued - state.queue.len()).unwrap_or(u32::MAX),
+            max_bytes: usize::MAX,
+            held: queued.chain(state.under_way.iter().copied()).collect(),
+        })
     }
 
     /// Queues what was loaded. `next_due` is when the earliest of the rest is due; `is_rest_due` says whether

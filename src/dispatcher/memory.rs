@@ -39,10 +39,15 @@ impl Memory {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes that are not taken.
+    pub(super) fn free_bytes(&self) -> usize {
+        self.max_bytes.saturating_sub(self.used_bytes())
+    }
+
     /// How many more events with a body of `body_bytes` fit. No lane may hold more than that, so that
     /// each slow one leaves half of what it found for the others (Choudhury and Hahne's dynamic threshold, 1998).
     pub(crate) fn room_for(&self, body_bytes: usize) -> usize {
-        self.max_bytes.saturating_sub(self.used_bytes()) / (body_bytes + EVENT_OVERHEAD_BYTES)
+        self.free_bytes() / (body_bytes + EVENT_OVERHEAD_BYTES)
     }
 
     /// A share for an event with a body of `body_bytes`, or `None` when the bound is reached.
@@ -76,7 +81,7 @@ mod tests {
         let first = memory.charge(1_000).expect("there is room for two");
         let second = memory.charge(1_000).expect("there is room for two");
         assert!(memory.charge(0).is_none());
-        assert_eq!(memory.room_for(1_000), 0);
+        assert_eq!((memory.room_for(1_000), memory.free_bytes()), (0, 0));
         drop(first);
         assert!(memory.charge(1_000).is_some());
         drop(second);

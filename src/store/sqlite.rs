@@ -28,7 +28,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use self::accept::IdHash;
-use self::listings::Listing;
+use self::listings::{Bounds, Listing};
 pub use self::open::DATABASE_FILE;
 pub(crate) use self::open::create_folder;
 use self::open::{DELIVERY_ID_KEY, Folder, ID_HASH_KEY, read_meta};
@@ -36,9 +36,9 @@ use self::reader::{READERS, Readers};
 use self::writer::{Failure, Size, State, Writer};
 use super::seal::{MasterKey, Sealer};
 use super::{
-    Accepted, AllWebhooks, AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, DueDelivery, EventFilter, EventSeq,
-    NewEvent, NewToken, OpenError, Page, PageOf, SettleBatch, Stats, Store, StoreError, StoredDelivery, StoredEvent,
-    TokenRecord, Unsettled,
+    Accepted, AllWebhooks, AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter, EventSeq,
+    NewEvent, NewToken, OpenError, Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError, StoredDelivery,
+    StoredEvent, TokenRecord, Unsettled,
 };
 use crate::clock::UnixMicros;
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
@@ -93,14 +93,18 @@ impl SqliteStore {
         Ok(Self { writer, readers: Readers::new(readers), delivery_ids, id_hash, sealer })
     }
 
-    /// Does `work` with what a listing needs.
+    /// Does `work`, which may take long, with what a listing needs.
     async fn list<T: Send + 'static>(
         &self,
         tenant: TenantSeq,
         work: impl FnOnce(&Listing<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (ids, id_hash) = (self.delivery_ids.clone(), self.id_hash.clone());
-        self.readers.read(move |connection| work(&Listing { connection, ids: &ids, id_hash: &id_hash, tenant })).await
+        self.readers
+            .read_slowly(move |connection| {
+                work(&Listing { connection, ids: &ids, id_hash: &id_hash, tenant, bounds: Bounds::OF_A_PAGE })
+            })
+            .await
     }
 }
 
@@ -114,8 +118,8 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| pending::unsettled(connection, after, max_events)).await
     }
 
-    async fn due(&self, webhook: WebhookSeq, now: UnixMicros, limit: u32) -> Result<Vec<DueDelivery>, StoreError> {
-        self.readers.read(move |connection| pending::due(connection, webhook, now, limit)).await
+    async fn due(&self, webhook: WebhookSeq, now: UnixMicros, portion: Portion) -> Result<Due, StoreError> {
+        self.readers.read(move |connection| pending::due(connection, webhook, now, &portion)).await
     }
 
     async fn next_due(
@@ -143,8 +147,8 @@ impl Store for SqliteStore {
     }
 
     async fn event(&self, tenant: TenantSeq, id: &str) -> Result<Option<StoredEvent>, StoreError> {
-        let id = id.to_owned();
-        self.list(tenant, move |listing| listing.event(&id)).await
+        let (id, id_hash) = (id.to_owned(), self.id_hash.clone());
+        self.readers.read(move |connection| listings::event(connection, &id_hash, tenant, &id)).await
     }
 
     async fn events(

@@ -7,7 +7,9 @@ use postrider::store::{Accepted, Disposition, EventFilter, EventSeq, NewEvent, S
 use postrider::webhook::{DEFAULT_TENANT, TenantSeq};
 
 use crate::Fixture;
-use crate::fixtures::{WIDE, accept, at, delivery, event, in_memory, key, new_event, page, unsettled, webhooks};
+use crate::fixtures::{
+    WIDE, accept, at, delivery, event, in_memory, key, new_event, page, read_due, unsettled, webhooks,
+};
 
 pub(crate) async fn an_accepted_event_is_there_after_a_restart<F: Fixture>() {
     let mut fixture = F::fresh(WIDE).await;
@@ -24,7 +26,7 @@ pub(crate) async fn an_accepted_event_is_there_after_a_restart<F: Fixture>() {
     assert_eq!((stored.seq, stored.event, stored.accepted_at), (seq, new.event, at(100)));
     assert_eq!(stored.owed, [a, b, c]);
     assert_eq!(unsettled(&*store).await, [key(seq, a)]);
-    assert_eq!(store.due(b, at(100), 10).await.unwrap().len(), 1);
+    assert_eq!(read_due(&*store, b, at(100), 10).await.deliveries.len(), 1);
     let skipped = delivery(&*store, key(seq, c)).await;
     assert_eq!((skipped.state, skipped.reason.as_deref()), (DeliveryState::Skipped, Some("webhook disabled")));
 }

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use postrider::delivery::{DeliveryState, Transition};
-use postrider::store::{Disposition, EventSeq, MAX_KEPT_SUCCESS_RESPONSE_BYTES, SettleBatch, Settlement, Store};
+use postrider::store::{
+    Disposition, EventSeq, MAX_KEPT_SUCCESS_RESPONSE_BYTES, MAX_UNSETTLED_BYTES, Portion, SettleBatch, Settlement,
+    Store,
+};
 use postrider::webhook::{DEFAULT_TENANT, WebhookHealth, WebhookSeq};
 
 use crate::Fixture;
 use crate::fixtures::{
-    WIDE, accept, at, attempt, dead, delivered, delivery, failed, in_memory, key, new_event, settle, state, unsettled,
-    webhook, webhooks,
+    WIDE, accept, at, attempt, dead, delivered, delivery, failed, in_memory, key, new_event, read_due, settle, sized,
+    state, unsettled, webhook, webhooks,
 };
 
 pub(crate) async fn what_was_in_memory_is_read_back_after_a_restart<F: Fixture>() {
@@ -59,12 +62,60 @@ pub(crate) async fn a_stored_delivery_is_due_at_once_and_in_order<F: Fixture>() 
         seqs.push(accept(&*store, event).await);
     }
     assert_eq!(store.next_due(Some(a), at(0)).await.unwrap(), [(a, at(100))]);
-    assert!(store.due(a, at(99), 10).await.unwrap().is_empty());
-    let due = store.due(a, at(100), 3).await.unwrap();
+    assert!(read_due(&*store, a, at(99), 10).await.deliveries.is_empty());
+    let due = read_due(&*store, a, at(100), 3).await.deliveries;
     assert_eq!(due.iter().map(|due| due.event.seq).collect::<Vec<_>>(), seqs[..3]);
     assert!(due.iter().all(|due| due.webhook == a && due.attempts == 0 && due.round_attempts == 0));
     assert_eq!(due[0].event.event, in_memory("e0", &[]).event);
-    assert!(store.due(b, at(100), 10).await.unwrap().is_empty(), "in memory: no row speaks of it");
+    assert!(read_due(&*store, b, at(100), 10).await.deliveries.is_empty(), "in memory: no row speaks of it");
+}
+
+pub(crate) async fn what_is_due_is_read_in_portions_that_fit_into_memory<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let [a] = webhooks(&*store).await;
+    let mut seqs = Vec::new();
+    for (id, body_bytes) in [("e0", 1_000), ("e1", 1_000), ("e2", 5_000), ("e3", 10)] {
+        seqs.push(accept(&*store, sized(id, body_bytes, &[(a, Disposition::Stored)])).await);
+    }
+    let portion = async |max_deliveries, max_bytes, held: &[EventSeq]| {
+        let portion = Portion { max_deliveries, max_bytes, held: held.iter().copied().collect() };
+        let due = store.due(a, at(100), portion).await.unwrap();
+        (due.deliveries.iter().map(|due| due.event.seq).collect::<Vec<_>>(), due.is_rest_due)
+    };
+    assert_eq!(portion(9, 2_000, &[]).await, (seqs[..2].to_vec(), true), "two fit");
+    assert_eq!(portion(9, 1_999, &[]).await, (seqs[..1].to_vec(), true), "the second would be a byte too much");
+    assert_eq!(portion(9, 0, &[]).await, (seqs[..1].to_vec(), true), "one is read however large it is");
+    assert_eq!(portion(9, 7_010, &[]).await, (seqs.clone(), false));
+    assert_eq!(portion(4, 7_010, &[]).await, (seqs.clone(), false), "a full portion without a rest");
+    assert_eq!(portion(3, 7_010, &[]).await, (seqs[..3].to_vec(), true));
+
+    // What the lane holds is still due, and must not keep it from what comes after.
+    assert_eq!(portion(9, 5_000, &seqs[..2]).await, (seqs[2..3].to_vec(), true));
+    assert_eq!(portion(1, 0, &seqs[..3]).await, (seqs[3..].to_vec(), false));
+    assert_eq!(portion(1, 0, &seqs).await, (Vec::new(), false));
+}
+
+pub(crate) async fn large_events_are_read_back_in_pages_that_fit_into_memory<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let [a] = webhooks(&*store).await;
+    let mut seqs = Vec::new();
+    for number in 0..3 {
+        let event = sized(&format!("e{number}"), MAX_UNSETTLED_BYTES / 2, &[(a, Disposition::InMemory)]);
+        seqs.push(accept(&*store, event).await);
+    }
+    let huge = sized("huge", MAX_UNSETTLED_BYTES + 1, &[(a, Disposition::InMemory)]);
+    seqs.push(accept(&*store, huge).await);
+    let mut pages = Vec::new();
+    let mut after = EventSeq(0);
+    loop {
+        let page = store.unsettled(after, 100).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = last.event.seq;
+        pages.push(page.iter().map(|unsettled| unsettled.event.seq).collect::<Vec<_>>());
+    }
+    assert_eq!(pages, [&seqs[..2], &seqs[2..3], &seqs[3..]]);
 }
 
 pub(crate) async fn a_failed_attempt_is_due_at_its_time<F: Fixture>() {
@@ -79,7 +130,7 @@ pub(crate) async fn a_failed_attempt_is_due_at_its_time<F: Fixture>() {
     let store = fixture.store();
     assert!(unsettled(&*store).await.is_empty());
     assert_eq!(store.next_due(None, at(0)).await.unwrap(), [(a, at(400))]);
-    let due = store.due(a, at(500), 10).await.unwrap();
+    let due = read_due(&*store, a, at(500), 10).await.deliveries;
     assert_eq!(due.iter().map(|due| due.event.seq).collect::<Vec<_>>(), [second, first], "earliest first");
     assert_eq!((due[0].attempts, due[0].round_attempts), (1, 1));
     let waiting = delivery(&*store, key(first, a)).await;
@@ -139,7 +190,7 @@ pub(crate) async fn the_memory_window_ends_with_rows<F: Fixture>() {
     let store = fixture.store();
     let [a] = webhooks(&*store).await;
     let seqs = accept_many(&*store, 25, a).await;
-    let parked: Vec<_> = store.due(a, at(100), 100).await.unwrap().iter().map(|due| due.event.seq).collect();
+    let parked: Vec<_> = read_due(&*store, a, at(100), 100).await.deliveries.iter().map(|due| due.event.seq).collect();
     assert_eq!(parked, seqs[..15]);
     let in_memory: Vec<_> = seqs[15..].iter().map(|seq| key(*seq, a)).collect();
     assert_eq!(unsettled(&*store).await, in_memory);
@@ -158,7 +209,7 @@ pub(crate) async fn a_parked_delivery_is_settled_by_a_caller_who_does_not_know<F
     let left = 12;
     let settlements = seqs.iter().enumerate().filter(|(at, _)| *at != left);
     settle(&*store, settlements.map(|(_, seq)| delivered(key(*seq, a), 1)).collect()).await;
-    let due: Vec<_> = store.due(a, at(100), 100).await.unwrap().iter().map(|due| due.event.seq).collect();
+    let due: Vec<_> = read_due(&*store, a, at(100), 100).await.deliveries.iter().map(|due| due.event.seq).collect();
     assert_eq!(due, [seqs[left]]);
     assert!(unsettled(&*store).await.is_empty());
     assert_eq!(store.attempts(key(seqs[0], a)).await.unwrap(), [attempt(1, Some(200))]);
@@ -172,7 +223,7 @@ pub(crate) async fn a_parked_delivery_is_settled_by_a_caller_who_does_not_know<F
     let more: Vec<_> = (0..10).map(|number| in_memory(&format!("late {number}"), &[a])).collect();
     store.accept(more).await.unwrap();
     assert_eq!(unsettled(&*store).await.len(), 10);
-    assert_eq!(store.due(a, at(100), 100).await.unwrap().len(), 1);
+    assert_eq!(read_due(&*store, a, at(100), 100).await.deliveries.len(), 1);
 }
 
 pub(crate) async fn the_window_is_exact_after_a_restart<F: Fixture>() {
@@ -201,7 +252,10 @@ pub(crate) async fn the_window_is_exact_after_a_restart<F: Fixture>() {
     let store = fixture.store();
     assert_eq!(unsettled(&*store).await, [key(second, a)]);
     let third = accept_many(&*store, 4, a).await;
-    assert!(store.due(a, at(100), 9).await.unwrap().iter().any(|due| due.event.seq == second), "parked by now");
+    assert!(
+        read_due(&*store, a, at(100), 9).await.deliveries.iter().any(|due| due.event.seq == second),
+        "parked by now"
+    );
     assert_eq!(unsettled(&*store).await, third.iter().map(|seq| key(*seq, a)).collect::<Vec<_>>());
 }
 

@@ -8,8 +8,8 @@ use postrider::delivery::{DeliveryState, Transition};
 use postrider::event::Event;
 use postrider::signing::{Secret, SigningKeys, StandardKey};
 use postrider::store::{
-    Accepted, AttemptRecord, DeliveryKey, Disposition, EventSeq, NewEvent, Owed, Page, SettleBatch, Settlement, Store,
-    StoredDelivery,
+    Accepted, AttemptRecord, DeliveryKey, Disposition, Due, EventSeq, NewEvent, Owed, Page, Portion, SettleBatch,
+    Settlement, Store, StoredDelivery,
 };
 use postrider::topic::{Pattern, Topic};
 use postrider::webhook::{DEFAULT_TENANT, Webhook, WebhookSeq, WebhookSettings};
@@ -60,6 +60,13 @@ pub(crate) fn new_event(id: &str, owed: &[(WebhookSeq, Disposition)]) -> NewEven
 
 pub(crate) fn in_memory(id: &str, webhooks: &[WebhookSeq]) -> NewEvent {
     new_event(id, &webhooks.iter().map(|webhook| (*webhook, Disposition::InMemory)).collect::<Vec<_>>())
+}
+
+/// An event with a body of so many bytes.
+pub(crate) fn sized(id: &str, body_bytes: usize, owed: &[(WebhookSeq, Disposition)]) -> NewEvent {
+    let topic = Topic::parse("attacker.session.started").unwrap();
+    let event = Event::from_stored(id.into(), topic, "session".into(), Bytes::from(vec![b'x'; body_bytes]));
+    NewEvent { event, ..new_event(id, owed) }
 }
 
 pub(crate) async fn accept(store: &dyn Store, event: NewEvent) -> EventSeq {
@@ -124,6 +131,12 @@ pub(crate) async fn delivery(store: &dyn Store, key: DeliveryKey) -> StoredDeliv
 
 pub(crate) async fn state(store: &dyn Store, key: DeliveryKey) -> DeliveryState {
     delivery(store, key).await.state
+}
+
+/// At most `max_deliveries` of what is due, whatever its size.
+pub(crate) async fn read_due(store: &dyn Store, webhook: WebhookSeq, now: UnixMicros, max_deliveries: u32) -> Due {
+    let portion = Portion { max_deliveries, max_bytes: usize::MAX, ..Portion::default() };
+    store.due(webhook, now, portion).await.unwrap()
 }
 
 /// What a restart would read back, as pairs.

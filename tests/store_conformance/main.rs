@@ -92,6 +92,8 @@ stories! {
         what_was_in_memory_is_read_back_after_a_restart,
         what_was_settled_is_not_read_back,
         a_stored_delivery_is_due_at_once_and_in_order,
+        what_is_due_is_read_in_portions_that_fit_into_memory,
+        large_events_are_read_back_in_pages_that_fit_into_memory,
         a_failed_attempt_is_due_at_its_time,
         every_attempt_is_kept,
         a_long_response_of_a_success_is_cut,

@@ -6,8 +6,8 @@ use postrider::webhook::{DEFAULT_TENANT, TenantSeq};
 
 use crate::Fixture;
 use crate::fixtures::{
-    WIDE, accept, at, dead, delivered, delivery, failed, in_memory, key, new_event, page, settings, settle, state,
-    unsettled, webhooks,
+    WIDE, accept, at, dead, delivered, delivery, failed, in_memory, key, new_event, page, read_due, settings, settle,
+    state, unsettled, webhooks,
 };
 
 pub(crate) async fn a_discarded_delivery_is_not_resurrected_by_a_retry<F: Fixture>() {
@@ -22,7 +22,7 @@ pub(crate) async fn a_discarded_delivery_is_not_resurrected_by_a_retry<F: Fixtur
 
     settle(&*store, vec![failed(key(seq, a), 2, at(900))]).await;
     assert_eq!(state(&*store, key(seq, a)).await, DeliveryState::Discarded);
-    assert!(store.due(a, at(1_000), 10).await.unwrap().is_empty());
+    assert!(read_due(&*store, a, at(1_000), 10).await.deliveries.is_empty());
     assert_eq!(store.attempts(key(seq, a)).await.unwrap().len(), 1);
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn a_dead_delivery_is_retried<F: Fixture>() {
     let again = store.retry_delivery(DEFAULT_TENANT, key(seq, a), at(500)).await.unwrap();
     assert_eq!((again.state, again.attempts, again.reason), (DeliveryState::Pending, 2, None));
     assert_eq!((again.next_attempt_at, again.updated_at), (Some(at(500)), at(500)));
-    let due = store.due(a, at(500), 10).await.unwrap();
+    let due = read_due(&*store, a, at(500), 10).await.deliveries;
     assert_eq!((due.len(), due[0].attempts, due[0].round_attempts), (1, 2, 0), "a fresh schedule, the count goes on");
     let mut third = delivered(key(seq, a), 3);
     third.round_attempts = 1;
@@ -65,7 +65,7 @@ pub(crate) async fn a_skipped_delivery_is_retried<F: Fixture>() {
     let [a] = webhooks(&*store).await;
     let seq = accept(&*store, new_event("e1", &[(a, Disposition::Skipped("webhook disabled"))])).await;
     store.retry_delivery(DEFAULT_TENANT, key(seq, a), at(500)).await.unwrap();
-    assert_eq!(store.due(a, at(500), 10).await.unwrap().len(), 1);
+    assert_eq!(read_due(&*store, a, at(500), 10).await.deliveries.len(), 1);
     settle(&*store, vec![delivered(key(seq, a), 1)]).await;
     let stats = store.stats(DEFAULT_TENANT).await.unwrap();
     assert_eq!((stats.skipped, stats.delivered, stats.pending), (0, 1, 0));

@@ -13,8 +13,8 @@ use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::store::{
-    DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, MAX_ROWS_PER_PAGE, Page, PageOf, Stats, StoreError, StoredDelivery,
-    StoredEvent,
+    DeliveryFilter, EventFilter, MAX_BODY_BYTES_PER_PAGE, MAX_PAGE_ITEMS, MAX_ROWS_PER_PAGE,
+    MAX_SEARCHED_BYTES_PER_PAGE, Page, PageOf, Stats, StoreError, StoredDelivery, StoredEvent,
 };
 use crate::topic::{Pattern, Topic};
 use crate::webhook::{TenantSeq, WebhookSeq};
@@ -33,41 +33,80 @@ pub(super) struct Listing<'a> {
     pub(super) ids: &'a DeliveryIds,
     pub(super) id_hash: &'a IdHash,
     pub(super) tenant: TenantSeq,
+    pub(super) bounds: Bounds,
 }
 
-/// Collects a page: at most `limit` items, after at most [`MAX_ROWS_PER_PAGE`] rows.
+/// What a page may cost, whatever its filter.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// Rows looked at; at least 2, an event and a delivery of it.
+    rows: u32,
+    /// Of bodies on the page.
+    kept_bytes: usize,
+    /// Of bodies searched for a text.
+    searched_bytes: usize,
+}
+
+impl Bounds {
+    pub(super) const OF_A_PAGE: Self = Self {
+        rows: MAX_ROWS_PER_PAGE,
+        kept_bytes: MAX_BODY_BYTES_PER_PAGE,
+        searched_bytes: MAX_SEARCHED_BYTES_PER_PAGE,
+    };
+}
+
+/// Collects a page: at most `limit` items, and what its bounds allow.
 struct Collector<T> {
     items: Vec<(DeliveryKey, T)>,
     limit: usize,
-    rows_left: u32,
+    /// What is left of them.
+    bounds: Bounds,
     last_seen: DeliveryKey,
+    /// There is an item that the page has no room for.
+    is_full: bool,
 }
 
 impl<T> Collector<T> {
-    fn new(page: &Page) -> Self {
+    fn new(page: &Page, bounds: Bounds) -> Self {
         let limit = page.limit.clamp(1, MAX_PAGE_ITEMS) as usize;
-        Self { items: Vec::new(), limit, rows_left: MAX_ROWS_PER_PAGE, last_seen: NEWEST }
+        Self { items: Vec::new(), limit, bounds, last_seen: NEWEST, is_full: false }
     }
 
-    /// Another row was looked at; `false`: it must be the last.
-    fn saw(&mut self, place: DeliveryKey) -> bool {
+    /// Another row is looked at.
+    fn see(&mut self, place: DeliveryKey) {
         self.last_seen = place;
-        self.rows_left = self.rows_left.saturating_sub(1);
-        self.rows_left > 0
+        self.bounds.rows = self.bounds.rows.saturating_sub(1);
     }
 
-    /// Adds an item; `false`: the page is full. One item beyond the page tells whether there is another page.
-    fn add(&mut self, place: DeliveryKey, item: T) -> bool {
-        self.items.push((place, item));
-        self.items.len() <= self.limit
+    /// Another body is searched.
+    fn search(&mut self, bytes: usize) {
+        self.bounds.searched_bytes = self.bounds.searched_bytes.saturating_sub(bytes);
     }
 
-    fn finish(mut self, ids: &DeliveryIds) -> PageOf<T> {
-        let cursor = if self.items.len() > self.limit {
-            self.items.truncate(self.limit);
+    /// Adds an item with a body of `bytes`, if it fits. One that does not tells that there is another page.
+    fn add(&mut self, place: DeliveryKey, item: T, bytes: usize) {
+        let fits = self.items.len() < self.limit && bytes <= self.bounds.kept_bytes;
+        self.is_full = !fits && !self.items.is_empty();
+        if !self.is_full {
+            self.items.push((place, item));
+            self.bounds.kept_bytes = self.bounds.kept_bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// `false`: the row just seen is the page's last.
+    fn goes_on(&self) -> bool {
+        !self.is_full && !self.is_exhausted()
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.bounds.rows == 0 || self.bounds.searched_bytes == 0
+    }
+
+    fn finish(self, ids: &DeliveryIds) -> PageOf<T> {
+        let cursor = if self.is_full {
             self.items.last().map(|(place, _)| *place)
         } else {
-            (self.rows_left == 0).then_some(self.last_seen)
+            self.is_exhausted().then_some(self.last_seen)
         };
         PageOf {
             items: self.items.into_iter().map(|(_, item)| item).collect(),
@@ -98,21 +137,28 @@ impl EventConditions<'_> {
     }
 }
 
+fn find_event(
+    connection: &Connection,
+    id_hash: &IdHash,
+    tenant: TenantSeq,
+    id: &str,
+) -> rusqlite::Result<Option<EventSeq>> {
+    connection.prepare_cached(FIND_EVENT)?.query_row((id_hash.of(tenant, id), tenant, id), |row| row.get(0)).optional()
+}
+
+pub(super) fn event(
+    connection: &Connection,
+    id_hash: &IdHash,
+    tenant: TenantSeq,
+    id: &str,
+) -> Result<Option<StoredEvent>, Failure> {
+    match find_event(connection, id_hash, tenant, id)? {
+        Some(seq) => event_by_seq(connection, seq),
+        None => Ok(None),
+    }
+}
+
 impl Listing<'_> {
-    pub(super) fn find_event(&self, id: &str) -> rusqlite::Result<Option<EventSeq>> {
-        self.connection
-            .prepare_cached(FIND_EVENT)?
-            .query_row((self.id_hash.of(self.tenant, id), self.tenant, id), |row| row.get(0))
-            .optional()
-    }
-
-    pub(super) fn event(&self, id: &str) -> Result<Option<StoredEvent>, Failure> {
-        match self.find_event(id)? {
-            Some(seq) => event_by_seq(self.connection, seq),
-            None => Ok(None),
-        }
-    }
-
     pub(super) fn events(&self, filter: &EventFilter, page: &Page) -> Result<PageOf<StoredEvent>, Failure> {
         let start = self.start(page)?;
         let text = filter.q.as_deref().map(Finder::new);
@@ -122,18 +168,23 @@ impl Listing<'_> {
             since: filter.since,
             until: filter.until,
         };
-        let mut collector = Collector::new(page);
+        let mut collector = Collector::new(page, self.bounds);
         self.scan_events(start.event.0.saturating_sub(1), |head| {
             let place = DeliveryKey { event: head.seq, webhook: NO_WEBHOOK };
-            let more = collector.saw(place);
+            collector.see(place);
             if !conditions.hold(head)? || filter.kind.as_ref().is_some_and(|kind| *kind != head.kind) {
-                return Ok(more);
+                return Ok(collector.goes_on());
             }
             let event = event_by_seq(self.connection, head.seq)?.ok_or_else(|| corrupt("an event vanished"))?;
-            if text.as_ref().is_some_and(|text| text.find(event.event.body()).is_none()) {
-                return Ok(more);
+            let bytes = event.event.body().len();
+            let is_wanted = text.as_ref().is_none_or(|text| {
+                collector.search(bytes);
+                text.find(event.event.body()).is_some()
+            });
+            if is_wanted {
+                collector.add(place, event, bytes);
             }
-            Ok(collector.add(place, event) && more)
+            Ok(collector.goes_on())
         })?;
         Ok(collector.finish(self.ids))
     }
@@ -159,10 +210,10 @@ impl Listing<'_> {
                 until: filter.until,
             },
             heads: WebhookHeads::default(),
-            collector: Collector::new(page),
+            collector: Collector::new(page, self.bounds),
         };
         match (&filter.event, filter.state) {
-            (Some(id), _) => scan.of_event(self.find_event(id)?),
+            (Some(id), _) => scan.of_event(find_event(self.connection, self.id_hash, self.tenant, id)?),
             (None, Some(state @ (DeliveryState::Dead | DeliveryState::Skipped))) => scan.by_state(state),
             _ => scan.by_event(),
         }
@@ -274,17 +325,16 @@ impl DeliveryScan<'_> {
         let mut rows = statement.query((state, self.start.event, self.start.webhook))?;
         while let Some(row) = rows.next()? {
             let key = DeliveryKey { event: row.get(0)?, webhook: row.get(1)? };
-            let more = self.collector.saw(key);
+            self.collector.see(key);
             let wanted = self.webhook.is_none_or(|webhook| webhook == key.webhook);
             let head = if wanted { event_head(connection, key.event)? } else { None };
-            let more = match head {
-                Some(head) if self.conditions.hold(&head)? => {
-                    let rows = delivery_rows(connection, key.event, key.webhook, key.webhook)?;
-                    self.add(&head, key.webhook, rows.first())? && more
-                }
-                _ => more,
-            };
-            if !more {
+            if let Some(head) = head
+                && self.conditions.hold(&head)?
+            {
+                let rows = delivery_rows(connection, key.event, key.webhook, key.webhook)?;
+                self.add(&head, key.webhook, rows.first())?;
+            }
+            if !self.collector.goes_on() {
                 break;
             }
         }
@@ -293,10 +343,10 @@ impl DeliveryScan<'_> {
 
     /// The deliveries of one event; `false`: the page is done.
     fn visit(&mut self, head: &EventHead) -> Result<bool, Failure> {
-        let mut more = self.collector.saw(DeliveryKey { event: head.seq, webhook: NO_WEBHOOK });
+        self.collector.see(DeliveryKey { event: head.seq, webhook: NO_WEBHOOK });
         let wanted = self.webhook.is_none_or(|webhook| head.owed.binary_search(&webhook).is_ok());
         if !wanted || !self.conditions.hold(head)? {
-            return Ok(more);
+            return Ok(self.collector.goes_on());
         }
         let (first, last) = self.webhook.map_or((NO_WEBHOOK, NEWEST.webhook), |webhook| (webhook, webhook));
         let rows = delivery_rows(self.listing.connection, head.seq, first, last)?;
@@ -305,21 +355,25 @@ impl DeliveryScan<'_> {
             if key >= self.start {
                 continue;
             }
-            more = self.collector.saw(key);
+            self.collector.see(key);
             let row = rows.binary_search_by_key(&webhook, |row| row.webhook).ok().map(|at| &rows[at]);
-            if !self.add(head, webhook, row)? || !more {
+            self.add(head, webhook, row)?;
+            if !self.collector.goes_on() {
                 return Ok(false);
             }
         }
-        Ok(more)
+        Ok(self.collector.goes_on())
     }
 
-    /// Adds a delivery if its state is wanted; `false`: the page is full.
-    fn add(&mut self, head: &EventHead, webhook: WebhookSeq, row: Option<&DeliveryRow>) -> Result<bool, Failure> {
+    /// Adds a delivery if its state is wanted.
+    fn add(&mut self, head: &EventHead, webhook: WebhookSeq, row: Option<&DeliveryRow>) -> Result<(), Failure> {
         let delivery = stored_delivery(self.listing.connection, &mut self.heads, head, webhook, row)?;
-        if self.filter.state.is_some_and(|state| state != delivery.state) {
-            return Ok(true);
+        if self.filter.state.is_none_or(|state| state == delivery.state) {
+            self.collector.add(delivery.key, delivery, 0);
         }
-        Ok(self.collector.add(delivery.key, delivery))
+        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use super::writer::Failure;
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::event::Event;
-use crate::store::{DueDelivery, LiveEvent, StoreError, StoredEvent, Unsettled};
+use crate::store::{Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, StoreError, StoredEvent, Unsettled};
 use crate::topic::Topic;
 use crate::webhook::WebhookSeq;
 
@@ -82,6 +82,7 @@ pub(super) fn unsettled(connection: &Connection, after: EventSeq, max_events: u3
     let mut events = connection.prepare_cached("SELECT seq, owed FROM event WHERE seq >= ?1 ORDER BY seq")?;
     let mut events = events.query([first])?;
     let mut unsettled = Vec::new();
+    let mut bytes = 0;
     while unsettled.len() < max_events as usize {
         let Some(row) = events.next()? else { break };
         let seq = row.get(0)?;
@@ -91,6 +92,10 @@ pub(super) fn unsettled(connection: &Connection, after: EventSeq, max_events: u3
             continue;
         }
         let event = event_by_seq(connection, seq)?.ok_or_else(|| corrupt("an event vanished"))?.event;
+        bytes += event.body().len();
+        if bytes > MAX_UNSETTLED_BYTES && !unsettled.is_empty() {
+            break;
+        }
         unsettled.push(Unsettled { event: Arc::new(LiveEvent { seq, event }), webhooks });
     }
     Ok(unsettled)
@@ -106,29 +111,39 @@ fn rowless(connection: &Connection, event: EventSeq, owed: &[u8]) -> rusqlite::R
     Ok(webhooks)
 }
 
+/// Served by the index `delivery_due`. The body of a delivery that is held is not read.
 pub(super) fn due(
     connection: &Connection,
     webhook: WebhookSeq,
     now: UnixMicros,
-    limit: u32,
-) -> Result<Vec<DueDelivery>, Failure> {
+    portion: &Portion,
+) -> Result<Due, Failure> {
     let mut statement = connection.prepare_cached(
-        "SELECT d.attempts, d.round_attempts, e.seq, e.id, e.topic, e.type, e.accepted_at, e.owed, e.body
-         FROM delivery AS d INDEXED BY delivery_due CROSS JOIN event AS e ON e.seq = d.event_seq
-         WHERE d.state = 4 AND d.webhook_seq = ?1 AND d.next_at <= ?2
-         ORDER BY d.next_at, d.event_seq
-         LIMIT ?3",
+        "SELECT event_seq, attempts, round_attempts
+         FROM delivery INDEXED BY delivery_due
+         WHERE state = 4 AND webhook_seq = ?1 AND next_at <= ?2
+         ORDER BY next_at, event_seq",
     )?;
-    let mut rows = statement.query((webhook, now, limit))?;
-    let mut due = Vec::new();
+    let mut rows = statement.query((webhook, now))?;
+    let mut due = Due::default();
+    let mut bytes = 0;
     while let Some(row) = rows.next()? {
-        let StoredEvent { seq, event, .. } = stored_event(row, 2)?;
-        due.push(DueDelivery {
-            event: Arc::new(LiveEvent { seq, event }),
-            webhook,
-            attempts: row.get(0)?,
-            round_attempts: row.get(1)?,
-        });
+        let seq = row.get(0)?;
+        if portion.held.contains(&seq) {
+            continue;
+        }
+        due.is_rest_due = due.deliveries.len() >= portion.max_deliveries as usize;
+        if due.is_rest_due {
+            break;
+        }
+        let event = event_by_seq(connection, seq)?.ok_or_else(|| corrupt("an event vanished"))?.event;
+        bytes += event.body().len();
+        due.is_rest_due = bytes > portion.max_bytes && !due.deliveries.is_empty();
+        if due.is_rest_due {
+            break;
+        }
+        let event = Arc::new(LiveEvent { seq, event });
+        due.deliveries.push(DueDelivery { event, webhook, attempts: row.get(1)?, round_attempts: row.get(2)? });
     }
     Ok(due)
 }

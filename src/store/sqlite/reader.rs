@@ -13,10 +13,15 @@ use crate::store::StoreError;
 /// Read-only connections: what reads at once.
 pub(super) const READERS: u32 = 4;
 
+/// Readers that slow work may have at once; the others are for what must not wait for it.
+const SLOW_READERS: usize = READERS as usize / 2;
+
 /// The pool. Its permits and its connections are equally many.
 pub(super) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
+    /// What slow work needs beside a permit.
+    slow_permits: Semaphore,
 }
 
 /// A connection on loan; goes back when dropped, also when a reader panics.
@@ -34,7 +39,7 @@ impl Drop for Loan {
 impl Readers {
     pub(super) fn new(connections: Vec<Connection>) -> Self {
         let permits = Arc::new(Semaphore::new(connections.len()));
-        Self { idle: Arc::new(Mutex::new(connections)), permits }
+        Self { idle: Arc::new(Mutex::new(connections)), permits, slow_permits: Semaphore::new(SLOW_READERS) }
     }
 
     /// Does `work` on one snapshot of what is committed.
@@ -57,11 +62,69 @@ impl Readers {
         reading.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
     }
 
+    /// As [`Self::read`], for work that may take long.
+    pub(super) async fn read_slowly<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    {
+        let _slow = self.slow_permits.acquire().await.map_err(|_| closed())?;
+        self.read(work).await
+    }
+
     /// Waits for who reads now, then closes the connections. Later reads fail.
     pub(super) async fn close(&self) {
         if let Ok(_all) = self.permits.acquire_many(READERS).await {
             self.permits.close();
             self.idle.lock().clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn slow_reads_leave_readers_for_quick_ones() {
+        let connections = (0..READERS).map(|_| Connection::open_in_memory().expect("a connection")).collect();
+        let readers = Arc::new(Readers::new(connections));
+        let (release, released) = mpsc::channel::<()>();
+        let released = Arc::new(Mutex::new(released));
+        let (begun, mut beginnings) = tokio::sync::mpsc::unbounded_channel();
+        let slow: Vec<_> = (0..2 * READERS)
+            .map(|_| {
+                let (readers, released, begun) = (Arc::clone(&readers), Arc::clone(&released), begun.clone());
+                tokio::spawn(async move {
+                    let work = move |_: &Connection| {
+                        begun.send(()).expect("the test listens");
+                        // Ends when the test lets go of the other end.
+                        let _ = released.lock().recv();
+                        Ok(())
+                    };
+                    readers.read_slowly(work).await
+                })
+            })
+            .collect();
+        for _ in 0..SLOW_READERS {
+            beginnings.recv().await.expect("a slow read begins");
+        }
+        for _ in 0..10 {
+            let quick = readers.read(|connection| Ok(connection.query_row("SELECT 1", (), |row| row.get(0))?));
+            let answer: i64 = tokio::time::timeout(Duration::from_secs(20), quick)
+                .await
+                .expect("quick reads do not wait for slow ones")
+                .expect("it reads");
+            assert_eq!(answer, 1);
+        }
+        assert!(beginnings.try_recv().is_err(), "no more than half of the readers are slow");
+        drop(release);
+        for slow in slow {
+            slow.await.expect("it does not panic").expect("its turn comes");
+        }
+        readers.close().await;
     }
 }

@@ -407,3 +407,29 @@ pub(super) fn probe(commit: &mut Commit<'_>) -> Result<(), Failure> {
     commit.prepare("UPDATE progress SET next_event = next_event")?.execute(())?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_sqlite_tells_callers_whether_to_make_room_or_to_wait() {
+        let of = |code| store_error(&rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        assert!(matches!(of(ffi::SQLITE_FULL), StoreError::Full(_)));
+        for code in [
+            ffi::SQLITE_IOERR,
+            ffi::SQLITE_IOERR_WRITE,
+            ffi::SQLITE_IOERR_FSYNC,
+            ffi::SQLITE_BUSY,
+            ffi::SQLITE_READONLY,
+            ffi::SQLITE_CANTOPEN,
+        ] {
+            assert!(matches!(of(code), StoreError::Unavailable(_)), "{code}");
+        }
+        for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB] {
+            assert!(matches!(of(code), StoreError::Corrupt(_)), "{code}");
+        }
+    }
+}

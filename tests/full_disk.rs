@@ -1,0 +1,173 @@
+//! A disk that is full for a while: nothing is promised that is not kept, and all goes on by itself.
+
+#![cfg(all(feature = "server", target_os = "linux"))]
+#![expect(clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+#[path = "support/receiver.rs"]
+mod receiver;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use postrider::delivery::client::{Client, ClientOptions};
+use postrider::delivery::guard::{Destination, EgressPolicy};
+use receiver::{Answer, TestReceiver};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+const TOKEN: &str = "pr_fulldiskfulldiskfulldiskfulldiskfulldiskful";
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the receiver thinks about what arrives before the disk is full: until it is.
+const THINKING: Duration = Duration::from_secs(4);
+
+/// The program itself, whose files can be kept from growing and allowed to grow again while it runs: the write
+/// fails in the kernel, as it does on a full disk.
+struct Server {
+    child: Child,
+    url: String,
+    client: Client,
+    data: PathBuf,
+    log: mpsc::UnboundedReceiver<String>,
+}
+
+impl Server {
+    fn start(folder: &Path) -> Self {
+        let data = folder.join("data");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_postrider"))
+            .args(["--json", "serve", "--listen", "127.0.0.1:0", "--allow-private", "127.0.0.0/8", "--log", "info"])
+            .arg("--data")
+            .arg(&data)
+            .current_dir(folder)
+            .env("POSTRIDER_ADMIN_TOKEN", TOKEN)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let (tell, log) = mpsc::unbounded_channel();
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("the server speaks");
+        let started: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        let policy = EgressPolicy { allow_all_private: true, ..EgressPolicy::default() };
+        let client = Client::new(ClientOptions { policy, ..ClientOptions::default() }).expect("a client");
+        Self { child, url: started["url"].as_str().expect("an address").to_owned(), client, data, log }
+    }
+
+    /// No file may grow beyond `bytes`; `None`: as before.
+    fn limit_files(&self, bytes: Option<u64>) {
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        let limit = Rlimit { current: bytes.or(maximum), maximum };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).expect("its own user may limit it");
+    }
+
+    /// What is written next goes to the end of the log.
+    fn fill_disk(&self) {
+        let log = fs::metadata(self.data.join("postrider.db-wal")).expect("the store has a log");
+        self.limit_files(Some(log.len()));
+    }
+
+    async fn call(&self, method: Method, path: &str, body: &Value) -> Response<Bytes> {
+        let url = format!("{}{path}", self.url);
+        let request = Request::builder()
+            .method(method)
+            .uri(&url)
+            .header("authorization", format!("Bearer {TOKEN}"))
+            .header("content-type", "application/json")
+            .body(Bytes::from(body.to_string()))
+            .expect("a request");
+        let destination = Destination::parse(&url).expect("a destination");
+        self.client.request(&destination, request, 1 << 20, PATIENCE).await.expect("the server answers")
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        let response = self.call(Method::GET, path, &Value::Null).await;
+        (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap_or_default())
+    }
+
+    async fn publish(&self, id: &str) -> Response<Bytes> {
+        self.call(Method::POST, "/api/v1/events", &json!({"id": id, "topic": "disk.test", "payload": {"a": 1}})).await
+    }
+
+    /// Waits until the server has logged `text`.
+    async fn wait_for_log(&mut self, text: &str) {
+        let logged = async {
+            while let Some(line) = self.log.recv().await {
+                if line.contains(text) {
+                    return;
+                }
+            }
+            panic!("the server has ended");
+        };
+        tokio::time::timeout(PATIENCE, logged).await.unwrap_or_else(|_| panic!("{text:?} was not logged"));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delivery_pauses_while_the_disk_is_full_and_resumes_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    // The answers to the first three come when the disk is full; the first one asks for another attempt.
+    let receiver = TestReceiver::start(|n, _| match n {
+        0 => Answer(503, THINKING),
+        1 | 2 => Answer(200, THINKING),
+        _ => 200.into(),
+    })
+    .await;
+    let webhook =
+        json!({"name": "mine", "url": receiver.url("/"), "topic_patterns": [">"], "retry_schedule": vec![0.1; 5]});
+    assert_eq!(server.call(Method::POST, "/api/v1/webhooks", &webhook).await.status(), 201);
+    for (n, id) in ["retried", "first", "second"].into_iter().enumerate() {
+        assert_eq!(server.publish(id).await.status(), 202);
+        receiver.wait_for(n + 1).await;
+    }
+
+    server.fill_disk();
+    let refused = server.publish("refused").await;
+    assert!([503, 507].contains(&refused.status().as_u16()), "{refused:?}");
+    assert!(refused.headers().contains_key("retry-after"), "{refused:?}");
+    assert_eq!(server.get("/api/v1/events/refused").await.0, 404, "nothing of it is stored");
+    assert!([503, 507].contains(&server.get("/readyz").await.0));
+    assert_eq!(server.get("/healthz").await.0, 200);
+    server.wait_for_log("cannot record outcomes").await;
+    // The retry would have come 0.1 s after the answer.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (_, stats) = server.get("/api/v1/stats").await;
+    assert_eq!((&stats["events"], &stats["pending"]), (&json!(3), &json!(3)), "{stats}");
+    assert_eq!(receiver.received_count(), 3, "nothing is sent whose outcome cannot be recorded");
+    let refused = server.publish("also-refused").await;
+    assert!([503, 507].contains(&refused.status().as_u16()), "{refused:?}");
+
+    server.limit_files(None);
+    server.wait_for_log("delivery resumes").await;
+    assert_eq!(server.get("/readyz").await.0, 200);
+    assert_eq!(server.publish("refused").await.status(), 202, "the publisher tries again");
+    receiver.wait_for(5).await;
+    let settled = async {
+        loop {
+            let (_, stats) = server.get("/api/v1/stats").await;
+            if stats["pending"] == 0 {
+                return stats;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let stats = tokio::time::timeout(PATIENCE, settled).await.expect("everything ends");
+    assert_eq!((&stats["events"], &stats["delivered"], &stats["attempts"]), (&json!(4), &json!(4), &json!(5)));
+    let arrivals = receiver.arrivals();
+    let times = ["retried", "first", "second", "refused", "also-refused"].map(|id| arrivals.get(id).copied());
+    assert_eq!(times, [Some(2), Some(1), Some(1), Some(1), None]);
+}
