@@ -3,25 +3,24 @@
 //! A lane is state behind a short lock and does nothing by itself: each method says what the
 //! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod state;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, Id};
 
-use super::breaker::{Breaker, Change};
+pub(super) use self::state::{LaneSettings, Queued, Todo};
+use self::state::{Mode, State, earlier};
+use super::breaker::Change;
 use super::memory::HeldEvent;
 use crate::clock::UnixMicros;
 use crate::delivery::Outcome;
 use crate::delivery::retry::Schedule;
 use crate::store::{Disposition, EventSeq, Portion};
-use crate::webhook::{Webhook, WebhookHealth, WebhookRecord, WebhookSeq};
+use crate::webhook::{WebhookHealth, WebhookRecord, WebhookSeq};
 
-/// A lane opens another connection at once when more deliveries than this wait for each that it has.
-/// Fewer are left to those it has, since a connection costs many times what a request on an open one does;
-/// should these hang, [`Lane::relieve`] finds out.
-const MAX_WAITING_PER_WORKER: usize = 8;
 /// A success that changes nothing but its time is stored at most this often.
 const SUCCESS_FLUSH_US: i64 = 1_000_000;
 
@@ -38,93 +37,12 @@ pub(crate) struct Lane {
     state: Mutex<State>,
 }
 
-/// What workers need to know of the webhook; replaced whole when the webhook changes.
-pub(super) struct LaneSettings {
-    pub(super) version: i64,
-    pub(super) name: String,
-    pub(super) receiver: Webhook,
-    pub(super) schedule: Schedule,
-    max_in_flight: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Running,
-    /// Disabled by its owner: what is pending waits in the store.
-    Paused,
-    /// Deleted: what is pending is discarded.
-    Removed,
-    /// The node shuts down: what is pending is read back at the next start.
-    Stopped,
-}
-
-struct State {
-    settings: Arc<LaneSettings>,
-    mode: Mode,
-    breaker: Breaker,
-    queue: VecDeque<Queued>,
-    /// Places promised to events that are being accepted.
-    reserved: usize,
-    /// Taken from the queue, outcome not yet committed: not to be loaded again.
-    under_way: HashSet<EventSeq>,
-    workers: HashMap<Id, AbortHandle>,
-    idle_workers: usize,
-    /// Deliveries wait for hands: the dispatcher looks after this lane.
-    is_crowded: bool,
-    /// Jobs taken in all, and how many it were when the dispatcher last looked.
-    jobs_taken: u64,
-    jobs_seen: u64,
-    /// When the earliest pending delivery in the store is due, apart from those in memory.
-    stored_due: Option<UnixMicros>,
-    load: Load,
-    /// There are deliveries in the store that memory had no room for; new ones wait behind them.
-    has_overflow: bool,
-    is_health_dirty: bool,
-    success_flushed_at: Option<UnixMicros>,
-}
-
-/// Reading from the store, which goes on beside everything else.
-#[derive(Default)]
-struct Load {
-    is_under_way: bool,
-    /// Something in the store is due, or will be when it is committed: load when the queue has room.
-    is_wanted: bool,
-    /// Settled since the load under way began: what it read of them may be old.
-    settled_meanwhile: HashSet<EventSeq>,
-}
-
-/// A delivery in memory.
-#[derive(Clone)]
-pub(super) struct Queued {
-    pub(super) event: Arc<HeldEvent>,
-    pub(super) attempts: u32,
-    pub(super) round_attempts: u32,
-    /// It was read from the store, which has a row for it.
-    pub(super) is_stored: bool,
-}
-
 /// A delivery taken from the queue, to be attempted.
 pub(super) struct Job {
     pub(super) queued: Queued,
     pub(super) settings: Arc<LaneSettings>,
     /// The queue has room again for what waits in the store.
     pub(super) load: bool,
-}
-
-/// What the caller of a lane's method must do, after the lock.
-#[derive(Default)]
-#[must_use]
-pub(super) struct Todo {
-    pub(super) start_workers: usize,
-    /// Look after this lane with [`Lane::relieve`].
-    pub(super) look_after: bool,
-    pub(super) load: bool,
-    /// Set an alarm: something in the store becomes due.
-    pub(super) wake_at: Option<UnixMicros>,
-    /// Deliveries that leave memory undelivered, with their places in the store to be written.
-    pub(super) evicted: Vec<Queued>,
-    /// The evicted ones are to be discarded, the stored ones too.
-    pub(super) discard: bool,
 }
 
 /// What a worker finds.
@@ -144,49 +62,13 @@ pub(super) enum Whereabouts {
     UnderWay,
 }
 
-impl LaneSettings {
-    fn new(record: &WebhookRecord, default_schedule: &Schedule) -> Arc<Self> {
-        let settings = &record.settings;
-        Arc::new(Self {
-            version: record.version,
-            name: settings.name.clone(),
-            receiver: settings.receiver.clone(),
-            schedule: settings.retry_schedule.clone().unwrap_or_else(|| default_schedule.clone()),
-            max_in_flight: settings.max_in_flight as usize,
-        })
-    }
-}
-
-impl Mode {
-    fn of(record: &WebhookRecord) -> Self {
-        if record.settings.enabled { Self::Running } else { Self::Paused }
-    }
-}
-
 impl Lane {
     pub(super) fn new(record: &WebhookRecord, default_schedule: &Schedule, threshold: u32, max_queued: usize) -> Self {
         Self {
             seq: record.seq,
             wake: Semaphore::new(0),
             max_queued,
-            state: Mutex::new(State {
-                settings: LaneSettings::new(record, default_schedule),
-                mode: Mode::of(record),
-                breaker: Breaker::new(record.health.clone(), threshold),
-                queue: VecDeque::new(),
-                reserved: 0,
-                under_way: HashSet::new(),
-                workers: HashMap::new(),
-                idle_workers: 0,
-                is_crowded: false,
-                jobs_taken: 0,
-                jobs_seen: 0,
-                stored_due: None,
-                load: Load::default(),
-                has_overflow: false,
-                is_health_dirty: false,
-                success_flushed_at: record.health.last_success_at,
-            }),
+            state: Mutex::new(State::new(record, default_schedule, threshold)),
         }
     }
 
@@ -492,75 +374,5 @@ impl Lane {
     pub(super) fn gauges(&self) -> (usize, usize, bool) {
         let state = self.state.lock();
         (state.queue.len(), state.under_way.len(), state.breaker.is_open())
-    }
-}
-
-impl State {
-    fn can_run(&self) -> bool {
-        self.mode == Mode::Running && !self.breaker.is_open()
-    }
-
-    /// A delivery is under way no more.
-    fn leave(&mut self, event: EventSeq) {
-        self.under_way.remove(&event);
-        if self.load.is_under_way {
-            self.load.settled_meanwhile.insert(event);
-        }
-    }
-
-    fn wants_load(&self, max_queued: usize, now: UnixMicros) -> bool {
-        self.can_run()
-            && !self.load.is_under_way
-            && self.queue.len() <= max_queued / 2
-            && self.stored_due.is_some_and(|at| at <= now)
-    }
-
-    /// Finds hands for `jobs` new jobs: idle workers first, then new ones up to the cap.
-    fn employ(&mut self, jobs: usize, wake: &Semaphore) -> Todo {
-        let woken = jobs.min(self.idle_workers);
-        self.idle_workers -= woken;
-        wake.add_permits(woken);
-        let waiting = jobs - woken;
-        let needed = if self.workers.is_empty() {
-            waiting.min(1 + self.queue.len() / MAX_WAITING_PER_WORKER)
-        } else {
-            waiting.min((self.queue.len() / MAX_WAITING_PER_WORKER).saturating_sub(self.workers.len()))
-        };
-        let start_workers = needed.min(self.room_for_workers());
-        let look_after = waiting > start_workers && !self.is_crowded && self.room_for_workers() > 0;
-        self.is_crowded |= look_after;
-        Todo { start_workers, look_after, ..Todo::default() }
-    }
-
-    /// While the last attempt failed, or there was none, one worker is enough to find out: so many dead
-    /// webhooks do not stand in each other's way, and a circuit opens after as many attempts as it should.
-    fn room_for_workers(&self) -> usize {
-        let cap = if self.breaker.is_proven() { self.settings.max_in_flight } else { 1 };
-        cap.saturating_sub(self.workers.len())
-    }
-
-    fn resume(&mut self, wake: &Semaphore) -> Todo {
-        let jobs = self.queue.len();
-        Todo { load: self.stored_due.is_some(), ..self.employ(jobs, wake) }
-    }
-
-    /// Empties the queue, because nothing will be attempted for now or ever.
-    fn evict(&mut self) -> Todo {
-        if self.mode == Mode::Stopped {
-            self.queue.clear();
-            return Todo::default();
-        }
-        if self.queue.iter().any(|queued| queued.is_stored) {
-            // They go back to where they were, due since long ago.
-            self.stored_due = Some(UnixMicros(0));
-        }
-        Todo { evicted: std::mem::take(&mut self.queue).into(), discard: self.mode == Mode::Removed, ..Todo::default() }
-    }
-}
-
-fn earlier(a: Option<UnixMicros>, b: Option<UnixMicros>) -> Option<UnixMicros> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
     }
 }
