@@ -110,7 +110,8 @@ fn report(error: &anyhow::Error, output: Output) -> ExitCode {
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    output.note(format_args!("{} {error:#}", output.paint_note(output::BAD, "error:")));
+    let text = output::visible_lines(&format!("{error:#}"));
+    output.note(format_args!("{} {text}", output.paint_note(output::BAD, "error:")));
     let is_usage = error.is::<UsageError>() || error.is::<ConfigError>();
     ExitCode::from(if is_usage { 2 } else { 1 })
 }

@@ -33,11 +33,12 @@ const FLAKY_EVERY: u64 = 3;
 /// Short, so that a retry can be watched; long enough that chance does not end a delivery.
 const RETRY_SCHEDULE_S: [f64; 10] = [0.4, 0.4, 0.8, 0.8, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0];
 
-const EXPLANATION: &str = "  Made-up events of a deception network go in. Each line is one signed attempt
-  as the receiver sees it: the webhook, the topic, how long after it was sent
-  the event arrived, and whether both signatures are right. What is refused (↻)
-  is sent again. Ctrl-C ends it.
-";
+const EXPLANATION: [&str; 4] = [
+    "  Made-up events of a deception network go in. Each line is one signed attempt",
+    "  as the receiver sees it: the webhook, the topic, how long after it was sent",
+    "  the event arrived, and whether both signatures are right. What is refused (↻)",
+    "  is sent again. Ctrl-C ends it.",
+];
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: postrider demo --events 20")]
@@ -241,8 +242,10 @@ fn explain(server: &Server, receiver: SocketAddr, output: Output) -> anyhow::Res
         "    {}   takes attacker.> and canary.>, and refuses every third attempt\n",
         name("soar")
     ))?;
-    output.line(output.paint(QUIET, EXPLANATION))?;
-    Ok(())
+    for line in EXPLANATION {
+        output.line(output.paint(QUIET, line))?;
+    }
+    Ok(output.line("")?)
 }
 
 /// Sends events and shows what arrives, until everything owed has arrived or the time is up.

@@ -167,7 +167,7 @@ fn show(seen: &Seen, with_headers: bool, output: Output) -> anyhow::Result<()> {
     if with_headers {
         for (name, value) in &seen.request.headers {
             let value = String::from_utf8_lossy(value.as_bytes());
-            writeln!(text, "  {} {value}", output.paint(QUIET, format_args!("{name}:")))?;
+            writeln!(text, "  {} {}", output.paint(QUIET, format_args!("{name}:")), output::visible(&value))?;
         }
     }
     let payload = match event.payload {
@@ -175,7 +175,7 @@ fn show(seen: &Seen, with_headers: bool, output: Output) -> anyhow::Result<()> {
         None => body.into_owned(),
     };
     for line in payload.lines() {
-        writeln!(text, "  {line}")?;
+        writeln!(text, "  {}", output::visible(line))?;
     }
     Ok(output.line(text)?)
 }
