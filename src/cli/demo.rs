@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
 use http::StatusCode;
 use parking_lot::Mutex;
+use secrecy::SecretString;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -188,9 +189,9 @@ impl Server {
             allow_private: Some(vec![ipnet::IpNet::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST))]),
             ..RawConfig::default()
         };
-        let token = format!("demo_{}", Uuid::new_v4().simple());
+        let token = SecretString::from(format!("demo_{}", Uuid::new_v4().simple()));
         let mut settings = Config::builtin(&flags)?.serve_settings();
-        settings.admin_token = Some(token.clone().into());
+        settings.admin_token = Some(token.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, started) = oneshot::channel();
         let task = tokio::spawn(serve(

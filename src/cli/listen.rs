@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use http::{HeaderMap, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -28,10 +29,10 @@ pub(super) struct Args {
     listen: SocketAddr,
     /// Verify X-DECNET-Signature with this secret
     #[arg(long, value_name = "SECRET")]
-    secret: Option<String>,
+    secret: Option<SecretString>,
     /// Verify webhook-signature (Standard Webhooks) with this key
     #[arg(long, value_name = "WHSEC")]
-    standard_secret: Option<String>,
+    standard_secret: Option<SecretString>,
     /// Print the headers too
     #[arg(long)]
     headers: bool,
@@ -87,8 +88,12 @@ impl Keys {
 pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let wrong = |error: signing::KeyError| UsageError(error.to_string());
     let keys = Keys {
-        decnet: args.secret.as_deref().map(Secret::parse).transpose().map_err(wrong)?,
-        standard: args.standard_secret.as_deref().map(StandardKey::parse).transpose().map_err(wrong)?,
+        decnet: args.secret.map(|text| Secret::parse(text.expose_secret())).transpose().map_err(wrong)?,
+        standard: args
+            .standard_secret
+            .map(|text| StandardKey::parse(text.expose_secret()))
+            .transpose()
+            .map_err(wrong)?,
     };
     let verifies = keys.decnet.is_some() || keys.standard.is_some();
     let share = args.fail_rate.unwrap_or(if args.fail.is_some() { 1.0 } else { 0.0 });

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Subcommand;
 use http::Method;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::UsageError;
@@ -110,10 +111,10 @@ struct Settings {
     description: Option<String>,
     /// Sign X-DECNET-Signature with this; 16 to 256 characters [default: made by the server]
     #[arg(long)]
-    secret: Option<String>,
+    secret: Option<SecretString>,
     /// Sign webhook-signature (Standard Webhooks) with this key [default: made by the server]
     #[arg(long, value_name = "WHSEC")]
-    standard_secret: Option<String>,
+    standard_secret: Option<SecretString>,
     /// Send this signature, `decnet` or `standard` (repeatable) [default: both]
     #[arg(long = "signature", value_name = "SCHEME")]
     signatures: Vec<String>,
@@ -162,8 +163,8 @@ impl Settings {
         set("topic_patterns", json!(list(self.topics)));
         set("simple_events", json!(list(self.simple_events)));
         set("description", json!(self.description));
-        set("secret", json!(self.secret));
-        set("standard_secret", json!(self.standard_secret));
+        set("secret", json!(self.secret.as_ref().map(ExposeSecret::expose_secret)));
+        set("standard_secret", json!(self.standard_secret.as_ref().map(ExposeSecret::expose_secret)));
         set("signatures", json!(list(self.signatures)));
         set("timeout_s", json!(timeout_s));
         set("max_in_flight", json!(self.max_in_flight));
