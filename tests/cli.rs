@@ -327,6 +327,35 @@ fn an_event_goes_from_the_command_line_to_a_receiver() {
 }
 
 #[test]
+fn keys_come_from_the_environment_and_are_changed_by_flags_alone() {
+    let server = Server::start();
+    let standard = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let with_keys = |mut command: Command| {
+        command.env("POSTRIDER_SECRET", SECRET).env("POSTRIDER_STANDARD_SECRET", standard);
+        command
+    };
+    let listen = ["listen", "--json", "--listen", "127.0.0.1:0", "--events", "1"];
+    let mut receiver = Running::start(with_keys(postrider(server.folder.path(), &listen)));
+    let url = receiver.json()["listening"].as_str().unwrap().to_owned();
+    let create = ["webhook", "create", "--name", "siem", "--url", &url, "--topic", ">", "--json"];
+    let created = run(&mut with_keys(server.command(&create)));
+    expect_exit(&created, 0);
+    let created = json(&created.stdout);
+    assert_eq!((&created["secret"], &created["standard_secret"]), (&SECRET.into(), &standard.into()));
+    server.ask(&["event", "send", "a.b"]);
+    assert_eq!(receiver.json()["signatures"], serde_json::json!({ "decnet": "ok", "standard": "ok" }));
+
+    let unchanged = run(&mut with_keys(server.command(&["webhook", "update", "siem"])));
+    expect_exit(&unchanged, 2);
+    assert!(text(&unchanged.stderr).contains("nothing to change"), "{}", text(&unchanged.stderr));
+    for command in [&["listen", "--help"][..], &["webhook", "create", "--help"]] {
+        let help = text(&run(&mut with_keys(postrider(server.folder.path(), command))).stdout);
+        assert!(help.contains("POSTRIDER_SECRET") && help.contains("POSTRIDER_STANDARD_SECRET"), "{help}");
+        assert!(help.contains("process list") && !help.contains(SECRET) && !help.contains(standard), "{help}");
+    }
+}
+
+#[test]
 fn a_dead_delivery_is_retried_when_its_receiver_is_well_again() {
     let server = Server::start();
     let (mut broken, url) = listen(server.folder.path(), "127.0.0.1:0", &["--fail", "404", "--events", "1"]);

@@ -21,17 +21,18 @@ use crate::config::{DEFAULT_RECEIVER, parse_span};
 use crate::signing::{self, Secret, StandardKey, VerifyError};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: postrider listen --secret \"$SECRET\"\n\n\
+#[command(after_help = "Example: POSTRIDER_SECRET=correct-horse-battery postrider listen\n\n\
+    The process list shows flags, and no environment: secrets are better given there.\n\
     The server reaches this machine if it runs with --allow-private 127.0.0.0/8.")]
 pub(super) struct Args {
     /// Listen on this address; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_RECEIVER)]
     listen: SocketAddr,
     /// Verify X-DECNET-Signature with this secret
-    #[arg(long, value_name = "SECRET")]
+    #[arg(long, value_name = "SECRET", env = "POSTRIDER_SECRET", hide_env_values = true)]
     secret: Option<SecretString>,
     /// Verify webhook-signature (Standard Webhooks) with this key
-    #[arg(long, value_name = "WHSEC")]
+    #[arg(long, value_name = "WHSEC", env = "POSTRIDER_STANDARD_SECRET", hide_env_values = true)]
     standard_secret: Option<SecretString>,
     /// Print the headers too
     #[arg(long)]
