@@ -540,6 +540,35 @@ fn a_receiver_with_another_secret_shows_that_the_signature_is_wrong() {
     assert!(printed.contains("  {\n    \"deep\": [\n"), "{printed}");
 }
 
+/// Posts `body` to `url` and returns the status of the answer; the error is that of a timeout.
+fn post(url: &str, body: &[u8], timeout: Duration) -> std::io::Result<u16> {
+    let mut stream = std::net::TcpStream::connect(url.strip_prefix("http://").unwrap())?;
+    write!(stream, "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len())?;
+    stream.write_all(body)?;
+    stream.set_read_timeout(Some(timeout))?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(line.split(' ').nth(1).unwrap().parse().unwrap())
+}
+
+#[test]
+fn a_receiver_whose_output_nobody_reads_answers_later_instead_of_filling_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut receiver, url) = listen(folder.path(), "127.0.0.1:0", &[]);
+    // More than a pipe holds.
+    let body = vec![b'x'; 256 * 1024];
+    let unanswered = (0..40).find(|_| post(&url, &body, Duration::from_secs(2)).is_err());
+    assert!(unanswered.is_some(), "every request was taken in though none was read");
+    let late = std::thread::spawn({
+        let body = body.clone();
+        move || post(&url, &body, WAIT).unwrap()
+    });
+    for _ in 0..=unanswered.unwrap() {
+        assert_eq!(receiver.json()["body"].as_str().unwrap().len(), body.len());
+    }
+    assert_eq!(late.join().unwrap(), 200);
+}
+
 #[test]
 fn the_demonstration_delivers_and_verifies_everything() {
     let folder = tempfile::tempdir().unwrap();

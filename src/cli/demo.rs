@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use uuid::Uuid;
 
 use super::output::{self, BAD, GOOD, NAME, Output, QUIET, STRONG, WARN};
-use super::receiver::{Answer, Received, Receiver};
+use super::receiver::{Answer, MAX_WAITING_REQUESTS, Received, Receiver};
 use super::remote::Remote;
 use super::samples::sample;
 use super::signals::Signals;
@@ -87,9 +87,19 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
             standard_secret: StandardKey::generate(),
         },
     ));
-    let (send, arrivals) = mpsc::unbounded_channel();
-    let door = Door { hooks: Arc::clone(&hooks), seen: Mutex::default(), send };
-    let receiver = Receiver::start(loopback(), move |request| door.answer(&request)).await?;
+    let (send, arrivals) = mpsc::channel(MAX_WAITING_REQUESTS);
+    let door = Door { hooks: Arc::clone(&hooks), seen: Mutex::default() };
+    let answer = move |request: Received| {
+        let (arrival, send) = (door.arrival(&request), send.clone());
+        async move {
+            let Some(arrival) = arrival else { return StatusCode::NOT_FOUND.into() };
+            let status = arrival.status;
+            // Nobody looks any more when the demonstration is over.
+            let _ = send.send(arrival).await;
+            Answer::from(status)
+        }
+    };
+    let receiver = Receiver::start(loopback(), answer).await?;
     let server = Server::start().await?;
     let mut tally = Tally::new(&*hooks, output)?;
     for hook in hooks.iter() {
@@ -117,7 +127,6 @@ fn loopback() -> SocketAddr {
 struct Door {
     hooks: Arc<[Hook; 2]>,
     seen: Mutex<Seen>,
-    send: mpsc::UnboundedSender<Arrival>,
 }
 
 #[derive(Default)]
@@ -128,12 +137,11 @@ struct Seen {
 }
 
 impl Door {
-    fn answer(&self, request: &Received) -> Answer {
+    /// `None`: there is no such path.
+    fn arrival(&self, request: &Received) -> Option<Arrival> {
         let at = SystemClock.now();
         let name = request.uri.path().trim_start_matches('/');
-        let Some(index) = self.hooks.iter().position(|hook| hook.name == name) else {
-            return StatusCode::NOT_FOUND.into();
-        };
+        let index = self.hooks.iter().position(|hook| hook.name == name)?;
         let hook = &self.hooks[index];
         let header = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("?").to_owned();
         let id = header("x-decnet-event-id");
@@ -158,8 +166,7 @@ impl Door {
             seen.attempts.remove(&(index, id.clone()));
         }
         let (topic, latency) = (header("x-decnet-event-topic"), at.since(sent_at(&request.body).unwrap_or(at)));
-        let _ = self.send.send(Arrival { hook: index, id, topic, attempt, verified, status, at, latency });
-        status.into()
+        Some(Arrival { hook: index, id, topic, attempt, verified, status, at, latency })
     }
 }
 
@@ -253,7 +260,7 @@ fn explain(server: &Server, receiver: SocketAddr, output: Output) -> anyhow::Res
 async fn watch(
     args: &Args,
     remote: &Remote,
-    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
+    mut arrivals: mpsc::Receiver<Arrival>,
     signals: &mut Signals,
     tally: &mut Tally<'_>,
 ) -> anyhow::Result<()> {

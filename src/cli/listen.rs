@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::UsageError;
 use super::output::{self, BAD, GOOD, NAME, Output, QUIET, STRONG, WARN};
-use super::receiver::{Answer, Received, Receiver};
+use super::receiver::{Answer, MAX_WAITING_REQUESTS, Received, Receiver};
 use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::config::{DEFAULT_RECEIVER, parse_span};
 use crate::signing::{self, Secret, StandardKey, VerifyError};
@@ -100,13 +100,17 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
     let share = args.fail_rate.unwrap_or(if args.fail.is_some() { 1.0 } else { 0.0 });
     let failure = args.fail.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let delay = args.delay;
-    let (send, mut seen) = mpsc::unbounded_channel();
+    let (send, mut seen) = mpsc::channel(MAX_WAITING_REQUESTS);
     let answer = move |request: Received| {
         let at = SystemClock.now();
         let checks = keys.check(&request.headers, &request.body, at);
         let status = if fastrand::f64() < share { failure } else { StatusCode::OK };
-        let _ = send.send(Seen { at, request, status, checks });
-        Answer { status, delay }
+        let waiting = send.clone();
+        async move {
+            // Nobody looks any more when the receiver is about to stop.
+            let _ = waiting.send(Seen { at, request, status, checks }).await;
+            Answer { status, delay }
+        }
     };
     let stop = super::signals::stop_signal()?;
     let receiver = Receiver::start(args.listen, answer)
@@ -127,6 +131,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         printed = print => printed?,
         () = stop => {}
     }
+    drop(seen);
     receiver.stop().await;
     Ok(ExitCode::SUCCESS)
 }
