@@ -120,11 +120,26 @@ fn cloud_metadata_stays_closed_unless_its_one_address_is_named() {
     for ip in METADATA_ADDRESSES {
         assert!(!allows(&everything, ip), "{ip}");
         assert!(
-            !allows(&opening(&["169.254.0.0/16", "fd00:ec2::/32", "100.64.0.0/10", "168.63.129.16/31"]), ip),
+            !allows(
+                &opening(&["169.254.0.0/16", "fd00:ec2::/32", "fd20:ce::/32", "100.64.0.0/10", "168.63.129.16/31"]),
+                ip
+            ),
             "{ip}"
         );
         let named = EgressPolicy { allow_private: vec![ip.into()], ..EgressPolicy::default() };
         assert!(allows(&named, ip), "{ip} named");
+    }
+    for (cloud, ip) in [
+        ("AWS EC2", "169.254.169.254"),
+        ("AWS EC2", "fd00:ec2::254"),
+        ("AWS ECS", "169.254.170.2"),
+        ("AWS EKS", "169.254.170.23"),
+        ("AWS EKS", "fd00:ec2::23"),
+        ("Google", "fd20:ce::254"),
+        ("Azure", "168.63.129.16"),
+        ("Alibaba", "100.100.100.200"),
+    ] {
+        assert!(!allows(&everything, ip.parse().unwrap()), "{ip} of {cloud}");
     }
     for disguised in ["::ffff:169.254.169.254", "64:ff9b::169.254.169.254", "2002:a9fe:a9fe::", "::169.254.169.254"] {
         assert!(!allows(&everything, disguised.parse().unwrap()), "{disguised}");
