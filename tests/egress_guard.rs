@@ -177,6 +177,52 @@ fn the_own_listeners_are_refused_where_private_networks_are_open() {
 }
 
 #[test]
+fn a_connection_that_has_not_left_the_machine_does_not_reach_its_own_listeners() {
+    let check = |own: &str, local: &str, peer: &str| {
+        let policy = EgressPolicy { own_listeners: vec![own.parse().unwrap()], ..EgressPolicy::default() };
+        policy.check_connected(local.parse().unwrap(), peer.parse().unwrap()).is_ok()
+    };
+    for (own, local, peer, open) in [
+        ("0.0.0.0:4665", "10.0.0.7:50000", "10.0.0.7:4665", false),
+        ("[::]:4665", "10.0.0.7:50000", "10.0.0.7:4665", false),
+        ("[::]:4665", "[fd00::7]:50000", "[fd00::7]:4665", false),
+        ("0.0.0.0:4665", "[::ffff:10.0.0.7]:50000", "[::ffff:10.0.0.7]:4665", false),
+        ("0.0.0.0:4665", "10.0.0.7:50000", "10.0.0.8:4665", true),
+        ("0.0.0.0:4665", "10.0.0.7:50000", "10.0.0.7:4666", true),
+        ("127.0.0.1:4665", "10.0.0.7:50000", "10.0.0.7:4665", true),
+    ] {
+        assert_eq!(check(own, local, peer), open, "{local} → {peer} with a listener on {own}");
+    }
+}
+
+#[tokio::test]
+async fn the_own_listener_on_every_address_is_refused_at_the_machine_s_address_in_its_network() {
+    // Nothing is sent; the system says which address it would send from. Without a network it has none.
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let lan = probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr()).map(|addr| addr.ip());
+    let Ok(lan) = lan else { return eprintln!("passed over: this machine is in no network") };
+    let own = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = own.local_addr().unwrap().port();
+    let names = Names::default();
+    names.set(&[&lan.to_string()]);
+    let policy = EgressPolicy {
+        allow_all_private: true,
+        own_listeners: vec![own.local_addr().unwrap()],
+        ..EgressPolicy::default()
+    };
+    let client =
+        Client::new(ClientOptions { policy, resolver: Some(names.resolver()), ..ClientOptions::default() }).unwrap();
+    let blocked = async |url: String| match get(&client, &Destination::parse(&url).unwrap()).await {
+        Err(End::Blocked { reason, detail }) => (reason, detail),
+        other => panic!("{url}: {other:?}"),
+    };
+    let itself = format!("{lan} port {port} is this server itself");
+    assert_eq!(blocked(format!("http://{lan}:{port}/")).await, (itself.clone(), itself.clone()));
+    let hidden = "lan.example resolves to an address that may not be contacted".to_owned();
+    assert_eq!(blocked(format!("http://lan.example:{port}/")).await, (hidden, format!("lan.example: {itself}")));
+}
+
+#[test]
 fn an_address_is_judged_after_every_spelling_is_undone() {
     let strict = EgressPolicy::default();
     let spellings = [

@@ -267,6 +267,18 @@ impl EgressPolicy {
         }
     }
 
+    /// Whether a connection that was made from `local` to `peer` may be used. One from an address to itself has not left
+    /// this machine: on the port of a listener on every address, it has reached this process. No check before
+    /// connecting sees that, since nothing says which addresses the machine has.
+    pub fn check_connected(&self, local: SocketAddr, peer: SocketAddr) -> Result<(), DestinationError> {
+        let (ip, port) = (peer.ip().to_canonical(), peer.port());
+        let is_own = |own: &SocketAddr| own.port() == port && own.ip().to_canonical().is_unspecified();
+        if local.ip().to_canonical() == ip && self.own_listeners.iter().any(is_own) {
+            return Err(DestinationError::Forbidden(format!("{ip} port {port} is this server itself")));
+        }
+        Ok(())
+    }
+
     /// Whether a webhook with this destination may be registered: checks what needs no resolution.
     pub fn check_destination(&self, destination: &Destination) -> Result<(), DestinationError> {
         check_port(destination.port)?;
