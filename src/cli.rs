@@ -110,7 +110,29 @@ fn report(error: &anyhow::Error, output: Output) -> ExitCode {
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    output.note(format_args!("{} {error:#}", output.paint_note(output::BAD, "error:")));
+    let text = output::visible_lines(&format!("{error:#}"));
+    output.note(format_args!("{} {text}", output.paint_note(output::BAD, "error:")));
     let is_usage = error.is::<UsageError>() || error.is::<ConfigError>();
     ExitCode::from(if is_usage { 2 } else { 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_in_a_log_has_no_secrets() {
+        let secret = "not-to-be-shown-anywhere";
+        for command in [
+            "event list --token",
+            "listen --secret",
+            "listen --standard-secret",
+            "webhook create --name w --url https://w.example --secret",
+            "webhook update w --standard-secret",
+        ] {
+            let words = ["postrider"].into_iter().chain(command.split(' ')).chain([secret]);
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert!(!format!("{cli:?}").contains(secret), "{command}: {cli:?}");
+        }
+    }
 }

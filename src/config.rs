@@ -196,8 +196,15 @@ pub enum ConfigError {
 }
 
 /// The environment variables that begin with `POSTRIDER_`, and the little else that matters here.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
+
+/// The variables' names; values may be secrets.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 impl Environment {
     /// The process's own; variables that are no UTF-8 are passed over.
@@ -402,4 +409,16 @@ fn read_file(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
         }
         trouble(reason)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Environment;
+
+    #[test]
+    fn the_environment_shows_names_and_no_values() {
+        let variable = ("POSTRIDER_ADMIN_TOKEN".to_owned(), "not-to-be-shown".to_owned());
+        let environment = Environment([variable].into());
+        assert_eq!(format!("{environment:?}"), r#"{"POSTRIDER_ADMIN_TOKEN"}"#);
+    }
 }

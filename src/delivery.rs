@@ -118,6 +118,10 @@ impl Transition {
     }
 }
 
+/// The longest text of an attempt's error, in bytes; a longer one is cut. It is stored with every attempt, and some
+/// list what the receiver sent: every name of a wrong certificate, for one.
+pub const MAX_ERROR_BYTES: usize = 512;
+
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -194,10 +198,10 @@ impl Outcome {
     }
 
     /// What went wrong, in the words that users of the API match on; `None` after a success. It never
-    /// shows a resolved address.
+    /// shows a resolved address, and has at most [`MAX_ERROR_BYTES`].
     #[must_use]
     pub fn error_text(&self) -> Option<String> {
-        Some(match &self.end {
+        let mut text = match &self.end {
             End::Status(200..=299) => return None,
             End::Status(status @ (429 | 500..=599)) => format!("http {status}"),
             End::Status(status) => format!("non-retryable {status}"),
@@ -207,7 +211,9 @@ impl Outcome {
             End::Dns(reason) => format!("dns: {reason}"),
             End::Blocked { reason, .. } => format!("egress_blocked: {reason}"),
             End::Protocol(reason) => format!("protocol: {reason}"),
-        })
+        };
+        text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES));
+        Some(text)
     }
 }
 

@@ -3,7 +3,7 @@
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -61,8 +61,12 @@ impl Running {
     }
 
     fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_raw(self.child.id().cast_signed()).unwrap();
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(id, signal).unwrap();
     }
 
     fn exit_code(mut self) -> Option<i32> {
@@ -75,6 +79,24 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a command writes on a terminal, answer and notes in one.
+fn on_terminal(mut command: Command) -> String {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&near).unwrap();
+    unlockpt(&near).unwrap();
+    let name = ptsname(&near, Vec::new()).unwrap().into_string().unwrap();
+    let far = || std::fs::File::options().read(true).write(true).open(&name).unwrap();
+    let mut child = command.env("TERM", "xterm").stdout(far()).stderr(far()).spawn().unwrap();
+    // The last holders of its far side end the terminal.
+    drop(command);
+    let mut written = Vec::new();
+    // Linux tells the end as an error.
+    let _ = std::fs::File::from(near).read_to_end(&mut written);
+    child.wait().unwrap();
+    text(&written)
 }
 
 /// A server in a folder of its own, and its admin's command line.
@@ -327,6 +349,35 @@ fn an_event_goes_from_the_command_line_to_a_receiver() {
 }
 
 #[test]
+fn keys_come_from_the_environment_and_are_changed_by_flags_alone() {
+    let server = Server::start();
+    let standard = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let with_keys = |mut command: Command| {
+        command.env("POSTRIDER_SECRET", SECRET).env("POSTRIDER_STANDARD_SECRET", standard);
+        command
+    };
+    let listen = ["listen", "--json", "--listen", "127.0.0.1:0", "--events", "1"];
+    let mut receiver = Running::start(with_keys(postrider(server.folder.path(), &listen)));
+    let url = receiver.json()["listening"].as_str().unwrap().to_owned();
+    let create = ["webhook", "create", "--name", "siem", "--url", &url, "--topic", ">", "--json"];
+    let created = run(&mut with_keys(server.command(&create)));
+    expect_exit(&created, 0);
+    let created = json(&created.stdout);
+    assert_eq!((&created["secret"], &created["standard_secret"]), (&SECRET.into(), &standard.into()));
+    server.ask(&["event", "send", "a.b"]);
+    assert_eq!(receiver.json()["signatures"], serde_json::json!({ "decnet": "ok", "standard": "ok" }));
+
+    let unchanged = run(&mut with_keys(server.command(&["webhook", "update", "siem"])));
+    expect_exit(&unchanged, 2);
+    assert!(text(&unchanged.stderr).contains("nothing to change"), "{}", text(&unchanged.stderr));
+    for command in [&["listen", "--help"][..], &["webhook", "create", "--help"]] {
+        let help = text(&run(&mut with_keys(postrider(server.folder.path(), command))).stdout);
+        assert!(help.contains("POSTRIDER_SECRET") && help.contains("POSTRIDER_STANDARD_SECRET"), "{help}");
+        assert!(help.contains("process list") && !help.contains(SECRET) && !help.contains(standard), "{help}");
+    }
+}
+
+#[test]
 fn a_dead_delivery_is_retried_when_its_receiver_is_well_again() {
     let server = Server::start();
     let (mut broken, url) = listen(server.folder.path(), "127.0.0.1:0", &["--fail", "404", "--events", "1"]);
@@ -512,6 +563,149 @@ fn a_receiver_with_another_secret_shows_that_the_signature_is_wrong() {
 }
 
 #[test]
+fn a_terminal_gets_colours_unless_they_are_not_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = || postrider(folder.path(), &["config", "--drain-timeout", "1m"]);
+    let coloured = on_terminal(config());
+    assert!(coloured.contains("\x1b[32mflag\x1b[0m") && coloured.contains("\x1b[2mdefault\x1b[0m"), "{coloured:?}");
+    let mut plain = config();
+    plain.env("NO_COLOR", "1");
+    let plain = on_terminal(plain);
+    assert!(plain.contains("flag") && !plain.contains('\x1b'), "{plain:?}");
+    let mut json = config();
+    json.arg("--json");
+    assert!(!on_terminal(json).contains('\x1b'));
+}
+
+/// Answers the first request with this status and body.
+fn answering_once(status: u16, body: &'static str) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut request = BufReader::new(&stream);
+        let mut line = String::new();
+        while request.read_line(&mut line).unwrap() > 2 {
+            line.clear();
+        }
+        let length = body.len();
+        write!(&stream, "HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+    });
+    url
+}
+
+#[test]
+fn what_an_attacker_wrote_cannot_speak_to_the_operator_s_terminal() {
+    // Sets the title, clears the screen (as C1 too), hides, and turns the order of letters around.
+    const HOSTILE: &str = "\x1b]0;pwned\x07\x1b[2J\u{9b}2J\x1b[8m\u{202e}\u{7f}";
+    const OBEYED: [&str; 7] = ["\x1b]", "\x07", "\x1b[2J", "\u{9b}", "\x1b[8m", "\u{202e}", "\u{7f}"];
+    #[track_caller]
+    fn expect_harmless(shown: &str, spelt_out: usize) {
+        for obeyed in OBEYED {
+            assert!(!shown.contains(obeyed), "{obeyed:?} in {shown:?}");
+        }
+        assert!(shown.contains("\x1b[0m"), "the terminal has its colours: {shown:?}");
+        assert!(shown.matches("\\u{202e}").count() >= spelt_out, "{shown:?}");
+    }
+
+    let server = Server::start();
+    let url = answering_once(404, "\x1b]0;pwned\x07\x1b[2J\u{9b}2J\x1b[8m\u{202e}\u{7f}");
+    server.ask(&["webhook", "create", "--name", "siem", "--url", &url, "--topic", ">"]);
+    let payload = format!("{{\"user\":{}}}", serde_json::to_string(HOSTILE).unwrap());
+    let sent = ["event", "send", "a.b", &payload, "--type", HOSTILE, "--ts", HOSTILE, "--id", "e-1"];
+    server.ask(&sent);
+    let delivery = server.delivery("siem", "dead");
+    let on_terminal_of = |arguments: &[&str]| on_terminal(server.command(arguments));
+    expect_harmless(&on_terminal_of(&["event", "list"]), 1);
+    // Type, time, payload.
+    expect_harmless(&on_terminal_of(&["event", "show", "e-1"]), 3);
+    expect_harmless(&on_terminal_of(&["delivery", "list"]), 0);
+    // Type and the receiver's answer.
+    expect_harmless(&on_terminal_of(&["delivery", "show", delivery["id"].as_str().unwrap()]), 2);
+    // Programs get it as it is.
+    assert_eq!(server.ask(&["event", "show", "e-1"])["type"], HOSTILE);
+}
+
+#[test]
+fn a_receiver_shows_hostile_requests_without_obeying_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = postrider(
+        folder.path(),
+        &["listen", "--listen", "127.0.0.1:0", "--events", "2", "--headers", "--secret", SECRET],
+    );
+    command.stderr(Stdio::piped());
+    let mut receiver = Running::start(command);
+    let note = BufReader::new(receiver.child.stderr.take().unwrap()).lines().next().unwrap().unwrap();
+    let url = note.strip_prefix("listening on ").unwrap();
+    let event =
+        "{\"topic\":\"a\\nb\",\"type\":\"\\u001b[2J\",\"id\":\"\\u001b]0;x\\u0007\",\"payload\":\"\u{9b}2J\u{202e}\"}";
+    assert_eq!(post(url, event.as_bytes(), WAIT).unwrap(), 200);
+    assert_eq!(post(url, b"first\n\x1b[2Jsecond\r\x7f", WAIT).unwrap(), 200);
+    let mut shown = String::new();
+    receiver.lines.read_to_string(&mut shown).unwrap();
+    assert!(!shown.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}')), "{shown:?}");
+    for spelt_out in [
+        "a\\nb  \\u{1b}[2J",
+        "id \\u{1b}]0;x\\u{7}",
+        "\"\\u{9b}2J\\u{202e}\"",
+        "  first\n  \\u{1b}[2Jsecond\\r\\u{7f}\n",
+    ] {
+        assert!(shown.contains(spelt_out), "{spelt_out} in {shown}");
+    }
+}
+
+#[test]
+fn a_receiver_can_be_slow_and_fail_by_chance() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_slow, url) = listen(folder.path(), "127.0.0.1:0", &["--delay", "300ms"]);
+    let began_at = Instant::now();
+    assert_eq!(post(&url, b"{}", WAIT).unwrap(), 200);
+    assert!(began_at.elapsed() >= Duration::from_millis(300), "{:?}", began_at.elapsed());
+
+    let (_chancy, url) = listen(folder.path(), "127.0.0.1:0", &["--fail-rate", "0.5"]);
+    // That 64 fair tosses fall on one side happens once in 2^63 runs.
+    let statuses: Vec<u16> = (0..64).map(|_| post(&url, b"{}", WAIT).unwrap()).collect();
+    assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
+    for (share, fail, status) in [("1", "418", 418), ("0", "418", 200)] {
+        let (_receiver, url) = listen(folder.path(), "127.0.0.1:0", &["--fail-rate", share, "--fail", fail]);
+        assert_eq!(post(&url, b"{}", WAIT).unwrap(), status, "--fail-rate {share} --fail {fail}");
+    }
+    let wrong = run(&mut postrider(folder.path(), &["listen", "--fail-rate", "1.5"]));
+    expect_exit(&wrong, 2);
+    assert!(text(&wrong.stderr).contains("must be from 0 to 1"), "{}", text(&wrong.stderr));
+}
+
+/// Posts `body` to `url` and returns the status of the answer; the error is that of a timeout.
+fn post(url: &str, body: &[u8], timeout: Duration) -> std::io::Result<u16> {
+    let mut stream = std::net::TcpStream::connect(url.strip_prefix("http://").unwrap())?;
+    write!(stream, "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len())?;
+    stream.write_all(body)?;
+    stream.set_read_timeout(Some(timeout))?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(line.split(' ').nth(1).unwrap().parse().unwrap())
+}
+
+#[test]
+fn a_receiver_whose_output_nobody_reads_answers_later_instead_of_filling_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut receiver, url) = listen(folder.path(), "127.0.0.1:0", &[]);
+    // More than a pipe holds.
+    let body = vec![b'x'; 256 * 1024];
+    let unanswered = (0..40).find(|_| post(&url, &body, Duration::from_secs(2)).is_err());
+    assert!(unanswered.is_some(), "every request was taken in though none was read");
+    let late = std::thread::spawn({
+        let body = body.clone();
+        move || post(&url, &body, WAIT).unwrap()
+    });
+    for _ in 0..=unanswered.unwrap() {
+        assert_eq!(receiver.json()["body"].as_str().unwrap().len(), body.len());
+    }
+    assert_eq!(late.join().unwrap(), 200);
+}
+
+#[test]
 fn the_demonstration_delivers_and_verifies_everything() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(&mut postrider(folder.path(), &["demo", "--events", "20", "--rate", "100", "--json"]));
@@ -524,4 +718,59 @@ fn the_demonstration_delivers_and_verifies_everything() {
     let taken = lines.iter().filter(|line| line["status"] == 200 && line["verified"] == true).count();
     assert_eq!(summary["delivered"], taken);
     assert!(lines.iter().any(|line| line["status"] == 503), "the flaky receiver refused nothing");
+}
+
+#[test]
+fn ctrl_c_ends_the_demonstration_with_its_sum() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = Running::start(postrider(folder.path(), &["demo", "--rate", "50", "--json"]));
+    let addresses = demo.json();
+    assert!(addresses["server"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{addresses}");
+    for _ in 0..10 {
+        assert_eq!(demo.json()["verified"], true);
+    }
+    demo.signal(rustix::process::Signal::INT);
+    let mut last = String::new();
+    for line in demo.lines.by_ref().lines() {
+        last = line.unwrap();
+    }
+    let summary = json(last.as_bytes());
+    assert_eq!((&summary["complete"], &summary["unverified"]), (&true.into(), &0.into()), "{summary}");
+    assert!(summary["delivered"].as_u64().unwrap() > 5 && summary["delivered"] == summary["owed"], "{summary}");
+    assert_eq!(demo.exit_code(), Some(0));
+}
+
+// --- measuring ---
+
+#[test]
+fn a_benchmark_names_its_parts_and_measures_the_one_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = text(&run(&mut postrider(folder.path(), &["bench", "--help"])).stdout);
+    for part in ["throughput", "single", "latency", "fan-out", "backlog", "patterns"] {
+        assert!(help.contains(&format!("- {part}:")), "{part} in {help}");
+    }
+    let output = run(&mut postrider(folder.path(), &["bench", "--quick", "--only", "patterns", "--json"]));
+    expect_exit(&output, 0);
+    let report = json(&output.stdout);
+    assert_eq!(report["quick"], true);
+    let [figure] = &report["figures"].as_array().unwrap()[..] else { panic!("one figure: {report}") };
+    assert_eq!((&figure["name"], &figure["unit"]), (&"one topic against 100,000 patterns".into(), &"µs".into()));
+    let (value, most) = (figure["value"].as_f64().unwrap(), figure["at_most"].as_f64().unwrap());
+    assert!(value > 0.0 && figure["at_least"].is_null(), "{figure}");
+    assert_eq!(figure["met"], value <= most, "{figure}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "it leaves nothing behind");
+}
+
+#[test]
+fn continuous_integration_measures_nothing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let scripts = ["scripts", ".ci"].map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
+    let mut seen = 0;
+    for script in scripts.into_iter().flatten() {
+        let path = script.unwrap().path();
+        let script = std::fs::read_to_string(&path).unwrap();
+        assert!(!script.contains("postrider bench") && !script.contains("cargo bench"), "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 2, "only {seen} scripts were found");
 }

@@ -12,7 +12,7 @@ use postrider::clock::{Clock, ManualClock, SystemClock, UnixMicros};
 use postrider::delivery::client::{Client, ClientOptions, MAX_IDLE, Roots};
 use postrider::delivery::guard::Destination;
 use postrider::delivery::retry::Schedule;
-use postrider::delivery::{DeliverOptions, DeliveryResult, End, deliver};
+use postrider::delivery::{DeliverOptions, DeliveryResult, End, MAX_ERROR_BYTES, Outcome, Timings, deliver};
 use postrider::signing::{DEFAULT_TOLERANCE_S, Scheme, verify_decnet, verify_standard};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -142,6 +142,22 @@ async fn the_end_is_told_as_the_original_tells_it() {
         let webhook = webhook(&receiver.url(), TIMEOUT);
         assert_eq!(deliver(&client(Roots::WebPki), &webhook, &event(EVENT), &options(delays_s)).await, expected);
     }
+}
+
+#[test]
+fn an_error_s_text_is_cut_between_characters() {
+    let outcome = Outcome {
+        started_at: SystemClock.now(),
+        duration: Duration::ZERO,
+        end: End::Tls(format!("x{}", "ä".repeat(MAX_ERROR_BYTES))),
+        response: bytes::Bytes::new(),
+        retry_after: None,
+        timings: Timings::default(),
+    };
+    // "tls: x" has 6 bytes, each ä 2.
+    assert_eq!(outcome.error_text().unwrap(), format!("tls: x{}", "ä".repeat((MAX_ERROR_BYTES - 6) / 2)));
+    let longer = Outcome { end: End::Tls("ä".repeat(MAX_ERROR_BYTES)), ..outcome };
+    assert_eq!(longer.error_text().unwrap().len(), MAX_ERROR_BYTES - 1, "the last character does not fit whole");
 }
 
 #[tokio::test]

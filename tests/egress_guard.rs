@@ -120,11 +120,26 @@ fn cloud_metadata_stays_closed_unless_its_one_address_is_named() {
     for ip in METADATA_ADDRESSES {
         assert!(!allows(&everything, ip), "{ip}");
         assert!(
-            !allows(&opening(&["169.254.0.0/16", "fd00:ec2::/32", "100.64.0.0/10", "168.63.129.16/31"]), ip),
+            !allows(
+                &opening(&["169.254.0.0/16", "fd00:ec2::/32", "fd20:ce::/32", "100.64.0.0/10", "168.63.129.16/31"]),
+                ip
+            ),
             "{ip}"
         );
         let named = EgressPolicy { allow_private: vec![ip.into()], ..EgressPolicy::default() };
         assert!(allows(&named, ip), "{ip} named");
+    }
+    for (cloud, ip) in [
+        ("AWS EC2", "169.254.169.254"),
+        ("AWS EC2", "fd00:ec2::254"),
+        ("AWS ECS", "169.254.170.2"),
+        ("AWS EKS", "169.254.170.23"),
+        ("AWS EKS", "fd00:ec2::23"),
+        ("Google", "fd20:ce::254"),
+        ("Azure", "168.63.129.16"),
+        ("Alibaba", "100.100.100.200"),
+    ] {
+        assert!(!allows(&everything, ip.parse().unwrap()), "{ip} of {cloud}");
     }
     for disguised in ["::ffff:169.254.169.254", "64:ff9b::169.254.169.254", "2002:a9fe:a9fe::", "::169.254.169.254"] {
         assert!(!allows(&everything, disguised.parse().unwrap()), "{disguised}");
@@ -159,6 +174,52 @@ fn the_own_listeners_are_refused_where_private_networks_are_open() {
     for (own, target, open) in cases {
         assert_eq!(listening_on(own).check(target.parse().unwrap()).is_ok(), open, "{target} from a listener on {own}");
     }
+}
+
+#[test]
+fn a_connection_that_has_not_left_the_machine_does_not_reach_its_own_listeners() {
+    let check = |own: &str, local: &str, peer: &str| {
+        let policy = EgressPolicy { own_listeners: vec![own.parse().unwrap()], ..EgressPolicy::default() };
+        policy.check_connected(local.parse().unwrap(), peer.parse().unwrap()).is_ok()
+    };
+    for (own, local, peer, open) in [
+        ("0.0.0.0:4665", "10.0.0.7:50000", "10.0.0.7:4665", false),
+        ("[::]:4665", "10.0.0.7:50000", "10.0.0.7:4665", false),
+        ("[::]:4665", "[fd00::7]:50000", "[fd00::7]:4665", false),
+        ("0.0.0.0:4665", "[::ffff:10.0.0.7]:50000", "[::ffff:10.0.0.7]:4665", false),
+        ("0.0.0.0:4665", "10.0.0.7:50000", "10.0.0.8:4665", true),
+        ("0.0.0.0:4665", "10.0.0.7:50000", "10.0.0.7:4666", true),
+        ("127.0.0.1:4665", "10.0.0.7:50000", "10.0.0.7:4665", true),
+    ] {
+        assert_eq!(check(own, local, peer), open, "{local} → {peer} with a listener on {own}");
+    }
+}
+
+#[tokio::test]
+async fn the_own_listener_on_every_address_is_refused_at_the_machine_s_address_in_its_network() {
+    // Nothing is sent; the system says which address it would send from. Without a network it has none.
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let lan = probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr()).map(|addr| addr.ip());
+    let Ok(lan) = lan else { return eprintln!("passed over: this machine is in no network") };
+    let own = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = own.local_addr().unwrap().port();
+    let names = Names::default();
+    names.set(&[&lan.to_string()]);
+    let policy = EgressPolicy {
+        allow_all_private: true,
+        own_listeners: vec![own.local_addr().unwrap()],
+        ..EgressPolicy::default()
+    };
+    let client =
+        Client::new(ClientOptions { policy, resolver: Some(names.resolver()), ..ClientOptions::default() }).unwrap();
+    let blocked = async |url: String| match get(&client, &Destination::parse(&url).unwrap()).await {
+        Err(End::Blocked { reason, detail }) => (reason, detail),
+        other => panic!("{url}: {other:?}"),
+    };
+    let itself = format!("{lan} port {port} is this server itself");
+    assert_eq!(blocked(format!("http://{lan}:{port}/")).await, (itself.clone(), itself.clone()));
+    let hidden = "lan.example resolves to an address that may not be contacted".to_owned();
+    assert_eq!(blocked(format!("http://lan.example:{port}/")).await, (hidden, format!("lan.example: {itself}")));
 }
 
 #[test]

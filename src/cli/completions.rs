@@ -18,6 +18,6 @@ pub(super) fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut super::Cli::command(), "postrider", &mut script);
     let script = String::from_utf8(script).map_err(io::Error::other)?;
-    output.line(script.trim_end())?;
+    output.verbatim(script.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

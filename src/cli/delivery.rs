@@ -9,6 +9,9 @@ use super::event::{Page, Query, Range, more};
 use super::output::{self, BAD, GOOD, Output, QUIET, STRONG};
 use super::remote::{Answer, Connection, Remote};
 
+/// How much of an answer's first line the table of attempts shows.
+const RESPONSE_CHARS: usize = 80;
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: postrider delivery list --state dead")]
 pub(super) struct Args {
@@ -164,13 +167,13 @@ fn show(delivery: &Value, output: Output) -> anyhow::Result<()> {
             None => output.paint(GOOD, format_args!("{}", output::text(attempt, "status_code"))),
             Some(error) => output.paint(BAD, error),
         };
-        let response = output::text(attempt, "response");
+        let response = attempt["response"].as_str().and_then(|text| text.lines().next()).unwrap_or("-");
         vec![
             output::text(attempt, "number"),
             output.paint(QUIET, output::moment(attempt, "started_at")),
             attempt["duration_ms"].as_f64().map(output::milliseconds).unwrap_or_default(),
             result,
-            response.lines().next().unwrap_or_default().chars().take(80).collect(),
+            output::visible(&response.chars().take(RESPONSE_CHARS).collect::<String>()),
         ]
     });
     output.table(&["attempt", "started (utc)", "took", "result", "response"], rows.collect())?;

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
 use http::StatusCode;
 use parking_lot::Mutex;
+use secrecy::SecretString;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -17,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use uuid::Uuid;
 
 use super::output::{self, BAD, GOOD, NAME, Output, QUIET, STRONG, WARN};
-use super::receiver::{Answer, Received, Receiver};
+use super::receiver::{Answer, MAX_WAITING_REQUESTS, Received, Receiver};
 use super::remote::Remote;
 use super::samples::sample;
 use super::signals::Signals;
@@ -33,11 +34,12 @@ const FLAKY_EVERY: u64 = 3;
 /// Short, so that a retry can be watched; long enough that chance does not end a delivery.
 const RETRY_SCHEDULE_S: [f64; 10] = [0.4, 0.4, 0.8, 0.8, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0];
 
-const EXPLANATION: &str = "  Made-up events of a deception network go in. Each line is one signed attempt
-  as the receiver sees it: the webhook, the topic, how long after it was sent
-  the event arrived, and whether both signatures are right. What is refused (↻)
-  is sent again. Ctrl-C ends it.
-";
+const EXPLANATION: [&str; 4] = [
+    "  Made-up events of a deception network go in. Each line is one signed attempt",
+    "  as the receiver sees it: the webhook, the topic, how long after it was sent",
+    "  the event arrived, and whether both signatures are right. What is refused (↻)",
+    "  is sent again. Ctrl-C ends it.",
+];
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: postrider demo --events 20")]
@@ -85,9 +87,19 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
             standard_secret: StandardKey::generate(),
         },
     ));
-    let (send, arrivals) = mpsc::unbounded_channel();
-    let door = Door { hooks: Arc::clone(&hooks), seen: Mutex::default(), send };
-    let receiver = Receiver::start(loopback(), move |request| door.answer(&request)).await?;
+    let (send, arrivals) = mpsc::channel(MAX_WAITING_REQUESTS);
+    let door = Door { hooks: Arc::clone(&hooks), seen: Mutex::default() };
+    let answer = move |request: Received| {
+        let (arrival, send) = (door.arrival(&request), send.clone());
+        async move {
+            let Some(arrival) = arrival else { return StatusCode::NOT_FOUND.into() };
+            let status = arrival.status;
+            // Nobody looks any more when the demonstration is over.
+            let _ = send.send(arrival).await;
+            Answer::from(status)
+        }
+    };
+    let receiver = Receiver::start(loopback(), answer).await?;
     let server = Server::start().await?;
     let mut tally = Tally::new(&*hooks, output)?;
     for hook in hooks.iter() {
@@ -115,7 +127,6 @@ fn loopback() -> SocketAddr {
 struct Door {
     hooks: Arc<[Hook; 2]>,
     seen: Mutex<Seen>,
-    send: mpsc::UnboundedSender<Arrival>,
 }
 
 #[derive(Default)]
@@ -126,12 +137,11 @@ struct Seen {
 }
 
 impl Door {
-    fn answer(&self, request: &Received) -> Answer {
+    /// `None`: there is no such path.
+    fn arrival(&self, request: &Received) -> Option<Arrival> {
         let at = SystemClock.now();
         let name = request.uri.path().trim_start_matches('/');
-        let Some(index) = self.hooks.iter().position(|hook| hook.name == name) else {
-            return StatusCode::NOT_FOUND.into();
-        };
+        let index = self.hooks.iter().position(|hook| hook.name == name)?;
         let hook = &self.hooks[index];
         let header = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("?").to_owned();
         let id = header("x-decnet-event-id");
@@ -156,8 +166,7 @@ impl Door {
             seen.attempts.remove(&(index, id.clone()));
         }
         let (topic, latency) = (header("x-decnet-event-topic"), at.since(sent_at(&request.body).unwrap_or(at)));
-        let _ = self.send.send(Arrival { hook: index, id, topic, attempt, verified, status, at, latency });
-        status.into()
+        Some(Arrival { hook: index, id, topic, attempt, verified, status, at, latency })
     }
 }
 
@@ -187,9 +196,9 @@ impl Server {
             allow_private: Some(vec![ipnet::IpNet::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST))]),
             ..RawConfig::default()
         };
-        let token = format!("demo_{}", Uuid::new_v4().simple());
+        let token = SecretString::from(format!("demo_{}", Uuid::new_v4().simple()));
         let mut settings = Config::builtin(&flags)?.serve_settings();
-        settings.admin_token = Some(token.clone().into());
+        settings.admin_token = Some(token.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, started) = oneshot::channel();
         let task = tokio::spawn(serve(
@@ -241,15 +250,17 @@ fn explain(server: &Server, receiver: SocketAddr, output: Output) -> anyhow::Res
         "    {}   takes attacker.> and canary.>, and refuses every third attempt\n",
         name("soar")
     ))?;
-    output.line(output.paint(QUIET, EXPLANATION))?;
-    Ok(())
+    for line in EXPLANATION {
+        output.line(output.paint(QUIET, line))?;
+    }
+    Ok(output.line("")?)
 }
 
 /// Sends events and shows what arrives, until everything owed has arrived or the time is up.
 async fn watch(
     args: &Args,
     remote: &Remote,
-    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
+    mut arrivals: mpsc::Receiver<Arrival>,
     signals: &mut Signals,
     tally: &mut Tally<'_>,
 ) -> anyhow::Result<()> {

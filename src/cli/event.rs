@@ -236,7 +236,7 @@ async fn list(remote: &Remote, args: List, output: Output) -> anyhow::Result<Exi
 /// Says how to see the next page, if there is one.
 pub(super) fn more(page: &serde_json::Value, output: Output) {
     if let Some(cursor) = page["next_cursor"].as_str() {
-        output.note(output.paint_note(QUIET, format_args!("\nolder ones: --cursor {cursor}")));
+        output.note(format_args!("\n{}", output.paint_note(QUIET, format_args!("older ones: --cursor {cursor}"))));
     }
 }
 
@@ -259,7 +259,8 @@ async fn show(remote: &Remote, id: &str, output: Output) -> anyhow::Result<ExitC
         ("accepted", output::moment(event, "accepted_at")),
     ])?;
     let payload: Payload<'_> = serde_json::from_str(&answer.text)?;
-    output.line(format_args!("\n{}\n", super::listen::indented(payload.payload.get())))?;
+    let payload = output::visible_lines(&super::listen::indented(payload.payload.get()));
+    output.line(format_args!("\n{payload}\n"))?;
     let deliveries = event["delivery_page"]["items"].as_array().map_or(&[][..], Vec::as_slice);
     if deliveries.is_empty() {
         output.note("no webhook wanted it");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use http::{HeaderMap, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -14,24 +15,25 @@ use tokio::sync::mpsc;
 
 use super::UsageError;
 use super::output::{self, BAD, GOOD, NAME, Output, QUIET, STRONG, WARN};
-use super::receiver::{Answer, Received, Receiver};
+use super::receiver::{Answer, MAX_WAITING_REQUESTS, Received, Receiver};
 use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::config::{DEFAULT_RECEIVER, parse_span};
 use crate::signing::{self, Secret, StandardKey, VerifyError};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: postrider listen --secret \"$SECRET\"\n\n\
+#[command(after_help = "Example: POSTRIDER_SECRET=correct-horse-battery postrider listen\n\n\
+    The process list shows flags, and no environment: secrets are better given there.\n\
     The server reaches this machine if it runs with --allow-private 127.0.0.0/8.")]
 pub(super) struct Args {
     /// Listen on this address; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_RECEIVER)]
     listen: SocketAddr,
     /// Verify X-DECNET-Signature with this secret
-    #[arg(long, value_name = "SECRET")]
-    secret: Option<String>,
+    #[arg(long, value_name = "SECRET", env = "POSTRIDER_SECRET", hide_env_values = true)]
+    secret: Option<SecretString>,
     /// Verify webhook-signature (Standard Webhooks) with this key
-    #[arg(long, value_name = "WHSEC")]
-    standard_secret: Option<String>,
+    #[arg(long, value_name = "WHSEC", env = "POSTRIDER_STANDARD_SECRET", hide_env_values = true)]
+    standard_secret: Option<SecretString>,
     /// Print the headers too
     #[arg(long)]
     headers: bool,
@@ -87,20 +89,28 @@ impl Keys {
 pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let wrong = |error: signing::KeyError| UsageError(error.to_string());
     let keys = Keys {
-        decnet: args.secret.as_deref().map(Secret::parse).transpose().map_err(wrong)?,
-        standard: args.standard_secret.as_deref().map(StandardKey::parse).transpose().map_err(wrong)?,
+        decnet: args.secret.map(|text| Secret::parse(text.expose_secret())).transpose().map_err(wrong)?,
+        standard: args
+            .standard_secret
+            .map(|text| StandardKey::parse(text.expose_secret()))
+            .transpose()
+            .map_err(wrong)?,
     };
     let verifies = keys.decnet.is_some() || keys.standard.is_some();
     let share = args.fail_rate.unwrap_or(if args.fail.is_some() { 1.0 } else { 0.0 });
     let failure = args.fail.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let delay = args.delay;
-    let (send, mut seen) = mpsc::unbounded_channel();
+    let (send, mut seen) = mpsc::channel(MAX_WAITING_REQUESTS);
     let answer = move |request: Received| {
         let at = SystemClock.now();
         let checks = keys.check(&request.headers, &request.body, at);
         let status = if fastrand::f64() < share { failure } else { StatusCode::OK };
-        let _ = send.send(Seen { at, request, status, checks });
-        Answer { status, delay }
+        let waiting = send.clone();
+        async move {
+            // Nobody looks any more when the receiver is about to stop.
+            let _ = waiting.send(Seen { at, request, status, checks }).await;
+            Answer { status, delay }
+        }
     };
     let stop = super::signals::stop_signal()?;
     let receiver = Receiver::start(args.listen, answer)
@@ -121,6 +131,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         printed = print => printed?,
         () = stop => {}
     }
+    drop(seen);
     receiver.stop().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -167,7 +178,7 @@ fn show(seen: &Seen, with_headers: bool, output: Output) -> anyhow::Result<()> {
     if with_headers {
         for (name, value) in &seen.request.headers {
             let value = String::from_utf8_lossy(value.as_bytes());
-            writeln!(text, "  {} {value}", output.paint(QUIET, format_args!("{name}:")))?;
+            writeln!(text, "  {} {}", output.paint(QUIET, format_args!("{name}:")), output::visible(&value))?;
         }
     }
     let payload = match event.payload {
@@ -175,7 +186,7 @@ fn show(seen: &Seen, with_headers: bool, output: Output) -> anyhow::Result<()> {
         None => body.into_owned(),
     };
     for line in payload.lines() {
-        writeln!(text, "  {line}")?;
+        writeln!(text, "  {}", output::visible(line))?;
     }
     Ok(output.line(text)?)
 }

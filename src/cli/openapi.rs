@@ -9,6 +9,6 @@ use super::output::Output;
 pub(super) struct Args {}
 
 pub(super) fn run(_: &Args, output: Output) -> anyhow::Result<ExitCode> {
-    output.line(serde_json::to_string_pretty(&crate::api::openapi())?)?;
+    output.verbatim(serde_json::to_string_pretty(&crate::api::openapi())?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -44,6 +44,11 @@ impl Output {
 
     /// A line of the answer. `Err` when the reader has gone.
     pub(super) fn line(self, text: impl Display) -> io::Result<()> {
+        self.verbatim(gated(&text.to_string(), self.stdout.colour))
+    }
+
+    /// As [`Self::line`], for what programs read: JSON and scripts.
+    pub(super) fn verbatim(self, text: impl Display) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "{text}")?;
         stdout.flush()
@@ -51,23 +56,23 @@ impl Output {
 
     /// A line about the answer, on standard error. Nobody needs it to go on, so a reader that has gone is no error.
     pub(super) fn note(self, text: impl Display) {
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        let _ = writeln!(io::stderr().lock(), "{}", gated(&text.to_string(), self.stderr.colour));
     }
 
     /// One JSON document on one line.
     pub(super) fn json(self, document: &impl Serialize) -> io::Result<()> {
-        self.line(serde_json::to_string(document)?)
+        self.verbatim(serde_json::to_string(document)?)
     }
 
     /// A server's answer as it came, if JSON is wanted; says whether that is so.
     pub(super) fn answer(self, answer: &Answer) -> io::Result<bool> {
         if self.json {
-            self.line(answer.text.trim_end())?;
+            self.verbatim(answer.text.trim_end())?;
         }
         Ok(self.json)
     }
 
-    /// `text` in colour, if standard output is a terminal that wants it.
+    /// `text` made [`visible`], and in colour if standard output is a terminal that wants it.
     pub(super) fn paint(self, style: Style, text: impl Display) -> String {
         paint(self.stdout.colour, style, text)
     }
@@ -168,7 +173,41 @@ impl Output {
 }
 
 fn paint(colour: bool, style: Style, text: impl Display) -> String {
-    if colour { format!("{style}{text}{style:#}") } else { text.to_string() }
+    let text = visible(&text.to_string());
+    if colour { format!("{style}{text}{style:#}") } else { text }
+}
+
+/// One line of text that others wrote, as a terminal may show it. What it would obey (control characters: C0, DEL,
+/// C1), and what would show letters in another order than they have (Unicode UAX #9, explicit embeddings, overrides
+/// and isolates), is spelt out: `\u{1b}`, `\n`.
+pub(super) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            shown.extend(character.escape_debug());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// As [`visible`], for text of several lines.
+pub(super) fn visible_lines(text: &str) -> String {
+    text.split('\n').map(visible).collect::<Vec<_>>().join("\n")
+}
+
+/// What goes to a stream: nothing that a terminal obeys but line ends and, on a stream that has them, colours.
+fn gated(text: &str, colour: bool) -> String {
+    let mut parts = text.split("\x1b[");
+    let mut passed = visible_lines(parts.next().unwrap_or_default());
+    for part in parts {
+        let digits = part.trim_start_matches(|character: char| character.is_ascii_digit() || character == ';');
+        let is_colour = colour && digits.starts_with('m');
+        passed += if is_colour { "\x1b[" } else { "\\u{1b}[" };
+        passed += &visible_lines(part);
+    }
+    passed
 }
 
 /// A table without lines, flush left, columns two spaces apart. Cells are never broken: ids are there to be copied.
@@ -183,15 +222,15 @@ pub(super) fn text(document: &Value, field: &str) -> String {
     plain(&document[field])
 }
 
-/// A value as a person writes it: strings bare, lists with commas, `null` and absent as `-`.
+/// A value as a person writes it: strings bare and [`visible`], lists with commas, `null` and absent as `-`.
 pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) if text.is_empty() => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => visible(text),
         Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
+        other => visible(&other.to_string()),
     }
 }
 
@@ -216,5 +255,43 @@ pub(super) fn milliseconds(ms: f64) -> String {
         ms if ms < 9.95 => format!("{ms:.1} ms"),
         ms if ms < 999.5 => format!("{ms:.0} ms"),
         ms => format!("{:.1} s", ms / 1_000.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clears the screen, sets the window's title (C0 and C1), hides text, deletes, turns the order around.
+    const HOSTILE: &str = "a\x1b[2J\x1b]0;pwned\x07\u{9d}0;x\u{9c}\x1b[8m\r\n\x7f\u{202e}b\u{2066}ä✓";
+    const SPELT_OUT: &str =
+        "a\\u{1b}[2J\\u{1b}]0;pwned\\u{7}\\u{9d}0;x\\u{9c}\\u{1b}[8m\\r\\n\\u{7f}\\u{202e}b\\u{2066}ä✓";
+
+    fn output(colour: bool) -> Output {
+        let stream = Stream { is_terminal: colour, colour };
+        Output { json: false, stdout: stream, stderr: stream }
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_speak_to_the_terminal() {
+        assert_eq!(visible(HOSTILE), SPELT_OUT);
+        assert_eq!(visible_lines("a\tb\nc"), "a\\tb\nc");
+        let document = serde_json::json!({ "a": HOSTILE, "b": [HOSTILE, { "c": "\u{9b}2J" }] });
+        assert_eq!(text(&document, "a"), SPELT_OUT);
+        assert_eq!(moment(&document, "a"), SPELT_OUT);
+        assert_eq!(text(&document, "b"), format!("{SPELT_OUT}, {{\"c\":\"\\u{{9b}}2J\"}}"));
+        assert_eq!(output(false).paint(BAD, HOSTILE), SPELT_OUT);
+        assert_eq!(output(true).state(HOSTILE), format!("\x1b[2m{SPELT_OUT}\x1b[0m"));
+    }
+
+    #[test]
+    fn a_stream_lets_colours_pass_and_nothing_else() {
+        let painted = output(true).paint(GOOD, "fine");
+        assert_eq!(painted, "\x1b[32mfine\x1b[0m");
+        assert_eq!(gated(&format!("{painted}\n{painted}"), true), format!("{painted}\n{painted}"));
+        assert_eq!(gated(&painted, false), "\\u{1b}[32mfine\\u{1b}[0m");
+        let slipped = HOSTILE.replace("\x1b[8m", "").replace('\n', "");
+        assert_eq!(gated(&slipped, true), SPELT_OUT.replace("\\u{1b}[8m", "").replace("\\n", ""));
+        assert_eq!(gated("\x1b[1;2", true), "\\u{1b}[1;2");
     }
 }

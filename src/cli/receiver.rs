@@ -22,6 +22,10 @@ const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// How long answers under way are waited for when the receiver stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Requests that have been received and wait to be shown, at most; a receiver whose user reads slowly answers the next
+/// ones later. With bodies of [`MAX_BODY_BYTES`] that is 64 MiB.
+pub(super) const MAX_WAITING_REQUESTS: usize = 16;
+
 /// One request, read whole.
 pub(super) struct Received {
     pub method: Method,
@@ -51,10 +55,12 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Listens on `listen`; port 0 takes a free one. `answer` is called for every request and must not block.
-    pub(super) async fn start<F>(listen: SocketAddr, answer: F) -> io::Result<Self>
+    /// Listens on `listen`; port 0 takes a free one. `answer` is called for every request and must not block;
+    /// one that takes its time is answered later.
+    pub(super) async fn start<F, A>(listen: SocketAddr, answer: F) -> io::Result<Self>
     where
-        F: Fn(Received) -> Answer + Send + Sync + 'static,
+        F: Fn(Received) -> A + Send + Sync + 'static,
+        A: Future<Output = Answer> + Send + 'static,
     {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
@@ -74,9 +80,10 @@ impl Receiver {
     }
 }
 
-async fn accept<F>(listener: TcpListener, answer: Arc<F>, stopped: watch::Receiver<bool>)
+async fn accept<F, A>(listener: TcpListener, answer: Arc<F>, stopped: watch::Receiver<bool>)
 where
-    F: Fn(Received) -> Answer + Send + Sync + 'static,
+    F: Fn(Received) -> A + Send + Sync + 'static,
+    A: Future<Output = Answer> + Send + 'static,
 {
     let mut told = stopped.clone();
     let mut connections = JoinSet::new();
@@ -102,9 +109,10 @@ async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-async fn serve_connection<F>(stream: TcpStream, answer: Arc<F>, mut stopped: watch::Receiver<bool>)
+async fn serve_connection<F, A>(stream: TcpStream, answer: Arc<F>, mut stopped: watch::Receiver<bool>)
 where
-    F: Fn(Received) -> Answer + Send + Sync + 'static,
+    F: Fn(Received) -> A + Send + Sync + 'static,
+    A: Future<Output = Answer> + Send + 'static,
 {
     // Without it, small answers wait for the peer's delayed ACK.
     let _ = stream.set_nodelay(true);
@@ -119,14 +127,15 @@ where
     let _ = connection.await;
 }
 
-async fn respond<F>(request: Request<Incoming>, answer: Arc<F>) -> Result<Response<Empty<Bytes>>, Infallible>
+async fn respond<F, A>(request: Request<Incoming>, answer: Arc<F>) -> Result<Response<Empty<Bytes>>, Infallible>
 where
-    F: Fn(Received) -> Answer + Send + Sync + 'static,
+    F: Fn(Received) -> A + Send + Sync + 'static,
+    A: Future<Output = Answer> + Send + 'static,
 {
     let (head, body) = request.into_parts();
     let answer = match Limited::new(body, MAX_BODY_BYTES).collect().await {
         Ok(body) => {
-            answer(Received { method: head.method, uri: head.uri, headers: head.headers, body: body.to_bytes() })
+            answer(Received { method: head.method, uri: head.uri, headers: head.headers, body: body.to_bytes() }).await
         }
         Err(error) if error.is::<LengthLimitError>() => StatusCode::PAYLOAD_TOO_LARGE.into(),
         Err(_) => StatusCode::BAD_REQUEST.into(),

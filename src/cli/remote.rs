@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
@@ -30,14 +31,14 @@ pub(super) struct Connection {
     /// Show the server this access token
     #[arg(long, global = true, value_name = "TOKEN", env = "POSTRIDER_TOKEN", hide_env_values = true)]
     #[arg(help_heading = "General")]
-    token: Option<String>,
+    token: Option<SecretString>,
 }
 
 /// A server and the right to ask it.
 pub(super) struct Remote {
     client: Client,
     base: Url,
-    token: String,
+    token: SecretString,
 }
 
 /// What the server said.
@@ -59,7 +60,7 @@ pub(super) struct Refusal {
 
 impl Connection {
     pub(super) fn open(self) -> anyhow::Result<Remote> {
-        let Some(token) = self.token.filter(|token| !token.is_empty()) else {
+        let Some(token) = self.token.filter(|token| !token.expose_secret().is_empty()) else {
             bail!(UsageError(
                 "no access token: set POSTRIDER_TOKEN or give --token.\n\
                  The server prints an admin token at its first start; `postrider token create` makes others."
@@ -71,7 +72,7 @@ impl Connection {
 }
 
 impl Remote {
-    pub(super) fn new(server: &str, token: String) -> anyhow::Result<Self> {
+    pub(super) fn new(server: &str, token: SecretString) -> anyhow::Result<Self> {
         let base = Url::parse(server)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
@@ -150,7 +151,7 @@ impl Remote {
         let mut request = Request::builder()
             .method(method)
             .uri(url.as_str())
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose_secret()))
             .header(header::ACCEPT, "application/json");
         if let Some(media) = media {
             request = request.header(header::CONTENT_TYPE, media);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Subcommand;
 use http::Method;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
 use super::UsageError;
@@ -29,7 +30,8 @@ enum Command {
     List,
     /// Create a webhook and print its keys, this once
     #[command(after_help = "Example: postrider webhook create --name siem --url https://siem.example/hook \
-        --topic 'attacker.>' --topic 'decky.*.state'")]
+        --topic 'attacker.>' --topic 'decky.*.state'\n\n\
+        The process list shows flags, and no environment: secrets are better given there.")]
     Create(Create),
     /// Show a webhook
     #[command(after_help = "Example: postrider webhook show siem")]
@@ -60,6 +62,12 @@ struct Create {
     /// Deliver to this address
     #[arg(long)]
     url: String,
+    /// Sign X-DECNET-Signature with this; 16 to 256 characters [default: made by the server]
+    #[arg(long, env = "POSTRIDER_SECRET", hide_env_values = true)]
+    secret: Option<SecretString>,
+    /// Sign webhook-signature (Standard Webhooks) with this key [default: made by the server]
+    #[arg(long, value_name = "WHSEC", env = "POSTRIDER_STANDARD_SECRET", hide_env_values = true)]
+    standard_secret: Option<SecretString>,
     #[command(flatten)]
     settings: Settings,
     /// Create it turned off
@@ -77,6 +85,13 @@ struct Update {
     /// Deliver to this address
     #[arg(long)]
     url: Option<String>,
+    // Not from the environment: a change of keys is asked for, or it does not happen.
+    /// Sign X-DECNET-Signature with this from now on; 16 to 256 characters
+    #[arg(long)]
+    secret: Option<SecretString>,
+    /// Sign webhook-signature (Standard Webhooks) with this key from now on
+    #[arg(long, value_name = "WHSEC")]
+    standard_secret: Option<SecretString>,
     #[command(flatten)]
     settings: Settings,
     /// Turn it on, and close its circuit
@@ -108,12 +123,6 @@ struct Settings {
     /// Say what it is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Sign X-DECNET-Signature with this; 16 to 256 characters [default: made by the server]
-    #[arg(long)]
-    secret: Option<String>,
-    /// Sign webhook-signature (Standard Webhooks) with this key [default: made by the server]
-    #[arg(long, value_name = "WHSEC")]
-    standard_secret: Option<String>,
     /// Send this signature, `decnet` or `standard` (repeatable) [default: both]
     #[arg(long = "signature", value_name = "SCHEME")]
     signatures: Vec<String>,
@@ -162,8 +171,6 @@ impl Settings {
         set("topic_patterns", json!(list(self.topics)));
         set("simple_events", json!(list(self.simple_events)));
         set("description", json!(self.description));
-        set("secret", json!(self.secret));
-        set("standard_secret", json!(self.standard_secret));
         set("signatures", json!(list(self.signatures)));
         set("timeout_s", json!(timeout_s));
         set("max_in_flight", json!(self.max_in_flight));
@@ -173,6 +180,12 @@ impl Settings {
         }
         Ok(fields)
     }
+}
+
+/// The request's fields for keys: those that were given.
+fn keys(secret: Option<SecretString>, standard_secret: Option<SecretString>) -> impl Iterator<Item = (String, Value)> {
+    let given = [("secret", secret), ("standard_secret", standard_secret)];
+    given.into_iter().filter_map(|(name, key)| Some((name.to_owned(), key?.expose_secret().into())))
 }
 
 pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
@@ -271,6 +284,7 @@ async fn create_webhook(remote: &Remote, create: Create, output: Output) -> anyh
     let mut fields = create.settings.fields()?;
     fields.insert("name".to_owned(), create.name.into());
     fields.insert("url".to_owned(), create.url.into());
+    fields.extend(keys(create.secret, create.standard_secret));
     if create.disabled {
         fields.insert("enabled".to_owned(), false.into());
     }
@@ -296,6 +310,7 @@ async fn update_webhook(remote: &Remote, update: Update, output: Output) -> anyh
     let mut fields = update.settings.fields()?;
     let given = [("name", update.name), ("url", update.url)];
     fields.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
+    fields.extend(keys(update.secret, update.standard_secret));
     if update.enable || update.disable {
         fields.insert("enabled".to_owned(), update.enable.into());
     }

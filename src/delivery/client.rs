@@ -3,6 +3,7 @@
 mod connection;
 mod pool;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -283,6 +284,7 @@ impl Client {
         trace.phase = Phase::Connect;
         let began_at = Instant::now();
         let (tcp, address) = connect_to_first(&addresses, self.inner.connect_timeout).await?;
+        self.check_connected(&tcp, destination)?;
         trace.timings.connect = Some(began_at.elapsed());
         let stream = if destination.is_tls() {
             trace.phase = Phase::Tls;
@@ -299,6 +301,17 @@ impl Client {
             Stream::Plain(tcp)
         };
         Connection::start(stream, destination.clone(), address).await.map_err(|error| End::Connect(error.to_string()))
+    }
+
+    /// Refuses a connection that turns out to have reached this process.
+    fn check_connected(&self, tcp: &TcpStream, destination: &Destination) -> Result<(), End> {
+        let broken = |error: io::Error| End::Connect(error.to_string());
+        let (local, peer) = (tcp.local_addr().map_err(broken)?, tcp.peer_addr().map_err(broken)?);
+        let name = match destination.host() {
+            Host::Ip(_) => None,
+            Host::Domain(name) => Some(&**name),
+        };
+        self.inner.policy.check_connected(local, peer).map_err(|error| blocked(error, name))
     }
 }
 

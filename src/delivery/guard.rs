@@ -46,14 +46,19 @@ const BAD_PORTS: [u16; 83] = [
 ];
 
 /// Where clouds serve credentials to whoever asks from inside. Opened only by a network that names
-/// the one address. Sources: AWS EC2 IMDS (v4 and v6) and ECS task roles, Azure `WireServer`, Alibaba
-/// Cloud ECS metadata; Google, Oracle, `DigitalOcean` and others share AWS's IPv4 address.
-pub const METADATA_ADDRESSES: [IpAddr; 5] = [
+/// the one address. Sources: AWS EC2 user guide, "instance metadata" (`169.254.169.254`, `fd00:ec2::254`), ECS
+/// developer guide, "task IAM role" (`169.254.170.2`), EKS user guide, "EKS Pod Identity" (`169.254.170.23`,
+/// `fd00:ec2::23`); Google Compute Engine, "metadata server" (`fd20:ce::254`); Azure `WireServer` (`168.63.129.16`);
+/// Alibaba Cloud ECS metadata (`100.100.100.200`). Google, Oracle, `DigitalOcean` and others share AWS's IPv4 address.
+pub const METADATA_ADDRESSES: [IpAddr; 8] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
 /// Names of the same services, blocked even where private networks are open.
@@ -260,6 +265,18 @@ impl EgressPolicy {
             None => Ok(GuardedAddr(addr)),
             Some(reason) => Err(DestinationError::Forbidden(format!("{} {reason}", addr.ip()))),
         }
+    }
+
+    /// Whether a connection that was made from `local` to `peer` may be used. One from an address to itself has not left
+    /// this machine: on the port of a listener on every address, it has reached this process. No check before
+    /// connecting sees that, since nothing says which addresses the machine has.
+    pub fn check_connected(&self, local: SocketAddr, peer: SocketAddr) -> Result<(), DestinationError> {
+        let (ip, port) = (peer.ip().to_canonical(), peer.port());
+        let is_own = |own: &SocketAddr| own.port() == port && own.ip().to_canonical().is_unspecified();
+        if local.ip().to_canonical() == ip && self.own_listeners.iter().any(is_own) {
+            return Err(DestinationError::Forbidden(format!("{ip} port {port} is this server itself")));
+        }
+        Ok(())
     }
 
     /// Whether a webhook with this destination may be registered: checks what needs no resolution.

@@ -43,7 +43,7 @@ impl Node {
         BufReader::new(stdout).read_line(&mut line)?;
         let started: Value = serde_json::from_str(&line).context("the server did not start")?;
         let url = started["url"].as_str().context("the server named no address")?.to_owned();
-        let remote = Remote::new(&url, TOKEN.to_owned())?;
+        let remote = Remote::new(&url, TOKEN.into())?;
         while remote.get(&["stats"], &[]).await.is_err() {
             if began_at.elapsed() > START_TIMEOUT {
                 bail!("the server is not ready after {} s", START_TIMEOUT.as_secs());

@@ -81,7 +81,7 @@ pub(super) async fn run(output: Output) -> anyhow::Result<()> {
             let now_us = SystemClock.now().0.unsigned_abs();
             counting.lock().count(event, webhook, now_us.saturating_sub(sent_us));
         }
-        StatusCode::OK.into()
+        std::future::ready(StatusCode::OK.into())
     })
     .await?;
     output.line(receiver.address)?;
