@@ -1,5 +1,7 @@
 //! Composition root: wire the parts together, listen, and drain.
 
+mod write_timeout;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use self::write_timeout::WriteTimeout;
 use crate::api::auth::{Auth, hash_token, new_token};
 use crate::api::{self, App};
 use crate::clock::{Clock, SystemClock, UnixMicros};
@@ -32,6 +35,8 @@ use crate::webhook::DEFAULT_TENANT;
 const MAX_CONNECTIONS: usize = 8_192;
 /// How long a client may take to send a request's head, and how long a connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer may wait for a client that takes none of it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest head of a request; beyond it the answer is 431.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -182,7 +187,8 @@ async fn answer(
             () = &mut shutdown => break,
             accepted = accept(&listener, &free) => accepted,
         };
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), Answers::clone(&answers)));
+        let stream = TokioIo::new(WriteTimeout::new(stream, WRITE_TIMEOUT));
+        let connection = graceful.watch(http.serve_connection(stream, Answers::clone(&answers)));
         let mut closed = closed.clone();
         tokio::spawn(async move {
             let _permit = permit;
