@@ -31,8 +31,10 @@ use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{NewToken, Scope, Store, StoreError};
 use crate::webhook::DEFAULT_TENANT;
 
-/// Connections open at once; more wait in the kernel's backlog.
+/// Connections open at once, if the process may open enough files; more wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 8_192;
+/// The part of the file descriptors that clients may take: the rest is for receivers, the store and DNS.
+const CLIENTS_SHARE: u64 = 4;
 /// How long a client may take to send a request's head, and how long a connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an answer may wait for a client that takes none of it.
@@ -81,7 +83,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     // First of all, so that a port that is taken fails before anything is changed.
     let (listener, address) = listen(settings.listen).await?;
-    raise_file_limit();
+    let max_connections = max_connections(raise_file_limit());
     let mut client = settings.client;
     client.policy.own_listeners.push(address);
     let client = Client::new(client)?;
@@ -98,7 +100,7 @@ pub async fn serve(
 
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     started(&Started { address, new_admin_token });
-    answer(listener, &app, shutdown, settings.drain_timeout.min(MAX_REQUEST_DRAIN)).await;
+    answer(listener, &app, max_connections, shutdown, settings.drain_timeout.min(MAX_REQUEST_DRAIN)).await;
     let cut_off = engine.drain(settings.drain_timeout).await;
     tracing::info!(cut_off, "stopped");
     Ok(())
@@ -111,15 +113,34 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeE
     Ok((listener, bound))
 }
 
-/// Every lane and every connection takes a file descriptor; the usual soft limit is 1,024.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current == limit.maximum {
-        return;
+/// Every lane and every connection takes a file descriptor; the usual soft limit is 1,024. Returns the limit that
+/// then holds; `None`: there is none.
+fn raise_file_limit() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return current;
     }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!(%error, limit = ?limit.current, "cannot raise the limit of open files");
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(error) => {
+            tracing::warn!(%error, limit = ?current, "cannot raise the limit of open files");
+            current
+        }
     }
+}
+
+/// How many connections clients may have open at once.
+fn max_connections(file_limit: Option<u64>) -> usize {
+    let share = file_limit.and_then(|limit| usize::try_from(limit / CLIENTS_SHARE).ok());
+    let max_connections = share.map_or(MAX_CONNECTIONS, |share| share.clamp(1, MAX_CONNECTIONS));
+    if max_connections < MAX_CONNECTIONS {
+        tracing::warn!(
+            max_connections,
+            file_limit,
+            "fewer connections at once than usual: raise the limit of open files"
+        );
+    }
+    max_connections
 }
 
 async fn open_store(
@@ -166,6 +187,7 @@ type Answers = TowerToHyperService<tower_http::normalize_path::NormalizePath<axu
 async fn answer(
     listener: TcpListener,
     app: &Arc<App>,
+    max_connections: usize,
     shutdown: impl Future<Output = ()> + Send + 'static,
     drain_timeout: Duration,
 ) {
@@ -179,7 +201,7 @@ async fn answer(
     let graceful = GracefulShutdown::new();
     // Dropped at the end of this function, which ends the connections that are left.
     let (_open, closed) = watch::channel(());
-    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let free = Arc::new(Semaphore::new(max_connections));
     let mut shutdown = pin!(shutdown);
     loop {
         let (stream, permit) = tokio::select! {
@@ -241,4 +263,18 @@ pub enum ServeError {
     Client(#[from] crate::delivery::client::ClientError),
     #[error("the operating system has no randomness to give")]
     Random,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_file_descriptors_to_receivers() {
+        for (file_limit, expected) in
+            [(None, 8_192), (Some(1_048_576), 8_192), (Some(32_768), 8_192), (Some(4_096), 1_024), (Some(2), 1)]
+        {
+            assert_eq!(max_connections(file_limit), expected, "{file_limit:?}");
+        }
+    }
 }
