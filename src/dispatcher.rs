@@ -232,13 +232,18 @@ impl Dispatcher {
         figures
     }
 
+    /// Starts no more attempts; those under way go on.
+    pub(crate) fn stop(&self) {
+        for lane in self.shared.lanes.read().values() {
+            lane.stop();
+        }
+    }
+
     /// Starts no more attempts, waits for those under way for at most `timeout`, cuts off the rest and
     /// records the outcomes. Returns how many were cut off.
     pub(crate) async fn drain(&self, timeout: Duration) -> usize {
+        self.stop();
         let lanes: Vec<_> = self.shared.lanes.read().values().cloned().collect();
-        for lane in &lanes {
-            lane.stop();
-        }
         let in_time = tokio::time::timeout(timeout, self.shared.slots.all_free()).await;
         let cut_off = if in_time.is_ok() { 0 } else { self.shared.slots.in_use() };
         for lane in &lanes {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -55,7 +55,7 @@ pub struct ServeSettings {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
-    /// How long a shutdown waits for attempts under way.
+    /// How long a shutdown waits for requests and attempts under way; recording their outcomes may take 5 s more.
     pub drain_timeout: Duration,
     /// `None`: made at the first start and told once in [`Started::new_admin_token`].
     pub admin_token: Option<SecretString>,
@@ -100,8 +100,8 @@ pub async fn serve(
 
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     started(&Started { address, new_admin_token });
-    answer(listener, &app, max_connections, shutdown, settings.drain_timeout.min(MAX_REQUEST_DRAIN)).await;
-    let cut_off = engine.drain(settings.drain_timeout).await;
+    let stopped_at = answer(listener, &app, max_connections, shutdown, settings.drain_timeout).await;
+    let cut_off = engine.drain(settings.drain_timeout.saturating_sub(stopped_at.elapsed())).await;
     tracing::info!(cut_off, "stopped");
     Ok(())
 }
@@ -183,14 +183,14 @@ async fn ensure_admin(store: &dyn Store, now: UnixMicros) -> Result<Option<Secre
 type Answers = TowerToHyperService<tower_http::normalize_path::NormalizePath<axum::Router>>;
 
 /// Accepts connections and answers what they ask, until `shutdown` is ready and the requests then under way are
-/// answered, or `drain_timeout` is over.
+/// answered, or `drain_timeout` is over. Returns when `shutdown` was ready.
 async fn answer(
     listener: TcpListener,
     app: &Arc<App>,
     max_connections: usize,
     shutdown: impl Future<Output = ()> + Send + 'static,
     drain_timeout: Duration,
-) {
+) -> Instant {
     let answers = TowerToHyperService::new(api::service(app, dashboard::routes()));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -221,11 +221,15 @@ async fn answer(
             }
         });
     }
+    let stopped_at = Instant::now();
     app.set_draining();
+    // What requests under way still publish is accepted, and delivered after the next start.
+    app.engine().stop_attempts();
     drop(listener);
-    if tokio::time::timeout(drain_timeout, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(drain_timeout.min(MAX_REQUEST_DRAIN), graceful.shutdown()).await.is_err() {
         tracing::warn!("requests under way were cut off");
     }
+    stopped_at
 }
 
 /// The next connection, when there is room for one.
