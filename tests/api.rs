@@ -696,5 +696,8 @@ async fn a_store_that_is_full_says_when_to_come_back() {
     assert!(refused.expect(507)["detail"].as_str().unwrap().contains("full"));
     assert_eq!(server.get("/api/v1/stats").await.expect(200)["events"], accepted);
     assert_eq!(server.request("GET", "/healthz", "", b"").await.status, 200, "the process is alive");
+    let log = server.log.text();
+    assert!(log.contains("a request was refused"), "the reason is there for who asks for it");
+    assert!(!log.contains("a request failed"), "a busy publisher does not fill the log with errors");
     server.stop().await;
 }
