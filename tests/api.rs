@@ -1,4 +1,6 @@
 //! The REST API over real HTTP: what a user is told, what is refused and why, and what is kept secret.
+
+#![cfg(feature = "server")]
 #![allow(
     unreachable_pub,
     clippy::unwrap_used,
