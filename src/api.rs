@@ -32,6 +32,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::auth::Auth;
+use self::health::Readiness;
 use self::metrics::Requests;
 pub use self::openapi::openapi;
 use self::problem::Problem;
@@ -44,6 +45,7 @@ pub struct App {
     requests: Requests,
     /// How much memory request bodies may take together.
     bodies: Arc<Semaphore>,
+    readiness: Readiness,
     /// Set when a shutdown begins, for [`health`].
     draining: AtomicBool,
     started: Instant,
@@ -59,6 +61,7 @@ impl App {
             auth,
             requests: Requests::default(),
             bodies: input::body_budget(),
+            readiness: Readiness::default(),
             draining: AtomicBool::new(false),
             started: Instant::now(),
             address,

@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use crate::delivery::client::{ClientOptions, DEFAULT_CONNECT_TIMEOUT, Roots};
 use crate::delivery::guard::{EgressPolicy, SystemResolver};
 use crate::delivery::retry::Schedule;
-use crate::dispatcher::DispatcherSettings;
+use crate::dispatcher::{DispatcherSettings, MIN_MEMORY_BYTES};
 use crate::serve::ServeSettings;
 use crate::store::seal::MasterKey;
 use crate::store::sqlite::SqliteOptions;
@@ -307,6 +307,9 @@ impl Config {
         tracing_subscriber::EnvFilter::try_new(&values.log).map_err(|error| invalid("log", error.to_string()))?;
         if values.max_in_flight.get() < 2 {
             return Err(invalid("max_in_flight", "must be at least 2".to_owned()));
+        }
+        if values.max_memory.bytes().is_some_and(|bytes| bytes < MIN_MEMORY_BYTES as u64) {
+            return Err(invalid("max_memory", format!("must be at least {}MiB", MIN_MEMORY_BYTES >> 20)));
         }
         if values.connect_timeout.0.is_zero() {
             return Err(invalid("connect_timeout", "must be longer than nothing".to_owned()));

@@ -33,7 +33,7 @@ pub fn routes() -> Router<Arc<App>> {
 /// Shows nothing that needs a token: the figures are those of `/metrics`.
 async fn start_page(State(app): State<Arc<App>>) -> impl IntoResponse {
     let figures = app.engine().figures();
-    let is_well = app.engine().store().check().await.is_ok();
+    let is_well = app.check_store().await.is_ok();
     let (health, health_text) = if is_well { ("well", "Ready") } else { ("ill", "The store cannot commit") };
     let failing = if figures.circuits_open == 0 { "none" } else { "some" };
     let page = [

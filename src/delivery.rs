@@ -131,6 +131,8 @@ pub enum End {
     Timeout(String),
     /// No connection, or it broke before the status line.
     Connect(String),
+    /// This machine could not open a connection: it has no descriptor, port or memory left.
+    Local(String),
     Tls(String),
     Dns(String),
     /// The egress guard refused the destination. `detail` may name addresses: for admins and logs only.
@@ -175,10 +177,10 @@ pub struct DeliveryResult {
 }
 
 impl End {
-    /// Whether it speaks against the receiver. A blocked destination is the operator's doing.
+    /// Whether it speaks against the receiver. A blocked destination or a lack of descriptors is the operator's affair.
     #[must_use]
     pub fn counts_as_failure(&self) -> bool {
-        !matches!(self, Self::Status(200..=299) | Self::Blocked { .. })
+        !matches!(self, Self::Status(200..=299) | Self::Blocked { .. } | Self::Local(_))
     }
 }
 
@@ -206,7 +208,7 @@ impl Outcome {
             End::Status(status @ (429 | 500..=599)) => format!("http {status}"),
             End::Status(status) => format!("non-retryable {status}"),
             End::Timeout(phase) => format!("timeout: {phase}"),
-            End::Connect(reason) => format!("connect: {reason}"),
+            End::Connect(reason) | End::Local(reason) => format!("connect: {reason}"),
             End::Tls(reason) => format!("tls: {reason}"),
             End::Dns(reason) => format!("dns: {reason}"),
             End::Blocked { reason, .. } => format!("egress_blocked: {reason}"),

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use self::figures::Counters;
 pub use self::figures::Figures;
 use self::lane::{Lane, Queued, Todo, WEBHOOK_DELETED, Whereabouts};
+pub use self::memory::MIN_MEMORY_BYTES;
 use self::memory::{HeldEvent, Memory};
 use self::settler::Message;
 use self::timer::Timer;
@@ -63,7 +64,7 @@ pub struct DispatcherSettings {
     pub max_in_flight: usize,
     /// Deliveries that one lane keeps in memory; more wait in the store.
     pub max_lane_deliveries: usize,
-    /// Bytes of events that all lanes together keep in memory; more wait in the store.
+    /// Bytes of events that all lanes together keep in memory, [`MIN_MEMORY_BYTES`] at least; more wait in the store.
     pub max_memory_bytes: usize,
     /// For webhooks that set none.
     pub retry_schedule: Schedule,
@@ -250,13 +251,18 @@ impl Dispatcher {
         figures
     }
 
+    /// Starts no more attempts; those under way go on.
+    pub(crate) fn stop(&self) {
+        for lane in self.shared.lanes.read().values() {
+            lane.stop();
+        }
+    }
+
     /// Starts no more attempts, waits for those under way for at most `timeout`, cuts off the rest and
     /// records the outcomes. Returns how many were cut off.
     pub(crate) async fn drain(&self, timeout: Duration) -> usize {
+        self.stop();
         let lanes: Vec<_> = self.shared.lanes.read().values().cloned().collect();
-        for lane in &lanes {
-            lane.stop();
-        }
         let in_time = tokio::time::timeout(timeout, self.shared.slots.all_free()).await;
         let cut_off = if in_time.is_ok() { 0 } else { self.shared.slots.in_use() };
         for lane in &lanes {
@@ -465,7 +471,7 @@ async fn load(shared: Arc<Shared>, lane: Arc<Lane>, portion: Portion, now: UnixM
 type Loaded = (Vec<Queued>, Option<UnixMicros>, bool);
 
 async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicros) -> Result<Loaded, StoreError> {
-    let max_bytes = portion.max_bytes.min(shared.memory.free_bytes()).min(MAX_LOAD_BYTES);
+    let max_bytes = portion.max_bytes.min(shared.memory.free_bytes() / 2).min(MAX_LOAD_BYTES);
     let Due { deliveries, is_rest_due } = shared.store.due(lane.seq, now, Portion { max_bytes, ..portion }).await?;
     let mut loaded = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {

@@ -202,8 +202,13 @@ impl Engine {
         self.dispatcher.figures()
     }
 
-    /// Stops accepting and starting attempts, waits for those under way for at most `timeout`, records them,
-    /// and closes the store. Returns how many attempts were cut off; their deliveries are made again at the next start.
+    /// Starts no more attempts; those under way go on, and events are still accepted. Comes before [`Engine::drain`].
+    pub fn stop_attempts(&self) {
+        self.dispatcher.stop();
+    }
+
+    /// Stops accepting and starting attempts, waits for those under way for at most `timeout`, records them (for
+    /// at most 5 s more), and closes the store. Returns how many attempts were cut off; their deliveries are made again at the next start.
     pub async fn drain(&self, timeout: Duration) -> usize {
         self.ingest.close();
         let cut_off = self.dispatcher.drain(timeout).await;

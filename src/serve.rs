@@ -1,11 +1,13 @@
 //! Composition root: wire the parts together, listen, and drain.
 
+mod write_timeout;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use self::write_timeout::WriteTimeout;
 use crate::api::auth::{Auth, hash_token, new_token};
 use crate::api::{self, App};
 use crate::clock::{Clock, SystemClock, UnixMicros};
@@ -29,10 +32,14 @@ use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{NewToken, Scope, Store, StoreError};
 use crate::webhook::DEFAULT_TENANT;
 
-/// Connections open at once; more wait in the kernel's backlog.
+/// Connections open at once, if the process may open enough files; more wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 8_192;
+/// The part of the file descriptors that clients may take: the rest is for receivers, the store and DNS.
+const CLIENTS_SHARE: u64 = 4;
 /// How long a client may take to send a request's head, and how long a connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an answer may wait for a client that takes none of it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest head of a request; beyond it the answer is 431.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -49,7 +56,7 @@ pub struct ServeSettings {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
-    /// How long a shutdown waits for attempts under way.
+    /// How long a shutdown waits for requests and attempts under way; recording their outcomes may take 5 s more.
     pub drain_timeout: Duration,
     /// `None`: made at the first start and told once in [`Started::new_admin_token`].
     pub admin_token: Option<SecretString>,
@@ -77,7 +84,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     // First of all, so that a port that is taken fails before anything is changed.
     let (listener, address) = listen(settings.listen).await?;
-    raise_file_limit();
+    let max_connections = max_connections(raise_file_limit());
     survive_file_size_limit();
     let mut client = settings.client;
     client.policy.own_listeners.push(address);
@@ -95,8 +102,8 @@ pub async fn serve(
 
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     started(&Started { address, new_admin_token });
-    answer(listener, &app, shutdown, settings.drain_timeout.min(MAX_REQUEST_DRAIN)).await;
-    let cut_off = engine.drain(settings.drain_timeout).await;
+    let stopped_at = answer(listener, &app, max_connections, shutdown, settings.drain_timeout).await;
+    let cut_off = engine.drain(settings.drain_timeout.saturating_sub(stopped_at.elapsed())).await;
     tracing::info!(cut_off, "stopped");
     Ok(())
 }
@@ -108,14 +115,19 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeE
     Ok((listener, bound))
 }
 
-/// Every lane and every connection takes a file descriptor; the usual soft limit is 1,024.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current == limit.maximum {
-        return;
+/// Every lane and every connection takes a file descriptor; the usual soft limit is 1,024. Returns the limit that
+/// then holds; `None`: there is none.
+fn raise_file_limit() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return current;
     }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!(%error, limit = ?limit.current, "cannot raise the limit of open files");
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(error) => {
+            tracing::warn!(%error, limit = ?current, "cannot raise the limit of open files");
+            current
+        }
     }
 }
 
@@ -125,6 +137,20 @@ fn survive_file_size_limit() {
     if let Err(error) = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())) {
         tracing::warn!(%error, "cannot catch SIGXFSZ: a limit on the size of files would end the server");
     }
+}
+
+/// How many connections clients may have open at once.
+fn max_connections(file_limit: Option<u64>) -> usize {
+    let share = file_limit.and_then(|limit| usize::try_from(limit / CLIENTS_SHARE).ok());
+    let max_connections = share.map_or(MAX_CONNECTIONS, |share| share.clamp(1, MAX_CONNECTIONS));
+    if max_connections < MAX_CONNECTIONS {
+        tracing::warn!(
+            max_connections,
+            file_limit,
+            "fewer connections at once than usual: raise the limit of open files"
+        );
+    }
+    max_connections
 }
 
 async fn open_store(
@@ -167,13 +193,14 @@ async fn ensure_admin(store: &dyn Store, now: UnixMicros) -> Result<Option<Secre
 type Answers = TowerToHyperService<tower_http::normalize_path::NormalizePath<axum::Router>>;
 
 /// Accepts connections and answers what they ask, until `shutdown` is ready and the requests then under way are
-/// answered, or `drain_timeout` is over.
+/// answered, or `drain_timeout` is over. Returns when `shutdown` was ready.
 async fn answer(
     listener: TcpListener,
     app: &Arc<App>,
+    max_connections: usize,
     shutdown: impl Future<Output = ()> + Send + 'static,
     drain_timeout: Duration,
-) {
+) -> Instant {
     let answers = TowerToHyperService::new(api::service(app, dashboard::routes()));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -184,7 +211,7 @@ async fn answer(
     let graceful = GracefulShutdown::new();
     // Dropped at the end of this function, which ends the connections that are left.
     let (_open, closed) = watch::channel(());
-    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let free = Arc::new(Semaphore::new(max_connections));
     let mut shutdown = pin!(shutdown);
     loop {
         let (stream, permit) = tokio::select! {
@@ -192,7 +219,8 @@ async fn answer(
             () = &mut shutdown => break,
             accepted = accept(&listener, &free) => accepted,
         };
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), Answers::clone(&answers)));
+        let stream = TokioIo::new(WriteTimeout::new(stream, WRITE_TIMEOUT));
+        let connection = graceful.watch(http.serve_connection(stream, Answers::clone(&answers)));
         let mut closed = closed.clone();
         tokio::spawn(async move {
             let _permit = permit;
@@ -203,11 +231,15 @@ async fn answer(
             }
         });
     }
+    let stopped_at = Instant::now();
     app.set_draining();
+    // What requests under way still publish is accepted, and delivered after the next start.
+    app.engine().stop_attempts();
     drop(listener);
-    if tokio::time::timeout(drain_timeout, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(drain_timeout.min(MAX_REQUEST_DRAIN), graceful.shutdown()).await.is_err() {
         tracing::warn!("requests under way were cut off");
     }
+    stopped_at
 }
 
 /// The next connection, when there is room for one.
@@ -245,4 +277,18 @@ pub enum ServeError {
     Client(#[from] crate::delivery::client::ClientError),
     #[error("the operating system has no randomness to give")]
     Random,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_file_descriptors_to_receivers() {
+        for (file_limit, expected) in
+            [(None, 8_192), (Some(1_048_576), 8_192), (Some(32_768), 8_192), (Some(4_096), 1_024), (Some(2), 1)]
+        {
+            assert_eq!(max_connections(file_limit), expected, "{file_limit:?}");
+        }
+    }
 }

@@ -1,4 +1,6 @@
 //! The REST API over real HTTP: what a user is told, what is refused and why, and what is kept secret.
+
+#![cfg(feature = "server")]
 #![allow(
     unreachable_pub,
     clippy::unwrap_used,
@@ -644,6 +646,39 @@ async fn a_stop_finishes_the_request_under_way_and_nothing_accepted_is_lost() {
 }
 
 #[tokio::test]
+async fn a_stop_has_one_deadline_and_starts_no_attempts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(folder.path());
+    settings.drain_timeout = Duration::from_secs(4);
+    let server = TestServer::start_with(settings).await;
+    let receiver = TestReceiver::start(|n, _| {
+        // The second attempt outlasts any patience; were it not for the stop, others would go on beside it.
+        receiver::Answer(200, if n == 1 { Duration::from_mins(10) } else { Duration::from_millis(100) })
+    })
+    .await;
+    let webhook = json!({"name": "slow", "url": receiver.url("/"), "topic_patterns": [">"], "max_in_flight": 2});
+    server.post("/api/v1/webhooks", &webhook.to_string()).await.expect(201);
+    let batch = format!("[{}]", vec![r#"{"topic":"a"}"#; 80].join(","));
+    server.post("/api/v1/events/batch", &batch).await.expect(202);
+    receiver.wait_for(3).await;
+    // A request whose body never arrives.
+    let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let head = format!(
+        "POST /api/v1/events HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+        server.admin
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.read_exact(&mut [0; 12]).await.unwrap();
+
+    let began = std::time::Instant::now();
+    let received = receiver.received_count();
+    server.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(7), "the deadline is 4 s: {:?}", began.elapsed());
+    let started = receiver.received_count() - received;
+    assert!(started <= 4, "{started} attempts were started during the stop");
+}
+
+#[tokio::test]
 async fn a_store_that_is_full_says_when_to_come_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(folder.path());
@@ -663,5 +698,8 @@ async fn a_store_that_is_full_says_when_to_come_back() {
     assert!(refused.expect(507)["detail"].as_str().unwrap().contains("full"));
     assert_eq!(server.get("/api/v1/stats").await.expect(200)["events"], accepted);
     assert_eq!(server.request("GET", "/healthz", "", b"").await.status, 200, "the process is alive");
+    let log = server.log.text();
+    assert!(log.contains("a request was refused"), "the reason is there for who asks for it");
+    assert!(!log.contains("a request failed"), "a busy publisher does not fill the log with errors");
     server.stop().await;
 }

@@ -1,5 +1,7 @@
 //! The OpenAPI document: reviewed whole whenever it changes.
 
+#![cfg(feature = "server")]
+
 #[test]
 fn the_document_is_the_one_that_was_reviewed() {
     insta::assert_snapshot!(postrider::api::openapi().to_pretty_json().unwrap());

@@ -1,5 +1,7 @@
 //! The README is true: its tour is walked with the real program, its snippets verify a real request. (Its
 //! Rust snippets are examples of the crate's documentation.)
+
+#![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
 use std::collections::BTreeMap;

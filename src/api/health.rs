@@ -1,5 +1,6 @@
 //! `/healthz` and `/readyz`: is the process alive, may it be given work.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,13 +8,57 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 use utoipa::ToSchema;
 
 use super::App;
 use super::problem::Problem;
+use crate::store::StoreError;
 
 /// A store that does not answer within this time is not ready.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long what a check found is believed. A check is a real commit with its fsync, and asking needs no token.
+const CHECK_TTL: Duration = Duration::from_secs(1);
+
+/// Whether the store can commit, as of a moment ago.
+#[derive(Default)]
+pub(super) struct Readiness(Arc<Mutex<Option<Checked>>>);
+
+struct Checked {
+    at: Instant,
+    result: Result<(), StoreError>,
+}
+
+impl Readiness {
+    /// What `check` finds or found lately. One check at a time: who comes during one waits for what it finds.
+    async fn probe(
+        &self,
+        check: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let mut last = Arc::clone(&self.0).lock_owned().await;
+        if let Some(checked) = last.as_ref().filter(|checked| checked.at.elapsed() < CHECK_TTL) {
+            return checked.result.clone();
+        }
+        // In a task of its own: clients that hang up must not start a check each.
+        let checking = tokio::spawn(async move {
+            let result = timeout(CHECK_TIMEOUT, check)
+                .await
+                .unwrap_or_else(|_| Err(StoreError::Unavailable("it does not answer".to_owned())));
+            *last = Some(Checked { at: Instant::now(), result: result.clone() });
+            result
+        });
+        checking.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the check failed".to_owned())))
+    }
+}
+
+impl App {
+    /// Fails while the store cannot commit, or takes longer than 2 s. May be asked as often as one likes.
+    pub async fn check_store(&self) -> Result<(), StoreError> {
+        let engine = Arc::clone(&self.engine);
+        self.readiness.probe(async move { engine.store().check().await }).await
+    }
+}
 
 /// All is well.
 #[derive(Serialize, ToSchema)]
@@ -40,8 +85,47 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, P
     if app.draining.load(Ordering::Relaxed) {
         return Err(Problem::unavailable("the server is shutting down"));
     }
-    tokio::time::timeout(CHECK_TIMEOUT, app.engine.store().check())
-        .await
-        .map_err(|_| Problem::unavailable("the store does not answer"))??;
+    app.check_store().await?;
     Ok(Json(Health { status: "ok" }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_ask_cost_one_check_a_second() {
+        let readiness = Arc::new(Readiness::default());
+        let checks = Arc::new(AtomicUsize::new(0));
+        let ask = || {
+            let (readiness, checks) = (Arc::clone(&readiness), Arc::clone(&checks));
+            tokio::spawn(async move {
+                let check = async move {
+                    checks.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    Err(StoreError::Full("no space left".to_owned()))
+                };
+                readiness.probe(check).await
+            })
+        };
+        // The first hangs up before it is answered.
+        let first = ask();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        first.abort();
+        for asked in (0..20).map(|_| ask()).collect::<Vec<_>>() {
+            assert!(matches!(asked.await.unwrap(), Err(StoreError::Full(_))));
+        }
+        assert_eq!(checks.load(Ordering::Relaxed), 1);
+        tokio::time::sleep(CHECK_TTL).await;
+        ask().await.unwrap().unwrap_err();
+        assert_eq!(checks.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_does_not_answer_is_not_ready() {
+        let readiness = Readiness::default();
+        let asked = timeout(2 * CHECK_TIMEOUT, readiness.probe(std::future::pending())).await;
+        assert!(matches!(asked, Ok(Err(StoreError::Unavailable(_)))));
+    }
 }

@@ -9,7 +9,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -26,6 +26,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bodies of all requests together; beyond it a request is asked to come back. Bodies of one read are not counted.
 const MAX_BODIES_BYTES: usize = 256 * 1024 * 1024;
 const BUDGET_UNIT_BYTES: usize = 1024;
+/// The first memory for a body that does not arrive in one piece; from there it doubles as bytes arrive.
+const FIRST_BUFFER_BYTES: usize = 64 * 1024;
 /// How much of a body that is too large is read and thrown away, so that a client that only then reads sees the answer.
 const MAX_DISCARDED_BYTES: usize = 4 * 1024 * 1024;
 
@@ -69,8 +71,8 @@ async fn collect(
     declared: Option<usize>,
     limit: usize,
 ) -> Result<Received, Problem> {
-    let mut whole = BytesMut::new();
-    let mut share = None;
+    let mut whole = Vec::new();
+    let mut share: Option<OwnedSemaphorePermit> = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Problem::json("body".to_owned(), format!("was cut off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -82,13 +84,21 @@ async fn collect(
         if whole.is_empty() && declared == Some(data.len()) {
             return Ok(Received { bytes: data, _share: None });
         }
-        if share.is_none() {
-            share = Some(reserve(budget, declared.unwrap_or(limit))?);
-            whole.reserve(declared.unwrap_or(data.len()));
+        // What a client says it will send takes nothing from others until it is here.
+        let needed = whole.len() + data.len();
+        if needed > whole.capacity() {
+            let doubled = (2 * whole.capacity()).max(FIRST_BUFFER_BYTES);
+            let capacity = doubled.min(declared.unwrap_or(limit)).max(needed);
+            let more = reserve(budget, capacity - whole.capacity())?;
+            match &mut share {
+                Some(share) => share.merge(more),
+                None => share = Some(more),
+            }
+            whole.reserve_exact(capacity - whole.len());
         }
         whole.extend_from_slice(&data);
     }
-    Ok(Received { bytes: whole.freeze(), _share: share })
+    Ok(Received { bytes: whole.into(), _share: share })
 }
 
 fn reserve(budget: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
@@ -248,21 +258,19 @@ mod tests {
     use super::*;
     use http_body_util::Full;
     use http_body_util::combinators::BoxBody;
+    use hyper::body::Frame;
     use std::convert::Infallible;
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
-    /// Sends nothing and does not end.
-    struct Stalled;
+    /// Sends one piece, or nothing, and does not end.
+    struct Stalled(Option<Bytes>);
 
     impl hyper::body::Body for Stalled {
         type Data = Bytes;
         type Error = Infallible;
-        fn poll_frame(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
-            Poll::Pending
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0.take().map_or(Poll::Pending, |piece| Poll::Ready(Some(Ok(Frame::data(piece)))))
         }
     }
 
@@ -274,7 +282,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stalls_is_let_go() {
-        assert_eq!(status_of(BoxBody::new(Stalled), &body_budget()).await.unwrap_err(), 408);
+        assert_eq!(status_of(BoxBody::new(Stalled(None)), &body_budget()).await.unwrap_err(), 408);
     }
 
     #[tokio::test]
@@ -284,6 +292,26 @@ mod tests {
         assert_eq!(status_of(body(), &roomy).await, Ok(3_000));
         assert_eq!(status_of(body(), &tight).await, Err(503));
         assert_eq!(tight.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_stall_after_the_first_byte_leave_room_for_others() {
+        const LARGEST: usize = 16 * 1024 * 1024;
+        let budget = body_budget();
+        for _ in 0..100 {
+            let request = Request::builder().header(CONTENT_LENGTH, LARGEST);
+            let request = request.body(Body::new(Stalled(Some(Bytes::from_static(b"["))))).unwrap();
+            let budget = Arc::clone(&budget);
+            tokio::spawn(async move { read_body(&budget, request, LARGEST).await.map(drop) });
+        }
+        // The paused clock goes on when all have stalled.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let share = budget.available_permits() * BUDGET_UNIT_BYTES;
+        assert_eq!(share, MAX_BODIES_BYTES - 100 * FIRST_BUFFER_BYTES, "each holds what its byte needs");
+        let body = BoxBody::new(Full::new(Bytes::from(vec![0; 3_000])));
+        assert_eq!(status_of(body, &budget).await, Ok(3_000));
+        tokio::time::sleep(2 * BODY_TIMEOUT).await;
+        assert_eq!(budget.available_permits() * BUDGET_UNIT_BYTES, MAX_BODIES_BYTES, "all is given back");
     }
 
     #[test]

@@ -132,8 +132,13 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if let Some(internal) = &self.internal {
-            tracing::error!(status = self.status, error = %internal, "a request failed");
+        match &self.internal {
+            Some(internal) if status == StatusCode::INTERNAL_SERVER_ERROR => {
+                tracing::error!(status = self.status, error = %internal, "a request failed");
+            }
+            // A store that is full or away refuses many at once, and has said so itself.
+            Some(internal) => tracing::debug!(status = self.status, error = %internal, "a request was refused"),
+            None => {}
         }
         let mut response = (status, axum::Json(&self)).into_response();
         let headers = response.headers_mut();

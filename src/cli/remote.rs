@@ -191,6 +191,7 @@ impl Remote {
             End::Timeout(reason) => format!("timeout: {reason}"),
             End::Blocked { reason, .. }
             | End::Connect(reason)
+            | End::Local(reason)
             | End::Tls(reason)
             | End::Dns(reason)
             | End::Protocol(reason) => reason.clone(),

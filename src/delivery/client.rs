@@ -330,11 +330,22 @@ async fn connect_to_first(addresses: &[GuardedAddr], limit: Duration) -> Result<
                 tcp.set_nodelay(true).map_err(|error| End::Connect(error.to_string()))?;
                 return Ok((tcp, *address));
             }
-            Ok(Err(error)) => End::Connect(error.to_string()),
+            Ok(Err(error)) => not_connected(&error),
             Err(_) => Phase::Connect.timed_out(limit),
         };
     }
     Err(last_error)
+}
+
+/// Why there is no connection: the receiver's doing, or this machine's want of descriptors, ports or memory.
+fn not_connected(error: &io::Error) -> End {
+    /// `EMFILE`, `ENFILE`, `EADDRNOTAVAIL`, `ENOBUFS` and `ENOMEM` of Linux.
+    const WANTS: [i32; 5] = [24, 23, 99, 105, 12];
+    if error.raw_os_error().is_some_and(|code| WANTS.contains(&code)) {
+        End::Local(error.to_string())
+    } else {
+        End::Connect(error.to_string())
+    }
 }
 
 /// `name`: what was resolved, if the user did not write the address; the address is then for admins only.
@@ -372,4 +383,17 @@ fn tls_config(roots: Roots) -> Result<rustls::ClientConfig, rustls::Error> {
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_does_not_speak_against_the_receiver() {
+        let exhausted = not_connected(&io::Error::from_raw_os_error(24));
+        let refused = not_connected(&io::Error::from_raw_os_error(111));
+        assert!(matches!(exhausted, End::Local(_)) && !exhausted.counts_as_failure(), "{exhausted:?}");
+        assert!(matches!(refused, End::Connect(_)) && refused.counts_as_failure(), "{refused:?}");
+    }
 }

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::event::MAX_EVENT_BYTES;
 use crate::store::LiveEvent;
 
 /// What an event costs beside its body: headers, queue entries, allocations.
 const EVENT_OVERHEAD_BYTES: usize = 512;
+
+/// The least bound: room for some events of the largest size, without which a lane could not go on.
+pub const MIN_MEMORY_BYTES: usize = 4 * MAX_EVENT_BYTES;
 
 /// A bound on the bytes of all events in memory.
 #[derive(Clone, Debug)]
@@ -32,7 +36,7 @@ pub(crate) struct HeldEvent {
 
 impl Memory {
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self { used_bytes: Arc::default(), max_bytes }
+        Self { used_bytes: Arc::default(), max_bytes: max_bytes.max(MIN_MEMORY_BYTES) }
     }
 
     pub(super) fn used_bytes(&self) -> usize {
@@ -77,15 +81,16 @@ mod tests {
 
     #[test]
     fn refuses_beyond_the_bound_and_takes_back_what_is_dropped() {
-        let memory = Memory::new(2 * (1_000 + EVENT_OVERHEAD_BYTES));
-        let first = memory.charge(1_000).expect("there is room for two");
-        let second = memory.charge(1_000).expect("there is room for two");
+        let half = MIN_MEMORY_BYTES / 2 - EVENT_OVERHEAD_BYTES;
+        let memory = Memory::new(0);
+        assert_eq!(memory.room_for(half), 2);
+        let first = memory.charge(half).expect("there is room for two");
+        let second = memory.charge(half).expect("there is room for two");
         assert!(memory.charge(0).is_none());
-        assert_eq!((memory.room_for(1_000), memory.free_bytes()), (0, 0));
+        assert_eq!((memory.room_for(half), memory.free_bytes()), (0, 0));
         drop(first);
-        assert!(memory.charge(1_000).is_some());
+        assert!(memory.charge(half).is_some());
         drop(second);
-        assert_eq!(memory.used_bytes(), 0);
-        assert_eq!(memory.room_for(1_000), 2);
+        assert_eq!((memory.used_bytes(), memory.room_for(half)), (0, 2));
     }
 }
