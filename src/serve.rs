@@ -34,6 +34,8 @@ use crate::webhook::DEFAULT_TENANT;
 
 /// Connections open at once, if the process may open enough files; more wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 8_192;
+/// Fewer than this are worth a warning.
+const FEW_CONNECTIONS: usize = 1_024;
 /// The part of the file descriptors that clients may take: the rest is for receivers, the store and DNS.
 const CLIENTS_SHARE: u64 = 4;
 /// How long a client may take to send a request's head, and how long a connection may be idle.
@@ -143,11 +145,11 @@ fn survive_file_size_limit() {
 fn max_connections(file_limit: Option<u64>) -> usize {
     let share = file_limit.and_then(|limit| usize::try_from(limit / CLIENTS_SHARE).ok());
     let max_connections = share.map_or(MAX_CONNECTIONS, |share| share.clamp(1, MAX_CONNECTIONS));
-    if max_connections < MAX_CONNECTIONS {
+    if max_connections < FEW_CONNECTIONS {
         tracing::warn!(
             max_connections,
             file_limit,
-            "fewer connections at once than usual: raise the limit of open files"
+            "few connections at once are possible: raise the limit of open files"
         );
     }
     max_connections

@@ -16,7 +16,7 @@ use postrider::delivery::DeliveryState;
 use postrider::delivery::client::{Client, ClientOptions};
 use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::retry::Schedule;
-use postrider::dispatcher::DispatcherSettings;
+use postrider::dispatcher::{DispatcherSettings, MIN_MEMORY_BYTES};
 use postrider::engine::Engine;
 use postrider::event::Event;
 use postrider::ingest::Receipt;
@@ -315,7 +315,7 @@ async fn a_backlog_larger_than_memory_is_delivered_portion_by_portion() {
     const EVENTS: usize = 60;
     let folder = tempfile::tempdir().unwrap();
     let receiver = TestReceiver::start(|_, _| Answer(200, Duration::from_millis(20))).await;
-    let limits = DispatcherSettings { max_memory_bytes: 3 << 20, ..settings() };
+    let limits = DispatcherSettings { max_memory_bytes: MIN_MEMORY_BYTES, ..settings() };
     let engine = start_with(folder.path(), limits).await;
     subscribe(&engine, "slow", ">", &receiver.url("/")).await;
     let text = "x".repeat(500_000);
@@ -324,7 +324,7 @@ async fn a_backlog_larger_than_memory_is_delivered_portion_by_portion() {
         let event = Event::new(topic, "seen", &format!(r#"{{"n":{n},"text":"{text}"}}"#), UnixMicros(0)).unwrap();
         engine.publish(DEFAULT_TENANT, vec![event]).await.unwrap();
         let held = engine.figures().memory_bytes;
-        assert!(held <= 3 << 20, "{held} bytes are held");
+        assert!(held <= MIN_MEMORY_BYTES as u64, "{held} bytes are held");
     }
     wait_for(&engine, DeliveryState::Delivered, EVENTS).await;
     let arrivals = receiver.arrivals();
