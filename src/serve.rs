@@ -134,7 +134,7 @@ fn max_connections(file_limit: Option<u64>) -> usize {
     let share = file_limit.and_then(|limit| usize::try_from(limit / CLIENTS_SHARE).ok());
     let max_connections = share.map_or(MAX_CONNECTIONS, |share| share.clamp(1, MAX_CONNECTIONS));
     if max_connections < MAX_CONNECTIONS {
-        tracing::warn!(
+        tracing::info!(
             max_connections,
             file_limit,
             "fewer connections at once than usual: raise the limit of open files"

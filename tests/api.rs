@@ -773,7 +773,7 @@ async fn a_stop_has_one_deadline_and_starts_no_attempts() {
     settings.drain_timeout = Duration::from_secs(4);
     let server = TestServer::start_with(settings).await;
     let receiver = TestReceiver::start(|n, _| {
-        // The second attempt outlasts any patience; were it not for the stop, others would go on beside it.
+        // The second attempt hangs; were it not for the stop, others would go on beside it.
         receiver::Answer(200, if n == 1 { Duration::from_mins(10) } else { Duration::from_millis(100) })
     })
     .await;
@@ -792,10 +792,10 @@ async fn a_stop_has_one_deadline_and_starts_no_attempts() {
     stream.read_exact(&mut [0; 12]).await.unwrap();
 
     let began = std::time::Instant::now();
-    let received = receiver.received_count();
+    let before = receiver.received_count();
     server.stop().await;
     assert!(began.elapsed() < Duration::from_secs(7), "the deadline is 4 s: {:?}", began.elapsed());
-    let started = receiver.received_count() - received;
+    let started = receiver.received_count() - before;
     assert!(started <= 4, "{started} attempts were started during the stop");
 }
 

@@ -1,7 +1,7 @@
 //! SIGTERM while an attempt is under way, as an operator's restart sends it to the real program.
 
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "these are tests")]
+#![expect(clippy::expect_used, reason = "these are tests")]
 
 #[path = "support/receiver.rs"]
 mod receiver;
