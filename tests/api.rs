@@ -16,8 +16,15 @@ mod server;
 
 use std::time::Duration;
 
+use postrider::api::auth::{hash_token, new_token};
+use postrider::clock::UnixMicros;
 use postrider::serve::{ServeError, serve};
+use postrider::store::seal::MasterKey;
+use postrider::store::sqlite::{SqliteOptions, SqliteStore};
+use postrider::store::{NewToken, Scope, Store};
+use postrider::webhook::TenantSeq;
 use receiver::TestReceiver;
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use server::{TestServer, settings};
 use tempfile::TempDir;
@@ -168,6 +175,69 @@ async fn a_token_that_makes_no_sense_is_refused() {
     server.stop().await;
 }
 
+/// Makes a token of another tenant than the server's own, which only the store can do.
+async fn token_of_another_tenant(folder: &std::path::Path) -> String {
+    let key = MasterKey::load_or_create(folder).unwrap();
+    let store = SqliteStore::open(folder, &key, SqliteOptions::default()).unwrap();
+    let token = new_token().unwrap();
+    let record = NewToken {
+        tenant: TenantSeq(2),
+        name: "the others".to_owned(),
+        scopes: vec![Scope::Admin],
+        hash: hash_token(&token),
+        expires_at: None,
+        now: UnixMicros(0),
+    };
+    store.create_token(record).await.unwrap();
+    store.close().await;
+    token.expose_secret().to_owned()
+}
+
+#[tokio::test]
+async fn what_another_tenant_has_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let others = token_of_another_tenant(folder.path()).await;
+    let server = TestServer::start(folder.path()).await;
+    let receiver = TestReceiver::start(|_, _| 404.into()).await;
+    let webhook = server.webhook("siem", &receiver.url("/"), ">").await;
+    let webhook = format!("/api/v1/webhooks/{}", webhook["uuid"].as_str().unwrap());
+    server.post("/api/v1/events", EVENT).await.expect(202);
+    let dead = server.wait_for("/api/v1/deliveries?state=dead", |page| page["items"][0].is_object()).await;
+    let delivery = format!("/api/v1/deliveries/{}", dead["items"][0]["id"].as_str().unwrap());
+    let token = server.get("/api/v1/tokens").await.expect(200)[0]["uuid"].as_str().unwrap().to_owned();
+    let token = format!("/api/v1/tokens/{token}");
+
+    for (method, path, body) in [
+        ("GET", webhook.as_str(), ""),
+        ("PATCH", &webhook, r#"{"name":"theirs"}"#),
+        ("DELETE", &webhook, ""),
+        ("POST", &format!("{webhook}/test"), ""),
+        ("GET", "/api/v1/events/e-1", ""),
+        ("GET", &delivery, ""),
+        ("POST", &format!("{delivery}/retry"), ""),
+        ("POST", &format!("{delivery}/discard"), ""),
+        ("DELETE", &token, ""),
+    ] {
+        let answer = server.call(method, path, &others, body).await;
+        assert_eq!(answer.status, 404, "{method} {path}: {}", answer.body);
+    }
+    for path in ["/api/v1/webhooks", "/api/v1/events", "/api/v1/deliveries", "/api/v1/tokens"] {
+        let listed = server.call("GET", path, &others, "").await.expect(200).to_string();
+        assert!(
+            !listed.contains("siem") && !listed.contains("e-1") && !listed.contains("\"admin\",\"scopes"),
+            "{listed}"
+        );
+    }
+    let receipt = server.call("POST", "/api/v1/events", &others, EVENT).await.expect(202);
+    assert_eq!(receipt, json!({"id": "e-1", "deliveries": 0, "duplicate": false}), "their event, and not for us");
+
+    assert_eq!(server.get(&webhook).await.expect(200)["name"], "siem");
+    let delivery = server.get(&delivery).await.expect(200);
+    assert_eq!((&delivery["state"], &delivery["attempts"]), (&json!("dead"), &json!(1)));
+    assert_eq!(receiver.received_count(), 1, "nothing was tested or sent again");
+    server.stop().await;
+}
+
 // --- events ---
 
 #[tokio::test]
@@ -282,6 +352,35 @@ async fn a_batch_is_accepted_whole_or_not_at_all() {
     insta::assert_json_snapshot!("batch_receipt", accepted);
     let accepted = batch("application/x-ndjson", "{\"topic\":\"a\"}\n\n{\"topic\":\"a\"}\n").await.expect(202);
     assert_eq!((&accepted["accepted"], &accepted["duplicates"]), (&json!(2), &json!(0)));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_or_an_event_in_it_beyond_its_limit_is_refused() {
+    let (_folder, server) = server().await;
+    let head = format!(
+        "POST /api/v1/events/batch HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n",
+        server.admin
+    );
+    let event = |bytes: usize| format!(r#"{{"topic":"a","payload":"{}"}}"#, "x".repeat(bytes - 26));
+    let large = format!(r#"[{{"topic":"a"}},{}]"#, event(1024 * 1024 + 1));
+    let refused = server.post("/api/v1/events/batch", &large).await;
+    refused.expect_refusal(413, "events[1]", "1048576");
+
+    // Each event has the size allowed, all together have not.
+    let limit = 16 * 1024 * 1024;
+    let events = vec![event(1024 * 1024); 16];
+    let batch = format!("[{}]", events.join(","));
+    assert!(batch.len() > limit);
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{batch}\r\n0\r\n\r\n", batch.len());
+    server.raw(chunked.as_bytes()).await.expect_refusal(413, "body", "16777216");
+    let declared = format!("{head}Expect: 100-continue\r\nContent-Length: {}\r\n\r\n", batch.len());
+    server.raw(declared.as_bytes()).await.expect_refusal(413, "body", "16777216");
+    assert_eq!(server.get("/api/v1/stats").await.expect(200)["events"], 0, "nothing was stored");
+
+    let batch = format!("[{}]{}", events[1..].join(","), " ".repeat(limit - 15 * (1024 * 1024 + 1) - 1));
+    assert_eq!(batch.len(), limit);
+    assert_eq!(server.post("/api/v1/events/batch", &batch).await.expect(202)["accepted"], 15);
     server.stop().await;
 }
 
@@ -407,6 +506,28 @@ async fn a_webhook_with_wrong_settings_is_refused_with_all_that_is_wrong() {
     assert_eq!(all.status, 422);
     assert_eq!(server.post("/api/v1/webhooks", r#"{"name":"a","url":"https://127.0.0.1/"}"#).await.status, 400);
     assert_eq!(server.get("/api/v1/webhooks").await.expect(200).as_array().unwrap().len(), 1, "nothing was stored");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn settings_of_another_kind_or_beyond_their_limit_are_refused() {
+    let (_folder, server) = server().await;
+    let webhook = server.webhook("siem", "https://127.0.0.1/", ">").await;
+    let path = format!("/api/v1/webhooks/{}", webhook["uuid"].as_str().unwrap());
+    let token = format!("Authorization: Bearer {}\r\n", server.admin);
+    let json = format!("{token}Content-Type: application/json\r\n");
+    let long = format!(r#"{{"description":"{}"}}"#, "x".repeat(256 * 1024));
+    for (method, path) in [("POST", "/api/v1/webhooks"), ("PATCH", &path)] {
+        let send = async |headers: &str, body: &[u8]| server.request(method, path, headers, body).await;
+        send(&token, br#"{"name":"b"}"#).await.expect_refusal(415, "Content-Type", "is missing");
+        let text = format!("{token}Content-Type: text/plain\r\n");
+        send(&text, br#"{"name":"b"}"#).await.expect_refusal(415, "Content-Type", "must be application/json");
+        send(&json, b"{\"name\":\"\xff\"}").await.expect_refusal(400, "body", "");
+        send(&json, b"").await.expect_refusal(400, "body", "");
+        send(&json, long.as_bytes()).await.expect_refusal(413, "body", "262144");
+    }
+    let webhooks = server.get("/api/v1/webhooks").await.expect(200);
+    assert_eq!((webhooks.as_array().unwrap().len(), &webhooks[0]["name"]), (1, &json!("siem")), "nothing was changed");
     server.stop().await;
 }
 
@@ -652,7 +773,7 @@ async fn a_stop_has_one_deadline_and_starts_no_attempts() {
     settings.drain_timeout = Duration::from_secs(4);
     let server = TestServer::start_with(settings).await;
     let receiver = TestReceiver::start(|n, _| {
-        // The second attempt outlasts any patience; were it not for the stop, others would go on beside it.
+        // The second attempt hangs; were it not for the stop, others would go on beside it.
         receiver::Answer(200, if n == 1 { Duration::from_mins(10) } else { Duration::from_millis(100) })
     })
     .await;
@@ -671,10 +792,10 @@ async fn a_stop_has_one_deadline_and_starts_no_attempts() {
     stream.read_exact(&mut [0; 12]).await.unwrap();
 
     let began = std::time::Instant::now();
-    let received = receiver.received_count();
+    let before = receiver.received_count();
     server.stop().await;
     assert!(began.elapsed() < Duration::from_secs(7), "the deadline is 4 s: {:?}", began.elapsed());
-    let started = receiver.received_count() - received;
+    let started = receiver.received_count() - before;
     assert!(started <= 4, "{started} attempts were started during the stop");
 }
 

@@ -89,7 +89,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(30);
     const ANSWER_BYTES: usize = 300_000;
-    const DAY: Duration = Duration::from_secs(86_400);
+    const DAY: Duration = Duration::from_hours(24);
 
     /// A server whose answers are large, and the client's end of a connection to it that carries little at once.
     fn serve_one() -> (DuplexStream, JoinHandle<hyper::Result<()>>) {
