@@ -142,7 +142,7 @@ impl Bench {
         if self.wants_any(&[Part::Throughput, Part::Single, Part::Latency]) {
             let node = Node::start(&self.folder.join("one")).await?;
             node.add_webhook("bench", "bench.>", &receiver.url(0)).await?;
-            let batches = Shape { events: self.size.events, batch: 100, connections: 8, window: 4_000, webhooks: 1 };
+            let batches = Shape { events: self.size.events, batch: 100, connections: 16, window: 6_000, webhooks: 1 };
             let singles = Shape { batch: 1, connections: 64, ..batches };
             for (part, shape, name) in
                 [(Part::Throughput, batches, "batches of 100"), (Part::Single, singles, "single events")]
