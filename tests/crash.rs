@@ -6,86 +6,27 @@
 #[path = "support/receiver.rs"]
 mod receiver;
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::collections::{HashMap, HashSet};
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request};
-use postrider::delivery::client::{Client, ClientOptions};
-use postrider::delivery::guard::{Destination, EgressPolicy};
+use http::Method;
+use program::{Caller, Program};
 use receiver::{Answer, TestReceiver};
 use serde_json::{Value, json};
 
-const TOKEN: &str = "pr_crashcrashcrashcrashcrashcrashcrashcrashcra";
 /// `POSTRIDER_CRASH_ROUNDS` makes it more for a longer run.
 const ROUNDS: u32 = 50;
 const PUBLISHERS: u32 = 3;
 const BATCH: u32 = 20;
 
-struct Server {
-    child: Child,
-    url: String,
-    client: Client,
-}
-
-impl Server {
-    fn start(folder: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_postrider"))
-            .args(["--json", "serve", "--listen", "127.0.0.1:0", "--allow-private", "127.0.0.0/8", "--log", "error"])
-            .arg("--data")
-            .arg(folder.join("data"))
-            .current_dir(folder)
-            .env("POSTRIDER_ADMIN_TOKEN", TOKEN)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("the server speaks");
-        let started: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-        let policy = EgressPolicy { allow_all_private: true, ..EgressPolicy::default() };
-        let client = Client::new(ClientOptions { policy, ..ClientOptions::default() }).expect("a client");
-        Self { child, url: started["url"].as_str().expect("an address").to_owned(), client }
-    }
-
-    /// The answer, or `None` if there is none because the server has gone.
-    async fn call(&self, method: Method, path: &str, body: &Value) -> Option<(u16, Value)> {
-        call(&self.client, &self.url, method, path, body).await
-    }
-
-    fn kill(mut self) {
-        self.child.kill().expect("the server can be killed");
-        self.child.wait().expect("the server ends");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-async fn call(client: &Client, url: &str, method: Method, path: &str, body: &Value) -> Option<(u16, Value)> {
-    let url = format!("{url}/api/v1{path}");
-    let request = Request::builder()
-        .method(method)
-        .uri(&url)
-        .header("authorization", format!("Bearer {TOKEN}"))
-        .header("content-type", "application/json")
-        .body(Bytes::from(body.to_string()))
-        .expect("a request");
-    let destination = Destination::parse(&url).expect("a destination");
-    let response = client.request(&destination, request, 1 << 20, Duration::from_secs(20)).await.ok()?;
-    Some((response.status().as_u16(), serde_json::from_slice(response.body()).unwrap_or_default()))
-}
-
 /// Publishes until told to stop or nobody answers; `accepted` gets the ids that were answered with 202.
-async fn publish(client: Client, url: String, name: String, accepted: Arc<Mutex<Vec<String>>>, stop: Arc<AtomicBool>) {
+async fn publish(caller: Caller, name: String, accepted: Arc<Mutex<Vec<String>>>, stop: Arc<AtomicBool>) {
     for batch in 0.. {
         if stop.load(Ordering::Relaxed) {
             return;
@@ -93,9 +34,9 @@ async fn publish(client: Client, url: String, name: String, accepted: Arc<Mutex<
         let ids: Vec<String> = (0..BATCH).map(|n| format!("{name}-{batch}-{n}")).collect();
         let events: Vec<Value> =
             ids.iter().map(|id| json!({"id": id, "topic": "crash.test", "payload": {"a": 1}})).collect();
-        match call(&client, &url, Method::POST, "/events/batch", &Value::from(events)).await {
-            Some((202, _)) => accepted.lock().expect("nobody panics").extend(ids),
-            Some((status, problem)) => panic!("{status} {problem}"),
+        match caller.try_call(Method::POST, "/api/v1/events/batch", &Value::from(events)).await {
+            Some(answer) if answer.status() == 202 => accepted.lock().expect("nobody panics").extend(ids),
+            Some(answer) => panic!("{answer:?}"),
             None => return,
         }
     }
@@ -120,14 +61,14 @@ async fn every_accepted_event_is_delivered_though_the_server_crashes_again_and_a
     let accepted = Arc::new(Mutex::new(Vec::new()));
     let mut ends_of_rounds = Vec::new();
     for round in 0..rounds {
-        let server = Server::start(folder.path());
+        let server = Program::start(folder.path(), &["--log", "error"], Stdio::inherit());
         if round == 0 {
             for (name, receiver) in [("steady", &steady), ("flaky", &flaky)] {
                 let webhook = json!({
                     "name": name, "url": receiver.url("/"), "topic_patterns": ["crash.>"],
                     "max_in_flight": 8, "retry_schedule": vec![0.1; 40],
                 });
-                let (status, problem) = server.call(Method::POST, "/webhooks", &webhook).await.expect("an answer");
+                let (status, problem) = server.caller.call(Method::POST, "/api/v1/webhooks", &webhook).await;
                 assert_eq!(status, 201, "{problem}");
             }
         }
@@ -136,7 +77,7 @@ async fn every_accepted_event_is_delivered_though_the_server_crashes_again_and_a
             .map(|publisher| {
                 let name = format!("{round}-{publisher}");
                 let (accepted, stop) = (Arc::clone(&accepted), Arc::clone(&stop));
-                tokio::spawn(publish(server.client.clone(), server.url.clone(), name, accepted, stop))
+                tokio::spawn(publish(server.caller.clone(), name, accepted, stop))
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(fastrand::u64(10..200))).await;
@@ -148,10 +89,10 @@ async fn every_accepted_event_is_delivered_though_the_server_crashes_again_and_a
         }
     }
 
-    let server = Server::start(folder.path());
+    let server = Program::start(folder.path(), &["--log", "error"], Stdio::inherit());
     let settled = async {
         loop {
-            let (_, stats) = server.call(Method::GET, "/stats", &Value::Null).await.expect("an answer");
+            let (_, stats) = server.caller.get("/api/v1/stats").await;
             if stats["pending"] == 0 {
                 return stats;
             }

@@ -556,13 +556,13 @@ async fn a_private_destination_is_refused_at_registration_and_excused_at_deliver
     let store = tokio::task::spawn_blocking(open).await.unwrap();
     let client = Client::new(ClientOptions::default()).unwrap();
     let engine = Engine::start(Arc::new(store), client, Arc::new(SystemClock), settings()).await.unwrap();
-    let patch = WebhookPatch {
+    let wanted = WebhookPatch {
         name: Some("another".to_owned()),
         url: Some(receiver.url("/")),
         topic_patterns: Some(vec![">".to_owned()]),
         ..WebhookPatch::default()
     };
-    let refused = engine.create_webhook(DEFAULT_TENANT, patch).await;
+    let refused = engine.create_webhook(DEFAULT_TENANT, wanted).await;
     assert!(refused.is_err());
 
     publish(&engine, "a.b", 1).await;

@@ -3,25 +3,25 @@
 #![cfg(all(feature = "server", target_os = "linux"))]
 #![expect(clippy::expect_used, clippy::panic, reason = "these are tests")]
 
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/receiver.rs"]
 mod receiver;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
-use postrider::delivery::client::{Client, ClientOptions};
-use postrider::delivery::guard::{Destination, EgressPolicy};
+use http::{Method, Response};
+use program::Program;
 use receiver::{Answer, TestReceiver};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-const TOKEN: &str = "pr_fulldiskfulldiskfulldiskfulldiskfulldiskful";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the receiver thinks about what arrives before the disk is full: until it is.
 const THINKING: Duration = Duration::from_secs(4);
@@ -29,42 +29,25 @@ const THINKING: Duration = Duration::from_secs(4);
 /// The program itself, whose files can be kept from growing and allowed to grow again while it runs: the write
 /// fails in the kernel, as it does on a full disk.
 struct Server {
-    child: Child,
-    url: String,
-    client: Client,
+    program: Program,
     data: PathBuf,
     log: mpsc::UnboundedReceiver<String>,
 }
 
 impl Server {
     fn start(folder: &Path) -> Self {
-        let data = folder.join("data");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_postrider"))
-            .args(["--json", "serve", "--listen", "127.0.0.1:0", "--allow-private", "127.0.0.0/8", "--log", "info"])
-            .arg("--data")
-            .arg(&data)
-            .current_dir(folder)
-            .env("POSTRIDER_ADMIN_TOKEN", TOKEN)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
+        let mut program = Program::start(folder, &["--log", "info"], Stdio::piped());
         let (tell, log) = mpsc::unbounded_channel();
-        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let stderr = BufReader::new(program.child.stderr.take().expect("a pipe"));
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("the server speaks");
-        let started: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-        let policy = EgressPolicy { allow_all_private: true, ..EgressPolicy::default() };
-        let client = Client::new(ClientOptions { policy, ..ClientOptions::default() }).expect("a client");
-        Self { child, url: started["url"].as_str().expect("an address").to_owned(), client, data, log }
+        Self { program, data: folder.join("data"), log }
     }
 
     /// No file may grow beyond `bytes`; `None`: as before.
     fn limit_files(&self, bytes: Option<u64>) {
         let maximum = getrlimit(Resource::Fsize).maximum;
         let limit = Rlimit { current: bytes.or(maximum), maximum };
-        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).expect("its own user may limit it");
+        prlimit(Some(Pid::from_child(&self.program.child)), Resource::Fsize, limit).expect("its own user may limit it");
     }
 
     /// What is written next goes to the end of the log.
@@ -74,21 +57,11 @@ impl Server {
     }
 
     async fn call(&self, method: Method, path: &str, body: &Value) -> Response<Bytes> {
-        let url = format!("{}{path}", self.url);
-        let request = Request::builder()
-            .method(method)
-            .uri(&url)
-            .header("authorization", format!("Bearer {TOKEN}"))
-            .header("content-type", "application/json")
-            .body(Bytes::from(body.to_string()))
-            .expect("a request");
-        let destination = Destination::parse(&url).expect("a destination");
-        self.client.request(&destination, request, 1 << 20, PATIENCE).await.expect("the server answers")
+        self.program.caller.try_call(method, path, body).await.expect("the server answers")
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
-        let response = self.call(Method::GET, path, &Value::Null).await;
-        (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap_or_default())
+        self.program.caller.get(path).await
     }
 
     async fn publish(&self, id: &str) -> Response<Bytes> {
@@ -106,13 +79,6 @@ impl Server {
             panic!("the server has ended");
         };
         tokio::time::timeout(PATIENCE, logged).await.unwrap_or_else(|_| panic!("{text:?} was not logged"));
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

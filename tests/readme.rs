@@ -30,7 +30,6 @@ use serde_json::{Value, json};
 use self::receiver::TestReceiver;
 
 #[path = "support/receiver.rs"]
-#[allow(dead_code, reason = "each test file uses its part")]
 mod receiver;
 
 const README: &str = include_str!("../README.md");

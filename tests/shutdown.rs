@@ -3,67 +3,34 @@
 #![cfg(feature = "server")]
 #![expect(clippy::expect_used, reason = "these are tests")]
 
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/receiver.rs"]
 mod receiver;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{Method, Request};
-use postrider::delivery::client::{Client, ClientOptions};
-use postrider::delivery::guard::{Destination, EgressPolicy};
+use http::Method;
+use program::Program;
 use receiver::{Answer, TestReceiver};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-const TOKEN: &str = "a-token-of-the-operators-choice";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct Server {
-    child: Child,
-    url: String,
-    client: Client,
-}
+struct Server(Program);
 
 impl Server {
     fn start(folder: &Path, drain_timeout: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_postrider"))
-            .args(["--json", "serve", "--listen", "127.0.0.1:0", "--allow-private", "127.0.0.0/8"])
-            .args(["--log", "error", "--drain-timeout", drain_timeout])
-            .arg("--data")
-            .arg(folder.join("data"))
-            .current_dir(folder)
-            .env_clear()
-            .env("POSTRIDER_ADMIN_TOKEN", TOKEN)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("the server speaks");
-        let started: Value = serde_json::from_str(&line).expect("it says where it is");
-        let policy = EgressPolicy { allow_all_private: true, ..EgressPolicy::default() };
-        let client = Client::new(ClientOptions { policy, ..ClientOptions::default() }).expect("a client");
-        Self { child, url: started["url"].as_str().expect("an address").to_owned(), client }
+        Self(Program::start(folder, &["--log", "error", "--drain-timeout", drain_timeout], Stdio::inherit()))
     }
 
     async fn call(&self, method: Method, path: &str, body: &Value) -> Value {
-        let url = format!("{}/api/v1{path}", self.url);
-        let request = Request::builder()
-            .method(method)
-            .uri(&url)
-            .header("authorization", format!("Bearer {TOKEN}"))
-            .header("content-type", "application/json")
-            .body(Bytes::from(body.to_string()))
-            .expect("a request");
-        let destination = Destination::parse(&url).expect("a destination");
-        let response = self.client.request(&destination, request, 1 << 20, PATIENCE).await.expect("an answer");
-        let answer = String::from_utf8_lossy(response.body());
-        assert!(response.status().is_success(), "{path}: {answer}");
-        serde_json::from_str(&answer).expect("JSON")
+        let (status, answer) = self.0.caller.call(method, &format!("/api/v1{path}"), body).await;
+        assert!((200..300).contains(&status), "{path}: {answer}");
+        answer
     }
 
     /// Its only delivery, once it is as wanted.
@@ -82,22 +49,15 @@ impl Server {
     /// Ends it as `systemctl stop` does; returns how, and how long it took.
     async fn terminate(mut self) -> (ExitStatus, Duration) {
         let began = Instant::now();
-        let id = Pid::from_raw(self.child.id().cast_signed()).expect("a process");
+        let id = Pid::from_raw(self.0.child.id().cast_signed()).expect("a process");
         kill_process(id, Signal::TERM).expect("it runs");
         loop {
-            if let Some(status) = self.child.try_wait().expect("it is our child") {
+            if let Some(status) = self.0.child.try_wait().expect("it is our child") {
                 return (status, began.elapsed());
             }
             assert!(began.elapsed() < PATIENCE, "it does not end");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
