@@ -7,6 +7,7 @@
 mod breaker;
 mod figures;
 pub(crate) mod lane;
+mod load;
 pub(crate) mod memory;
 mod settler;
 mod timer;
@@ -32,9 +33,7 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Transition;
 use crate::delivery::client::Client;
 use crate::delivery::retry::Schedule;
-use crate::store::{
-    DeliveryKey, Disposition, Due, EventSeq, Portion, SettleBatch, Settlement, Store, StoreError, Unsettled,
-};
+use crate::store::{DeliveryKey, Disposition, EventSeq, SettleBatch, Settlement, Store, StoreError, Unsettled};
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
 /// Workers that are added at one look, over all lanes: opening connections must not itself make work slow.
@@ -42,16 +41,12 @@ const MAX_RELIEF: usize = 8;
 /// Idle connections that are kept, over all lanes.
 const MAX_KEPT_CONNECTIONS: usize = 2_048;
 /// Lanes that read from the store at the same time.
-const MAX_LOADS: usize = 4;
-/// The most bytes of bodies that a lane reads from the store at once; then it has something to do and reads on.
-const MAX_LOAD_BYTES: usize = 8 << 20;
+const MAX_LOADS: usize = 2;
 /// How often lanes in which deliveries wait for hands are looked after.
 const LOOK_AFTER_EVERY: Duration = Duration::from_millis(20);
 /// A look that comes this much late shows that the processors are busy: then slow workers wait for those,
 /// not for answers, and more connections would make it worse.
 const MAX_LOOK_DELAY: Duration = Duration::from_millis(5);
-/// How long a lane waits before it reads again after the store failed or memory was full.
-const LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Events read at once when a restart reads back what was in memory.
 const RECOVERY_EVENTS: u32 = 1_000;
 /// Deliveries of a deleted webhook that are ended in one commit.
@@ -179,8 +174,14 @@ impl Dispatcher {
 
     pub(crate) fn add(&self, record: &WebhookRecord) {
         let settings = &self.shared.settings;
-        let lane =
-            Lane::new(record, &settings.retry_schedule, settings.circuit_threshold, settings.max_lane_deliveries);
+        let memory = self.shared.memory.clone();
+        let lane = Lane::new(
+            record,
+            &settings.retry_schedule,
+            settings.circuit_threshold,
+            settings.max_lane_deliveries,
+            memory,
+        );
         self.shared.lanes.write().entry(record.seq).or_insert_with(|| Arc::new(lane));
     }
 
@@ -365,10 +366,12 @@ impl Shared {
     /// Fills a lane from the store, if it wants to be.
     fn load(self: &Arc<Self>, lane: &Arc<Lane>) {
         let now = self.clock.now();
-        if let Some(portion) = lane.begin_load(now) {
-            tokio::spawn(load(Arc::clone(self), Arc::clone(lane), portion, now));
-        } else if let Some(at) = lane.stored_due().filter(|at| *at > now) {
-            self.timer.set(at, lane.seq);
+        match lane.begin_load(now) {
+            Ok(portion) => {
+                tokio::spawn(load::run(Arc::clone(self), Arc::clone(lane), portion, now));
+            }
+            Err(Some(at)) => self.timer.set(at, lane.seq),
+            Err(None) => {}
         }
     }
 
@@ -453,42 +456,4 @@ async fn write_down(shared: Arc<Shared>, lane: Arc<Lane>, keys: Vec<(EventSeq, u
             return;
         }
     }
-}
-
-async fn load(shared: Arc<Shared>, lane: Arc<Lane>, portion: Portion, now: UnixMicros) {
-    let Ok(_permit) = shared.loads.acquire().await else { return };
-    let todo = match read_due(&shared, &lane, portion, now).await {
-        Ok((loaded, next_due, is_rest_due)) => lane.finish_load(loaded, next_due, is_rest_due, shared.clock.now()),
-        Err(error) => {
-            tracing::error!(%error, "cannot read deliveries that are due; trying again");
-            let now = shared.clock.now();
-            lane.finish_load(Vec::new(), Some(now.after(LOAD_RETRY_DELAY)), true, now)
-        }
-    };
-    shared.carry_out(&lane, todo);
-}
-
-type Loaded = (Vec<Queued>, Option<UnixMicros>, bool);
-
-async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicros) -> Result<Loaded, StoreError> {
-    let max_bytes = portion.max_bytes.min(shared.memory.free_bytes() / 2).min(MAX_LOAD_BYTES);
-    let Due { deliveries, is_rest_due } = shared.store.due(lane.seq, now, Portion { max_bytes, ..portion }).await?;
-    let mut loaded = Vec::with_capacity(deliveries.len());
-    for delivery in deliveries {
-        let Some(charge) = shared.memory.charge(delivery.event.event.body().len()) else {
-            return Ok((loaded, Some(shared.clock.now().after(LOAD_RETRY_DELAY)), true));
-        };
-        loaded.push(Queued {
-            event: charge.hold(delivery.event),
-            attempts: delivery.attempts,
-            round_attempts: delivery.round_attempts,
-            is_stored: true,
-        });
-    }
-    let next_due = if is_rest_due {
-        Some(now)
-    } else {
-        shared.store.next_due(Some(lane.seq), now).await?.first().map(|(_, at)| *at)
-    };
-    Ok((loaded, next_due, is_rest_due))
 }

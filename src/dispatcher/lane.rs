@@ -3,6 +3,7 @@
 //! A lane is state behind a short lock and does nothing by itself: each method says what the
 //! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
 
+mod queue;
 mod state;
 
 use std::sync::Arc;
@@ -11,10 +12,11 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, Id};
 
-pub(super) use self::state::{LaneSettings, Queued, Todo};
+pub(super) use self::queue::Queued;
+pub(super) use self::state::{LaneSettings, Todo};
 use self::state::{Mode, State, earlier};
 use super::breaker::Change;
-use super::memory::HeldEvent;
+use super::memory::{HeldEvent, Memory};
 use crate::clock::UnixMicros;
 use crate::delivery::Outcome;
 use crate::delivery::retry::Schedule;
@@ -34,6 +36,7 @@ pub(crate) struct Lane {
     /// A permit wakes an idle worker. Permits and [`State::idle_workers`] together are the workers that wait.
     pub(super) wake: Semaphore,
     max_queued: usize,
+    memory: Memory,
     state: Mutex<State>,
 }
 
@@ -43,6 +46,18 @@ pub(super) struct Job {
     pub(super) settings: Arc<LaneSettings>,
     /// The queue has room again for what waits in the store.
     pub(super) load: bool,
+}
+
+/// What a load brought.
+#[derive(Default)]
+pub(super) struct Loaded {
+    pub(super) deliveries: Vec<Queued>,
+    /// When the earliest of the rest is due.
+    pub(super) next_due: Option<UnixMicros>,
+    /// There is a rest that is due already.
+    pub(super) is_rest_due: bool,
+    /// The store failed or memory was full: not again before this.
+    pub(super) rest_until: Option<UnixMicros>,
 }
 
 /// What a worker finds.
@@ -63,11 +78,18 @@ pub(super) enum Whereabouts {
 }
 
 impl Lane {
-    pub(super) fn new(record: &WebhookRecord, default_schedule: &Schedule, threshold: u32, max_queued: usize) -> Self {
+    pub(super) fn new(
+        record: &WebhookRecord,
+        default_schedule: &Schedule,
+        threshold: u32,
+        max_queued: usize,
+        memory: Memory,
+    ) -> Self {
         Self {
             seq: record.seq,
             wake: Semaphore::new(0),
             max_queued,
+            memory,
             state: Mutex::new(State::new(record, default_schedule, threshold)),
         }
     }
@@ -100,7 +122,7 @@ impl Lane {
     pub(super) fn admit(&self, event: Arc<HeldEvent>) -> Todo {
         let mut state = self.state.lock();
         state.reserved -= 1;
-        state.queue.push_back(Queued { event, attempts: 0, round_attempts: 0, is_stored: false });
+        state.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false });
         if state.can_run() { state.employ(1, &self.wake) } else { state.evict() }
     }
 
@@ -142,7 +164,7 @@ impl Lane {
         if !state.can_run() {
             return None;
         }
-        let queued = state.queue.pop_front()?;
+        let queued = state.queue.pop()?;
         state.under_way.insert(queued.event.live.seq);
         state.jobs_taken += 1;
         let load = state.load.is_wanted && !state.load.is_under_way && state.queue.len() <= self.max_queued / 2;
@@ -177,7 +199,7 @@ impl Lane {
     pub(super) fn stop(&self) {
         let mut state = self.state.lock();
         state.mode = Mode::Stopped;
-        state.queue.clear();
+        state.queue.take_all();
     }
 
     pub(super) fn abort_workers(&self) {
@@ -187,7 +209,15 @@ impl Lane {
     }
 
     /// Books an attempt's end in the circuit.
-    pub(super) fn book(&self, outcome: &Outcome, error: Option<&str>, now: UnixMicros) -> (Change, Todo) {
+    ///
+    /// A failure under `settings` that were changed meanwhile says nothing of the webhook as it is now.
+    pub(super) fn book(
+        &self,
+        settings: &Arc<LaneSettings>,
+        outcome: &Outcome,
+        error: Option<&str>,
+        now: UnixMicros,
+    ) -> (Change, Todo) {
         let mut state = self.state.lock();
         let mut was_proven = true;
         let change = match error {
@@ -200,7 +230,7 @@ impl Lane {
             }
             Some(error) => {
                 state.is_health_dirty = true;
-                if outcome.end.counts_as_failure() {
+                if outcome.end.counts_as_failure() && Arc::ptr_eq(settings, &state.settings) {
                     state.breaker.failed(error, now)
                 } else {
                     state.breaker.excused(error, now);
@@ -237,11 +267,16 @@ impl Lane {
         Todo { wake_at: is_earlier.then_some(at), ..Todo::default() }
     }
 
-    /// A worker ended in the middle of a job, because it was aborted or has panicked. `true` if the job must be settled.
-    pub(super) fn worker_lost(&self, me: Id) -> bool {
+    /// A worker ended in the middle of a job, because it was aborted or has panicked. `None`: that is as it should
+    /// be; otherwise the job must be settled, and others take over its work.
+    pub(super) fn worker_lost(&self, me: Id) -> Option<Todo> {
         let mut state = self.state.lock();
         state.workers.remove(&me);
-        state.mode != Mode::Stopped
+        if state.mode == Mode::Stopped {
+            return None;
+        }
+        let jobs = state.queue.len();
+        Some(if state.can_run() { state.employ(jobs, &self.wake) } else { Todo::default() })
     }
 
     /// The health to be stored with the next commit, if it changed.
@@ -270,57 +305,47 @@ impl Lane {
 
     // --- loading from the store ---
 
-    /// What to load now, as far as memory has room for it, or `None` if there is no reason to.
-    pub(super) fn begin_load(&self, now: UnixMicros) -> Option<Portion> {
+    /// What to load now. Otherwise, when to ask again: never, if there is nothing to load or other things come first.
+    pub(super) fn begin_load(&self, now: UnixMicros) -> Result<Portion, Option<UnixMicros>> {
         let mut state = self.state.lock();
-        if !state.wants_load(self.max_queued, now) {
-            state.load.is_wanted |= state.stored_due.is_some_and(|at| at <= now);
-            return None;
+        if !state.wants_load(self.max_queued, &self.memory, now) {
+            let due = state.load_due();
+            state.load.is_wanted |= due.is_some_and(|at| at <= now);
+            return Err(due.filter(|at| *at > now));
         }
         state.load.is_under_way = true;
         state.load.is_wanted = false;
         state.stored_due = None;
-        let queued = state.queue.iter().map(|queued| queued.event.live.seq);
-        Some(Portion {
+        Ok(Portion {
             max_deliveries: u32::try_from(self.max_queued - state.queue.len()).unwrap_or(u32::MAX),
-            max_bytes: usize::MAX,
-            held: queued.chain(state.under_way.iter().copied()).collect(),
+            max_bytes: self.memory.free_bytes().saturating_sub(state.queue.bytes()) / 2,
+            held: state.queue.events().chain(state.under_way.iter().copied()).collect(),
         })
     }
 
-    /// Queues what was loaded. `next_due` is when the earliest of the rest is due; `is_rest_due` says whether
-    /// there is a rest that is due already.
-    pub(super) fn finish_load(
-        &self,
-        loaded: Vec<Queued>,
-        next_due: Option<UnixMicros>,
-        is_rest_due: bool,
-        now: UnixMicros,
-    ) -> Todo {
+    /// Queues what was loaded.
+    pub(super) fn finish_load(&self, loaded: Loaded, now: UnixMicros) -> Todo {
         let mut state = self.state.lock();
         state.load.is_under_way = false;
-        state.load.is_wanted |= is_rest_due;
-        state.stored_due = earlier(state.stored_due, next_due);
+        state.load.is_wanted |= loaded.is_rest_due;
+        state.load.rest_until = loaded.rest_until;
+        state.stored_due = earlier(state.stored_due, loaded.next_due);
         let mut known = std::mem::take(&mut state.load.settled_meanwhile);
-        known.extend(state.queue.iter().map(|queued| queued.event.live.seq));
+        known.extend(state.queue.events());
         let before = state.queue.len();
-        for queued in loaded {
+        for queued in loaded.deliveries {
             let seq = queued.event.live.seq;
             if !known.contains(&seq) && !state.under_way.contains(&seq) {
-                state.queue.push_back(queued);
+                state.queue.push(queued);
             }
         }
-        state.has_overflow = is_rest_due;
+        state.has_overflow = loaded.is_rest_due;
         if !state.can_run() {
             return state.evict();
         }
         let added = state.queue.len() - before;
-        let load = state.wants_load(self.max_queued, now);
-        Todo { load, wake_at: state.stored_due.filter(|_| !load), ..state.employ(added, &self.wake) }
-    }
-
-    pub(super) fn stored_due(&self) -> Option<UnixMicros> {
-        self.state.lock().stored_due
+        let load = state.wants_load(self.max_queued, &self.memory, now);
+        Todo { load, wake_at: state.load_due().filter(|_| !load), ..state.employ(added, &self.wake) }
     }
 
     // --- operating ---
@@ -354,19 +379,18 @@ impl Lane {
         if !state.under_way.insert(event) {
             return Whereabouts::UnderWay;
         }
-        let place = state.queue.iter().position(|queued| queued.event.live.seq == event);
-        Whereabouts::Taken(place.and_then(|place| state.queue.remove(place)))
+        Whereabouts::Taken(state.queue.take_out(event))
     }
 
     /// Lets a delivery be attempted again; `queued` goes back into the queue.
     pub(super) fn give_back(&self, event: EventSeq, queued: Option<Queued>) -> Todo {
         let mut state = self.state.lock();
         state.leave(event);
-        if queued.is_none() {
+        match queued {
+            Some(queued) => state.queue.push(queued),
             // A load may have passed it over meanwhile.
-            state.stored_due = Some(UnixMicros(0));
+            None => state.stored_due = Some(UnixMicros(0)),
         }
-        state.queue.extend(queued);
         if state.can_run() { state.resume(&self.wake) } else { state.evict() }
     }
 

@@ -30,8 +30,14 @@ pub(crate) struct Charge {
 #[derive(Debug)]
 pub(crate) struct HeldEvent {
     pub(crate) live: Arc<LiveEvent>,
-    #[expect(dead_code, reason = "held for its drop")]
     charge: Charge,
+}
+
+impl HeldEvent {
+    /// The share of the bound that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.charge.bytes
+    }
 }
 
 impl Memory {

@@ -13,6 +13,9 @@ use crate::webhook::WebhookSeq;
 /// The clock is looked at again after this long at the latest, since it may be set.
 const MAX_NAP: Duration = Duration::from_secs(1);
 
+/// Alarms out of date that the queue may hold, beside as many as it holds of the others.
+const MAX_OUTDATED: usize = 64;
+
 #[derive(Default)]
 pub(super) struct Timer {
     alarms: Mutex<Alarms>,
@@ -36,6 +39,9 @@ impl Timer {
         alarms.armed.insert(webhook, at);
         let is_first = alarms.queue.peek().is_none_or(|Reverse((first, _))| at < *first);
         alarms.queue.push(Reverse((at, webhook)));
+        if alarms.queue.len() > 2 * alarms.armed.len() + MAX_OUTDATED {
+            alarms.queue = alarms.armed.iter().map(|(webhook, at)| Reverse((*at, *webhook))).collect();
+        }
         drop(alarms);
         if is_first {
             self.changed.notify_one();
@@ -91,6 +97,13 @@ mod tests {
         assert_eq!(timer.take_due(UnixMicros(1_000)), Ok(A));
         assert_eq!(timer.take_due(UnixMicros(1_000)), Ok(B));
         assert_eq!(timer.take_due(UnixMicros(1_000)), Err(None));
+        // Alarms that were overtaken do not pile up.
+        for n in 0..1_000 {
+            timer.set(UnixMicros(1_000_000), A);
+            timer.set(UnixMicros(10), A);
+            assert_eq!(timer.take_due(UnixMicros(100)), Ok(A), "{n}");
+        }
+        assert!(timer.alarms.lock().queue.len() <= 2 + MAX_OUTDATED);
         timer.set(UnixMicros(500), A);
         assert_eq!(timer.take_due(UnixMicros(1_000)), Ok(A));
     }

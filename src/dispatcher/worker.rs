@@ -123,10 +123,11 @@ struct Hold<'a> {
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         let Some(job) = self.job.take() else { return };
-        if self.lane.worker_lost(self.me) {
+        if let Some(todo) = self.lane.worker_lost(self.me) {
             let (shared, lane) = (Arc::clone(self.shared), Arc::clone(self.lane));
             tracing::error!("an attempt ended unexpectedly; it is made again later");
             tokio::spawn(async move {
+                shared.carry_out(&lane, todo);
                 let at = shared.clock.now();
                 let settlement = Settlement {
                     key: DeliveryKey { event: job.event.live.seq, webhook: lane.seq },
@@ -191,12 +192,12 @@ fn kept(outcome: &Outcome) -> Bytes {
 }
 
 /// Counts the attempt, and acts when it opens or closes the circuit.
-fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, settings: &LaneSettings, outcome: &Outcome, error: Option<&str>) {
+fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, settings: &Arc<LaneSettings>, outcome: &Outcome, error: Option<&str>) {
     match error {
         None => shared.counters.attempts_succeeded.add(1),
         Some(_) => shared.counters.attempts_failed.add(1),
     }
-    let (change, todo) = lane.book(outcome, error, shared.clock.now());
+    let (change, todo) = lane.book(settings, outcome, error, shared.clock.now());
     match change {
         Change::None => {}
         Change::Opened => {

@@ -1,15 +1,16 @@
 //! What a lane knows, behind its lock, and the rules by which that changes. Pure but for waking workers.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, Id};
 
+use super::queue::{Queue, Queued};
 use crate::clock::UnixMicros;
 use crate::delivery::retry::Schedule;
 use crate::dispatcher::breaker::Breaker;
-use crate::dispatcher::memory::HeldEvent;
+use crate::dispatcher::memory::Memory;
 use crate::store::EventSeq;
 use crate::webhook::{Webhook, WebhookRecord};
 
@@ -41,7 +42,7 @@ pub(super) struct State {
     pub(super) settings: Arc<LaneSettings>,
     pub(super) mode: Mode,
     pub(super) breaker: Breaker,
-    pub(super) queue: VecDeque<Queued>,
+    pub(super) queue: Queue,
     /// Places promised to events that are being accepted.
     pub(super) reserved: usize,
     /// Taken from the queue, outcome not yet committed: not to be loaded again.
@@ -68,18 +69,10 @@ pub(super) struct Load {
     pub(super) is_under_way: bool,
     /// Something in the store is due, or will be when it is committed: load when the queue has room.
     pub(super) is_wanted: bool,
+    /// The store failed or memory was full: not again before this.
+    pub(super) rest_until: Option<UnixMicros>,
     /// Settled since the load under way began: what it read of them may be old.
     pub(super) settled_meanwhile: HashSet<EventSeq>,
-}
-
-/// A delivery in memory.
-#[derive(Clone)]
-pub(in crate::dispatcher) struct Queued {
-    pub(in crate::dispatcher) event: Arc<HeldEvent>,
-    pub(in crate::dispatcher) attempts: u32,
-    pub(in crate::dispatcher) round_attempts: u32,
-    /// It was read from the store, which has a row for it.
-    pub(in crate::dispatcher) is_stored: bool,
 }
 
 /// What the caller of a lane's method must do, after the lock.
@@ -123,7 +116,7 @@ impl State {
             settings: LaneSettings::new(record, default_schedule),
             mode: Mode::of(record),
             breaker: Breaker::new(record.health.clone(), threshold),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             reserved: 0,
             under_way: HashSet::new(),
             workers: HashMap::new(),
@@ -151,11 +144,18 @@ impl State {
         }
     }
 
-    pub(super) fn wants_load(&self, max_queued: usize, now: UnixMicros) -> bool {
+    /// Whether to read from the store now. As for new events, a lane takes no more memory than it leaves free.
+    pub(super) fn wants_load(&self, max_queued: usize, memory: &Memory, now: UnixMicros) -> bool {
         self.can_run()
             && !self.load.is_under_way
+            && self.load_due().is_some_and(|at| at <= now)
             && self.queue.len() <= max_queued / 2
-            && self.stored_due.is_some_and(|at| at <= now)
+            && (self.queue.is_empty() || self.queue.bytes() < memory.free_bytes())
+    }
+
+    /// When there is something to load, and loading is not at rest.
+    pub(super) fn load_due(&self) -> Option<UnixMicros> {
+        self.stored_due.map(|at| self.load.rest_until.map_or(at, |rest| at.max(rest)))
     }
 
     /// Finds hands for `jobs` new jobs: idle workers first, then new ones up to the cap.
@@ -190,14 +190,14 @@ impl State {
     /// Empties the queue, because nothing will be attempted for now or ever.
     pub(super) fn evict(&mut self) -> Todo {
         if self.mode == Mode::Stopped {
-            self.queue.clear();
+            self.queue.take_all();
             return Todo::default();
         }
-        if self.queue.iter().any(|queued| queued.is_stored) {
+        if self.queue.has_stored() {
             // They go back to where they were, due since long ago.
             self.stored_due = Some(UnixMicros(0));
         }
-        Todo { evicted: std::mem::take(&mut self.queue).into(), discard: self.mode == Mode::Removed, ..Todo::default() }
+        Todo { evicted: self.queue.take_all(), discard: self.mode == Mode::Removed, ..Todo::default() }
     }
 }
 

@@ -1,0 +1,75 @@
+//! The deliveries of a lane that wait in memory, and how much of it they take.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::dispatcher::memory::HeldEvent;
+use crate::store::EventSeq;
+
+/// A delivery in memory.
+#[derive(Clone)]
+pub(in crate::dispatcher) struct Queued {
+    pub(in crate::dispatcher) event: Arc<HeldEvent>,
+    pub(in crate::dispatcher) attempts: u32,
+    pub(in crate::dispatcher) round_attempts: u32,
+    /// It was read from the store, which has a row for it.
+    pub(in crate::dispatcher) is_stored: bool,
+}
+
+impl Queued {
+    fn seq(&self) -> EventSeq {
+        self.event.live.seq
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    entries: VecDeque<Queued>,
+    bytes: usize,
+}
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of memory that its events take, each counted whole though other lanes may hold it too.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn events(&self) -> impl Iterator<Item = EventSeq> + '_ {
+        self.entries.iter().map(Queued::seq)
+    }
+
+    pub(super) fn has_stored(&self) -> bool {
+        self.entries.iter().any(|queued| queued.is_stored)
+    }
+
+    pub(super) fn push(&mut self, queued: Queued) {
+        self.bytes += queued.event.bytes();
+        self.entries.push_back(queued);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Queued> {
+        let queued = self.entries.pop_front()?;
+        self.bytes -= queued.event.bytes();
+        Some(queued)
+    }
+
+    pub(super) fn take_out(&mut self, event: EventSeq) -> Option<Queued> {
+        let place = self.entries.iter().position(|queued| queued.seq() == event)?;
+        let queued = self.entries.remove(place)?;
+        self.bytes -= queued.event.bytes();
+        Some(queued)
+    }
+
+    pub(super) fn take_all(&mut self) -> Vec<Queued> {
+        self.bytes = 0;
+        std::mem::take(&mut self.entries).into()
+    }
+}
