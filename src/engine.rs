@@ -208,7 +208,8 @@ impl Engine {
     }
 
     /// Stops accepting and starting attempts, waits for those under way for at most `timeout`, records them (for
-    /// at most 5 s more), and closes the store. Returns how many attempts were cut off; their deliveries are made again at the next start.
+    /// at most 5 s more), and closes the store. Returns how many attempts were cut off; their deliveries are made
+    /// again at the next start.
     pub async fn drain(&self, timeout: Duration) -> usize {
         self.ingest.close();
         let cut_off = self.dispatcher.drain(timeout).await;

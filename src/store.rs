@@ -1,4 +1,4 @@
-//! What a store promises. It speaks intents, not rows; both stores pass one conformance suite.
+//! What a store promises. It speaks intents, not rows; `tests/store_conformance` holds a store to it.
 
 pub mod migrate;
 pub mod seal;
@@ -181,7 +181,8 @@ pub struct Owed {
 pub enum Disposition {
     /// The lane has room: no row is written, the caller puts it into the lane after the commit.
     InMemory,
-    /// The lane is full: a pending row is written, due at once; the lane reads it later.
+    /// The lane is full, its circuit open, memory short or others wait before it: a pending row is written, due at
+    /// once; the lane reads it later.
     Stored,
     /// It will not be attempted; a row says why.
     Skipped(&'static str),

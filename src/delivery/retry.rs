@@ -101,7 +101,8 @@ enum Verdict {
 }
 
 /// The original's rule: 429, 5xx and everything that is no answer is tried again; any other status says
-/// that the request itself is wrong. `retry_on` adds statuses to try again.
+/// that the request itself is wrong. `retry_on` adds statuses to try again; no setting
+/// fills it yet.
 fn verdict(end: &End, retry_on: &[u16]) -> Verdict {
     match end {
         End::Status(200..=299) => Verdict::Delivered,

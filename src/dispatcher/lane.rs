@@ -96,8 +96,8 @@ impl Lane {
 
     // --- accepting ---
 
-    /// Decides where a new delivery goes; `room` is the most that memory allows a lane now. A place promised ([`Disposition::InMemory`]) is taken by
-    /// [`Lane::admit`] or given back by [`Lane::release`].
+    /// Decides where a new delivery goes; `room` is the most that memory allows a lane now. A place promised
+    /// ([`Disposition::InMemory`]) is taken by [`Lane::admit`] or given back by [`Lane::release`].
     pub(crate) fn reserve(&self, room: usize) -> Disposition {
         let mut state = self.state.lock();
         match state.mode {
