@@ -101,13 +101,11 @@ enum Verdict {
 }
 
 /// The original's rule: 429, 5xx and everything that is no answer is tried again; any other status says
-/// that the request itself is wrong. `retry_on` adds statuses to try again; no setting
-/// fills it yet.
-fn verdict(end: &End, retry_on: &[u16]) -> Verdict {
+/// that the request itself is wrong.
+fn verdict(end: &End) -> Verdict {
     match end {
         End::Status(200..=299) => Verdict::Delivered,
         End::Status(429 | 500..=599) => Verdict::Retry,
-        End::Status(status) if retry_on.contains(status) => Verdict::Retry,
         End::Status(_) => Verdict::Terminal,
         _ => Verdict::Retry,
     }
@@ -118,7 +116,7 @@ fn verdict(end: &End, retry_on: &[u16]) -> Verdict {
 #[must_use]
 pub fn next(attempt: u32, outcome: &Outcome, schedule: &Schedule, now: UnixMicros, jitter: f64) -> Next {
     let error = || outcome.error_text().unwrap_or_default();
-    match verdict(&outcome.end, &[]) {
+    match verdict(&outcome.end) {
         Verdict::Delivered => Next::Delivered,
         Verdict::Terminal => Next::Dead { error: error() },
         Verdict::Retry => match schedule.delay_after(attempt) {

@@ -16,7 +16,7 @@ use crate::webhook::{Webhook, WebhookRecord};
 
 /// A lane opens another connection at once when more deliveries than this wait for each that it has.
 /// Fewer are left to those it has, since a connection costs many times what a request on an open one does;
-/// should these hang, [`Lane::relieve`] finds out.
+/// should these hang, [`Lane::relieve`](super::Lane::relieve) finds out.
 const MAX_WAITING_PER_WORKER: usize = 8;
 /// What workers need to know of the webhook; replaced whole when the webhook changes.
 pub(in crate::dispatcher) struct LaneSettings {
@@ -80,7 +80,7 @@ pub(super) struct Load {
 #[must_use]
 pub(in crate::dispatcher) struct Todo {
     pub(in crate::dispatcher) start_workers: usize,
-    /// Look after this lane with [`Lane::relieve`].
+    /// Look after this lane with [`Lane::relieve`](super::Lane::relieve).
     pub(in crate::dispatcher) look_after: bool,
     pub(in crate::dispatcher) load: bool,
     /// Set an alarm: something in the store becomes due.
