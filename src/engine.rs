@@ -71,8 +71,13 @@ impl Engine {
     }
 
     /// Accepts events, all or none; one receipt an event, in order.
-    pub async fn publish(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
-        self.ingest.publish(tenant, events).await
+    pub async fn publish(
+        self: &Arc<Self>,
+        tenant: TenantSeq,
+        events: Vec<Event>,
+    ) -> Result<Vec<Receipt>, PublishError> {
+        let engine = Arc::clone(self);
+        to_the_end(async move { engine.ingest.publish(tenant, events).await }).await
     }
 
     // --- webhooks ---

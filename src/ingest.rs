@@ -62,19 +62,15 @@ impl Ingest {
         Self { store, dispatcher, clock, patterns: RwLock::default(), is_closed: AtomicBool::new(false) }
     }
 
-    /// Accepts events, all or none; returns after the commit.
+    /// Accepts events, all or none; returns after the commit. Must run to its end: dropped after the commit, it
+    /// would part the events from their lanes.
     pub(crate) async fn publish(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(PublishError::Draining);
         }
         let accepted_at = self.clock.now();
         let placed = self.place(tenant, events);
-        let commit = commit(Arc::clone(&self.store), self.dispatcher.clone(), tenant, accepted_at, placed);
-        // In a task of its own: a publisher that hangs up must not part an event from its lanes.
-        match tokio::spawn(commit).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::Unavailable("the server is stopping".to_owned()).into()),
-        }
+        Ok(commit(&*self.store, &self.dispatcher, tenant, accepted_at, placed).await?)
     }
 
     /// Finds the lanes of each event and reserves places in them.
@@ -94,7 +90,11 @@ impl Ingest {
                 self.dispatcher.lanes(&webhooks, &mut lanes);
                 let charge = if lanes.is_empty() { None } else { memory.charge(event.body().len()) };
                 let room = charge.as_ref().map_or(0, |_| memory.room_for(event.body().len()));
-                let lanes = lanes.drain(..).map(|lane| (Arc::clone(&lane), lane.reserve(room))).collect();
+                let lanes = lanes.drain(..).map(|lane| {
+                    let disposition = lane.reserve(room);
+                    (lane, disposition)
+                });
+                let lanes = lanes.collect();
                 Placed { event, lanes, charge }
             })
             .collect()
@@ -139,8 +139,8 @@ impl Ingest {
 }
 
 async fn commit(
-    store: Arc<dyn Store>,
-    dispatcher: Dispatcher,
+    store: &dyn Store,
+    dispatcher: &Dispatcher,
     tenant: TenantSeq,
     accepted_at: UnixMicros,
     placed: Vec<Placed>,

@@ -74,7 +74,7 @@ fn events(topic: &str, count: usize) -> Vec<Event> {
     (0..count).map(event).collect()
 }
 
-async fn publish(engine: &Engine, topic: &str, count: usize) -> Vec<Receipt> {
+async fn publish(engine: &Arc<Engine>, topic: &str, count: usize) -> Vec<Receipt> {
     engine.publish(DEFAULT_TENANT, events(topic, count)).await.expect("the events are accepted")
 }
 
