@@ -225,6 +225,16 @@ impl Store for SqliteStore {
         self.writer.write(Size::SMALL, move |commit| webhooks::update(commit, tenant, uuid, &update)).await
     }
 
+    async fn switch_off(
+        &self,
+        webhook: WebhookSeq,
+        reason: &str,
+        now: UnixMicros,
+    ) -> Result<Option<WebhookRecord>, StoreError> {
+        let reason = reason.to_owned();
+        self.writer.write(Size::SMALL, move |commit| webhooks::switch_off(commit, webhook, &reason, now)).await
+    }
+
     async fn delete_webhook(
         &self,
         tenant: TenantSeq,
