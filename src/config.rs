@@ -367,6 +367,7 @@ impl Config {
                     allow_private: values.allow_private,
                     allow_all_private: values.allow_private_destinations,
                     own_listeners: Vec::new(),
+                    allow_proxy_resolution: false,
                 },
                 resolver: match values.resolver {
                     Resolver::Hickory => None,

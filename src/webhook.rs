@@ -5,6 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::clock::UnixMicros;
+use crate::delivery::access::Access;
 use crate::delivery::guard::{Destination, DestinationError};
 use crate::delivery::retry::{Schedule, ScheduleError};
 use crate::signing::{KeyError, Scheme, Secret, SigningKeys, StandardKey};
@@ -45,6 +46,8 @@ pub struct Webhook {
     pub signatures: Vec<Scheme>,
     /// For the whole attempt, response body included.
     pub timeout: Duration,
+    /// Headers, credentials, TLS and proxy; nothing special by default.
+    pub access: Access,
 }
 
 /// A webhook as a server keeps it.
@@ -131,6 +134,7 @@ impl Webhook {
             keys,
             signatures: vec![Scheme::Decnet, Scheme::Standard],
             timeout: DEFAULT_TIMEOUT,
+            access: Access::default(),
         })
     }
 }
@@ -192,6 +196,7 @@ impl WebhookSettings {
                 keys,
                 signatures: vec![Scheme::Decnet, Scheme::Standard],
                 timeout: DEFAULT_TIMEOUT,
+                access: Access::default(),
             },
             topic_patterns: Vec::new(),
             enabled: true,

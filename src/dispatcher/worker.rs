@@ -13,7 +13,7 @@ use super::Shared;
 use super::breaker::Change;
 use super::lane::{Job, Lane, LaneSettings, Queued, Work};
 use super::settler::Message;
-use crate::delivery::attempt::attempt;
+use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
 use crate::delivery::retry::{self, Next};
 use crate::delivery::{Outcome, Transition};
@@ -154,8 +154,8 @@ async fn deliver_once(
     let mut buffer = [0; Hyphenated::LENGTH];
     let id = shared.store.delivery_ids().encode(key);
     let webhook_id: &str = id.hyphenated().encode_lower(&mut buffer);
-    let outcome =
-        attempt(&shared.client, connection, &settings.receiver, &event.event, webhook_id, &*shared.clock).await;
+    let message = attempt::Message::of(&event.event);
+    let outcome = attempt(&shared.client, connection, &settings.receiver, &message, webhook_id, &*shared.clock).await;
 
     let now = shared.clock.now();
     let round_attempts = queued.round_attempts.saturating_add(1);

@@ -288,6 +288,7 @@ fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
                 keys,
                 signatures: words(9)?.map(scheme).collect::<Result<_, _>>()?,
                 timeout: std::time::Duration::from_micros(row.get::<_, i64>(10)?.unsigned_abs()),
+                access: crate::delivery::access::Access::default(),
             },
             topic_patterns: words(11)?.map(Pattern::parse).collect::<Result<_, _>>().map_err(corrupt)?,
             enabled: row.get(12)?,
