@@ -139,7 +139,8 @@ impl Sending<'_> {
     async fn with_token(self, slot: &mut Option<Connection>, trace: &mut Trace) -> Result<(), End> {
         let access = &self.webhook.access;
         for is_last in [false, true] {
-            *trace = Trace { phase: Phase::Token, ..Trace::default() };
+            *trace = Trace::default();
+            trace.phase = Phase::Token;
             let authorization = access.authorization(self.client, self.clock).await?;
             self.once(slot, authorization.as_ref(), trace).await?;
             let is_refused = trace.head.as_ref().is_some_and(|head| head.status == StatusCode::UNAUTHORIZED);
