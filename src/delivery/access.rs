@@ -90,7 +90,7 @@ impl RawAccess {
     #[must_use]
     pub fn shown(&self) -> Self {
         let header = |(name, value): (&String, &SecretText)| {
-            (name.clone(), if headers::is_sensitive(name) { value.shown() } else { value.clone() })
+            (name.clone(), if headers::is_sensitive(name) { SecretText::placeholder() } else { value.clone() })
         };
         Self {
             headers: self.headers.iter().map(header).collect(),

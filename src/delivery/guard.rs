@@ -287,7 +287,7 @@ impl EgressPolicy {
         check_port(destination.port)?;
         match &destination.host {
             Host::Ip(ip) => self.check(SocketAddr::new(*ip, destination.port)).map(|_| ()),
-            Host::Domain(name) => self.check_name(name, self.allow_all_private || !self.allow_private.is_empty()),
+            Host::Domain(name) => check_name(name, self.allow_all_private || !self.allow_private.is_empty()),
         }
     }
 
@@ -301,22 +301,8 @@ impl EgressPolicy {
         self.check_destination(destination)?;
         match &destination.host {
             Host::Ip(_) => Ok(()),
-            Host::Domain(name) => self.check_name(name, self.allow_all_private),
+            Host::Domain(name) => check_name(name, self.allow_all_private),
         }
-    }
-
-    /// `opened`: whether the name of a private zone may pass.
-    fn check_name(&self, name: &str, opened: bool) -> Result<(), DestinationError> {
-        let bare = name.trim_end_matches('.');
-        let within = |zone: &str| bare.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        if METADATA_NAMES.contains(&bare) {
-            return Err(DestinationError::Forbidden(format!("{name} is a cloud metadata service")));
-        }
-        // `internal` alone is no host of the zone (ICANN reserved `*.internal`), but it is no public name either.
-        if !opened && (within("localhost") || within("internal")) {
-            return Err(DestinationError::Forbidden(format!("{name} is a private name")));
-        }
-        Ok(())
     }
 
     /// An IPv6 address that carries an IPv4 address is judged as both, so that it is never more permissive than either.
@@ -350,6 +336,20 @@ impl EgressPolicy {
                 && (own_ip == ip || here && (own_ip.is_unspecified() || own_ip.is_loopback() && ip.is_unspecified()))
         })
     }
+}
+
+/// `opened`: whether the name of a private zone may pass.
+fn check_name(name: &str, opened: bool) -> Result<(), DestinationError> {
+    let bare = name.trim_end_matches('.');
+    let within = |zone: &str| bare.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    if METADATA_NAMES.contains(&bare) {
+        return Err(DestinationError::Forbidden(format!("{name} is a cloud metadata service")));
+    }
+    // `internal` alone is no host of the zone (ICANN reserved `*.internal`), but it is no public name either.
+    if !opened && (within("localhost") || within("internal")) {
+        return Err(DestinationError::Forbidden(format!("{name} is a private name")));
+    }
+    Ok(())
 }
 
 fn check_port(port: u16) -> Result<(), DestinationError> {

@@ -1,4 +1,4 @@
-//! Credentials for a receiver: HTTP basic, a bearer token, or one fetched by OAuth2 client credentials.
+//! Credentials for a receiver: HTTP basic, a bearer token, or one fetched by `OAuth2` client credentials.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,11 +15,11 @@ pub const MAX_USERNAME_BYTES: usize = 256;
 pub const MAX_PASSWORD_BYTES: usize = 1_024;
 /// The longest bearer token, in bytes; a longer one fits into no server's limits on headers.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
-/// The longest OAuth2 client secret, in bytes.
+/// The longest `OAuth2` client secret, in bytes.
 pub const MAX_CLIENT_SECRET_BYTES: usize = 4_096;
-/// The most OAuth2 scopes.
+/// The most `OAuth2` scopes.
 pub const MAX_SCOPES: usize = 64;
-/// The longest OAuth2 scope or audience, in bytes.
+/// The longest `OAuth2` scope or audience, in bytes.
 const MAX_SCOPE_BYTES: usize = 512;
 
 /// How Postrider shows a receiver who it is, as a user says it.
@@ -111,7 +111,7 @@ impl RawAuth {
         match &mut shown {
             Self::Basic { password: secret, .. }
             | Self::Bearer { token: secret }
-            | Self::OAuth2 { client_secret: secret, .. } => *secret = secret.shown(),
+            | Self::OAuth2 { client_secret: secret, .. } => *secret = SecretText::placeholder(),
         }
         shown
     }

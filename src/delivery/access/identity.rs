@@ -77,7 +77,7 @@ pub(super) fn roots(text: &str) -> Result<RootCertStore, AccessError> {
 
 impl RawClientCertificate {
     pub(super) fn shown(&self) -> Self {
-        Self { certificate: self.certificate.clone(), key: self.key.shown() }
+        Self { certificate: self.certificate.clone(), key: SecretText::placeholder() }
     }
 
     pub(super) fn check(&self) -> Result<Arc<SingleCertAndKey>, AccessError> {

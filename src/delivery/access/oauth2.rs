@@ -1,4 +1,4 @@
-//! Tokens by OAuth2 client credentials (RFC 6749, section 4.4): fetched when one is needed, one fetch at a time,
+//! Tokens by `OAuth2` client credentials (RFC 6749, section 4.4): fetched when one is needed, one fetch at a time,
 //! kept in memory until shortly before they expire.
 
 use std::time::Duration;
@@ -93,7 +93,7 @@ impl TokenSource {
         }
         match self.fetch(client, target).await {
             Ok((value, lifetime)) => {
-                let usable_until = now.after(lifetime - EXPIRY_MARGIN.min(lifetime / 4));
+                let usable_until = now.after(lifetime.saturating_sub(EXPIRY_MARGIN.min(lifetime / 4)));
                 let token = Token { value: value.clone(), fetched_at: Instant::now(), usable_from: now, usable_until };
                 *state = State { token: Some(token), failed: None };
                 Ok(Authorization { value, is_cached: false })

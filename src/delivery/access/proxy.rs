@@ -88,7 +88,7 @@ impl RawProxy {
                 let username = user_info.split(':').next().unwrap_or_default();
                 format!("{scheme}://{username}:{SHOWN_SECRET}@{host}").into()
             }
-            None => self.url.shown(),
+            None => SecretText::placeholder(),
         };
         Self { url, resolve: self.resolve }
     }

@@ -20,7 +20,8 @@ impl SecretText {
         &self.0
     }
 
-    pub(super) fn shown(&self) -> Self {
+    /// What is shown instead of any secret.
+    pub(super) fn placeholder() -> Self {
         Self(SHOWN_SECRET.to_owned())
     }
 
