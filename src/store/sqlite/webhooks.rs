@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::pending::corrupt;
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
+use crate::delivery::access::Access;
 use crate::delivery::guard::Destination;
 use crate::delivery::retry::Schedule;
 use crate::signing::{Scheme, Secret, SigningKeys, StandardKey};
@@ -346,6 +347,7 @@ fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
             keys,
             signatures: words(9)?.map(scheme).collect::<Result<_, _>>()?,
             timeout: Duration::from_micros(row.get::<_, i64>(10)?.unsigned_abs()),
+            access: Access::default(),
         },
         topic_patterns: words(11)?.map(Pattern::parse).collect::<Result<_, _>>().map_err(corrupt)?,
         enabled: row.get(12)?,
