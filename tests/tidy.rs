@@ -9,7 +9,7 @@ use std::path::Path;
 /// Who may import whom: a module imports its own row and those above it in this list.
 const ROWS: [&[&str]; 6] = [
     &["clock", "topic"],
-    &["event", "webhook", "signing", "delivery"],
+    &["event", "filter", "shape", "webhook", "signing", "delivery"],
     &["store"],
     &["ingest", "dispatcher", "engine"],
     &["sources", "api", "dashboard"],
@@ -18,6 +18,9 @@ const ROWS: [&[&str]; 6] = [
 
 /// The rows that make up the library without the feature `server`.
 const LIBRARY_ROWS: usize = 2;
+
+/// Modules of these rows that only the server has, so that they may use its crates.
+const SERVER_MODULES: [&str; 2] = ["filter", "shape"];
 
 /// Modules of one row that need each other, and why.
 const CYCLES: [(&[&str], &str); 1] = [(
@@ -222,12 +225,17 @@ fn cycles(sources: &[Source]) -> Vec<String> {
 /// `dependencies` are those of the feature `server`, as in the manifest.
 fn server_crates_in_library(sources: &[Source], dependencies: &[String]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for source in sources.iter().filter(|source| row(source.module()).is_some_and(|row| row < LIBRARY_ROWS)) {
+    let is_library =
+        |module: &str| row(module).is_some_and(|row| row < LIBRARY_ROWS) && !SERVER_MODULES.contains(&module);
+    for source in sources.iter().filter(|source| is_library(source.module())) {
         for dependency in dependencies {
             let name = dependency.replace('-', "_");
             if uses(&source.code, &name).any(|after| after.starts_with("::")) {
                 wrong.push(format!("{}: the library has no `{name}`", source.path));
             }
+        }
+        for module in imports(source).into_iter().filter(|module| SERVER_MODULES.contains(module)) {
+            wrong.push(format!("{}: the library has no `crate::{module}`", source.path));
         }
     }
     wrong
@@ -490,6 +498,7 @@ fn the_rules_notice_what_breaks_them() {
             Source::new("src/dispatcher.rs", "use crate::ingest::X;\n"),
         ]),
         server_crates_in_library(&bad("src/event.rs", "use serde_json::Value;\n"), &["serde-json".to_owned()]),
+        server_crates_in_library(&bad("src/event.rs", "use crate::filter::Filter;\n"), &[]),
         foreign_technology(&bad("src/api/events.rs", "let rows = db.query(r#\"\n  SELECT 1\"#);\n")),
         foreign_technology(&bad("src/api.rs", "use rusqlite::Connection;\n")),
         foreign_technology(&bad("src/ingest.rs", "let now = SystemTime::now();\n")),
@@ -521,6 +530,8 @@ fn the_rules_let_good_code_be() {
         fn f<'a>(text: &'a str) -> &'a str { \"{ crate::store\" /* { todo!() */ }\n\
         #[cfg(test)]\nmod tests { use crate::store::Store; }\n";
     let good = [Source::new("src/event.rs", good)];
+    let gated = [Source::new("src/filter/index.rs", "use parking_lot::Mutex;\n")];
+    assert_none(&server_crates_in_library(&gated, &["parking_lot".to_owned()]));
     for wrong in [wrong_imports(&good), foreign_technology(&good), too_long(&good, &[]), undocumented_limits(&good)] {
         assert_none(&wrong);
     }

@@ -98,7 +98,8 @@ impl<'a> Compiler<'a> {
                 continue;
             }
             if self.or_depth > 0 && operator::NAMES.contains(&key) {
-                let reason = format!("{key:?} is an operator and no field; name the field: {{\"field\": [{{{key:?}: …}}]}}");
+                let reason =
+                    format!("{key:?} is an operator and no field; name the field: {{\"field\": [{{{key:?}: …}}]}}");
                 return Err(self.wrong(member, reason));
             }
             self.path.push(key);

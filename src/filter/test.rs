@@ -45,10 +45,12 @@ impl Wildcard {
         let after = |rest: &str, part: &str| rest.find(part).map(|at| at + part.len());
         inside.is_some_and(|inside| {
             let mut rest = inside;
-            self.middle.iter().all(|part| after(rest, part).is_some_and(|end| {
-                rest = &rest[end..];
-                true
-            }))
+            self.middle.iter().all(|part| {
+                after(rest, part).is_some_and(|end| {
+                    rest = &rest[end..];
+                    true
+                })
+            })
         })
     }
 }
@@ -114,7 +116,8 @@ impl AnyOf {
     pub(super) fn matches(&self, value: Value<'_>) -> bool {
         let (texts, others) = self.tests.split_at(self.texts);
         let is_text = |wanted: &str| {
-            let order = |test: &Test| if let Test::Text(text) = test { (**text).cmp(wanted) } else { Ordering::Greater };
+            let order =
+                |test: &Test| if let Test::Text(text) = test { (**text).cmp(wanted) } else { Ordering::Greater };
             texts.binary_search_by(order).is_ok()
         };
         matches!(value, Value::Text(text) if is_text(text)) || others.iter().any(|test| test.matches(value))

@@ -69,9 +69,9 @@ pub(super) fn micros(text: &str) -> Option<Micros> {
 fn exponent_of(text: &str) -> i64 {
     const LIMIT: i64 = i64::MAX / 4;
     let digits = text.trim_start_matches(['+', '-']);
-    let size = digits.bytes().fold(0_i64, |sum, byte| {
-        if sum > LIMIT / 16 { LIMIT } else { sum * 10 + i64::from(byte.wrapping_sub(b'0')) }
-    });
+    let size = digits
+        .bytes()
+        .fold(0_i64, |sum, byte| if sum > LIMIT / 16 { LIMIT } else { sum * 10 + i64::from(byte.wrapping_sub(b'0')) });
     if text.starts_with('-') { -size } else { size }
 }
 

@@ -27,7 +27,9 @@ impl<'a> Compiler<'a> {
                 _ => return Err(self.wrong(operand, "exists must be true or false")),
             },
             "numeric" => tests.push(self.numeric(operand)?),
-            name @ ("prefix" | "suffix") if kind == Kind::Object => tests.push(self.affix_ignoring_case(name, operand)?),
+            name @ ("prefix" | "suffix") if kind == Kind::Object => {
+                tests.push(self.affix_ignoring_case(name, operand)?)
+            }
             name if IN_ANYTHING_BUT.contains(&name) => tests.push(self.string_test(name, operand)?),
             name => return Err(self.wrong(operand, unknown(name, &NAMES))),
         }
@@ -137,7 +139,9 @@ impl<'a> Compiler<'a> {
         let mut tests = Vec::new();
         for text in self.one_or_more(operand)? {
             if matches!(name, "prefix" | "suffix") && self.string(name, text)?.is_empty() {
-                return Err(self.wrong(text, format!("every string has the empty {name}, so no string would be wanted")));
+                return Err(
+                    self.wrong(text, format!("every string has the empty {name}, so no string would be wanted"))
+                );
             }
             tests.push(self.string_test(name, text)?);
         }

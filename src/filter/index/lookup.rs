@@ -159,8 +159,8 @@ impl Rules {
             return;
         }
         let compiled = self.filters[branch.filter].filter.compiled();
-        let is_match = !is_crowded
-            || matching::meets_all(event, &compiled.conditions, &compiled.branches[branch.number]);
+        let is_match =
+            !is_crowded || matching::meets_all(event, &compiled.conditions, &compiled.branches[branch.number]);
         if is_match {
             Scratch::note(scratch.round, &mut scratch.matched, branch.filter);
         }
