@@ -11,6 +11,7 @@
 //! Where a branch takes several fields from objects of which an event has more than one, conditions met one by one
 //! do not mean that one object meets them all: such a branch is then asked by itself.
 
+mod contained;
 mod lookup;
 mod slab;
 mod values;

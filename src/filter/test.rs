@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use memchr::memmem;
 
 use super::value::{Micros, Value, folded};
 
@@ -42,14 +43,13 @@ impl Wildcard {
     /// Looks for each part where it can come first, so each byte of `text` is passed once.
     fn matches(&self, text: &str) -> bool {
         let inside = text.strip_prefix(&*self.first).and_then(|rest| rest.strip_suffix(&*self.last));
-        let after = |rest: &str, part: &str| rest.find(part).map(|at| at + part.len());
+        let after = |rest: &[u8], part: &str| memmem::find(rest, part.as_bytes()).map(|at| at + part.len());
         inside.is_some_and(|inside| {
-            let mut rest = inside;
+            let mut rest = inside.as_bytes();
             self.middle.iter().all(|part| {
-                after(rest, part).is_some_and(|end| {
-                    rest = &rest[end..];
-                    true
-                })
+                let end = after(rest, part);
+                rest = &rest[end.unwrap_or(0)..];
+                end.is_some()
             })
         })
     }

@@ -7,6 +7,7 @@ use std::ops::Bound;
 use ipnet::IpNet;
 
 use super::TestId;
+use super::contained::{Contained, Found};
 use crate::filter::MAX_OPERAND_BYTES;
 use crate::filter::test::{Test, address};
 use crate::filter::value::{Micros, Value, folded};
@@ -22,7 +23,7 @@ pub(super) struct Values {
     folded_prefixes: Prefixes,
     folded_suffixes: Prefixes,
     /// Wildcards that neither begin nor end with a literal part; the others are with the prefixes and suffixes.
-    wildcards: Vec<TestId>,
+    wildcards: Contained,
     ranges: Ranges,
     networks: Networks,
     tests: usize,
@@ -32,6 +33,7 @@ pub(super) struct Values {
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     text: Vec<u8>,
+    found: Found,
 }
 
 impl Values {
@@ -47,9 +49,10 @@ impl Values {
             Test::IgnoreCase(text) => drop(self.ignoring_case.insert(text.as_bytes().into(), id)),
             Test::Range(from, to) => self.ranges.insert(*from, *to, id),
             Test::Network(network) => self.networks.insert(*network, id),
-            _ => match self.affixes(test) {
-                Some((affixes, affix)) => affixes.insert(affix, id),
-                None => self.wildcards.push(id),
+            _ => match (self.affixes(test), test) {
+                (Some((affixes, affix)), _) => affixes.insert(affix, id),
+                (None, Test::Wildcard(wildcard)) => self.wildcards.insert(wildcard, id),
+                (None, _) => {}
             },
         }
     }
@@ -62,9 +65,10 @@ impl Values {
             Test::IgnoreCase(text) => drop(self.ignoring_case.remove(text.as_bytes())),
             Test::Range(from, to) => self.ranges.remove(*from, *to),
             Test::Network(network) => self.networks.remove(*network),
-            _ => match self.affixes(test) {
-                Some((affixes, affix)) => affixes.remove(&affix, id),
-                None => self.wildcards.retain(|other| *other != id),
+            _ => match (self.affixes(test), test) {
+                (Some((affixes, affix)), _) => affixes.remove(&affix, id),
+                (None, Test::Wildcard(wildcard)) => self.wildcards.remove(wildcard, id),
+                (None, _) => {}
             },
         }
     }
@@ -90,7 +94,7 @@ impl Values {
     /// Gives `pass` the tests that `value` passes; a wildcard is given when it may be passed.
     pub(super) fn each(&self, value: Value<'_>, buffers: &mut Buffers, mut pass: impl FnMut(TestId)) {
         match value {
-            Value::Text(text) => self.each_of_text(text, &mut buffers.text, &mut pass),
+            Value::Text(text) => self.each_of_text(text, buffers, &mut pass),
             Value::Number(text, number) => {
                 self.bare.get(text).copied().map(&mut pass);
                 if let Some(number) = number {
@@ -101,8 +105,9 @@ impl Values {
         }
     }
 
-    /// Reads no more of `text` than an operand can be long, but for looking it up whole.
-    fn each_of_text(&self, text: &str, buffer: &mut Vec<u8>, pass: &mut impl FnMut(TestId)) {
+    /// Reads no more of `text` than an operand can be long, but for what wildcards have in their middle.
+    fn each_of_text(&self, text: &str, buffers: &mut Buffers, pass: &mut impl FnMut(TestId)) {
+        let Buffers { text: buffer, found } = buffers;
         let bytes = text.as_bytes();
         if !self.texts.is_empty() && text.len() <= MAX_OPERAND_BYTES {
             self.texts.get(text).copied().map(&mut *pass);
@@ -124,7 +129,7 @@ impl Values {
             fold(text.chars().rev(), buffer, |encoded, buffer| buffer.extend(encoded.iter().rev()));
             self.folded_suffixes.each(buffer, pass);
         }
-        self.wildcards.iter().copied().for_each(&mut *pass);
+        self.wildcards.each(bytes, found, pass);
         if !self.networks.is_empty()
             && let Some(address) = address(text)
         {
@@ -183,41 +188,55 @@ impl Prefixes {
     }
 }
 
-/// Ranges of numbers, of which all that hold a number are found: an interval tree that lies in a sorted list.
+/// Ranges of numbers, of which all that hold a number are found: an interval tree that lies in a sorted list, and the
+/// latest ranges beside it, since the tree is made anew for each change.
 #[derive(Debug, Default)]
 struct Ranges {
     /// From, to and whose, ascending.
-    ranges: Vec<(Micros, Micros, TestId)>,
+    sorted: Vec<Range>,
     /// For the middle of each part of the list that a search looks at: where the ranges in that part end at last.
     ends: Vec<Micros>,
+    latest: Vec<Range>,
 }
+
+type Range = (Micros, Micros, TestId);
 
 impl Ranges {
     fn insert(&mut self, from: Micros, to: Micros, id: TestId) {
-        let place = self.ranges.partition_point(|range| (range.0, range.1) < (from, to));
-        self.ranges.insert(place, (from, to, id));
-        self.rebuild();
+        /// As many are looked at one by one.
+        const MAX_LATEST: usize = 64;
+        self.latest.push((from, to, id));
+        if self.latest.len() > MAX_LATEST {
+            self.sorted.append(&mut self.latest);
+            self.rebuild();
+        }
     }
 
     fn remove(&mut self, from: Micros, to: Micros) {
-        if let Ok(place) = self.ranges.binary_search_by_key(&(from, to), |range| (range.0, range.1)) {
-            self.ranges.remove(place);
+        let is_removed = |range: &Range| (range.0, range.1) == (from, to);
+        if let Some(place) = self.latest.iter().position(is_removed) {
+            self.latest.swap_remove(place);
+        } else if let Some(place) = self.sorted.iter().position(is_removed) {
+            self.sorted.remove(place);
             self.rebuild();
         }
     }
 
     fn rebuild(&mut self) {
-        self.ends.resize(self.ranges.len(), 0);
-        build(&self.ranges, &mut self.ends);
+        self.sorted.sort_unstable();
+        self.ends.resize(self.sorted.len(), 0);
+        build(&self.sorted, &mut self.ends);
     }
 
     fn each(&self, number: Micros, pass: &mut impl FnMut(TestId)) {
-        search(&self.ranges, &self.ends, number, pass);
+        search(&self.sorted, &self.ends, number, pass);
+        let holding = self.latest.iter().filter(|(from, to, _)| (*from..=*to).contains(&number));
+        holding.for_each(|(_, _, id)| pass(*id));
     }
 }
 
 /// Fills in `ends`, and returns the last end.
-fn build(ranges: &[(Micros, Micros, TestId)], ends: &mut [Micros]) -> Micros {
+fn build(ranges: &[Range], ends: &mut [Micros]) -> Micros {
     let middle = ranges.len() / 2;
     let Some((_, end, _)) = ranges.get(middle) else { return Micros::MIN };
     let before = build(&ranges[..middle], &mut ends[..middle]);
@@ -226,7 +245,7 @@ fn build(ranges: &[(Micros, Micros, TestId)], ends: &mut [Micros]) -> Micros {
     ends[middle]
 }
 
-fn search(ranges: &[(Micros, Micros, TestId)], ends: &[Micros], number: Micros, pass: &mut impl FnMut(TestId)) {
+fn search(ranges: &[Range], ends: &[Micros], number: Micros, pass: &mut impl FnMut(TestId)) {
     let middle = ranges.len() / 2;
     let Some((from, to, id)) = ranges.get(middle) else { return };
     if ends[middle] < number {

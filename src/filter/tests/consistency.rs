@@ -55,8 +55,12 @@ fn operator() -> impl Strategy<Value = Json> {
     let string = || text().prop_map(Json::String);
     let nonempty =
         || one_or_more().prop_map(|texts| serde_json::from_str(&texts.to_string().replace("\"\"", "\"x\"")).unwrap());
-    let wild =
-        || prop::sample::select(&["*", "x*", "*x", "*y*", "x*x", "x*y*", "xy", "", "10.*"][..]).prop_map(Json::from);
+    let wild = || {
+        prop::sample::select(
+            &["*", "x*", "*x", "*y*", "*x*y*", "*.0.0*", "*10.1.0.1*", "x*x", "x*y*", "xy", "", "10.*"][..],
+        )
+        .prop_map(Json::from)
+    };
     let inverted = || {
         prop_oneof![
             nonempty().prop_map(of("prefix")),
