@@ -2,14 +2,15 @@
 //! over the whole event. Pure. `docs/filters.md` has the syntax for users.
 //!
 //! Rules that the published documentation leaves open are those of the open-source Event Ruler, on which
-//! EventBridge rests, but for three: a field's name with a dot in it is one name and no path; a field wanted both
-//! outside and inside of `$or` must be as both want it; and `exists: false` does not depend on the order of names.
+//! EventBridge rests, but for four: a field's name with a dot in it is one name and no path; a field wanted both
+//! outside and inside of `$or` must be as both want it; `exists: false` does not depend on the order of names; and the
+//! host part of a `cidr` is ignored.
 
 mod compile;
 mod document;
 mod index;
 mod matching;
-mod test;
+mod predicate;
 mod value;
 
 use std::fmt;

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use super::document::{Document, Kind, NodeAt, ROOT};
 use super::matching::Condition;
-use super::test::{AnyOf, Test, Wanted};
+use super::predicate::{AnyOf, Predicate, Wanted};
 use super::{MAX_CONDITIONS, MAX_FILTER_DEPTH, MAX_FILTER_VALUES, MAX_OPERAND_BYTES, MAX_OR_COMBINATIONS};
 
 /// Alternatives between whole sets of fields.
@@ -142,20 +142,20 @@ impl<'a> Compiler<'a> {
     /// One field's alternatives.
     fn field(&mut self, array: NodeAt, branches: &mut Branches) -> Result<(), Wrong> {
         let document = self.document;
-        let (mut tests, mut wanted) = (Vec::new(), Wanted::default());
+        let (mut predicates, mut wanted) = (Vec::new(), Wanted::default());
         for alternative in document.children(array) {
             self.count_value(alternative)?;
             match document.kind(alternative) {
-                Kind::String => tests.push(Test::Text(self.operand(alternative)?.into())),
-                Kind::Bare => tests.push(Test::Bare(self.operand(alternative)?.into())),
-                Kind::Object => self.operator(alternative, &mut tests, &mut wanted)?,
+                Kind::String => predicates.push(Predicate::Text(self.operand(alternative)?.into())),
+                Kind::Bare => predicates.push(Predicate::Bare(self.operand(alternative)?.into())),
+                Kind::Object => self.operator(alternative, &mut predicates, &mut wanted)?,
                 Kind::Array => return Err(self.wrong(alternative, "an array of alternatives holds no array")),
             }
         }
         if document.children(array).next().is_none() {
             return Err(self.wrong(array, "is empty; give at least one alternative"));
         }
-        wanted.any_of = AnyOf::new(tests);
+        wanted.any_of = AnyOf::new(predicates);
         wanted.anything_but.sort_unstable();
         wanted.anything_but.dedup();
         let condition = self.conditions.len().try_into().map_err(|_| self.wrong(array, "has too many conditions"))?;

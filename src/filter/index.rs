@@ -1,8 +1,8 @@
 //! Many filters, asked together.
 //!
-//! The fields that any filter names form a trie of paths. Equal tests of one field are one test, equal
-//! conditions one condition, equal filters one filter. A walk over an event finds which tests its leaves pass by
-//! looking their values up ([`values`]), not by trying each test.
+//! The fields that any filter names form a trie of paths. Equal predicates of one field are one predicate, equal
+//! conditions one condition, equal filters one filter. A walk over an event finds which predicates its leaves pass by
+//! looking their values up ([`values`]), not by trying each predicate.
 //!
 //! Each branch of a filter waits at its *gate*: that of its conditions which needs a leaf and at which fewest
 //! branches wait already. Only branches whose gate was met are looked at further. A condition that a field's absence
@@ -27,7 +27,7 @@ use self::slab::{Id, Slab};
 use self::values::Values;
 use super::Filter;
 use super::document::Document;
-use super::test::{Test, Wanted};
+use super::predicate::{Predicate, Wanted};
 
 /// The filters of many subscribers; one filter each.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct FilterIndex<K> {
 type FilterId = Id<Entry>;
 type BranchId = Id<Branch>;
 type ConditionId = Id<Indexed>;
-type TestId = Id<IndexedTest>;
+type PredicateId = Id<IndexedPredicate>;
 type PathId = Id<PathNode>;
 
 /// The filters, taken apart.
@@ -55,8 +55,8 @@ struct Rules {
     ungated: Vec<BranchId>,
     conditions: Slab<Indexed>,
     by_wanted: HashMap<(PathId, Arc<Wanted>), ConditionId>,
-    tests: Slab<IndexedTest>,
-    by_test: HashMap<(PathId, Test), TestId>,
+    predicates: Slab<IndexedPredicate>,
+    by_predicate: HashMap<(PathId, Predicate), PredicateId>,
     paths: Slab<PathNode>,
     root: Option<PathId>,
 }
@@ -85,7 +85,7 @@ struct Branch {
 struct Indexed {
     path: PathId,
     wanted: Arc<Wanted>,
-    tests: Box<[TestId]>,
+    predicates: Box<[PredicateId]>,
     /// Branches that have it.
     uses: usize,
     /// Branches that wait for it.
@@ -93,15 +93,15 @@ struct Indexed {
 }
 
 impl Indexed {
-    /// Whether nothing but its tests can meet it.
+    /// Whether nothing but its predicates can meet it.
     fn is_narrow(&self) -> bool {
         !self.wanted.exists && !self.wanted.absent && self.wanted.anything_but.is_empty()
     }
 }
 
 #[derive(Debug)]
-struct IndexedTest {
-    test: Test,
+struct IndexedPredicate {
+    predicate: Predicate,
     /// Conditions that it meets.
     conditions: Vec<ConditionId>,
 }
@@ -111,9 +111,9 @@ struct IndexedTest {
 struct PathNode {
     parent: Option<(PathId, Box<str>)>,
     children: HashMap<Box<str>, PathId>,
-    /// The tests of leaves here.
+    /// The predicates of leaves here.
     values: Values,
-    /// Gates here that leaves can meet without passing a test.
+    /// Gates here that leaves can meet without passing a predicate.
     broad_gates: Vec<ConditionId>,
     /// Conditions here with `anything-but`, for which the leaves are noted.
     exceptions: usize,
@@ -289,11 +289,11 @@ impl Rules {
         if let Some(id) = self.by_wanted.get(&(path, Arc::clone(&wanted))) {
             return *id;
         }
-        let tests = wanted.any_of.tests().iter().map(|test| self.test(path, test)).collect();
-        let indexed = Indexed { path, wanted: Arc::clone(&wanted), tests, uses: 0, gated: Vec::new() };
+        let predicates = wanted.any_of.predicates().iter().map(|predicate| self.predicate(path, predicate)).collect();
+        let indexed = Indexed { path, wanted: Arc::clone(&wanted), predicates, uses: 0, gated: Vec::new() };
         let id = self.conditions.insert(indexed);
-        for test in &self.conditions[id].tests {
-            self.tests[*test].conditions.push(id);
+        for predicate in &self.conditions[id].predicates {
+            self.predicates[*predicate].conditions.push(id);
         }
         let node = &mut self.paths[path];
         node.uses += 1;
@@ -308,14 +308,14 @@ impl Rules {
         if condition.uses > 0 {
             return;
         }
-        let Some(Indexed { path, wanted, tests, .. }) = self.conditions.remove(id) else { return };
-        for test in tests {
-            take_out(&mut self.tests[test].conditions, id);
-            if self.tests[test].conditions.is_empty()
-                && let Some(IndexedTest { test: removed, .. }) = self.tests.remove(test)
+        let Some(Indexed { path, wanted, predicates, .. }) = self.conditions.remove(id) else { return };
+        for predicate in predicates {
+            take_out(&mut self.predicates[predicate].conditions, id);
+            if self.predicates[predicate].conditions.is_empty()
+                && let Some(IndexedPredicate { predicate: removed, .. }) = self.predicates.remove(predicate)
             {
-                self.paths[path].values.remove(&removed, test);
-                self.by_test.remove(&(path, removed));
+                self.paths[path].values.remove(&removed, predicate);
+                self.by_predicate.remove(&(path, removed));
             }
         }
         self.paths[path].exceptions -= usize::from(!wanted.anything_but.is_empty());
@@ -323,13 +323,13 @@ impl Rules {
         self.release_path(path);
     }
 
-    fn test(&mut self, path: PathId, test: &Test) -> TestId {
-        if let Some(id) = self.by_test.get(&(path, test.clone())) {
+    fn predicate(&mut self, path: PathId, predicate: &Predicate) -> PredicateId {
+        if let Some(id) = self.by_predicate.get(&(path, predicate.clone())) {
             return *id;
         }
-        let id = self.tests.insert(IndexedTest { test: test.clone(), conditions: Vec::new() });
-        self.by_test.insert((path, test.clone()), id);
-        self.paths[path].values.insert(test, id);
+        let id = self.predicates.insert(IndexedPredicate { predicate: predicate.clone(), conditions: Vec::new() });
+        self.by_predicate.insert((path, predicate.clone()), id);
+        self.paths[path].values.insert(predicate, id);
         id
     }
 
@@ -363,7 +363,7 @@ impl Rules {
 }
 
 /// Removes one item of a list whose order does not matter.
-fn take_out<T: PartialEq>(list: &mut Vec<T>, item: T) {
+fn take_out<T: Copy + PartialEq>(list: &mut Vec<T>, item: T) {
     if let Some(place) = list.iter().position(|other| *other == item) {
         list.swap_remove(place);
     }

@@ -5,7 +5,7 @@
 //! "No such field" is asked of the element that the other conditions took, or of all if none took one.
 
 use super::document::{Document, Kind, NodeAt};
-use super::test::Wanted;
+use super::predicate::Wanted;
 
 /// What is wanted of the field at a path of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use super::{Compiler, Wrong};
 use crate::filter::MAX_WILDCARDS;
 use crate::filter::document::{Kind, NodeAt};
-use crate::filter::test::{AnyOf, Test, Wanted, Wildcard};
+use crate::filter::predicate::{AnyOf, Predicate, Wanted, Wildcard};
 use crate::filter::value::{MAX_NUMBER, Micros, folded, micros};
 
 /// Every operator.
@@ -15,22 +15,27 @@ const IN_ANYTHING_BUT: [&str; 4] = ["equals-ignore-case", "prefix", "suffix", "w
 
 impl<'a> Compiler<'a> {
     /// Adds what the object `{"operator": operand}` asks.
-    pub(super) fn operator(&mut self, at: NodeAt, tests: &mut Vec<Test>, wanted: &mut Wanted) -> Result<(), Wrong> {
+    pub(super) fn operator(
+        &mut self,
+        at: NodeAt,
+        predicates: &mut Vec<Predicate>,
+        wanted: &mut Wanted,
+    ) -> Result<(), Wrong> {
         let operand = self.only_member(at)?;
         let (document, kind) = (self.document, self.document.kind(operand));
         match document.key(operand) {
             "anything-but" => wanted.anything_but.push(self.anything_but(operand)?),
-            "cidr" => tests.push(self.cidr(operand)?),
+            "cidr" => predicates.push(self.cidr(operand)?),
             "exists" => match document.text(operand) {
                 "true" if kind == Kind::Bare => wanted.exists = true,
                 "false" if kind == Kind::Bare => wanted.absent = true,
                 _ => return Err(self.wrong(operand, "exists must be true or false")),
             },
-            "numeric" => tests.push(self.numeric(operand)?),
+            "numeric" => predicates.push(self.numeric(operand)?),
             name @ ("prefix" | "suffix") if kind == Kind::Object => {
-                tests.push(self.affix_ignoring_case(name, operand)?)
+                predicates.push(self.affix_ignoring_case(name, operand)?);
             }
-            name if IN_ANYTHING_BUT.contains(&name) => tests.push(self.string_test(name, operand)?),
+            name if IN_ANYTHING_BUT.contains(&name) => predicates.push(self.string_predicate(name, operand)?),
             name => return Err(self.wrong(operand, unknown(name, &NAMES))),
         }
         Ok(())
@@ -57,29 +62,29 @@ impl<'a> Compiler<'a> {
     }
 
     /// An operator of [`IN_ANYTHING_BUT`] with one string.
-    fn string_test(&mut self, name: &str, node: NodeAt) -> Result<Test, Wrong> {
+    fn string_predicate(&mut self, name: &str, node: NodeAt) -> Result<Predicate, Wrong> {
         let text = self.string(name, node)?;
         Ok(match name {
-            "prefix" => Test::Prefix(text.into()),
-            "suffix" => Test::Suffix(text.into()),
+            "prefix" => Predicate::Prefix(text.into()),
+            "suffix" => Predicate::Suffix(text.into()),
             "wildcard" => self.wildcard(node, text)?,
-            _ => Test::IgnoreCase(fold(text)),
+            _ => Predicate::IgnoreCase(fold(text)),
         })
     }
 
     /// `{"equals-ignore-case": "…"}` as the operand of `prefix` or `suffix`.
-    fn affix_ignoring_case(&self, name: &str, object: NodeAt) -> Result<Test, Wrong> {
+    fn affix_ignoring_case(&self, name: &str, object: NodeAt) -> Result<Predicate, Wrong> {
         let operand = self.only_member(object)?;
         if self.document.key(operand) != "equals-ignore-case" {
             let reason = format!("{name} must be a string or {{\"equals-ignore-case\": \"…\"}}");
             return Err(self.wrong(operand, reason));
         }
         let text = fold(self.string("equals-ignore-case", operand)?);
-        Ok(if name == "prefix" { Test::PrefixIgnoreCase(text) } else { Test::SuffixIgnoreCase(text) })
+        Ok(if name == "prefix" { Predicate::PrefixIgnoreCase(text) } else { Predicate::SuffixIgnoreCase(text) })
     }
 
     /// Reads `\*` and `\\` as the characters themselves, and `*` as any characters or none.
-    fn wildcard(&mut self, node: NodeAt, text: &str) -> Result<Test, Wrong> {
+    fn wildcard(&mut self, node: NodeAt, text: &str) -> Result<Predicate, Wrong> {
         let (mut parts, mut part) = (Vec::new(), String::new());
         let mut chars = text.chars();
         let mut is_after_asterisk = false;
@@ -104,10 +109,10 @@ impl<'a> Compiler<'a> {
         }
         let part = part.into_boxed_str();
         if parts.is_empty() {
-            return Ok(Test::Text(part));
+            return Ok(Predicate::Text(part));
         }
         let first = parts.remove(0);
-        Ok(Test::Wildcard(Wildcard { first, middle: parts.into(), last: part }))
+        Ok(Predicate::Wildcard(Wildcard { first, middle: parts.into(), last: part }))
     }
 
     /// What is not wanted.
@@ -120,14 +125,14 @@ impl<'a> Compiler<'a> {
         if !are_all(Kind::String) && !are_all(Kind::Bare) {
             return Err(self.wrong(operand, "anything-but has either strings or numbers"));
         }
-        let tests = values.iter().map(|value| {
+        let predicates = values.iter().map(|value| {
             if self.document.kind(*value) == Kind::String {
-                return Ok(Test::Text(self.operand(*value)?.into()));
+                return Ok(Predicate::Text(self.operand(*value)?.into()));
             }
             let number = self.number(*value, "anything-but has strings or numbers, or an object with an operator")?;
-            Ok(Test::Range(number, number))
+            Ok(Predicate::Range(number, number))
         });
-        Ok(AnyOf::new(tests.collect::<Result<_, _>>()?))
+        Ok(AnyOf::new(predicates.collect::<Result<_, _>>()?))
     }
 
     fn anything_but_operator(&mut self, object: NodeAt) -> Result<AnyOf, Wrong> {
@@ -136,16 +141,16 @@ impl<'a> Compiler<'a> {
         if !IN_ANYTHING_BUT.contains(&name) {
             return Err(self.wrong(operand, unknown(name, &IN_ANYTHING_BUT)));
         }
-        let mut tests = Vec::new();
+        let mut predicates = Vec::new();
         for text in self.one_or_more(operand)? {
             if matches!(name, "prefix" | "suffix") && self.string(name, text)?.is_empty() {
                 return Err(
                     self.wrong(text, format!("every string has the empty {name}, so no string would be wanted"))
                 );
             }
-            tests.push(self.string_test(name, text)?);
+            predicates.push(self.string_predicate(name, text)?);
         }
-        Ok(AnyOf::new(tests))
+        Ok(AnyOf::new(predicates))
     }
 
     /// The node itself, or what is in it if it is an array.
@@ -161,7 +166,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// `["=", 1]`, or one or two bounds: `[">", 0, "<=", 5]`.
-    fn numeric(&self, operand: NodeAt) -> Result<Test, Wrong> {
+    fn numeric(&self, operand: NodeAt) -> Result<Predicate, Wrong> {
         const WANTED: &str = "numeric must be an array such as [\"=\", 5] or [\">\", 0, \"<=\", 5]";
         let parts: Vec<NodeAt> = self.document.children(operand).collect();
         if self.document.kind(operand) != Kind::Array || !matches!(parts.len(), 2 | 4) {
@@ -176,7 +181,7 @@ impl<'a> Compiler<'a> {
             "<=" => (Micros::MIN, bound),
             _ => return Err(self.wrong(parts[0], "a comparison is one of \"=\", \"<\", \"<=\", \">\", \">=\"")),
         };
-        let [_, _, comparison, limit] = parts[..] else { return Ok(Test::Range(from, to)) };
+        let [_, _, comparison, limit] = parts[..] else { return Ok(Predicate::Range(from, to)) };
         if to != Micros::MAX {
             return Err(self.wrong(parts[0], "a range begins with \">\" or \">=\""));
         }
@@ -186,7 +191,7 @@ impl<'a> Compiler<'a> {
             "<=" => limit,
             _ => return Err(self.wrong(comparison, "a range ends with \"<\" or \"<=\"")),
         };
-        if from > to { Err(self.wrong(operand, "no number is in this range")) } else { Ok(Test::Range(from, to)) }
+        if from > to { Err(self.wrong(operand, "no number is in this range")) } else { Ok(Predicate::Range(from, to)) }
     }
 
     fn number(&self, node: NodeAt, wanted: &str) -> Result<Micros, Wrong> {
@@ -198,10 +203,10 @@ impl<'a> Compiler<'a> {
         micros(text).ok_or_else(|| self.wrong(node, format!("a number must be from -{MAX_NUMBER} to {MAX_NUMBER}")))
     }
 
-    fn cidr(&self, operand: NodeAt) -> Result<Test, Wrong> {
+    fn cidr(&self, operand: NodeAt) -> Result<Predicate, Wrong> {
         let network = self.string("cidr", operand)?.parse::<ipnet::IpNet>();
         let network = network.map_err(|_| self.wrong(operand, "cidr must be a network such as \"10.0.0.0/8\""))?;
-        Ok(Test::Network(network.trunc()))
+        Ok(Predicate::Network(network.trunc()))
     }
 }
 

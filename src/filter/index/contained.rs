@@ -5,8 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::TestId;
-use crate::filter::test::Wildcard;
+use super::PredicateId;
+use crate::filter::predicate::Wildcard;
 
 /// Lengths of grams, in bytes.
 const LENGTHS: [usize; 4] = [8, 4, 2, 1];
@@ -16,18 +16,18 @@ type Gram = (usize, u64);
 
 #[derive(Debug, Default)]
 pub(super) struct Contained {
-    grams: HashMap<Gram, Vec<TestId>>,
+    grams: HashMap<Gram, Vec<PredicateId>>,
     /// How many grams there are of each of [`LENGTHS`].
     lengths: [usize; 4],
     /// Wildcards without any literal part: `*`.
-    anything: Vec<TestId>,
+    anything: Vec<PredicateId>,
 }
 
 /// The grams that one text was found to have.
 pub(super) type Found = HashSet<Gram>;
 
 impl Contained {
-    pub(super) fn insert(&mut self, wildcard: &Wildcard, id: TestId) {
+    pub(super) fn insert(&mut self, wildcard: &Wildcard, id: PredicateId) {
         let waiting = |gram: &Gram| self.grams.get(gram).map_or(0, Vec::len);
         match grams_of(wildcard).min_by_key(waiting) {
             Some(gram) => {
@@ -41,7 +41,7 @@ impl Contained {
         }
     }
 
-    pub(super) fn remove(&mut self, wildcard: &Wildcard, id: TestId) {
+    pub(super) fn remove(&mut self, wildcard: &Wildcard, id: PredicateId) {
         self.anything.retain(|other| *other != id);
         for gram in grams_of(wildcard) {
             if let Some(ids) = self.grams.get_mut(&gram)
@@ -58,7 +58,7 @@ impl Contained {
     }
 
     /// Gives `pass` the wildcards that `text` may match, each once.
-    pub(super) fn each(&self, text: &[u8], found: &mut Found, pass: &mut impl FnMut(TestId)) {
+    pub(super) fn each(&self, text: &[u8], found: &mut Found, pass: &mut impl FnMut(PredicateId)) {
         self.anything.iter().copied().for_each(&mut *pass);
         found.clear();
         for (length, _) in LENGTHS.into_iter().zip(self.lengths).filter(|(_, count)| *count > 0) {

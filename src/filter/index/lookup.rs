@@ -2,12 +2,12 @@
 
 use super::slab::Id;
 use super::values::Buffers;
-use super::{BranchId, ConditionId, FilterId, PathId, PathNode, Rules, TestId};
+use super::{BranchId, ConditionId, FilterId, PathId, PathNode, PredicateId, Rules};
 use crate::filter::document::{Document, Kind, NodeAt, ROOT};
 use crate::filter::matching;
-use crate::filter::test::Test;
+use crate::filter::predicate::Predicate;
 
-/// What a lookup notes, by the numbers of tests, conditions, paths and filters. Notes carry the number of the lookup
+/// What a lookup notes, by the numbers of predicates, conditions, paths and filters. Notes carry the number of the lookup
 /// that made them, so that none has to be wiped out.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
@@ -37,7 +37,7 @@ impl Scratch {
     fn begin(&mut self, rules: &Rules) {
         self.round += 1;
         let grow = |notes: &mut Vec<u64>, bound: usize| notes.resize(bound.max(notes.len()), 0);
-        grow(&mut self.passed, rules.tests.bound());
+        grow(&mut self.passed, rules.predicates.bound());
         grow(&mut self.met, rules.conditions.bound());
         grow(&mut self.seen, rules.paths.bound());
         grow(&mut self.crowded, rules.paths.bound());
@@ -84,8 +84,8 @@ impl Rules {
         self.walk(event, ROOT, root, scratch);
         let mut gates = std::mem::take(&mut scratch.met_gates);
         gates.extend(scratch.seen_paths.iter().flat_map(|path| &self.paths[*path].broad_gates));
-        let gated = gates.iter().flat_map(|gate| &self.conditions[*gate].gated);
-        for branch in gated.chain(&self.ungated) {
+        let waiting = gates.iter().flat_map(|gate| &self.conditions[*gate].gated);
+        for branch in waiting.chain(&self.ungated) {
             self.consider(event, *branch, scratch);
         }
         scratch.met_gates = gates;
@@ -126,15 +126,15 @@ impl Rules {
         }
         let Some(value) = event.value(node).filter(|_| !path.values.is_empty()) else { return };
         let Scratch { round, passed, met, met_gates, buffers, .. } = scratch;
-        path.values.each(value, buffers, |test: TestId| {
-            if passed[test.number()] == *round {
+        path.values.each(value, buffers, |predicate: PredicateId| {
+            if passed[predicate.number()] == *round {
                 return;
             }
-            let indexed = &self.tests[test];
-            if matches!(indexed.test, Test::Wildcard(_)) && !indexed.test.matches(value) {
+            let indexed = &self.predicates[predicate];
+            if matches!(indexed.predicate, Predicate::Wildcard(_)) && !indexed.predicate.matches(value) {
                 return;
             }
-            passed[test.number()] = *round;
+            passed[predicate.number()] = *round;
             for condition in &indexed.conditions {
                 if Scratch::note(*round, met, *condition) && !self.conditions[*condition].gated.is_empty() {
                     met_gates.push(*condition);

@@ -109,16 +109,16 @@ proptest! {
         for key in keys {
             index.remove(key);
         }
-        let Rules { filters, by_filter, branches, ungated, conditions, by_wanted, tests, by_test, paths, .. } = &index.rules;
+        let Rules { filters, by_filter, branches, ungated, conditions, by_wanted, predicates, by_predicate, paths, .. } = &index.rules;
         let left = [filters.len(), by_filter.len(), branches.len(), ungated.len(), conditions.len(), by_wanted.len()];
         prop_assert_eq!(left, [0; 6]);
-        prop_assert_eq!((tests.len(), by_test.len(), paths.len()), (0, 0, paths.bound().min(1)), "the root stays");
-        let room = (filters.bound(), branches.bound(), conditions.bound(), tests.bound(), paths.bound());
+        prop_assert_eq!((predicates.len(), by_predicate.len(), paths.len()), (0, 0, paths.bound().min(1)), "the root stays");
+        let room = (filters.bound(), branches.bound(), conditions.bound(), predicates.bound(), paths.bound());
         for (filter, key, _) in &entries {
             index.insert(filter, *key);
         }
         let rules = &index.rules;
-        let now = (rules.filters.bound(), rules.branches.bound(), rules.conditions.bound(), rules.tests.bound(), rules.paths.bound());
+        let now = (rules.filters.bound(), rules.branches.bound(), rules.conditions.bound(), rules.predicates.bound(), rules.paths.bound());
         prop_assert_eq!(now, room);
         check(&index, &entries.iter().map(|(filter, key, _)| (*key, filter)).collect())?;
     }

@@ -1,4 +1,4 @@
-//! The tests of one field, arranged so that a value leads to those that it passes.
+//! The predicates of one field, arranged so that a value leads to those that it passes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -6,17 +6,17 @@ use std::ops::Bound;
 
 use ipnet::IpNet;
 
-use super::TestId;
+use super::PredicateId;
 use super::contained::{Contained, Found};
 use crate::filter::MAX_OPERAND_BYTES;
-use crate::filter::test::{Test, address};
+use crate::filter::predicate::{Predicate, address};
 use crate::filter::value::{Micros, Value, folded};
 
 #[derive(Debug, Default)]
 pub(super) struct Values {
-    texts: HashMap<Box<str>, TestId>,
-    bare: HashMap<Box<str>, TestId>,
-    ignoring_case: HashMap<Box<[u8]>, TestId>,
+    texts: HashMap<Box<str>, PredicateId>,
+    bare: HashMap<Box<str>, PredicateId>,
+    ignoring_case: HashMap<Box<[u8]>, PredicateId>,
     prefixes: Prefixes,
     /// Of values read backwards, as for all suffixes.
     suffixes: Prefixes,
@@ -26,7 +26,7 @@ pub(super) struct Values {
     wildcards: Contained,
     ranges: Ranges,
     networks: Networks,
-    tests: usize,
+    predicates: usize,
 }
 
 /// Room for what values are turned into.
@@ -38,61 +38,61 @@ pub(super) struct Buffers {
 
 impl Values {
     pub(super) fn is_empty(&self) -> bool {
-        self.tests == 0
+        self.predicates == 0
     }
 
-    pub(super) fn insert(&mut self, test: &Test, id: TestId) {
-        self.tests += 1;
-        match test {
-            Test::Text(text) => drop(self.texts.insert(text.clone(), id)),
-            Test::Bare(text) => drop(self.bare.insert(text.clone(), id)),
-            Test::IgnoreCase(text) => drop(self.ignoring_case.insert(text.as_bytes().into(), id)),
-            Test::Range(from, to) => self.ranges.insert(*from, *to, id),
-            Test::Network(network) => self.networks.insert(*network, id),
-            _ => match (self.affixes(test), test) {
+    pub(super) fn insert(&mut self, predicate: &Predicate, id: PredicateId) {
+        self.predicates += 1;
+        match predicate {
+            Predicate::Text(text) => drop(self.texts.insert(text.clone(), id)),
+            Predicate::Bare(text) => drop(self.bare.insert(text.clone(), id)),
+            Predicate::IgnoreCase(text) => drop(self.ignoring_case.insert(text.as_bytes().into(), id)),
+            Predicate::Range(from, to) => self.ranges.insert(*from, *to, id),
+            Predicate::Network(network) => self.networks.insert(*network, id),
+            _ => match (self.affixes(predicate), predicate) {
                 (Some((affixes, affix)), _) => affixes.insert(affix, id),
-                (None, Test::Wildcard(wildcard)) => self.wildcards.insert(wildcard, id),
+                (None, Predicate::Wildcard(wildcard)) => self.wildcards.insert(wildcard, id),
                 (None, _) => {}
             },
         }
     }
 
-    pub(super) fn remove(&mut self, test: &Test, id: TestId) {
-        self.tests -= 1;
-        match test {
-            Test::Text(text) => drop(self.texts.remove(text)),
-            Test::Bare(text) => drop(self.bare.remove(text)),
-            Test::IgnoreCase(text) => drop(self.ignoring_case.remove(text.as_bytes())),
-            Test::Range(from, to) => self.ranges.remove(*from, *to),
-            Test::Network(network) => self.networks.remove(*network),
-            _ => match (self.affixes(test), test) {
+    pub(super) fn remove(&mut self, predicate: &Predicate, id: PredicateId) {
+        self.predicates -= 1;
+        match predicate {
+            Predicate::Text(text) => drop(self.texts.remove(text)),
+            Predicate::Bare(text) => drop(self.bare.remove(text)),
+            Predicate::IgnoreCase(text) => drop(self.ignoring_case.remove(text.as_bytes())),
+            Predicate::Range(from, to) => self.ranges.remove(*from, *to),
+            Predicate::Network(network) => self.networks.remove(*network),
+            _ => match (self.affixes(predicate), predicate) {
                 (Some((affixes, affix)), _) => affixes.remove(&affix, id),
-                (None, Test::Wildcard(wildcard)) => self.wildcards.remove(wildcard, id),
+                (None, Predicate::Wildcard(wildcard)) => self.wildcards.remove(wildcard, id),
                 (None, _) => {}
             },
         }
     }
 
-    /// Where a test of how a string begins or ends is kept, under what.
-    fn affixes(&mut self, test: &Test) -> Option<(&mut Prefixes, Box<[u8]>)> {
+    /// Where a predicate of how a string begins or ends is kept, under what.
+    fn affixes(&mut self, predicate: &Predicate) -> Option<(&mut Prefixes, Box<[u8]>)> {
         let backwards = |text: &str| text.bytes().rev().collect();
-        match test {
-            Test::Prefix(text) => Some((&mut self.prefixes, text.as_bytes().into())),
-            Test::PrefixIgnoreCase(text) => Some((&mut self.folded_prefixes, text.as_bytes().into())),
-            Test::Suffix(text) => Some((&mut self.suffixes, backwards(text))),
-            Test::SuffixIgnoreCase(text) => Some((&mut self.folded_suffixes, backwards(text))),
-            Test::Wildcard(wildcard) if !wildcard.first.is_empty() => {
+        match predicate {
+            Predicate::Prefix(text) => Some((&mut self.prefixes, text.as_bytes().into())),
+            Predicate::PrefixIgnoreCase(text) => Some((&mut self.folded_prefixes, text.as_bytes().into())),
+            Predicate::Suffix(text) => Some((&mut self.suffixes, backwards(text))),
+            Predicate::SuffixIgnoreCase(text) => Some((&mut self.folded_suffixes, backwards(text))),
+            Predicate::Wildcard(wildcard) if !wildcard.first.is_empty() => {
                 Some((&mut self.prefixes, wildcard.first.as_bytes().into()))
             }
-            Test::Wildcard(wildcard) if !wildcard.last.is_empty() => {
+            Predicate::Wildcard(wildcard) if !wildcard.last.is_empty() => {
                 Some((&mut self.suffixes, backwards(&wildcard.last)))
             }
             _ => None,
         }
     }
 
-    /// Gives `pass` the tests that `value` passes; a wildcard is given when it may be passed.
-    pub(super) fn each(&self, value: Value<'_>, buffers: &mut Buffers, mut pass: impl FnMut(TestId)) {
+    /// Gives `pass` the predicates that `value` passes; a wildcard is given when it may be passed.
+    pub(super) fn each(&self, value: Value<'_>, buffers: &mut Buffers, mut pass: impl FnMut(PredicateId)) {
         match value {
             Value::Text(text) => self.each_of_text(text, buffers, &mut pass),
             Value::Number(text, number) => {
@@ -106,7 +106,7 @@ impl Values {
     }
 
     /// Reads no more of `text` than an operand can be long, but for what wildcards have in their middle.
-    fn each_of_text(&self, text: &str, buffers: &mut Buffers, pass: &mut impl FnMut(TestId)) {
+    fn each_of_text(&self, text: &str, buffers: &mut Buffers, pass: &mut impl FnMut(PredicateId)) {
         let Buffers { text: buffer, found } = buffers;
         let bytes = text.as_bytes();
         if !self.texts.is_empty() && text.len() <= MAX_OPERAND_BYTES {
@@ -150,18 +150,18 @@ fn fold(mut chars: impl Iterator<Item = char>, buffer: &mut Vec<u8>, add: impl F
 
 /// Strings, of which all that a text begins with are found.
 #[derive(Debug, Default)]
-struct Prefixes(BTreeMap<Box<[u8]>, Vec<TestId>>);
+struct Prefixes(BTreeMap<Box<[u8]>, Vec<PredicateId>>);
 
 impl Prefixes {
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    fn insert(&mut self, prefix: Box<[u8]>, id: TestId) {
+    fn insert(&mut self, prefix: Box<[u8]>, id: PredicateId) {
         self.0.entry(prefix).or_default().push(id);
     }
 
-    fn remove(&mut self, prefix: &[u8], id: TestId) {
+    fn remove(&mut self, prefix: &[u8], id: PredicateId) {
         if let Some(ids) = self.0.get_mut(prefix) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -172,7 +172,7 @@ impl Prefixes {
 
     /// Of all strings up to `text` in order, the last one either begins it, or shows how long those that do can be
     /// at most: as long as what it has in common with `text`. So each step shortens `text`.
-    fn each(&self, text: &[u8], pass: &mut impl FnMut(TestId)) {
+    fn each(&self, text: &[u8], pass: &mut impl FnMut(PredicateId)) {
         let mut rest = Some(text);
         while let Some(text) = rest {
             let upto: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Included(text));
@@ -199,10 +199,10 @@ struct Ranges {
     latest: Vec<Range>,
 }
 
-type Range = (Micros, Micros, TestId);
+type Range = (Micros, Micros, PredicateId);
 
 impl Ranges {
-    fn insert(&mut self, from: Micros, to: Micros, id: TestId) {
+    fn insert(&mut self, from: Micros, to: Micros, id: PredicateId) {
         /// As many are looked at one by one.
         const MAX_LATEST: usize = 64;
         self.latest.push((from, to, id));
@@ -228,7 +228,7 @@ impl Ranges {
         build(&self.sorted, &mut self.ends);
     }
 
-    fn each(&self, number: Micros, pass: &mut impl FnMut(TestId)) {
+    fn each(&self, number: Micros, pass: &mut impl FnMut(PredicateId)) {
         search(&self.sorted, &self.ends, number, pass);
         let holding = self.latest.iter().filter(|(from, to, _)| (*from..=*to).contains(&number));
         holding.for_each(|(_, _, id)| pass(*id));
@@ -245,7 +245,7 @@ fn build(ranges: &[Range], ends: &mut [Micros]) -> Micros {
     ends[middle]
 }
 
-fn search(ranges: &[Range], ends: &[Micros], number: Micros, pass: &mut impl FnMut(TestId)) {
+fn search(ranges: &[Range], ends: &[Micros], number: Micros, pass: &mut impl FnMut(PredicateId)) {
     let middle = ranges.len() / 2;
     let Some((from, to, id)) = ranges.get(middle) else { return };
     if ends[middle] < number {
@@ -263,7 +263,7 @@ fn search(ranges: &[Range], ends: &[Micros], number: Micros, pass: &mut impl FnM
 /// Networks, of which all that hold an address are found: by trying each length of prefix that occurs.
 #[derive(Debug, Default)]
 struct Networks {
-    ids: HashMap<IpNet, TestId>,
+    ids: HashMap<IpNet, PredicateId>,
     /// How many there are of each length; IPv6 or not.
     lengths: BTreeMap<(bool, u8), usize>,
 }
@@ -273,7 +273,7 @@ impl Networks {
         self.ids.is_empty()
     }
 
-    fn insert(&mut self, network: IpNet, id: TestId) {
+    fn insert(&mut self, network: IpNet, id: PredicateId) {
         self.ids.insert(network, id);
         *self.lengths.entry(Self::length(network)).or_default() += 1;
     }
@@ -293,7 +293,7 @@ impl Networks {
         (network.addr().is_ipv6(), network.prefix_len())
     }
 
-    fn each(&self, address: IpAddr, pass: &mut impl FnMut(TestId)) {
+    fn each(&self, address: IpAddr, pass: &mut impl FnMut(PredicateId)) {
         let family = address.is_ipv6();
         for ((_, length), _) in self.lengths.range((family, 0)..=(family, u8::MAX)) {
             let network = IpNet::new(address, *length).ok().map(|network| network.trunc());

@@ -10,7 +10,7 @@ use super::value::{Micros, Value, folded};
 
 /// One question about one leaf.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Test {
+pub(super) enum Predicate {
     /// This string.
     Text(Box<str>),
     /// This number, `true`, `false` or `null`, by its characters.
@@ -55,7 +55,7 @@ impl Wildcard {
     }
 }
 
-impl Test {
+impl Predicate {
     pub(super) fn matches(&self, value: Value<'_>) -> bool {
         match (self, value) {
             (Self::Bare(wanted), Value::Number(text, _) | Value::Word(text)) => **wanted == *text,
@@ -92,35 +92,36 @@ pub(super) fn address(text: &str) -> Option<IpAddr> {
     if text.len() > MAX_ADDRESS_BYTES { None } else { text.parse().ok() }
 }
 
-/// Several tests of which one is enough.
+/// Several predicates of which one is enough.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct AnyOf {
     /// Ascending; the strings come first.
-    tests: Box<[Test]>,
+    predicates: Box<[Predicate]>,
     /// How many of them are strings.
     texts: usize,
 }
 
 impl AnyOf {
-    pub(super) fn new(mut tests: Vec<Test>) -> Self {
-        tests.sort_unstable();
-        tests.dedup();
-        let texts = tests.partition_point(|test| matches!(test, Test::Text(_)));
-        Self { tests: tests.into(), texts }
+    pub(super) fn new(mut predicates: Vec<Predicate>) -> Self {
+        predicates.sort_unstable();
+        predicates.dedup();
+        let texts = predicates.partition_point(|predicate| matches!(predicate, Predicate::Text(_)));
+        Self { predicates: predicates.into(), texts }
     }
 
-    pub(super) fn tests(&self) -> &[Test] {
-        &self.tests
+    pub(super) fn predicates(&self) -> &[Predicate] {
+        &self.predicates
     }
 
     pub(super) fn matches(&self, value: Value<'_>) -> bool {
-        let (texts, others) = self.tests.split_at(self.texts);
+        let (texts, others) = self.predicates.split_at(self.texts);
         let is_text = |wanted: &str| {
-            let order =
-                |test: &Test| if let Test::Text(text) = test { (**text).cmp(wanted) } else { Ordering::Greater };
+            let order = |predicate: &Predicate| {
+                if let Predicate::Text(text) = predicate { (**text).cmp(wanted) } else { Ordering::Greater }
+            };
             texts.binary_search_by(order).is_ok()
         };
-        matches!(value, Value::Text(text) if is_text(text)) || others.iter().any(|test| test.matches(value))
+        matches!(value, Value::Text(text) if is_text(text)) || others.iter().any(|predicate| predicate.matches(value))
     }
 }
 
