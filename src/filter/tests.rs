@@ -114,8 +114,8 @@ fn every_limit_is_kept() {
     let ors = |last: usize| format!("{{{},\"x\":{{{},\"y\":{{{}}}}}}}", or(10), or(10), or(last));
     accepted_and_refused(ors(10), ors(11), MAX_OR_COMBINATIONS);
     let wide = |fields: usize| {
-        let fields: String = (0..fields).map(|number| format!("\"f{number}\":[1],")).collect();
-        ors(10).replacen('{', &format!("{{{fields}"), 1)
+        let fields: Vec<_> = (0..fields).map(|number| format!("\"f{number}\":[1],")).collect();
+        ors(10).replacen('{', &format!("{{{}", fields.concat()), 1)
     };
     // A thousand combinations of three fields and these.
     accepted_and_refused(wide(5), wide(6), MAX_CONDITIONS);
@@ -157,8 +157,7 @@ proptest! {
         let text = parts.concat();
         if let Ok(filter) = Filter::parse(&text) {
             prop_assert_eq!(&Filter::parse(filter.as_str()).unwrap(), &filter);
-            filter.matches(&body);
-            filter.matches(text.as_bytes());
+            let _ = (filter.matches(&body), filter.matches(text.as_bytes()));
         }
     }
 }

@@ -128,7 +128,7 @@ impl Flattened {
             Json::Object(fields) => {
                 let elements = [elements, opened].concat();
                 for (key, value) in fields {
-                    self.add(value, &[path, &[key.clone()]].concat(), &elements, &[]);
+                    self.add(value, &[path, std::slice::from_ref(key)].concat(), &elements, &[]);
                 }
             }
             Json::Array(values) => {
