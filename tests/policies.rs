@@ -226,6 +226,36 @@ async fn a_webhook_has_its_own_statuses_to_try_again() {
     stop(engine).await;
 }
 
+// --- the filter ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_skips_what_it_does_not_match_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(folder.path()).await;
+    let receiver = TestReceiver::healthy().await;
+    let webhook = subscribe(&engine, "picky", ">", &receiver.url("/")).await;
+    subscribe(&engine, "all", ">", &receiver.url("/all")).await;
+    let filter = r#"{"filter": {"topic": [{"prefix": "a."}], "payload": {"n": [{"numeric": [">=", 7]}]}}}"#;
+    change(&engine, &webhook, patch(filter)).await;
+    publish(&engine, "a.b", 10).await;
+    let skipped = wait_for(&engine, DeliveryState::Skipped, 7).await;
+    assert!(skipped.iter().all(|delivery| delivery.reason.as_deref() == Some("filter")));
+    wait_for(&engine, DeliveryState::Delivered, 13).await;
+    let mut wanted: Vec<_> = receiver.received().into_iter().filter(|request| request.path == "/").collect();
+    wanted.sort_by_key(|request| numbers(std::slice::from_ref(request)));
+    assert_eq!(numbers(&wanted), [7, 8, 9]);
+    stop(engine).await;
+
+    // It holds after a restart, until it is taken back.
+    let engine = start(folder.path()).await;
+    publish(&engine, "a.b", 1).await;
+    wait_for(&engine, DeliveryState::Skipped, 8).await;
+    change(&engine, &webhook, patch(r#"{"filter": null}"#)).await;
+    publish(&engine, "a.b", 1).await;
+    wait_for(&engine, DeliveryState::Delivered, 16).await;
+    stop(engine).await;
+}
+
 // --- the rate ---
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
 use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -73,6 +74,9 @@ pub(super) struct Webhook {
     metadata: BTreeMap<String, String>,
     #[schema(required)]
     disable_after_days: Option<u32>,
+    /// An event pattern; events of the topics that it does not match are skipped.
+    #[schema(required, value_type = Option<Object>)]
+    filter: Option<Box<RawValue>>,
     /// Headers beside those that Postrider sets; credentials among them are not shown.
     #[schema(value_type = BTreeMap<String, String>)]
     headers: BTreeMap<String, SecretText>,
@@ -148,6 +152,7 @@ impl From<&WebhookRecord> for Webhook {
             batch: policy.batch.map(Batching::to_raw),
             metadata: policy.metadata.clone(),
             disable_after_days: policy.disable_after_days,
+            filter: policy.filter.as_ref().and_then(|filter| filter.to_raw_value().ok()),
             headers: access.headers,
             content_type: access.content_type,
             auth: access.auth,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::policy::{RawBatching, RawRateLimit};
@@ -86,6 +87,11 @@ pub struct WebhookPatch {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 365, value_type = Option<u32>)]
     pub disable_after_days: Option<Option<u32>>,
+    /// An event pattern over the whole event, in the syntax of Amazon EventBridge (docs/filters.md), as in
+    /// `{"payload": {"score": [{"numeric": [">=", 7]}]}}`; others are skipped. `null`: all events of the topics.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub filter: Option<Option<Box<RawValue>>>,
     /// Headers beside those that Postrider sets, by name; they replace those before. Values of headers that carry
     /// credentials are not shown again.
     #[serde(skip_serializing_if = "Option::is_none")]

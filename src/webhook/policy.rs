@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::patch::WebhookPatch;
 use crate::event::{MAX_BATCH_EVENTS, MAX_EVENT_BYTES};
+use crate::filter::Filter;
 
 /// The most statuses in `retry_on`.
 pub const MAX_RETRY_ON: usize = 64;
@@ -43,6 +44,8 @@ pub struct Policy {
     pub batch: Option<Batching>,
     pub metadata: BTreeMap<String, String>,
     pub disable_after_days: Option<u32>,
+    /// Events of the webhook's topics that it does not want are skipped.
+    pub filter: Option<Filter>,
 }
 
 /// At most `burst + per_s × t` attempts begin within any time `t`.
@@ -133,6 +136,15 @@ impl Policy {
             }
             self.disable_after_days = days;
         }
+        if let Some(filter) = &patch.filter {
+            self.filter = filter.as_ref().and_then(|json| match Filter::parse(json.get()) {
+                Ok(filter) => Some(filter),
+                Err(error) => {
+                    wrong.add("filter", error.to_string());
+                    None
+                }
+            });
+        }
         wrong.0
     }
 
@@ -146,6 +158,7 @@ impl Policy {
             batch: self.batch.map(|batch| Some(batch.to_raw())),
             metadata: (self.metadata != default.metadata).then(|| self.metadata.clone()),
             disable_after_days: self.disable_after_days.map(Some),
+            filter: self.filter.as_ref().map(|filter| filter.to_raw_value().ok()),
             ..WebhookPatch::default()
         }
     }
@@ -259,7 +272,7 @@ mod tests {
     fn a_policy_comes_back_from_its_patch() {
         let patch = r#"{"retry_on": [425, 408, 408], "rate_limit": {"per_s": 0.5, "burst": 3}, "ordered": true,
             "batch": {"max_events": 10, "max_wait_ms": 250, "max_bytes": 2048}, "metadata": {"team": "soc"},
-            "disable_after_days": 5}"#;
+            "disable_after_days": 5, "filter": {"payload": {"score": [{"numeric": [">", 5]}]}}}"#;
         let mut policy = Policy::default();
         assert!(policy.apply(&serde_json::from_str(patch).unwrap()).is_empty());
         assert_eq!(policy.retry_on, [408, 425]);
@@ -270,7 +283,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&Policy::default().to_patch()).unwrap(), "{}");
         // null takes a setting back.
         let nothing = r#"{"retry_on": [], "rate_limit": null, "ordered": false, "batch": null, "metadata": {},
-            "disable_after_days": null}"#;
+            "disable_after_days": null, "filter": null}"#;
         assert!(again.apply(&serde_json::from_str(nothing).unwrap()).is_empty());
         assert_eq!(again, Policy::default());
     }
@@ -287,6 +300,8 @@ mod tests {
             (r#"{"batch": {"max_events": 2, "max_wait_ms": 60001}}"#, "batch.max_wait_ms"),
             (r#"{"batch": {"max_events": 2, "max_wait_ms": 5, "max_bytes": 9}}"#, "batch.max_bytes"),
             (r#"{"disable_after_days": 366}"#, "disable_after_days: is 366"),
+            (r#"{"filter": {"payload": {"score": [{"numeric": [">"]}]}}}"#, "filter: line 1 column"),
+            (r#"{"filter": []}"#, "filter: line 1 column 1"),
             (r#"{"metadata": {"": "x"}}"#, "must have 1 to 64"),
             (r#"{"metadata": {"a": "x\u0000"}}"#, "control characters"),
         ];
