@@ -940,6 +940,33 @@ async fn a_proxy_is_no_way_around_the_guard() {
 }
 
 #[tokio::test]
+async fn a_proxy_does_not_lead_back_to_this_server() {
+    // Nothing is sent; the system says which address it would send from. Without a network it has none.
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let lan = probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr()).map(|addr| addr.ip());
+    let Ok(lan) = lan else { return eprintln!("passed over: this machine is in no network") };
+    let own = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let (proxy, mut asked) = http_proxy(NamesAtProxy::default()).await;
+    let policy = EgressPolicy {
+        allow_all_private: true,
+        own_listeners: vec![own.local_addr().unwrap()],
+        ..EgressPolicy::default()
+    };
+    let client = Client::new(ClientOptions { policy, ..ClientOptions::default() }).unwrap();
+    let port = own.local_addr().unwrap().port();
+    for host in [lan.to_string(), "127.0.0.1".to_owned()] {
+        let url = format!("http://{host}:{port}/");
+        let webhook = with(&url, through(&format!("http://{}", proxy.addr), Resolution::Here));
+        let expected = format!("egress_blocked: {host} port {port} is this server itself");
+        assert_eq!(error_of(&attempt_once(&client, &webhook).await), expected);
+    }
+    let itself = through(&format!("http://{lan}:{port}"), Resolution::Here);
+    let outcome = attempt_once(&client, &with("http://192.0.2.1/", itself)).await;
+    assert_eq!(error_of(&outcome), format!("egress_blocked: proxy: {lan} port {port} is this server itself"));
+    assert!(drain(&mut asked).is_empty());
+}
+
+#[tokio::test]
 async fn a_name_that_moves_inside_is_blocked_on_a_kept_connection_through_a_proxy_too() {
     let (receiver, _requests) = receiving().await;
     let (proxy, _asked) = http_proxy(NamesAtProxy::default()).await;

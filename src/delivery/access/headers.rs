@@ -170,7 +170,7 @@ mod tests {
         }
         let shown = errors(&[("X-Token", "geheim\r\nx: y")]);
         assert!(shown[0].contains(r"'\r' at byte 6") && !shown[0].contains("geheim"), "{shown:?}");
-        assert_eq!(errors(&[("X-A", "")]), [String::new(); 0], "an empty value is one");
+        assert!(errors(&[("X-A", "")]).is_empty(), "an empty value is one");
     }
 
     #[test]

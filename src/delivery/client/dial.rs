@@ -1,7 +1,7 @@
 //! From a destination to a stream: to a checked address, or through a proxy.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -60,9 +60,9 @@ impl Client {
         let tried = hops.len().min(MAX_ADDRESSES_TRIED);
         for (index, (hop, address)) in hops.iter().take(tried).enumerate() {
             let share = share(deadline, tried - index);
+            self.check_not_itself(hop)?;
             let (mut tcp, _) = connect_to_first(&proxies, share, limit).await.map_err(of_proxy)?;
             self.check_connected(&tcp, &proxy.address).map_err(of_proxy)?;
-            self.check_not_itself(&tcp, hop)?;
             last_error = match timeout_at(share, tunnel::open(&mut tcp, proxy, hop)).await {
                 Ok(Ok(())) => {
                     trace.timings.connect = Some(began_at.elapsed());
@@ -87,11 +87,17 @@ impl Client {
         self.inner.policy.check_connected(local, peer).map_err(|error| blocked(error, name))
     }
 
-    /// Refuses to be led back to this process by a proxy: at an address of this machine that `tcp` shows.
-    fn check_not_itself(&self, tcp: &TcpStream, hop: &Hop<'_>) -> Result<(), End> {
+    /// Refuses to be led back to this process by a proxy, at an address of this machine that no check of addresses
+    /// knows. Nothing is sent: the system says from which address it would send, which is the same if it is its own.
+    fn check_not_itself(&self, hop: &Hop<'_>) -> Result<(), End> {
         let Hop::Address(address) = hop else { return Ok(()) };
-        let local = tcp.local_addr().map_err(|error| End::Connect(error.to_string()))?;
-        self.inner.policy.check_connected(local, *address).map_err(|error| blocked(error, None))
+        let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).map_err(|error| not_connected(&error))?;
+        match socket.connect(address).and_then(|()| socket.local_addr()) {
+            Ok(local) => self.inner.policy.check_connected(local, *address).map_err(|error| blocked(error, None)),
+            // There is no way there from this machine, so it is not this machine.
+            Err(_) => Ok(()),
+        }
     }
 }
 
@@ -108,7 +114,6 @@ fn of_proxy(end: End) -> End {
         End::Blocked { reason, detail } => End::Blocked { reason: said(reason), detail: said(detail) },
         End::Connect(reason) => End::Connect(said(reason)),
         End::Dns(reason) => End::Dns(said(reason)),
-        End::Timeout(_) => end,
         end => end,
     }
 }
