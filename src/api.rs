@@ -8,6 +8,7 @@ mod input;
 mod metrics;
 mod openapi;
 pub mod problem;
+mod shapes;
 mod stats;
 mod tokens;
 mod views;
@@ -99,6 +100,8 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(deliveries::show))
         .routes(routes!(deliveries::retry))
         .routes(routes!(deliveries::discard))
+        .routes(routes!(shapes::list))
+        .routes(routes!(shapes::preview))
         .routes(routes!(stats::show))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))

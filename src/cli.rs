@@ -13,6 +13,7 @@ mod receiver;
 mod remote;
 mod samples;
 mod serve;
+mod shape;
 mod signals;
 mod token;
 mod webhook;
@@ -52,6 +53,8 @@ enum Command {
     Event(event::Args),
     /// Look at deliveries, retry and discard them
     Delivery(delivery::Args),
+    /// See what receivers can get, and preview it
+    Shape(shape::Args),
     /// Manage access tokens
     Token(token::Args),
     /// Print the server's settings and where each comes from
@@ -97,6 +100,7 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Webhook(args) => webhook::run(args, output).await,
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
+        Command::Shape(args) => shape::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),

@@ -11,11 +11,12 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Outcome;
-use crate::delivery::attempt::{Message, attempt};
+use crate::delivery::attempt::attempt;
 use crate::delivery::client::{Client, VetError};
 use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures};
 use crate::event::Event;
 use crate::ingest::{Ingest, PublishError, Receipt};
+use crate::shape::RenderError;
 use crate::store::{DeliveryKey, Store, StoreError, StoredDelivery};
 use crate::topic::Topic;
 use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
@@ -172,16 +173,24 @@ impl Engine {
         .await
     }
 
-    /// One signed attempt now with a test event, no retry; stores nothing.
-    pub async fn test_webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Outcome, StoreError> {
+    /// One signed attempt now with a test event, no retry; stores nothing. The inner error: there is no body to send.
+    pub async fn test_webhook(
+        &self,
+        tenant: TenantSeq,
+        uuid: Uuid,
+    ) -> Result<Result<Outcome, RenderError>, StoreError> {
         let record = self.find(tenant, uuid).await?;
         let event = Topic::parse(TEST_TOPIC).map_err(|error| error.to_string()).and_then(|topic| {
             let payload = r#"{"message":"This is a test from Postrider: the webhook works."}"#;
             Event::new(topic, "test", payload, self.now()).map_err(|error| error.to_string())
         });
         let event = event.map_err(StoreError::Conflict)?;
-        let webhook = &record.settings.receiver;
-        Ok(attempt(&self.client, &mut None, webhook, &Message::of(&event), event.id(), &*self.clock).await)
+        let shaped = match self.dispatcher.shape(&record, event).await {
+            Ok(shaped) => shaped,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (webhook, message) = (&record.settings.receiver, shaped.message());
+        Ok(Ok(attempt(&self.client, &mut None, webhook, &message, message.event_id, &*self.clock).await))
     }
 
     /// Refuses a destination that an attempt would refuse.

@@ -7,6 +7,8 @@ pub mod delivery;
 pub mod event;
 #[cfg(feature = "server")]
 pub mod filter;
+#[cfg(feature = "server")]
+pub mod shape;
 pub mod signing;
 pub mod webhook;
 

@@ -29,7 +29,7 @@ const CYCLES: [(&[&str], &str); 1] = [(
 )];
 
 /// One owner a technology: what only files under these paths may name.
-const OWNERS: [(&str, &[&str]); 22] = [
+const OWNERS: [(&str, &[&str]); 23] = [
     ("rusqlite", &["src/store/"]),
     ("hyper::client", &["src/delivery/"]),
     ("hyper_util::client", &["src/delivery/"]),
@@ -44,6 +44,7 @@ const OWNERS: [(&str, &[&str]); 22] = [
     // The settings of a webhook are described where they are defined.
     ("utoipa", &["src/api", "src/webhook/"]),
     ("prometheus_client", &["src/api/metrics"]),
+    ("minijinja", &["src/shape"]),
     ("clap", &["src/cli", "src/config", "src/telemetry"]),
     ("comfy_table", &["src/cli/"]),
     ("indicatif", &["src/cli/"]),

@@ -22,6 +22,7 @@ use super::views::{Message, Time, millis};
 use crate::delivery::access::{RawAuth, RawClientCertificate, RawProxy, SecretText};
 use crate::delivery::retry::{Next, Schedule, next};
 use crate::delivery::{End, Outcome};
+use crate::shape::ShapeInput;
 use crate::signing::Scheme;
 use crate::webhook::{Batching, RateLimit, RawBatching, RawRateLimit, WebhookPatch, WebhookRecord};
 
@@ -77,6 +78,9 @@ pub(super) struct Webhook {
     /// An event pattern; events of the topics that it does not match are skipped.
     #[schema(required, value_type = Option<Object>)]
     filter: Option<Box<RawValue>>,
+    /// A built-in shape's name, or a template with its content type.
+    #[schema(value_type = Object)]
+    shape: ShapeInput,
     /// Headers beside those that Postrider sets; credentials among them are not shown.
     #[schema(value_type = BTreeMap<String, String>)]
     headers: BTreeMap<String, SecretText>,
@@ -153,6 +157,7 @@ impl From<&WebhookRecord> for Webhook {
             metadata: policy.metadata.clone(),
             disable_after_days: policy.disable_after_days,
             filter: policy.filter.as_ref().and_then(|filter| filter.to_raw_value().ok()),
+            shape: policy.shape.raw(),
             headers: access.headers,
             content_type: access.content_type,
             auth: access.auth,
@@ -290,7 +295,8 @@ pub(super) struct TestResult {
     delivered: bool,
     #[schema(required)]
     status_code: Option<u16>,
-    /// What went wrong: `non-retryable 404`, `http 503`, `timeout: …`, `connect: …`, `tls: …`, `dns: …`, `egress_blocked: …`.
+    /// What went wrong: `non-retryable 404`, `http 503`, `timeout: …`, `connect: …`, `tls: …`, `dns: …`, `auth: …`,
+    /// `egress_blocked: …`, `shape: …`.
     #[schema(required)]
     error: Option<String>,
     /// Of the whole attempt, in milliseconds.
@@ -299,7 +305,7 @@ pub(super) struct TestResult {
 }
 
 /// Where the time went, in milliseconds; `null`: the phase was not needed or not reached.
-#[derive(Serialize, ToSchema)]
+#[derive(Default, Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the unit is part of a field's name")]
 pub(super) struct Timings {
     #[schema(required)]
@@ -325,7 +331,19 @@ pub(super) async fn test(
     Admin(tenant): Admin,
     Id(uuid): Id<Uuid>,
 ) -> Result<Json<TestResult>, Problem> {
-    let outcome = app.engine.test_webhook(tenant, uuid).await?;
+    let outcome = match app.engine.test_webhook(tenant, uuid).await? {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let (delivered, status_code, error) = (false, None, Some(error.to_string()));
+            return Ok(Json(TestResult {
+                delivered,
+                status_code,
+                error,
+                duration_ms: 0.0,
+                timings: Timings::default(),
+            }));
+        }
+    };
     // A schedule of one attempt turns every failure into its final error, in the words that deliveries have.
     let error = match next(1, &outcome, &Schedule::once(), app.engine.now(), 1.0) {
         Next::Delivered => None,

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::policy::{RawBatching, RawRateLimit};
 use crate::delivery::access::{RawAccess, RawAuth, RawClientCertificate, RawProxy, SecretText};
+use crate::shape::ShapeInput;
 
 /// Settings of a webhook: whole to create one, in part to change one. `null` is like not given, but where it is said
 /// to be a value.
@@ -92,6 +93,11 @@ pub struct WebhookPatch {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub filter: Option<Option<Box<RawValue>>>,
+    /// What the receiver gets (docs/shapes.md): the name of a built-in shape, as `"slack"`, or a template,
+    /// `{"template": "…", "content_type": "application/json"}`. `null`: `decnet`, the event as it is.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub shape: Option<Option<ShapeInput>>,
     /// Headers beside those that Postrider sets, by name; they replace those before. Values of headers that carry
     /// credentials are not shown again.
     #[serde(skip_serializing_if = "Option::is_none")]
