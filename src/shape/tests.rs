@@ -432,6 +432,23 @@ fn every_filter_and_test_that_is_named_is_there() {
 }
 
 #[test]
+fn the_documentation_has_every_filter_test_and_limit() {
+    let document = include_str!("../../docs/shapes.md");
+    for name in filters::FILTERS.iter().chain(&filters::TESTS) {
+        let is_there = [format!("`{name}`"), format!("`{name}(")].iter().any(|text| document.contains(text));
+        assert!(is_there, "{name}");
+    }
+    let thousands = |number: u64| format!("{},{:03}", number / 1_000, number % 1_000);
+    for limit in [
+        format!("{} KiB, {MAX_TAG_TOKENS} tokens a tag, {MAX_ELIFS} `elif`", MAX_TEMPLATE_BYTES / 1024),
+        format!("1 MiB and {} KiB", (MAX_SHAPED_BYTES - MAX_EVENT_BYTES) / 1024),
+        format!("{} steps, and {} for each KiB", thousands(template::BASE_FUEL), template::FUEL_PER_KIB),
+    ] {
+        assert!(document.contains(&limit), "{limit}");
+    }
+}
+
+#[test]
 fn a_shape_is_a_name_or_a_template_and_goes_back_as_it_came() {
     for text in [r#""slack""#, r#""decnet""#, r#"{"template":"{{ body }}","content_type":"application/json"}"#] {
         let input: ShapeInput = serde_json::from_str(text).unwrap();
