@@ -43,7 +43,7 @@ impl Bench {
         let key = MasterKey::generate().unwrap();
         let store = SqliteStore::open(folder.path(), &key, SqliteOptions::default()).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+        let keys = SigningKeys::generate();
         let settings = WebhookSettings {
             name: "bench".to_owned(),
             description: String::new(),

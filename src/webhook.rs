@@ -179,10 +179,10 @@ impl WebhookSettings {
         }
         let mut checked = Checked { errors };
         let url = patch.url.as_deref().and_then(|url| checked.ok(Destination::parse(url)));
-        let keys = SigningKeys {
-            decnet: checked.secret(patch.secret.as_deref()).unwrap_or_else(Secret::generate),
-            standard: checked.standard_secret(patch.standard_secret.as_deref()).unwrap_or_else(StandardKey::generate),
-        };
+        let keys = SigningKeys::new(
+            checked.secret(patch.secret.as_deref()).unwrap_or_else(Secret::generate),
+            checked.standard_secret(patch.standard_secret.as_deref()).unwrap_or_else(StandardKey::generate),
+        );
         let Some(destination) = url else { return Err(checked.errors) };
         let blank = Self {
             name: String::new(),

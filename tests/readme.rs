@@ -257,7 +257,7 @@ struct Case {
 /// A request as the program sends it, and ways in which it can be wrong.
 async fn cases() -> Vec<Case> {
     let receiver = TestReceiver::healthy().await;
-    let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+    let keys = SigningKeys::generate();
     let webhook = Webhook::new(&receiver.url("/hook"), keys.clone()).unwrap();
     let payload = r#"{"who": "Zoë", "amount": 12.50, "note": "a.1790000000."}"#;
     let event = Event::new(Topic::parse("order.paid").unwrap(), "paid", payload, SystemClock.now()).unwrap();
@@ -283,7 +283,7 @@ async fn cases() -> Vec<Case> {
     tampered.body = String::from_utf8(tampered.body).unwrap().replace("12.50", "99.50").into();
     assert_ne!(tampered.body, request.body);
     let mut other_keys = case("signed with other keys", false, false);
-    other_keys.keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+    other_keys.keys = SigningKeys::generate();
     let mut bare = case("no signature at all", false, false);
     bare.headers.clear();
     let an_hour_ago = SystemClock.now().seconds() - 3_600;

@@ -36,7 +36,7 @@ fn limited(folder: &Path, max_bytes: u64) -> SqliteStore {
 }
 
 async fn webhook(store: &SqliteStore) -> WebhookRecord {
-    let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+    let keys = SigningKeys::generate();
     let settings = WebhookSettings {
         name: "receiver".to_owned(),
         description: String::new(),

@@ -192,6 +192,7 @@ fn scheme_name(scheme: Scheme) -> &'static str {
     match scheme {
         Scheme::Decnet => "decnet",
         Scheme::Standard => "standard",
+        Scheme::Ed25519 => "ed25519",
     }
 }
 

@@ -131,7 +131,7 @@ pub fn client_asking(roots: Roots, resolver: SharedResolver) -> Client {
 
 /// A webhook with fresh keys that signs both ways.
 pub fn webhook(url: &str, timeout: Duration) -> Webhook {
-    let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+    let keys = SigningKeys::generate();
     Webhook { timeout, ..Webhook::new(url, keys).unwrap() }
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn at(seconds: i64) -> UnixMicros {
 }
 
 pub(crate) fn settings(name: &str) -> WebhookSettings {
-    let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+    let keys = SigningKeys::generate();
     WebhookSettings {
         name: name.to_owned(),
         description: String::new(),

@@ -244,6 +244,7 @@ fn scheme_name(scheme: Scheme) -> &'static str {
     match scheme {
         Scheme::Decnet => "decnet",
         Scheme::Standard => "standard",
+        Scheme::Ed25519 => "ed25519",
     }
 }
 
@@ -251,6 +252,7 @@ fn scheme(name: &str) -> Result<Scheme, Failure> {
     match name {
         "decnet" => Ok(Scheme::Decnet),
         "standard" => Ok(Scheme::Standard),
+        "ed25519" => Ok(Scheme::Ed25519),
         other => Err(corrupt(format!("unknown signature scheme {other:?}"))),
     }
 }
@@ -262,10 +264,10 @@ fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
         let text = sealer.open(bytes, &Belonging { tenant, webhook: uuid, field }).map_err(corrupt)?;
         std::str::from_utf8(&text).map(|text| Zeroizing::new(text.to_owned())).map_err(corrupt)
     };
-    let keys = SigningKeys {
-        decnet: Secret::parse(&open(7, DECNET_FIELD)?).map_err(corrupt)?,
-        standard: StandardKey::parse(&open(8, STANDARD_FIELD)?).map_err(corrupt)?,
-    };
+    let keys = SigningKeys::new(
+        Secret::parse(&open(7, DECNET_FIELD)?).map_err(corrupt)?,
+        StandardKey::parse(&open(8, STANDARD_FIELD)?).map_err(corrupt)?,
+    );
     let words = |column| row.get_ref(column)?.as_str().map(str::split_whitespace).map_err(corrupt);
     let schedule = match row.get_ref(14)?.as_str_or_null().map_err(corrupt)? {
         None => None,
