@@ -13,7 +13,7 @@ use bytes::Bytes;
 use postrider::clock::UnixMicros;
 use postrider::delivery::Transition;
 use postrider::event::Event;
-use postrider::signing::{Secret, SigningKeys, StandardKey};
+use postrider::signing::SigningKeys;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{DATABASE_FILE, SqliteOptions, SqliteStore};
 use postrider::store::{

@@ -211,13 +211,6 @@ impl Request<'_> {
                 }
             }
         }
-        let mut seen = Vec::with_capacity(causes.len());
-        causes.retain(|cause| {
-            !seen.contains(cause) && {
-                seen.push(*cause);
-                true
-            }
-        });
         if causes.is_empty() {
             causes.push(Cause::OtherKey);
         }
@@ -226,8 +219,12 @@ impl Request<'_> {
 
     /// Which of the signatures it was: the first is made with the newest key.
     fn position(&self, found: &[Found], scheme: Scheme, form: &KeyForm) -> Match {
-        let first = &found[..found.len().min(1)];
-        if self.explain(first, scheme, [form]).is_some() { Match::Newest } else { Match::Older }
+        let (prefixes, body) = (prefixes(self.headers, self.body, scheme), Body::as_it_came(self.body));
+        let prefix = prefixes.first().map_or("", |prefix| &prefix.text);
+        let is_newest = found.first().is_some_and(|first| {
+            made(&form.verifier, prefix, &body, std::slice::from_ref(first)).is_some()
+        });
+        if is_newest { Match::Newest } else { Match::Older }
     }
 
     /// A timestamp that is in another unit, no number, or too far from now.

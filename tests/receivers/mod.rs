@@ -16,7 +16,7 @@ use postrider::clock::{Clock, SystemClock};
 use postrider::delivery::client::{Client, ClientOptions, Roots};
 use postrider::delivery::guard::{EgressPolicy, Resolve, SharedResolver};
 use postrider::event::Event;
-use postrider::signing::{Secret, SigningKeys, StandardKey};
+use postrider::signing::SigningKeys;
 use postrider::webhook::Webhook;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use postrider::clock::UnixMicros;
 use postrider::delivery::{DeliveryState, Transition};
 use postrider::event::Event;
-use postrider::signing::{Secret, SigningKeys, StandardKey};
+use postrider::signing::SigningKeys;
 use postrider::store::{
     Accepted, AttemptRecord, DeliveryKey, Disposition, Due, EventSeq, NewEvent, Owed, Page, Portion, SettleBatch,
     Settlement, Store, StoredDelivery,

@@ -24,6 +24,12 @@ pub(super) struct Body<'a> {
     pub(super) cause: Option<Cause>,
 }
 
+impl<'a> Body<'a> {
+    pub(super) fn as_it_came(body: &'a [u8]) -> Self {
+        Self { bytes: Cow::Borrowed(body), cause: None }
+    }
+}
+
 /// The right one first.
 pub(super) fn prefixes(headers: &HeaderMap, body: &[u8], scheme: Scheme) -> Vec<Prefix> {
     let id = required(headers, header::WEBHOOK_ID).ok();
@@ -87,7 +93,7 @@ fn body_id(body: &[u8]) -> Option<&str> {
 
 /// The body as it came first.
 pub(super) fn bodies(body: &[u8]) -> Vec<Body<'_>> {
-    let mut bodies = vec![Body { bytes: Cow::Borrowed(body), cause: None }];
+    let mut bodies = vec![Body::as_it_came(body)];
     let mut push = |bytes: Cow<'_, [u8]>, change| {
         if bodies.iter().all(|other: &Body<'_>| other.bytes != bytes) {
             bodies.push(Body { bytes: bytes.into_owned().into(), cause: Some(Cause::Body(change)) });

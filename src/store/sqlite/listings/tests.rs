@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::delivery::Transition;
 use crate::event::Event;
-use crate::signing::{Secret, SigningKeys, StandardKey};
+use crate::signing::SigningKeys;
 use crate::store::seal::MasterKey;
 use crate::store::sqlite::{DATABASE_FILE, SqliteOptions, SqliteStore};
 use crate::store::{Accepted, Disposition, NewEvent, Owed, SettleBatch, Settlement, Store};
