@@ -132,6 +132,13 @@ pub trait Store: Send + Sync + 'static {
         close_circuit: bool,
         now: UnixMicros,
     ) -> Result<WebhookRecord, StoreError>;
+    /// Turns a webhook off on the program's own account, saying why; `None` if it is off or deleted already.
+    async fn switch_off(
+        &self,
+        webhook: WebhookSeq,
+        reason: &str,
+        now: UnixMicros,
+    ) -> Result<Option<WebhookRecord>, StoreError>;
     /// Marks it deleted: it is gone from every listing, its name is free, its deliveries remain to be discarded.
     async fn delete_webhook(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros)
     -> Result<WebhookRecord, StoreError>;

@@ -1,29 +1,35 @@
 //! Webhooks: where to deliver, with which keys, how; and what a server keeps about each.
 
+#[cfg(feature = "server")]
+mod patch;
+#[cfg(feature = "server")]
+mod policy;
+#[cfg(feature = "server")]
+mod settings;
+
 use std::time::Duration;
 
-use uuid::Uuid;
-
-use crate::clock::UnixMicros;
 use crate::delivery::guard::{Destination, DestinationError};
-use crate::delivery::retry::{Schedule, ScheduleError};
-use crate::signing::{KeyError, Scheme, Secret, SigningKeys, StandardKey};
-use crate::topic::{Pattern, TopicError};
+use crate::signing::{Scheme, SigningKeys};
 
-/// The longest webhook name, in characters.
-pub const MAX_NAME_CHARS: usize = 64;
-/// The longest description, in characters.
-pub const MAX_DESCRIPTION_CHARS: usize = 1_024;
-/// The most patterns of one webhook.
-pub const MAX_PATTERNS: usize = 256;
+#[cfg(feature = "server")]
+pub use self::patch::WebhookPatch;
+#[cfg(feature = "server")]
+pub use self::policy::{
+    BATCH_EVENTS, Batching, DEFAULT_BATCH_BYTES, DISABLE_AFTER_DAYS, MAX_BATCH_WAIT_MS, MAX_METADATA_ENTRIES,
+    MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS, MAX_RETRY_ON, Policy, RATE_BURST, RATE_PER_S, RateLimit,
+    RawBatching, RawRateLimit,
+};
+#[cfg(feature = "server")]
+pub use self::settings::{
+    DEFAULT_MAX_IN_FLIGHT, MAX_DESCRIPTION_CHARS, MAX_IN_FLIGHT, MAX_NAME_CHARS, MAX_PATTERNS, SwitchedOff,
+    WebhookError, WebhookHealth, WebhookRecord, WebhookSettings, simple_event_patterns,
+};
+
 /// The whole attempt, body included, may take this long by default.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The shortest and the longest timeout that a webhook may choose, in seconds.
 pub const TIMEOUT_S: std::ops::RangeInclusive<u64> = 1..=60;
-/// Attempts under way at once for one webhook, by default.
-pub const DEFAULT_MAX_IN_FLIGHT: u32 = 32;
-/// How many attempts under way at once a webhook may choose.
-pub const MAX_IN_FLIGHT: std::ops::RangeInclusive<u32> = 1..=1_024;
 
 /// Sequential number of a webhook inside a store; never shown outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,82 +53,6 @@ pub struct Webhook {
     pub timeout: Duration,
 }
 
-/// A webhook as a server keeps it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WebhookRecord {
-    pub seq: WebhookSeq,
-    pub uuid: Uuid,
-    pub tenant: TenantSeq,
-    /// Counts the changes of the settings, from 1. Of two records the higher version is the newer.
-    pub version: i64,
-    pub settings: WebhookSettings,
-    pub health: WebhookHealth,
-    pub created_at: UnixMicros,
-    pub updated_at: UnixMicros,
-}
-
-/// What a user sets, validated.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WebhookSettings {
-    /// 1 to [`MAX_NAME_CHARS`] characters, unique within the tenant.
-    pub name: String,
-    pub description: String,
-    pub receiver: Webhook,
-    /// 1 to [`MAX_PATTERNS`], each once.
-    pub topic_patterns: Vec<Pattern>,
-    pub enabled: bool,
-    pub max_in_flight: u32,
-    /// `None`: the server's default schedule.
-    pub retry_schedule: Option<Schedule>,
-}
-
-/// How deliveries to a webhook have gone lately.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WebhookHealth {
-    /// Failed attempts since the last success.
-    pub consecutive_failures: u32,
-    pub last_success_at: Option<UnixMicros>,
-    pub last_failure_at: Option<UnixMicros>,
-    pub last_error: Option<String>,
-    /// Since when the circuit is open; `None` while it is closed.
-    pub auto_disabled_at: Option<UnixMicros>,
-}
-
-/// One thing that is wrong with the settings given.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum WebhookError {
-    /// Answered with 400, as the original does.
-    #[error("at least one topic pattern is needed")]
-    NoPattern,
-    #[error("{reason}")]
-    Field { field: &'static str, reason: String },
-    #[error("{pattern:?} {error}")]
-    Pattern { pattern: String, error: TopicError },
-    #[error("{0}")]
-    Destination(#[from] DestinationError),
-    #[error("{0}")]
-    Secret(KeyError),
-    #[error("{0}")]
-    StandardSecret(KeyError),
-    #[error("{0}")]
-    Schedule(#[from] ScheduleError),
-}
-
-impl WebhookError {
-    /// The field's name in the API.
-    #[must_use]
-    pub fn field(&self) -> &'static str {
-        match self {
-            Self::NoPattern | Self::Pattern { .. } => "topic_patterns",
-            Self::Field { field, .. } => field,
-            Self::Destination(_) => "url",
-            Self::Secret(_) => "secret",
-            Self::StandardSecret(_) => "standard_secret",
-            Self::Schedule(_) => "retry_schedule",
-        }
-    }
-}
-
 impl Webhook {
     /// A receiver at `url` that gets both signatures, within the default timeout.
     pub fn new(url: &str, keys: SigningKeys) -> Result<Self, DestinationError> {
@@ -132,207 +62,5 @@ impl Webhook {
             signatures: vec![Scheme::Decnet, Scheme::Standard],
             timeout: DEFAULT_TIMEOUT,
         })
-    }
-}
-
-/// Settings as a user gives them: whole to create a webhook, in part to change one.
-#[derive(Clone, Default)]
-pub struct WebhookPatch {
-    pub name: Option<String>,
-    pub description: Option<String>,
-    pub url: Option<String>,
-    pub topic_patterns: Option<Vec<String>>,
-    /// Names that stand for patterns, see [`simple_event_patterns`]; they add to `topic_patterns`.
-    pub simple_events: Option<Vec<String>>,
-    pub secret: Option<String>,
-    pub standard_secret: Option<String>,
-    pub signatures: Option<Vec<String>>,
-    pub enabled: Option<bool>,
-    pub timeout_s: Option<u64>,
-    pub max_in_flight: Option<u32>,
-    /// Delays in seconds; `Some(None)`: the server's default.
-    pub retry_schedule: Option<Option<Vec<f64>>>,
-}
-
-/// The patterns behind DECNET's names for groups of events.
-#[must_use]
-pub fn simple_event_patterns(name: &str) -> Option<&'static [&'static str]> {
-    match name {
-        "AttackerDetail" => Some(&["attacker.>"]),
-        "DeckyStatus" => Some(&["decky.*.state", "decky.*.traffic"]),
-        "SystemStatus" => Some(&["system.>"]),
-        _ => None,
-    }
-}
-
-impl WebhookSettings {
-    /// Settings of a new webhook: `name`, `url` and a pattern are needed, keys not given are made.
-    pub fn create(patch: WebhookPatch) -> Result<Self, Vec<WebhookError>> {
-        let mut errors = Vec::new();
-        for (field, is_missing) in [("name", patch.name.is_none()), ("url", patch.url.is_none())] {
-            if is_missing {
-                errors.push(WebhookError::Field { field, reason: "is required".to_owned() });
-            }
-        }
-        if patch.topic_patterns.is_none() && patch.simple_events.is_none() {
-            errors.push(WebhookError::NoPattern);
-        }
-        let mut checked = Checked { errors };
-        let url = patch.url.as_deref().and_then(|url| checked.ok(Destination::parse(url)));
-        let keys = SigningKeys::new(
-            checked.secret(patch.secret.as_deref()).unwrap_or_else(Secret::generate),
-            checked.standard_secret(patch.standard_secret.as_deref()).unwrap_or_else(StandardKey::generate),
-        );
-        let Some(destination) = url else { return Err(checked.errors) };
-        let blank = Self {
-            name: String::new(),
-            description: String::new(),
-            receiver: Webhook {
-                destination,
-                keys,
-                signatures: vec![Scheme::Decnet, Scheme::Standard],
-                timeout: DEFAULT_TIMEOUT,
-            },
-            topic_patterns: Vec::new(),
-            enabled: true,
-            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
-            retry_schedule: None,
-        };
-        checked.apply(blank, WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })
-    }
-
-    /// These settings with `patch` over them; all that is wrong with it, if anything is.
-    pub fn patched(&self, patch: WebhookPatch) -> Result<Self, Vec<WebhookError>> {
-        Checked { errors: Vec::new() }.apply(self.clone(), patch)
-    }
-}
-
-/// Collects what is wrong, so that a user sees all of it at once.
-struct Checked {
-    errors: Vec<WebhookError>,
-}
-
-impl Checked {
-    fn ok<T, E: Into<WebhookError>>(&mut self, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.errors.push(error.into())).ok()
-    }
-
-    fn field(&mut self, field: &'static str, reason: String) {
-        self.errors.push(WebhookError::Field { field, reason });
-    }
-
-    fn secret(&mut self, text: Option<&str>) -> Option<Secret> {
-        text.and_then(|text| self.ok(Secret::parse(text).map_err(WebhookError::Secret)))
-    }
-
-    fn standard_secret(&mut self, text: Option<&str>) -> Option<StandardKey> {
-        text.and_then(|text| self.ok(StandardKey::parse(text).map_err(WebhookError::StandardSecret)))
-    }
-
-    fn apply(
-        mut self,
-        mut settings: WebhookSettings,
-        patch: WebhookPatch,
-    ) -> Result<WebhookSettings, Vec<WebhookError>> {
-        if let Some(name) = patch.name {
-            settings.name = self.text("name", name, 1, MAX_NAME_CHARS);
-        }
-        if let Some(description) = patch.description {
-            settings.description = self.text("description", description, 0, MAX_DESCRIPTION_CHARS);
-        }
-        if let Some(destination) = patch.url.and_then(|url| self.ok(Destination::parse(&url))) {
-            settings.receiver.destination = destination;
-        }
-        if let Some(secret) = self.secret(patch.secret.as_deref()) {
-            settings.receiver.keys.decnet = secret;
-        }
-        if let Some(key) = self.standard_secret(patch.standard_secret.as_deref()) {
-            settings.receiver.keys.standard = key;
-        }
-        if patch.topic_patterns.is_some() || patch.simple_events.is_some() {
-            settings.topic_patterns =
-                self.patterns(&patch.topic_patterns.unwrap_or_default(), &patch.simple_events.unwrap_or_default());
-        }
-        if let Some(names) = patch.signatures {
-            settings.receiver.signatures = self.signatures(&names);
-        }
-        if let Some(enabled) = patch.enabled {
-            settings.enabled = enabled;
-        }
-        if let Some(seconds) = patch.timeout_s {
-            if !TIMEOUT_S.contains(&seconds) {
-                self.field("timeout_s", format!("is {seconds}, must be {} to {}", TIMEOUT_S.start(), TIMEOUT_S.end()));
-            }
-            settings.receiver.timeout = Duration::from_secs(seconds);
-        }
-        if let Some(limit) = patch.max_in_flight {
-            if !MAX_IN_FLIGHT.contains(&limit) {
-                let (least, most) = (MAX_IN_FLIGHT.start(), MAX_IN_FLIGHT.end());
-                self.field("max_in_flight", format!("is {limit}, must be {least} to {most}"));
-            }
-            settings.max_in_flight = limit;
-        }
-        if let Some(schedule) = patch.retry_schedule {
-            settings.retry_schedule = schedule.and_then(|seconds| self.ok(Schedule::from_seconds(&seconds)));
-        }
-        if self.errors.is_empty() { Ok(settings) } else { Err(self.errors) }
-    }
-
-    fn text(&mut self, field: &'static str, text: String, least: usize, most: usize) -> String {
-        let chars = text.chars().count();
-        if chars < least || chars > most {
-            self.field(field, format!("has {chars} characters, must have {least} to {most}"));
-        } else if text.chars().any(char::is_control) {
-            self.field(field, "must not have control characters".to_owned());
-        } else if least > 0 && text.trim().is_empty() {
-            self.field(field, "must not be blank".to_owned());
-        }
-        text
-    }
-
-    fn patterns(&mut self, given: &[String], simple_events: &[String]) -> Vec<Pattern> {
-        let mut texts: Vec<&str> = given.iter().map(String::as_str).collect();
-        for name in simple_events {
-            match simple_event_patterns(name) {
-                Some(patterns) => texts.extend(patterns),
-                None => self.field(
-                    "simple_events",
-                    format!("{name:?} is none of AttackerDetail, DeckyStatus and SystemStatus"),
-                ),
-            }
-        }
-        if texts.is_empty() && simple_events.is_empty() {
-            self.errors.push(WebhookError::NoPattern);
-        }
-        if texts.len() > MAX_PATTERNS {
-            self.field("topic_patterns", format!("has {} patterns, the limit is {MAX_PATTERNS}", texts.len()));
-            return Vec::new();
-        }
-        let mut patterns = Vec::with_capacity(texts.len());
-        for text in texts {
-            match Pattern::parse(text) {
-                Ok(pattern) if patterns.contains(&pattern) => {}
-                Ok(pattern) => patterns.push(pattern),
-                Err(error) => self.errors.push(WebhookError::Pattern { pattern: text.to_owned(), error }),
-            }
-        }
-        patterns
-    }
-
-    fn signatures(&mut self, names: &[String]) -> Vec<Scheme> {
-        let mut schemes = Vec::new();
-        for name in names {
-            match name.as_str() {
-                "decnet" => schemes.push(Scheme::Decnet),
-                "standard" => schemes.push(Scheme::Standard),
-                other => self.field("signatures", format!("{other:?} is neither \"decnet\" nor \"standard\"")),
-            }
-        }
-        schemes.sort_unstable();
-        schemes.dedup();
-        if names.is_empty() {
-            self.field("signatures", "at least one signature is needed".to_owned());
-        }
-        schemes
     }
 }

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use crate::engine::ChangeError;
 use crate::event::{BatchError, EventError};
 use crate::ingest::PublishError;
+use crate::signing::RotationError;
 use crate::store::StoreError;
 use crate::webhook::WebhookError;
 
@@ -197,6 +198,12 @@ impl From<ChangeError> for Problem {
     fn from(error: ChangeError) -> Self {
         let errors = match error {
             ChangeError::Store(error) => return error.into(),
+            ChangeError::Rotation(error @ RotationError::Overlap { .. }) => {
+                return Self::field("overlap_s", error.to_string());
+            }
+            ChangeError::Rotation(error @ RotationError::TooMany { .. }) => {
+                return Self::new(StatusCode::CONFLICT, "too-many-keys", error.to_string());
+            }
             ChangeError::Invalid(errors) => errors,
         };
         // The original answers 400 where no pattern is given, and 422 to all else.

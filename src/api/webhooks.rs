@@ -1,12 +1,13 @@
 //! `/webhooks`: receivers, in the original's shape and with more.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
 use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -15,92 +16,23 @@ use uuid::Uuid;
 use super::App;
 use super::auth::{Admin, Reader};
 use super::input::{Id, JsonBody, Params};
+use super::keys::{self, Keys};
 use super::problem::Problem;
 use super::views::{Message, Time, millis};
+use crate::clock::UnixMicros;
 use crate::delivery::retry::{Next, Schedule, next};
 use crate::delivery::{End, Outcome};
 use crate::signing::Scheme;
-use crate::webhook::{WebhookPatch, WebhookRecord};
+use crate::webhook::{Batching, RateLimit, RawBatching, RawRateLimit, WebhookPatch, WebhookRecord};
 
-/// Settings of a webhook: whole to create one, in part to change one. `null` is like not given.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({
-    "name": "siem",
-    "url": "https://siem.example.com/hooks/decnet",
-    "topic_patterns": ["attacker.>", "decky.*.state"]
-}))]
-pub(super) struct WebhookInput {
-    /// Unique.
-    #[schema(min_length = 1, max_length = 64)]
-    name: Option<String>,
-    #[schema(max_length = 1024)]
-    description: Option<String>,
-    /// Where to POST to, `https` or `http`; an address within the network is refused.
-    #[schema(format = "uri")]
-    url: Option<String>,
-    /// Topics wanted: `*` stands for one token, a last `>` for one or more.
-    #[schema(max_items = 256)]
-    topic_patterns: Option<Vec<String>>,
-    /// Names that stand for patterns and add to them: `AttackerDetail`, `DeckyStatus`, `SystemStatus`.
-    simple_events: Option<Vec<String>>,
-    /// The key of `X-DECNET-Signature`; without it a new webhook gets 32 random bytes.
-    #[schema(min_length = 16, max_length = 256, write_only)]
-    secret: Option<String>,
-    /// The key of `webhook-signature`, `whsec_` and base64 of 24 to 64 bytes; without it a new webhook gets 32 random bytes.
-    #[schema(pattern = "^whsec_[A-Za-z0-9+/]+=*$", write_only)]
-    standard_secret: Option<String>,
-    /// `decnet`, `standard`, or both, which is the default.
-    #[schema(min_items = 1)]
-    signatures: Option<Vec<String>>,
-    /// While it is off, its events are skipped. Turning it on closes the circuit.
-    enabled: Option<bool>,
-    /// For the whole attempt; 10 by default.
-    #[schema(minimum = 1, maximum = 60)]
-    timeout_s: Option<u64>,
-    /// Attempts under way at once; 32 by default.
-    #[schema(minimum = 1, maximum = 1024)]
-    max_in_flight: Option<u32>,
-    /// Delays between attempts in seconds; `null` is the server's default, `[]` a single attempt.
-    #[expect(clippy::option_option, reason = "`null` is a value of its own here, unlike where the field is left out")]
-    #[serde(default, deserialize_with = "given")]
-    #[schema(max_items = 64, value_type = Option<Vec<f64>>)]
-    retry_schedule: Option<Option<Vec<f64>>>,
-}
-
-/// Called where the field is given.
-#[expect(clippy::option_option, reason = "as the field has it")]
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Vec<f64>>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
-}
-
-impl From<WebhookInput> for WebhookPatch {
-    fn from(input: WebhookInput) -> Self {
-        Self {
-            name: input.name,
-            description: input.description,
-            url: input.url,
-            topic_patterns: input.topic_patterns,
-            simple_events: input.simple_events,
-            secret: input.secret,
-            standard_secret: input.standard_secret,
-            signatures: input.signatures,
-            enabled: input.enabled,
-            timeout_s: input.timeout_s,
-            max_in_flight: input.max_in_flight,
-            retry_schedule: input.retry_schedule,
-        }
-    }
-}
-
-/// [`WebhookInput`] for a new webhook: documents what is needed.
+/// [`WebhookPatch`] for a new webhook: documents what is needed.
 pub(super) struct NewWebhook;
 
 impl PartialSchema for NewWebhook {
     fn schema() -> RefOr<Schema> {
         let needed = ObjectBuilder::new().required("name").required("url");
         AllOfBuilder::new()
-            .item(Ref::from_schema_name(WebhookInput::name()))
+            .item(Ref::from_schema_name(WebhookPatch::name()))
             .item(needed)
             .description(Some(
                 "A new webhook: `name`, `url` and one of `topic_patterns` and `simple_events` are needed.",
@@ -111,8 +43,8 @@ impl PartialSchema for NewWebhook {
 
 impl ToSchema for NewWebhook {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        schemas.push((WebhookInput::name().into_owned(), WebhookInput::schema()));
-        WebhookInput::schemas(schemas);
+        schemas.push((WebhookPatch::name().into_owned(), WebhookPatch::schema()));
+        WebhookPatch::schemas(schemas);
     }
 }
 
@@ -127,11 +59,28 @@ pub(super) struct Webhook {
     enabled: bool,
     #[schema(value_type = Vec<String>, example = json!(["decnet", "standard"]))]
     signatures: Vec<&'static str>,
+    /// The keys that sign, the newest first, without what is secret of them.
+    keys: Vec<Keys>,
     timeout_s: u64,
     max_in_flight: u32,
     /// Delays between attempts in seconds; `null`: the server's default.
     #[schema(required)]
     retry_schedule: Option<Vec<f64>>,
+    /// Statuses that are tried again beside 429 and 5xx.
+    retry_on: Vec<u16>,
+    #[schema(required)]
+    rate_limit: Option<RawRateLimit>,
+    ordered: bool,
+    #[schema(required)]
+    batch: Option<RawBatching>,
+    metadata: BTreeMap<String, String>,
+    #[schema(required)]
+    disable_after_days: Option<u32>,
+    /// Why it was turned off without its owner: `gone` after a 410, or `no success for N days`.
+    #[schema(required)]
+    disabled_reason: Option<String>,
+    #[schema(required)]
+    disabled_at: Option<Time>,
     /// Failed attempts since the last success.
     consecutive_failures: u32,
     #[schema(required)]
@@ -143,6 +92,9 @@ pub(super) struct Webhook {
     /// Since when deliveries wait because the receiver fails; clears itself when it recovers.
     #[schema(required)]
     auto_disabled_at: Option<Time>,
+    /// While deliveries wait: when the next attempt may be made, to find out.
+    #[schema(required)]
+    next_probe_at: Option<Time>,
     created_at: Time,
     updated_at: Time,
     /// What an operator should know, each beginning with a stable word: `insecure_url: …`.
@@ -156,14 +108,17 @@ pub(super) struct CreatedWebhook {
     webhook: Webhook,
     /// The key of `X-DECNET-Signature`.
     secret: String,
-    /// The key of `webhook-signature`.
+    /// The key of `webhook-signature`, version `v1`.
     standard_secret: String,
+    /// Verifies signatures of version `v1a`, if `signatures` has `ed25519`; it may be shown to anyone.
+    #[schema(required)]
+    public_key: Option<String>,
 }
 
-impl From<&WebhookRecord> for Webhook {
-    fn from(record: &WebhookRecord) -> Self {
+impl Webhook {
+    fn new(record: &WebhookRecord, now: UnixMicros) -> Self {
         let (settings, health) = (&record.settings, &record.health);
-        let receiver = &settings.receiver;
+        let (receiver, policy) = (&settings.receiver, &settings.policy);
         let seconds = |schedule: &Schedule| schedule.delays().iter().map(Duration::as_secs_f64).collect();
         Self {
             uuid: record.uuid,
@@ -172,27 +127,29 @@ impl From<&WebhookRecord> for Webhook {
             url: receiver.destination.as_str().to_owned(),
             topic_patterns: settings.topic_patterns.iter().map(ToString::to_string).collect(),
             enabled: settings.enabled,
-            signatures: receiver.signatures.iter().copied().map(scheme_name).collect(),
+            signatures: receiver.signatures.iter().copied().map(Scheme::as_str).collect(),
+            keys: keys::live(record, now),
             timeout_s: receiver.timeout.as_secs(),
             max_in_flight: settings.max_in_flight,
             retry_schedule: settings.retry_schedule.as_ref().map(seconds),
+            retry_on: policy.retry_on.clone(),
+            rate_limit: policy.rate_limit.map(RateLimit::to_raw),
+            ordered: policy.ordered,
+            batch: policy.batch.map(Batching::to_raw),
+            metadata: policy.metadata.clone(),
+            disable_after_days: policy.disable_after_days,
+            disabled_reason: record.switched_off.as_ref().map(|off| off.reason.clone()),
+            disabled_at: record.switched_off.as_ref().map(|off| Time(off.at)),
             consecutive_failures: health.consecutive_failures,
             last_success_at: health.last_success_at.map(Time),
             last_failure_at: health.last_failure_at.map(Time),
             last_error: health.last_error.clone(),
             auto_disabled_at: health.auto_disabled_at.map(Time),
+            next_probe_at: health.probe_at.map(Time),
             created_at: Time(record.created_at),
             updated_at: Time(record.updated_at),
             warnings: warnings(record),
         }
-    }
-}
-
-fn scheme_name(scheme: Scheme) -> &'static str {
-    match scheme {
-        Scheme::Decnet => "decnet",
-        Scheme::Standard => "standard",
-        Scheme::Ed25519 => "ed25519",
     }
 }
 
@@ -215,7 +172,8 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<Webhook>>, Problem> {
     params.finish()?;
     let webhooks = app.engine.store().webhooks(tenant).await?;
-    Ok(Json(webhooks.iter().map(Webhook::from).collect()))
+    let now = app.engine.now();
+    Ok(Json(webhooks.iter().map(|record| Webhook::new(record, now)).collect()))
 }
 
 /// Create a webhook
@@ -233,14 +191,15 @@ pub(super) async fn list(
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Admin(tenant): Admin,
-    JsonBody(input): JsonBody<WebhookInput>,
+    JsonBody(input): JsonBody<WebhookPatch>,
 ) -> Result<(StatusCode, Json<CreatedWebhook>), Problem> {
-    let record = app.engine.create_webhook(tenant, input.into()).await?;
+    let record = app.engine.create_webhook(tenant, input).await?;
     let keys = &record.settings.receiver.keys;
     let created = CreatedWebhook {
-        webhook: Webhook::from(&record),
+        webhook: Webhook::new(&record, app.engine.now()),
         secret: keys.decnet.expose().to_owned(),
         standard_secret: keys.standard.expose().to_string(),
+        public_key: keys::public_key(keys.ed25519.as_ref()),
     };
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -256,14 +215,14 @@ pub(super) async fn show(
     Id(uuid): Id<Uuid>,
 ) -> Result<Json<Webhook>, Problem> {
     let record = app.engine.store().webhook(tenant, uuid).await?.ok_or_else(|| Problem::not_found("webhook"))?;
-    Ok(Json(Webhook::from(&record)))
+    Ok(Json(Webhook::new(&record, app.engine.now())))
 }
 
 /// Change a webhook
 ///
 /// Changes what is given and leaves the rest; takes effect at once. `enabled: true` also closes the circuit.
 #[utoipa::path(patch, path = "/webhooks/{uuid}", tag = "webhooks", params(("uuid" = Uuid, Path)),
-    request_body = WebhookInput, responses(
+    request_body = WebhookPatch, responses(
     (status = 200, body = Webhook),
     (status = 400, description = "The body is no JSON, or no pattern would be left."),
     (status = 404, description = "There is no such webhook."),
@@ -277,10 +236,10 @@ pub(super) async fn update(
     State(app): State<Arc<App>>,
     Admin(tenant): Admin,
     Id(uuid): Id<Uuid>,
-    JsonBody(input): JsonBody<WebhookInput>,
+    JsonBody(input): JsonBody<WebhookPatch>,
 ) -> Result<Json<Webhook>, Problem> {
-    let record = app.engine.update_webhook(tenant, uuid, input.into()).await?;
-    Ok(Json(Webhook::from(&record)))
+    let record = app.engine.update_webhook(tenant, uuid, input).await?;
+    Ok(Json(Webhook::new(&record, app.engine.now())))
 }
 
 /// Delete a webhook

@@ -221,9 +221,9 @@ impl Request<'_> {
     fn position(&self, found: &[Found], scheme: Scheme, form: &KeyForm) -> Match {
         let (prefixes, body) = (prefixes(self.headers, self.body, scheme), Body::as_it_came(self.body));
         let prefix = prefixes.first().map_or("", |prefix| &prefix.text);
-        let is_newest = found.first().is_some_and(|first| {
-            made(&form.verifier, prefix, &body, std::slice::from_ref(first)).is_some()
-        });
+        let is_newest = found
+            .first()
+            .is_some_and(|first| made(&form.verifier, prefix, &body, std::slice::from_ref(first)).is_some());
         if is_newest { Match::Newest } else { Match::Older }
     }
 

@@ -8,6 +8,7 @@
 
 mod accept;
 mod deliveries;
+mod keys;
 mod listings;
 mod open;
 mod owed;
@@ -223,6 +224,16 @@ impl Store for SqliteStore {
     ) -> Result<WebhookRecord, StoreError> {
         let update = webhooks::Update { version, settings, close_circuit, now };
         self.writer.write(Size::SMALL, move |commit| webhooks::update(commit, tenant, uuid, &update)).await
+    }
+
+    async fn switch_off(
+        &self,
+        webhook: WebhookSeq,
+        reason: &str,
+        now: UnixMicros,
+    ) -> Result<Option<WebhookRecord>, StoreError> {
+        let reason = reason.to_owned();
+        self.writer.write(Size::SMALL, move |commit| webhooks::switch_off(commit, webhook, &reason, now)).await
     }
 
     async fn delete_webhook(

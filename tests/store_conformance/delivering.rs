@@ -308,6 +308,8 @@ pub(crate) async fn the_health_of_a_webhook_is_settled_too<F: Fixture>() {
         last_failure_at: Some(at(20)),
         last_error: Some("http 503".to_owned()),
         auto_disabled_at: Some(at(21)),
+        probe_at: Some(at(330)),
+        cool_down: std::time::Duration::from_secs(60),
     };
     let seq = accept(&*store, in_memory("e1", &[a])).await;
     // A deleted webhook's delivery is settled without an attempt.

@@ -31,6 +31,7 @@ pub(crate) fn settings(name: &str) -> WebhookSettings {
         enabled: true,
         max_in_flight: 32,
         retry_schedule: None,
+        policy: postrider::webhook::Policy::default(),
     }
 }
 

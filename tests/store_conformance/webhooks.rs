@@ -7,7 +7,7 @@ use std::time::Duration;
 use postrider::signing::Scheme;
 use postrider::store::{NewToken, Scope, SettleBatch, StoreError};
 use postrider::topic::Pattern;
-use postrider::webhook::{DEFAULT_TENANT, TenantSeq, WebhookHealth, WebhookSettings};
+use postrider::webhook::{DEFAULT_TENANT, RateLimit, TenantSeq, WebhookHealth, WebhookSettings};
 use uuid::Uuid;
 
 use crate::Fixture;
@@ -23,6 +23,10 @@ pub(crate) async fn a_webhook_comes_back_with_all_its_settings<F: Fixture>() {
     full.enabled = false;
     full.max_in_flight = 7;
     full.retry_schedule = Some(postrider::delivery::retry::Schedule::from_seconds(&[0.25, 1.5, 86_400.0]).unwrap());
+    full.policy.retry_on = vec![408, 425];
+    full.policy.rate_limit = Some(RateLimit { per_s: 0.1, burst: 2 });
+    full.policy.ordered = true;
+    full.policy.metadata.insert("team".to_owned(), "night \"shift\"".to_owned());
     let once =
         WebhookSettings { retry_schedule: Some(postrider::delivery::retry::Schedule::once()), ..settings("once") };
     let mut created = Vec::new();

@@ -21,8 +21,10 @@ const LOCK_FILE: &str = "postrider.lock";
 /// A database that is being made; it gets its name when it is whole.
 const NEW_FILE: &str = "postrider.db.new";
 
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_initial.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_initial.sql") },
+    Migration { version: 2, sql: include_str!("../../../migrations/sqlite/0002_policies.sql") },
+];
 
 /// `PRAGMA application_id`: "PRDR" in ASCII.
 const APPLICATION_ID: i32 = 0x5052_4452;

@@ -245,11 +245,11 @@ fn kept_response(attempt: &AttemptRecord) -> &[u8] {
     &attempt.response[..attempt.response.len().min(kept)]
 }
 
-fn update_health(commit: &Commit<'_>, webhook: WebhookSeq, health: &WebhookHealth) -> rusqlite::Result<()> {
+pub(super) fn update_health(commit: &Commit<'_>, webhook: WebhookSeq, health: &WebhookHealth) -> rusqlite::Result<()> {
     commit
         .prepare(
             "UPDATE webhook SET consecutive_failures = ?2, last_success_at = ?3, last_failure_at = ?4,
-                 last_error = ?5, auto_disabled_at = ?6
+                 last_error = ?5, auto_disabled_at = ?6, probe_at = ?7, cool_down_us = ?8
              WHERE seq = ?1",
         )?
         .execute((
@@ -259,6 +259,8 @@ fn update_health(commit: &Commit<'_>, webhook: WebhookSeq, health: &WebhookHealt
             health.last_failure_at,
             &health.last_error,
             health.auto_disabled_at,
+            health.probe_at,
+            i64::try_from(health.cool_down.as_micros()).unwrap_or(i64::MAX),
         ))
         .map(drop)
 }

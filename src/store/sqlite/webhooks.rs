@@ -1,25 +1,40 @@
 //! Webhooks: records, their sealed keys, and their life.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::keys::StoredKeys;
 use super::pending::corrupt;
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
 use crate::delivery::guard::Destination;
 use crate::delivery::retry::Schedule;
-use crate::signing::{Scheme, Secret, SigningKeys, StandardKey};
+use crate::signing::{Secret, SigningKeys, StandardKey};
 use crate::store::seal::{Belonging, Sealer};
 use crate::store::{AllWebhooks, StoreError};
 use crate::topic::Pattern;
-use crate::webhook::{TenantSeq, Webhook, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
+use crate::webhook::{
+    Policy, SwitchedOff, TenantSeq, Webhook, WebhookHealth, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings,
+};
 
 /// What the sealed columns are bound to.
-const DECNET_FIELD: &str = "webhook.decnet_secret";
-const STANDARD_FIELD: &str = "webhook.standard_key";
+pub(super) const DECNET_FIELD: &str = "webhook.decnet_secret";
+pub(super) const STANDARD_FIELD: &str = "webhook.standard_key";
+pub(super) const POLICY_FIELD: &str = "webhook.policy";
+
+/// What the column `policy` holds, sealed.
+#[derive(Default, Serialize, Deserialize)]
+struct StoredPolicy {
+    #[serde(default)]
+    settings: WebhookPatch,
+    #[serde(default, skip_serializing_if = "StoredKeys::is_empty")]
+    keys: StoredKeys,
+}
 
 /// The columns that [`record`] reads, in its order.
 macro_rules! select_webhooks {
@@ -27,7 +42,8 @@ macro_rules! select_webhooks {
         concat!(
             "SELECT seq, uuid, tenant, version, name, description, url, decnet_secret, standard_key, signatures,
                  timeout_us, topic_patterns, enabled, max_in_flight, retry_schedule, created_at, updated_at,
-                 consecutive_failures, last_success_at, last_failure_at, last_error, auto_disabled_at
+                 consecutive_failures, last_success_at, last_failure_at, last_error, auto_disabled_at, probe_at,
+                 cool_down_us, off_reason, off_at, policy
              FROM webhook ",
             $rest
         )
@@ -46,8 +62,8 @@ pub(super) fn create(
     let mut insert = commit.prepare(
         "INSERT INTO webhook (
              uuid, tenant, version, name, description, url, decnet_secret, standard_key, signatures, timeout_us,
-             topic_patterns, enabled, max_in_flight, retry_schedule, created_at, updated_at
-         ) VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)",
+             topic_patterns, enabled, max_in_flight, retry_schedule, created_at, updated_at, policy
+         ) VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14, ?15)",
     )?;
     let seq = WebhookSeq(insert.insert((
         uuid,
@@ -64,6 +80,7 @@ pub(super) fn create(
         settings.max_in_flight,
         &columns.retry_schedule,
         now,
+        &columns.policy,
     ))?);
     commit.state.tenants.insert(seq, tenant);
     Ok(WebhookRecord {
@@ -73,6 +90,7 @@ pub(super) fn create(
         version: 1,
         settings: settings.clone(),
         health: WebhookHealth::default(),
+        switched_off: None,
         created_at: now,
         updated_at: now,
     })
@@ -101,15 +119,21 @@ pub(super) fn update(
     let columns = Columns::new(&commit.state.sealer, tenant, uuid, settings)?;
     let mut health = found.health;
     if update.close_circuit {
-        health.consecutive_failures = 0;
-        health.auto_disabled_at = None;
+        health = WebhookHealth {
+            consecutive_failures: 0,
+            auto_disabled_at: None,
+            probe_at: None,
+            cool_down: Duration::ZERO,
+            ..health
+        };
     }
+    let switched_off = found.switched_off.filter(|_| !settings.enabled);
     commit
         .prepare(
             "UPDATE webhook SET
                  version = version + 1, name = ?2, description = ?3, url = ?4, decnet_secret = ?5, standard_key = ?6,
                  signatures = ?7, timeout_us = ?8, topic_patterns = ?9, enabled = ?10, max_in_flight = ?11,
-                 retry_schedule = ?12, updated_at = ?13, consecutive_failures = ?14, auto_disabled_at = ?15
+                 retry_schedule = ?12, updated_at = ?13, policy = ?14
              WHERE seq = ?1",
         )?
         .execute((
@@ -126,16 +150,49 @@ pub(super) fn update(
             settings.max_in_flight,
             &columns.retry_schedule,
             update.now,
-            health.consecutive_failures,
-            health.auto_disabled_at,
+            &columns.policy,
         ))?;
+    super::settle::update_health(commit, found.seq, &health)?;
+    write_switched_off(commit, found.seq, switched_off.as_ref())?;
     Ok(WebhookRecord {
         version: found.version + 1,
         settings: settings.clone(),
         health,
+        switched_off,
         updated_at: update.now,
         ..found
     })
+}
+
+/// Turns a webhook off on the program's own account; `None` if it is off or deleted already.
+pub(super) fn switch_off(
+    commit: &mut Commit<'_>,
+    seq: WebhookSeq,
+    reason: &str,
+    now: UnixMicros,
+) -> Result<Option<WebhookRecord>, Failure> {
+    let found = {
+        let mut statement = commit.prepare(select_webhooks!("WHERE seq = ?1 AND enabled AND deleted_at IS NULL"))?;
+        let mut rows = statement.query([seq])?;
+        rows.next()?.map(|row| record(row, &commit.state.sealer)).transpose()?
+    };
+    let Some(mut found) = found else { return Ok(None) };
+    commit
+        .prepare("UPDATE webhook SET version = version + 1, enabled = 0, updated_at = ?2 WHERE seq = ?1")?
+        .execute((seq, now))?;
+    found.switched_off = Some(SwitchedOff { reason: reason.to_owned(), at: now });
+    write_switched_off(commit, seq, found.switched_off.as_ref())?;
+    found.version += 1;
+    found.settings.enabled = false;
+    found.updated_at = now;
+    Ok(Some(found))
+}
+
+fn write_switched_off(commit: &Commit<'_>, seq: WebhookSeq, off: Option<&SwitchedOff>) -> rusqlite::Result<()> {
+    commit
+        .prepare("UPDATE webhook SET off_reason = ?2, off_at = ?3 WHERE seq = ?1")?
+        .execute((seq, off.map(|off| &off.reason), off.map(|off| off.at)))
+        .map(drop)
 }
 
 pub(super) fn delete(
@@ -212,11 +269,15 @@ struct Columns {
     timeout_us: i64,
     topic_patterns: String,
     retry_schedule: Option<String>,
+    policy: Vec<u8>,
 }
 
 impl Columns {
     fn new(sealer: &Sealer, tenant: TenantSeq, uuid: Uuid, settings: &WebhookSettings) -> Result<Self, StoreError> {
         let receiver = &settings.receiver;
+        let policy = StoredPolicy { settings: settings.policy_patch(), keys: StoredKeys::of(&receiver.keys) };
+        let policy =
+            Zeroizing::new(serde_json::to_string(&policy).map_err(|error| StoreError::Corrupt(error.to_string()))?);
         let seal = |text: &str, field| {
             sealer
                 .seal(text.as_bytes(), &Belonging { tenant, webhook: uuid, field })
@@ -225,8 +286,9 @@ impl Columns {
         Ok(Self {
             decnet_secret: seal(receiver.keys.decnet.expose(), DECNET_FIELD)?,
             standard_key: seal(&receiver.keys.standard.expose(), STANDARD_FIELD)?,
-            signatures: join(receiver.signatures.iter().map(|scheme| scheme_name(*scheme).to_owned())),
+            signatures: join(receiver.signatures.iter().map(|scheme| scheme.as_str().to_owned())),
             timeout_us: i64::try_from(receiver.timeout.as_micros()).unwrap_or(i64::MAX),
+            policy: seal(&policy, POLICY_FIELD)?,
             topic_patterns: join(settings.topic_patterns.iter().map(Pattern::to_string)),
             retry_schedule: settings.retry_schedule.as_ref().map(|schedule| {
                 // The shortest text that reads back as the same number.
@@ -240,23 +302,6 @@ fn join(words: impl Iterator<Item = String>) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-fn scheme_name(scheme: Scheme) -> &'static str {
-    match scheme {
-        Scheme::Decnet => "decnet",
-        Scheme::Standard => "standard",
-        Scheme::Ed25519 => "ed25519",
-    }
-}
-
-fn scheme(name: &str) -> Result<Scheme, Failure> {
-    match name {
-        "decnet" => Ok(Scheme::Decnet),
-        "standard" => Ok(Scheme::Standard),
-        "ed25519" => Ok(Scheme::Ed25519),
-        other => Err(corrupt(format!("unknown signature scheme {other:?}"))),
-    }
-}
-
 fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
     let (uuid, tenant) = (row.get(1)?, row.get(2)?);
     let open = |column, field| -> Result<Zeroizing<String>, Failure> {
@@ -264,10 +309,15 @@ fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
         let text = sealer.open(bytes, &Belonging { tenant, webhook: uuid, field }).map_err(corrupt)?;
         std::str::from_utf8(&text).map(|text| Zeroizing::new(text.to_owned())).map_err(corrupt)
     };
-    let keys = SigningKeys::new(
+    let mut keys = SigningKeys::new(
         Secret::parse(&open(7, DECNET_FIELD)?).map_err(corrupt)?,
         StandardKey::parse(&open(8, STANDARD_FIELD)?).map_err(corrupt)?,
     );
+    let policy = match row.get_ref(26)?.as_blob_or_null().map_err(corrupt)? {
+        None => StoredPolicy::default(),
+        Some(_) => serde_json::from_str(&open(26, POLICY_FIELD)?).map_err(corrupt)?,
+    };
+    policy.keys.restore(&mut keys).map_err(corrupt)?;
     let words = |column| row.get_ref(column)?.as_str().map(str::split_whitespace).map_err(corrupt);
     let schedule = match row.get_ref(14)?.as_str_or_null().map_err(corrupt)? {
         None => None,
@@ -277,33 +327,44 @@ fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
             Some(Schedule::from_seconds(&seconds).map_err(corrupt)?)
         }
     };
+    let settings = WebhookSettings {
+        name: row.get(4)?,
+        description: row.get(5)?,
+        receiver: Webhook {
+            destination: Destination::parse(row.get_ref(6)?.as_str().map_err(corrupt)?).map_err(corrupt)?,
+            keys,
+            signatures: words(9)?.map(str::parse).collect::<Result<_, _>>().map_err(corrupt)?,
+            timeout: Duration::from_micros(row.get::<_, i64>(10)?.unsigned_abs()),
+        },
+        topic_patterns: words(11)?.map(Pattern::parse).collect::<Result<_, _>>().map_err(corrupt)?,
+        enabled: row.get(12)?,
+        max_in_flight: row.get(13)?,
+        retry_schedule: schedule,
+        policy: Policy::default(),
+    };
+    let settings = settings.patched(policy.settings).map_err(|errors| corrupt(format!("{errors:?}")))?;
     Ok(WebhookRecord {
         seq: row.get(0)?,
         uuid,
         tenant,
         version: row.get(3)?,
-        settings: WebhookSettings {
-            name: row.get(4)?,
-            description: row.get(5)?,
-            receiver: Webhook {
-                destination: Destination::parse(row.get_ref(6)?.as_str().map_err(corrupt)?).map_err(corrupt)?,
-                keys,
-                signatures: words(9)?.map(scheme).collect::<Result<_, _>>()?,
-                timeout: std::time::Duration::from_micros(row.get::<_, i64>(10)?.unsigned_abs()),
-            },
-            topic_patterns: words(11)?.map(Pattern::parse).collect::<Result<_, _>>().map_err(corrupt)?,
-            enabled: row.get(12)?,
-            max_in_flight: row.get(13)?,
-            retry_schedule: schedule,
-        },
+        settings,
         health: WebhookHealth {
             consecutive_failures: row.get(17)?,
             last_success_at: row.get(18)?,
             last_failure_at: row.get(19)?,
             last_error: row.get(20)?,
             auto_disabled_at: row.get(21)?,
+            probe_at: row.get(22)?,
+            cool_down: Duration::from_micros(row.get::<_, i64>(23)?.unsigned_abs()),
         },
+        switched_off: switched_off(row)?,
         created_at: row.get(15)?,
         updated_at: row.get(16)?,
     })
+}
+
+fn switched_off(row: &Row<'_>) -> rusqlite::Result<Option<SwitchedOff>> {
+    let (reason, at): (Option<String>, Option<UnixMicros>) = (row.get(24)?, row.get(25)?);
+    Ok(reason.zip(at).map(|(reason, at)| SwitchedOff { reason, at }))
 }

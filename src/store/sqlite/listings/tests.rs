@@ -37,6 +37,7 @@ impl Filled {
                 enabled: true,
                 max_in_flight: 1,
                 retry_schedule: None,
+                policy: crate::webhook::Policy::default(),
             };
             webhooks.push(store.create_webhook(DEFAULT_TENANT, settings, NOW).await.unwrap().seq);
         }

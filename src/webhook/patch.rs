@@ -1,0 +1,94 @@
+//! Settings of a webhook as a user gives them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use super::policy::{RawBatching, RawRateLimit};
+
+/// Settings of a webhook: whole to create one, in part to change one. `null` is like not given, but where it is said
+/// to be a value.
+#[derive(Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = WebhookInput, example = json!({
+    "name": "siem",
+    "url": "https://siem.example.com/hooks/decnet",
+    "topic_patterns": ["attacker.>", "decky.*.state"]
+}))]
+#[expect(clippy::option_option, reason = "`null` is a value of its own in some fields, unlike where one is left out")]
+pub struct WebhookPatch {
+    /// Unique.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 64)]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1024)]
+    pub description: Option<String>,
+    /// Where to POST to, `https` or `http`; an address within the network is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = "uri")]
+    pub url: Option<String>,
+    /// Topics wanted: `*` stands for one token, a last `>` for one or more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 256)]
+    pub topic_patterns: Option<Vec<String>>,
+    /// Names that stand for patterns and add to them: `AttackerDetail`, `DeckyStatus`, `SystemStatus`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub simple_events: Option<Vec<String>>,
+    /// The key of `X-DECNET-Signature`; without it a new webhook gets 32 random bytes.
+    #[serde(skip_serializing)]
+    #[schema(min_length = 16, max_length = 256, write_only)]
+    pub secret: Option<String>,
+    /// The key of `webhook-signature`, `whsec_` and base64 of 24 to 64 bytes; without it a new webhook gets 32 random bytes.
+    #[serde(skip_serializing)]
+    #[schema(pattern = "^whsec_[A-Za-z0-9+/]+=*$", write_only)]
+    pub standard_secret: Option<String>,
+    /// Of `decnet`, `standard` and `ed25519`; the first two by default. For the third a key pair is made if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1)]
+    pub signatures: Option<Vec<String>>,
+    /// While it is off, its events are skipped. Turning it on closes the circuit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// For the whole attempt; 10 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 60)]
+    pub timeout_s: Option<u64>,
+    /// Attempts under way at once; 32 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1024)]
+    pub max_in_flight: Option<u32>,
+    /// Delays between attempts in seconds; `null` is the server's default, `[]` a single attempt.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 64, value_type = Option<Vec<f64>>)]
+    pub retry_schedule: Option<Option<Vec<f64>>>,
+    /// Statuses that are tried again beside 429 and 5xx, of 300 to 499 without 410, as in `[408, 425]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 64)]
+    pub retry_on: Option<Vec<u16>>,
+    /// The most attempts a second; `null` is none, the default.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<RawRateLimit>)]
+    pub rate_limit: Option<Option<RawRateLimit>>,
+    /// Deliver in the order of acceptance: each delivery waits until the one before it has ended. One attempt at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ordered: Option<bool>,
+    /// Send several events in one request; `null` is one each, the default.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<RawBatching>)]
+    pub batch: Option<Option<RawBatching>>,
+    /// Your own notes: up to 32 keys of 64 characters with values of 512; they replace those before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// Turn it off for good after so many days without one success while attempts fail; `null` is never, the default.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 365, value_type = Option<u32>)]
+    pub disable_after_days: Option<Option<u32>>,
+}
+
+/// Called where the field is given.
+#[expect(clippy::option_option, reason = "as the fields have it")]
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}

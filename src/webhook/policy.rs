@@ -1,0 +1,303 @@
+//! How deliveries to a webhook are made, beyond the basics: what is tried again, how fast, in which order, how many at once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::patch::WebhookPatch;
+use crate::event::{MAX_BATCH_EVENTS, MAX_EVENT_BYTES};
+
+/// The most statuses in `retry_on`.
+pub const MAX_RETRY_ON: usize = 64;
+/// The slowest and the fastest rate limit, in attempts per second: from one a day to more than one lane makes.
+pub const RATE_PER_S: std::ops::RangeInclusive<f64> = 1.0 / 86_400.0..=100_000.0;
+/// How many attempts a rate limit may let through at once.
+pub const RATE_BURST: std::ops::RangeInclusive<u32> = 1..=100_000;
+/// How many events a batch may have at most.
+pub const BATCH_EVENTS: std::ops::RangeInclusive<u32> = 2..=1_000;
+/// The longest that a batch may wait for more events, in milliseconds.
+pub const MAX_BATCH_WAIT_MS: u64 = 60_000;
+/// The bodies of a batch together, by default and at most, in bytes.
+pub const DEFAULT_BATCH_BYTES: u64 = MAX_EVENT_BYTES as u64;
+/// The most keys in `metadata`.
+pub const MAX_METADATA_ENTRIES: usize = 32;
+/// The longest key in `metadata`, in characters.
+pub const MAX_METADATA_KEY_CHARS: usize = 64;
+/// The longest value in `metadata`, in characters.
+pub const MAX_METADATA_VALUE_CHARS: usize = 512;
+/// After how many days without a success a webhook may be turned off.
+pub const DISABLE_AFTER_DAYS: std::ops::RangeInclusive<u32> = 1..=365;
+
+const _: () = assert!(*BATCH_EVENTS.end() as usize <= MAX_BATCH_EVENTS);
+
+/// How deliveries to a webhook are made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// Statuses that are tried again beside 429 and 5xx; ascending, each once.
+    pub retry_on: Vec<u16>,
+    pub rate_limit: Option<RateLimit>,
+    /// Each delivery waits until the one accepted before it has ended.
+    pub ordered: bool,
+    pub batch: Option<Batching>,
+    pub metadata: BTreeMap<String, String>,
+    pub disable_after_days: Option<u32>,
+}
+
+/// At most `burst + per_s × t` attempts begin within any time `t`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RateLimit {
+    pub per_s: f64,
+    pub burst: u32,
+}
+
+/// Several events in one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    pub max_events: usize,
+    /// How long the first event of a batch waits for others.
+    pub max_wait: Duration,
+    /// Of the events' bodies together; one larger event goes alone.
+    pub max_bytes: usize,
+}
+
+/// A rate limit as a user gives it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RateLimit)]
+pub struct RawRateLimit {
+    /// Attempts per second, also less than one, as in 0.5.
+    #[schema(example = 10, maximum = 100_000)]
+    pub per_s: f64,
+    /// Attempts that may begin at once after a pause; 1 by default, which spaces them evenly.
+    #[serde(default = "one")]
+    #[schema(minimum = 1, maximum = 100_000)]
+    pub burst: u32,
+}
+
+/// Batching as a user gives it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Batching)]
+pub struct RawBatching {
+    /// A batch is sent when it has so many events.
+    #[schema(example = 100, minimum = 2, maximum = 1000)]
+    pub max_events: u32,
+    /// Or when its first event has waited so long, in milliseconds.
+    #[schema(example = 500, maximum = 60000)]
+    pub max_wait_ms: u64,
+    /// Or when another event would make it larger than this; 1 MiB by default.
+    #[serde(default = "default_batch_bytes")]
+    #[schema(minimum = 1024, maximum = 1_048_576)]
+    pub max_bytes: u64,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn default_batch_bytes() -> u64 {
+    DEFAULT_BATCH_BYTES
+}
+
+/// One setting that is wrong.
+pub(super) struct PolicyError {
+    pub(super) field: &'static str,
+    pub(super) reason: String,
+}
+
+impl Policy {
+    /// Takes over what `patch` names; what is wrong with it is returned and not taken over.
+    pub(super) fn apply(&mut self, patch: &WebhookPatch) -> Vec<PolicyError> {
+        let mut wrong = Wrong(Vec::new());
+        if let Some(statuses) = &patch.retry_on {
+            self.retry_on = wrong.statuses(statuses);
+        }
+        if let Some(limit) = &patch.rate_limit {
+            self.rate_limit = limit.map(|limit| wrong.rate_limit(limit));
+        }
+        if let Some(ordered) = patch.ordered {
+            self.ordered = ordered;
+        }
+        if let Some(batch) = &patch.batch {
+            self.batch = batch.map(|batch| wrong.batching(batch));
+        }
+        if let Some(metadata) = &patch.metadata {
+            wrong.check_metadata(metadata);
+            self.metadata.clone_from(metadata);
+        }
+        if let Some(days) = patch.disable_after_days {
+            if let Some(days) = days {
+                wrong.check_range("disable_after_days", days, &DISABLE_AFTER_DAYS);
+            }
+            self.disable_after_days = days;
+        }
+        wrong.0
+    }
+
+    /// The patch that makes this policy of a default one.
+    pub(super) fn to_patch(&self) -> WebhookPatch {
+        let default = Self::default();
+        WebhookPatch {
+            retry_on: (self.retry_on != default.retry_on).then(|| self.retry_on.clone()),
+            rate_limit: self.rate_limit.map(|limit| Some(limit.to_raw())),
+            ordered: self.ordered.then_some(true),
+            batch: self.batch.map(|batch| Some(batch.to_raw())),
+            metadata: (self.metadata != default.metadata).then(|| self.metadata.clone()),
+            disable_after_days: self.disable_after_days.map(Some),
+            ..WebhookPatch::default()
+        }
+    }
+}
+
+impl RateLimit {
+    #[must_use]
+    pub fn to_raw(self) -> RawRateLimit {
+        RawRateLimit { per_s: self.per_s, burst: self.burst }
+    }
+}
+
+impl Batching {
+    #[must_use]
+    pub fn to_raw(self) -> RawBatching {
+        RawBatching {
+            max_events: u32::try_from(self.max_events).unwrap_or(u32::MAX),
+            max_wait_ms: u64::try_from(self.max_wait.as_millis()).unwrap_or(u64::MAX),
+            max_bytes: self.max_bytes as u64,
+        }
+    }
+}
+
+/// Collects what is wrong.
+struct Wrong(Vec<PolicyError>);
+
+impl Wrong {
+    fn add(&mut self, field: &'static str, reason: String) {
+        self.0.push(PolicyError { field, reason });
+    }
+
+    fn check_range<T: PartialOrd + std::fmt::Display>(
+        &mut self,
+        field: &'static str,
+        value: T,
+        range: &std::ops::RangeInclusive<T>,
+    ) {
+        if !range.contains(&value) {
+            self.add(field, format!("is {value}, must be {} to {}", range.start(), range.end()));
+        }
+    }
+
+    fn statuses(&mut self, given: &[u16]) -> Vec<u16> {
+        if given.len() > MAX_RETRY_ON {
+            self.add("retry_on", format!("has {} statuses, the limit is {MAX_RETRY_ON}", given.len()));
+            return Vec::new();
+        }
+        for status in given {
+            match status {
+                410 => {
+                    self.add("retry_on", "410 says that the receiver is gone for good: it turns the webhook off".into())
+                }
+                300..=499 | 500..=599 => {}
+                _ => self.add("retry_on", format!("{status} is not between 300 and 599")),
+            }
+        }
+        let mut statuses = given.to_vec();
+        statuses.sort_unstable();
+        statuses.dedup();
+        statuses
+    }
+
+    fn rate_limit(&mut self, RawRateLimit { per_s, burst }: RawRateLimit) -> RateLimit {
+        self.check_range("rate_limit.per_s", per_s, &RATE_PER_S);
+        self.check_range("rate_limit.burst", burst, &RATE_BURST);
+        RateLimit { per_s, burst }
+    }
+
+    fn batching(&mut self, raw: RawBatching) -> Batching {
+        self.check_range("batch.max_events", raw.max_events, &BATCH_EVENTS);
+        self.check_range("batch.max_wait_ms", raw.max_wait_ms, &(0..=MAX_BATCH_WAIT_MS));
+        self.check_range("batch.max_bytes", raw.max_bytes, &(1_024..=DEFAULT_BATCH_BYTES));
+        Batching {
+            max_events: raw.max_events as usize,
+            max_wait: Duration::from_millis(raw.max_wait_ms),
+            max_bytes: usize::try_from(raw.max_bytes).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn check_metadata(&mut self, metadata: &BTreeMap<String, String>) {
+        if metadata.len() > MAX_METADATA_ENTRIES {
+            self.add("metadata", format!("has {} keys, the limit is {MAX_METADATA_ENTRIES}", metadata.len()));
+        }
+        for (key, value) in metadata {
+            if key.is_empty() || key.chars().count() > MAX_METADATA_KEY_CHARS {
+                self.add("metadata", format!("the key {key:?} must have 1 to {MAX_METADATA_KEY_CHARS} characters"));
+            }
+            if value.chars().count() > MAX_METADATA_VALUE_CHARS {
+                self.add(
+                    "metadata",
+                    format!("the value of {key:?} has more than {MAX_METADATA_VALUE_CHARS} characters"),
+                );
+            }
+            if key.chars().chain(value.chars()).any(char::is_control) {
+                self.add("metadata", format!("{key:?} must not have control characters"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusals(patch: &str) -> Vec<String> {
+        let patch: WebhookPatch = serde_json::from_str(patch).unwrap();
+        Policy::default().apply(&patch).into_iter().map(|wrong| format!("{}: {}", wrong.field, wrong.reason)).collect()
+    }
+
+    #[test]
+    fn a_policy_comes_back_from_its_patch() {
+        let patch = r#"{"retry_on": [425, 408, 408], "rate_limit": {"per_s": 0.5, "burst": 3}, "ordered": true,
+            "batch": {"max_events": 10, "max_wait_ms": 250, "max_bytes": 2048}, "metadata": {"team": "soc"},
+            "disable_after_days": 5}"#;
+        let mut policy = Policy::default();
+        assert!(policy.apply(&serde_json::from_str(patch).unwrap()).is_empty());
+        assert_eq!(policy.retry_on, [408, 425]);
+        let stored = serde_json::to_string(&policy.to_patch()).unwrap();
+        let mut again = Policy::default();
+        assert!(again.apply(&serde_json::from_str(&stored).unwrap()).is_empty());
+        assert_eq!(again, policy);
+        assert_eq!(serde_json::to_string(&Policy::default().to_patch()).unwrap(), "{}");
+        // null takes a setting back.
+        let nothing = r#"{"retry_on": [], "rate_limit": null, "ordered": false, "batch": null, "metadata": {},
+            "disable_after_days": null}"#;
+        assert!(again.apply(&serde_json::from_str(nothing).unwrap()).is_empty());
+        assert_eq!(again, Policy::default());
+    }
+
+    #[test]
+    fn every_limit_is_kept() {
+        let cases = [
+            (r#"{"retry_on": [200]}"#, "200 is not between"),
+            (r#"{"retry_on": [410]}"#, "turns the webhook off"),
+            (r#"{"rate_limit": {"per_s": 0}}"#, "rate_limit.per_s: is 0"),
+            (r#"{"rate_limit": {"per_s": 1e6}}"#, "rate_limit.per_s"),
+            (r#"{"rate_limit": {"per_s": 1, "burst": 0}}"#, "rate_limit.burst: is 0"),
+            (r#"{"batch": {"max_events": 1, "max_wait_ms": 5}}"#, "batch.max_events: is 1, must be 2 to 1000"),
+            (r#"{"batch": {"max_events": 2, "max_wait_ms": 60001}}"#, "batch.max_wait_ms"),
+            (r#"{"batch": {"max_events": 2, "max_wait_ms": 5, "max_bytes": 9}}"#, "batch.max_bytes"),
+            (r#"{"disable_after_days": 366}"#, "disable_after_days: is 366"),
+            (r#"{"metadata": {"": "x"}}"#, "must have 1 to 64"),
+            (r#"{"metadata": {"a": "x\u0000"}}"#, "control characters"),
+        ];
+        for (patch, reason) in cases {
+            let found = refusals(patch);
+            assert!(found.iter().any(|text| text.contains(reason)), "{patch}: {found:?}");
+        }
+        let long = "x".repeat(513);
+        assert_eq!(refusals(&format!(r#"{{"metadata": {{"a": "{long}"}}}}"#)).len(), 1);
+        let many: BTreeMap<_, _> = (0..33).map(|n| (n.to_string(), String::new())).collect();
+        assert_eq!(refusals(&serde_json::json!({ "metadata": many }).to_string()).len(), 1);
+        assert_eq!(refusals(&serde_json::json!({ "retry_on": vec![408; 65] }).to_string()).len(), 1);
+    }
+}
