@@ -7,6 +7,7 @@ mod delivery;
 mod demo;
 mod event;
 mod listen;
+mod master_key;
 mod openapi;
 mod output;
 mod receiver;
@@ -54,6 +55,8 @@ enum Command {
     Delivery(delivery::Args),
     /// Manage access tokens
     Token(token::Args),
+    /// Change the key that seals the keys of webhooks
+    MasterKey(master_key::Args),
     /// Print the server's settings and where each comes from
     Config(config::Args),
     /// Print the API's description for programs, an `openapi.json`
@@ -98,6 +101,7 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
+        Command::MasterKey(args) => master_key::run(args, output, &environment).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
         Command::Bench(args) => bench::run(args, output).await,

@@ -59,6 +59,10 @@ pub enum RotationError {
          with an overlap of 0, which ends all but the new one at once"
     )]
     TooMany { next_end: UnixMicros },
+    #[error("is the one that the webhook has; leave it out, and a new one is made")]
+    SameSecret,
+    #[error("is the one that the webhook has; leave it out, and a new one is made")]
+    SameStandardKey,
 }
 
 impl SigningKeys {
@@ -95,6 +99,12 @@ impl SigningKeys {
     pub fn rotated(&self, new: Self, overlap: Duration, now: UnixMicros) -> Result<Self, RotationError> {
         if overlap > MAX_OVERLAP {
             return Err(RotationError::Overlap { overlap });
+        }
+        if new.decnet == self.decnet {
+            return Err(RotationError::SameSecret);
+        }
+        if new.standard == self.standard {
+            return Err(RotationError::SameStandardKey);
         }
         let mut rotated = Self { since: Some(now), older: Vec::new(), ..new };
         if self.ed25519.is_some() {
@@ -239,6 +249,15 @@ mod tests {
         let third = rotated(&second, Duration::ZERO, NOW);
         assert_eq!(signed(&third, NOW), signature(&third, NOW));
         assert_eq!(third.previous_secret(NOW), None);
+    }
+
+    #[test]
+    fn a_rotation_to_the_same_key_is_none() {
+        let keys = SigningKeys::generate();
+        let same = SigningKeys::new(keys.decnet.clone(), StandardKey::generate());
+        assert_eq!(keys.rotated(same, HOUR, NOW), Err(RotationError::SameSecret));
+        let same = SigningKeys::new(Secret::generate(), keys.standard.clone());
+        assert_eq!(keys.rotated(same, HOUR, NOW), Err(RotationError::SameStandardKey));
     }
 
     #[test]
