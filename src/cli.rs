@@ -6,6 +6,7 @@ mod config;
 mod delivery;
 mod demo;
 mod event;
+mod keys;
 mod listen;
 mod master_key;
 mod openapi;
@@ -14,8 +15,10 @@ mod receiver;
 mod remote;
 mod samples;
 mod serve;
+mod sign;
 mod signals;
 mod token;
+mod verify;
 mod webhook;
 
 use std::ffi::OsString;
@@ -47,6 +50,10 @@ enum Command {
     Demo(demo::Args),
     /// Receive webhooks on this machine, verify and print them
     Listen(listen::Args),
+    /// Sign a body as a delivery is signed, to try a receiver
+    Sign(sign::Args),
+    /// Say whether a request's signatures match, and why not
+    Verify(verify::Args),
     /// Manage webhooks: who gets which events
     Webhook(webhook::Args),
     /// Send events and look at them
@@ -97,6 +104,8 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Serve(args) => serve::run(args, output, &environment).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Listen(args) => listen::run(args, output).await,
+        Command::Sign(args) => sign::run(args, output).await,
+        Command::Verify(args) => verify::run(args, output).await,
         Command::Webhook(args) => webhook::run(args, output).await,
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
@@ -131,6 +140,9 @@ mod tests {
             "event list --token",
             "listen --secret",
             "listen --standard-secret",
+            "sign --private-key",
+            "verify --secret",
+            "webhook rotate-secret w --standard-secret",
             "webhook create --name w --url https://w.example --secret",
             "webhook update w --standard-secret",
         ] {
