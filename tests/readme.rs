@@ -20,9 +20,7 @@ use postrider::delivery::client::{Client, ClientOptions};
 use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::{DeliverOptions, deliver};
 use postrider::event::Event;
-use postrider::signing::{
-    DEFAULT_TOLERANCE_S, Secret, SigningKeys, StandardKey, standard_signature, verify_decnet, verify_standard,
-};
+use postrider::signing::{DEFAULT_TOLERANCE_S, SigningKeys, standard_signature, verify_decnet, verify_standard};
 use postrider::topic::Topic;
 use postrider::webhook::Webhook;
 use serde_json::{Value, json};

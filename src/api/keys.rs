@@ -22,8 +22,8 @@ use crate::webhook::{WebhookError, WebhookRecord};
 /// Keys of a webhook that sign, without what is secret of them.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Keys {
-    /// When they took over.
-    since: Time,
+    /// When they were made and took over.
+    created_at: Time,
     /// Until when they sign beside newer ones; `null`: these are the newest.
     #[schema(required)]
     valid_until: Option<Time>,
@@ -35,10 +35,11 @@ pub(super) struct Keys {
 /// The keys that sign at `now`, the newest first.
 pub(super) fn live(record: &WebhookRecord, now: UnixMicros) -> Vec<Keys> {
     let keys = &record.settings.receiver.keys;
-    let since = |since: Option<UnixMicros>| Time(since.unwrap_or(record.created_at));
-    let newest = Keys { since: since(keys.since), valid_until: None, public_key: public_key(keys.ed25519.as_ref()) };
+    let created_at = |since: Option<UnixMicros>| Time(since.unwrap_or(record.created_at));
+    let newest =
+        Keys { created_at: created_at(keys.since), valid_until: None, public_key: public_key(keys.ed25519.as_ref()) };
     let older = keys.older_live(now).map(|keys| Keys {
-        since: since(keys.since),
+        created_at: created_at(keys.since),
         valid_until: Some(Time(keys.until)),
         public_key: public_key(keys.ed25519.as_ref()),
     });
@@ -100,7 +101,7 @@ impl Rotation {
 /// `X-DECNET-Signature-Previous` that of the secret before, so that receivers can change over in peace. At most
 /// four generations are valid at once. The answer is the only one that shows the new keys.
 #[utoipa::path(post, path = "/webhooks/{uuid}/rotate-secret", tag = "webhooks", params(("uuid" = Uuid, Path)),
-    request_body(content = Rotation, description = "May be left out."), responses(
+    request_body = Option<Rotation>, responses(
     (status = 200, body = RotatedKeys),
     (status = 400, description = "The body is no JSON."),
     (status = 404, description = "There is no such webhook."),

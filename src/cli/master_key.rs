@@ -15,6 +15,7 @@ use crate::store::seal::MasterKey;
 use crate::store::sqlite::{ChangeKeyError, Changed, change_master_key};
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: postrider master-key rotate --data /var/lib/postrider")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,

@@ -285,7 +285,7 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
 /// One line a generation of keys, the newest first: since when, until when, and the public key if there is one.
 fn keys_shown(webhook: &Value) -> String {
     let lines = webhook["keys"].as_array().into_iter().flatten().map(|keys| {
-        let mut line = format!("since {}", output::moment(keys, "since"));
+        let mut line = format!("since {}", output::moment(keys, "created_at"));
         for (field, text) in
             [("valid_until", output::moment(keys, "valid_until")), ("public_key", output::text(keys, "public_key"))]
         {

@@ -109,18 +109,18 @@ pub fn diagnose(
     let mut findings = Vec::new();
     if let Some(secret) = &keys.decnet {
         let verified = verify_decnet(secret, headers, body);
-        let result = request.result(Scheme::Decnet, verified, &decnet_forms(secret, keys.standard.as_ref()));
+        let result = request.result(Scheme::Decnet, &verified, &decnet_forms(secret, keys.standard.as_ref()));
         findings.push(Finding { scheme: Scheme::Decnet, result });
     }
     if let Some(key) = &keys.standard {
         let verified = verify_standard(key, headers, body, now, tolerance_s);
-        let result = request.result(Scheme::Standard, verified, &standard_forms(key, keys.decnet.as_ref()));
+        let result = request.result(Scheme::Standard, &verified, &standard_forms(key, keys.decnet.as_ref()));
         findings.push(Finding { scheme: Scheme::Standard, result });
     }
     if let Some(key) = &keys.ed25519 {
         let verified = verify_ed25519(key, headers, body, now, tolerance_s);
         let form = KeyForm { verifier: Verifier::Ed25519(*key), cause: None };
-        let result = request.result(Scheme::Ed25519, verified, &[form]);
+        let result = request.result(Scheme::Ed25519, &verified, &[form]);
         findings.push(Finding { scheme: Scheme::Ed25519, result });
     }
     findings
@@ -186,7 +186,12 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    fn result(&self, scheme: Scheme, verified: Result<(), VerifyError>, forms: &[KeyForm]) -> Result<Match, Diagnosis> {
+    fn result(
+        &self,
+        scheme: Scheme,
+        verified: &Result<(), VerifyError>,
+        forms: &[KeyForm],
+    ) -> Result<Match, Diagnosis> {
         let own = found_in(self.headers, scheme);
         if verified.is_ok() {
             return Ok(self.position(&own, scheme, &forms[0]));
@@ -194,12 +199,12 @@ impl Request<'_> {
         let mut causes = self.wrong_time(scheme);
         match verified {
             Err(VerifyError::MissingHeader(name)) => causes.insert(0, Cause::Missing(name)),
-            Err(VerifyError::MalformedHeader(name)) if own.is_empty() && name != header::WEBHOOK_TIMESTAMP => {
+            Err(VerifyError::MalformedHeader(name)) if own.is_empty() && *name != header::WEBHOOK_TIMESTAMP => {
                 causes.insert(0, Cause::Malformed(name));
             }
             _ => {}
         }
-        match self.explain(&own, scheme, forms) {
+        match self.explain(&own, scheme, &forms.iter().collect::<Vec<_>>()) {
             Some(found) => causes.splice(0..0, found).for_each(drop),
             None => {
                 if let Some(found) = self.explain_other_headers(scheme, forms) {
@@ -245,17 +250,12 @@ impl Request<'_> {
     }
 
     /// The fewest mistakes with which one of `found` comes out; none of them if there is no mistake.
-    fn explain<'k>(
-        &self,
-        found: &[Found],
-        scheme: Scheme,
-        forms: impl IntoIterator<Item = &'k KeyForm> + Clone,
-    ) -> Option<Vec<Cause>> {
+    fn explain(&self, found: &[Found], scheme: Scheme, forms: &[&KeyForm]) -> Option<Vec<Cause>> {
         let prefixes = prefixes(self.headers, self.body, scheme);
         let bodies = bodies(self.body);
         let most = if self.body.len() > MAX_DIAGNOSED_BYTES { 1 } else { MAX_MISTAKES };
         for mistakes in 0..=most {
-            for form in forms.clone() {
+            for form in forms {
                 for prefix in &prefixes {
                     for body in &bodies {
                         let causes: Vec<Cause> = [form.cause, prefix.cause, body.cause].into_iter().flatten().collect();
@@ -282,7 +282,8 @@ impl Request<'_> {
         let found = found_in(self.headers, other);
         // That the other scheme's own key made its signature says nothing.
         let is_own = |form: &&KeyForm| !matches!(form.cause, Some(Cause::SecretUsed | Cause::StandardKeyUsed));
-        let mut causes = self.explain(&found, other, forms.iter().filter(is_own))?;
+        let own: Vec<_> = forms.iter().filter(is_own).collect();
+        let mut causes = self.explain(&found, other, &own)?;
         // If the key given is the other scheme's, then that explains the header too.
         if !causes.contains(&Cause::SecretIsStandardKey) {
             causes.insert(0, Cause::MadeForOtherHeader { key: scheme, header: other });

@@ -74,13 +74,12 @@ fn change(
     }
     let locked = Folder::lock(folder)?;
     let file = folder.join(MASTER_KEY_FILE);
-    let (old, is_in_file) = match current {
-        Some(key) => (key.clone(), false),
-        None => {
-            finish(&locked, folder)?;
-            let missing = || MasterKeyError::Missing { path: file.display().to_string() };
-            (MasterKey::load(&file)?.ok_or_else(missing)?, true)
-        }
+    let (old, is_in_file) = if let Some(key) = current {
+        (key.clone(), false)
+    } else {
+        finish(&locked, folder)?;
+        let missing = || MasterKeyError::Missing { path: file.display().to_string() };
+        (MasterKey::load(&file)?.ok_or_else(missing)?, true)
     };
     let (old_sealer, new_sealer) = (Sealer::new(&old)?, Sealer::new(new)?);
     if is_under(&locked, &new_sealer)? {
