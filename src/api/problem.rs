@@ -189,6 +189,7 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Draining => Self::unavailable("the server is shutting down"),
+            PublishError::ReservedTopic { index } => Self::field(format!("events[{index}].topic"), error.to_string()),
             PublishError::Store(error) => error.into(),
         }
     }
