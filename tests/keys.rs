@@ -31,6 +31,7 @@ use postrider::signing::{
     DEFAULT_OVERLAP, DEFAULT_TOLERANCE_S, Ed25519PublicKey, MAX_OVERLAP, Secret, StandardKey, header, verify_decnet,
     verify_ed25519, verify_standard,
 };
+use postrider::store::Store as _;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
 use postrider::topic::Topic;
@@ -111,7 +112,7 @@ async fn receivers_with_the_old_or_the_new_keys_verify_all_while_deliveries_flow
     let old = Known::from(&webhook);
 
     let stop = Arc::new(AtomicBool::new(false));
-    let publisher = {
+    let publishing = {
         let (server, stop) = (Arc::clone(&server), Arc::clone(&stop));
         tokio::spawn(async move {
             let mut count = 0;
@@ -129,8 +130,8 @@ async fn receivers_with_the_old_or_the_new_keys_verify_all_while_deliveries_flow
     let seen = receiver.received_count();
     receiver.wait_for(seen + 30).await;
     stop.store(true, Ordering::Relaxed);
-    let published = publisher.await.unwrap() + 1;
-    let requests = receiver.wait_for(published).await;
+    let count = publishing.await.unwrap() + 1;
+    let requests = receiver.wait_for(count).await;
 
     let (before, after): (Vec<_>, Vec<_>) = requests.iter().partition(|request| generations(request) == 1);
     assert!(before.len() >= 20 && after.len() >= 30, "{} before, {} after", before.len(), after.len());
@@ -245,8 +246,8 @@ async fn the_key_pair_is_made_when_it_is_first_asked_for() {
     let server = TestServer::start(folder.path()).await;
     let webhook = server.webhook("plain", "http://127.0.0.1:8123/", "a.b").await;
     assert_eq!((&webhook["public_key"], &webhook["keys"][0]["public_key"]), (&Value::Null, &Value::Null));
-    let path = format!("{WEBHOOKS}/{}", webhook["uuid"].as_str().unwrap());
-    let patch = |body: &'static str| server.call("PATCH", &path, &server.admin, body);
+    let route = format!("{WEBHOOKS}/{}", webhook["uuid"].as_str().unwrap());
+    let patch = |body: &'static str| server.call("PATCH", &route, &server.admin, body);
     let changed = patch(r#"{"signatures": ["ed25519"]}"#).await.expect(200);
     let public = changed["keys"][0]["public_key"].clone();
     assert!(public.as_str().unwrap().starts_with("whpk_"));
@@ -542,7 +543,6 @@ async fn a_command_that_is_killed_leaves_a_folder_that_opens() {
     let data = folder.path().join("data");
     let open = || SqliteStore::open(&data, &MasterKey::load_or_create(&data).unwrap(), SqliteOptions::default());
     let before = {
-        use postrider::store::Store as _;
         let store = open().unwrap();
         for n in 0..WEBHOOKS {
             let patch = WebhookPatch {
@@ -571,7 +571,6 @@ async fn a_command_that_is_killed_leaves_a_folder_that_opens() {
         child.kill().unwrap();
         child.wait().unwrap();
 
-        use postrider::store::Store as _;
         let store = open().unwrap();
         assert_eq!(store.webhooks(DEFAULT_TENANT).await.unwrap(), before, "round {round}");
         store.close().await;

@@ -129,7 +129,7 @@ struct Settings {
     /// Say what it is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Send this signature, `decnet` or `standard` (repeatable) [default: both]
+    /// Send this signature, `decnet`, `standard` or `ed25519` (repeatable) [default: the first two]
     #[arg(long = "signature", value_name = "SCHEME")]
     signatures: Vec<String>,
     /// Give an attempt this long, in whole seconds up to 60s [default: 10s]
