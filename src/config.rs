@@ -54,6 +54,9 @@ pub struct RawConfig {
     /// Let webhooks reach every private address but those of cloud metadata services
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_private_destinations: Option<bool>,
+    /// Let webhooks leave it to their proxies to resolve names, which no address check sees
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_proxy_resolution: Option<bool>,
     /// Resolve host names with this resolver [default: hickory]
     #[arg(long, value_name = "RESOLVER")]
     pub resolver: Option<Resolver>,
@@ -103,6 +106,7 @@ fn defaults() -> RawConfig {
         drain_timeout: Some(Span(Duration::from_secs(30))),
         allow_private: Some(Vec::new()),
         allow_private_destinations: Some(false),
+        allow_proxy_resolution: Some(false),
         resolver: Some(Resolver::Hickory),
         native_roots: Some(false),
         connect_timeout: Some(Span(DEFAULT_CONNECT_TIMEOUT)),
@@ -177,6 +181,7 @@ struct Values {
     drain_timeout: Span,
     allow_private: Vec<IpNet>,
     allow_private_destinations: bool,
+    allow_proxy_resolution: bool,
     resolver: Resolver,
     native_roots: bool,
     connect_timeout: Span,
@@ -392,6 +397,7 @@ impl Config {
                     allow_private: values.allow_private,
                     allow_all_private: values.allow_private_destinations,
                     own_listeners: Vec::new(),
+                    allow_proxy_resolution: values.allow_proxy_resolution,
                 },
                 resolver: match values.resolver {
                     Resolver::Hickory => None,

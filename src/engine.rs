@@ -11,9 +11,8 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Outcome;
-use crate::delivery::attempt::attempt;
-use crate::delivery::client::Client;
-use crate::delivery::guard::DestinationError;
+use crate::delivery::attempt::{Message, attempt};
+use crate::delivery::client::{Client, VetError};
 use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures};
 use crate::event::Event;
 use crate::ingest::{Ingest, PublishError, Receipt};
@@ -169,7 +168,8 @@ impl Engine {
         for _ in 0..MAX_UPDATE_TRIES {
             let old = self.find(tenant, uuid).await?;
             let settings = change(&old.settings, self.now())?;
-            if settings.receiver.destination != old.settings.receiver.destination {
+            let (new, known) = (&settings.receiver, &old.settings.receiver);
+            if new.destination != known.destination || new.access != known.access {
                 self.vet(&settings).await?;
             }
             let engine = Arc::clone(self);
@@ -227,13 +227,18 @@ impl Engine {
         });
         let event = event.map_err(StoreError::Conflict)?;
         let webhook = &record.settings.receiver;
-        Ok(attempt(&self.client, &mut None, webhook, &event, event.id(), &*self.clock).await)
+        Ok(attempt(&self.client, &mut None, webhook, &Message::of(&event), event.id(), &*self.clock).await)
     }
 
     /// Refuses a destination that an attempt would refuse.
     async fn vet(&self, settings: &WebhookSettings) -> Result<(), ChangeError> {
-        let verdict: Result<(), DestinationError> = self.client.vet(&settings.receiver.destination).await;
-        verdict.map_err(|error| ChangeError::Invalid(vec![error.into()]))
+        self.client.vet(&settings.receiver).await.map_err(|VetError { field, error }| {
+            let error = match field {
+                "url" => error.into(),
+                _ => WebhookError::Field { field, reason: error.to_string() },
+            };
+            ChangeError::Invalid(vec![error])
+        })
     }
 
     async fn find(&self, tenant: TenantSeq, uuid: Uuid) -> Result<WebhookRecord, StoreError> {

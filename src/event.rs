@@ -321,5 +321,20 @@ fn unquoted(json: &str) -> Box<str> {
     if inside.contains('\\') { unescaped(inside).collect() } else { inside.into() }
 }
 
+/// A key of a JSON object and its value, both as text.
+pub(crate) type Member = (Box<str>, Box<str>);
+
+/// The members of a JSON object as text: strings as what they stand for, other values in canonical form.
+/// For the small answers of other servers; read as strictly as an event.
+pub(crate) fn object_members(json: &[u8]) -> Result<Vec<Member>, EventError> {
+    let mut reader = Canonicaliser::new(json)?;
+    if !reader.read_object()? {
+        return Err(EventError::Json { at: 0, reason: "is no object".to_owned() });
+    }
+    reader.finish()?;
+    let text = |value: &str| if value.starts_with('"') { unquoted(value) } else { value.into() };
+    Ok(reader.members().map(|(key, value)| (unescaped(key).collect(), text(value))).collect())
+}
+
 #[cfg(test)]
 mod tests;

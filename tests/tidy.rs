@@ -231,14 +231,29 @@ fn server_crates_in_library(sources: &[Source], dependencies: &[String]) -> Vec<
             && !GATED.iter().any(|(path, _)| source.path.starts_with(path))
     };
     for source in sources.iter().filter(is_library) {
+        let code = without_conditional_attributes(&source.code);
         for dependency in dependencies {
             let name = dependency.replace('-', "_");
-            if uses(&source.code, &name).any(|after| after.starts_with("::")) {
+            if uses(&code, &name).any(|after| after.starts_with("::")) {
                 wrong.push(format!("{}: the library has no `{name}`", source.path));
             }
         }
     }
     wrong
+}
+
+/// `code` without `#[cfg_attr(feature = …, …)]`: what is derived for the server only, the library does not have.
+fn without_conditional_attributes(code: &str) -> String {
+    let (mut kept, mut rest) = (String::with_capacity(code.len()), code);
+    while let Some(at) = rest.find("#[cfg_attr(") {
+        kept.push_str(&rest[..at]);
+        let attribute = &rest[at..];
+        let is_conditional = attribute["#[cfg_attr(".len()..].trim_start().starts_with("feature");
+        let length = attribute.find(")]").map_or(attribute.len(), |end| end + 2);
+        kept.push_str(if is_conditional { "" } else { &attribute[..length] });
+        rest = &attribute[length..];
+    }
+    kept + rest
 }
 
 fn optional_dependencies(manifest: &str) -> Vec<String> {
@@ -498,6 +513,7 @@ fn the_rules_notice_what_breaks_them() {
             Source::new("src/dispatcher.rs", "use crate::ingest::X;\n"),
         ]),
         server_crates_in_library(&bad("src/event.rs", "use serde_json::Value;\n"), &["serde-json".to_owned()]),
+        server_crates_in_library(&bad("src/event.rs", "#[cfg_attr(unix, derive(serde::X))]\n"), &["serde".to_owned()]),
         foreign_technology(&bad("src/api/events.rs", "let rows = db.query(r#\"\n  SELECT 1\"#);\n")),
         foreign_technology(&bad("src/api.rs", "use rusqlite::Connection;\n")),
         foreign_technology(&bad("src/ingest.rs", "let now = SystemTime::now();\n")),
@@ -535,4 +551,7 @@ fn the_rules_let_good_code_be() {
     assert_none(&wrong_limits("| `MAX_A` | `1 << 4` |\n", &good));
     assert_none(&missing_files("`event.rs` and `src/event.rs`", &["src/event.rs".to_owned()]));
     assert_eq!(functions(&good[0].code), [("f", 1)]);
+    let derived =
+        "#[cfg_attr(\n    feature = \"server\",\n    derive(serde::Serialize),\n    serde(default)\n)]\nstruct A;\n";
+    assert_none(&server_crates_in_library(&[Source::new("src/event.rs", derived)], &["serde".to_owned()]));
 }

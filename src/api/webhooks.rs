@@ -20,6 +20,7 @@ use super::keys::{self, Keys};
 use super::problem::Problem;
 use super::views::{Message, Time, millis};
 use crate::clock::UnixMicros;
+use crate::delivery::access::{RawAuth, RawClientCertificate, RawProxy, SecretText};
 use crate::delivery::retry::{Next, Schedule, next};
 use crate::delivery::{End, Outcome};
 use crate::signing::Scheme;
@@ -76,6 +77,22 @@ pub(super) struct Webhook {
     metadata: BTreeMap<String, String>,
     #[schema(required)]
     disable_after_days: Option<u32>,
+    /// Headers beside those that Postrider sets; credentials among them are not shown.
+    #[schema(value_type = BTreeMap<String, String>)]
+    headers: BTreeMap<String, SecretText>,
+    #[schema(required)]
+    content_type: Option<String>,
+    /// As it was set, without its secrets.
+    #[schema(required, value_type = Option<Object>)]
+    auth: Option<RawAuth>,
+    #[schema(required)]
+    ca: Option<String>,
+    /// As it was set, without its secrets.
+    #[schema(required, value_type = Option<Object>)]
+    client_certificate: Option<RawClientCertificate>,
+    /// As it was set, without its secrets.
+    #[schema(required, value_type = Option<Object>)]
+    proxy: Option<RawProxy>,
     /// Why it was turned off without its owner: `gone` after a 410, or `no success for N days`.
     #[schema(required)]
     disabled_reason: Option<String>,
@@ -119,6 +136,7 @@ impl Webhook {
     fn new(record: &WebhookRecord, now: UnixMicros) -> Self {
         let (settings, health) = (&record.settings, &record.health);
         let (receiver, policy) = (&settings.receiver, &settings.policy);
+        let access = receiver.access.shown();
         let seconds = |schedule: &Schedule| schedule.delays().iter().map(Duration::as_secs_f64).collect();
         Self {
             uuid: record.uuid,
@@ -138,6 +156,12 @@ impl Webhook {
             batch: policy.batch.map(Batching::to_raw),
             metadata: policy.metadata.clone(),
             disable_after_days: policy.disable_after_days,
+            headers: access.headers,
+            content_type: access.content_type,
+            auth: access.auth,
+            ca: access.ca,
+            client_certificate: access.client_certificate,
+            proxy: access.proxy,
             disabled_reason: record.switched_off.as_ref().map(|off| off.reason.clone()),
             disabled_at: record.switched_off.as_ref().map(|off| Time(off.at)),
             consecutive_failures: health.consecutive_failures,
@@ -154,11 +178,10 @@ impl Webhook {
 }
 
 fn warnings(record: &WebhookRecord) -> Vec<String> {
-    let insecure = !record.settings.receiver.destination.is_tls();
-    insecure
-        .then(|| "insecure_url: events travel unencrypted and can be read on the way; use https".to_owned())
-        .into_iter()
-        .collect()
+    let receiver = &record.settings.receiver;
+    let insecure = "insecure_url: events travel unencrypted and can be read on the way; use https";
+    let insecure = (!receiver.destination.is_tls()).then_some(insecure);
+    insecure.into_iter().chain(receiver.access.warnings(&receiver.destination)).map(str::to_owned).collect()
 }
 
 /// List the webhooks

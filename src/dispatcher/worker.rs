@@ -16,7 +16,7 @@ use super::notices::{News, Notice, is_operational};
 use super::settler::Message;
 use super::{Shared, batch};
 use crate::clock::{Clock, UnixMicros};
-use crate::delivery::attempt::attempt;
+use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
 use crate::delivery::retry::{self, Next, Rules};
 use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
@@ -174,12 +174,13 @@ async fn attempt_once(shared: &Shared, lane: &Lane, job: &Job, connection: &mut 
     let (receiver, client, clock) = (&job.settings.receiver, &shared.client, &*shared.wall);
     if job.more.is_empty() && job.settings.policy.batch.is_none() {
         let webhook_id = id_of(&job.queued).hyphenated().encode_lower(&mut buffer);
-        return attempt(client, connection, receiver, &job.queued.event.live.event, webhook_id, clock).await;
+        let message = attempt::Message::of(&job.queued.event.live.event);
+        return attempt(client, connection, receiver, &message, webhook_id, clock).await;
     }
     let members = || std::iter::once(&job.queued).chain(&job.more);
     let webhook_id = batch::id(members().map(id_of)).hyphenated().encode_lower(&mut buffer);
-    let batch = batch::event(webhook_id, members().map(|queued| &queued.event.live.event));
-    attempt(client, connection, receiver, &batch, webhook_id, clock).await
+    let message = batch::message(webhook_id, members().map(|queued| &queued.event.live.event));
+    attempt(client, connection, receiver, &message, webhook_id, clock).await
 }
 
 /// What an attempt came to, for each delivery that it was made for.

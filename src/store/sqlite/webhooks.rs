@@ -12,6 +12,7 @@ use super::keys::StoredKeys;
 use super::pending::corrupt;
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
+use crate::delivery::access::Access;
 use crate::delivery::guard::Destination;
 use crate::delivery::retry::Schedule;
 use crate::signing::{Secret, SigningKeys, StandardKey};
@@ -335,6 +336,7 @@ fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
             keys,
             signatures: words(9)?.map(str::parse).collect::<Result<_, _>>().map_err(corrupt)?,
             timeout: Duration::from_micros(row.get::<_, i64>(10)?.unsigned_abs()),
+            access: Access::default(),
         },
         topic_patterns: words(11)?.map(Pattern::parse).collect::<Result<_, _>>().map_err(corrupt)?,
         enabled: row.get(12)?,
