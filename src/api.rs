@@ -5,6 +5,7 @@ mod deliveries;
 mod events;
 mod health;
 mod input;
+mod keys;
 mod metrics;
 mod openapi;
 pub mod problem;
@@ -96,6 +97,7 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(webhooks::list, webhooks::create))
         .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
         .routes(routes!(webhooks::test))
+        .routes(routes!(keys::rotate))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::show))
         .routes(routes!(deliveries::retry))

@@ -6,7 +6,9 @@ mod config;
 mod delivery;
 mod demo;
 mod event;
+mod keys;
 mod listen;
+mod master_key;
 mod openapi;
 mod output;
 mod receiver;
@@ -14,8 +16,10 @@ mod remote;
 mod samples;
 mod serve;
 mod shape;
+mod sign;
 mod signals;
 mod token;
+mod verify;
 mod webhook;
 
 use std::ffi::OsString;
@@ -47,6 +51,10 @@ enum Command {
     Demo(demo::Args),
     /// Receive webhooks on this machine, verify and print them
     Listen(listen::Args),
+    /// Sign a body as a delivery is signed, to try a receiver
+    Sign(sign::Args),
+    /// Say whether a request's signatures match, and why not
+    Verify(verify::Args),
     /// Manage webhooks: who gets which events
     Webhook(webhook::Args),
     /// Send events and look at them
@@ -57,6 +65,8 @@ enum Command {
     Shape(shape::Args),
     /// Manage access tokens
     Token(token::Args),
+    /// Change the key that seals the keys of webhooks
+    MasterKey(master_key::Args),
     /// Print the server's settings and where each comes from
     Config(config::Args),
     /// Print the API's description for programs, an `openapi.json`
@@ -97,11 +107,14 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Serve(args) => serve::run(args, output, &environment).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Listen(args) => listen::run(args, output).await,
+        Command::Sign(args) => sign::run(args, output).await,
+        Command::Verify(args) => verify::run(args, output).await,
         Command::Webhook(args) => webhook::run(args, output).await,
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
         Command::Shape(args) => shape::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
+        Command::MasterKey(args) => master_key::run(args, output, &environment).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
         Command::Bench(args) => bench::run(args, output).await,
@@ -131,6 +144,9 @@ mod tests {
             "event list --token",
             "listen --secret",
             "listen --standard-secret",
+            "sign --private-key",
+            "verify --secret",
+            "webhook rotate-secret w --standard-secret",
             "webhook create --name w --url https://w.example --secret",
             "webhook update w --standard-secret",
         ] {

@@ -22,7 +22,7 @@ use crate::delivery::guard::{EgressPolicy, SystemResolver};
 use crate::delivery::retry::Schedule;
 use crate::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
 use crate::serve::ServeSettings;
-use crate::store::seal::MasterKey;
+use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::sqlite::SqliteOptions;
 use crate::telemetry::{LogFormat, TelemetrySettings};
 pub use units::{Size, Span, parse_span};
@@ -255,6 +255,17 @@ impl Environment {
         }
     }
 
+    fn master_key(&self, key: &str) -> Result<Option<MasterKey>, ConfigError> {
+        let Some((name, text)) = self.secret(key)? else { return Ok(None) };
+        let malformed = |error: MasterKeyError| format!("{error}; `openssl rand -base64 32` makes one");
+        MasterKey::parse(&text).map(Some).map_err(|error| ConfigError::Env { name, reason: malformed(error) })
+    }
+
+    /// The key that is to replace the master key: `POSTRIDER_NEW_MASTER_KEY`, or the file that its `_FILE` variant names.
+    pub fn new_master_key(&self) -> Result<Option<MasterKey>, ConfigError> {
+        self.master_key("new_master_key")
+    }
+
     /// The environment's layer. The default's type says how a variable's text is read.
     fn layer(&self, defaults: &Map<String, Value>) -> Result<Map<String, Value>, ConfigError> {
         let mut layer = Map::new();
@@ -346,13 +357,7 @@ impl Config {
             }
             self.admin_token = Some(token.into());
         }
-        if let Some((name, text)) = environment.secret("master_key")? {
-            let key = MasterKey::parse(&text).map_err(|error| ConfigError::Env {
-                name,
-                reason: format!("{error}; `openssl rand -base64 32` makes one"),
-            })?;
-            self.master_key = Some(key);
-        }
+        self.master_key = environment.master_key("master_key")?;
         for (key, is_set) in [("admin_token", self.admin_token.is_some()), ("master_key", self.master_key.is_some())] {
             let (value, origin) = if is_set { ("set", Origin::Env) } else { ("not set", Origin::Default) };
             self.shown.push(Shown { key: key.to_owned(), value: value.into(), origin });
@@ -363,6 +368,12 @@ impl Config {
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         &self.values.data
+    }
+
+    /// `None`: the key file in the data folder.
+    #[must_use]
+    pub fn master_key(&self) -> Option<&MasterKey> {
+        self.master_key.as_ref()
     }
 
     /// `colour`: whether text is coloured.

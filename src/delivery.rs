@@ -272,7 +272,7 @@ const MAX_WEBHOOK_ID_BYTES: usize = 64;
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let client = Client::new(ClientOptions::default())?;
-/// let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+/// let keys = SigningKeys::generate();
 /// let webhook = Webhook::new("https://siem.example.com/hook", keys)?;
 /// let event = Event::from_json(br#"{"topic": "attacker.session.started"}"#, SystemClock.now())?;
 /// let result = deliver(&client, &webhook, &event, &DeliverOptions::default()).await;

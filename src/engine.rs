@@ -17,6 +17,7 @@ use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures};
 use crate::event::Event;
 use crate::ingest::{Ingest, PublishError, Receipt};
 use crate::shape::RenderError;
+use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
 use crate::store::{DeliveryKey, Store, StoreError, StoredDelivery};
 use crate::topic::Topic;
 use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
@@ -45,7 +46,16 @@ pub enum ChangeError {
     #[error("the settings are not valid")]
     Invalid(Vec<WebhookError>),
     #[error(transparent)]
+    Rotation(#[from] RotationError),
+    #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Keys for a rotation that a user chose.
+#[derive(Default)]
+pub struct GivenKeys {
+    pub decnet: Option<Secret>,
+    pub standard: Option<StandardKey>,
 }
 
 impl Engine {
@@ -120,9 +130,45 @@ impl Engine {
         patch: WebhookPatch,
     ) -> Result<WebhookRecord, ChangeError> {
         let close_circuit = patch.enabled == Some(true);
+        self.change_webhook(tenant, uuid, close_circuit, |old, _| {
+            old.patched(patch.clone()).map_err(ChangeError::Invalid)
+        })
+        .await
+    }
+
+    /// Lets new keys take over, those that `given` has and new ones for the others; the keys of before sign for
+    /// `overlap` more. Attempts under way end with the keys that they began with.
+    pub async fn rotate_keys(
+        self: &Arc<Self>,
+        tenant: TenantSeq,
+        uuid: Uuid,
+        given: GivenKeys,
+        overlap: Duration,
+    ) -> Result<WebhookRecord, ChangeError> {
+        // Made once, so that a second try is the same rotation.
+        let new = SigningKeys::new(
+            given.decnet.unwrap_or_else(Secret::generate),
+            given.standard.unwrap_or_else(StandardKey::generate),
+        );
+        self.change_webhook(tenant, uuid, false, |old, now| {
+            let mut settings = old.clone();
+            settings.receiver.keys = old.receiver.keys.rotated(new.clone(), overlap, now)?;
+            Ok(settings)
+        })
+        .await
+    }
+
+    /// Commits what `change` makes of the settings and of the present moment, and lets it take effect at once.
+    async fn change_webhook(
+        self: &Arc<Self>,
+        tenant: TenantSeq,
+        uuid: Uuid,
+        close_circuit: bool,
+        change: impl Fn(&WebhookSettings, UnixMicros) -> Result<WebhookSettings, ChangeError>,
+    ) -> Result<WebhookRecord, ChangeError> {
         for _ in 0..MAX_UPDATE_TRIES {
             let old = self.find(tenant, uuid).await?;
-            let settings = old.settings.patched(patch.clone()).map_err(ChangeError::Invalid)?;
+            let settings = change(&old.settings, self.now())?;
             let (new, known) = (&settings.receiver, &old.settings.receiver);
             if new.destination != known.destination || new.access != known.access {
                 self.vet(&settings).await?;

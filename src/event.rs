@@ -37,6 +37,15 @@ pub struct Event {
     body: Bytes,
 }
 
+/// JSON as Postrider signs it: no spaces, keys sorted by their UTF-8 bytes, numbers with the digits they came with.
+pub fn canonical_json(json: &[u8]) -> Result<String, EventError> {
+    check_size(json.len())?;
+    let mut reader = Canonicaliser::new(json)?;
+    reader.read()?;
+    reader.finish()?;
+    Ok(reader.canonical().to_owned())
+}
+
 /// Why bytes are no event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {

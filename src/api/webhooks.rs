@@ -17,8 +17,10 @@ use uuid::Uuid;
 use super::App;
 use super::auth::{Admin, Reader};
 use super::input::{Id, JsonBody, Params};
+use super::keys::{self, Keys};
 use super::problem::Problem;
 use super::views::{Message, Time, millis};
+use crate::clock::UnixMicros;
 use crate::delivery::access::{RawAuth, RawClientCertificate, RawProxy, SecretText};
 use crate::delivery::retry::{Next, Schedule, next};
 use crate::delivery::{End, Outcome};
@@ -60,6 +62,8 @@ pub(super) struct Webhook {
     enabled: bool,
     #[schema(value_type = Vec<String>, example = json!(["decnet", "standard"]))]
     signatures: Vec<&'static str>,
+    /// The keys that sign, the newest first, without what is secret of them.
+    keys: Vec<Keys>,
     timeout_s: u64,
     max_in_flight: u32,
     /// Delays between attempts in seconds; `null`: the server's default.
@@ -129,12 +133,15 @@ pub(super) struct CreatedWebhook {
     webhook: Webhook,
     /// The key of `X-DECNET-Signature`.
     secret: String,
-    /// The key of `webhook-signature`.
+    /// The key of `webhook-signature`, version `v1`.
     standard_secret: String,
+    /// Verifies signatures of version `v1a`, if `signatures` has `ed25519`; it may be shown to anyone.
+    #[schema(required)]
+    public_key: Option<String>,
 }
 
-impl From<&WebhookRecord> for Webhook {
-    fn from(record: &WebhookRecord) -> Self {
+impl Webhook {
+    fn new(record: &WebhookRecord, now: UnixMicros) -> Self {
         let (settings, health) = (&record.settings, &record.health);
         let (receiver, policy) = (&settings.receiver, &settings.policy);
         let access = receiver.access.shown();
@@ -146,7 +153,8 @@ impl From<&WebhookRecord> for Webhook {
             url: receiver.destination.as_str().to_owned(),
             topic_patterns: settings.topic_patterns.iter().map(ToString::to_string).collect(),
             enabled: settings.enabled,
-            signatures: receiver.signatures.iter().copied().map(scheme_name).collect(),
+            signatures: receiver.signatures.iter().copied().map(Scheme::as_str).collect(),
+            keys: keys::live(record, now),
             timeout_s: receiver.timeout.as_secs(),
             max_in_flight: settings.max_in_flight,
             retry_schedule: settings.retry_schedule.as_ref().map(seconds),
@@ -179,13 +187,6 @@ impl From<&WebhookRecord> for Webhook {
     }
 }
 
-fn scheme_name(scheme: Scheme) -> &'static str {
-    match scheme {
-        Scheme::Decnet => "decnet",
-        Scheme::Standard => "standard",
-    }
-}
-
 fn warnings(record: &WebhookRecord) -> Vec<String> {
     let receiver = &record.settings.receiver;
     let insecure = "insecure_url: events travel unencrypted and can be read on the way; use https";
@@ -204,7 +205,8 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<Webhook>>, Problem> {
     params.finish()?;
     let webhooks = app.engine.store().webhooks(tenant).await?;
-    Ok(Json(webhooks.iter().map(Webhook::from).collect()))
+    let now = app.engine.now();
+    Ok(Json(webhooks.iter().map(|record| Webhook::new(record, now)).collect()))
 }
 
 /// Create a webhook
@@ -227,9 +229,10 @@ pub(super) async fn create(
     let record = app.engine.create_webhook(tenant, input).await?;
     let keys = &record.settings.receiver.keys;
     let created = CreatedWebhook {
-        webhook: Webhook::from(&record),
+        webhook: Webhook::new(&record, app.engine.now()),
         secret: keys.decnet.expose().to_owned(),
         standard_secret: keys.standard.expose().to_string(),
+        public_key: keys::public_key(keys.ed25519.as_ref()),
     };
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -245,7 +248,7 @@ pub(super) async fn show(
     Id(uuid): Id<Uuid>,
 ) -> Result<Json<Webhook>, Problem> {
     let record = app.engine.store().webhook(tenant, uuid).await?.ok_or_else(|| Problem::not_found("webhook"))?;
-    Ok(Json(Webhook::from(&record)))
+    Ok(Json(Webhook::new(&record, app.engine.now())))
 }
 
 /// Change a webhook
@@ -269,7 +272,7 @@ pub(super) async fn update(
     JsonBody(input): JsonBody<WebhookPatch>,
 ) -> Result<Json<Webhook>, Problem> {
     let record = app.engine.update_webhook(tenant, uuid, input).await?;
-    Ok(Json(Webhook::from(&record)))
+    Ok(Json(Webhook::new(&record, app.engine.now())))
 }
 
 /// Delete a webhook

@@ -14,7 +14,7 @@ use super::retry::parse_retry_after;
 use super::{End, Outcome};
 use crate::clock::{Clock, UnixMicros};
 use crate::event::Event;
-use crate::signing::{Scheme, decnet_signature, standard_signature};
+use crate::signing::{Scheme, decnet_signature};
 use crate::webhook::Webhook;
 
 /// How much of a response body is read, for the log.
@@ -24,6 +24,7 @@ static APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/jso
 /// The original's; receivers are configured to expect it.
 static USER_AGENT: HeaderValue = HeaderValue::from_static("decnet-webhook/1.0");
 static X_DECNET_SIGNATURE: HeaderName = HeaderName::from_static("x-decnet-signature");
+static X_DECNET_SIGNATURE_PREVIOUS: HeaderName = HeaderName::from_static("x-decnet-signature-previous");
 static X_DECNET_EVENT_ID: HeaderName = HeaderName::from_static("x-decnet-event-id");
 static X_DECNET_EVENT_TOPIC: HeaderName = HeaderName::from_static("x-decnet-event-topic");
 static X_DECNET_TIMESTAMP: HeaderName = HeaderName::from_static("x-decnet-timestamp");
@@ -32,7 +33,7 @@ static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestam
 static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 /// Room for the headers below and `Host`; a webhook's own come on top.
-const HEADER_COUNT: usize = 10;
+const HEADER_COUNT: usize = 11;
 
 /// What is sent: an event's body, something else that stands for an event, or for several.
 #[derive(Clone, Debug)]
@@ -171,19 +172,17 @@ fn request(
     if let Some(topic) = message.topic {
         headers.insert(&X_DECNET_EVENT_TOPIC, HeaderValue::from_str(topic).map_err(unsendable)?);
     }
-    for scheme in &webhook.signatures {
-        match scheme {
-            Scheme::Decnet => {
-                let signature = decnet_signature(&webhook.keys.decnet, &message.body);
-                headers.insert(&X_DECNET_SIGNATURE, owned_value(signature)?);
-            }
-            Scheme::Standard => {
-                let signature = standard_signature(&webhook.keys.standard, webhook_id, now.seconds(), &message.body);
-                headers.insert(&WEBHOOK_ID, HeaderValue::from_str(webhook_id).map_err(unsendable)?);
-                headers.insert(&WEBHOOK_TIMESTAMP, timestamp.clone());
-                headers.insert(&WEBHOOK_SIGNATURE, owned_value(signature)?);
-            }
+    let (keys, schemes, body) = (&webhook.keys, &webhook.signatures, &message.body);
+    if schemes.contains(&Scheme::Decnet) {
+        headers.insert(&X_DECNET_SIGNATURE, owned_value(decnet_signature(&keys.decnet, body))?);
+        if let Some(previous) = keys.previous_secret(now) {
+            headers.insert(&X_DECNET_SIGNATURE_PREVIOUS, owned_value(decnet_signature(previous, body))?);
         }
+    }
+    if let Some(signatures) = keys.webhook_signature(schemes, webhook_id, now, body) {
+        headers.insert(&WEBHOOK_ID, HeaderValue::from_str(webhook_id).map_err(unsendable)?);
+        headers.insert(&WEBHOOK_TIMESTAMP, timestamp.clone());
+        headers.insert(&WEBHOOK_SIGNATURE, owned_value(signatures)?);
     }
     headers.insert(&X_DECNET_TIMESTAMP, timestamp);
     for (name, value) in own_headers {

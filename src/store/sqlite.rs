@@ -8,11 +8,13 @@
 
 mod accept;
 mod deliveries;
+mod keys;
 mod listings;
 mod open;
 mod owed;
 mod pending;
 mod reader;
+mod rekey;
 mod settle;
 mod tokens;
 mod values;
@@ -33,6 +35,8 @@ pub use self::open::DATABASE_FILE;
 pub(crate) use self::open::create_folder;
 use self::open::{DELIVERY_ID_KEY, Folder, ID_HASH_KEY, read_meta};
 use self::reader::{READERS, Readers};
+pub(crate) use self::rekey::finish_key_change;
+pub use self::rekey::{ChangeKeyError, Changed, change_master_key};
 use self::writer::{Failure, Size, State, Writer};
 use super::seal::{MasterKey, Sealer};
 use super::{

@@ -47,7 +47,7 @@ pub struct WebhookPatch {
     #[serde(skip_serializing)]
     #[schema(pattern = "^whsec_[A-Za-z0-9+/]+=*$", write_only)]
     pub standard_secret: Option<String>,
-    /// `decnet`, `standard`, or both, which is the default.
+    /// Of `decnet`, `standard` and `ed25519`; the first two by default. For the third a key pair is made if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1)]
     pub signatures: Option<Vec<String>>,

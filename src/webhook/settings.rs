@@ -147,10 +147,10 @@ impl WebhookSettings {
         }
         let mut checked = Checked { errors };
         let url = patch.url.as_deref().and_then(|url| checked.ok(Destination::parse(url)));
-        let keys = SigningKeys {
-            decnet: checked.secret(patch.secret.as_deref()).unwrap_or_else(Secret::generate),
-            standard: checked.standard_secret(patch.standard_secret.as_deref()).unwrap_or_else(StandardKey::generate),
-        };
+        let keys = SigningKeys::new(
+            checked.secret(patch.secret.as_deref()).unwrap_or_else(Secret::generate),
+            checked.standard_secret(patch.standard_secret.as_deref()).unwrap_or_else(StandardKey::generate),
+        );
         let Some(destination) = url else { return Err(checked.errors) };
         let blank = Self {
             name: String::new(),
@@ -231,6 +231,9 @@ impl Checked {
         }
         if let Some(names) = &patch.signatures {
             settings.receiver.signatures = self.signatures(names);
+            if settings.receiver.signatures.contains(&Scheme::Ed25519) {
+                settings.receiver.keys.need_ed25519();
+            }
         }
         if let Some(enabled) = patch.enabled {
             settings.enabled = enabled;
@@ -313,10 +316,9 @@ impl Checked {
     fn signatures(&mut self, names: &[String]) -> Vec<Scheme> {
         let mut schemes = Vec::new();
         for name in names {
-            match name.as_str() {
-                "decnet" => schemes.push(Scheme::Decnet),
-                "standard" => schemes.push(Scheme::Standard),
-                other => self.field("signatures", format!("{other:?} is neither \"decnet\" nor \"standard\"")),
+            match name.parse::<Scheme>() {
+                Ok(scheme) => schemes.push(scheme),
+                Err(error) => self.field("signatures", error.to_string()),
             }
         }
         schemes.sort_unstable();
