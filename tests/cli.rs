@@ -746,7 +746,7 @@ fn ctrl_c_ends_the_demonstration_with_its_sum() {
 fn a_benchmark_names_its_parts_and_measures_the_one_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let help = text(&run(&mut postrider(folder.path(), &["bench", "--help"])).stdout);
-    for part in ["throughput", "single", "latency", "fan-out", "backlog", "patterns"] {
+    for part in ["throughput", "single", "latency", "isolation", "fan-out", "backlog", "patterns"] {
         assert!(help.contains(&format!("- {part}:")), "{part} in {help}");
     }
     let output = run(&mut postrider(folder.path(), &["bench", "--quick", "--only", "patterns", "--json"]));
@@ -759,6 +759,28 @@ fn a_benchmark_names_its_parts_and_measures_the_one_that_is_asked_for() {
     assert!(value > 0.0 && figure["at_least"].is_null(), "{figure}");
     assert_eq!(figure["met"], value <= most, "{figure}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "it leaves nothing behind");
+}
+
+#[test]
+fn a_benchmark_of_dead_webhooks_measures_the_healthy_ones_alone_and_beside_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&mut postrider(folder.path(), &["bench", "--tiny", "--only", "isolation", "--json"]));
+    expect_exit(&output, 0);
+    let report = json(&output.stdout);
+    let figures = report["figures"].as_array().unwrap();
+    let named = |name: &str| -> Vec<_> { figures.iter().filter(|figure| figure["name"] == name).collect() };
+    let value = |figure: &Value| figure["value"].as_f64().unwrap();
+    for name in ["100 healthy webhooks at 500/s, p99", "beside 30 dead ones that fail, p99", "failed attempts"] {
+        assert!(matches!(&named(name)[..], [figure] if value(figure) > 0.0), "{name} in {report}");
+    }
+    // While the dead fail, while they are probed, and when each event is owed to one of them too.
+    let slower = named("against alone");
+    assert!(slower.len() == 3 && slower.iter().all(|figure| figure["at_most"] == 2.0), "{report}");
+    let shares = named("share of alone");
+    assert!(shares.len() == 2 && shares.iter().all(|figure| figure["at_least"] == 90.0), "{report}");
+    assert_eq!(value(named("missing at healthy ones")[0]), 0.0);
+    // A third refuses connections, and fails five times at once.
+    assert!(value(named("circuits open")[0]) >= 10.0, "{report}");
 }
 
 #[test]

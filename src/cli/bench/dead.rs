@@ -1,4 +1,4 @@
-//! Receivers that never answer, in a process of their own: one is silent, the other begins answers and never ends
+//! Receivers that never answer to the end, in a process of their own: one is silent, two begin answers and never end
 //! them. They run until the standard input ends.
 
 use std::io::{BufRead, BufReader, Read};
@@ -8,43 +8,43 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::super::output::Output;
 
-/// Connections held at once by both; others wait to be accepted, which is no answer either. Leaves room
+/// Connections held at once by all; others wait to be accepted, which is no answer either. Leaves room
 /// under the usual limit of 1,024 open files.
 const MAX_HELD: usize = 800;
 /// A connection is let go after this, whatever the other side does; longer than any attempt.
 const MAX_HOLD: Duration = Duration::from_secs(75);
 /// Between two bytes of an answer that never ends.
 const DRIP_EVERY: Duration = Duration::from_millis(250);
-/// How the answers of the hanging one begin, in turn: here the head never ends, there the body.
-const BEGINNINGS: &[Option<&str>] =
-    &[Some("HTTP/1.1 200 OK\r\nx-slow: "), Some("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")];
+/// How an answer begins of which the head never ends, and one of which the body never ends.
+const ENDLESS_HEAD: &str = "HTTP/1.1 200 OK\r\nx-slow: ";
+const ENDLESS_BODY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
 
 /// The process of the dead receivers.
 pub(super) async fn run(output: Output) -> anyhow::Result<()> {
     let room = Arc::new(Semaphore::new(MAX_HELD));
-    let [silent, hanging] = [TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?];
-    output.json(&json!({ "silent": silent.local_addr()?, "hanging": hanging.local_addr()? }))?;
-    tokio::spawn(accept(silent, Arc::clone(&room), &[None]));
-    tokio::spawn(accept(hanging, room, BEGINNINGS));
+    let mut addresses = Vec::new();
+    for beginning in [None, Some(ENDLESS_HEAD), Some(ENDLESS_BODY)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        addresses.push(listener.local_addr()?);
+        tokio::spawn(accept(listener, Arc::clone(&room), beginning));
+    }
+    output.json(&addresses)?;
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
     Ok(())
 }
 
-/// Holds each connection, with the beginnings in turn; `None` says nothing.
-async fn accept(listener: TcpListener, room: Arc<Semaphore>, beginnings: &'static [Option<&'static str>]) {
-    for beginning in beginnings.iter().cycle() {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+async fn accept(listener: TcpListener, room: Arc<Semaphore>, beginning: Option<&'static str>) {
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
                 tokio::spawn(async move {
-                    let _ = tokio::time::timeout(MAX_HOLD, hold(stream, *beginning)).await;
+                    let _ = tokio::time::timeout(MAX_HOLD, hold(stream, beginning)).await;
                     drop(place);
                 });
             }
@@ -79,8 +79,11 @@ async fn hold(mut stream: TcpStream, beginning: Option<&str>) {
 /// The process of the dead receivers, seen from the benchmark.
 pub(super) struct DeadReceivers {
     child: Child,
-    /// Where nothing listens, where nothing is said, and where no answer ends.
-    addresses: [SocketAddr; 3],
+    /// Nothing listens there.
+    refused: SocketAddr,
+    silent: SocketAddr,
+    endless_head: SocketAddr,
+    endless_body: SocketAddr,
 }
 
 impl DeadReceivers {
@@ -96,17 +99,20 @@ impl DeadReceivers {
         let Some(stdout) = child.stdout.take() else { bail!("the dead receivers have no standard output") };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let said: Value = serde_json::from_str(&line).context("the dead receivers did not start")?;
-        let address = |name: &str| -> anyhow::Result<SocketAddr> {
-            Ok(said[name].as_str().with_context(|| format!("no address of the {name} receiver"))?.parse()?)
-        };
-        let addresses = [refused, address("silent")?, address("hanging")?];
-        Ok(Self { child, addresses })
+        let [silent, endless_head, endless_body] =
+            serde_json::from_str(&line).context("the dead receivers did not start")?;
+        Ok(Self { child, refused, silent, endless_head, endless_body })
     }
 
-    /// Where the dead webhook number `n` points: a third of them each.
+    /// Where the dead webhook number `n` points: a third refuses, a third is silent, and a third hangs in the head or
+    /// in the body of its answer.
     pub(super) fn url(&self, n: u64) -> String {
-        let address = self.addresses[(n % 3) as usize];
+        let address = match n % 6 {
+            0 | 1 => self.refused,
+            2 | 3 => self.silent,
+            4 => self.endless_head,
+            _ => self.endless_body,
+        };
         format!("http://{address}/{n}")
     }
 }
