@@ -1,5 +1,6 @@
 //! The REST API: one file a resource, errors as problem details, described by an OpenAPI document.
 
+mod audit;
 pub mod auth;
 mod deliveries;
 mod events;
@@ -9,6 +10,7 @@ mod metrics;
 mod openapi;
 pub mod problem;
 mod stats;
+mod tenants;
 mod tokens;
 mod views;
 mod webhooks;
@@ -102,6 +104,9 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(stats::show))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(tenants::list, tenants::create))
+        .routes(routes!(tenants::show, tenants::update, tenants::delete))
+        .routes(routes!(audit::list))
         .routes(routes!(openapi::document));
     OpenApiRouter::new()
         .nest("/api/v1", v1)

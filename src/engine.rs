@@ -1,5 +1,7 @@
 //! One node: its store, its door and its lanes, kept in step. What the API and the command line talk to.
 
+mod administration;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +16,8 @@ use crate::delivery::guard::DestinationError;
 use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures};
 use crate::event::Event;
 use crate::ingest::{Ingest, PublishError, Receipt};
-use crate::store::{DeliveryKey, Store, StoreError, StoredDelivery};
+use crate::store::{Act, Deed, DeliveryKey, Store, StoreError, StoredDelivery};
+use crate::tenants::Tenants;
 use crate::topic::Topic;
 use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSettings};
 
@@ -30,7 +33,8 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     dispatcher: Dispatcher,
     ingest: Ingest,
-    /// Held while a webhook is changed, so that store, lanes and patterns take changes in the same order.
+    tenants: Arc<Tenants>,
+    /// Held while a webhook or a tenant is changed, so that store, lanes and patterns take changes in the same order.
     changes: Mutex<()>,
 }
 
@@ -53,17 +57,31 @@ impl Engine {
     ) -> Result<Arc<Self>, StoreError> {
         let (dispatcher, webhooks) =
             Dispatcher::start(Arc::clone(&store), client.clone(), Arc::clone(&clock), settings).await?;
-        let ingest = Ingest::new(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock));
+        let tenants = Arc::new(Tenants::default());
+        for record in store.tenants().await? {
+            tenants.apply(record);
+        }
+        let ingest = Ingest::new(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock), Arc::clone(&tenants));
         for record in &webhooks {
             ingest.apply(record);
         }
         let changes = Mutex::default();
-        Ok(Arc::new(Self { store, client, clock, dispatcher, ingest, changes }))
+        Ok(Arc::new(Self { store, client, clock, dispatcher, ingest, tenants, changes }))
     }
 
-    /// For reading, and for tokens.
+    /// For reading.
     pub fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// For acts that concern neither lanes nor patterns: what is changed through it is in the audit log.
+    pub fn audited(&self, act: &Act) -> Arc<dyn Store> {
+        self.store.audited(act)
+    }
+
+    /// The tenants there are, and their quotas.
+    pub fn tenants(&self) -> &Tenants {
+        &self.tenants
     }
 
     pub fn now(&self) -> UnixMicros {
@@ -84,15 +102,16 @@ impl Engine {
 
     pub async fn create_webhook(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         patch: WebhookPatch,
     ) -> Result<WebhookRecord, ChangeError> {
+        let act = act.into();
         let settings = WebhookSettings::create(patch).map_err(ChangeError::Invalid)?;
         self.vet(&settings).await?;
         let engine = Arc::clone(self);
         to_the_end(async move {
             let _in_order = engine.changes.lock().await;
-            let record = engine.store.create_webhook(tenant, settings, engine.now()).await?;
+            let record = engine.store.audited(&act).create_webhook(act.tenant, settings, engine.now()).await?;
             engine.dispatcher.add(&record);
             engine.ingest.apply(&record);
             Ok(record)
@@ -103,10 +122,12 @@ impl Engine {
     /// Changes what `patch` names; takes effect at once. `enabled: Some(true)` also closes the circuit.
     pub async fn update_webhook(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         uuid: Uuid,
         patch: WebhookPatch,
     ) -> Result<WebhookRecord, ChangeError> {
+        let act = act.into();
+        let tenant = act.tenant;
         let close_circuit = patch.enabled == Some(true);
         for _ in 0..MAX_UPDATE_TRIES {
             let old = self.find(tenant, uuid).await?;
@@ -114,12 +135,11 @@ impl Engine {
             if settings.receiver.destination != old.settings.receiver.destination {
                 self.vet(&settings).await?;
             }
-            let engine = Arc::clone(self);
+            let (engine, store) = (Arc::clone(self), self.store.audited(&act));
             let updated = to_the_end(async move {
                 let _in_order = engine.changes.lock().await;
                 let now = engine.now();
-                let record =
-                    engine.store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
+                let record = store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
                 engine.dispatcher.apply(&record, close_circuit);
                 engine.ingest.apply(&record);
                 Ok(record)
@@ -134,26 +154,34 @@ impl Engine {
     }
 
     /// Its pending deliveries end as discarded, `webhook deleted`.
-    pub async fn delete_webhook(self: &Arc<Self>, tenant: TenantSeq, uuid: Uuid) -> Result<WebhookRecord, StoreError> {
-        let engine = Arc::clone(self);
+    pub async fn delete_webhook(
+        self: &Arc<Self>,
+        act: impl Into<Act>,
+        uuid: Uuid,
+    ) -> Result<WebhookRecord, StoreError> {
+        let (engine, act) = (Arc::clone(self), act.into());
         to_the_end(async move {
             let _in_order = engine.changes.lock().await;
-            let record = engine.store.delete_webhook(tenant, uuid, engine.now()).await?;
-            engine.ingest.remove(tenant, record.seq);
+            let record = engine.store.audited(&act).delete_webhook(act.tenant, uuid, engine.now()).await?;
+            engine.ingest.remove(act.tenant, record.seq);
             engine.dispatcher.remove(record.seq);
             Ok(record)
         })
         .await
     }
 
-    /// One signed attempt now with a test event, no retry; stores nothing.
-    pub async fn test_webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Outcome, StoreError> {
-        let record = self.find(tenant, uuid).await?;
+    /// One signed attempt now with a test event, no retry; stores nothing but who asked for it.
+    pub async fn test_webhook(&self, act: impl Into<Act>, uuid: Uuid) -> Result<Outcome, StoreError> {
+        let act = act.into();
+        let record = self.find(act.tenant, uuid).await?;
         let event = Topic::parse(TEST_TOPIC).map_err(|error| error.to_string()).and_then(|topic| {
             let payload = r#"{"message":"This is a test from Postrider: the webhook works."}"#;
             Event::new(topic, "test", payload, self.now()).map_err(|error| error.to_string())
         });
         let event = event.map_err(StoreError::Conflict)?;
+        let (target, target_name) = (Some(uuid.to_string()), Some(record.settings.name.clone()));
+        let deed = Deed { at: self.now(), tenant: act.tenant, action: "webhook.test", target, target_name };
+        self.store.audited(&act).record(deed).await?;
         let webhook = &record.settings.receiver;
         Ok(attempt(&self.client, &mut None, webhook, &event, event.id(), &*self.clock).await)
     }
@@ -173,12 +201,13 @@ impl Engine {
     /// Makes an ended delivery pending again, or a waiting one due now.
     pub async fn retry_delivery(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         key: DeliveryKey,
     ) -> Result<StoredDelivery, StoreError> {
-        let engine = Arc::clone(self);
+        let (engine, act) = (Arc::clone(self), act.into());
         to_the_end(async move {
-            let retry = engine.store.retry_delivery(tenant, key, engine.now());
+            let store = engine.store.audited(&act);
+            let retry = store.retry_delivery(act.tenant, key, engine.now());
             let retried = engine.dispatcher.withhold(key, retry).await?;
             engine.dispatcher.wake(key.webhook);
             Ok(retried)
@@ -188,13 +217,14 @@ impl Engine {
 
     pub async fn discard_delivery(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         key: DeliveryKey,
         reason: &str,
     ) -> Result<StoredDelivery, StoreError> {
-        let (engine, reason) = (Arc::clone(self), reason.to_owned());
+        let (engine, act, reason) = (Arc::clone(self), act.into(), reason.to_owned());
         to_the_end(async move {
-            let discard = engine.store.discard_delivery(tenant, key, &reason, engine.now());
+            let store = engine.store.audited(&act);
+            let discard = store.discard_delivery(act.tenant, key, &reason, engine.now());
             engine.dispatcher.withhold(key, discard).await
         })
         .await

@@ -12,6 +12,7 @@ use crate::dispatcher::lane::Lane;
 use crate::dispatcher::memory::Charge;
 use crate::event::Event;
 use crate::store::{Accepted, Disposition, LiveEvent, NewEvent, Owed, Store, StoreError};
+use crate::tenants::{QuotaError, Tenant, Tenants};
 use crate::topic::{Pattern, PatternIndex};
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
@@ -29,6 +30,9 @@ pub struct Receipt {
 pub enum PublishError {
     #[error("the server is shutting down")]
     Draining,
+    /// The tenant may not send so much now; nothing was stored.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -38,6 +42,7 @@ pub(crate) struct Ingest {
     store: Arc<dyn Store>,
     dispatcher: Dispatcher,
     clock: Arc<dyn Clock>,
+    tenants: Arc<Tenants>,
     patterns: RwLock<Patterns>,
     is_closed: AtomicBool,
 }
@@ -58,8 +63,13 @@ struct Placed {
 }
 
 impl Ingest {
-    pub(crate) fn new(store: Arc<dyn Store>, dispatcher: Dispatcher, clock: Arc<dyn Clock>) -> Self {
-        Self { store, dispatcher, clock, patterns: RwLock::default(), is_closed: AtomicBool::new(false) }
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        dispatcher: Dispatcher,
+        clock: Arc<dyn Clock>,
+        tenants: Arc<Tenants>,
+    ) -> Self {
+        Self { store, dispatcher, clock, tenants, patterns: RwLock::default(), is_closed: AtomicBool::new(false) }
     }
 
     /// Accepts events, all or none; returns after the commit. Must run to its end: dropped after the commit, it
@@ -69,7 +79,28 @@ impl Ingest {
             return Err(PublishError::Draining);
         }
         let accepted_at = self.clock.now();
+        let owner = self.tenants.get(tenant).ok_or(StoreError::NotFound)?;
+        let count = events.len();
+        owner.take_events(count, accepted_at)?;
+        let result = self.publish_within_rate(&owner, tenant, events, accepted_at).await;
+        if result.is_err() {
+            owner.return_events(count);
+        }
+        result
+    }
+
+    async fn publish_within_rate(
+        &self,
+        owner: &Tenant,
+        tenant: TenantSeq,
+        events: Vec<Event>,
+        accepted_at: UnixMicros,
+    ) -> Result<Vec<Receipt>, PublishError> {
         let placed = self.place(tenant, events);
+        // Held until what is committed is in the store's gauge.
+        let _arriving = owner.reserve_pending(|| added(&placed), || self.store.pending(tenant)).inspect_err(|_| {
+            placed.iter().for_each(give_back);
+        })?;
         Ok(commit(&*self.store, &self.dispatcher, tenant, accepted_at, placed).await?)
     }
 
@@ -136,6 +167,12 @@ impl Ingest {
     pub(crate) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
     }
+}
+
+/// How many deliveries would be pending.
+fn added(placed: &[Placed]) -> u64 {
+    let is_pending = |(_, disposition): &&(Arc<Lane>, Disposition)| !matches!(disposition, Disposition::Skipped(_));
+    placed.iter().map(|placed| placed.lanes.iter().filter(is_pending).count() as u64).sum()
 }
 
 async fn commit(

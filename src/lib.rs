@@ -17,6 +17,8 @@ pub mod dispatcher;
 pub mod engine;
 #[cfg(feature = "server")]
 pub mod ingest;
+#[cfg(feature = "server")]
+pub mod tenants;
 
 #[cfg(feature = "server")]
 pub mod api;

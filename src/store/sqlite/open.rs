@@ -24,6 +24,7 @@ const NEW_FILE: &str = "postrider.db.new";
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_initial.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/sqlite/0002_policies.sql") },
+    Migration { version: 4, sql: include_str!("../../../migrations/sqlite/0004_tenants.sql") },
 ];
 
 /// `PRAGMA application_id`: "PRDR" in ASCII.
