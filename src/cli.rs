@@ -1,5 +1,6 @@
 //! The command line: one file a command, and what they share.
 
+mod audit;
 mod bench;
 mod completions;
 mod config;
@@ -14,6 +15,7 @@ mod remote;
 mod samples;
 mod serve;
 mod signals;
+mod tenant;
 mod token;
 mod webhook;
 
@@ -54,6 +56,10 @@ enum Command {
     Delivery(delivery::Args),
     /// Manage access tokens
     Token(token::Args),
+    /// Manage tenants: who has webhooks, events and tokens here, and how many
+    Tenant(tenant::Args),
+    /// See who did what
+    Audit(audit::Args),
     /// Print the server's settings and where each comes from
     Config(config::Args),
     /// Print the API's description for programs, an `openapi.json`
@@ -98,6 +104,8 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
+        Command::Tenant(args) => tenant::run(args, output).await,
+        Command::Audit(args) => audit::run(args, output).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
         Command::Bench(args) => bench::run(args, output).await,
