@@ -52,6 +52,7 @@ impl Bench {
             enabled: true,
             max_in_flight: 32,
             retry_schedule: None,
+            policy: postrider::webhook::Policy::default(),
         };
         let created = runtime.block_on(store.create_webhook(DEFAULT_TENANT, settings, UnixMicros(1))).unwrap();
         Self { runtime, store, webhook: created.seq, _folder: folder }
@@ -77,7 +78,9 @@ impl Bench {
         let accepted = self.runtime.block_on(self.store.accept(events)).unwrap();
         let settlements = accepted.iter().map(|accepted| self.delivered(accepted)).collect();
         let health = vec![(self.webhook, WebhookHealth::default())];
-        self.runtime.block_on(self.store.settle(Arc::new(SettleBatch { settlements, health }))).unwrap();
+        self.runtime
+            .block_on(self.store.settle(Arc::new(SettleBatch { settlements, health, is_urgent: false })))
+            .unwrap();
     }
 
     fn delivered(&self, accepted: &Accepted) -> Settlement {

@@ -2,6 +2,7 @@
 //! tests decide what time it is.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -59,6 +60,42 @@ impl Clock for SystemClock {
     }
 }
 
+/// A clock that never goes back: while another is set back, it goes on from where it was.
+///
+/// What is due is judged by it, so that a clock set back by an hour holds no retry up for an hour. It follows every step
+/// forward, and after a restart it begins with the other clock's time.
+pub struct SteadyClock {
+    inner: Arc<dyn Clock>,
+    /// How far it is ahead of the other clock, in microseconds.
+    ahead_us: AtomicI64,
+    latest: AtomicI64,
+}
+
+/// Steps back by less are taken for readings that overtook each other.
+const MAX_SLIP_US: i64 = 1_000_000;
+
+impl SteadyClock {
+    #[must_use]
+    pub fn new(inner: Arc<dyn Clock>) -> Self {
+        let latest = AtomicI64::new(inner.now().0);
+        Self { inner, ahead_us: AtomicI64::new(0), latest }
+    }
+}
+
+impl Clock for SteadyClock {
+    fn now(&self) -> UnixMicros {
+        let ahead_us = self.ahead_us.load(Ordering::Relaxed);
+        let now = self.inner.now().0.saturating_add(ahead_us);
+        let latest = self.latest.fetch_max(now, Ordering::Relaxed);
+        if latest.saturating_sub(now) > MAX_SLIP_US {
+            let further = ahead_us.saturating_add(latest - now);
+            // Whoever notices first.
+            let _ = self.ahead_us.compare_exchange(ahead_us, further, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        UnixMicros(now.max(latest))
+    }
+}
+
 /// A clock that stands still until a test moves it.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicI64);
@@ -84,5 +121,30 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> UnixMicros {
         UnixMicros(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_clock_goes_on_while_the_other_is_set_back() {
+        let wall = Arc::new(ManualClock::at(UnixMicros(10_000_000_000)));
+        let steady = SteadyClock::new(Arc::clone(&wall) as Arc<dyn Clock>);
+        let began = steady.now();
+        assert_eq!(began, wall.now());
+        wall.set(UnixMicros(began.0 - 3_600_000_000));
+        assert_eq!(steady.now(), began);
+        wall.advance(Duration::from_secs(5));
+        assert_eq!(steady.now().since(began), Duration::from_secs(5));
+        wall.advance(Duration::from_hours(24));
+        assert_eq!(steady.now().since(began), Duration::from_secs(86_405));
+        // A slip changes nothing for good.
+        let before = steady.now();
+        wall.set(UnixMicros(wall.now().0 - 10));
+        assert_eq!(steady.now(), before);
+        wall.advance(Duration::from_micros(30));
+        assert_eq!(steady.now().since(before), Duration::from_micros(20));
     }
 }

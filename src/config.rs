@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use crate::delivery::client::{ClientOptions, DEFAULT_CONNECT_TIMEOUT, Roots};
 use crate::delivery::guard::{EgressPolicy, SystemResolver};
 use crate::delivery::retry::Schedule;
-use crate::dispatcher::{DispatcherSettings, MIN_MEMORY_BYTES};
+use crate::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
 use crate::serve::ServeSettings;
 use crate::store::seal::MasterKey;
 use crate::store::sqlite::SqliteOptions;
@@ -81,6 +81,12 @@ pub struct RawConfig {
     /// Open a webhook's circuit after this many failed attempts in a row [default: 5]
     #[arg(long, value_name = "COUNT")]
     pub circuit_threshold: Option<NonZeroU32>,
+    /// Leave an open circuit alone for so long before an attempt is made to find out [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub circuit_cool_down: Option<Span>,
+    /// Double that with each attempt that fails, up to this [default: 1h]
+    #[arg(long, value_name = "DURATION")]
+    pub circuit_max_cool_down: Option<Span>,
     /// Write the log as text or as one JSON object a line [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -106,6 +112,8 @@ fn defaults() -> RawConfig {
         max_database_size: Some(Size::Unlimited),
         retry_schedule: Some(Schedule::server().delays().iter().copied().map(Span).collect()),
         circuit_threshold: NonZeroU32::new(5),
+        circuit_cool_down: Some(Span(Duration::from_secs(30))),
+        circuit_max_cool_down: Some(Span(Duration::from_hours(1))),
         log_format: Some(LogFormat::Text),
         log: Some("info".to_owned()),
     }
@@ -178,6 +186,8 @@ struct Values {
     max_database_size: Size,
     retry_schedule: Vec<Span>,
     circuit_threshold: NonZeroU32,
+    circuit_cool_down: Span,
+    circuit_max_cool_down: Span,
     log_format: LogFormat,
     log: String,
 }
@@ -311,6 +321,10 @@ impl Config {
         if values.max_memory.bytes().is_some_and(|bytes| bytes < MIN_MEMORY_BYTES as u64) {
             return Err(invalid("max_memory", format!("must be at least {}MiB", MIN_MEMORY_BYTES >> 20)));
         }
+        if values.circuit_cool_down.0.is_zero() || values.circuit_max_cool_down.0 < values.circuit_cool_down.0 {
+            let reason = "must be longer than nothing, and circuit_max_cool_down no shorter".to_owned();
+            return Err(invalid("circuit_cool_down", reason));
+        }
         if values.connect_timeout.0.is_zero() {
             return Err(invalid("connect_timeout", "must be longer than nothing".to_owned()));
         }
@@ -380,7 +394,11 @@ impl Config {
                 max_lane_deliveries: values.max_lane_deliveries.get(),
                 max_memory_bytes: usize::try_from(values.max_memory.bytes().unwrap_or(u64::MAX)).unwrap_or(usize::MAX),
                 retry_schedule: self.retry_schedule,
-                circuit_threshold: values.circuit_threshold.get(),
+                circuit: CircuitSettings {
+                    threshold: values.circuit_threshold.get(),
+                    cool_down: values.circuit_cool_down.0,
+                    max_cool_down: values.circuit_max_cool_down.0,
+                },
             },
             store: SqliteOptions { max_bytes: values.max_database_size.bytes(), ..SqliteOptions::default() },
         }

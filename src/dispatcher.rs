@@ -4,11 +4,15 @@
 //! room; otherwise it waits in the store, and so does every retry. A lane's workers attempt what is in its
 //! queue, the settler commits what came of it. Wakes and timers are hints; the store is the truth.
 
+mod batch;
 mod breaker;
 mod figures;
 pub(crate) mod lane;
+mod limiter;
 mod load;
 pub(crate) mod memory;
+pub(crate) mod notices;
+mod recovery;
 mod settler;
 mod timer;
 mod worker;
@@ -21,19 +25,20 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+pub use self::breaker::CircuitSettings;
 use self::figures::Counters;
 pub use self::figures::Figures;
 use self::lane::{Lane, Queued, Todo, WEBHOOK_DELETED, Whereabouts};
 pub use self::memory::MIN_MEMORY_BYTES;
 use self::memory::{HeldEvent, Memory};
+use self::notices::{MAX_NOTICES, Notice};
 use self::settler::Message;
 use self::timer::Timer;
 use self::worker::Slots;
-use crate::clock::{Clock, UnixMicros};
-use crate::delivery::Transition;
+use crate::clock::{Clock, SteadyClock, UnixMicros};
 use crate::delivery::client::Client;
 use crate::delivery::retry::Schedule;
-use crate::store::{DeliveryKey, Disposition, EventSeq, SettleBatch, Settlement, Store, StoreError, Unsettled};
+use crate::store::{DeliveryKey, Disposition, Store, StoreError};
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
 /// Workers that are added at one look, over all lanes: opening connections must not itself make work slow.
@@ -63,8 +68,7 @@ pub struct DispatcherSettings {
     pub max_memory_bytes: usize,
     /// For webhooks that set none.
     pub retry_schedule: Schedule,
-    /// Failed attempts in a row after which a circuit opens.
-    pub circuit_threshold: u32,
+    pub circuit: CircuitSettings,
 }
 
 /// The lanes of a node and what serves them. Cheap to clone.
@@ -76,7 +80,10 @@ pub(crate) struct Dispatcher {
 struct Shared {
     store: Arc<dyn Store>,
     client: Client,
-    clock: Arc<dyn Clock>,
+    /// Judges what is due.
+    clock: SteadyClock,
+    /// Says in requests what time it is.
+    wall: Arc<dyn Clock>,
     settings: DispatcherSettings,
     lanes: RwLock<HashMap<WebhookSeq, Arc<Lane>>>,
     memory: Memory,
@@ -89,18 +96,21 @@ struct Shared {
     crowded: Mutex<Vec<Arc<Lane>>>,
     crowding: Notify,
     outcomes: mpsc::Sender<Message>,
+    notices: mpsc::Sender<Notice>,
     counters: Counters,
 }
 
 impl Dispatcher {
-    /// Makes the lanes, reads back what a former run left in memory, and starts delivering.
+    /// Makes the lanes, reads back what a former run left in memory, and starts delivering. Notices must be
+    /// taken in: when [`MAX_NOTICES`] wait, delivering waits too.
     pub(crate) async fn start(
         store: Arc<dyn Store>,
         client: Client,
         clock: Arc<dyn Clock>,
         settings: DispatcherSettings,
-    ) -> Result<(Self, Vec<WebhookRecord>), StoreError> {
+    ) -> Result<(Self, Vec<WebhookRecord>, mpsc::Receiver<Notice>), StoreError> {
         let webhooks = store.all_webhooks().await?;
+        let (notices, news) = mpsc::channel(MAX_NOTICES);
         let (outcomes, messages) = mpsc::channel(settler::MAX_WAITING);
         let shared = Arc::new(Shared {
             memory: Memory::new(settings.max_memory_bytes),
@@ -114,9 +124,11 @@ impl Dispatcher {
             counters: Counters::default(),
             store,
             client,
-            clock,
+            clock: SteadyClock::new(Arc::clone(&clock)),
+            wall: clock,
             settings,
             outcomes,
+            notices,
         });
         tokio::spawn(settler::run(Arc::clone(&shared), messages));
         let dispatcher = Self { shared: Arc::clone(&shared) };
@@ -135,7 +147,7 @@ impl Dispatcher {
         }
         tokio::spawn(run_timer(Arc::clone(&shared)));
         tokio::spawn(look_after_crowded(shared));
-        Ok((dispatcher, webhooks.live))
+        Ok((dispatcher, webhooks.live, news))
     }
 
     // --- accepting ---
@@ -175,19 +187,13 @@ impl Dispatcher {
     pub(crate) fn add(&self, record: &WebhookRecord) {
         let settings = &self.shared.settings;
         let memory = self.shared.memory.clone();
-        let lane = Lane::new(
-            record,
-            &settings.retry_schedule,
-            settings.circuit_threshold,
-            settings.max_lane_deliveries,
-            memory,
-        );
+        let lane = Lane::new(record, &settings.retry_schedule, settings.circuit, settings.max_lane_deliveries, memory);
         self.shared.lanes.write().entry(record.seq).or_insert_with(|| Arc::new(lane));
     }
 
     pub(crate) fn apply(&self, record: &WebhookRecord, close_circuit: bool) {
         if let Some(lane) = self.shared.lane(record.seq) {
-            let todo = lane.apply(record, &self.shared.settings.retry_schedule, close_circuit);
+            let todo = lane.apply(record, &self.shared.settings.retry_schedule, close_circuit, self.shared.clock.now());
             self.shared.carry_out(&lane, todo);
             if close_circuit {
                 // A batch on its way to the store may still say that the circuit is open.
@@ -225,7 +231,7 @@ impl Dispatcher {
             return Err(StoreError::Conflict("an attempt is under way; try again when it has ended".to_owned()));
         };
         let result = change.await;
-        let todo = lane.give_back(key.event, queued.filter(|_| result.is_err()));
+        let todo = lane.give_back(key.event, queued.filter(|_| result.is_err()), self.shared.clock.now());
         self.shared.carry_out(&lane, todo);
         result
     }
@@ -318,7 +324,7 @@ async fn look_after_crowded(shared: Arc<Shared>) {
 
 async fn run_timer(shared: Arc<Shared>) {
     loop {
-        let webhook = shared.timer.next(&*shared.clock).await;
+        let webhook = shared.timer.next(&shared.clock).await;
         if let Some(lane) = shared.lane(webhook) {
             shared.load(&lane);
         }
@@ -360,7 +366,7 @@ impl Shared {
         let now = self.clock.now();
         let keys = evicted.into_iter().filter(|queued| discard || !queued.is_stored);
         let keys = keys.map(|queued| (queued.event.live.seq, queued.round_attempts)).collect();
-        tokio::spawn(write_down(Arc::clone(self), Arc::clone(lane), keys, discard, now));
+        tokio::spawn(recovery::write_down(Arc::clone(self), Arc::clone(lane), keys, discard, now));
     }
 
     /// Fills a lane from the store, if it wants to be.
@@ -393,67 +399,8 @@ impl Shared {
         });
     }
 
-    /// Reads back the deliveries that a former run held in memory.
-    async fn recover(self: &Arc<Self>) -> Result<(), StoreError> {
-        let mut after = EventSeq(0);
-        let mut count = 0;
-        loop {
-            let page = self.store.unsettled(after, RECOVERY_EVENTS).await?;
-            let Some(last) = page.last() else { break };
-            after = last.event.seq;
-            let mut orphans = Vec::new();
-            for unsettled in page {
-                count += unsettled.webhooks.len();
-                self.readmit(unsettled, &mut orphans).await;
-            }
-            if !orphans.is_empty() {
-                let batch = SettleBatch { settlements: orphans, health: Vec::new() };
-                self.store.settle(Arc::new(batch)).await?;
-            }
-        }
-        if count > 0 {
-            tracing::info!(deliveries = count, "read back deliveries that were in memory at the last stop");
-        }
-        Ok(())
-    }
-
-    /// Puts what was in memory back there, or into the store; what no webhook is there for any more goes to `orphans`.
-    async fn readmit(self: &Arc<Self>, unsettled: Unsettled, orphans: &mut Vec<Settlement>) {
-        let now = self.clock.now();
-        let body_bytes = unsettled.event.event.body().len();
-        let charge = self.memory.charge(body_bytes);
-        let room = charge.as_ref().map_or(0, |_| self.memory.room_for(body_bytes));
-        let held = charge.map(|charge| charge.hold(Arc::clone(&unsettled.event)));
-        for webhook in unsettled.webhooks {
-            let key = DeliveryKey { event: unsettled.event.seq, webhook };
-            let Some(lane) = self.lane(webhook) else {
-                let transition = Transition::discarded(WEBHOOK_DELETED);
-                orphans.push(Settlement { key, attempt: None, round_attempts: 0, transition, at: now });
-                continue;
-            };
-            match (lane.reserve(room), &held) {
-                (Disposition::InMemory, Some(held)) => {
-                    let todo = lane.admit(Arc::clone(held));
-                    self.carry_out(&lane, todo);
-                }
-                _ => write_down(Arc::clone(self), lane, vec![(key.event, 0)], false, now).await,
-            }
-        }
-    }
-}
-
-async fn write_down(shared: Arc<Shared>, lane: Arc<Lane>, keys: Vec<(EventSeq, u32)>, discard: bool, now: UnixMicros) {
-    for (event, round_attempts) in keys {
-        let transition = if discard { Transition::discarded(WEBHOOK_DELETED) } else { Transition::queued(now) };
-        let key = DeliveryKey { event, webhook: lane.seq };
-        let settlement = Settlement { key, attempt: None, round_attempts, transition, at: now };
-        if shared
-            .outcomes
-            .send(Message::Ended { lane: Arc::clone(&lane), settlement, was_under_way: false })
-            .await
-            .is_err()
-        {
-            return;
-        }
+    /// Hands a notice to the engine, which may have ended.
+    async fn tell(&self, notice: Notice) {
+        let _ = self.notices.send(notice).await;
     }
 }

@@ -1,8 +1,10 @@
 //! One node: its store, its door and its lanes, kept in step. What the API and the command line talk to.
 
 mod administration;
+mod operations;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -19,7 +21,7 @@ use crate::ingest::{Ingest, PublishError, Receipt};
 use crate::store::{Act, Deed, DeliveryKey, Store, StoreError, StoredDelivery};
 use crate::tenants::Tenants;
 use crate::topic::Topic;
-use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSettings};
+use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
 
 /// The topic of the event that [`Engine::test_webhook`] sends.
 pub const TEST_TOPIC: &str = "postrider.test";
@@ -36,6 +38,8 @@ pub struct Engine {
     tenants: Arc<Tenants>,
     /// Held while a webhook or a tenant is changed, so that store, lanes and patterns take changes in the same order.
     changes: Mutex<()>,
+    /// The store has refused events, and a task is about to tell so.
+    is_full_told: AtomicBool,
 }
 
 /// Why a change of a webhook was refused.
@@ -55,7 +59,7 @@ impl Engine {
         clock: Arc<dyn Clock>,
         settings: DispatcherSettings,
     ) -> Result<Arc<Self>, StoreError> {
-        let (dispatcher, webhooks) =
+        let (dispatcher, webhooks, notices) =
             Dispatcher::start(Arc::clone(&store), client.clone(), Arc::clone(&clock), settings).await?;
         let tenants = Arc::new(Tenants::default());
         for record in store.tenants().await? {
@@ -66,7 +70,10 @@ impl Engine {
             ingest.apply(record);
         }
         let changes = Mutex::default();
-        Ok(Arc::new(Self { store, client, clock, dispatcher, ingest, tenants, changes }))
+        let is_full_told = AtomicBool::new(false);
+        let engine = Arc::new(Self { store, client, clock, dispatcher, ingest, tenants, changes, is_full_told });
+        tokio::spawn(operations::run(Arc::downgrade(&engine), notices));
+        Ok(engine)
     }
 
     /// For reading.
@@ -95,7 +102,11 @@ impl Engine {
         events: Vec<Event>,
     ) -> Result<Vec<Receipt>, PublishError> {
         let engine = Arc::clone(self);
-        to_the_end(async move { engine.ingest.publish(tenant, events).await }).await
+        let published = to_the_end(async move { engine.ingest.publish(tenant, events).await }).await;
+        if let Err(PublishError::Store(StoreError::Full(_))) = &published {
+            operations::note_full(self);
+        }
+        published
     }
 
     // --- webhooks ---
@@ -151,6 +162,20 @@ impl Engine {
             }
         }
         Err(StoreError::Conflict("the webhook is being changed by others; try again".to_owned()).into())
+    }
+
+    /// Turns a webhook off without its owner; what it is owed is kept.
+    async fn switch_off(self: &Arc<Self>, webhook: WebhookSeq, reason: &str) -> Result<(), StoreError> {
+        let (engine, reason) = (Arc::clone(self), reason.to_owned());
+        to_the_end(async move {
+            let _in_order = engine.changes.lock().await;
+            if let Some(record) = engine.store.switch_off(webhook, &reason, engine.now()).await? {
+                engine.dispatcher.apply(&record, false);
+                engine.ingest.apply(&record);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Its pending deliveries end as discarded, `webhook deleted`.

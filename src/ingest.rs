@@ -13,7 +13,7 @@ use crate::dispatcher::memory::Charge;
 use crate::event::Event;
 use crate::store::{Accepted, Disposition, LiveEvent, NewEvent, Owed, Store, StoreError};
 use crate::tenants::{QuotaError, Tenant, Tenants};
-use crate::topic::{Pattern, PatternIndex};
+use crate::topic::{OPERATIONAL_TOKEN, Pattern, PatternIndex, Topic};
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
 /// What a publisher is told of one event.
@@ -33,6 +33,9 @@ pub enum PublishError {
     /// The tenant may not send so much now; nothing was stored.
     #[error(transparent)]
     Quota(#[from] QuotaError),
+    /// Of the events, counted from 0.
+    #[error("topics that begin with `{OPERATIONAL_TOKEN}.` are for the server's own events")]
+    ReservedTopic { index: usize },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -50,9 +53,26 @@ pub(crate) struct Ingest {
 /// Every pattern of every webhook.
 #[derive(Default)]
 struct Patterns {
-    by_tenant: HashMap<TenantSeq, PatternIndex<WebhookSeq>>,
+    by_tenant: HashMap<TenantSeq, Indexes>,
     /// What the index holds of each webhook, to take it out again.
     by_webhook: HashMap<WebhookSeq, (i64, Vec<Pattern>)>,
+}
+
+/// The patterns of a tenant. The server's own events are for those who name them: a `>` alone does not mean them.
+#[derive(Default)]
+struct Indexes {
+    events: PatternIndex<WebhookSeq>,
+    operational: PatternIndex<WebhookSeq>,
+}
+
+impl Indexes {
+    fn of(&self, topic: &Topic) -> &PatternIndex<WebhookSeq> {
+        if topic.is_operational() { &self.operational } else { &self.events }
+    }
+
+    fn for_pattern(&mut self, pattern: &Pattern) -> &mut PatternIndex<WebhookSeq> {
+        if pattern.is_operational() { &mut self.operational } else { &mut self.events }
+    }
 }
 
 /// An event between matching and commit.
@@ -75,39 +95,55 @@ impl Ingest {
     /// Accepts events, all or none; returns after the commit. Must run to its end: dropped after the commit, it
     /// would part the events from their lanes.
     pub(crate) async fn publish(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
+        if let Some(index) = events.iter().position(|event| event.topic().is_operational()) {
+            return Err(PublishError::ReservedTopic { index });
+        }
+        let owner = self.tenants.get(tenant).ok_or(StoreError::NotFound)?;
+        let count = events.len();
+        owner.take_events(count)?;
+        let accepted = self.accept(tenant, events, Some(&*owner)).await;
+        if accepted.is_err() {
+            owner.return_events(count);
+        }
+        accepted
+    }
+
+    /// Accepts events of the server itself; no quota holds them up.
+    pub(crate) async fn publish_own(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<(), PublishError> {
+        self.accept(tenant, events, None).await.map(drop)
+    }
+
+    /// Whether any webhook wants the topic.
+    pub(crate) fn is_wanted(&self, tenant: TenantSeq, topic: &Topic) -> bool {
+        let mut webhooks = Vec::new();
+        if let Some(indexes) = self.patterns.read().by_tenant.get(&tenant) {
+            indexes.of(topic).matches(topic, &mut webhooks);
+        }
+        !webhooks.is_empty()
+    }
+
+    /// `payer` has a quota of pending deliveries.
+    async fn accept(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<Event>,
+        payer: Option<&Tenant>,
+    ) -> Result<Vec<Receipt>, PublishError> {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(PublishError::Draining);
         }
         let accepted_at = self.clock.now();
-        let owner = self.tenants.get(tenant).ok_or(StoreError::NotFound)?;
-        let count = events.len();
-        owner.take_events(count, accepted_at)?;
-        let result = self.publish_within_rate(&owner, tenant, events, accepted_at).await;
-        if result.is_err() {
-            owner.return_events(count);
-        }
-        result
-    }
-
-    async fn publish_within_rate(
-        &self,
-        owner: &Tenant,
-        tenant: TenantSeq,
-        events: Vec<Event>,
-        accepted_at: UnixMicros,
-    ) -> Result<Vec<Receipt>, PublishError> {
         let placed = self.place(tenant, events);
+        let arriving = payer.map(|payer| payer.reserve_pending(|| added(&placed), || self.store.pending(tenant)));
         // Held until what is committed is in the store's gauge.
-        let _arriving = owner.reserve_pending(|| added(&placed), || self.store.pending(tenant)).inspect_err(|_| {
-            placed.iter().for_each(give_back);
-        })?;
+        let _arriving = arriving.transpose().inspect_err(|_| placed.iter().for_each(give_back))?;
         Ok(commit(&*self.store, &self.dispatcher, tenant, accepted_at, placed).await?)
     }
 
     /// Finds the lanes of each event and reserves places in them.
     fn place(&self, tenant: TenantSeq, events: Vec<Event>) -> Vec<Placed> {
         let patterns = self.patterns.read();
-        let index = patterns.by_tenant.get(&tenant);
+        let indexes = patterns.by_tenant.get(&tenant);
         let memory = self.dispatcher.memory();
         let mut webhooks = Vec::new();
         let mut lanes = Vec::new();
@@ -115,8 +151,8 @@ impl Ingest {
             .into_iter()
             .map(|event| {
                 webhooks.clear();
-                if let Some(index) = index {
-                    index.matches(event.topic(), &mut webhooks);
+                if let Some(indexes) = indexes {
+                    indexes.of(event.topic()).matches(event.topic(), &mut webhooks);
                 }
                 self.dispatcher.lanes(&webhooks, &mut lanes);
                 let charge = if lanes.is_empty() { None } else { memory.charge(event.body().len()) };
@@ -135,18 +171,18 @@ impl Ingest {
     pub(crate) fn apply(&self, record: &WebhookRecord) {
         let mut patterns = self.patterns.write();
         let patterns = &mut *patterns;
-        let index = patterns.by_tenant.entry(record.tenant).or_default();
+        let indexes = patterns.by_tenant.entry(record.tenant).or_default();
         let new = (record.version, record.settings.topic_patterns.clone());
         if let Some((version, old)) = patterns.by_webhook.get(&record.seq) {
             if *version >= record.version {
                 return;
             }
             for pattern in old {
-                index.remove(pattern, record.seq);
+                indexes.for_pattern(pattern).remove(pattern, record.seq);
             }
         }
         for pattern in &new.1 {
-            index.insert(pattern, record.seq);
+            indexes.for_pattern(pattern).insert(pattern, record.seq);
         }
         patterns.by_webhook.insert(record.seq, new);
     }
@@ -154,11 +190,11 @@ impl Ingest {
     pub(crate) fn remove(&self, tenant: TenantSeq, webhook: WebhookSeq) {
         let mut patterns = self.patterns.write();
         let patterns = &mut *patterns;
-        if let (Some((_, old)), Some(index)) =
+        if let (Some((_, old)), Some(indexes)) =
             (patterns.by_webhook.remove(&webhook), patterns.by_tenant.get_mut(&tenant))
         {
             for pattern in &old {
-                index.remove(pattern, webhook);
+                indexes.for_pattern(pattern).remove(pattern, webhook);
             }
         }
     }

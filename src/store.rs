@@ -59,7 +59,8 @@ pub trait Store: Send + Sync + 'static {
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError>;
 
     /// Stored pending deliveries of one webhook whose time has come, earliest first, then in order of
-    /// acceptance; no more of them than `portion` says.
+    /// acceptance; no more of them than `portion` says. With `portion.in_order` in order of acceptance
+    /// alone, and none beyond one whose time has not come.
     async fn due(&self, webhook: WebhookSeq, now: UnixMicros, portion: Portion) -> Result<Due, StoreError>;
 
     /// When the earliest stored pending delivery later than `after` is due, for one webhook or for each;
@@ -272,6 +273,8 @@ pub struct Portion {
     pub max_bytes: usize,
     /// Events whose deliveries the caller holds: they are passed over, and count neither as read nor as a rest.
     pub held: HashSet<EventSeq>,
+    /// For an ordered webhook.
+    pub in_order: bool,
 }
 
 /// A portion of what is due.
@@ -280,6 +283,8 @@ pub struct Due {
     pub deliveries: Vec<DueDelivery>,
     /// More is due than the portion had room for.
     pub is_rest_due: bool,
+    /// With [`Portion::in_order`]: the delivery that all after it wait for, and when it is due.
+    pub awaited: Option<(EventSeq, UnixMicros)>,
 }
 
 /// A stored delivery whose time has come.
@@ -297,6 +302,8 @@ pub struct DueDelivery {
 pub struct SettleBatch {
     pub settlements: Vec<Settlement>,
     pub health: Vec<(WebhookSeq, WebhookHealth)>,
+    /// Somebody waits for the commit: an ordered webhook's next delivery.
+    pub is_urgent: bool,
 }
 
 /// What became of one delivery.

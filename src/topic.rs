@@ -10,6 +10,9 @@ pub const MAX_TOPIC_BYTES: usize = 255;
 /// The most tokens in a topic or pattern: one byte each, with dots between.
 pub const MAX_TOKENS: usize = MAX_TOPIC_BYTES.div_ceil(2);
 
+/// The first token of the topics of the server's own events; nobody else may use it.
+pub const OPERATIONAL_TOKEN: &str = "postrider";
+
 /// A dot-separated name of what an event is about, as in `attacker.session.started`.
 ///
 /// 1 to [`MAX_TOPIC_BYTES`] bytes of visible ASCII without `*`, `>` and spaces; no token is empty.
@@ -44,6 +47,16 @@ impl Topic {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+    /// Whether it is one of the server's own: its first token is [`OPERATIONAL_TOKEN`].
+    #[must_use]
+    pub fn is_operational(&self) -> bool {
+        self.tokens().next() == Some(OPERATIONAL_TOKEN)
+    }
+    /// What a request with events of several topics is about.
+    #[must_use]
+    pub fn batch() -> Self {
+        Self("postrider.batch".into())
+    }
     fn tokens(&self) -> std::str::Split<'_, char> {
         self.0.split('.')
     }
@@ -60,6 +73,11 @@ impl Pattern {
     }
     fn tokens(&self) -> std::str::Split<'_, char> {
         self.0.split('.')
+    }
+    /// Whether it names the server's own topics: its first token is [`OPERATIONAL_TOKEN`] itself, no wildcard.
+    #[must_use]
+    pub fn is_operational(&self) -> bool {
+        self.tokens().next() == Some(OPERATIONAL_TOKEN)
     }
     /// Whether one event's topic is wanted. To ask many patterns at once use [`PatternIndex`].
     #[must_use]

@@ -3,104 +3,28 @@
 #![cfg(feature = "server")]
 #![expect(clippy::expect_used, clippy::panic, reason = "these are tests")]
 
+#[path = "support/engine.rs"]
+mod engine;
 #[path = "support/receiver.rs"]
 mod receiver;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use engine::{MASTER_KEY, change, deliveries, events, publish, settings, start, start_with, stop, subscribe, wait_for};
 use postrider::clock::{SystemClock, UnixMicros};
 use postrider::delivery::DeliveryState;
 use postrider::delivery::client::{Client, ClientOptions};
-use postrider::delivery::guard::EgressPolicy;
-use postrider::delivery::retry::Schedule;
-use postrider::dispatcher::{DispatcherSettings, MIN_MEMORY_BYTES};
+use postrider::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
 use postrider::engine::Engine;
 use postrider::event::Event;
-use postrider::ingest::Receipt;
+use postrider::store::StoreError;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
-use postrider::store::{DeliveryFilter, Page, StoreError, StoredDelivery};
 use postrider::topic::Topic;
-use postrider::webhook::{DEFAULT_TENANT, WebhookPatch, WebhookRecord};
+use postrider::webhook::{DEFAULT_TENANT, WebhookPatch};
 use receiver::{Answer, TestReceiver};
-
-const MASTER_KEY: [u8; 32] = [3; 32];
-
-fn settings() -> DispatcherSettings {
-    DispatcherSettings {
-        max_in_flight: 64,
-        max_lane_deliveries: 100,
-        max_memory_bytes: 16 * 1024 * 1024,
-        retry_schedule: Schedule::from_seconds(&[0.05, 0.05, 0.05]).expect("a schedule"),
-        circuit_threshold: 5,
-    }
-}
-
-async fn start_with(folder: &Path, settings: DispatcherSettings) -> Arc<Engine> {
-    let folder = folder.to_owned();
-    let open = move || SqliteStore::open(&folder, &MasterKey::new(MASTER_KEY), SqliteOptions::default());
-    let store = tokio::task::spawn_blocking(open).await.expect("opening does not panic").expect("the store opens");
-    let policy = EgressPolicy { allow_all_private: true, ..EgressPolicy::default() };
-    let client = Client::new(ClientOptions { policy, ..ClientOptions::default() }).expect("a client");
-    Engine::start(Arc::new(store), client, Arc::new(SystemClock), settings).await.expect("the engine starts")
-}
-
-async fn start(folder: &Path) -> Arc<Engine> {
-    start_with(folder, settings()).await
-}
-
-async fn subscribe(engine: &Arc<Engine>, name: &str, pattern: &str, url: &str) -> WebhookRecord {
-    let patch = WebhookPatch {
-        name: Some(name.to_owned()),
-        url: Some(url.to_owned()),
-        topic_patterns: Some(vec![pattern.to_owned()]),
-        ..WebhookPatch::default()
-    };
-    engine.create_webhook(DEFAULT_TENANT, patch).await.expect("the webhook is valid")
-}
-
-async fn change(engine: &Arc<Engine>, webhook: &WebhookRecord, patch: WebhookPatch) {
-    engine.update_webhook(DEFAULT_TENANT, webhook.uuid, patch).await.expect("the change is valid");
-}
-
-fn events(topic: &str, count: usize) -> Vec<Event> {
-    let event = |n| {
-        let topic = Topic::parse(topic).expect("a topic");
-        Event::new(topic, "seen", &format!(r#"{{"n":{n}}}"#), UnixMicros(0)).expect("an event")
-    };
-    (0..count).map(event).collect()
-}
-
-async fn publish(engine: &Arc<Engine>, topic: &str, count: usize) -> Vec<Receipt> {
-    engine.publish(DEFAULT_TENANT, events(topic, count)).await.expect("the events are accepted")
-}
-
-async fn deliveries(engine: &Engine, state: DeliveryState) -> Vec<StoredDelivery> {
-    let filter = DeliveryFilter { state: Some(state), ..DeliveryFilter::default() };
-    let page = Page { limit: 500, cursor: None };
-    engine.store().deliveries(DEFAULT_TENANT, &filter, page).await.expect("the store reads").items
-}
-
-/// Waits until the store shows `count` deliveries in `state`; what it shows is the truth, there is no signal for it.
-async fn wait_for(engine: &Engine, state: DeliveryState, count: usize) -> Vec<StoredDelivery> {
-    for _ in 0..3_000 {
-        let found = deliveries(engine, state).await;
-        if found.len() == count {
-            return found;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let pending = deliveries(engine, DeliveryState::Pending).await;
-    let found = deliveries(engine, state).await.len();
-    panic!("{found} deliveries are {}, not {count}; {:?}; {pending:#?}", state.as_str(), engine.figures());
-}
-
-async fn stop(engine: Arc<Engine>) {
-    assert_eq!(engine.drain(Duration::from_secs(10)).await, 0, "attempts were cut off");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_reaches_each_webhook_that_wants_it_once() {
@@ -175,7 +99,8 @@ async fn a_failed_attempt_is_made_again_on_the_schedule_with_the_same_ids() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_ends_dead_when_the_schedule_is_exhausted_or_the_answer_is_terminal() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = DispatcherSettings { circuit_threshold: 100, ..settings() };
+    let settings =
+        DispatcherSettings { circuit: CircuitSettings { threshold: 100, ..settings().circuit }, ..settings() };
     let engine = start_with(folder.path(), settings).await;
     let receiver =
         TestReceiver::start(|_, request| if request.path == "/gone" { 404.into() } else { 500.into() }).await;

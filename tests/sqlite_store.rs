@@ -45,6 +45,7 @@ async fn webhook(store: &SqliteStore) -> WebhookRecord {
         enabled: true,
         max_in_flight: 32,
         retry_schedule: None,
+        policy: postrider::webhook::Policy::default(),
     };
     store.create_webhook(DEFAULT_TENANT, settings, NOW).await.unwrap()
 }
@@ -79,7 +80,7 @@ fn delivered(event: EventSeq, webhook: WebhookSeq) -> SettleBatch {
         transition: Transition::delivered(),
         at: NOW,
     };
-    SettleBatch { settlements: vec![settlement], health: Vec::new() }
+    SettleBatch { settlements: vec![settlement], ..SettleBatch::default() }
 }
 
 /// The database's files and what is in them; not the lock, nor the index of the log, which holds nothing.

@@ -195,6 +195,7 @@ impl From<PublishError> for Problem {
         match error {
             PublishError::Draining => Self::unavailable("the server is shutting down"),
             PublishError::Quota(error) => error.into(),
+            PublishError::ReservedTopic { index } => Self::field(format!("events[{index}].topic"), error.to_string()),
             PublishError::Store(error) => error.into(),
         }
     }

@@ -10,6 +10,10 @@ pub const MAX_SCHEDULE_DELAYS: usize = 64;
 /// The longest delay between two attempts; `Retry-After` is clamped to it too.
 pub const MAX_DELAY: Duration = Duration::from_hours(24);
 
+/// Nothing is due later than this from when it was written, however its schedule or a `Retry-After` was. What seems to
+/// be was written while the clock was ahead.
+pub const MAX_WAIT: Duration = Duration::from_secs(24 * 3_600 + 60);
+
 /// Delays between attempts: n delays make at most n + 1 attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule(Vec<Duration>);
@@ -93,6 +97,20 @@ pub fn parse_retry_after(value: &[u8]) -> Option<RetryAfter> {
     Some(RetryAfter::At(UnixMicros(0).after(since_epoch)))
 }
 
+/// When and after which statuses a delivery is tried again.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    pub schedule: &'a Schedule,
+    /// Statuses that are tried again beside 429 and 5xx; ascending.
+    pub retry_on: &'a [u16],
+}
+
+impl<'a> From<&'a Schedule> for Rules<'a> {
+    fn from(schedule: &'a Schedule) -> Self {
+        Self { schedule, retry_on: &[] }
+    }
+}
+
 /// What an attempt's end means for its delivery, whatever the schedule says.
 enum Verdict {
     Delivered,
@@ -102,10 +120,11 @@ enum Verdict {
 
 /// The original's rule: 429, 5xx and everything that is no answer is tried again; any other status says
 /// that the request itself is wrong.
-fn verdict(end: &End) -> Verdict {
+fn verdict(end: &End, retry_on: &[u16]) -> Verdict {
     match end {
         End::Status(200..=299) => Verdict::Delivered,
         End::Status(429 | 500..=599) => Verdict::Retry,
+        End::Status(status) if retry_on.binary_search(status).is_ok() => Verdict::Retry,
         End::Status(_) => Verdict::Terminal,
         _ => Verdict::Retry,
     }
@@ -114,9 +133,15 @@ fn verdict(end: &End) -> Verdict {
 /// Decides what follows attempt `attempt` (from 1) that ended with `outcome`. `jitter` multiplies the
 /// schedule's delay and is uniform in [0.8, 1.2].
 #[must_use]
-pub fn next(attempt: u32, outcome: &Outcome, schedule: &Schedule, now: UnixMicros, jitter: f64) -> Next {
-    let error = || outcome.error_text().unwrap_or_default();
-    match verdict(&outcome.end) {
+pub fn next<'a>(attempt: u32, outcome: &Outcome, rules: impl Into<Rules<'a>>, now: UnixMicros, jitter: f64) -> Next {
+    let Rules { schedule, retry_on } = rules.into();
+    let verdict = verdict(&outcome.end, retry_on);
+    // A status that is tried again is not called otherwise.
+    let error = || match (&verdict, &outcome.end) {
+        (Verdict::Retry, End::Status(status)) => format!("http {status}"),
+        _ => outcome.error_text().unwrap_or_default(),
+    };
+    match &verdict {
         Verdict::Delivered => Next::Delivered,
         Verdict::Terminal => Next::Dead { error: error() },
         Verdict::Retry => match schedule.delay_after(attempt) {
@@ -209,6 +234,17 @@ mod tests {
                 other => panic!("{text}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_webhook_may_have_more_statuses_tried_again() {
+        let schedule = Schedule::from_seconds(&[1.0]).unwrap();
+        let rules = Rules { schedule: &schedule, retry_on: &[408, 425] };
+        let timeout = ended(End::Status(408), None);
+        assert!(matches!(next(1, &timeout, rules, NOW, 1.0), Next::RetryAt { error, .. } if error == "http 408"));
+        assert_eq!(next(2, &timeout, rules, NOW, 1.0), Next::Dead { error: "http 408".to_owned() });
+        let dead = Next::Dead { error: "non-retryable 404".to_owned() };
+        assert_eq!(next(1, &ended(End::Status(404), None), rules, NOW, 1.0), dead);
     }
 
     #[test]

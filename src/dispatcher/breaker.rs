@@ -1,75 +1,183 @@
 //! The circuit of one webhook: (health, attempt, now) → health. Pure.
+//!
+//! ```text
+//!            failures in a row            cool-down over, something is due
+//!   closed ───────────────────► open ──────────────────────────────────► half open
+//!     ▲                          ▲                                        │   │
+//!     │                          └──── the probe failed: cool-down × 2 ───┘   │
+//!     └───────────────── the probe succeeded: width grows from 1 ─────────────┘
+//! ```
+
+use std::time::Duration;
 
 use crate::clock::UnixMicros;
 use crate::webhook::WebhookHealth;
 
-/// Counts failures in a row and opens when there are too many.
+/// When circuits open and how long they stay so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitSettings {
+    /// Failed attempts in a row after which a circuit opens.
+    pub threshold: u32,
+    /// How long an open circuit rests before its first probe.
+    pub cool_down: Duration,
+    /// What the cool-down doubles up to.
+    pub max_cool_down: Duration,
+}
+
+/// Counts failures in a row, opens when there are too many, and probes.
 #[derive(Clone, Debug)]
 pub(super) struct Breaker {
     health: WebhookHealth,
-    threshold: u32,
-    /// Whether the last attempt succeeded; a webhook that never answered is not proven.
-    is_proven: bool,
+    settings: CircuitSettings,
+    width: Width,
+    /// A probe was asked for or is under way: the circuit is half open.
+    is_probing: bool,
+}
+
+/// How many attempts at once the last ones justify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Width {
+    /// The last attempt failed, or there was none: one is enough to find out.
+    Unproven,
+    /// The circuit has closed: as many as there were successes since.
+    Growing(usize),
+    Full,
 }
 
 /// What an attempt did to the circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     None,
+    /// Half of the failures that open the circuit came in a row.
+    Failing,
     Opened,
-    Closed,
+    /// The probe failed; the next one is later.
+    StillOpen,
+    /// A success after `Failing` or `Opened`. The latter: the circuit closed.
+    Recovered {
+        was_open: bool,
+    },
 }
 
 impl Breaker {
     /// A circuit as it was when the health was stored.
-    pub(super) fn new(health: WebhookHealth, threshold: u32) -> Self {
+    pub(super) fn new(health: WebhookHealth, settings: CircuitSettings) -> Self {
         let is_proven = health.consecutive_failures == 0 && health.last_success_at.is_some();
-        Self { health, threshold, is_proven }
+        let width = if is_proven { Width::Full } else { Width::Unproven };
+        Self { health, settings, width, is_probing: false }
     }
 
+    /// Whether deliveries wait in the store, but for a probe.
     pub(super) fn is_open(&self) -> bool {
         self.health.auto_disabled_at.is_some()
     }
 
+    /// Whether no attempt may begin.
+    pub(super) fn is_shut(&self) -> bool {
+        self.is_open() && !self.is_probing
+    }
+
     pub(super) fn is_proven(&self) -> bool {
-        self.is_proven
+        self.width != Width::Unproven
+    }
+
+    /// Attempts that may be under way at once, of at most `max`.
+    pub(super) fn width(&self, max: usize) -> usize {
+        match self.width {
+            _ if self.is_open() => 1,
+            Width::Unproven => 1,
+            Width::Growing(width) => width.min(max),
+            Width::Full => max,
+        }
     }
 
     pub(super) fn health(&self) -> &WebhookHealth {
         &self.health
     }
 
-    /// A success ends the row of failures; it closes a circuit that opened while it was under way.
+    /// When the next probe of a shut circuit may begin. A clock that was set back delays it by one cool-down at most.
+    pub(super) fn probe_at(&mut self, now: UnixMicros) -> UnixMicros {
+        let latest = now.after(self.health.cool_down.max(self.settings.cool_down));
+        let at = self.health.probe_at.unwrap_or(now).min(latest);
+        self.health.probe_at = Some(at);
+        at
+    }
+
+    /// Opens the circuit by half, for one attempt.
+    pub(super) fn begin_probe(&mut self) {
+        self.is_probing = true;
+    }
+
+    /// Nothing was there to probe with.
+    pub(super) fn cancel_probe(&mut self) {
+        self.is_probing = false;
+    }
+
+    /// A success ends the row of failures and closes the circuit, also one that opened while the attempt was under way.
     pub(super) fn succeeded(&mut self, now: UnixMicros) -> Change {
         let was_open = self.is_open();
-        self.is_proven = true;
-        self.health.consecutive_failures = 0;
+        let was_failing = self.health.consecutive_failures >= self.failing_threshold();
+        self.width = match self.width {
+            _ if was_open => Width::Growing(1),
+            Width::Unproven | Width::Full => Width::Full,
+            Width::Growing(width) => Width::Growing(width.saturating_add(1)),
+        };
         self.health.last_success_at = Some(now);
-        self.health.auto_disabled_at = None;
-        if was_open { Change::Closed } else { Change::None }
+        self.close();
+        if was_open || was_failing { Change::Recovered { was_open } } else { Change::None }
     }
 
     pub(super) fn failed(&mut self, error: &str, now: UnixMicros) -> Change {
-        self.is_proven = false;
+        self.width = Width::Unproven;
         self.health.consecutive_failures = self.health.consecutive_failures.saturating_add(1);
         self.note(error, now);
-        if self.is_open() || self.health.consecutive_failures < self.threshold {
-            return Change::None;
+        if self.is_open() {
+            // Others than the probe were under way when it opened.
+            if !std::mem::take(&mut self.is_probing) {
+                return Change::None;
+            }
+            self.health.cool_down = (2 * self.health.cool_down).min(self.settings.max_cool_down);
+            self.health.probe_at = Some(now.after(self.health.cool_down));
+            return Change::StillOpen;
         }
-        self.health.auto_disabled_at = Some(now);
-        Change::Opened
+        let failures = self.health.consecutive_failures;
+        if failures >= self.settings.threshold {
+            self.health.auto_disabled_at = Some(now);
+            self.health.cool_down = self.settings.cool_down;
+            self.health.probe_at = Some(now.after(self.settings.cool_down));
+            Change::Opened
+        } else if failures == self.failing_threshold() {
+            Change::Failing
+        } else {
+            Change::None
+        }
     }
 
     /// An attempt that failed through no fault of the receiver, as one that the egress guard refused.
     pub(super) fn excused(&mut self, error: &str, now: UnixMicros) {
-        self.is_proven = false;
+        self.width = Width::Unproven;
+        if std::mem::take(&mut self.is_probing) {
+            self.health.probe_at = Some(now.after(self.health.cool_down));
+        }
         self.note(error, now);
     }
 
-    /// An operator switched the webhook on.
+    /// An operator switched the webhook on, or it has answered.
     pub(super) fn close(&mut self) {
+        self.is_probing = false;
         self.health.consecutive_failures = 0;
         self.health.auto_disabled_at = None;
+        self.health.probe_at = None;
+        self.health.cool_down = Duration::ZERO;
+    }
+
+    /// Whether the circuit has been open for so long.
+    pub(super) fn is_open_for(&self, time: Duration, now: UnixMicros) -> bool {
+        self.health.auto_disabled_at.is_some_and(|since| now.since(since) >= time)
+    }
+
+    fn failing_threshold(&self) -> u32 {
+        self.settings.threshold.div_ceil(2)
     }
 
     fn note(&mut self, error: &str, now: UnixMicros) {
@@ -81,50 +189,160 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const NOW: UnixMicros = UnixMicros(1_000);
+    const MIN: Duration = Duration::from_secs(30);
+    const MAX: Duration = Duration::from_hours(1);
+
+    fn settings(threshold: u32) -> CircuitSettings {
+        CircuitSettings { threshold, cool_down: MIN, max_cool_down: MAX }
+    }
+
+    fn breaker(threshold: u32) -> Breaker {
+        Breaker::new(WebhookHealth::default(), settings(threshold))
+    }
+
+    fn opened() -> Breaker {
+        let mut breaker = breaker(1);
+        assert_eq!(breaker.failed("http 503", NOW), Change::Opened);
+        breaker
+    }
 
     #[test]
     fn opens_at_the_threshold_and_not_again() {
-        let mut breaker = Breaker::new(WebhookHealth::default(), 3);
+        let mut breaker = breaker(3);
         assert_eq!(breaker.failed("http 503", NOW), Change::None);
-        assert_eq!(breaker.failed("http 503", NOW), Change::None);
+        assert_eq!(breaker.failed("http 503", NOW), Change::Failing);
         assert_eq!(breaker.failed("http 503", NOW), Change::Opened);
         assert_eq!(breaker.failed("http 503", UnixMicros(2_000)), Change::None);
         assert_eq!(breaker.health().auto_disabled_at, Some(NOW));
         assert_eq!(breaker.health().consecutive_failures, 4);
+        assert!(breaker.is_shut());
     }
 
     #[test]
     fn one_success_starts_the_count_anew() {
-        let mut breaker = Breaker::new(WebhookHealth::default(), 2);
-        breaker.failed("http 503", NOW);
-        assert_eq!(breaker.succeeded(NOW), Change::None);
-        assert_eq!(breaker.failed("http 503", NOW), Change::None);
+        let mut breaker = breaker(2);
+        assert_eq!(breaker.failed("http 503", NOW), Change::Failing);
+        assert_eq!(breaker.succeeded(NOW), Change::Recovered { was_open: false });
+        assert_eq!(breaker.failed("http 503", NOW), Change::Failing);
         assert!(!breaker.is_open());
     }
 
     #[test]
+    fn probes_ever_later_while_they_fail() {
+        let mut breaker = opened();
+        let mut now = NOW;
+        let mut expected = MIN;
+        for _ in 0..10 {
+            let at = breaker.probe_at(now);
+            assert_eq!(at.since(now), expected);
+            now = at;
+            breaker.begin_probe();
+            assert!(!breaker.is_shut() && breaker.width(32) == 1);
+            assert_eq!(breaker.failed("http 503", now), Change::StillOpen);
+            assert!(breaker.is_shut());
+            expected = (2 * expected).min(MAX);
+        }
+        assert_eq!(breaker.probe_at(now).since(now), MAX);
+        assert_eq!(breaker.health().auto_disabled_at, Some(NOW), "open since the first time");
+    }
+
+    #[test]
+    fn a_probe_that_succeeds_closes_it_and_the_width_grows_by_each_success() {
+        let mut breaker = opened();
+        breaker.begin_probe();
+        assert_eq!(breaker.succeeded(NOW), Change::Recovered { was_open: true });
+        assert!(!breaker.is_open() && breaker.is_proven());
+        for width in [1, 2, 3, 4, 4] {
+            assert_eq!(breaker.width(4), width);
+            assert_eq!(breaker.succeeded(NOW), Change::None);
+        }
+        // The next circuit begins with the short cool-down.
+        assert_eq!(breaker.failed("http 503", NOW), Change::Opened);
+        assert_eq!(breaker.probe_at(NOW).since(NOW), MIN);
+    }
+
+    #[test]
     fn a_late_success_closes_an_open_circuit() {
-        let mut breaker = Breaker::new(WebhookHealth::default(), 1);
-        assert_eq!(breaker.failed("timeout: waiting for the response", NOW), Change::Opened);
-        assert_eq!(breaker.succeeded(NOW), Change::Closed);
+        let mut breaker = opened();
+        assert_eq!(breaker.succeeded(NOW), Change::Recovered { was_open: true });
         assert!(!breaker.is_open());
     }
 
     #[test]
     fn a_blocked_destination_is_the_operators_fault() {
-        let mut breaker = Breaker::new(WebhookHealth::default(), 1);
+        let mut breaker = breaker(1);
         breaker.excused("egress_blocked: private address", NOW);
         assert!(!breaker.is_open());
         assert_eq!(breaker.health().consecutive_failures, 0);
         assert_eq!(breaker.health().last_error.as_deref(), Some("egress_blocked: private address"));
+        // A probe that it ends says nothing; the next one is after the same cool-down.
+        let mut breaker = opened();
+        breaker.begin_probe();
+        breaker.excused("egress_blocked: private address", NOW);
+        assert!(breaker.is_shut());
+        assert_eq!(breaker.probe_at(NOW).since(NOW), MIN);
     }
 
     #[test]
-    fn an_open_circuit_stays_open_over_a_restart() {
-        let mut before = Breaker::new(WebhookHealth::default(), 1);
+    fn an_open_circuit_stays_open_over_a_restart_with_its_cool_down() {
+        let mut before = opened();
+        before.begin_probe();
         before.failed("http 500", NOW);
-        assert!(Breaker::new(before.health().clone(), 1).is_open());
+        let mut after = Breaker::new(before.health().clone(), settings(1));
+        assert!(after.is_shut());
+        assert_eq!(after.probe_at(NOW).since(NOW), 2 * MIN);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_delays_a_probe_by_one_cool_down_at_most() {
+        let day = UnixMicros(0).after(Duration::from_hours(24));
+        let mut breaker = breaker(1);
+        breaker.failed("http 500", day);
+        let hour_back = UnixMicros(day.0 - 3_600_000_000);
+        assert_eq!(breaker.probe_at(hour_back).since(hour_back), MIN);
+        let years_on = day.after(Duration::from_hours(24 * 3_650));
+        assert!(breaker.probe_at(years_on) <= years_on);
+    }
+
+    proptest! {
+        /// Over any history: shut only while open, never two probes at once, and the cool-down within its bounds.
+        #[test]
+        fn no_history_breaks_it(steps in proptest::collection::vec((0..5_u8, 0..200_i64), 0..200), threshold in 1..8_u32) {
+            let mut breaker = breaker(threshold);
+            let mut now = NOW;
+            let mut row = 0;
+            for (step, seconds) in steps {
+                now = now.after(Duration::from_secs(seconds.unsigned_abs()));
+                match step {
+                    0 => {
+                        breaker.succeeded(now);
+                        row = 0;
+                        prop_assert!(!breaker.is_open());
+                    }
+                    1 | 2 => {
+                        let was_open = breaker.is_open();
+                        row += 1;
+                        let change = breaker.failed("http 500", now);
+                        prop_assert_eq!(change == Change::Opened, !was_open && row >= threshold);
+                    }
+                    3 => breaker.excused("egress_blocked: x", now),
+                    _ => {
+                        if breaker.is_shut() && breaker.probe_at(now) <= now {
+                            breaker.begin_probe();
+                        }
+                    }
+                }
+                prop_assert_eq!(breaker.health().consecutive_failures, row);
+                prop_assert_eq!(breaker.health().probe_at.is_some(), breaker.is_open());
+                if breaker.is_open() {
+                    prop_assert!((MIN..=MAX).contains(&breaker.health().cool_down));
+                    prop_assert!(breaker.probe_at(now).since(now) <= MAX);
+                    prop_assert_eq!(breaker.width(32), 1);
+                }
+            }
+        }
     }
 }

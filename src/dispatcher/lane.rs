@@ -3,6 +3,7 @@
 //! A lane is state behind a short lock and does nothing by itself: each method says what the
 //! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
 
+mod loading;
 mod queue;
 mod state;
 
@@ -11,16 +12,19 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, Id};
+use tokio::time::Instant;
 
+pub(super) use self::loading::Loaded;
 pub(super) use self::queue::Queued;
-pub(super) use self::state::{LaneSettings, Todo};
-use self::state::{Mode, State, earlier};
-use super::breaker::Change;
+pub(crate) use self::state::LaneSettings;
+pub(super) use self::state::Todo;
+use self::state::{Mode, Readiness, State, earlier};
+use super::breaker::{Change, CircuitSettings};
 use super::memory::{HeldEvent, Memory};
 use crate::clock::UnixMicros;
 use crate::delivery::Outcome;
 use crate::delivery::retry::Schedule;
-use crate::store::{Disposition, EventSeq, Portion};
+use crate::store::{Disposition, EventSeq};
 use crate::webhook::{WebhookHealth, WebhookRecord, WebhookSeq};
 
 /// A success that changes nothing but its time is stored at most this often.
@@ -40,32 +44,45 @@ pub(crate) struct Lane {
     state: Mutex<State>,
 }
 
-/// A delivery taken from the queue, to be attempted.
+/// What was taken from the queue, to be attempted in one request.
 pub(super) struct Job {
     pub(super) queued: Queued,
+    /// The others of a batch.
+    pub(super) more: Vec<Queued>,
     pub(super) settings: Arc<LaneSettings>,
-    /// The queue has room again for what waits in the store.
-    pub(super) load: bool,
+    /// The queue has room again for what waits in the store, or another worker is to wait for its next turn.
+    pub(super) todo: Todo,
 }
 
-/// What a load brought.
-#[derive(Default)]
-pub(super) struct Loaded {
-    pub(super) deliveries: Vec<Queued>,
-    /// When the earliest of the rest is due.
-    pub(super) next_due: Option<UnixMicros>,
-    /// There is a rest that is due already.
-    pub(super) is_rest_due: bool,
-    /// The store failed or memory was full: not again before this.
-    pub(super) rest_until: Option<UnixMicros>,
+/// What an attempt's end means for the webhook.
+pub(super) struct Booked {
+    pub(super) change: Change,
+    /// It is off from now on, which is to be made known to the store.
+    pub(super) off: Option<Off>,
+    pub(super) todo: Todo,
+}
+
+/// Why a webhook is turned off without its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Off {
+    /// The receiver answered 410.
+    Gone,
+    /// The circuit has been open for so many days.
+    NoSuccess { days: u32 },
+}
+
+impl Off {
+    pub(crate) fn is_gone(self) -> bool {
+        self == Self::Gone
+    }
 }
 
 /// What a worker finds.
 pub(super) enum Work {
     /// There is a delivery; whether the webhook's last attempt succeeded.
     Ready { is_proven: bool },
-    /// Nothing to do: wait for [`Lane::wake`].
-    Idle,
+    /// Nothing to do: wait for [`Lane::wake`], but not beyond this moment.
+    Idle { until: Option<Instant> },
     /// This worker is no longer needed.
     Retire,
 }
@@ -81,7 +98,7 @@ impl Lane {
     pub(super) fn new(
         record: &WebhookRecord,
         default_schedule: &Schedule,
-        threshold: u32,
+        circuit: CircuitSettings,
         max_queued: usize,
         memory: Memory,
     ) -> Self {
@@ -90,7 +107,7 @@ impl Lane {
             wake: Semaphore::new(0),
             max_queued,
             memory,
-            state: Mutex::new(State::new(record, default_schedule, threshold)),
+            state: Mutex::new(State::new(record, default_schedule, circuit)),
         }
     }
 
@@ -104,6 +121,10 @@ impl Lane {
             Mode::Paused => return Disposition::Skipped(WEBHOOK_DISABLED),
             Mode::Removed => return Disposition::Skipped(WEBHOOK_DELETED),
             Mode::Running | Mode::Stopped => {}
+        }
+        if state.is_ordered() {
+            // The store has the order, whatever happens here.
+            return Disposition::Stored;
         }
         let is_full = state.queue.len() + state.reserved >= self.max_queued.min(room);
         if is_full || state.has_overflow || state.breaker.is_open() {
@@ -122,7 +143,8 @@ impl Lane {
     pub(super) fn admit(&self, event: Arc<HeldEvent>) -> Todo {
         let mut state = self.state.lock();
         state.reserved -= 1;
-        state.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false });
+        let queued_at = Instant::now();
+        state.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false, queued_at });
         if state.can_run() { state.employ(1, &self.wake) } else { state.evict() }
     }
 
@@ -134,8 +156,8 @@ impl Lane {
         if state.mode == Mode::Removed {
             return Todo { discard: true, ..Todo::default() };
         }
-        // Not only when it is due: the clock may have been set back, and then an alarm is needed.
-        Todo { load: state.can_run(), ..Todo::default() }
+        // Not only when it is due: the clock may have been set back or the circuit be open, and then an alarm is needed.
+        Todo { load: state.mode == Mode::Running, ..Todo::default() }
     }
 
     // --- working ---
@@ -143,32 +165,71 @@ impl Lane {
     /// What the worker `me` should do; one that is told to retire is no longer counted.
     pub(super) fn find_work(&self, me: Id) -> Work {
         let mut state = self.state.lock();
-        if !state.can_run() || state.workers.len() > state.settings.max_in_flight {
+        state.pacer.take_if(|pacer| *pacer == me);
+        if !state.can_run() || state.workers.len() > state.max_workers() {
             state.workers.remove(&me);
             // It may have been woken for a job; then that is for another one.
             if state.can_run() && !state.queue.is_empty() && state.idle_workers > 0 {
                 state.idle_workers -= 1;
                 self.wake.add_permits(1);
             }
-            Work::Retire
-        } else if state.queue.is_empty() {
-            state.idle_workers += 1;
-            Work::Idle
-        } else {
-            Work::Ready { is_proven: state.breaker.is_proven() }
+            return Work::Retire;
         }
+        let until = match state.readiness() {
+            Readiness::Now if !state.queue.is_empty() => {
+                return Work::Ready { is_proven: state.breaker.is_proven() };
+            }
+            Readiness::At(at) if state.pacer.is_none() => {
+                state.pacer = Some(me);
+                Some(at)
+            }
+            Readiness::Now | Readiness::At(_) | Readiness::AfterOthers => None,
+        };
+        state.idle_workers += 1;
+        Work::Idle { until }
     }
 
     pub(super) fn take_job(&self) -> Option<Job> {
         let mut state = self.state.lock();
-        if !state.can_run() {
+        let state = &mut *state;
+        if !state.can_run() || state.readiness() != Readiness::Now {
             return None;
         }
         let queued = state.queue.pop()?;
-        state.under_way.insert(queued.event.live.seq);
+        let mut more = Vec::new();
+        if let Some(batch) = state.settings.policy.batch {
+            let mut bytes = queued.event.live.event.body().len();
+            while more.len() + 1 < batch.max_events {
+                let Some(next) = state.queue.first() else { break };
+                bytes += next.event.live.event.body().len();
+                if bytes > batch.max_bytes {
+                    break;
+                }
+                more.extend(state.queue.pop());
+            }
+            state.under_way.extend(more.iter().map(Queued::seq));
+        }
+        state.under_way.insert(queued.seq());
         state.jobs_taken += 1;
         let load = state.load.is_wanted && !state.load.is_under_way && state.queue.len() <= self.max_queued / 2;
-        Some(Job { queued, settings: Arc::clone(&state.settings), load })
+        let mut todo = Todo { load, ..Todo::default() };
+        if let Some(limiter) = &mut state.limiter {
+            limiter.take(Instant::now());
+            if !state.queue.is_empty() {
+                todo = todo.and(state.employ(1, &self.wake));
+            }
+        }
+        Some(Job { queued, more, settings: Arc::clone(&state.settings), todo })
+    }
+
+    /// The moment came for which the worker `me` was idle; `false` if it has just been woken.
+    pub(super) fn stop_waiting(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.idle_workers == 0 {
+            return false;
+        }
+        state.idle_workers -= 1;
+        true
     }
 
     /// The worker `me` found nothing for so long that it gives up; `false` if it has just been woken.
@@ -178,6 +239,7 @@ impl Lane {
             return false;
         }
         state.idle_workers -= 1;
+        state.pacer.take_if(|pacer| *pacer == me);
         state.workers.remove(&me);
         true
     }
@@ -217,12 +279,12 @@ impl Lane {
         outcome: &Outcome,
         error: Option<&str>,
         now: UnixMicros,
-    ) -> (Change, Todo) {
+    ) -> Booked {
         let mut state = self.state.lock();
-        let mut was_proven = true;
+        let is_current = Arc::ptr_eq(settings, &state.settings);
+        let width = state.breaker.width(state.max_workers());
         let change = match error {
             None => {
-                was_proven = state.breaker.is_proven();
                 let is_news = state.breaker.health().consecutive_failures > 0;
                 let is_due = state.success_flushed_at.is_none_or(|at| (now.0 - at.0).abs() >= SUCCESS_FLUSH_US);
                 state.is_health_dirty |= is_news || is_due;
@@ -230,7 +292,7 @@ impl Lane {
             }
             Some(error) => {
                 state.is_health_dirty = true;
-                if outcome.end.counts_as_failure() && Arc::ptr_eq(settings, &state.settings) {
+                if outcome.end.counts_as_failure() && is_current {
                     state.breaker.failed(error, now)
                 } else {
                     state.breaker.excused(error, now);
@@ -238,17 +300,31 @@ impl Lane {
                 }
             }
         };
-        let todo = match change {
-            // The first success opens the lane to its full width.
-            Change::None if !was_proven => {
-                let jobs = state.queue.len();
-                state.employ(jobs, &self.wake)
-            }
-            Change::None => Todo::default(),
-            Change::Opened => state.evict(),
-            Change::Closed => state.resume(&self.wake),
+        let off = state.reason_to_turn_off(outcome, change, now).filter(|_| is_current);
+        if off.is_some() {
+            // From this moment on, not only when the store knows.
+            state.mode = Mode::Paused;
+        }
+        let grew = state.breaker.width(state.max_workers()) > width;
+        let todo = if !state.can_run() || matches!(change, Change::Recovered { was_open: true }) {
+            state.resume_or_evict(&self.wake, now)
+        } else if grew {
+            let jobs = state.queue.len();
+            state.employ(jobs, &self.wake)
+        } else {
+            Todo::default()
         };
-        (change, todo)
+        Booked { change, off, todo }
+    }
+
+    /// What was taken was not attempted after all: if it was to be a probe, another will be.
+    pub(super) fn not_attempted(&self, now: UnixMicros) -> Todo {
+        let mut state = self.state.lock();
+        if !state.breaker.is_open() {
+            return Todo::default();
+        }
+        state.breaker.cancel_probe();
+        state.resume_or_evict(&self.wake, now)
     }
 
     /// A settlement is committed. If it leaves the delivery pending, that is in the store from now on: says
@@ -258,25 +334,39 @@ impl Lane {
         if was_under_way {
             state.leave(event);
         }
-        let Some(at) = retry_at else { return Todo::default() };
+        let next = if state.is_ordered() && was_under_way && state.can_run() {
+            if let Some(at) = retry_at.filter(|_| state.awaited.is_none_or(|(awaited, _)| event < awaited)) {
+                state.awaited = Some((event, at));
+            }
+            let jobs = state.queue.len();
+            state.employ(jobs, &self.wake)
+        } else {
+            Todo::default()
+        };
+        let Some(at) = retry_at else { return next };
         if state.mode == Mode::Removed {
             return Todo { discard: true, ..Todo::default() };
         }
-        let is_earlier = state.stored_due.is_none_or(|due| at < due);
+        // What an ordered lane waits for needs an alarm though other things have been due for long.
+        let is_awaited = state.awaited.is_some_and(|(awaited, _)| awaited == event);
+        let is_earlier = is_awaited || state.stored_due.is_none_or(|due| at < due);
         state.stored_due = earlier(state.stored_due, Some(at));
-        Todo { wake_at: is_earlier.then_some(at), ..Todo::default() }
+        Todo { wake_at: is_earlier.then_some(at), ..Todo::default() }.and(next)
     }
 
     /// A worker ended in the middle of a job, because it was aborted or has panicked. `None`: that is as it should
     /// be; otherwise the job must be settled, and others take over its work.
-    pub(super) fn worker_lost(&self, me: Id) -> Option<Todo> {
+    pub(super) fn worker_lost(&self, me: Id, now: UnixMicros) -> Option<Todo> {
         let mut state = self.state.lock();
         state.workers.remove(&me);
+        state.pacer.take_if(|pacer| *pacer == me);
         if state.mode == Mode::Stopped {
             return None;
         }
-        let jobs = state.queue.len();
-        Some(if state.can_run() { state.employ(jobs, &self.wake) } else { Todo::default() })
+        if state.breaker.is_open() {
+            state.breaker.cancel_probe();
+        }
+        Some(state.resume_or_evict(&self.wake, now))
     }
 
     /// The health to be stored with the next commit, if it changed.
@@ -297,72 +387,42 @@ impl Lane {
             state.is_crowded = false;
             return None;
         }
-        let is_stuck = state.jobs_seen == state.jobs_taken;
+        // A lane that waits for its own limits is not stuck.
+        let is_ready = state.readiness() == Readiness::Now || state.pacer.is_none();
+        let is_stuck = is_ready && state.jobs_seen == state.jobs_taken;
         state.jobs_seen = state.jobs_taken;
         let more = if is_stuck { state.queue.len().min(state.workers.len().max(1)) } else { 0 };
         Some(Todo { start_workers: more.min(budget).min(state.room_for_workers()), ..Todo::default() })
     }
 
-    // --- loading from the store ---
-
-    /// What to load now. Otherwise, when to ask again: never, if there is nothing to load or other things come first.
-    pub(super) fn begin_load(&self, now: UnixMicros) -> Result<Portion, Option<UnixMicros>> {
-        let mut state = self.state.lock();
-        if !state.wants_load(self.max_queued, &self.memory, now) {
-            let due = state.load_due();
-            state.load.is_wanted |= due.is_some_and(|at| at <= now);
-            return Err(due.filter(|at| *at > now));
-        }
-        state.load.is_under_way = true;
-        state.load.is_wanted = false;
-        state.stored_due = None;
-        Ok(Portion {
-            max_deliveries: u32::try_from(self.max_queued - state.queue.len()).unwrap_or(u32::MAX),
-            max_bytes: self.memory.free_bytes().saturating_sub(state.queue.bytes()) / 2,
-            held: state.queue.events().chain(state.under_way.iter().copied()).collect(),
-        })
-    }
-
-    /// Queues what was loaded.
-    pub(super) fn finish_load(&self, loaded: Loaded, now: UnixMicros) -> Todo {
-        let mut state = self.state.lock();
-        state.load.is_under_way = false;
-        state.load.is_wanted |= loaded.is_rest_due;
-        state.load.rest_until = loaded.rest_until;
-        state.stored_due = earlier(state.stored_due, loaded.next_due);
-        let mut known = std::mem::take(&mut state.load.settled_meanwhile);
-        known.extend(state.queue.events());
-        let before = state.queue.len();
-        for queued in loaded.deliveries {
-            let seq = queued.event.live.seq;
-            if !known.contains(&seq) && !state.under_way.contains(&seq) {
-                state.queue.push(queued);
-            }
-        }
-        state.has_overflow = loaded.is_rest_due;
-        if !state.can_run() {
-            return state.evict();
-        }
-        let added = state.queue.len() - before;
-        let load = state.wants_load(self.max_queued, &self.memory, now);
-        Todo { load, wake_at: state.load_due().filter(|_| !load), ..state.employ(added, &self.wake) }
-    }
-
     // --- operating ---
 
     /// Takes over a changed webhook, unless a newer change came first.
-    pub(super) fn apply(&self, record: &WebhookRecord, default_schedule: &Schedule, close_circuit: bool) -> Todo {
+    pub(super) fn apply(
+        &self,
+        record: &WebhookRecord,
+        default_schedule: &Schedule,
+        close_circuit: bool,
+        now: UnixMicros,
+    ) -> Todo {
         let mut state = self.state.lock();
         if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Stopped) {
             return Todo::default();
         }
-        state.settings = LaneSettings::new(record, default_schedule);
+        let was_ordered = state.is_ordered();
+        state.change_settings(LaneSettings::new(record, default_schedule));
         state.mode = Mode::of(record);
         if close_circuit {
             state.breaker.close();
             state.is_health_dirty = true;
         }
-        if state.can_run() { state.resume(&self.wake) } else { state.evict() }
+        if state.is_ordered() && !was_ordered {
+            // From here on the store has the order.
+            let todo = state.evict();
+            state.stored_due = Some(UnixMicros(0));
+            return Todo { load: state.mode == Mode::Running, ..todo };
+        }
+        state.resume_or_evict(&self.wake, now)
     }
 
     pub(super) fn remove(&self) -> Todo {
@@ -383,15 +443,24 @@ impl Lane {
     }
 
     /// Lets a delivery be attempted again; `queued` goes back into the queue.
-    pub(super) fn give_back(&self, event: EventSeq, queued: Option<Queued>) -> Todo {
+    pub(super) fn give_back(&self, event: EventSeq, queued: Option<Queued>, now: UnixMicros) -> Todo {
         let mut state = self.state.lock();
         state.leave(event);
+        state.awaited.take_if(|(awaited, _)| *awaited == event);
         match queued {
+            Some(queued) if state.is_ordered() => state.queue.insert_in_order(queued),
             Some(queued) => state.queue.push(queued),
             // A load may have passed it over meanwhile.
             None => state.stored_due = Some(UnixMicros(0)),
         }
-        if state.can_run() { state.resume(&self.wake) } else { state.evict() }
+        if state.breaker.is_open() && state.queue.is_empty() && state.under_way.is_empty() {
+            state.breaker.cancel_probe();
+        }
+        state.resume_or_evict(&self.wake, now)
+    }
+
+    pub(super) fn is_ordered(&self) -> bool {
+        self.state.lock().is_ordered()
     }
 
     /// (queued, under way, circuit open)

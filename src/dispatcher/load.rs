@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Shared;
 use super::lane::{Lane, Loaded, Queued};
-use crate::clock::UnixMicros;
-use crate::store::{Due, Portion, StoreError};
+use crate::clock::{Clock, UnixMicros};
+use crate::delivery::retry::MAX_WAIT;
+use crate::store::{Portion, StoreError};
 
 /// The most bytes of bodies that a lane reads from the store at once; then it has something to do and reads on.
 const MAX_LOAD_BYTES: usize = 8 << 20;
@@ -25,10 +28,19 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, portion: Portion, 
 }
 
 async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicros) -> Result<Loaded, StoreError> {
-    let max_bytes = portion.max_bytes.min(MAX_LOAD_BYTES);
-    let Due { deliveries, is_rest_due } = shared.store.due(lane.seq, now, Portion { max_bytes, ..portion }).await?;
-    let mut loaded = Loaded { is_rest_due, ..Loaded::default() };
-    for delivery in deliveries {
+    let portion = Portion { max_bytes: portion.max_bytes.min(MAX_LOAD_BYTES), ..portion };
+    let mut due = shared.store.due(lane.seq, now, portion.clone()).await?;
+    let mut next_due = None;
+    if !due.is_rest_due {
+        next_due = shared.store.next_due(Some(lane.seq), now).await?.first().map(|(_, at)| *at);
+        // No delay is so long: it was written while the clock was far ahead.
+        if due.deliveries.is_empty() && next_due.is_some_and(|at| at > now.after(MAX_WAIT)) {
+            due = shared.store.due(lane.seq, UnixMicros(i64::MAX), portion).await?;
+        }
+    }
+    let mut loaded = Loaded { is_rest_due: due.is_rest_due, awaited: due.awaited, next_due, ..Loaded::default() };
+    let queued_at = Instant::now();
+    for delivery in due.deliveries {
         let Some(charge) = shared.memory.charge(delivery.event.event.body().len()) else {
             loaded.is_rest_due = true;
             loaded.rest_until = Some(again_at(shared));
@@ -39,13 +51,12 @@ async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicro
             attempts: delivery.attempts,
             round_attempts: delivery.round_attempts,
             is_stored: true,
+            queued_at,
         });
     }
-    loaded.next_due = if loaded.is_rest_due {
-        Some(now)
-    } else {
-        shared.store.next_due(Some(lane.seq), now).await?.first().map(|(_, at)| *at)
-    };
+    if loaded.is_rest_due {
+        loaded.next_due = Some(now);
+    }
     Ok(loaded)
 }
 

@@ -8,6 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::lane::Lane;
+use super::notices::Notice;
+use crate::clock::Clock;
 use crate::delivery::DeliveryState;
 use crate::store::{SettleBatch, Settlement};
 use crate::webhook::WebhookSeq;
@@ -21,11 +23,32 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) enum Message {
     /// `was_under_way`: it ends what was taken from the lane's queue.
-    Ended { lane: Arc<Lane>, settlement: Settlement, was_under_way: bool },
+    Ended {
+        lane: Arc<Lane>,
+        settlement: Settlement,
+        was_under_way: bool,
+        /// Told when it is committed.
+        notice: Option<Box<Notice>>,
+    },
     /// An operator closed the circuit: its health is to be stored.
     Health(Arc<Lane>),
     /// Answered when everything before it is committed.
     Flush(oneshot::Sender<()>),
+}
+
+impl Message {
+    /// An attempt for a delivery ended.
+    pub(super) fn ended(lane: &Arc<Lane>, settlement: Settlement, notice: Option<Notice>) -> Self {
+        Self::Ended { lane: Arc::clone(lane), settlement, was_under_way: true, notice: notice.map(Box::new) }
+    }
+
+    /// The error of the attempt, if it is one that failed.
+    pub(super) fn error(&self) -> Option<&str> {
+        match self {
+            Self::Ended { settlement, .. } => settlement.attempt.as_ref()?.error.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// Runs until the last sender is gone.
@@ -36,9 +59,11 @@ pub(super) async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<Messag
         let mut settlements = Vec::with_capacity(received.len());
         let mut were_under_way = Vec::with_capacity(received.len());
         let mut flushes = Vec::new();
+        let mut notices = Vec::new();
         for message in received.drain(..) {
             match message {
-                Message::Ended { lane, settlement, was_under_way } => {
+                Message::Ended { lane, settlement, was_under_way, notice } => {
+                    notices.extend(notice);
                     lanes.entry(lane.seq).or_insert(lane);
                     settlements.push(settlement);
                     were_under_way.push(was_under_way);
@@ -54,12 +79,16 @@ pub(super) async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<Messag
             lanes.extend(shared.lanes.read().iter().map(|(seq, lane)| (*seq, Arc::clone(lane))));
         }
         let health = lanes.values().filter_map(|lane| Some((lane.seq, lane.take_health(now)?))).collect();
-        let batch = Arc::new(SettleBatch { settlements, health });
+        let is_urgent = lanes.values().any(|lane| lane.is_ordered());
+        let batch = Arc::new(SettleBatch { settlements, health, is_urgent });
         commit(&shared, &batch).await;
         for (settlement, was_under_way) in batch.settlements.iter().zip(were_under_way) {
             if let Some(lane) = lanes.get(&settlement.key.webhook) {
                 after_commit(&shared, lane, settlement, was_under_way);
             }
+        }
+        for notice in notices {
+            shared.tell(*notice).await;
         }
         for done in flushes {
             let _ = done.send(());

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, UnixMicros};
+use crate::delivery::retry::MAX_WAIT;
 use crate::webhook::WebhookSeq;
 
 /// The clock is looked at again after this long at the latest, since it may be set.
@@ -66,7 +67,8 @@ impl Timer {
         let mut alarms = self.alarms.lock();
         while let Some(Reverse((at, webhook))) = alarms.queue.peek().copied() {
             let is_armed = alarms.armed.get(&webhook) == Some(&at);
-            if is_armed && at > now {
+            // One that is later than anything can be is looked at now.
+            if is_armed && at > now && at <= now.after(MAX_WAIT) {
                 return Err(Some(at.since(now)));
             }
             alarms.queue.pop();

@@ -7,16 +7,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::Id;
+use tokio::time::Instant;
 use uuid::fmt::Hyphenated;
 
-use super::Shared;
 use super::breaker::Change;
-use super::lane::{Job, Lane, LaneSettings, Queued, Work};
+use super::lane::{Booked, Job, Lane, LaneSettings, Queued, Work};
+use super::notices::{News, Notice, is_operational};
 use super::settler::Message;
+use super::{Shared, batch};
+use crate::clock::{Clock, UnixMicros};
 use crate::delivery::attempt::attempt;
 use crate::delivery::client::Connection;
-use crate::delivery::retry::{self, Next};
-use crate::delivery::{Outcome, Transition};
+use crate::delivery::retry::{self, Next, Rules};
+use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
 use crate::store::{AttemptRecord, DeliveryKey, MAX_KEPT_SUCCESS_RESPONSE_BYTES, Settlement};
 
 /// How long an idle worker keeps its connection.
@@ -24,6 +27,8 @@ const KEEP_IDLE: Duration = Duration::from_secs(15);
 /// When and why an attempt is made again that ended by a fault of this program.
 const UNEXPECTED_END_DELAY: Duration = Duration::from_mins(1);
 const UNEXPECTED_END: &str = "internal: the attempt ended unexpectedly";
+/// The status by which a receiver says that it will never come back.
+const GONE: u16 = 410;
 /// This part of all slots is for webhooks whose last attempt failed, or that were never tried: when all of
 /// them hang, the others have the rest to themselves.
 const UNPROVEN_SHARE: u32 = 4;
@@ -70,46 +75,60 @@ impl Slots {
 /// Works until the lane needs this worker no more.
 pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
     let me = tokio::task::id();
-    let mut hold = Hold { shared: &shared, lane: &lane, me, job: None };
+    let mut hold = Hold { shared: &shared, lane: &lane, me, job: Vec::new() };
     let mut connection: Option<Connection> = None;
     let mut used: Option<Arc<LaneSettings>> = None;
     loop {
         let is_proven = match lane.find_work(me) {
             Work::Ready { is_proven } => is_proven,
             Work::Retire => return,
-            Work::Idle => {
-                let keep = shared.keeps.try_acquire();
-                let patience = if keep.is_ok() { KEEP_IDLE } else { Duration::ZERO };
-                match tokio::time::timeout(patience, lane.wake.acquire()).await {
-                    Ok(Ok(woken)) => woken.forget(),
-                    // Woken at the last moment: the permit is there.
-                    _ if !lane.retire(me) => {
-                        if let Ok(woken) = lane.wake.acquire().await {
-                            woken.forget();
-                        }
-                    }
-                    _ => return,
+            Work::Idle { until } => {
+                if !wait_for_work(&shared, &lane, me, until).await {
+                    return;
                 }
                 continue;
             }
         };
         let Some(_slot) = shared.slots.take(is_proven).await else { return };
-        let Some(job) = lane.take_job() else { continue };
-        if job.load {
-            shared.load(&lane);
-        }
+        let Some(mut job) = lane.take_job() else { continue };
+        shared.carry_out(&lane, std::mem::take(&mut job.todo));
         if used.as_ref().is_none_or(|settings| !Arc::ptr_eq(settings, &job.settings)) {
             connection = None;
             used = Some(Arc::clone(&job.settings));
         }
-        hold.job = Some(job.queued.clone());
-        let settlement = deliver_once(&shared, &lane, &job, &mut connection).await;
-        let ended = Message::Ended { lane: Arc::clone(&lane), settlement, was_under_way: true };
-        if shared.outcomes.send(ended).await.is_err() {
+        hold.job.push(job.queued.clone());
+        hold.job.extend_from_slice(&job.more);
+        let outcome = attempt_once(&shared, &lane, &job, &mut connection).await;
+        let ended = Ended::new(&shared, &lane, &job.settings, outcome);
+        let first = ended.settle(&job.queued);
+        book(&shared, &lane, &ended, first.error(), &job.queued).await;
+        if shared.outcomes.send(first).await.is_err() {
             return;
         }
-        hold.job = None;
+        for queued in &job.more {
+            if shared.outcomes.send(ended.settle(queued)).await.is_err() {
+                return;
+            }
+        }
+        hold.job.clear();
     }
+}
+
+/// Waits until there may be something to do; `false`: nothing came, and the worker is no longer counted.
+async fn wait_for_work(shared: &Shared, lane: &Lane, me: Id, until: Option<Instant>) -> bool {
+    let keep = shared.keeps.try_acquire();
+    let patience = Instant::now() + if keep.is_ok() { KEEP_IDLE } else { Duration::ZERO };
+    let woken = tokio::time::timeout_at(until.unwrap_or(patience), lane.wake.acquire()).await;
+    if let Ok(Ok(woken)) = woken {
+        woken.forget();
+        return true;
+    }
+    let has_left = if until.is_some() { lane.stop_waiting() } else { lane.retire(me) };
+    if !has_left && let Ok(woken) = lane.wake.acquire().await {
+        // Woken at the last moment: the permit is there.
+        woken.forget();
+    }
+    !has_left || until.is_some()
 }
 
 /// What a worker has in hand. If it ends in the middle of a job, the job must not be forgotten.
@@ -117,69 +136,101 @@ struct Hold<'a> {
     shared: &'a Arc<Shared>,
     lane: &'a Arc<Lane>,
     me: Id,
-    job: Option<Queued>,
+    job: Vec<Queued>,
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        let Some(job) = self.job.take() else { return };
-        if let Some(todo) = self.lane.worker_lost(self.me) {
+        let job = std::mem::take(&mut self.job);
+        if job.is_empty() {
+            return;
+        }
+        if let Some(todo) = self.lane.worker_lost(self.me, self.shared.clock.now()) {
             let (shared, lane) = (Arc::clone(self.shared), Arc::clone(self.lane));
             tracing::error!("an attempt ended unexpectedly; it is made again later");
             tokio::spawn(async move {
                 shared.carry_out(&lane, todo);
                 let at = shared.clock.now();
-                let settlement = Settlement {
-                    key: DeliveryKey { event: job.event.live.seq, webhook: lane.seq },
-                    round_attempts: job.round_attempts.saturating_add(1),
-                    transition: Transition::retry_at(at.after(UNEXPECTED_END_DELAY), UNEXPECTED_END.to_owned()),
-                    at,
-                    attempt: None,
-                };
-                let _ = shared.outcomes.send(Message::Ended { lane, settlement, was_under_way: true }).await;
+                for queued in job {
+                    let settlement = Settlement {
+                        key: DeliveryKey { event: queued.seq(), webhook: lane.seq },
+                        round_attempts: queued.round_attempts.saturating_add(1),
+                        transition: Transition::retry_at(at.after(UNEXPECTED_END_DELAY), UNEXPECTED_END.to_owned()),
+                        at,
+                        attempt: None,
+                    };
+                    let _ = shared.outcomes.send(Message::ended(&lane, settlement, None)).await;
+                }
             });
         }
     }
 }
 
-async fn deliver_once(
-    shared: &Arc<Shared>,
-    lane: &Arc<Lane>,
-    job: &Job,
-    connection: &mut Option<Connection>,
-) -> Settlement {
-    let Job { queued, settings, .. } = job;
-    let event = &queued.event.live;
-    let key = DeliveryKey { event: event.seq, webhook: lane.seq };
+/// Makes one attempt for all deliveries of a job.
+async fn attempt_once(shared: &Shared, lane: &Lane, job: &Job, connection: &mut Option<Connection>) -> Outcome {
+    let ids = shared.store.delivery_ids();
+    let id_of = |queued: &Queued| ids.encode(DeliveryKey { event: queued.seq(), webhook: lane.seq });
     let mut buffer = [0; Hyphenated::LENGTH];
-    let id = shared.store.delivery_ids().encode(key);
-    let webhook_id: &str = id.hyphenated().encode_lower(&mut buffer);
-    let outcome =
-        attempt(&shared.client, connection, &settings.receiver, &event.event, webhook_id, &*shared.clock).await;
+    let (receiver, client, clock) = (&job.settings.receiver, &shared.client, &*shared.wall);
+    if job.more.is_empty() && job.settings.policy.batch.is_none() {
+        let webhook_id = id_of(&job.queued).hyphenated().encode_lower(&mut buffer);
+        return attempt(client, connection, receiver, &job.queued.event.live.event, webhook_id, clock).await;
+    }
+    let members = || std::iter::once(&job.queued).chain(&job.more);
+    let webhook_id = batch::id(members().map(id_of)).hyphenated().encode_lower(&mut buffer);
+    let batch = batch::event(webhook_id, members().map(|queued| &queued.event.live.event));
+    attempt(client, connection, receiver, &batch, webhook_id, clock).await
+}
 
-    let now = shared.clock.now();
-    let round_attempts = queued.round_attempts.saturating_add(1);
-    let jitter = 0.8 + 0.4 * fastrand::f64();
-    let next = retry::next(round_attempts, &outcome, &settings.schedule, now, jitter);
-    let (transition, error) = match next {
-        Next::Delivered => (Transition::delivered(), None),
-        Next::RetryAt { at, error } => (Transition::retry_at(at, error.clone()), Some(error)),
-        Next::Dead { error } => (Transition::dead(error.clone()), Some(error)),
-    };
-    book(shared, lane, settings, &outcome, error.as_deref());
-    Settlement {
-        key,
-        round_attempts,
-        transition,
-        at: now,
-        attempt: Some(AttemptRecord {
-            number: queued.attempts.saturating_add(1),
-            started_at: outcome.started_at,
-            duration_us: i64::try_from(outcome.duration.as_micros()).unwrap_or(i64::MAX),
-            status_code: outcome.status_code(),
-            error,
-            response: kept(&outcome),
-        }),
+/// What an attempt came to, for each delivery that it was made for.
+struct Ended<'a> {
+    lane: &'a Arc<Lane>,
+    settings: &'a Arc<LaneSettings>,
+    outcome: Outcome,
+    response: Bytes,
+    now: UnixMicros,
+    jitter: f64,
+}
+
+impl<'a> Ended<'a> {
+    fn new(shared: &Shared, lane: &'a Arc<Lane>, settings: &'a Arc<LaneSettings>, outcome: Outcome) -> Self {
+        let response = kept(&outcome);
+        Self { lane, settings, outcome, response, now: shared.clock.now(), jitter: random_jitter() }
+    }
+
+    fn settle(&self, queued: &Queued) -> Message {
+        let Self { settings, outcome, now, .. } = self;
+        let round_attempts = queued.round_attempts.saturating_add(1);
+        let rules = Rules { schedule: &settings.schedule, retry_on: &settings.policy.retry_on };
+        let (transition, error) = match retry::next(round_attempts, outcome, rules, *now, self.jitter) {
+            Next::Delivered => (Transition::delivered(), None),
+            Next::RetryAt { at, error } => (Transition::retry_at(at, error.clone()), Some(error)),
+            // The webhook is turned off, and what it is owed is kept.
+            Next::Dead { error } if outcome.end == End::Status(GONE) => {
+                (Transition::retry_at(*now, error.clone()), Some(error))
+            }
+            Next::Dead { error } => (Transition::dead(error.clone()), Some(error)),
+        };
+        let key = DeliveryKey { event: queued.seq(), webhook: self.lane.seq };
+        let notice = (transition.state() == DeliveryState::Dead).then(|| {
+            let error = error.as_deref().unwrap_or_default();
+            Notice::dead(settings, key, queued, outcome.status_code(), error, *now)
+        });
+        let settlement = Settlement {
+            key,
+            round_attempts,
+            transition,
+            at: *now,
+            attempt: Some(AttemptRecord {
+                number: queued.attempts.saturating_add(1),
+                started_at: outcome.started_at,
+                duration_us: i64::try_from(outcome.duration.as_micros()).unwrap_or(i64::MAX),
+                status_code: outcome.status_code(),
+                error,
+                response: self.response.clone(),
+            }),
+        };
+        Message::ended(self.lane, settlement, notice)
     }
 }
 
@@ -191,24 +242,41 @@ fn kept(outcome: &Outcome) -> Bytes {
     outcome.response.clone()
 }
 
-/// Counts the attempt, and acts when it opens or closes the circuit.
-fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, settings: &Arc<LaneSettings>, outcome: &Outcome, error: Option<&str>) {
+/// Counts the attempt, and acts when it changes the circuit or ends the webhook.
+async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Ended<'_>, error: Option<&str>, queued: &Queued) {
     match error {
         None => shared.counters.attempts_succeeded.add(1),
         Some(_) => shared.counters.attempts_failed.add(1),
     }
-    let (change, todo) = lane.book(settings, outcome, error, shared.clock.now());
-    match change {
-        Change::None => {}
-        Change::Opened => {
-            let error = error.unwrap_or_default();
-            tracing::warn!(
-                webhook = settings.name,
-                error,
-                "circuit opened: too many failed attempts in a row; enable the webhook to go on"
-            );
-        }
-        Change::Closed => tracing::info!(webhook = settings.name, "circuit closed: an attempt succeeded"),
-    }
+    let settings = ended.settings;
+    let Booked { change, off, todo } = lane.book(settings, &ended.outcome, error, ended.now);
     shared.carry_out(lane, todo);
+    let (webhook, error) = (&settings.name, error.unwrap_or_default());
+    let news = match change {
+        Change::None | Change::StillOpen => None,
+        Change::Failing => Some(News::Failing),
+        Change::Opened => {
+            tracing::warn!(
+                webhook,
+                error,
+                "circuit opened: too many failed attempts in a row; it is probed from now on"
+            );
+            Some(News::Opened)
+        }
+        Change::Recovered { was_open } => {
+            if was_open {
+                tracing::info!(webhook, "circuit closed: an attempt succeeded");
+            }
+            Some(News::Recovered)
+        }
+    };
+    let off = off.map(|off| {
+        tracing::warn!(webhook, error, reason = %off, "webhook turned off");
+        News::Off(off)
+    });
+    // What the server's own events cause makes no further ones, so that they never go round in circles.
+    let is_quiet = is_operational(&queued.event.live.event);
+    for news in news.filter(|_| !is_quiet).into_iter().chain(off) {
+        shared.tell(Notice::health(settings, lane.seq, news, error, is_quiet, ended.now)).await;
+    }
 }

@@ -79,7 +79,7 @@ pub(crate) async fn what_is_due_is_read_in_portions_that_fit_into_memory<F: Fixt
         seqs.push(accept(&*store, sized(id, body_bytes, &[(a, Disposition::Stored)])).await);
     }
     let portion = async |max_deliveries, max_bytes, held: &[EventSeq]| {
-        let portion = Portion { max_deliveries, max_bytes, held: held.iter().copied().collect() };
+        let portion = Portion { max_deliveries, max_bytes, held: held.iter().copied().collect(), in_order: false };
         let due = store.due(a, at(100), portion).await.unwrap();
         (due.deliveries.iter().map(|due| due.event.seq).collect::<Vec<_>>(), due.is_rest_due)
     };
@@ -321,7 +321,11 @@ pub(crate) async fn the_health_of_a_webhook_is_settled_too<F: Fixture>() {
         at: at(22),
     };
     store
-        .settle(Arc::new(SettleBatch { settlements: vec![discarded], health: vec![(a, health.clone())] }))
+        .settle(Arc::new(SettleBatch {
+            settlements: vec![discarded],
+            health: vec![(a, health.clone())],
+            is_urgent: true,
+        }))
         .await
         .unwrap();
     let record = &store.webhooks(DEFAULT_TENANT).await.unwrap()[0];

@@ -123,7 +123,7 @@ pub(crate) fn dead(key: DeliveryKey, number: u32) -> Settlement {
 }
 
 pub(crate) async fn settle(store: &dyn Store, settlements: Vec<Settlement>) {
-    store.settle(Arc::new(SettleBatch { settlements, health: Vec::new() })).await.unwrap();
+    store.settle(Arc::new(SettleBatch { settlements, ..SettleBatch::default() })).await.unwrap();
 }
 
 pub(crate) async fn delivery(store: &dyn Store, key: DeliveryKey) -> StoredDelivery {

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -23,6 +23,8 @@ pub(crate) struct Received {
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// When it was whole.
+    pub(crate) at: Instant,
 }
 
 impl Received {
@@ -78,7 +80,8 @@ impl TestReceiver {
                         let (head, body) = request.into_parts();
                         let Ok(body) = body.collect().await else { return Ok(Response::default()) };
                         let path = head.uri.path().to_owned();
-                        let request = Received { path, headers: head.headers, body: body.to_bytes() };
+                        let request =
+                            Received { path, headers: head.headers, body: body.to_bytes(), at: Instant::now() };
                         let Answer(status, delay) = {
                             let mut log = log.lock().expect("no test panics while it holds the log");
                             let answer = answer(log.len(), &request);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use postrider::delivery::client::ClientOptions;
 use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::retry::Schedule;
-use postrider::dispatcher::DispatcherSettings;
+use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
 use postrider::serve::{ServeError, ServeSettings, Started, serve};
 use postrider::store::sqlite::SqliteOptions;
 use postrider::telemetry::{TelemetrySettings, subscriber};
@@ -42,7 +42,11 @@ pub fn settings(folder: &Path) -> ServeSettings {
             max_lane_deliveries: 100,
             max_memory_bytes: 16 * 1024 * 1024,
             retry_schedule: Schedule::once(),
-            circuit_threshold: 100,
+            circuit: CircuitSettings {
+                threshold: 100,
+                cool_down: Duration::from_secs(30),
+                max_cool_down: Duration::from_secs(3_600),
+            },
         },
         store: SqliteOptions::default(),
     }

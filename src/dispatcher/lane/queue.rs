@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::dispatcher::memory::HeldEvent;
 use crate::store::EventSeq;
 
@@ -14,10 +16,12 @@ pub(in crate::dispatcher) struct Queued {
     pub(in crate::dispatcher) round_attempts: u32,
     /// It was read from the store, which has a row for it.
     pub(in crate::dispatcher) is_stored: bool,
+    /// Since when it waits in memory.
+    pub(in crate::dispatcher) queued_at: Instant,
 }
 
 impl Queued {
-    fn seq(&self) -> EventSeq {
+    pub(in crate::dispatcher) fn seq(&self) -> EventSeq {
         self.event.live.seq
     }
 }
@@ -53,6 +57,17 @@ impl Queue {
     pub(super) fn push(&mut self, queued: Queued) {
         self.bytes += queued.event.bytes();
         self.entries.push_back(queued);
+    }
+
+    /// Puts it where the order of acceptance wants it.
+    pub(super) fn insert_in_order(&mut self, queued: Queued) {
+        self.bytes += queued.event.bytes();
+        let place = self.entries.partition_point(|other| other.seq() < queued.seq());
+        self.entries.insert(place, queued);
+    }
+
+    pub(super) fn first(&self) -> Option<&Queued> {
+        self.entries.front()
     }
 
     pub(super) fn pop(&mut self) -> Option<Queued> {

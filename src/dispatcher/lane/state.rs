@@ -2,29 +2,49 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, Id};
+use tokio::time::Instant;
+use uuid::Uuid;
 
+use super::Off;
 use super::queue::{Queue, Queued};
 use crate::clock::UnixMicros;
-use crate::delivery::retry::Schedule;
-use crate::dispatcher::breaker::Breaker;
+use crate::delivery::retry::{MAX_WAIT, Schedule};
+use crate::delivery::{End, Outcome};
+use crate::dispatcher::breaker::{Breaker, Change, CircuitSettings};
+use crate::dispatcher::limiter::Limiter;
 use crate::dispatcher::memory::Memory;
 use crate::store::EventSeq;
-use crate::webhook::{Webhook, WebhookRecord};
+use crate::webhook::{Policy, TenantSeq, Webhook, WebhookRecord};
 
 /// A lane opens another connection at once when more deliveries than this wait for each that it has.
 /// Fewer are left to those it has, since a connection costs many times what a request on an open one does;
 /// should these hang, [`Lane::relieve`](super::Lane::relieve) finds out.
 const MAX_WAITING_PER_WORKER: usize = 8;
+
 /// What workers need to know of the webhook; replaced whole when the webhook changes.
-pub(in crate::dispatcher) struct LaneSettings {
+pub(crate) struct LaneSettings {
     pub(in crate::dispatcher) version: i64,
-    pub(in crate::dispatcher) name: String,
-    pub(in crate::dispatcher) receiver: Webhook,
+    pub(crate) uuid: Uuid,
+    pub(crate) tenant: TenantSeq,
+    pub(crate) name: String,
+    pub(crate) receiver: Webhook,
     pub(in crate::dispatcher) schedule: Schedule,
+    pub(in crate::dispatcher) policy: Policy,
     pub(super) max_in_flight: usize,
+}
+
+/// Whether the first delivery of the queue may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    Now,
+    /// The rate limit or a batch that is not full yet lets it go then.
+    At(Instant),
+    /// Another must be settled before it.
+    AfterOthers,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +69,11 @@ pub(super) struct State {
     pub(super) under_way: HashSet<EventSeq>,
     pub(super) workers: HashMap<Id, AbortHandle>,
     pub(super) idle_workers: usize,
+    /// The idle worker that waits for the moment when the queue may go on.
+    pub(super) pacer: Option<Id>,
+    pub(super) limiter: Option<Limiter>,
+    /// In an ordered lane: the delivery that must end before later ones begin, and when it is due.
+    pub(super) awaited: Option<(EventSeq, UnixMicros)>,
     /// Deliveries wait for hands: the dispatcher looks after this lane.
     pub(super) is_crowded: bool,
     /// Jobs taken in all, and how many it were when the dispatcher last looked.
@@ -91,14 +116,31 @@ pub(in crate::dispatcher) struct Todo {
     pub(in crate::dispatcher) discard: bool,
 }
 
+impl Todo {
+    /// Both; `other` has nothing evicted.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            start_workers: self.start_workers + other.start_workers,
+            look_after: self.look_after || other.look_after,
+            load: self.load || other.load,
+            wake_at: earlier(self.wake_at, other.wake_at),
+            discard: self.discard || other.discard,
+            ..self
+        }
+    }
+}
+
 impl LaneSettings {
     pub(super) fn new(record: &WebhookRecord, default_schedule: &Schedule) -> Arc<Self> {
         let settings = &record.settings;
         Arc::new(Self {
             version: record.version,
+            uuid: record.uuid,
+            tenant: record.tenant,
             name: settings.name.clone(),
             receiver: settings.receiver.clone(),
             schedule: settings.retry_schedule.clone().unwrap_or_else(|| default_schedule.clone()),
+            policy: settings.policy.clone(),
             max_in_flight: settings.max_in_flight as usize,
         })
     }
@@ -111,16 +153,20 @@ impl Mode {
 }
 
 impl State {
-    pub(super) fn new(record: &WebhookRecord, default_schedule: &Schedule, threshold: u32) -> Self {
+    pub(super) fn new(record: &WebhookRecord, default_schedule: &Schedule, circuit: CircuitSettings) -> Self {
+        let settings = LaneSettings::new(record, default_schedule);
         Self {
-            settings: LaneSettings::new(record, default_schedule),
+            limiter: settings.policy.rate_limit.map(|limit| Limiter::new(limit, Instant::now())),
+            settings,
             mode: Mode::of(record),
-            breaker: Breaker::new(record.health.clone(), threshold),
+            breaker: Breaker::new(record.health.clone(), circuit),
             queue: Queue::default(),
             reserved: 0,
             under_way: HashSet::new(),
             workers: HashMap::new(),
             idle_workers: 0,
+            pacer: None,
+            awaited: None,
             is_crowded: false,
             jobs_taken: 0,
             jobs_seen: 0,
@@ -132,8 +178,46 @@ impl State {
         }
     }
 
+    /// Takes over changed settings. A rate limit that stays as it was keeps its count.
+    pub(super) fn change_settings(&mut self, settings: Arc<LaneSettings>) {
+        let wanted = settings.policy.rate_limit;
+        if self.limiter.as_ref().map(Limiter::limit) != wanted {
+            self.limiter = wanted.map(|limit| Limiter::new(limit, Instant::now()));
+        }
+        if !settings.policy.ordered {
+            self.awaited = None;
+        }
+        self.settings = settings;
+    }
+
+    pub(super) fn is_ordered(&self) -> bool {
+        self.settings.policy.ordered
+    }
+
     pub(super) fn can_run(&self) -> bool {
-        self.mode == Mode::Running && !self.breaker.is_open()
+        self.mode == Mode::Running && !self.breaker.is_shut()
+    }
+
+    /// For a queue that has something in it.
+    pub(super) fn readiness(&self) -> Readiness {
+        let Some(first) = self.queue.first() else { return Readiness::Now };
+        let policy = &self.settings.policy;
+        if policy.ordered {
+            let is_early = self.awaited.is_some_and(|(event, _)| event < first.seq());
+            if is_early || !self.under_way.is_empty() {
+                return Readiness::AfterOthers;
+            }
+        }
+        let limited = self.limiter.as_ref().map(Limiter::ready_at);
+        let gathering = policy.batch.and_then(|batch| {
+            let is_full = self.queue.len() >= batch.max_events || self.queue.bytes() >= batch.max_bytes;
+            // A probe finds out at once.
+            (!is_full && !self.breaker.is_open()).then(|| first.queued_at + batch.max_wait)
+        });
+        match limited.max(gathering) {
+            Some(at) if at > Instant::now() => Readiness::At(at),
+            _ => Readiness::Now,
+        }
     }
 
     /// A delivery is under way no more.
@@ -146,20 +230,34 @@ impl State {
 
     /// Whether to read from the store now. As for new events, a lane takes no more memory than it leaves free.
     pub(super) fn wants_load(&self, max_queued: usize, memory: &Memory, now: UnixMicros) -> bool {
+        // What an ordered lane waits for goes before what it holds, however much that is.
+        let is_low = self.queue.len() <= max_queued / 2 || self.awaited.is_some();
         self.can_run()
             && !self.load.is_under_way
-            && self.load_due().is_some_and(|at| at <= now)
-            && self.queue.len() <= max_queued / 2
-            && (self.queue.is_empty() || self.queue.bytes() < memory.free_bytes())
+            && self.load_due(now).is_some_and(|at| at <= now)
+            && is_low
+            && (self.queue.is_empty() || self.queue.bytes() < memory.free_bytes() || self.awaited.is_some())
     }
 
     /// When there is something to load, and loading is not at rest.
-    pub(super) fn load_due(&self) -> Option<UnixMicros> {
-        self.stored_due.map(|at| self.load.rest_until.map_or(at, |rest| at.max(rest)))
+    pub(super) fn load_due(&self, now: UnixMicros) -> Option<UnixMicros> {
+        let due = self.stored_due?;
+        let not_before = self.load.rest_until.max(self.awaited.map(|(_, at)| at));
+        let at = not_before.map_or(due, |at| due.max(at));
+        Some(if at > now.after(MAX_WAIT) { now } else { at })
     }
 
     /// Finds hands for `jobs` new jobs: idle workers first, then new ones up to the cap.
     pub(super) fn employ(&mut self, jobs: usize, wake: &Semaphore) -> Todo {
+        let jobs = match self.readiness() {
+            Readiness::Now => match self.settings.policy.batch {
+                Some(batch) => jobs.min(self.queue.len().div_ceil(batch.max_events)),
+                None => jobs,
+            },
+            // One waits for the moment, and that is enough.
+            Readiness::At(_) => jobs.min(usize::from(self.pacer.is_none())),
+            Readiness::AfterOthers => 0,
+        };
         let woken = jobs.min(self.idle_workers);
         self.idle_workers -= woken;
         wake.add_permits(woken);
@@ -175,16 +273,39 @@ impl State {
         Todo { start_workers, look_after, ..Todo::default() }
     }
 
+    /// The most workers at once. An ordered lane has one.
+    pub(super) fn max_workers(&self) -> usize {
+        if self.is_ordered() { 1 } else { self.settings.max_in_flight }
+    }
+
     /// While the last attempt failed, or there was none, one worker is enough to find out: so many dead
     /// webhooks do not stand in each other's way, and a circuit opens after as many attempts as it should.
     pub(super) fn room_for_workers(&self) -> usize {
-        let cap = if self.breaker.is_proven() { self.settings.max_in_flight } else { 1 };
-        cap.saturating_sub(self.workers.len())
+        self.breaker.width(self.max_workers()).saturating_sub(self.workers.len())
     }
 
     pub(super) fn resume(&mut self, wake: &Semaphore) -> Todo {
         let jobs = self.queue.len();
         Todo { load: self.stored_due.is_some(), ..self.employ(jobs, wake) }
+    }
+
+    /// Goes on, or empties the queue and waits for the circuit's next probe, if nothing may be attempted.
+    pub(super) fn resume_or_evict(&mut self, wake: &Semaphore, now: UnixMicros) -> Todo {
+        if self.can_run() {
+            return self.resume(wake);
+        }
+        let wake_at = (self.mode == Mode::Running).then(|| self.breaker.probe_at(now));
+        Todo { wake_at, ..self.evict() }
+    }
+
+    /// Whether an attempt's end is the end of the webhook.
+    pub(super) fn reason_to_turn_off(&self, outcome: &Outcome, change: Change, now: UnixMicros) -> Option<Off> {
+        if outcome.end == End::Status(410) {
+            return Some(Off::Gone);
+        }
+        let days = self.settings.policy.disable_after_days.filter(|_| change == Change::StillOpen)?;
+        let time = Duration::from_hours(24 * u64::from(days));
+        self.breaker.is_open_for(time, now).then_some(Off::NoSuccess { days })
     }
 
     /// Empties the queue, because nothing will be attempted for now or ever.

@@ -118,6 +118,9 @@ pub(super) fn due(
     now: UnixMicros,
     portion: &Portion,
 ) -> Result<Due, Failure> {
+    if portion.in_order {
+        return due_in_order(connection, webhook, now, portion);
+    }
     let mut statement = connection.prepare_cached(
         "SELECT event_seq, attempts, round_attempts
          FROM delivery INDEXED BY delivery_due
@@ -125,27 +128,85 @@ pub(super) fn due(
          ORDER BY next_at, event_seq",
     )?;
     let mut rows = statement.query((webhook, now))?;
-    let mut due = Due::default();
-    let mut bytes = 0;
+    let mut gathered = Gathered::new(webhook, portion);
     while let Some(row) = rows.next()? {
-        let seq = row.get(0)?;
-        if portion.held.contains(&seq) {
-            continue;
-        }
-        due.is_rest_due = due.deliveries.len() >= portion.max_deliveries as usize;
-        if due.is_rest_due {
+        if !gathered.add(connection, row)? {
             break;
+        }
+    }
+    Ok(gathered.due)
+}
+
+/// Of an ordered webhook. All of its part of `delivery_due` is looked at, the index alone: the rows' places in it follow
+/// their times, not their order. What that costs is small beside sending them one by one.
+fn due_in_order(
+    connection: &Connection,
+    webhook: WebhookSeq,
+    now: UnixMicros,
+    portion: &Portion,
+) -> Result<Due, Failure> {
+    let awaited: Option<(EventSeq, UnixMicros)> = connection
+        .prepare_cached(
+            "SELECT event_seq, next_at FROM delivery INDEXED BY delivery_due
+             WHERE state = 4 AND webhook_seq = ?1 AND next_at > ?2
+             ORDER BY event_seq LIMIT 1",
+        )?
+        .query_row((webhook, now), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let mut statement = connection.prepare_cached(
+        "SELECT event_seq, attempts, round_attempts FROM delivery
+         WHERE webhook_seq = ?1 AND event_seq IN (
+             SELECT event_seq FROM delivery INDEXED BY delivery_due
+             WHERE state = 4 AND webhook_seq = ?1 AND next_at <= ?2 AND event_seq < ?3
+             ORDER BY event_seq LIMIT ?4
+         )
+         ORDER BY event_seq",
+    )?;
+    let end = awaited.map_or(EventSeq(i64::MAX), |(event, _)| event);
+    let limit = portion.max_deliveries as usize + portion.held.len() + 1;
+    let mut rows = statement.query((webhook, now, end, i64::try_from(limit).unwrap_or(i64::MAX)))?;
+    let mut gathered = Gathered::new(webhook, portion);
+    while let Some(row) = rows.next()? {
+        if !gathered.add(connection, row)? {
+            break;
+        }
+    }
+    Ok(Due { awaited, ..gathered.due })
+}
+
+/// A portion that fills up.
+struct Gathered<'a> {
+    webhook: WebhookSeq,
+    portion: &'a Portion,
+    due: Due,
+    bytes: usize,
+}
+
+impl<'a> Gathered<'a> {
+    fn new(webhook: WebhookSeq, portion: &'a Portion) -> Self {
+        Self { webhook, portion, due: Due::default(), bytes: 0 }
+    }
+
+    /// A row of event, attempts and attempts of this round; `false` if there is no room for it.
+    fn add(&mut self, connection: &Connection, row: &Row<'_>) -> Result<bool, Failure> {
+        let seq = row.get(0)?;
+        if self.portion.held.contains(&seq) {
+            return Ok(true);
+        }
+        self.due.is_rest_due = self.due.deliveries.len() >= self.portion.max_deliveries as usize;
+        if self.due.is_rest_due {
+            return Ok(false);
         }
         let event = event_by_seq(connection, seq)?.ok_or_else(|| corrupt("an event vanished"))?.event;
-        bytes += event.body().len();
-        due.is_rest_due = bytes > portion.max_bytes && !due.deliveries.is_empty();
-        if due.is_rest_due {
-            break;
+        self.bytes += event.body().len();
+        self.due.is_rest_due = self.bytes > self.portion.max_bytes && !self.due.deliveries.is_empty();
+        if self.due.is_rest_due {
+            return Ok(false);
         }
-        let event = Arc::new(LiveEvent { seq, event });
-        due.deliveries.push(DueDelivery { event, webhook, attempts: row.get(1)?, round_attempts: row.get(2)? });
+        let (event, webhook) = (Arc::new(LiveEvent { seq, event }), self.webhook);
+        self.due.deliveries.push(DueDelivery { event, webhook, attempts: row.get(1)?, round_attempts: row.get(2)? });
+        Ok(true)
     }
-    Ok(due)
 }
 
 /// The beginning of each webhook's part of the index `delivery_due`; not a scan of what is pending.

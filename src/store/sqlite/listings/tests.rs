@@ -60,7 +60,7 @@ impl Filled {
                 at: NOW,
             }
         });
-        store.settle(Arc::new(SettleBatch { settlements: dead.collect(), health: Vec::new() })).await.unwrap();
+        store.settle(Arc::new(SettleBatch { settlements: dead.collect(), ..SettleBatch::default() })).await.unwrap();
         Self { folder, store }
     }
 

@@ -1,0 +1,76 @@
+//! Several events in one request.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::event::Event;
+use crate::topic::Topic;
+
+/// The id of the batch with these deliveries: the same ones, in the same order, have the same id, so that a receiver
+/// knows a batch that comes again.
+pub(super) fn id(deliveries: impl Iterator<Item = Uuid>) -> Uuid {
+    let mut hash = Sha256::new_with_prefix(b"postrider batch");
+    for delivery in deliveries {
+        hash.update(delivery.as_bytes());
+    }
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// `{"events":[…],"id":…,"v":1}` of the events' bodies as they are. Its topic is theirs if they have one in common, and
+/// otherwise [`Topic::batch`].
+pub(super) fn event<'a>(id: &str, events: impl Iterator<Item = &'a Event> + Clone) -> Event {
+    let bytes: usize = events.clone().map(|event| event.body().len() + 1).sum();
+    let mut body = Vec::with_capacity(bytes + 64);
+    body.extend_from_slice(b"{\"events\":[");
+    for (index, event) in events.clone().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(event.body());
+    }
+    // A UUID needs no escapes.
+    body.extend_from_slice(b"],\"id\":\"");
+    body.extend_from_slice(id.as_bytes());
+    body.extend_from_slice(b"\",\"v\":1}");
+    let mut topics = events.map(Event::topic);
+    let first = topics.next();
+    let common = first.filter(|first| topics.all(|topic| topic == *first));
+    let topic = common.cloned().unwrap_or_else(Topic::batch);
+    Event::from_stored(id.into(), topic, "".into(), Bytes::from(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixMicros;
+
+    fn one(id: &str, topic: &str) -> Event {
+        let json = format!(r#"{{"id": "{id}", "topic": "{topic}", "ts": "now", "payload": {{"n": 1.50}}}}"#);
+        Event::from_json(json.as_bytes(), UnixMicros(0)).unwrap()
+    }
+
+    #[test]
+    fn bodies_are_carried_as_they_are() {
+        let events = [one("a", "order.paid"), one("b", "order.paid")];
+        let batch = event("1-2", events.iter());
+        let expected = concat!(
+            r#"{"events":[{"id":"a","payload":{"n":1.50},"topic":"order.paid","ts":"now","type":"","v":1},"#,
+            r#"{"id":"b","payload":{"n":1.50},"topic":"order.paid","ts":"now","type":"","v":1}],"id":"1-2","v":1}"#
+        );
+        assert_eq!(batch.body(), expected.as_bytes());
+        assert_eq!((batch.id(), batch.topic().as_str()), ("1-2", "order.paid"));
+        let mixed = [one("a", "order.paid"), one("b", "order.sent")];
+        assert_eq!(event("1", mixed.iter()).topic(), &Topic::batch());
+    }
+
+    #[test]
+    fn the_same_deliveries_have_the_same_id() {
+        let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_eq!(id([a, b].into_iter()), id([a, b].into_iter()));
+        assert_ne!(id([a, b].into_iter()), id([b, a].into_iter()));
+        assert_ne!(id([a].into_iter()), id([a, b].into_iter()));
+    }
+}

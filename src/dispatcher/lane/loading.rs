@@ -1,0 +1,94 @@
+//! How a lane is filled from the store: what to read next, and what becomes of it.
+
+use super::Lane;
+use super::queue::Queued;
+use super::state::{Mode, Todo, earlier};
+use crate::clock::UnixMicros;
+use crate::store::{EventSeq, Portion};
+
+/// What a load brought.
+#[derive(Default)]
+pub(in crate::dispatcher) struct Loaded {
+    pub(in crate::dispatcher) deliveries: Vec<Queued>,
+    /// When the earliest of the rest is due.
+    pub(in crate::dispatcher) next_due: Option<UnixMicros>,
+    /// There is a rest that is due already.
+    pub(in crate::dispatcher) is_rest_due: bool,
+    /// In an ordered lane: what comes next and is not due yet.
+    pub(in crate::dispatcher) awaited: Option<(EventSeq, UnixMicros)>,
+    /// The store failed or memory was full: not again before this.
+    pub(in crate::dispatcher) rest_until: Option<UnixMicros>,
+}
+
+impl Lane {
+    /// What to load now. Otherwise, when to ask again: never, if there is nothing to load or other things come first.
+    pub(in crate::dispatcher) fn begin_load(&self, now: UnixMicros) -> Result<Portion, Option<UnixMicros>> {
+        let mut state = self.state.lock();
+        if state.mode != Mode::Running || (state.breaker.is_open() && !state.breaker.is_shut()) {
+            return Err(None);
+        }
+        let is_probe = state.breaker.is_shut();
+        if is_probe {
+            let probe_at = state.breaker.probe_at(now);
+            let at = state.load_due(now).map(|at| at.max(probe_at));
+            if state.load.is_under_way || at.is_none_or(|at| at > now) {
+                return Err(at.filter(|at| *at > now));
+            }
+            state.breaker.begin_probe();
+        }
+        if !state.wants_load(self.max_queued, &self.memory, now) {
+            if is_probe {
+                state.breaker.cancel_probe();
+            }
+            let due = state.load_due(now);
+            state.load.is_wanted |= due.is_some_and(|at| at <= now);
+            return Err(due.filter(|at| *at > now));
+        }
+        state.load.is_under_way = true;
+        state.load.is_wanted = false;
+        state.stored_due = None;
+        let room = if is_probe { 1 } else { self.max_queued.saturating_sub(state.queue.len()).max(1) };
+        Ok(Portion {
+            in_order: state.is_ordered(),
+            max_deliveries: u32::try_from(room).unwrap_or(u32::MAX),
+            max_bytes: self.memory.free_bytes().saturating_sub(state.queue.bytes()) / 2,
+            held: state.queue.events().chain(state.under_way.iter().copied()).collect(),
+        })
+    }
+
+    /// Queues what was loaded.
+    pub(in crate::dispatcher) fn finish_load(&self, loaded: Loaded, now: UnixMicros) -> Todo {
+        let mut state = self.state.lock();
+        state.load.is_under_way = false;
+        state.load.is_wanted |= loaded.is_rest_due;
+        state.load.rest_until = loaded.rest_until;
+        state.stored_due = earlier(state.stored_due, loaded.next_due);
+        let mut known = std::mem::take(&mut state.load.settled_meanwhile);
+        // What the store said of the order is older than what was settled meanwhile.
+        if state.is_ordered() && state.awaited.is_none_or(|(event, _)| !known.contains(&event)) {
+            state.awaited = loaded.awaited;
+        }
+        known.extend(state.queue.events());
+        let before = state.queue.len();
+        for queued in loaded.deliveries {
+            let seq = queued.event.live.seq;
+            if known.contains(&seq) || state.under_way.contains(&seq) {
+                continue;
+            }
+            if state.is_ordered() { state.queue.insert_in_order(queued) } else { state.queue.push(queued) }
+        }
+        state.has_overflow = loaded.is_rest_due;
+        if state.breaker.is_open() && state.queue.is_empty() && state.under_way.is_empty() {
+            state.breaker.cancel_probe();
+        }
+        if !state.can_run() {
+            let due = state.load_due(now);
+            let todo = state.resume_or_evict(&self.wake, now);
+            return Todo { wake_at: todo.wake_at.zip(due).map(|(probe, due)| probe.max(due)), ..todo };
+        }
+        let added = state.queue.len() - before;
+        let added = if state.is_ordered() { state.queue.len() } else { added };
+        let load = state.wants_load(self.max_queued, &self.memory, now);
+        Todo { load, wake_at: state.load_due(now).filter(|_| !load), ..state.employ(added, &self.wake) }
+    }
+}

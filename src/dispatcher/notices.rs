@@ -1,0 +1,86 @@
+//! What the dispatcher tells of webhooks and deliveries beside recording it: the engine turns it into events.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::lane::{LaneSettings, Off, Queued};
+use crate::clock::UnixMicros;
+use crate::event::Event;
+use crate::store::{DeliveryKey, LiveEvent};
+use crate::webhook::WebhookSeq;
+
+/// Notices that may wait; then attempts and commits wait with them.
+pub(super) const MAX_NOTICES: usize = 1_024;
+
+/// Something that an operator may want to hear of.
+pub(crate) struct Notice {
+    pub(crate) webhook: WebhookSeq,
+    pub(crate) settings: Arc<LaneSettings>,
+    pub(crate) news: News,
+    /// What the receiver did, in the words of the log.
+    pub(crate) error: String,
+    pub(crate) at: UnixMicros,
+    /// An event of the server itself caused it: no further one is made of it.
+    pub(crate) is_quiet: bool,
+}
+
+pub(crate) enum News {
+    /// Half of the failures that open the circuit.
+    Failing,
+    Opened,
+    Recovered,
+    /// Turned off; the store does not know yet.
+    Off(Off),
+    /// No attempt follows for this delivery.
+    Dead(DeadDelivery),
+}
+
+pub(crate) struct DeadDelivery {
+    pub(crate) key: DeliveryKey,
+    pub(crate) event: Arc<LiveEvent>,
+    pub(crate) attempts: u32,
+    pub(crate) status_code: Option<u16>,
+}
+
+impl Notice {
+    pub(super) fn health(
+        settings: &Arc<LaneSettings>,
+        webhook: WebhookSeq,
+        news: News,
+        error: &str,
+        is_quiet: bool,
+        at: UnixMicros,
+    ) -> Self {
+        Self { webhook, settings: Arc::clone(settings), news, error: error.to_owned(), at, is_quiet }
+    }
+
+    pub(super) fn dead(
+        settings: &Arc<LaneSettings>,
+        key: DeliveryKey,
+        queued: &Queued,
+        status_code: Option<u16>,
+        error: &str,
+        at: UnixMicros,
+    ) -> Self {
+        let event = Arc::clone(&queued.event.live);
+        let is_quiet = is_operational(&event.event);
+        let attempts = queued.attempts.saturating_add(1);
+        let news = News::Dead(DeadDelivery { key, event, attempts, status_code });
+        Self::health(settings, key.webhook, news, error, is_quiet, at)
+    }
+}
+
+/// Whether the server itself made it.
+pub(super) fn is_operational(event: &Event) -> bool {
+    event.topic().is_operational()
+}
+
+/// As the store keeps the reason and users see it.
+impl fmt::Display for Off {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("gone"),
+            Self::NoSuccess { days } => write!(f, "no success for {days} days"),
+        }
+    }
+}

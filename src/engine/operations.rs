@@ -1,0 +1,163 @@
+//! The server's own events: what befalls webhooks and deliveries, told to whoever subscribes to `postrider.>`.
+//!
+//! They go through the same door as all events. One is made only where a webhook wants it, and none is made of
+//! what another one caused, so that they never go round in circles.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+
+use super::Engine;
+use crate::clock::UnixMicros;
+use crate::dispatcher::notices::{DeadDelivery, News, Notice};
+use crate::event::Event;
+use crate::topic::Topic;
+use crate::webhook::{DEFAULT_TENANT, TenantSeq};
+
+/// Notices taken in at once.
+const MAX_NOTICES_AT_ONCE: usize = 128;
+/// How much of a dead delivery's payload its notice carries, in bytes.
+const MAX_EXCERPT_BYTES: usize = 1_024;
+/// How often it is tried again to turn a webhook off, or to tell of a full store.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// Runs until the dispatcher or the engine has gone.
+pub(super) async fn run(engine: Weak<Engine>, mut notices: mpsc::Receiver<Notice>) {
+    let mut received = Vec::with_capacity(MAX_NOTICES_AT_ONCE);
+    while notices.recv_many(&mut received, MAX_NOTICES_AT_ONCE).await > 0 {
+        let Some(engine) = engine.upgrade() else { return };
+        let mut events: HashMap<TenantSeq, Vec<Event>> = HashMap::new();
+        for notice in received.drain(..) {
+            if let News::Off(off) = notice.news {
+                turn_off(&engine, &notice, &off.to_string());
+            }
+            if !notice.is_quiet
+                && let Some(event) = event_of(&engine, &notice)
+            {
+                events.entry(notice.settings.tenant).or_default().push(event);
+            }
+        }
+        for (tenant, events) in events {
+            if let Err(error) = engine.ingest.publish_own(tenant, events).await {
+                tracing::warn!(%error, "the server's own events could not be stored");
+            }
+        }
+    }
+}
+
+/// In a task of its own: the store may be away for a while.
+fn turn_off(engine: &Arc<Engine>, notice: &Notice, reason: &str) {
+    let (engine, webhook, reason) = (Arc::downgrade(engine), notice.webhook, reason.to_owned());
+    tokio::spawn(async move {
+        while let Some(engine) = engine.upgrade() {
+            match engine.switch_off(webhook, &reason).await {
+                Ok(()) => return,
+                Err(error) => tracing::error!(%error, "a webhook that is off cannot be recorded as such; trying again"),
+            }
+            drop(engine);
+            tokio::time::sleep(TRY_AGAIN_AFTER).await;
+        }
+    });
+}
+
+/// `None`: nobody wants it.
+fn event_of(engine: &Engine, notice: &Notice) -> Option<Event> {
+    let topic = match &notice.news {
+        News::Failing => "postrider.webhook.failing",
+        News::Opened => "postrider.webhook.opened",
+        News::Recovered => "postrider.webhook.recovered",
+        News::Off(off) if off.is_gone() => "postrider.webhook.gone",
+        News::Off(_) => "postrider.webhook.disabled",
+        News::Dead(_) => "postrider.delivery.dead",
+    };
+    let topic = Topic::parse(topic).ok().filter(|topic| engine.ingest.is_wanted(notice.settings.tenant, topic))?;
+    let settings = &notice.settings;
+    let mut payload = Map::new();
+    payload.insert(
+        "webhook".to_owned(),
+        json!({
+            "uuid": settings.uuid,
+            "name": settings.name,
+            "url": settings.receiver.destination.as_str(),
+            "link": format!("/api/v1/webhooks/{}", settings.uuid),
+        }),
+    );
+    if !notice.error.is_empty() {
+        payload.insert("error".to_owned(), notice.error.as_str().into());
+    }
+    if let News::Off(off) = &notice.news {
+        payload.insert("reason".to_owned(), off.to_string().into());
+    }
+    if let News::Dead(dead) = &notice.news {
+        describe(engine, dead, &mut payload);
+    }
+    own_event(topic, payload, notice.at)
+}
+
+fn describe(engine: &Engine, dead: &DeadDelivery, payload: &mut Map<String, Value>) {
+    let id = engine.store.delivery_ids().encode(dead.key);
+    let event = &dead.event.event;
+    let body = &event.body()[..event.body().len().min(MAX_EXCERPT_BYTES)];
+    payload.insert(
+        "delivery".to_owned(),
+        json!({
+            "id": id,
+            "attempts": dead.attempts,
+            "status_code": dead.status_code,
+            "link": format!("/api/v1/deliveries/{id}"),
+        }),
+    );
+    payload.insert(
+        "event".to_owned(),
+        json!({
+            "id": event.id(),
+            "topic": event.topic().as_str(),
+            "type": event.kind(),
+            "body_excerpt": String::from_utf8_lossy(body).trim_end_matches('\u{fffd}'),
+            "link": format!("/api/v1/events/{}", event.id()),
+        }),
+    );
+}
+
+fn own_event(topic: Topic, payload: Map<String, Value>, at: UnixMicros) -> Option<Event> {
+    let kind = topic.as_str().rsplit('.').next().unwrap_or_default().to_owned();
+    Event::new(topic, &kind, &Value::Object(payload).to_string(), at)
+        .inspect_err(|error| tracing::error!(%error, "an event of the server's own is none"))
+        .ok()
+}
+
+/// An event was refused because the store is full. As nothing can be stored, that is told as soon as something can.
+pub(super) fn note_full(engine: &Arc<Engine>) {
+    if engine.is_full_told.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let since = engine.now();
+    let engine = Arc::downgrade(engine);
+    tokio::spawn(async move {
+        while let Some(engine) = engine.upgrade() {
+            if tell_full(&engine, since).await {
+                engine.is_full_told.store(false, Ordering::Release);
+                return;
+            }
+            drop(engine);
+            tokio::time::sleep(TRY_AGAIN_AFTER).await;
+        }
+    });
+}
+
+/// Whether it is told, or nobody wants to know.
+async fn tell_full(engine: &Engine, since: UnixMicros) -> bool {
+    let Some(topic) = Topic::parse("postrider.store.full").ok() else { return true };
+    if !engine.ingest.is_wanted(DEFAULT_TENANT, &topic) {
+        return true;
+    }
+    let now = engine.now();
+    let payload = json!({"refused_since": since.to_string(), "told_at": now.to_string(), "link": "/readyz"});
+    let Value::Object(payload) = payload else { return true };
+    let Some(event) = own_event(topic, payload, now) else { return true };
+    engine.ingest.publish_own(DEFAULT_TENANT, vec![event]).await.is_ok()
+}
