@@ -110,7 +110,7 @@ pub(crate) async fn a_deleted_webhook_is_gone<F: Fixture>() {
 pub(crate) async fn every_tenant_has_its_own_webhooks<F: Fixture>() {
     let fixture = F::fresh(WIDE).await;
     let store = fixture.store();
-    let other = TenantSeq(2);
+    let other = tenant(&*store, "other").await;
     let mine = store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
     let theirs = store.create_webhook(other, settings("a"), at(1)).await.unwrap();
     assert_eq!(store.webhooks(other).await.unwrap(), std::slice::from_ref(&theirs));

@@ -49,8 +49,8 @@ const WAL_KEPT_BYTES: u64 = 32 << 20;
 /// Page cache of the writer and of each reader, in KiB.
 const WRITER_CACHE_KIB: i64 = 32 << 10;
 const READER_CACHE_KIB: i64 = 2 << 10;
-/// Prepared statements kept by a connection; there are about fifty.
-const CACHED_STATEMENTS: usize = 64;
+/// Prepared statements kept by a connection; there are about seventy.
+const CACHED_STATEMENTS: usize = 96;
 
 /// Keys of the table `meta`.
 pub(super) const ID_HASH_KEY: &str = "id_hash_key";
