@@ -7,6 +7,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use postrider::clock::UnixMicros;
 use postrider::event::Event;
+use postrider::filter::{Filter, FilterIndex};
 use postrider::signing::{Secret, StandardKey, decnet_signature, standard_signature};
 use postrider::topic::{Pattern, PatternIndex, Topic};
 
@@ -80,5 +81,48 @@ fn signatures(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, matching, canonical_body, signatures);
+/// Ten thousand filters, as the webhooks of one topic may have them: mostly of one user, host, network or range.
+fn filters() -> Vec<Filter> {
+    let text = |n: u32| match n % 8 {
+        0 => format!(r#"{{"type": ["session.started"], "payload": {{"session": {{"user": ["user-{n}"]}}}}}}"#),
+        1 => format!(r#"{{"payload": {{"attacker": {{"ip": [{{"cidr": "10.{}.{}.0/24"}}]}}}}}}"#, n % 251, n / 251),
+        2 => format!(r#"{{"payload": {{"session": {{"tries": [{{"numeric": [">", {n}, "<=", {}]}}]}}}}}}"#, n + 50),
+        3 => format!(r#"{{"type": [{{"prefix": "session."}}], "payload": {{"decky": [{{"suffix": "-{n}"}}]}}}}"#),
+        4 => format!(
+            r#"{{"payload": {{"commands": [{{"wildcard": "*/opt/{n}/*"}}], "score": [{{"numeric": [">", 0.5]}}]}}}}"#
+        ),
+        5 => format!(r#"{{"payload": {{"attacker": {{"asn": [{n}], "country": [{{"anything-but": "ZZ"}}]}}}}}}"#),
+        6 => format!(
+            r#"{{"payload": {{"session": {{"user": [{{"equals-ignore-case": "ROOT-{n}"}}]}}, "x": [{{"exists": false}}]}}}}"#
+        ),
+        _ => format!(r#"{{"$or": [{{"payload": {{"decky": ["host-{n}"]}}}}, {{"payload": {{"note": ["n-{n}"]}}}}]}}"#),
+    };
+    (0..10_000).map(|n| Filter::parse(&text(n)).expect("a filter")).collect()
+}
+
+fn filtering(c: &mut Criterion) {
+    let filters = filters();
+    let mut index = FilterIndex::default();
+    for (key, filter) in (0_u32..).zip(&filters) {
+        index.insert(filter, key);
+    }
+    let event = Event::from_json(event_json().as_bytes(), NOW).expect("an event");
+    let all: Vec<u32> = (0..10_000).collect();
+    let mut found = Vec::new();
+    index.matching(event.body(), &all, &mut found);
+    let one_by_one = || (0_u32..).zip(&filters).filter(|(_, filter)| filter.matches(event.body())).map(|(key, _)| key);
+    assert_eq!(found, one_by_one().collect::<Vec<_>>());
+    let mut group = c.benchmark_group("10,000 filters of one topic");
+    group.bench_function("together", |b| {
+        b.iter(|| {
+            found.clear();
+            index.matching(black_box(event.body()), &all, &mut found);
+            black_box(found.len())
+        });
+    });
+    group.sample_size(20);
+    group.bench_function("one by one", |b| b.iter(|| black_box(one_by_one().count())));
+}
+
+criterion_group!(benches, matching, filtering, canonical_body, signatures);
 criterion_main!(benches);

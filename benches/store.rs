@@ -13,7 +13,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use postrider::clock::UnixMicros;
 use postrider::delivery::Transition;
 use postrider::event::Event;
-use postrider::signing::{Secret, SigningKeys, StandardKey};
+use postrider::signing::SigningKeys;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
 use postrider::store::{
@@ -43,7 +43,7 @@ impl Bench {
         let key = MasterKey::generate().unwrap();
         let store = SqliteStore::open(folder.path(), &key, SqliteOptions::default()).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+        let keys = SigningKeys::generate();
         let settings = WebhookSettings {
             name: "bench".to_owned(),
             description: String::new(),

@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         [url, "--secret", secret] => (url, Secret::parse(secret)?),
         _ => return Err("usage: deliver URL [--secret SECRET]".into()),
     };
-    let keys = SigningKeys { decnet: secret, standard: StandardKey::generate() };
+    let keys = SigningKeys::new(secret, StandardKey::generate());
     println!("signing with {} and {}", keys.decnet.expose(), *keys.standard.expose());
     let webhook = Webhook::new(url, keys)?;
 

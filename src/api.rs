@@ -6,9 +6,11 @@ mod deliveries;
 mod events;
 mod health;
 mod input;
+mod keys;
 mod metrics;
 mod openapi;
 pub mod problem;
+mod shapes;
 mod stats;
 mod tenants;
 mod tokens;
@@ -97,10 +99,13 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(webhooks::list, webhooks::create))
         .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
         .routes(routes!(webhooks::test))
+        .routes(routes!(keys::rotate))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::show))
         .routes(routes!(deliveries::retry))
         .routes(routes!(deliveries::discard))
+        .routes(routes!(shapes::list))
+        .routes(routes!(shapes::preview))
         .routes(routes!(stats::show))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))

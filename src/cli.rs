@@ -7,16 +7,21 @@ mod config;
 mod delivery;
 mod demo;
 mod event;
+mod keys;
 mod listen;
+mod master_key;
 mod openapi;
 mod output;
 mod receiver;
 mod remote;
 mod samples;
 mod serve;
+mod shape;
+mod sign;
 mod signals;
 mod tenant;
 mod token;
+mod verify;
 mod webhook;
 
 use std::ffi::OsString;
@@ -48,18 +53,26 @@ enum Command {
     Demo(demo::Args),
     /// Receive webhooks on this machine, verify and print them
     Listen(listen::Args),
+    /// Sign a body as a delivery is signed, to try a receiver
+    Sign(sign::Args),
+    /// Say whether a request's signatures match, and why not
+    Verify(verify::Args),
     /// Manage webhooks: who gets which events
     Webhook(webhook::Args),
     /// Send events and look at them
     Event(event::Args),
     /// Look at deliveries, retry and discard them
     Delivery(delivery::Args),
+    /// See what receivers can get, and preview it
+    Shape(shape::Args),
     /// Manage access tokens
     Token(token::Args),
     /// Manage tenants: who has webhooks, events and tokens here, and how many
     Tenant(tenant::Args),
     /// See who did what
     Audit(audit::Args),
+    /// Change the key that seals the keys of webhooks
+    MasterKey(master_key::Args),
     /// Print the server's settings and where each comes from
     Config(config::Args),
     /// Print the API's description for programs, an `openapi.json`
@@ -100,12 +113,16 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Serve(args) => serve::run(args, output, &environment).await,
         Command::Demo(args) => demo::run(args, output).await,
         Command::Listen(args) => listen::run(args, output).await,
+        Command::Sign(args) => sign::run(args, output).await,
+        Command::Verify(args) => verify::run(args, output).await,
         Command::Webhook(args) => webhook::run(args, output).await,
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
+        Command::Shape(args) => shape::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
         Command::Tenant(args) => tenant::run(args, output).await,
         Command::Audit(args) => audit::run(args, output).await,
+        Command::MasterKey(args) => master_key::run(args, output, &environment).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
         Command::Bench(args) => bench::run(args, output).await,
@@ -135,6 +152,9 @@ mod tests {
             "event list --token",
             "listen --secret",
             "listen --standard-secret",
+            "sign --private-key",
+            "verify --secret",
+            "webhook rotate-secret w --standard-secret",
             "webhook create --name w --url https://w.example --secret",
             "webhook update w --standard-secret",
         ] {

@@ -22,7 +22,7 @@ use crate::delivery::guard::{EgressPolicy, SystemResolver};
 use crate::delivery::retry::Schedule;
 use crate::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
 use crate::serve::ServeSettings;
-use crate::store::seal::MasterKey;
+use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::sqlite::SqliteOptions;
 use crate::telemetry::{LogFormat, TelemetrySettings};
 pub use units::{Size, Span, parse_span};
@@ -54,6 +54,9 @@ pub struct RawConfig {
     /// Let webhooks reach every private address but those of cloud metadata services
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_private_destinations: Option<bool>,
+    /// Let webhooks leave it to their proxies to resolve names, which no address check sees
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_proxy_resolution: Option<bool>,
     /// Resolve host names with this resolver [default: hickory]
     #[arg(long, value_name = "RESOLVER")]
     pub resolver: Option<Resolver>,
@@ -103,6 +106,7 @@ fn defaults() -> RawConfig {
         drain_timeout: Some(Span(Duration::from_secs(30))),
         allow_private: Some(Vec::new()),
         allow_private_destinations: Some(false),
+        allow_proxy_resolution: Some(false),
         resolver: Some(Resolver::Hickory),
         native_roots: Some(false),
         connect_timeout: Some(Span(DEFAULT_CONNECT_TIMEOUT)),
@@ -177,6 +181,7 @@ struct Values {
     drain_timeout: Span,
     allow_private: Vec<IpNet>,
     allow_private_destinations: bool,
+    allow_proxy_resolution: bool,
     resolver: Resolver,
     native_roots: bool,
     connect_timeout: Span,
@@ -248,6 +253,17 @@ impl Environment {
             Ok(text) => Ok(Some((name, text.trim_end().to_owned()))),
             Err(error) => Err(ConfigError::Env { name, reason: format!("cannot read {path}: {error}") }),
         }
+    }
+
+    fn master_key(&self, key: &str) -> Result<Option<MasterKey>, ConfigError> {
+        let Some((name, text)) = self.secret(key)? else { return Ok(None) };
+        let malformed = |error: MasterKeyError| format!("{error}; `openssl rand -base64 32` makes one");
+        MasterKey::parse(&text).map(Some).map_err(|error| ConfigError::Env { name, reason: malformed(error) })
+    }
+
+    /// The key that is to replace the master key: `POSTRIDER_NEW_MASTER_KEY`, or the file that its `_FILE` variant names.
+    pub fn new_master_key(&self) -> Result<Option<MasterKey>, ConfigError> {
+        self.master_key("new_master_key")
     }
 
     /// The environment's layer. The default's type says how a variable's text is read.
@@ -341,13 +357,7 @@ impl Config {
             }
             self.admin_token = Some(token.into());
         }
-        if let Some((name, text)) = environment.secret("master_key")? {
-            let key = MasterKey::parse(&text).map_err(|error| ConfigError::Env {
-                name,
-                reason: format!("{error}; `openssl rand -base64 32` makes one"),
-            })?;
-            self.master_key = Some(key);
-        }
+        self.master_key = environment.master_key("master_key")?;
         for (key, is_set) in [("admin_token", self.admin_token.is_some()), ("master_key", self.master_key.is_some())] {
             let (value, origin) = if is_set { ("set", Origin::Env) } else { ("not set", Origin::Default) };
             self.shown.push(Shown { key: key.to_owned(), value: value.into(), origin });
@@ -358,6 +368,12 @@ impl Config {
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         &self.values.data
+    }
+
+    /// `None`: the key file in the data folder.
+    #[must_use]
+    pub fn master_key(&self) -> Option<&MasterKey> {
+        self.master_key.as_ref()
     }
 
     /// `colour`: whether text is coloured.
@@ -381,6 +397,7 @@ impl Config {
                     allow_private: values.allow_private,
                     allow_all_private: values.allow_private_destinations,
                     own_listeners: Vec::new(),
+                    allow_proxy_resolution: values.allow_proxy_resolution,
                 },
                 resolver: match values.resolver {
                     Resolver::Hickory => None,

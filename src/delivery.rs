@@ -1,6 +1,7 @@
 //! Deliveries: the states one can be in, the transitions between them, what an
 //! attempt came to, and [`deliver`] for programs that need no server.
 
+pub mod access;
 pub mod attempt;
 pub mod client;
 pub mod guard;
@@ -142,6 +143,8 @@ pub enum End {
     },
     /// The answer was not HTTP/1.1 within the limits on its size.
     Protocol(String),
+    /// The credential that the webhook asks for could not be had.
+    Auth(String),
 }
 
 /// What one attempt came to. Touches no store.
@@ -182,6 +185,25 @@ impl End {
     pub fn counts_as_failure(&self) -> bool {
         !matches!(self, Self::Status(200..=299) | Self::Blocked { .. } | Self::Local(_))
     }
+
+    /// See [`Outcome::error_text`].
+    #[must_use]
+    pub fn error_text(&self) -> Option<String> {
+        let mut text = match self {
+            Self::Status(200..=299) => return None,
+            Self::Status(status @ (429 | 500..=599)) => format!("http {status}"),
+            Self::Status(status) => format!("non-retryable {status}"),
+            Self::Timeout(phase) => format!("timeout: {phase}"),
+            Self::Connect(reason) | Self::Local(reason) => format!("connect: {reason}"),
+            Self::Tls(reason) => format!("tls: {reason}"),
+            Self::Dns(reason) => format!("dns: {reason}"),
+            Self::Blocked { reason, .. } => format!("egress_blocked: {reason}"),
+            Self::Protocol(reason) => format!("protocol: {reason}"),
+            Self::Auth(reason) => format!("auth: {reason}"),
+        };
+        text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES));
+        Some(text)
+    }
 }
 
 impl Outcome {
@@ -203,19 +225,7 @@ impl Outcome {
     /// shows a resolved address, and has at most [`MAX_ERROR_BYTES`].
     #[must_use]
     pub fn error_text(&self) -> Option<String> {
-        let mut text = match &self.end {
-            End::Status(200..=299) => return None,
-            End::Status(status @ (429 | 500..=599)) => format!("http {status}"),
-            End::Status(status) => format!("non-retryable {status}"),
-            End::Timeout(phase) => format!("timeout: {phase}"),
-            End::Connect(reason) | End::Local(reason) => format!("connect: {reason}"),
-            End::Tls(reason) => format!("tls: {reason}"),
-            End::Dns(reason) => format!("dns: {reason}"),
-            End::Blocked { reason, .. } => format!("egress_blocked: {reason}"),
-            End::Protocol(reason) => format!("protocol: {reason}"),
-        };
-        text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES));
-        Some(text)
+        self.end.error_text()
     }
 }
 
@@ -262,7 +272,7 @@ const MAX_WEBHOOK_ID_BYTES: usize = 64;
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let client = Client::new(ClientOptions::default())?;
-/// let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+/// let keys = SigningKeys::generate();
 /// let webhook = Webhook::new("https://siem.example.com/hook", keys)?;
 /// let event = Event::from_json(br#"{"topic": "attacker.session.started"}"#, SystemClock.now())?;
 /// let result = deliver(&client, &webhook, &event, &DeliverOptions::default()).await;
@@ -283,11 +293,12 @@ pub async fn deliver(
     let webhook_id =
         if fits(event.id()) { event.id().to_owned() } else { uuid::Uuid::new_v4().hyphenated().to_string() };
     let clock = &*options.clock;
+    let message = attempt::Message::of(event);
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let mut slot = client.checkout(&webhook.destination);
-        let outcome = attempt::attempt(client, &mut slot, webhook, event, &webhook_id, clock).await;
+        let mut slot = client.checkout(webhook.access.target(&webhook.destination));
+        let outcome = attempt::attempt(client, &mut slot, webhook, &message, &webhook_id, clock).await;
         client.checkin(slot);
         let now = clock.now();
         let error = match retry::next(attempts, &outcome, &options.schedule, now, random_jitter()) {

@@ -14,6 +14,7 @@ pub(crate) mod memory;
 pub(crate) mod notices;
 mod recovery;
 mod settler;
+pub(crate) mod shaping;
 mod timer;
 mod worker;
 
@@ -24,21 +25,25 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 pub use self::breaker::CircuitSettings;
 use self::figures::Counters;
 pub use self::figures::Figures;
-use self::lane::{Lane, Queued, Todo, WEBHOOK_DELETED, Whereabouts};
+use self::lane::{Lane, LaneSettings, Queued, Todo, WEBHOOK_DELETED, Whereabouts};
 pub use self::memory::MIN_MEMORY_BYTES;
 use self::memory::{HeldEvent, Memory};
 use self::notices::{MAX_NOTICES, Notice};
 use self::settler::Message;
+use self::shaping::{Shaped, Shaping};
 use self::timer::Timer;
 use self::worker::Slots;
 use crate::clock::{Clock, SteadyClock, UnixMicros};
 use crate::delivery::client::Client;
 use crate::delivery::retry::Schedule;
-use crate::store::{DeliveryKey, Disposition, Store, StoreError};
+use crate::event::Event;
+use crate::shape::RenderError;
+use crate::store::{DeliveryKey, Disposition, EventSeq, LiveEvent, Store, StoreError};
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
 /// Workers that are added at one look, over all lanes: opening connections must not itself make work slow.
@@ -92,6 +97,7 @@ struct Shared {
     keeps: Semaphore,
     loads: Semaphore,
     timer: Timer,
+    shaping: Shaping,
     /// Lanes in which deliveries wait for hands.
     crowded: Mutex<Vec<Arc<Lane>>>,
     crowding: Notify,
@@ -119,6 +125,7 @@ impl Dispatcher {
             loads: Semaphore::new(MAX_LOADS),
             lanes: RwLock::default(),
             timer: Timer::default(),
+            shaping: Shaping::default(),
             crowded: Mutex::default(),
             crowding: Notify::new(),
             counters: Counters::default(),
@@ -234,6 +241,13 @@ impl Dispatcher {
         let todo = lane.give_back(key.event, queued.filter(|_| result.is_err()), self.shared.clock.now());
         self.shared.carry_out(&lane, todo);
         result
+    }
+
+    /// A test event as the webhook wants it.
+    pub(crate) async fn shape(&self, record: &WebhookRecord, event: Event) -> Result<Shaped, RenderError> {
+        let settings = LaneSettings::new(record, &self.shared.settings.retry_schedule);
+        let live = Arc::new(LiveEvent { seq: EventSeq(0), event });
+        self.shared.shaping.shape(&settings, &live, Uuid::nil(), self.shared.wall.now()).await
     }
 
     pub(crate) fn figures(&self) -> Figures {

@@ -13,11 +13,12 @@ use uuid::Uuid;
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Outcome;
 use crate::delivery::attempt::attempt;
-use crate::delivery::client::Client;
-use crate::delivery::guard::DestinationError;
+use crate::delivery::client::{Client, VetError};
 use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures};
 use crate::event::Event;
 use crate::ingest::{Ingest, PublishError, Receipt};
+use crate::shape::RenderError;
+use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
 use crate::store::{Act, Deed, DeliveryKey, Store, StoreError, StoredDelivery};
 use crate::tenants::Tenants;
 use crate::topic::Topic;
@@ -48,7 +49,16 @@ pub enum ChangeError {
     #[error("the settings are not valid")]
     Invalid(Vec<WebhookError>),
     #[error(transparent)]
+    Rotation(#[from] RotationError),
+    #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Keys for a rotation that a user chose.
+#[derive(Default)]
+pub struct GivenKeys {
+    pub decnet: Option<Secret>,
+    pub standard: Option<StandardKey>,
 }
 
 impl Engine {
@@ -137,13 +147,50 @@ impl Engine {
         uuid: Uuid,
         patch: WebhookPatch,
     ) -> Result<WebhookRecord, ChangeError> {
-        let act = act.into();
-        let tenant = act.tenant;
         let close_circuit = patch.enabled == Some(true);
+        self.change_webhook(act.into(), uuid, close_circuit, |old, _| {
+            old.patched(patch.clone()).map_err(ChangeError::Invalid)
+        })
+        .await
+    }
+
+    /// Lets new keys take over, those that `given` has and new ones for the others; the keys of before sign for
+    /// `overlap` more. Attempts under way end with the keys that they began with.
+    pub async fn rotate_keys(
+        self: &Arc<Self>,
+        act: impl Into<Act>,
+        uuid: Uuid,
+        given: GivenKeys,
+        overlap: Duration,
+    ) -> Result<WebhookRecord, ChangeError> {
+        // Made once, so that a second try is the same rotation.
+        let new = SigningKeys::new(
+            given.decnet.unwrap_or_else(Secret::generate),
+            given.standard.unwrap_or_else(StandardKey::generate),
+        );
+        let act = Act { action: Some("webhook.rotate"), ..act.into() };
+        self.change_webhook(act, uuid, false, |old, now| {
+            let mut settings = old.clone();
+            settings.receiver.keys = old.receiver.keys.rotated(new.clone(), overlap, now)?;
+            Ok(settings)
+        })
+        .await
+    }
+
+    /// Commits what `change` makes of the settings and of the present moment, and lets it take effect at once.
+    async fn change_webhook(
+        self: &Arc<Self>,
+        act: Act,
+        uuid: Uuid,
+        close_circuit: bool,
+        change: impl Fn(&WebhookSettings, UnixMicros) -> Result<WebhookSettings, ChangeError>,
+    ) -> Result<WebhookRecord, ChangeError> {
+        let tenant = act.tenant;
         for _ in 0..MAX_UPDATE_TRIES {
             let old = self.find(tenant, uuid).await?;
-            let settings = old.settings.patched(patch.clone()).map_err(ChangeError::Invalid)?;
-            if settings.receiver.destination != old.settings.receiver.destination {
+            let settings = change(&old.settings, self.now())?;
+            let (new, known) = (&settings.receiver, &old.settings.receiver);
+            if new.destination != known.destination || new.access != known.access {
                 self.vet(&settings).await?;
             }
             let (engine, store) = (Arc::clone(self), self.store.audited(&act));
@@ -195,8 +242,13 @@ impl Engine {
         .await
     }
 
-    /// One signed attempt now with a test event, no retry; stores nothing but who asked for it.
-    pub async fn test_webhook(&self, act: impl Into<Act>, uuid: Uuid) -> Result<Outcome, StoreError> {
+    /// One signed attempt now with a test event, no retry; stores nothing but who asked for it. The inner error: there is
+    /// no body to send.
+    pub async fn test_webhook(
+        &self,
+        act: impl Into<Act>,
+        uuid: Uuid,
+    ) -> Result<Result<Outcome, RenderError>, StoreError> {
         let act = act.into();
         let record = self.find(act.tenant, uuid).await?;
         let event = Topic::parse(TEST_TOPIC).map_err(|error| error.to_string()).and_then(|topic| {
@@ -207,14 +259,23 @@ impl Engine {
         let (target, target_name) = (Some(uuid.to_string()), Some(record.settings.name.clone()));
         let deed = Deed { at: self.now(), tenant: act.tenant, action: "webhook.test", target, target_name };
         self.store.audited(&act).record(deed).await?;
-        let webhook = &record.settings.receiver;
-        Ok(attempt(&self.client, &mut None, webhook, &event, event.id(), &*self.clock).await)
+        let shaped = match self.dispatcher.shape(&record, event).await {
+            Ok(shaped) => shaped,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (webhook, message) = (&record.settings.receiver, shaped.message());
+        Ok(Ok(attempt(&self.client, &mut None, webhook, &message, message.event_id, &*self.clock).await))
     }
 
     /// Refuses a destination that an attempt would refuse.
     async fn vet(&self, settings: &WebhookSettings) -> Result<(), ChangeError> {
-        let verdict: Result<(), DestinationError> = self.client.vet(&settings.receiver.destination).await;
-        verdict.map_err(|error| ChangeError::Invalid(vec![error.into()]))
+        self.client.vet(&settings.receiver).await.map_err(|VetError { field, error }| {
+            let error = match field {
+                "url" => error.into(),
+                _ => WebhookError::Field { field, reason: error.to_string() },
+            };
+            ChangeError::Invalid(vec![error])
+        })
     }
 
     async fn find(&self, tenant: TenantSeq, uuid: Uuid) -> Result<WebhookRecord, StoreError> {

@@ -37,6 +37,15 @@ pub struct Event {
     body: Bytes,
 }
 
+/// JSON as Postrider signs it: no spaces, keys sorted by their UTF-8 bytes, numbers with the digits they came with.
+pub fn canonical_json(json: &[u8]) -> Result<String, EventError> {
+    check_size(json.len())?;
+    let mut reader = Canonicaliser::new(json)?;
+    reader.read()?;
+    reader.finish()?;
+    Ok(reader.canonical().to_owned())
+}
+
 /// Why bytes are no event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
@@ -310,6 +319,21 @@ fn string<'a>(field: &str, json: &'a str) -> Result<&'a str, EventError> {
 fn unquoted(json: &str) -> Box<str> {
     let inside = &json[1..json.len() - 1];
     if inside.contains('\\') { unescaped(inside).collect() } else { inside.into() }
+}
+
+/// A key of a JSON object and its value, both as text.
+pub(crate) type Member = (Box<str>, Box<str>);
+
+/// The members of a JSON object as text: strings as what they stand for, other values in canonical form.
+/// For the small answers of other servers; read as strictly as an event.
+pub(crate) fn object_members(json: &[u8]) -> Result<Vec<Member>, EventError> {
+    let mut reader = Canonicaliser::new(json)?;
+    if !reader.read_object()? {
+        return Err(EventError::Json { at: 0, reason: "is no object".to_owned() });
+    }
+    reader.finish()?;
+    let text = |value: &str| if value.starts_with('"') { unquoted(value) } else { value.into() };
+    Ok(reader.members().map(|(key, value)| (unescaped(key).collect(), text(value))).collect())
 }
 
 #[cfg(test)]

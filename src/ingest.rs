@@ -11,10 +11,14 @@ use crate::dispatcher::Dispatcher;
 use crate::dispatcher::lane::Lane;
 use crate::dispatcher::memory::Charge;
 use crate::event::Event;
+use crate::filter::FilterIndex;
 use crate::store::{Accepted, Disposition, LiveEvent, NewEvent, Owed, Store, StoreError};
 use crate::tenants::{QuotaError, Tenant, Tenants};
 use crate::topic::{OPERATIONAL_TOKEN, Pattern, PatternIndex, Topic};
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
+
+/// Why an event was not delivered that the webhook's filter does not match.
+pub(crate) const FILTERED: &str = "filter";
 
 /// What a publisher is told of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +67,7 @@ struct Patterns {
 struct Indexes {
     events: PatternIndex<WebhookSeq>,
     operational: PatternIndex<WebhookSeq>,
+    filters: FilterIndex<WebhookSeq>,
 }
 
 impl Indexes {
@@ -145,8 +150,8 @@ impl Ingest {
         let patterns = self.patterns.read();
         let indexes = patterns.by_tenant.get(&tenant);
         let memory = self.dispatcher.memory();
-        let mut webhooks = Vec::new();
-        let mut lanes = Vec::new();
+        let (mut webhooks, mut wanting, mut lanes) = (Vec::new(), Vec::new(), Vec::new());
+        let filters = indexes.map(|indexes| &indexes.filters).filter(|filters| !filters.is_empty());
         events
             .into_iter()
             .map(|event| {
@@ -154,11 +159,16 @@ impl Ingest {
                 if let Some(indexes) = indexes {
                     indexes.of(event.topic()).matches(event.topic(), &mut webhooks);
                 }
+                if let Some(filters) = filters {
+                    wanting.clear();
+                    filters.matching(event.body(), &webhooks, &mut wanting);
+                }
                 self.dispatcher.lanes(&webhooks, &mut lanes);
                 let charge = if lanes.is_empty() { None } else { memory.charge(event.body().len()) };
                 let room = charge.as_ref().map_or(0, |_| memory.room_for(event.body().len()));
                 let lanes = lanes.drain(..).map(|lane| {
-                    let disposition = lane.reserve(room);
+                    let is_wanted = filters.is_none() || wanting.binary_search(&lane.seq).is_ok();
+                    let disposition = if is_wanted { lane.reserve(room) } else { Disposition::Skipped(FILTERED) };
                     (lane, disposition)
                 });
                 let lanes = lanes.collect();
@@ -181,6 +191,10 @@ impl Ingest {
                 indexes.for_pattern(pattern).remove(pattern, record.seq);
             }
         }
+        match &record.settings.policy.filter {
+            Some(filter) => indexes.filters.insert(filter, record.seq),
+            None => indexes.filters.remove(record.seq),
+        }
         for pattern in &new.1 {
             indexes.for_pattern(pattern).insert(pattern, record.seq);
         }
@@ -196,6 +210,7 @@ impl Ingest {
             for pattern in &old {
                 indexes.for_pattern(pattern).remove(pattern, webhook);
             }
+            indexes.filters.remove(webhook);
         }
     }
 

@@ -5,6 +5,10 @@ pub mod topic;
 
 pub mod delivery;
 pub mod event;
+#[cfg(feature = "server")]
+pub mod filter;
+#[cfg(feature = "server")]
+pub mod shape;
 pub mod signing;
 pub mod webhook;
 

@@ -52,11 +52,6 @@ impl Topic {
     pub fn is_operational(&self) -> bool {
         self.tokens().next() == Some(OPERATIONAL_TOKEN)
     }
-    /// What a request with events of several topics is about.
-    #[must_use]
-    pub fn batch() -> Self {
-        Self("postrider.batch".into())
-    }
     fn tokens(&self) -> std::str::Split<'_, char> {
         self.0.split('.')
     }

@@ -9,6 +9,7 @@ mod settings;
 
 use std::time::Duration;
 
+use crate::delivery::access::Access;
 use crate::delivery::guard::{Destination, DestinationError};
 use crate::signing::{Scheme, SigningKeys};
 
@@ -51,6 +52,8 @@ pub struct Webhook {
     pub signatures: Vec<Scheme>,
     /// For the whole attempt, response body included.
     pub timeout: Duration,
+    /// Headers, credentials, TLS and proxy; nothing special by default.
+    pub access: Access,
 }
 
 impl Webhook {
@@ -61,6 +64,7 @@ impl Webhook {
             keys,
             signatures: vec![Scheme::Decnet, Scheme::Standard],
             timeout: DEFAULT_TIMEOUT,
+            access: Access::default(),
         })
     }
 }

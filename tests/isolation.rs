@@ -20,6 +20,9 @@ use server::{Answer, TestServer};
 /// What needs no token, and that is all of it.
 const OPEN: [&str; 4] = ["/api/v1/openapi.json", "/healthz", "/metrics", "/readyz"];
 
+/// The id of the event of `default`.
+const EVENT: &str = "event-of-ours";
+
 #[derive(Clone, Debug)]
 struct Route {
     method: String,
@@ -41,14 +44,16 @@ impl Route {
         match (self.resource(), self.method.as_str(), self.path.as_str()) {
             ("tenants", ..) => "operator",
             ("tokens" | "audit", ..) => "admin",
+            (_, _, "/api/v1/shapes/preview") => "read",
             (_, "GET", _) => "read",
             (_, "POST", "/api/v1/events" | "/api/v1/events/batch") => "publish",
             _ => "admin",
         }
     }
 
-    fn takes_parameter(&self) -> bool {
-        self.path.contains('{')
+    /// Whether its path or its body names something of a tenant's.
+    fn names_a_thing(&self) -> bool {
+        self.path.contains('{') || self.path == "/api/v1/shapes/preview"
     }
 }
 
@@ -82,6 +87,8 @@ fn body(route: &Route, receiver: &str) -> String {
         ("POST", "/api/v1/webhooks") => json!({"name": "another", "url": receiver, "topic_patterns": ["another"]}),
         ("PATCH", "/api/v1/webhooks/{uuid}") => json!({"description": "changed"}),
         ("POST", "/api/v1/deliveries/{id}/discard") => json!({"reason": "changed"}),
+        ("POST", "/api/v1/webhooks/{uuid}/rotate-secret") => json!({"overlap_s": 60}),
+        ("POST", "/api/v1/shapes/preview") => json!({"shape": "slack", "event_id": EVENT}),
         ("POST", "/api/v1/tokens") => json!({"name": "another", "scopes": ["read"]}),
         ("POST", "/api/v1/tenants") => json!({"name": "another"}),
         ("PATCH", "/api/v1/tenants/{tenant}") => json!({"description": "changed"}),
@@ -147,13 +154,13 @@ impl World {
         server.post("/api/v1/tenants", r#"{"name":"others"}"#).await.expect(201);
         server.post("/api/v1/tenants", r#"{"name":"spare"}"#).await.expect(201);
         let webhook = server.webhook("siem", &receiver.url("/"), "attacker.>").await;
-        server.post("/api/v1/events", r#"{"id":"event-of-ours","topic":"attacker.seen"}"#).await.expect(202);
+        server.post("/api/v1/events", &json!({"id": EVENT, "topic": "attacker.seen"}).to_string()).await.expect(202);
         let dead = server.wait_for("/api/v1/deliveries?state=dead", |page| page["items"][0].is_object()).await;
         let token = server.post("/api/v1/tokens", r#"{"name":"ours","scopes":["read"]}"#).await.expect(201);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let things = Things {
             webhook: text(&webhook["uuid"]),
-            event: "event-of-ours".to_owned(),
+            event: EVENT.to_owned(),
             delivery: text(&dead["items"][0]["id"]),
             token: text(&token["uuid"]),
             tenant: "spare".to_owned(),
@@ -212,7 +219,7 @@ async fn what_a_tenant_has_is_not_there_for_another() {
         let answer = world.call(route, &theirs, "").await;
         if route.resource() == "tenants" {
             assert_eq!(answer.status, 403, "{named}: tenants are the operator's");
-        } else if route.takes_parameter() {
+        } else if route.names_a_thing() {
             assert_eq!(answer.status, 404, "{named}: {}", answer.body);
         } else {
             assert!((200..300).contains(&answer.status), "{named}: {}", answer.body);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use postrider::clock::SystemClock;
 use postrider::delivery::Outcome;
-use postrider::delivery::attempt::{MAX_RESPONSE_BYTES, attempt};
+use postrider::delivery::attempt::{MAX_RESPONSE_BYTES, Message, attempt};
 use postrider::delivery::client::{Client, Connection, Roots};
 use postrider::delivery::guard::Resolve;
 use postrider::delivery::retry::RetryAfter;
@@ -31,7 +31,7 @@ const MEMORY_GROWTH_BYTES: u64 = 32 << 20;
 async fn attempt_on(slot: &mut Option<Connection>, client: &Client, webhook: &Webhook) -> Outcome {
     let event = event(r#"{"topic": "attacker.session.started", "payload": {"src": "198.51.100.7"}}"#);
     let began_at = Instant::now();
-    let outcome = attempt(client, slot, webhook, &event, "msg_1", &SystemClock).await;
+    let outcome = attempt(client, slot, webhook, &Message::of(&event), "msg_1", &SystemClock).await;
     assert!(began_at.elapsed() < webhook.timeout + GRACE, "took {:?}", began_at.elapsed());
     outcome
 }
@@ -112,7 +112,8 @@ async fn one_that_accepts_and_never_reads() {
     let payload = "x".repeat(1_000_000);
     let large = event(&format!(r#"{{"topic": "a", "payload": {{"x": "{payload}"}}}}"#));
     let webhook = webhook(&receiver.url(), TIMEOUT);
-    let outcome = attempt(&client(Roots::WebPki), &mut None, &webhook, &large, "msg_1", &SystemClock).await;
+    let outcome =
+        attempt(&client(Roots::WebPki), &mut None, &webhook, &Message::of(&large), "msg_1", &SystemClock).await;
     assert_eq!(error_of(&outcome), "timeout: waiting for the response (limit 1 s)");
 }
 

@@ -226,6 +226,88 @@ async fn a_webhook_has_its_own_statuses_to_try_again() {
     stop(engine).await;
 }
 
+// --- the filter ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_skips_what_it_does_not_match_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(folder.path()).await;
+    let receiver = TestReceiver::healthy().await;
+    let webhook = subscribe(&engine, "picky", ">", &receiver.url("/")).await;
+    subscribe(&engine, "all", ">", &receiver.url("/all")).await;
+    let filter = r#"{"filter": {"topic": [{"prefix": "a."}], "payload": {"n": [{"numeric": [">=", 7]}]}}}"#;
+    change(&engine, &webhook, patch(filter)).await;
+    publish(&engine, "a.b", 10).await;
+    let skipped = wait_for(&engine, DeliveryState::Skipped, 7).await;
+    assert!(skipped.iter().all(|delivery| delivery.reason.as_deref() == Some("filter")));
+    wait_for(&engine, DeliveryState::Delivered, 13).await;
+    let mut wanted: Vec<_> = receiver.received().into_iter().filter(|request| request.path == "/").collect();
+    wanted.sort_by_key(|request| numbers(std::slice::from_ref(request)));
+    assert_eq!(numbers(&wanted), [7, 8, 9]);
+    stop(engine).await;
+
+    // It holds after a restart, until it is taken back.
+    let engine = start(folder.path()).await;
+    publish(&engine, "a.b", 1).await;
+    wait_for(&engine, DeliveryState::Skipped, 8).await;
+    change(&engine, &webhook, patch(r#"{"filter": null}"#)).await;
+    publish(&engine, "a.b", 1).await;
+    wait_for(&engine, DeliveryState::Delivered, 16).await;
+    stop(engine).await;
+}
+
+// --- the shape ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_gets_the_shape_it_wants_signed_and_with_its_content_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(folder.path()).await;
+    let receiver = TestReceiver::healthy().await;
+    let webhook = subscribe(&engine, "chat", ">", &receiver.url("/")).await;
+    let shape =
+        r#"{"shape": {"template": "{{ event.topic }} has {{ event.payload.n }}", "content_type": "text/plain"}}"#;
+    change(&engine, &webhook, patch(shape)).await;
+    publish(&engine, "a.b", 1).await;
+    let request = &receiver.wait_for(1).await[0];
+    assert_eq!(request.body, "a.b has 0");
+    assert_eq!(request.header("content-type"), "text/plain");
+    let keys = &webhook.settings.receiver.keys;
+    postrider::signing::verify_decnet(&keys.decnet, &request.headers, &request.body).expect("what is sent is signed");
+    let tried = engine.test_webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap().expect("it has a body");
+    assert!(tried.is_success());
+    assert!(receiver.wait_for(2).await[1].body.starts_with(b"postrider.test has "));
+    change(&engine, &webhook, patch(r#"{"shape": "cloudevents", "content_type": "application/vnd.own+json"}"#)).await;
+    publish(&engine, "a.b", 1).await;
+    let request = &receiver.wait_for(3).await[2];
+    let body: Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!(body["specversion"], "1.0");
+    assert_eq!(request.header("content-type"), "application/vnd.own+json", "the webhook's own goes before");
+    stop(engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_never_ends_costs_its_own_delivery_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(folder.path()).await;
+    let (hostile, healthy) = (TestReceiver::healthy().await, TestReceiver::healthy().await);
+    let webhook = subscribe(&engine, "hostile", ">", &hostile.url("/")).await;
+    let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{{ a * b }}{% endfor %}{% endfor %}";
+    change(&engine, &webhook, patch(&format!(r#"{{"shape": {{"template": "{endless}"}}}}"#))).await;
+    subscribe(&engine, "healthy", ">", &healthy.url("/")).await;
+    publish(&engine, "a.b", 20).await;
+    let dead = wait_for(&engine, DeliveryState::Dead, 20).await;
+    let reason = dead[0].reason.as_deref().unwrap_or_default();
+    assert!(reason.starts_with("shape: line "), "{reason}");
+    assert_eq!((dead[0].attempts, dead[0].status_code), (0, None));
+    assert_eq!(healthy.wait_for(20).await.len(), 20);
+    assert_eq!(hostile.received_count(), 0);
+    let record = record(&engine, &webhook).await;
+    assert_eq!((record.health.consecutive_failures, record.health.auto_disabled_at), (0, None));
+    let tried = engine.test_webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap();
+    assert!(tried.unwrap_err().to_string().starts_with("shape: line "));
+    stop(engine).await;
+}
+
 // --- the rate ---
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use postrider::clock::UnixMicros;
 use postrider::delivery::Transition;
 use postrider::event::Event;
-use postrider::signing::{Secret, SigningKeys, StandardKey};
+use postrider::signing::SigningKeys;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{DATABASE_FILE, SqliteOptions, SqliteStore};
 use postrider::store::{
@@ -36,7 +36,7 @@ fn limited(folder: &Path, max_bytes: u64) -> SqliteStore {
 }
 
 async fn webhook(store: &SqliteStore) -> WebhookRecord {
-    let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+    let keys = SigningKeys::generate();
     let settings = WebhookSettings {
         name: "receiver".to_owned(),
         description: String::new(),

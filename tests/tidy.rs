@@ -9,7 +9,7 @@ use std::path::Path;
 /// Who may import whom: a module imports its own row and those above it in this list.
 const ROWS: [&[&str]; 6] = [
     &["clock", "topic"],
-    &["event", "webhook", "signing", "delivery"],
+    &["event", "filter", "shape", "webhook", "signing", "delivery"],
     &["store"],
     &["ingest", "dispatcher", "engine", "tenants"],
     &["sources", "api", "dashboard"],
@@ -19,8 +19,8 @@ const ROWS: [&[&str]; 6] = [
 /// The rows that make up the library without the feature `server`.
 const LIBRARY_ROWS: usize = 2;
 
-/// What in those rows is there with the feature alone, and why.
-const GATED: [(&str, &str); 1] = [("src/webhook/", "settings that only a server keeps")];
+/// What in those rows is there with the feature alone, so that it may use the server's crates.
+const GATED: [&str; 5] = ["src/filter.rs", "src/filter/", "src/shape.rs", "src/shape/", "src/webhook/"];
 
 /// Modules of one row that need each other, and why.
 const CYCLES: [(&[&str], &str); 1] = [(
@@ -29,7 +29,7 @@ const CYCLES: [(&[&str], &str); 1] = [(
 )];
 
 /// One owner a technology: what only files under these paths may name.
-const OWNERS: [(&str, &[&str]); 22] = [
+const OWNERS: [(&str, &[&str]); 23] = [
     ("rusqlite", &["src/store/"]),
     ("hyper::client", &["src/delivery/"]),
     ("hyper_util::client", &["src/delivery/"]),
@@ -44,6 +44,7 @@ const OWNERS: [(&str, &[&str]); 22] = [
     // The settings of a webhook are described where they are defined.
     ("utoipa", &["src/api", "src/webhook/"]),
     ("prometheus_client", &["src/api/metrics"]),
+    ("minijinja", &["src/shape"]),
     ("clap", &["src/cli", "src/config", "src/telemetry"]),
     ("comfy_table", &["src/cli/"]),
     ("indicatif", &["src/cli/"]),
@@ -228,17 +229,36 @@ fn server_crates_in_library(sources: &[Source], dependencies: &[String]) -> Vec<
     let mut wrong = Vec::new();
     let is_library = |source: &&Source| {
         row(source.module()).is_some_and(|row| row < LIBRARY_ROWS)
-            && !GATED.iter().any(|(path, _)| source.path.starts_with(path))
+            && !GATED.iter().any(|path| source.path.starts_with(path))
     };
     for source in sources.iter().filter(is_library) {
+        let code = without_conditional_attributes(&source.code);
         for dependency in dependencies {
             let name = dependency.replace('-', "_");
-            if uses(&source.code, &name).any(|after| after.starts_with("::")) {
+            if uses(&code, &name).any(|after| after.starts_with("::")) {
                 wrong.push(format!("{}: the library has no `{name}`", source.path));
             }
         }
+        let is_gated = |module: &&str| GATED.contains(&&*format!("src/{module}.rs"));
+        for module in imports(source).into_iter().filter(is_gated) {
+            wrong.push(format!("{}: the library has no `crate::{module}`", source.path));
+        }
     }
     wrong
+}
+
+/// `code` without `#[cfg_attr(feature = …, …)]`: what is derived for the server only, the library does not have.
+fn without_conditional_attributes(code: &str) -> String {
+    let (mut kept, mut rest) = (String::with_capacity(code.len()), code);
+    while let Some(at) = rest.find("#[cfg_attr(") {
+        kept.push_str(&rest[..at]);
+        let attribute = &rest[at..];
+        let is_conditional = attribute["#[cfg_attr(".len()..].trim_start().starts_with("feature");
+        let length = attribute.find(")]").map_or(attribute.len(), |end| end + 2);
+        kept.push_str(if is_conditional { "" } else { &attribute[..length] });
+        rest = &attribute[length..];
+    }
+    kept + rest
 }
 
 fn optional_dependencies(manifest: &str) -> Vec<String> {
@@ -498,6 +518,8 @@ fn the_rules_notice_what_breaks_them() {
             Source::new("src/dispatcher.rs", "use crate::ingest::X;\n"),
         ]),
         server_crates_in_library(&bad("src/event.rs", "use serde_json::Value;\n"), &["serde-json".to_owned()]),
+        server_crates_in_library(&bad("src/event.rs", "#[cfg_attr(unix, derive(serde::X))]\n"), &["serde".to_owned()]),
+        server_crates_in_library(&bad("src/event.rs", "use crate::filter::Filter;\n"), &[]),
         foreign_technology(&bad("src/api/events.rs", "let rows = db.query(r#\"\n  SELECT 1\"#);\n")),
         foreign_technology(&bad("src/api.rs", "use rusqlite::Connection;\n")),
         foreign_technology(&bad("src/ingest.rs", "let now = SystemTime::now();\n")),
@@ -529,10 +551,15 @@ fn the_rules_let_good_code_be() {
         fn f<'a>(text: &'a str) -> &'a str { \"{ crate::store\" /* { todo!() */ }\n\
         #[cfg(test)]\nmod tests { use crate::store::Store; }\n";
     let good = [Source::new("src/event.rs", good)];
+    let gated = [Source::new("src/filter/index.rs", "use parking_lot::Mutex;\n")];
+    assert_none(&server_crates_in_library(&gated, &["parking_lot".to_owned()]));
     for wrong in [wrong_imports(&good), foreign_technology(&good), too_long(&good, &[]), undocumented_limits(&good)] {
         assert_none(&wrong);
     }
     assert_none(&wrong_limits("| `MAX_A` | `1 << 4` |\n", &good));
     assert_none(&missing_files("`event.rs` and `src/event.rs`", &["src/event.rs".to_owned()]));
     assert_eq!(functions(&good[0].code), [("f", 1)]);
+    let derived =
+        "#[cfg_attr(\n    feature = \"server\",\n    derive(serde::Serialize),\n    serde(default)\n)]\nstruct A;\n";
+    assert_none(&server_crates_in_library(&[Source::new("src/event.rs", derived)], &["serde".to_owned()]));
 }

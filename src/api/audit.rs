@@ -77,7 +77,7 @@ impl From<crate::store::AuditEntry> for AuditEntry {
 /// List who did what
 ///
 /// Newest first. An operator sees all tenants, or the one that `X-Postrider-Tenant` names; an admin its own. The answers
-/// to `webhook.create` and `token.create` showed secrets, this once.
+/// to `webhook.create`, `webhook.rotate` and `token.create` showed secrets, this once.
 #[utoipa::path(get, path = "/audit", tag = "audit", params(
     ("action" = Option<String>, Query, description = "An action as in `webhook.create`, or all of a kind as in `webhook`."),
     ("actor" = Option<String>, Query, description = "A token's UUID or name, or `environment`."),

@@ -95,7 +95,7 @@ impl Caller {
             Some(cached) => Actor { token: Some(cached.token.uuid), name: cached.token.name.clone() },
             None => Actor { token: None, name: ENVIRONMENT.to_owned() },
         };
-        Act { tenant: self.tenant, actor: Some(actor), address, fields: Vec::new() }
+        Act { actor: Some(actor), address, ..Act::from(self.tenant) }
     }
 }
 

@@ -61,6 +61,7 @@ fn tags() -> Vec<Tag> {
         ("events", "What happened."),
         ("webhooks", "Receivers of events."),
         ("deliveries", "One event owed to one webhook."),
+        ("shapes", "The bodies that receivers can get."),
         ("stats", "Figures."),
         ("tokens", "Who may do what."),
         ("tenants", "Who has webhooks, events and tokens here, and how many; for operators."),

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use crate::engine::ChangeError;
 use crate::event::{BatchError, EventError};
 use crate::ingest::PublishError;
+use crate::signing::RotationError;
 use crate::store::StoreError;
 use crate::tenants::QuotaError;
 use crate::webhook::WebhookError;
@@ -218,6 +219,7 @@ impl From<ChangeError> for Problem {
     fn from(error: ChangeError) -> Self {
         let errors = match error {
             ChangeError::Store(error) => return error.into(),
+            ChangeError::Rotation(error) => return error.into(),
             ChangeError::Invalid(errors) => errors,
         };
         // The original answers 400 where no pattern is given, and 422 to all else.
@@ -231,6 +233,20 @@ impl From<ChangeError> for Problem {
         } else {
             Self::fields(fields)
         }
+    }
+}
+
+impl From<RotationError> for Problem {
+    fn from(error: RotationError) -> Self {
+        let field = match error {
+            RotationError::TooMany { .. } => {
+                return Self::new(StatusCode::CONFLICT, "too-many-keys", error.to_string());
+            }
+            RotationError::Overlap { .. } => "overlap_s",
+            RotationError::SameSecret => "secret",
+            RotationError::SameStandardKey => "standard_secret",
+        };
+        Self::field(field, error.to_string())
     }
 }
 

@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
 use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -16,10 +17,14 @@ use uuid::Uuid;
 use super::App;
 use super::auth::{Admin, Reader};
 use super::input::{Given, Id, Params};
+use super::keys::{self, Keys};
 use super::problem::Problem;
 use super::views::{Message, Time, millis};
+use crate::clock::UnixMicros;
+use crate::delivery::access::{RawAuth, RawClientCertificate, RawProxy, SecretText};
 use crate::delivery::retry::{Next, Schedule, next};
 use crate::delivery::{End, Outcome};
+use crate::shape::ShapeInput;
 use crate::signing::Scheme;
 use crate::webhook::{Batching, RateLimit, RawBatching, RawRateLimit, WebhookPatch, WebhookRecord};
 
@@ -57,6 +62,8 @@ pub(super) struct Webhook {
     enabled: bool,
     #[schema(value_type = Vec<String>, example = json!(["decnet", "standard"]))]
     signatures: Vec<&'static str>,
+    /// The keys that sign, the newest first, without what is secret of them.
+    keys: Vec<Keys>,
     timeout_s: u64,
     max_in_flight: u32,
     /// Delays between attempts in seconds; `null`: the server's default.
@@ -72,6 +79,28 @@ pub(super) struct Webhook {
     metadata: BTreeMap<String, String>,
     #[schema(required)]
     disable_after_days: Option<u32>,
+    /// An event pattern; events of the topics that it does not match are skipped.
+    #[schema(required, value_type = Option<Object>)]
+    filter: Option<Box<RawValue>>,
+    /// A built-in shape's name, or a template with its content type.
+    #[schema(value_type = Object)]
+    shape: ShapeInput,
+    /// Headers beside those that Postrider sets; credentials among them are not shown.
+    #[schema(value_type = BTreeMap<String, String>)]
+    headers: BTreeMap<String, SecretText>,
+    #[schema(required)]
+    content_type: Option<String>,
+    /// As it was set, without its secrets.
+    #[schema(required, value_type = Option<Object>)]
+    auth: Option<RawAuth>,
+    #[schema(required)]
+    ca: Option<String>,
+    /// As it was set, without its secrets.
+    #[schema(required, value_type = Option<Object>)]
+    client_certificate: Option<RawClientCertificate>,
+    /// As it was set, without its secrets.
+    #[schema(required, value_type = Option<Object>)]
+    proxy: Option<RawProxy>,
     /// Why it was turned off without its owner: `gone` after a 410, or `no success for N days`.
     #[schema(required)]
     disabled_reason: Option<String>,
@@ -104,14 +133,18 @@ pub(super) struct CreatedWebhook {
     webhook: Webhook,
     /// The key of `X-DECNET-Signature`.
     secret: String,
-    /// The key of `webhook-signature`.
+    /// The key of `webhook-signature`, version `v1`.
     standard_secret: String,
+    /// Verifies signatures of version `v1a`, if `signatures` has `ed25519`; it may be shown to anyone.
+    #[schema(required)]
+    public_key: Option<String>,
 }
 
-impl From<&WebhookRecord> for Webhook {
-    fn from(record: &WebhookRecord) -> Self {
+impl Webhook {
+    fn new(record: &WebhookRecord, now: UnixMicros) -> Self {
         let (settings, health) = (&record.settings, &record.health);
         let (receiver, policy) = (&settings.receiver, &settings.policy);
+        let access = receiver.access.shown();
         let seconds = |schedule: &Schedule| schedule.delays().iter().map(Duration::as_secs_f64).collect();
         Self {
             uuid: record.uuid,
@@ -120,7 +153,8 @@ impl From<&WebhookRecord> for Webhook {
             url: receiver.destination.as_str().to_owned(),
             topic_patterns: settings.topic_patterns.iter().map(ToString::to_string).collect(),
             enabled: settings.enabled,
-            signatures: receiver.signatures.iter().copied().map(scheme_name).collect(),
+            signatures: receiver.signatures.iter().copied().map(Scheme::as_str).collect(),
+            keys: keys::live(record, now),
             timeout_s: receiver.timeout.as_secs(),
             max_in_flight: settings.max_in_flight,
             retry_schedule: settings.retry_schedule.as_ref().map(seconds),
@@ -130,6 +164,14 @@ impl From<&WebhookRecord> for Webhook {
             batch: policy.batch.map(Batching::to_raw),
             metadata: policy.metadata.clone(),
             disable_after_days: policy.disable_after_days,
+            filter: policy.filter.as_ref().and_then(|filter| filter.to_raw_value().ok()),
+            shape: policy.shape.raw(),
+            headers: access.headers,
+            content_type: access.content_type,
+            auth: access.auth,
+            ca: access.ca,
+            client_certificate: access.client_certificate,
+            proxy: access.proxy,
             disabled_reason: record.switched_off.as_ref().map(|off| off.reason.clone()),
             disabled_at: record.switched_off.as_ref().map(|off| Time(off.at)),
             consecutive_failures: health.consecutive_failures,
@@ -145,19 +187,11 @@ impl From<&WebhookRecord> for Webhook {
     }
 }
 
-fn scheme_name(scheme: Scheme) -> &'static str {
-    match scheme {
-        Scheme::Decnet => "decnet",
-        Scheme::Standard => "standard",
-    }
-}
-
 fn warnings(record: &WebhookRecord) -> Vec<String> {
-    let insecure = !record.settings.receiver.destination.is_tls();
-    insecure
-        .then(|| "insecure_url: events travel unencrypted and can be read on the way; use https".to_owned())
-        .into_iter()
-        .collect()
+    let receiver = &record.settings.receiver;
+    let insecure = "insecure_url: events travel unencrypted and can be read on the way; use https";
+    let insecure = (!receiver.destination.is_tls()).then_some(insecure);
+    insecure.into_iter().chain(receiver.access.warnings(&receiver.destination)).map(str::to_owned).collect()
 }
 
 /// List the webhooks
@@ -171,7 +205,8 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<Webhook>>, Problem> {
     params.finish()?;
     let webhooks = app.engine.store().webhooks(tenant).await?;
-    Ok(Json(webhooks.iter().map(Webhook::from).collect()))
+    let now = app.engine.now();
+    Ok(Json(webhooks.iter().map(|record| Webhook::new(record, now)).collect()))
 }
 
 /// Create a webhook
@@ -194,9 +229,10 @@ pub(super) async fn create(
     let record = app.engine.create_webhook(act.with_fields(fields), input).await?;
     let keys = &record.settings.receiver.keys;
     let created = CreatedWebhook {
-        webhook: Webhook::from(&record),
+        webhook: Webhook::new(&record, app.engine.now()),
         secret: keys.decnet.expose().to_owned(),
         standard_secret: keys.standard.expose().to_string(),
+        public_key: keys::public_key(keys.ed25519.as_ref()),
     };
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -212,7 +248,7 @@ pub(super) async fn show(
     Id(uuid): Id<Uuid>,
 ) -> Result<Json<Webhook>, Problem> {
     let record = app.engine.store().webhook(tenant, uuid).await?.ok_or_else(|| Problem::not_found("webhook"))?;
-    Ok(Json(Webhook::from(&record)))
+    Ok(Json(Webhook::new(&record, app.engine.now())))
 }
 
 /// Change a webhook
@@ -236,7 +272,7 @@ pub(super) async fn update(
     Given { input, fields }: Given<WebhookPatch>,
 ) -> Result<Json<Webhook>, Problem> {
     let record = app.engine.update_webhook(act.with_fields(fields), uuid, input).await?;
-    Ok(Json(Webhook::from(&record)))
+    Ok(Json(Webhook::new(&record, app.engine.now())))
 }
 
 /// Delete a webhook
@@ -262,7 +298,8 @@ pub(super) struct TestResult {
     delivered: bool,
     #[schema(required)]
     status_code: Option<u16>,
-    /// What went wrong: `non-retryable 404`, `http 503`, `timeout: …`, `connect: …`, `tls: …`, `dns: …`, `egress_blocked: …`.
+    /// What went wrong: `non-retryable 404`, `http 503`, `timeout: …`, `connect: …`, `tls: …`, `dns: …`, `auth: …`,
+    /// `egress_blocked: …`, `shape: …`.
     #[schema(required)]
     error: Option<String>,
     /// Of the whole attempt, in milliseconds.
@@ -271,7 +308,7 @@ pub(super) struct TestResult {
 }
 
 /// Where the time went, in milliseconds; `null`: the phase was not needed or not reached.
-#[derive(Serialize, ToSchema)]
+#[derive(Default, Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the unit is part of a field's name")]
 pub(super) struct Timings {
     #[schema(required)]
@@ -297,7 +334,19 @@ pub(super) async fn test(
     Admin(act): Admin,
     Id(uuid): Id<Uuid>,
 ) -> Result<Json<TestResult>, Problem> {
-    let outcome = app.engine.test_webhook(act, uuid).await?;
+    let outcome = match app.engine.test_webhook(act, uuid).await? {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let (delivered, status_code, error) = (false, None, Some(error.to_string()));
+            return Ok(Json(TestResult {
+                delivered,
+                status_code,
+                error,
+                duration_ms: 0.0,
+                timings: Timings::default(),
+            }));
+        }
+    };
     // A schedule of one attempt turns every failure into its final error, in the words that deliveries have.
     let error = match next(1, &outcome, &Schedule::once(), app.engine.now(), 1.0) {
         Next::Delivered => None,

@@ -6,19 +6,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use http::{HeaderMap, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::UsageError;
+use super::keys::{ReceiverFlags, mark};
 use super::output::{self, BAD, GOOD, NAME, Output, QUIET, STRONG, WARN};
 use super::receiver::{Answer, MAX_WAITING_REQUESTS, Received, Receiver};
 use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::config::{DEFAULT_RECEIVER, parse_span};
-use crate::signing::{self, Secret, StandardKey, VerifyError};
+use crate::signing::{self, Finding};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: POSTRIDER_SECRET=correct-horse-battery postrider listen\n\n\
@@ -28,12 +27,8 @@ pub(super) struct Args {
     /// Listen on this address; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = DEFAULT_RECEIVER)]
     listen: SocketAddr,
-    /// Verify X-DECNET-Signature with this secret
-    #[arg(long, value_name = "SECRET", env = "POSTRIDER_SECRET", hide_env_values = true)]
-    secret: Option<SecretString>,
-    /// Verify webhook-signature (Standard Webhooks) with this key
-    #[arg(long, value_name = "WHSEC", env = "POSTRIDER_STANDARD_SECRET", hide_env_values = true)]
-    standard_secret: Option<SecretString>,
+    #[command(flatten)]
+    keys: ReceiverFlags,
     /// Print the headers too
     #[arg(long)]
     headers: bool,
@@ -60,55 +55,26 @@ struct Seen {
     at: UnixMicros,
     request: Received,
     status: StatusCode,
-    checks: Checks,
-}
-
-/// The result of each signature that was to be verified.
-type Checks = Vec<(&'static str, Result<(), VerifyError>)>;
-
-/// The keys that requests are verified with.
-struct Keys {
-    decnet: Option<Secret>,
-    standard: Option<StandardKey>,
-}
-
-impl Keys {
-    fn check(&self, headers: &HeaderMap, body: &[u8], now: UnixMicros) -> Checks {
-        let mut checks = Checks::new();
-        if let Some(secret) = &self.decnet {
-            checks.push(("decnet", signing::verify_decnet(secret, headers, body)));
-        }
-        if let Some(key) = &self.standard {
-            let tolerance_s = signing::DEFAULT_TOLERANCE_S;
-            checks.push(("standard", signing::verify_standard(key, headers, body, now, tolerance_s)));
-        }
-        checks
-    }
+    /// Of each signature that was to be verified.
+    findings: Vec<Finding>,
 }
 
 pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
-    let wrong = |error: signing::KeyError| UsageError(error.to_string());
-    let keys = Keys {
-        decnet: args.secret.map(|text| Secret::parse(text.expose_secret())).transpose().map_err(wrong)?,
-        standard: args
-            .standard_secret
-            .map(|text| StandardKey::parse(text.expose_secret()))
-            .transpose()
-            .map_err(wrong)?,
-    };
-    let verifies = keys.decnet.is_some() || keys.standard.is_some();
+    let keys = args.keys.keys()?;
+    let verifies = !keys.is_empty();
     let share = args.fail_rate.unwrap_or(if args.fail.is_some() { 1.0 } else { 0.0 });
     let failure = args.fail.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let delay = args.delay;
     let (send, mut seen) = mpsc::channel(MAX_WAITING_REQUESTS);
     let answer = move |request: Received| {
         let at = SystemClock.now();
-        let checks = keys.check(&request.headers, &request.body, at);
+        let tolerance_s = signing::DEFAULT_TOLERANCE_S;
+        let findings = signing::diagnose(&keys, &request.headers, &request.body, at, tolerance_s);
         let status = if fastrand::f64() < share { failure } else { StatusCode::OK };
         let waiting = send.clone();
         async move {
             // Nobody looks any more when the receiver is about to stop.
-            let _ = waiting.send(Seen { at, request, status, checks }).await;
+            let _ = waiting.send(Seen { at, request, status, findings }).await;
             Answer { status, delay }
         }
     };
@@ -172,7 +138,7 @@ fn show(seen: &Seen, with_headers: bool, output: Output) -> anyhow::Result<()> {
     let topic = output.paint(STRONG, event.topic.as_deref().unwrap_or("(no event)"));
     let kind = event.kind.as_deref().filter(|kind| !kind.is_empty());
     let kind = kind.map(|kind| format!("  {}", output.paint(NAME, kind))).unwrap_or_default();
-    writeln!(text, "{time}  {topic}{kind}  {}  {} {status}", marks(&seen.checks, output), output.paint(QUIET, "→"))?;
+    writeln!(text, "{time}  {topic}{kind}  {}  {} {status}", marks(&seen.findings, output), output.paint(QUIET, "→"))?;
     let id = event.id.map(|id| format!("id {id}  ")).unwrap_or_default();
     writeln!(text, "  {}", output.paint(QUIET, format_args!("{id}{} {}", seen.request.method, seen.request.uri)))?;
     if with_headers {
@@ -192,15 +158,11 @@ fn show(seen: &Seen, with_headers: bool, output: Output) -> anyhow::Result<()> {
 }
 
 /// `✓ decnet  ✗ standard (why not)`
-fn marks(checks: &Checks, output: Output) -> String {
-    if checks.is_empty() {
+fn marks(findings: &[Finding], output: Output) -> String {
+    if findings.is_empty() {
         return output.paint(WARN, "not verified");
     }
-    let mark = |(scheme, result): &(&str, Result<(), VerifyError>)| match result {
-        Ok(()) => output.paint(GOOD, format_args!("✓ {scheme}")),
-        Err(error) => output.paint(BAD, format_args!("✗ {scheme} ({error})")),
-    };
-    checks.iter().map(mark).collect::<Vec<_>>().join("  ")
+    findings.iter().map(|finding| mark(finding, output)).collect::<Vec<_>>().join("  ")
 }
 
 /// What `--json` prints of a request.
@@ -227,9 +189,9 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn new(seen: &'a Seen, event: &'a Delivered<'a>, body: &'a str) -> Self {
-        let reason = |result: &Result<(), VerifyError>| match result {
-            Ok(()) => "ok".to_owned(),
-            Err(error) => error.to_string(),
+        let reason = |finding: &Finding| match &finding.result {
+            Ok(_) => "ok".to_owned(),
+            Err(diagnosis) => diagnosis.to_string(),
         };
         let headers = seen.request.headers.iter();
         Self {
@@ -243,11 +205,11 @@ impl<'a> Line<'a> {
             ts: event.ts.as_deref(),
             payload: event.payload,
             body: event.payload.is_none().then_some(body),
-            verified: (!seen.checks.is_empty()).then(|| seen.checks.iter().all(|(_, result)| result.is_ok())),
+            verified: (!seen.findings.is_empty()).then(|| seen.findings.iter().all(|finding| finding.result.is_ok())),
             signatures: seen
-                .checks
+                .findings
                 .iter()
-                .map(|(scheme, result)| ((*scheme).to_owned(), reason(result).into()))
+                .map(|finding| (finding.scheme.to_string(), reason(finding).into()))
                 .collect(),
             headers: headers
                 .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))

@@ -209,7 +209,8 @@ impl Remote {
             | End::Local(reason)
             | End::Tls(reason)
             | End::Dns(reason)
-            | End::Protocol(reason) => reason.clone(),
+            | End::Protocol(reason)
+            | End::Auth(reason) => reason.clone(),
         };
         anyhow::anyhow!(
             "cannot reach the server at {}: {reason}\n\

@@ -76,7 +76,8 @@ fn announce(started: &Started, data: &Path, output: Output) {
 fn advice(error: &ServeError) -> Option<&'static str> {
     Some(match error {
         ServeError::Listen { .. } => "Stop the program that has the address, or choose another with --listen.",
-        ServeError::Open(OpenError::InUse { .. }) => {
+        ServeError::Open(OpenError::InUse { .. })
+        | ServeError::MasterKey(MasterKeyError::Unfinished(OpenError::InUse { .. })) => {
             "Stop the other postrider that runs on this folder, or choose another folder with --data."
         }
         ServeError::Open(OpenError::Path { .. }) | ServeError::MasterKey(MasterKeyError::File { .. }) => {

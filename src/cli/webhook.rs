@@ -1,5 +1,7 @@
 //! `postrider webhook`: who gets which events.
 
+mod rotate;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,6 +41,10 @@ enum Command {
     /// Change settings of a webhook; what is not given stays
     #[command(after_help = "Example: postrider webhook update siem --timeout 20s --enable")]
     Update(Update),
+    /// Let new keys take over; the old ones sign beside them for a while
+    #[command(after_help = "Example: postrider webhook rotate-secret siem --overlap 24h\n\n\
+        The process list shows flags, and no environment: secrets are better given there.")]
+    RotateSecret(rotate::Rotate),
     /// Delete a webhook; what it is still owed is discarded
     #[command(after_help = "Example: postrider webhook delete siem --yes")]
     Delete(Delete),
@@ -123,7 +129,7 @@ struct Settings {
     /// Say what it is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Send this signature, `decnet` or `standard` (repeatable) [default: both]
+    /// Send this signature, `decnet`, `standard` or `ed25519` (repeatable) [default: the first two]
     #[arg(long = "signature", value_name = "SCHEME")]
     signatures: Vec<String>,
     /// Give an attempt this long, in whole seconds up to 60s [default: 10s]
@@ -202,6 +208,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
             Ok(ExitCode::SUCCESS)
         }
         Command::Update(update) => update_webhook(&remote, update, output).await,
+        Command::RotateSecret(rotate) => rotate::run(&remote, rotate, output).await,
         Command::Delete(delete) => delete_webhook(&remote, delete, output).await,
         Command::Test(Named { webhook }) => test(&remote, &webhook, output).await,
     }
@@ -264,6 +271,7 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
         ("last failure", output::moment(webhook, "last_failure_at")),
         ("last error", output::text(webhook, "last_error")),
         ("signatures", output::text(webhook, "signatures")),
+        ("keys", keys_shown(webhook)),
         ("timeout", format!("{}s", output::text(webhook, "timeout_s"))),
         ("max in flight", output::text(webhook, "max_in_flight")),
         ("retry schedule", schedule.unwrap_or_else(|| "the server's".to_owned())),
@@ -272,6 +280,22 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
     ])?;
     warn(webhook, output);
     Ok(())
+}
+
+/// One line a generation of keys, the newest first: since when, until when, and the public key if there is one.
+fn keys_shown(webhook: &Value) -> String {
+    let lines = webhook["keys"].as_array().into_iter().flatten().map(|keys| {
+        let mut line = format!("since {}", output::moment(keys, "created_at"));
+        for (field, text) in
+            [("valid_until", output::moment(keys, "valid_until")), ("public_key", output::text(keys, "public_key"))]
+        {
+            if !keys[field].is_null() {
+                line.extend([if field == "valid_until" { ", until " } else { ", " }, &text]);
+            }
+        }
+        line
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn warn(webhook: &Value, output: Output) {
@@ -293,14 +317,18 @@ async fn create_webhook(remote: &Remote, create: Create, output: Output) -> anyh
         return Ok(ExitCode::SUCCESS);
     }
     let webhook = &answer.value;
-    output.fields(&[
+    let mut shown = vec![
         ("name", output.paint(STRONG, output::text(webhook, "name"))),
         ("uuid", output::text(webhook, "uuid")),
         ("url", output::text(webhook, "url")),
         ("topics", output::text(webhook, "topic_patterns")),
         ("secret", output.paint(NAME, output::text(webhook, "secret"))),
         ("standard secret", output.paint(NAME, output::text(webhook, "standard_secret"))),
-    ])?;
+    ];
+    if !webhook["public_key"].is_null() {
+        shown.push(("public key", output.paint(NAME, output::text(webhook, "public_key"))));
+    }
+    output.fields(&shown)?;
     output.note("\nThe receiver verifies deliveries with these secrets. They are shown this once: keep them now.");
     warn(webhook, output);
     Ok(ExitCode::SUCCESS)

@@ -4,16 +4,17 @@ use std::fmt::Display;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use tokio::time::{Instant, timeout_at};
 
-use super::client::{Client, Connection, Trace};
+use super::access::Authorization;
+use super::client::{Client, Connection, Phase, Trace};
 use super::retry::parse_retry_after;
 use super::{End, Outcome};
 use crate::clock::{Clock, UnixMicros};
 use crate::event::Event;
-use crate::signing::{Scheme, decnet_signature, standard_signature};
+use crate::signing::{Scheme, decnet_signature};
 use crate::webhook::Webhook;
 
 /// How much of a response body is read, for the log.
@@ -23,6 +24,7 @@ static APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/jso
 /// The original's; receivers are configured to expect it.
 static USER_AGENT: HeaderValue = HeaderValue::from_static("decnet-webhook/1.0");
 static X_DECNET_SIGNATURE: HeaderName = HeaderName::from_static("x-decnet-signature");
+static X_DECNET_SIGNATURE_PREVIOUS: HeaderName = HeaderName::from_static("x-decnet-signature-previous");
 static X_DECNET_EVENT_ID: HeaderName = HeaderName::from_static("x-decnet-event-id");
 static X_DECNET_EVENT_TOPIC: HeaderName = HeaderName::from_static("x-decnet-event-topic");
 static X_DECNET_TIMESTAMP: HeaderName = HeaderName::from_static("x-decnet-timestamp");
@@ -30,10 +32,42 @@ static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-/// Room for the headers below and `Host`.
-const HEADER_COUNT: usize = 10;
+/// Room for the headers below and `Host`; a webhook's own come on top.
+const HEADER_COUNT: usize = 11;
 
-/// Makes one attempt and never takes longer than the webhook's timeout.
+/// What is sent: an event's body, something else that stands for an event, or for several.
+#[derive(Clone, Debug)]
+pub struct Message<'a> {
+    /// Sent as `X-DECNET-Event-Id`.
+    pub event_id: &'a str,
+    /// Sent as `X-DECNET-Event-Topic`; `None`: there is no such header.
+    pub topic: Option<&'a str>,
+    /// Signed and sent as it is.
+    pub body: Bytes,
+    /// `None`: `application/json`. A webhook's own `content_type` goes before.
+    pub content_type: Option<HeaderValue>,
+}
+
+impl<'a> Message<'a> {
+    /// The event in its canonical form, which is not copied.
+    #[must_use]
+    pub fn of(event: &'a Event) -> Self {
+        Self {
+            event_id: event.id(),
+            topic: Some(event.topic().as_str()),
+            body: event.body().clone(),
+            content_type: None,
+        }
+    }
+}
+
+impl<'a> From<&'a Event> for Message<'a> {
+    fn from(event: &'a Event) -> Self {
+        Self::of(event)
+    }
+}
+
+/// Makes one attempt and never takes longer than the webhook's timeout, a token that has to be fetched included.
 ///
 /// `slot` holds the caller's idle connection to this webhook, if it has one; afterwards it holds
 /// the connection again if that can be used for another attempt. `webhook_id` is the delivery's
@@ -42,16 +76,19 @@ pub async fn attempt(
     client: &Client,
     slot: &mut Option<Connection>,
     webhook: &Webhook,
-    event: &Event,
+    message: &Message<'_>,
     webhook_id: &str,
     clock: &dyn Clock,
 ) -> Outcome {
     let started_at = clock.now();
     let began_at = Instant::now();
     let mut trace = Trace::default();
-    let build = || request(webhook, event, webhook_id, clock.now());
-    let exchange = client.exchange(slot, &webhook.destination, build, MAX_RESPONSE_BYTES, &mut trace);
-    let ended = timeout_at(began_at + webhook.timeout, exchange).await;
+    let sending = Sending { client, webhook, message, webhook_id, clock };
+    let ended = if webhook.access.needs_token() {
+        timeout_at(began_at + webhook.timeout, Box::pin(sending.with_token(slot, &mut trace))).await
+    } else {
+        timeout_at(began_at + webhook.timeout, sending.once(slot, None, &mut trace)).await
+    };
     // The status line decides; a body that drips or breaks after it changes nothing.
     let end = match (&trace.head, ended) {
         (Some(head), _) => End::Status(head.status.as_u16()),
@@ -69,30 +106,89 @@ pub async fn attempt(
     }
 }
 
-/// The signed request of one attempt made at `now`, but for `Host`.
-fn request(webhook: &Webhook, event: &Event, webhook_id: &str, now: UnixMicros) -> Result<Request<Full<Bytes>>, End> {
-    let mut headers = HeaderMap::with_capacity(HEADER_COUNT);
-    let timestamp = timestamp_value(now.seconds())?;
-    headers.insert(header::CONTENT_TYPE, APPLICATION_JSON.clone());
-    headers.insert(header::USER_AGENT, USER_AGENT.clone());
-    headers.insert(&X_DECNET_EVENT_ID, HeaderValue::from_str(event.id()).map_err(unsendable)?);
-    headers.insert(&X_DECNET_EVENT_TOPIC, HeaderValue::from_str(event.topic().as_str()).map_err(unsendable)?);
-    for scheme in &webhook.signatures {
-        match scheme {
-            Scheme::Decnet => {
-                let signature = decnet_signature(&webhook.keys.decnet, event.body());
-                headers.insert(&X_DECNET_SIGNATURE, owned_value(signature)?);
+/// One attempt's givens.
+#[derive(Clone, Copy)]
+struct Sending<'a> {
+    client: &'a Client,
+    webhook: &'a Webhook,
+    message: &'a Message<'a>,
+    webhook_id: &'a str,
+    clock: &'a dyn Clock,
+}
+
+impl Sending<'_> {
+    async fn once(
+        self,
+        slot: &mut Option<Connection>,
+        authorization: Option<&Authorization>,
+        trace: &mut Trace,
+    ) -> Result<(), End> {
+        let Self { client, webhook, message, webhook_id, clock } = self;
+        let build = || {
+            let mut request = request(webhook, message, webhook_id, clock.now())?;
+            if let Some(authorization) = authorization {
+                request.headers_mut().insert(header::AUTHORIZATION, authorization.value.clone());
             }
-            Scheme::Standard => {
-                let signature = standard_signature(&webhook.keys.standard, webhook_id, now.seconds(), event.body());
-                headers.insert(&WEBHOOK_ID, HeaderValue::from_str(webhook_id).map_err(unsendable)?);
-                headers.insert(&WEBHOOK_TIMESTAMP, timestamp.clone());
-                headers.insert(&WEBHOOK_SIGNATURE, owned_value(signature)?);
+            Ok(request)
+        };
+        let target = webhook.access.target(&webhook.destination);
+        client.exchange(slot, target, build, MAX_RESPONSE_BYTES, trace).await
+    }
+
+    /// With a token. A kept one that the receiver refuses may have been revoked, so the request is made once more
+    /// with a new one, as the same attempt.
+    async fn with_token(self, slot: &mut Option<Connection>, trace: &mut Trace) -> Result<(), End> {
+        let access = &self.webhook.access;
+        for is_last in [false, true] {
+            *trace = Trace::default();
+            trace.phase = Phase::Token;
+            let authorization = access.authorization(self.client, self.clock).await?;
+            self.once(slot, authorization.as_ref(), trace).await?;
+            let is_refused = trace.head.as_ref().is_some_and(|head| head.status == StatusCode::UNAUTHORIZED);
+            let Some(authorization) = authorization.filter(|_| is_refused) else { break };
+            access.forget(&authorization).await;
+            if is_last || !authorization.is_cached {
+                break;
             }
         }
+        Ok(())
+    }
+}
+
+/// The signed request of one attempt made at `now`, but for `Host`.
+fn request(
+    webhook: &Webhook,
+    message: &Message<'_>,
+    webhook_id: &str,
+    now: UnixMicros,
+) -> Result<Request<Full<Bytes>>, End> {
+    let own_headers = webhook.access.headers();
+    let mut headers = HeaderMap::with_capacity(HEADER_COUNT + own_headers.len());
+    let timestamp = timestamp_value(now.seconds())?;
+    let content_type = webhook.access.content_type().or(message.content_type.as_ref());
+    headers.insert(header::CONTENT_TYPE, content_type.unwrap_or(&APPLICATION_JSON).clone());
+    headers.insert(header::USER_AGENT, USER_AGENT.clone());
+    headers.insert(&X_DECNET_EVENT_ID, HeaderValue::from_str(message.event_id).map_err(unsendable)?);
+    if let Some(topic) = message.topic {
+        headers.insert(&X_DECNET_EVENT_TOPIC, HeaderValue::from_str(topic).map_err(unsendable)?);
+    }
+    let (keys, schemes, body) = (&webhook.keys, &webhook.signatures, &message.body);
+    if schemes.contains(&Scheme::Decnet) {
+        headers.insert(&X_DECNET_SIGNATURE, owned_value(decnet_signature(&keys.decnet, body))?);
+        if let Some(previous) = keys.previous_secret(now) {
+            headers.insert(&X_DECNET_SIGNATURE_PREVIOUS, owned_value(decnet_signature(previous, body))?);
+        }
+    }
+    if let Some(signatures) = keys.webhook_signature(schemes, webhook_id, now, body) {
+        headers.insert(&WEBHOOK_ID, HeaderValue::from_str(webhook_id).map_err(unsendable)?);
+        headers.insert(&WEBHOOK_TIMESTAMP, timestamp.clone());
+        headers.insert(&WEBHOOK_SIGNATURE, owned_value(signatures)?);
     }
     headers.insert(&X_DECNET_TIMESTAMP, timestamp);
-    let mut request = Request::new(Full::new(event.body().clone()));
+    for (name, value) in own_headers {
+        headers.insert(name, value.clone());
+    }
+    let mut request = Request::new(Full::new(message.body.clone()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = webhook.destination.target().clone();
     *request.headers_mut() = headers;

@@ -1,9 +1,11 @@
 //! Connections: the only place that opens a socket to a receiver.
 
 mod connection;
+mod dial;
 mod pool;
+mod tls;
+mod tunnel;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,15 +14,19 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response, header};
 use http_body_util::Full;
 use rustls::RootCertStore;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::connection::Stream;
 pub use self::connection::{BodyEnd, CONFIRM_AFTER, Connection, MAX_AGE, MAX_HEAD_BYTES, MAX_IDLE};
 use self::pool::Pool;
+pub use self::tls::Roots;
+pub(super) use self::tls::{SessionMemory, client_config};
+pub use self::tunnel::MAX_PROXY_HEAD_BYTES;
+use super::access::Target;
 use super::guard::{Destination, DestinationError, EgressPolicy, GuardedAddr, HickoryResolver, Host, SharedResolver};
 use super::{End, Timings};
+use crate::webhook::Webhook;
 
 /// How long a connection may take to be made, TLS included, resolution not.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,6 +44,7 @@ pub struct Client {
 struct Inner {
     policy: EgressPolicy,
     resolver: SharedResolver,
+    roots: Arc<RootCertStore>,
     tls: TlsConnector,
     connect_timeout: Duration,
     pool: Mutex<Pool>,
@@ -64,18 +71,6 @@ impl Default for ClientOptions {
     }
 }
 
-/// Which certificate authorities are trusted.
-#[derive(Clone, Debug, Default)]
-pub enum Roots {
-    /// Mozilla's, built in.
-    #[default]
-    WebPki,
-    /// The operating system's and Mozilla's.
-    Native,
-    /// These alone.
-    Custom(rustls::RootCertStore),
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("cannot read the system's resolver configuration: {0}")]
@@ -90,8 +85,10 @@ pub(super) enum Phase {
     #[default]
     Dns,
     Connect,
+    Proxy,
     Tls,
     Answer,
+    Token,
 }
 
 impl Phase {
@@ -100,8 +97,10 @@ impl Phase {
         let phase = match self {
             Self::Dns => "dns",
             Self::Connect => "connect",
+            Self::Proxy => "connect: proxy",
             Self::Tls => "tls",
             Self::Answer => "waiting for the response",
+            Self::Token => return End::Auth(format!("no token within {} s", limit.as_secs_f64())),
         };
         End::Timeout(format!("{phase} (limit {} s)", limit.as_secs_f64()))
     }
@@ -125,9 +124,10 @@ impl Client {
             Some(resolver) => resolver,
             None => Arc::new(HickoryResolver::from_system().map_err(ClientError::Resolver)?),
         };
-        let tls = TlsConnector::from(Arc::new(tls_config(roots)?));
+        let roots = Arc::new(tls::root_store(roots));
+        let tls = TlsConnector::from(Arc::new(client_config(Arc::clone(&roots), None, SessionMemory::EveryWebhook)?));
         let pool = Mutex::default();
-        Ok(Self { inner: Arc::new(Inner { policy, resolver, tls, connect_timeout, pool }) })
+        Ok(Self { inner: Arc::new(Inner { policy, resolver, roots, tls, connect_timeout, pool }) })
     }
 
     #[must_use]
@@ -135,11 +135,25 @@ impl Client {
         &self.inner.policy
     }
 
-    /// Whether an attempt would be let through to `destination` now, names resolved. A name that does not
-    /// resolve within [`VET_TIMEOUT`] passes: the next attempt will ask again.
-    pub async fn vet(&self, destination: &Destination) -> Result<(), DestinationError> {
+    /// Whether an attempt would be let through to the webhook now, names resolved: to its URL, its proxy and its token
+    /// endpoint. A name that does not resolve within [`VET_TIMEOUT`] passes: the next attempt will ask again.
+    pub async fn vet(&self, webhook: &Webhook) -> Result<(), VetError> {
+        let Webhook { destination, access, .. } = webhook;
+        let target = access.target(destination);
+        let refused = |field| move |error| VetError { field, error };
+        self.vet_target(target).await.map_err(refused(if target.delegates() { "proxy" } else { "url" }))?;
+        if let Some(proxy) = target.proxy() {
+            self.vet_target(Target::direct(&proxy.address)).await.map_err(refused("proxy"))?;
+        }
+        if let Some(endpoint) = access.token_endpoint() {
+            self.vet_target(access.target(endpoint)).await.map_err(refused("auth"))?;
+        }
+        Ok(())
+    }
+
+    async fn vet_target(&self, target: Target<'_>) -> Result<(), DestinationError> {
         let mut trace = Trace::default();
-        match timeout(VET_TIMEOUT, self.resolve(destination, &mut trace)).await {
+        match timeout(VET_TIMEOUT, self.resolve_target(target, &mut trace)).await {
             Ok(Err(End::Blocked { reason, .. })) => Err(DestinationError::Forbidden(reason)),
             _ => Ok(()),
         }
@@ -157,10 +171,21 @@ impl Client {
         max_body_bytes: usize,
         timeout: Duration,
     ) -> Result<Response<Bytes>, End> {
+        self.request_by(Target::direct(destination), request, max_body_bytes, timeout).await
+    }
+
+    /// [`Self::request`] by the way that `target` says.
+    pub(super) async fn request_by(
+        &self,
+        target: Target<'_>,
+        request: Request<Bytes>,
+        max_body_bytes: usize,
+        timeout: Duration,
+    ) -> Result<Response<Bytes>, End> {
         let mut trace = Trace::default();
-        let mut slot = self.checkout(destination);
+        let mut slot = self.checkout(target);
         let build = || Ok(request.clone().map(Full::new));
-        let exchange = self.exchange(&mut slot, destination, build, max_body_bytes, &mut trace);
+        let exchange = self.exchange(&mut slot, target, build, max_body_bytes, &mut trace);
         let cut_off = match timeout_at(Instant::now() + timeout, exchange).await {
             Ok(exchanged) => exchanged.map(|()| false)?,
             Err(_) => true,
@@ -178,12 +203,12 @@ impl Client {
 
     /// Resolves, checks and connects: a connection for as many requests as its user likes, one after the other.
     pub async fn connect(&self, destination: &Destination) -> Result<Connection, End> {
-        self.connect_traced(destination, &mut Trace::default()).await
+        self.connect_traced(Target::direct(destination), &mut Trace::default()).await
     }
 
-    /// An idle connection to `destination` from the pool, if there is one.
-    pub(super) fn checkout(&self, destination: &Destination) -> Option<Connection> {
-        self.inner.pool.lock().unwrap_or_else(PoisonError::into_inner).take(destination)
+    /// An idle connection to `target` from the pool, if there is one.
+    pub(super) fn checkout(&self, target: Target<'_>) -> Option<Connection> {
+        self.inner.pool.lock().unwrap_or_else(PoisonError::into_inner).take(target)
     }
 
     /// Keeps a connection for the next one who wants it.
@@ -201,20 +226,20 @@ impl Client {
     pub(super) async fn exchange(
         &self,
         slot: &mut Option<Connection>,
-        destination: &Destination,
+        target: Target<'_>,
         build: impl Fn() -> Result<Request<Full<Bytes>>, End>,
         max_body_bytes: usize,
         trace: &mut Trace,
     ) -> Result<(), End> {
-        let mut idle = self.confirm(slot.take(), destination, trace).await?;
+        let mut idle = self.confirm(slot.take(), target, trace).await?;
         loop {
             let reused = idle.is_some();
             let mut connection = match idle.take() {
                 Some(connection) => connection,
-                None => self.connect_traced(destination, trace).await?,
+                None => self.connect_traced(target, trace).await?,
             };
             let mut request = build()?;
-            request.headers_mut().insert(header::HOST, destination.authority().clone());
+            request.headers_mut().insert(header::HOST, target.destination.authority().clone());
             trace.phase = Phase::Answer;
             let sent_at = Instant::now();
             match connection.send(request).await {
@@ -236,25 +261,35 @@ impl Client {
         }
     }
 
-    /// The idle connection, if it may be used for `destination`: still open, and the host still has its address.
+    /// The idle connection, if it may be used for `target`: still open, and the host still has its address.
     async fn confirm(
         &self,
         idle: Option<Connection>,
-        destination: &Destination,
+        target: Target<'_>,
         trace: &mut Trace,
     ) -> Result<Option<Connection>, End> {
-        let Some(mut connection) = idle.filter(|connection| connection.serves(destination)) else { return Ok(None) };
+        let Some(mut connection) = idle.filter(|connection| connection.serves(target)) else { return Ok(None) };
         if !connection.is_usable() {
             return Ok(None);
         }
         if connection.confirmed_at.elapsed() > CONFIRM_AFTER {
-            let addresses = self.resolve(destination, trace).await?;
-            if !addresses.contains(&connection.address()) {
+            let addresses = self.resolve_target(target, trace).await?;
+            // Where a proxy resolves there is no address to compare.
+            if connection.address().is_some_and(|address| !addresses.contains(&address)) {
                 return Ok(None);
             }
             connection.confirmed_at = Instant::now();
         }
         Ok(Some(connection))
+    }
+
+    /// Every address of the target, none if its proxy resolves the name.
+    async fn resolve_target(&self, target: Target<'_>, trace: &mut Trace) -> Result<Vec<GuardedAddr>, End> {
+        if !target.delegates() {
+            return self.resolve(target.destination, trace).await;
+        }
+        self.inner.policy.check_delegated(target.destination).map_err(|error| blocked(error, None))?;
+        Ok(Vec::new())
     }
 
     /// Every address of the destination. All must be allowed: a name that also points inside is not half good.
@@ -271,7 +306,7 @@ impl Client {
         };
         let asked_at = Instant::now();
         let addresses = inner.resolver.resolve(name).await.map_err(End::Dns)?;
-        trace.timings.dns = Some(asked_at.elapsed());
+        *trace.timings.dns.get_or_insert_default() += asked_at.elapsed();
         if addresses.is_empty() {
             return Err(End::Dns(format!("{name} has no address")));
         }
@@ -279,73 +314,41 @@ impl Client {
         addresses.into_iter().map(check).collect::<Result<_, _>>().map_err(|error| blocked(error, Some(name)))
     }
 
-    async fn connect_traced(&self, destination: &Destination, trace: &mut Trace) -> Result<Connection, End> {
-        let addresses = self.resolve(destination, trace).await?;
-        trace.phase = Phase::Connect;
-        let began_at = Instant::now();
-        let (tcp, address) = connect_to_first(&addresses, self.inner.connect_timeout).await?;
-        self.check_connected(&tcp, destination)?;
-        trace.timings.connect = Some(began_at.elapsed());
-        let stream = if destination.is_tls() {
+    async fn connect_traced(&self, target: Target<'_>, trace: &mut Trace) -> Result<Connection, End> {
+        let dialled = match target.proxy() {
+            None => self.dial(target.destination, trace).await?,
+            // Boxed: the futures of those that have no proxy need not be as large.
+            Some(proxy) => Box::pin(self.dial_through(proxy, target, trace)).await?,
+        };
+        let stream = if target.destination.is_tls() {
             trace.phase = Phase::Tls;
-            let deadline = began_at + self.inner.connect_timeout;
             let began_at = Instant::now();
-            let handshake = self.inner.tls.connect(destination.server_name().clone(), tcp);
-            let stream = timeout_at(deadline, handshake)
+            let identity = target.route.and_then(|route| route.identity.as_ref());
+            let own = identity.map(|identity| identity.connector(&self.inner.roots)).transpose();
+            let own = own.map_err(|error| End::Tls(error.to_string()))?;
+            let connector = own.as_ref().unwrap_or(&self.inner.tls);
+            let handshake = connector.connect(target.destination.server_name().clone(), dialled.tcp);
+            let stream = timeout_at(dialled.deadline, handshake)
                 .await
                 .map_err(|_| Phase::Tls.timed_out(self.inner.connect_timeout))?
                 .map_err(|error| End::Tls(error.to_string()))?;
             trace.timings.tls = Some(began_at.elapsed());
             Stream::Tls(Box::new(stream))
         } else {
-            Stream::Plain(tcp)
+            Stream::Plain(dialled.tcp)
         };
-        Connection::start(stream, destination.clone(), address).await.map_err(|error| End::Connect(error.to_string()))
-    }
-
-    /// Refuses a connection that turns out to have reached this process.
-    fn check_connected(&self, tcp: &TcpStream, destination: &Destination) -> Result<(), End> {
-        let broken = |error: io::Error| End::Connect(error.to_string());
-        let (local, peer) = (tcp.local_addr().map_err(broken)?, tcp.peer_addr().map_err(broken)?);
-        let name = match destination.host() {
-            Host::Ip(_) => None,
-            Host::Domain(name) => Some(&**name),
-        };
-        self.inner.policy.check_connected(local, peer).map_err(|error| blocked(error, name))
+        let started = Connection::start(stream, target, dialled.address).await;
+        started.map_err(|error| End::Connect(error.to_string()))
     }
 }
 
-/// Tries the addresses in order, each for its share of the time that is left.
-async fn connect_to_first(addresses: &[GuardedAddr], limit: Duration) -> Result<(TcpStream, GuardedAddr), End> {
-    let deadline = Instant::now() + limit;
-    let mut last_error = End::Connect("the host has no address".to_owned());
-    let tried = addresses.len().min(MAX_ADDRESSES_TRIED);
-    for (index, address) in addresses.iter().take(tried).enumerate() {
-        let now = Instant::now();
-        let remaining = u32::try_from(tried - index).unwrap_or(u32::MAX);
-        let share = now + deadline.saturating_duration_since(now) / remaining;
-        last_error = match timeout_at(share, TcpStream::connect(address.get())).await {
-            Ok(Ok(tcp)) => {
-                // A request leaves in one piece; waiting for more would only delay it.
-                tcp.set_nodelay(true).map_err(|error| End::Connect(error.to_string()))?;
-                return Ok((tcp, *address));
-            }
-            Ok(Err(error)) => not_connected(&error),
-            Err(_) => Phase::Connect.timed_out(limit),
-        };
-    }
-    Err(last_error)
-}
-
-/// Why there is no connection: the receiver's doing, or this machine's want of descriptors, ports or memory.
-fn not_connected(error: &io::Error) -> End {
-    /// `EMFILE`, `ENFILE`, `EADDRNOTAVAIL`, `ENOBUFS` and `ENOMEM` of Linux.
-    const WANTS: [i32; 5] = [24, 23, 99, 105, 12];
-    if error.raw_os_error().is_some_and(|code| WANTS.contains(&code)) {
-        End::Local(error.to_string())
-    } else {
-        End::Connect(error.to_string())
-    }
+/// Why a webhook may not be registered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct VetError {
+    /// The field that names the forbidden destination: `url`, `proxy` or `auth`.
+    pub field: &'static str,
+    pub error: DestinationError,
 }
 
 /// `name`: what was resolved, if the user did not write the address; the address is then for admins only.
@@ -357,43 +360,5 @@ fn blocked(error: DestinationError, name: Option<&str>) -> End {
             reason: format!("{name} resolves to an address that may not be contacted"),
             detail: format!("{name}: {detail}"),
         },
-    }
-}
-
-fn tls_config(roots: Roots) -> Result<rustls::ClientConfig, rustls::Error> {
-    let mozilla = || webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect::<RootCertStore>();
-    let roots = match roots {
-        Roots::WebPki => mozilla(),
-        Roots::Custom(store) => store,
-        Roots::Native => {
-            let mut store = mozilla();
-            let native = rustls_native_certs::load_native_certs();
-            for error in native.errors {
-                tracing::warn!(%error, "some of the system's certificate authorities cannot be read");
-            }
-            store.add_parsable_certificates(native.certs);
-            store
-        }
-    };
-    // The provider is named here, so a program around this library need not install one.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_this_machine_lacks_does_not_speak_against_the_receiver() {
-        let exhausted = not_connected(&io::Error::from_raw_os_error(24));
-        let refused = not_connected(&io::Error::from_raw_os_error(111));
-        assert!(matches!(exhausted, End::Local(_)) && !exhausted.counts_as_failure(), "{exhausted:?}");
-        assert!(matches!(refused, End::Connect(_)) && refused.counts_as_failure(), "{refused:?}");
     }
 }

@@ -245,6 +245,9 @@ pub struct EgressPolicy {
     pub allow_all_private: bool,
     /// Addresses this process listens on; refused even where private networks are open.
     pub own_listeners: Vec<SocketAddr>,
+    /// Whether a webhook may leave it to its proxy to resolve the receiver's name. What is contacted is the
+    /// proxy's decision then: no address of the receiver is seen here.
+    pub allow_proxy_resolution: bool,
 }
 
 /// An address that the guard let through: the only thing the connector connects to.
@@ -284,22 +287,22 @@ impl EgressPolicy {
         check_port(destination.port)?;
         match &destination.host {
             Host::Ip(ip) => self.check(SocketAddr::new(*ip, destination.port)).map(|_| ()),
-            Host::Domain(name) => self.check_name(name),
+            Host::Domain(name) => check_name(name, self.allow_all_private || !self.allow_private.is_empty()),
         }
     }
 
-    fn check_name(&self, name: &str) -> Result<(), DestinationError> {
-        let bare = name.trim_end_matches('.');
-        let within = |zone: &str| bare.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        let opened = self.allow_all_private || !self.allow_private.is_empty();
-        if METADATA_NAMES.contains(&bare) {
-            return Err(DestinationError::Forbidden(format!("{name} is a cloud metadata service")));
+    /// Whether `destination` may be handed to a proxy that resolves it. No address is checked after this, so a
+    /// private name passes only where every private network is open.
+    pub fn check_delegated(&self, destination: &Destination) -> Result<(), DestinationError> {
+        if !self.allow_proxy_resolution {
+            let reason = "this server does not let a proxy resolve names (proxy.resolve must be \"here\")";
+            return Err(DestinationError::Forbidden(reason.to_owned()));
         }
-        // `internal` alone is no host of the zone (ICANN reserved `*.internal`), but it is no public name either.
-        if !opened && (within("localhost") || within("internal")) {
-            return Err(DestinationError::Forbidden(format!("{name} is a private name")));
+        self.check_destination(destination)?;
+        match &destination.host {
+            Host::Ip(_) => Ok(()),
+            Host::Domain(name) => check_name(name, self.allow_all_private),
         }
-        Ok(())
     }
 
     /// An IPv6 address that carries an IPv4 address is judged as both, so that it is never more permissive than either.
@@ -333,6 +336,20 @@ impl EgressPolicy {
                 && (own_ip == ip || here && (own_ip.is_unspecified() || own_ip.is_loopback() && ip.is_unspecified()))
         })
     }
+}
+
+/// `opened`: whether the name of a private zone may pass.
+fn check_name(name: &str, opened: bool) -> Result<(), DestinationError> {
+    let bare = name.trim_end_matches('.');
+    let within = |zone: &str| bare.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    if METADATA_NAMES.contains(&bare) {
+        return Err(DestinationError::Forbidden(format!("{name} is a cloud metadata service")));
+    }
+    // `internal` alone is no host of the zone (ICANN reserved `*.internal`), but it is no public name either.
+    if !opened && (within("localhost") || within("internal")) {
+        return Err(DestinationError::Forbidden(format!("{name} is a private name")));
+    }
+    Ok(())
 }
 
 fn check_port(port: u16) -> Result<(), DestinationError> {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::delivery::attempt::Message;
 use crate::event::Event;
 use crate::topic::Topic;
 
@@ -19,9 +20,8 @@ pub(super) fn id(deliveries: impl Iterator<Item = Uuid>) -> Uuid {
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// `{"events":[…],"id":…,"v":1}` of the events' bodies as they are. Its topic is theirs if they have one in common, and
-/// otherwise [`Topic::batch`].
-pub(super) fn event<'a>(id: &str, events: impl Iterator<Item = &'a Event> + Clone) -> Event {
+/// `{"events":[…],"id":…,"v":1}` of the events' bodies as they are; its topic is theirs if they have one in common.
+pub(super) fn message<'a>(id: &'a str, events: impl Iterator<Item = &'a Event> + Clone) -> Message<'a> {
     let bytes: usize = events.clone().map(|event| event.body().len() + 1).sum();
     let mut body = Vec::with_capacity(bytes + 64);
     body.extend_from_slice(b"{\"events\":[");
@@ -36,10 +36,8 @@ pub(super) fn event<'a>(id: &str, events: impl Iterator<Item = &'a Event> + Clon
     body.extend_from_slice(id.as_bytes());
     body.extend_from_slice(b"\",\"v\":1}");
     let mut topics = events.map(Event::topic);
-    let first = topics.next();
-    let common = first.filter(|first| topics.all(|topic| topic == *first));
-    let topic = common.cloned().unwrap_or_else(Topic::batch);
-    Event::from_stored(id.into(), topic, "".into(), Bytes::from(body))
+    let topic = topics.next().filter(|first| topics.all(|topic| topic == *first)).map(Topic::as_str);
+    Message { event_id: id, topic, body: Bytes::from(body), content_type: None }
 }
 
 #[cfg(test)]
@@ -55,15 +53,15 @@ mod tests {
     #[test]
     fn bodies_are_carried_as_they_are() {
         let events = [one("a", "order.paid"), one("b", "order.paid")];
-        let batch = event("1-2", events.iter());
+        let batch = message("1-2", events.iter());
         let expected = concat!(
             r#"{"events":[{"id":"a","payload":{"n":1.50},"topic":"order.paid","ts":"now","type":"","v":1},"#,
             r#"{"id":"b","payload":{"n":1.50},"topic":"order.paid","ts":"now","type":"","v":1}],"id":"1-2","v":1}"#
         );
-        assert_eq!(batch.body(), expected.as_bytes());
-        assert_eq!((batch.id(), batch.topic().as_str()), ("1-2", "order.paid"));
+        assert_eq!(batch.body, expected.as_bytes());
+        assert_eq!((batch.event_id, batch.topic), ("1-2", Some("order.paid")));
         let mixed = [one("a", "order.paid"), one("b", "order.sent")];
-        assert_eq!(event("1", mixed.iter()).topic(), &Topic::batch());
+        assert_eq!(message("1", mixed.iter()).topic, None);
     }
 
     #[test]

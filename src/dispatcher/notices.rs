@@ -58,13 +58,13 @@ impl Notice {
         settings: &Arc<LaneSettings>,
         key: DeliveryKey,
         queued: &Queued,
+        attempts: u32,
         status_code: Option<u16>,
         error: &str,
         at: UnixMicros,
     ) -> Self {
         let event = Arc::clone(&queued.event.live);
         let is_quiet = is_operational(&event.event);
-        let attempts = queued.attempts.saturating_add(1);
         let news = News::Dead(DeadDelivery { key, event, attempts, status_code });
         Self::health(settings, key.webhook, news, error, is_quiet, at)
     }

@@ -16,10 +16,11 @@ use super::notices::{News, Notice, is_operational};
 use super::settler::Message;
 use super::{Shared, batch};
 use crate::clock::{Clock, UnixMicros};
-use crate::delivery::attempt::attempt;
+use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
 use crate::delivery::retry::{self, Next, Rules};
 use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
+use crate::shape::RenderError;
 use crate::store::{AttemptRecord, DeliveryKey, MAX_KEPT_SUCCESS_RESPONSE_BYTES, Settlement};
 
 /// How long an idle worker keeps its connection.
@@ -98,7 +99,17 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
         }
         hold.job.push(job.queued.clone());
         hold.job.extend_from_slice(&job.more);
-        let outcome = attempt_once(&shared, &lane, &job, &mut connection).await;
+        let outcome = match attempt_once(&shared, &lane, &job, &mut connection).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                shared.carry_out(&lane, lane.not_attempted(shared.clock.now()));
+                if shared.outcomes.send(unshaped(&shared, &lane, &job, &error)).await.is_err() {
+                    return;
+                }
+                hold.job.clear();
+                continue;
+            }
+        };
         let ended = Ended::new(&shared, &lane, &job.settings, outcome);
         let first = ended.settle(&job.queued);
         book(&shared, &lane, &ended, first.error(), &job.queued).await;
@@ -167,19 +178,41 @@ impl Drop for Hold<'_> {
 }
 
 /// Makes one attempt for all deliveries of a job.
-async fn attempt_once(shared: &Shared, lane: &Lane, job: &Job, connection: &mut Option<Connection>) -> Outcome {
+async fn attempt_once(
+    shared: &Shared,
+    lane: &Lane,
+    job: &Job,
+    connection: &mut Option<Connection>,
+) -> Result<Outcome, RenderError> {
     let ids = shared.store.delivery_ids();
     let id_of = |queued: &Queued| ids.encode(DeliveryKey { event: queued.seq(), webhook: lane.seq });
     let mut buffer = [0; Hyphenated::LENGTH];
     let (receiver, client, clock) = (&job.settings.receiver, &shared.client, &*shared.wall);
-    if job.more.is_empty() && job.settings.policy.batch.is_none() {
-        let webhook_id = id_of(&job.queued).hyphenated().encode_lower(&mut buffer);
-        return attempt(client, connection, receiver, &job.queued.event.live.event, webhook_id, clock).await;
+    let policy = &job.settings.policy;
+    if policy.batch.is_none() {
+        let (id, event) = (id_of(&job.queued), &job.queued.event.live);
+        let webhook_id = id.hyphenated().encode_lower(&mut buffer);
+        if policy.shape.is_decnet() {
+            let message = attempt::Message::of(&event.event);
+            return Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await);
+        }
+        let shaped = shared.shaping.shape(&job.settings, event, id, clock.now()).await?;
+        return Ok(attempt(client, connection, receiver, &shaped.message(), webhook_id, clock).await);
     }
     let members = || std::iter::once(&job.queued).chain(&job.more);
     let webhook_id = batch::id(members().map(id_of)).hyphenated().encode_lower(&mut buffer);
-    let batch = batch::event(webhook_id, members().map(|queued| &queued.event.live.event));
-    attempt(client, connection, receiver, &batch, webhook_id, clock).await
+    let message = batch::message(webhook_id, members().map(|queued| &queued.event.live.event));
+    Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await)
+}
+
+/// An event that has no body in the webhook's shape ends its delivery, and speaks neither for nor against the receiver.
+fn unshaped(shared: &Shared, lane: &Arc<Lane>, job: &Job, error: &RenderError) -> Message {
+    let (at, error) = (shared.clock.now(), error.to_string());
+    let key = DeliveryKey { event: job.queued.seq(), webhook: lane.seq };
+    let notice = Notice::dead(&job.settings, key, &job.queued, job.queued.attempts, None, &error, at);
+    let round_attempts = job.queued.round_attempts;
+    let settlement = Settlement { key, attempt: None, round_attempts, transition: Transition::dead(error), at };
+    Message::ended(lane, settlement, Some(notice))
 }
 
 /// What an attempt came to, for each delivery that it was made for.
@@ -212,9 +245,10 @@ impl<'a> Ended<'a> {
             Next::Dead { error } => (Transition::dead(error.clone()), Some(error)),
         };
         let key = DeliveryKey { event: queued.seq(), webhook: self.lane.seq };
+        let attempts = queued.attempts.saturating_add(1);
         let notice = (transition.state() == DeliveryState::Dead).then(|| {
             let error = error.as_deref().unwrap_or_default();
-            Notice::dead(settings, key, queued, outcome.status_code(), error, *now)
+            Notice::dead(settings, key, queued, attempts, outcome.status_code(), error, *now)
         });
         let settlement = Settlement {
             key,
@@ -222,7 +256,7 @@ impl<'a> Ended<'a> {
             transition,
             at: *now,
             attempt: Some(AttemptRecord {
-                number: queued.attempts.saturating_add(1),
+                number: attempts,
                 started_at: outcome.started_at,
                 duration_us: i64::try_from(outcome.duration.as_micros()).unwrap_or(i64::MAX),
                 status_code: outcome.status_code(),

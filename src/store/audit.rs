@@ -20,6 +20,8 @@ pub struct Act {
     pub address: Option<IpAddr>,
     /// Names of the settings that the caller gave.
     pub fields: Vec<String>,
+    /// What it is called in the log, where the change itself would give it a name that says less.
+    pub action: Option<&'static str>,
 }
 
 impl Act {
@@ -33,7 +35,7 @@ impl Act {
 /// This program on its own account.
 impl From<TenantSeq> for Act {
     fn from(tenant: TenantSeq) -> Self {
-        Self { tenant, actor: None, address: None, fields: Vec::new() }
+        Self { tenant, actor: None, address: None, fields: Vec::new(), action: None }
     }
 }
 

@@ -17,11 +17,14 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::OpenError;
 use super::sqlite::DATABASE_FILE;
 use crate::webhook::TenantSeq;
 
 /// The key file in the data folder.
 pub const MASTER_KEY_FILE: &str = "master.key";
+/// The key that is about to replace it, while the master key is being changed.
+pub(super) const NEW_MASTER_KEY_FILE: &str = "master.key.new";
 /// A key file is 65 bytes long; more than this is none.
 const MAX_KEY_FILE_BYTES: u64 = 1_024;
 const FORMAT: u8 = 1;
@@ -43,6 +46,9 @@ pub enum MasterKeyError {
     Permissions { path: String, mode: u32 },
     #[error("{path} is missing, but there is a database: restore the key file that belongs to it")]
     Missing { path: String },
+    /// A change of the master key was cut off, and cannot be finished now.
+    #[error(transparent)]
+    Unfinished(#[from] OpenError),
 }
 
 impl MasterKey {
@@ -65,21 +71,31 @@ impl MasterKey {
     }
 
     /// The key in `folder`, made on the first call. A key file that others can read is refused, and so is
-    /// a folder that has a database but no key.
+    /// a folder that has a database but no key. Finishes a change of the key that was cut off.
     pub fn load_or_create(folder: &Path) -> Result<Self, MasterKeyError> {
+        super::sqlite::finish_key_change(folder)?;
         let path = folder.join(MASTER_KEY_FILE);
         let shown = path.display().to_string();
         let in_file = |error| MasterKeyError::File { path: shown.clone(), error };
-        match File::open(&path) {
-            Ok(file) => load(file, &shown),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(in_file(error)),
-            Err(_) if folder.join(DATABASE_FILE).exists() => Err(MasterKeyError::Missing { path: shown }),
-            Err(_) => {
+        match Self::load(&path)? {
+            Some(key) => Ok(key),
+            None if folder.join(DATABASE_FILE).exists() => Err(MasterKeyError::Missing { path: shown }),
+            None => {
                 super::sqlite::create_folder(folder).map_err(in_file)?;
                 let key = Self::generate().map_err(in_file)?;
-                key.save(folder, &path).map_err(in_file)?;
+                key.save(&path).map_err(in_file)?;
                 Ok(key)
             }
+        }
+    }
+
+    /// The key in the file `path`; `None`: there is no such file.
+    pub(super) fn load(path: &Path) -> Result<Option<Self>, MasterKeyError> {
+        let shown = path.display().to_string();
+        match File::open(path) {
+            Ok(file) => load(file, &shown).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(MasterKeyError::File { path: shown, error }),
         }
     }
 
@@ -90,7 +106,8 @@ impl MasterKey {
 
     /// Writes the whole file under another name first, so that no crash leaves half a key. Never
     /// overwrites a key.
-    fn save(&self, folder: &Path, path: &Path) -> io::Result<()> {
+    pub(super) fn save(&self, path: &Path) -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
         file.write_all(to_hex(self.expose()).as_bytes())?;
@@ -166,6 +183,15 @@ pub struct CannotOpen;
 #[error("a secret cannot be sealed")]
 pub struct CannotSeal;
 
+/// Why a text was not sealed under another master key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResealError {
+    #[error(transparent)]
+    Open(#[from] CannotOpen),
+    #[error(transparent)]
+    Seal(#[from] CannotSeal),
+}
+
 impl Sealer {
     pub fn new(master_key: &MasterKey) -> Result<Self, CannotSeal> {
         let hash = Sha256::new().chain_update(b"postrider master key id").chain_update(master_key.expose()).finalize();
@@ -181,6 +207,11 @@ impl Sealer {
         sealed.extend_from_slice(text);
         let nonce = self.key.seal_in_place_append_tag(belonging.aad(), &mut sealed).map_err(|_| CannotSeal)?;
         Ok([&[FORMAT], &self.key_id[..], nonce.as_ref(), &sealed].concat())
+    }
+
+    /// What another sealer has sealed, sealed by this one.
+    pub fn reseal(&self, other: &Self, sealed: &[u8], belonging: &Belonging<'_>) -> Result<Vec<u8>, ResealError> {
+        Ok(self.seal(&other.open(sealed, belonging)?, belonging)?)
     }
 
     pub fn open(&self, sealed: &[u8], belonging: &Belonging<'_>) -> Result<Zeroizing<Vec<u8>>, CannotOpen> {

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::policy::{RawBatching, RawRateLimit};
+use crate::delivery::access::{RawAccess, RawAuth, RawClientCertificate, RawProxy, SecretText};
+use crate::shape::ShapeInput;
 
 /// Settings of a webhook: whole to create one, in part to change one. `null` is like not given, but where it is said
 /// to be a value.
@@ -44,7 +47,7 @@ pub struct WebhookPatch {
     #[serde(skip_serializing)]
     #[schema(pattern = "^whsec_[A-Za-z0-9+/]+=*$", write_only)]
     pub standard_secret: Option<String>,
-    /// `decnet`, `standard`, or both, which is the default.
+    /// Of `decnet`, `standard` and `ed25519`; the first two by default. For the third a key pair is made if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1)]
     pub signatures: Option<Vec<String>>,
@@ -85,10 +88,76 @@ pub struct WebhookPatch {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 365, value_type = Option<u32>)]
     pub disable_after_days: Option<Option<u32>>,
+    /// An event pattern over the whole event, in the syntax of Amazon EventBridge (docs/filters.md), as in
+    /// `{"payload": {"score": [{"numeric": [">=", 7]}]}}`; others are skipped. `null`: all events of the topics.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub filter: Option<Option<Box<RawValue>>>,
+    /// What the receiver gets (docs/shapes.md): the name of a built-in shape, as `"slack"`, or a template,
+    /// `{"template": "…", "content_type": "application/json"}`. `null`: `decnet`, the event as it is.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub shape: Option<Option<ShapeInput>>,
+    /// Headers beside those that Postrider sets, by name; they replace those before. Values of headers that carry
+    /// credentials are not shown again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    pub headers: Option<BTreeMap<String, SecretText>>,
+    /// `null`: what the shape says, which is `application/json` by default.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub content_type: Option<Option<String>>,
+    /// How requests are authorised: `{"type": "basic", "username", "password"}`, `{"type": "bearer", "token"}` or
+    /// `{"type": "oauth2", "token_url", "client_id", "client_secret", "scopes"}`; `null`: not at all.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, write_only)]
+    pub auth: Option<Option<RawAuth>>,
+    /// Certificate authorities in PEM, trusted for this webhook beside the server's.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub ca: Option<Option<String>>,
+    /// Mutual TLS: `{"certificate", "key"}` in PEM.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, write_only)]
+    pub client_certificate: Option<Option<RawClientCertificate>>,
+    /// `{"url": "http://…" or "socks5://…", "resolve": "here" or "proxy"}`; `here`, the default, keeps the guard over addresses.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, write_only)]
+    pub proxy: Option<Option<RawProxy>>,
 }
 
 /// Called where the field is given.
 #[expect(clippy::option_option, reason = "as the fields have it")]
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
+}
+
+impl WebhookPatch {
+    /// `access` with what this names over it; `None`: it names nothing of it.
+    pub(super) fn access_over(&self, access: &RawAccess) -> Option<RawAccess> {
+        let mut changed = access.clone();
+        let mut is_named = false;
+        let mut set = |is_given: bool| is_named |= is_given;
+        set(self.headers.as_ref().map(|headers| changed.headers.clone_from(headers)).is_some());
+        set(self.content_type.as_ref().map(|given| changed.content_type.clone_from(given)).is_some());
+        set(self.auth.as_ref().map(|given| changed.auth.clone_from(given)).is_some());
+        set(self.ca.as_ref().map(|given| changed.ca.clone_from(given)).is_some());
+        set(self.client_certificate.as_ref().map(|given| changed.client_certificate.clone_from(given)).is_some());
+        set(self.proxy.as_ref().map(|given| changed.proxy.clone_from(given)).is_some());
+        is_named.then_some(changed)
+    }
+
+    /// This patch, which also brings `access` back when it is put over the default.
+    pub(super) fn with_access(self, access: &RawAccess) -> Self {
+        let RawAccess { headers, content_type, auth, ca, client_certificate, proxy } = access.clone();
+        Self {
+            headers: (!headers.is_empty()).then_some(headers),
+            content_type: content_type.map(Some),
+            auth: auth.map(Some),
+            ca: ca.map(Some),
+            client_certificate: client_certificate.map(Some),
+            proxy: proxy.map(Some),
+            ..self
+        }
+    }
 }

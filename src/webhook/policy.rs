@@ -8,6 +8,8 @@ use utoipa::ToSchema;
 
 use super::patch::WebhookPatch;
 use crate::event::{MAX_BATCH_EVENTS, MAX_EVENT_BYTES};
+use crate::filter::Filter;
+use crate::shape::Shape;
 
 /// The most statuses in `retry_on`.
 pub const MAX_RETRY_ON: usize = 64;
@@ -43,6 +45,10 @@ pub struct Policy {
     pub batch: Option<Batching>,
     pub metadata: BTreeMap<String, String>,
     pub disable_after_days: Option<u32>,
+    /// Events of the webhook's topics that it does not want are skipped.
+    pub filter: Option<Filter>,
+    /// What the receiver gets instead of the canonical body.
+    pub shape: Shape,
 }
 
 /// At most `burst + per_s × t` attempts begin within any time `t`.
@@ -133,6 +139,24 @@ impl Policy {
             }
             self.disable_after_days = days;
         }
+        if let Some(filter) = &patch.filter {
+            self.filter = filter.as_ref().and_then(|json| match Filter::parse(json.get()) {
+                Ok(filter) => Some(filter),
+                Err(error) => {
+                    wrong.add("filter", error.to_string());
+                    None
+                }
+            });
+        }
+        if let Some(shape) = &patch.shape {
+            match shape.as_ref().map_or_else(|| Ok(Shape::default()), Shape::parse) {
+                Ok(shape) => self.shape = shape,
+                Err(error) => wrong.add("shape", error.to_string()),
+            }
+        }
+        if self.batch.is_some() && !self.shape.is_decnet() {
+            wrong.add("batch", "goes with the shape `decnet` only: a batch is a list of events as they are".to_owned());
+        }
         wrong.0
     }
 
@@ -146,6 +170,8 @@ impl Policy {
             batch: self.batch.map(|batch| Some(batch.to_raw())),
             metadata: (self.metadata != default.metadata).then(|| self.metadata.clone()),
             disable_after_days: self.disable_after_days.map(Some),
+            shape: (self.shape != default.shape).then(|| Some(self.shape.raw())),
+            filter: self.filter.as_ref().map(|filter| filter.to_raw_value().ok()),
             ..WebhookPatch::default()
         }
     }
@@ -259,7 +285,8 @@ mod tests {
     fn a_policy_comes_back_from_its_patch() {
         let patch = r#"{"retry_on": [425, 408, 408], "rate_limit": {"per_s": 0.5, "burst": 3}, "ordered": true,
             "batch": {"max_events": 10, "max_wait_ms": 250, "max_bytes": 2048}, "metadata": {"team": "soc"},
-            "disable_after_days": 5}"#;
+            "disable_after_days": 5, "filter": {"payload": {"score": [{"numeric": [">", 5]}]}},
+            "shape": "decnet"}"#;
         let mut policy = Policy::default();
         assert!(policy.apply(&serde_json::from_str(patch).unwrap()).is_empty());
         assert_eq!(policy.retry_on, [408, 425]);
@@ -270,7 +297,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&Policy::default().to_patch()).unwrap(), "{}");
         // null takes a setting back.
         let nothing = r#"{"retry_on": [], "rate_limit": null, "ordered": false, "batch": null, "metadata": {},
-            "disable_after_days": null}"#;
+            "disable_after_days": null, "filter": null}"#;
         assert!(again.apply(&serde_json::from_str(nothing).unwrap()).is_empty());
         assert_eq!(again, Policy::default());
     }
@@ -287,6 +314,11 @@ mod tests {
             (r#"{"batch": {"max_events": 2, "max_wait_ms": 60001}}"#, "batch.max_wait_ms"),
             (r#"{"batch": {"max_events": 2, "max_wait_ms": 5, "max_bytes": 9}}"#, "batch.max_bytes"),
             (r#"{"disable_after_days": 366}"#, "disable_after_days: is 366"),
+            (r#"{"filter": {"payload": {"score": [{"numeric": [">"]}]}}}"#, "filter: line 1 column"),
+            (r#"{"shape": "slak"}"#, "there is no shape \"slak\""),
+            (r#"{"shape": {"template": "a\n{{ event.id"}}"#, "shape: the template does not parse: line 2"),
+            (r#"{"shape": "slack", "batch": {"max_events": 2, "max_wait_ms": 5}}"#, "batch: goes with the shape"),
+            (r#"{"filter": []}"#, "filter: line 1 column 1"),
             (r#"{"metadata": {"": "x"}}"#, "must have 1 to 64"),
             (r#"{"metadata": {"a": "x\u0000"}}"#, "control characters"),
         ];

@@ -8,6 +8,7 @@ use super::patch::WebhookPatch;
 use super::policy::{Policy, PolicyError};
 use super::{DEFAULT_TIMEOUT, TIMEOUT_S, TenantSeq, Webhook, WebhookSeq};
 use crate::clock::UnixMicros;
+use crate::delivery::access::{Access, AccessError};
 use crate::delivery::guard::{Destination, DestinationError};
 use crate::delivery::retry::{Schedule, ScheduleError};
 use crate::signing::{KeyError, Scheme, Secret, SigningKeys, StandardKey};
@@ -100,6 +101,12 @@ pub enum WebhookError {
     Schedule(#[from] ScheduleError),
 }
 
+impl From<AccessError> for WebhookError {
+    fn from(AccessError { field, reason }: AccessError) -> Self {
+        Self::Field { field, reason }
+    }
+}
+
 impl WebhookError {
     /// The field's name in the API.
     #[must_use]
@@ -140,10 +147,10 @@ impl WebhookSettings {
         }
         let mut checked = Checked { errors };
         let url = patch.url.as_deref().and_then(|url| checked.ok(Destination::parse(url)));
-        let keys = SigningKeys {
-            decnet: checked.secret(patch.secret.as_deref()).unwrap_or_else(Secret::generate),
-            standard: checked.standard_secret(patch.standard_secret.as_deref()).unwrap_or_else(StandardKey::generate),
-        };
+        let keys = SigningKeys::new(
+            checked.secret(patch.secret.as_deref()).unwrap_or_else(Secret::generate),
+            checked.standard_secret(patch.standard_secret.as_deref()).unwrap_or_else(StandardKey::generate),
+        );
         let Some(destination) = url else { return Err(checked.errors) };
         let blank = Self {
             name: String::new(),
@@ -153,6 +160,7 @@ impl WebhookSettings {
                 keys,
                 signatures: vec![Scheme::Decnet, Scheme::Standard],
                 timeout: DEFAULT_TIMEOUT,
+                access: Access::default(),
             },
             topic_patterns: Vec::new(),
             enabled: true,
@@ -166,7 +174,7 @@ impl WebhookSettings {
     /// What of these settings a store keeps as one text, so that [`WebhookSettings::patched`] brings it back.
     #[must_use]
     pub fn policy_patch(&self) -> WebhookPatch {
-        self.policy.to_patch()
+        self.policy.to_patch().with_access(self.receiver.access.raw())
     }
 
     /// These settings with `patch` over them; all that is wrong with it, if anything is.
@@ -223,6 +231,9 @@ impl Checked {
         }
         if let Some(names) = &patch.signatures {
             settings.receiver.signatures = self.signatures(names);
+            if settings.receiver.signatures.contains(&Scheme::Ed25519) {
+                settings.receiver.keys.need_ed25519();
+            }
         }
         if let Some(enabled) = patch.enabled {
             settings.enabled = enabled;
@@ -237,6 +248,12 @@ impl Checked {
         }
         if let Some(schedule) = &patch.retry_schedule {
             settings.retry_schedule = schedule.as_deref().and_then(|seconds| self.ok(Schedule::from_seconds(seconds)));
+        }
+        if let Some(access) = patch.access_over(settings.receiver.access.raw()) {
+            match Access::new(access) {
+                Ok(access) => settings.receiver.access = access,
+                Err(errors) => self.errors.extend(errors.into_iter().map(WebhookError::from)),
+            }
         }
         let wrong = settings.policy.apply(&patch);
         self.errors
@@ -299,10 +316,9 @@ impl Checked {
     fn signatures(&mut self, names: &[String]) -> Vec<Scheme> {
         let mut schemes = Vec::new();
         for name in names {
-            match name.as_str() {
-                "decnet" => schemes.push(Scheme::Decnet),
-                "standard" => schemes.push(Scheme::Standard),
-                other => self.field("signatures", format!("{other:?} is neither \"decnet\" nor \"standard\"")),
+            match name.parse::<Scheme>() {
+                Ok(scheme) => schemes.push(scheme),
+                Err(error) => self.field("signatures", error.to_string()),
             }
         }
         schemes.sort_unstable();

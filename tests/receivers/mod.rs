@@ -16,7 +16,7 @@ use postrider::clock::{Clock, SystemClock};
 use postrider::delivery::client::{Client, ClientOptions, Roots};
 use postrider::delivery::guard::{EgressPolicy, Resolve, SharedResolver};
 use postrider::event::Event;
-use postrider::signing::{Secret, SigningKeys, StandardKey};
+use postrider::signing::SigningKeys;
 use postrider::webhook::Webhook;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -131,7 +131,7 @@ pub fn client_asking(roots: Roots, resolver: SharedResolver) -> Client {
 
 /// A webhook with fresh keys that signs both ways.
 pub fn webhook(url: &str, timeout: Duration) -> Webhook {
-    let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+    let keys = SigningKeys::generate();
     Webhook { timeout, ..Webhook::new(url, keys).unwrap() }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use postrider::clock::UnixMicros;
 use postrider::delivery::{DeliveryState, Transition};
 use postrider::event::Event;
-use postrider::signing::{Secret, SigningKeys, StandardKey};
+use postrider::signing::SigningKeys;
 use postrider::store::{
     Accepted, AttemptRecord, DeliveryKey, Disposition, Due, EventSeq, NewEvent, Owed, Page, Portion, SettleBatch,
     Settlement, Store, StoredDelivery, TenantPatch,
@@ -22,7 +22,7 @@ pub(crate) fn at(seconds: i64) -> UnixMicros {
 }
 
 pub(crate) fn settings(name: &str) -> WebhookSettings {
-    let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+    let keys = SigningKeys::generate();
     WebhookSettings {
         name: name.to_owned(),
         description: String::new(),

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 use crate::delivery::End;
+use crate::delivery::access::{RouteId, Target};
 use crate::delivery::guard::{Destination, GuardedAddr};
 
 /// How much a receiver may send before its final status line and headers are complete, in bytes;
@@ -34,14 +35,15 @@ pub const CONFIRM_AFTER: Duration = Duration::from_secs(1);
 
 type Driver = http1::Connection<TokioIo<Metered>, Full<Bytes>>;
 
-/// One HTTP/1.1 connection to one guarded address for one scheme, host and port.
+/// One HTTP/1.1 connection for one scheme, host and port: to one guarded address, directly or through a proxy.
 pub struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
     driver: Driver,
     driver_ended: bool,
     meter: Arc<Meter>,
     destination: Destination,
-    address: GuardedAddr,
+    route: Option<RouteId>,
+    address: Option<GuardedAddr>,
     opened_at: Instant,
     used_at: Instant,
     pub(super) confirmed_at: Instant,
@@ -59,11 +61,11 @@ pub enum BodyEnd {
 }
 
 impl Connection {
-    /// HTTP/1.1 on a stream that was just made to `address` for `destination`.
+    /// HTTP/1.1 on a stream that was just made to `address` for `target`; no address if a proxy resolved the name.
     pub(super) async fn start(
         stream: Stream,
-        destination: Destination,
-        address: GuardedAddr,
+        target: Target<'_>,
+        address: Option<GuardedAddr>,
     ) -> Result<Self, hyper::Error> {
         let meter = Arc::new(Meter::default());
         let io = TokioIo::new(Metered { stream, meter: Arc::clone(&meter) });
@@ -74,7 +76,8 @@ impl Connection {
             driver,
             driver_ended: false,
             meter,
-            destination,
+            destination: target.destination.clone(),
+            route: target.route_id(),
             address,
             opened_at: now,
             used_at: now,
@@ -126,17 +129,21 @@ impl Connection {
         !self.driver_ended && self.sender.is_ready()
     }
 
-    /// Whether this connection's scheme, host and port are those of `destination`.
-    #[must_use]
-    pub fn serves(&self, destination: &Destination) -> bool {
-        self.destination.same_origin(destination)
+    /// Whether this connection's scheme, host and port are those of `target`, and it was made in the same way:
+    /// through the same proxy, with the same authorities and the same client certificate.
+    pub(super) fn serves(&self, target: Target<'_>) -> bool {
+        self.route == target.route_id() && self.destination.same_origin(target.destination)
     }
 
     pub(super) fn destination(&self) -> &Destination {
         &self.destination
     }
 
-    pub(super) fn address(&self) -> GuardedAddr {
+    pub(super) fn route(&self) -> Option<RouteId> {
+        self.route
+    }
+
+    pub(super) fn address(&self) -> Option<GuardedAddr> {
         self.address
     }
 

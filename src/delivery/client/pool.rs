@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::Connection;
+use crate::delivery::access::{RouteId, Target};
 use crate::delivery::guard::{Destination, Host};
 
 /// The most idle connections to one origin.
@@ -11,9 +12,10 @@ const MAX_IDLE_PER_ORIGIN: usize = 8;
 /// The most idle connections altogether.
 const MAX_IDLE_TOTAL: usize = 256;
 
-/// What a connection was made for. Its address is checked against the host's present ones when it is
+/// What a connection was made for, and how: one that was made with a client certificate or through a proxy is not
+/// for those who have another or none. Its address is checked against the host's present ones when it is
 /// used again, so that a connection never outlives a name's move.
-type Origin = (bool, Host, u16);
+type Origin = (bool, Host, u16, Option<RouteId>);
 
 #[derive(Default)]
 pub(super) struct Pool {
@@ -21,14 +23,14 @@ pub(super) struct Pool {
     count: usize,
 }
 
-fn origin(destination: &Destination) -> Origin {
-    (destination.is_tls(), destination.host().clone(), destination.port())
+fn origin(destination: &Destination, route: Option<RouteId>) -> Origin {
+    (destination.is_tls(), destination.host().clone(), destination.port(), route)
 }
 
 impl Pool {
-    /// The connection to the destination that was used last.
-    pub(super) fn take(&mut self, destination: &Destination) -> Option<Connection> {
-        let connection = self.idle.get_mut(&origin(destination))?.pop()?;
+    /// The connection to the target that was used last.
+    pub(super) fn take(&mut self, target: Target<'_>) -> Option<Connection> {
+        let connection = self.idle.get_mut(&origin(target.destination, target.route_id()))?.pop()?;
         self.count -= 1;
         Some(connection)
     }
@@ -45,7 +47,7 @@ impl Pool {
         if self.count >= MAX_IDLE_TOTAL {
             return;
         }
-        let connections = self.idle.entry(origin(connection.destination())).or_default();
+        let connections = self.idle.entry(origin(connection.destination(), connection.route())).or_default();
         if connections.len() < MAX_IDLE_PER_ORIGIN {
             connections.push(connection);
             self.count += 1;

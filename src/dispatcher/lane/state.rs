@@ -30,6 +30,8 @@ pub(crate) struct LaneSettings {
     pub(in crate::dispatcher) version: i64,
     pub(crate) uuid: Uuid,
     pub(crate) tenant: TenantSeq,
+    /// As templates show it.
+    pub(crate) tenant_name: String,
     pub(crate) name: String,
     pub(crate) receiver: Webhook,
     pub(in crate::dispatcher) schedule: Schedule,
@@ -131,12 +133,13 @@ impl Todo {
 }
 
 impl LaneSettings {
-    pub(super) fn new(record: &WebhookRecord, default_schedule: &Schedule) -> Arc<Self> {
+    pub(in crate::dispatcher) fn new(record: &WebhookRecord, default_schedule: &Schedule) -> Arc<Self> {
         let settings = &record.settings;
         Arc::new(Self {
             version: record.version,
             uuid: record.uuid,
             tenant: record.tenant,
+            tenant_name: String::new(),
             name: settings.name.clone(),
             receiver: settings.receiver.clone(),
             schedule: settings.retry_schedule.clone().unwrap_or_else(|| default_schedule.clone()),

@@ -27,7 +27,7 @@ impl Commit<'_> {
             deed.tenant,
             actor.token,
             &actor.name,
-            deed.action,
+            act.action.unwrap_or(deed.action),
             &deed.target,
             &deed.target_name,
             act.fields.join(" "),

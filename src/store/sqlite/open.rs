@@ -55,12 +55,12 @@ const CACHED_STATEMENTS: usize = 96;
 /// Keys of the table `meta`.
 pub(super) const ID_HASH_KEY: &str = "id_hash_key";
 pub(super) const DELIVERY_ID_KEY: &str = "delivery_id_key";
-const MASTER_KEY_CHECK: &str = "master_key_check";
-const MASTER_KEY_CHECK_TEXT: &[u8] = b"postrider";
+pub(super) const MASTER_KEY_CHECK: &str = "master_key_check";
+pub(super) const MASTER_KEY_CHECK_TEXT: &[u8] = b"postrider";
 
 /// A data folder, locked until this is dropped.
 pub(super) struct Folder {
-    database: PathBuf,
+    pub(super) database: PathBuf,
     _lock: File,
 }
 
@@ -134,16 +134,18 @@ impl Folder {
         if let Some(reason) = damage(&mut connection).map_err(|error| self.failed(error))? {
             return Err(self.corrupt(&reason));
         }
-        let check = read_meta(&connection, MASTER_KEY_CHECK).map_err(|error| self.failed(error))?;
+        if self.fits(&connection, sealer)? { Ok(()) } else { Err(OpenError::WrongMasterKey { path: self.shown() }) }
+    }
+
+    /// Whether `sealer` has the master key of the database.
+    pub(super) fn fits(&self, connection: &Connection, sealer: &Sealer) -> Result<bool, OpenError> {
+        let check = read_meta(connection, MASTER_KEY_CHECK).map_err(|error| self.failed(error))?;
         let check = check.ok_or_else(|| self.corrupt("the check value of the master key is missing"))?;
-        match sealer.open(&check, &master_key_check()) {
-            Ok(text) if text.as_slice() == MASTER_KEY_CHECK_TEXT => Ok(()),
-            _ => Err(OpenError::WrongMasterKey { path: self.shown() }),
-        }
+        Ok(sealer.open(&check, &master_key_check()).is_ok_and(|text| text.as_slice() == MASTER_KEY_CHECK_TEXT))
     }
 
     /// Tells another program's file, and ours from a newer program, without SQLite.
-    fn inspect_header(&self) -> Result<(), OpenError> {
+    pub(super) fn inspect_header(&self) -> Result<(), OpenError> {
         let mut header = [0; HEADER_BYTES];
         let mut file = File::open(&self.database).map_err(at(&self.database))?;
         let length = file.seek(SeekFrom::End(0)).map_err(at(&self.database))?;
@@ -164,7 +166,7 @@ impl Folder {
 
     /// Without a log, `immutable` keeps SQLite from making one (the lock keeps others away); with a log, a
     /// read-only connection reads through it and leaves both files alone.
-    fn open_unchanging(&self) -> rusqlite::Result<Connection> {
+    pub(super) fn open_unchanging(&self) -> rusqlite::Result<Connection> {
         let flags = flags(OpenFlags::SQLITE_OPEN_READ_ONLY);
         if self.log_length() > 0 {
             return Connection::open_with_flags(&self.database, flags);
@@ -237,7 +239,7 @@ impl Folder {
     }
 }
 
-fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + use<> {
+pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + use<> {
     let path = path.display().to_string();
     move |error| OpenError::Path { path: path.clone(), reason: error.to_string() }
 }
@@ -279,7 +281,7 @@ fn damage(connection: &mut Connection) -> rusqlite::Result<Option<String>> {
     }
 }
 
-fn master_key_check() -> Belonging<'static> {
+pub(super) fn master_key_check() -> Belonging<'static> {
     Belonging { tenant: DEFAULT_TENANT, webhook: Uuid::nil(), field: MASTER_KEY_CHECK }
 }
 

@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::keys::StoredKeys;
 use super::pending::corrupt;
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
+use crate::delivery::access::Access;
 use crate::delivery::guard::Destination;
 use crate::delivery::retry::Schedule;
-use crate::signing::{Scheme, Secret, SigningKeys, StandardKey};
+use crate::signing::{Secret, SigningKeys, StandardKey};
 use crate::store::seal::{Belonging, Sealer};
 use crate::store::{AllWebhooks, Deed, StoreError};
 use crate::topic::Pattern;
@@ -22,15 +24,17 @@ use crate::webhook::{
 };
 
 /// What the sealed columns are bound to.
-const DECNET_FIELD: &str = "webhook.decnet_secret";
-const STANDARD_FIELD: &str = "webhook.standard_key";
-const POLICY_FIELD: &str = "webhook.policy";
+pub(super) const DECNET_FIELD: &str = "webhook.decnet_secret";
+pub(super) const STANDARD_FIELD: &str = "webhook.standard_key";
+pub(super) const POLICY_FIELD: &str = "webhook.policy";
 
 /// What the column `policy` holds, sealed.
 #[derive(Default, Serialize, Deserialize)]
 struct StoredPolicy {
     #[serde(default)]
     settings: WebhookPatch,
+    #[serde(default, skip_serializing_if = "StoredKeys::is_empty")]
+    keys: StoredKeys,
 }
 
 /// The columns that [`record`] reads, in its order.
@@ -288,7 +292,7 @@ struct Columns {
 impl Columns {
     fn new(sealer: &Sealer, tenant: TenantSeq, uuid: Uuid, settings: &WebhookSettings) -> Result<Self, StoreError> {
         let receiver = &settings.receiver;
-        let policy = StoredPolicy { settings: settings.policy_patch() };
+        let policy = StoredPolicy { settings: settings.policy_patch(), keys: StoredKeys::of(&receiver.keys) };
         let policy =
             Zeroizing::new(serde_json::to_string(&policy).map_err(|error| StoreError::Corrupt(error.to_string()))?);
         let seal = |text: &str, field| {
@@ -299,7 +303,7 @@ impl Columns {
         Ok(Self {
             decnet_secret: seal(receiver.keys.decnet.expose(), DECNET_FIELD)?,
             standard_key: seal(&receiver.keys.standard.expose(), STANDARD_FIELD)?,
-            signatures: join(receiver.signatures.iter().map(|scheme| scheme_name(*scheme).to_owned())),
+            signatures: join(receiver.signatures.iter().map(|scheme| scheme.as_str().to_owned())),
             timeout_us: i64::try_from(receiver.timeout.as_micros()).unwrap_or(i64::MAX),
             policy: seal(&policy, POLICY_FIELD)?,
             topic_patterns: join(settings.topic_patterns.iter().map(Pattern::to_string)),
@@ -315,21 +319,6 @@ fn join(words: impl Iterator<Item = String>) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-fn scheme_name(scheme: Scheme) -> &'static str {
-    match scheme {
-        Scheme::Decnet => "decnet",
-        Scheme::Standard => "standard",
-    }
-}
-
-fn scheme(name: &str) -> Result<Scheme, Failure> {
-    match name {
-        "decnet" => Ok(Scheme::Decnet),
-        "standard" => Ok(Scheme::Standard),
-        other => Err(corrupt(format!("unknown signature scheme {other:?}"))),
-    }
-}
-
 fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
     let (uuid, tenant) = (row.get(1)?, row.get(2)?);
     let open = |column, field| -> Result<Zeroizing<String>, Failure> {
@@ -337,14 +326,15 @@ fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
         let text = sealer.open(bytes, &Belonging { tenant, webhook: uuid, field }).map_err(corrupt)?;
         std::str::from_utf8(&text).map(|text| Zeroizing::new(text.to_owned())).map_err(corrupt)
     };
-    let keys = SigningKeys {
-        decnet: Secret::parse(&open(7, DECNET_FIELD)?).map_err(corrupt)?,
-        standard: StandardKey::parse(&open(8, STANDARD_FIELD)?).map_err(corrupt)?,
-    };
+    let mut keys = SigningKeys::new(
+        Secret::parse(&open(7, DECNET_FIELD)?).map_err(corrupt)?,
+        StandardKey::parse(&open(8, STANDARD_FIELD)?).map_err(corrupt)?,
+    );
     let policy = match row.get_ref(26)?.as_blob_or_null().map_err(corrupt)? {
         None => StoredPolicy::default(),
         Some(_) => serde_json::from_str(&open(26, POLICY_FIELD)?).map_err(corrupt)?,
     };
+    policy.keys.restore(&mut keys).map_err(corrupt)?;
     let words = |column| row.get_ref(column)?.as_str().map(str::split_whitespace).map_err(corrupt);
     let schedule = match row.get_ref(14)?.as_str_or_null().map_err(corrupt)? {
         None => None,
@@ -360,8 +350,9 @@ fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
         receiver: Webhook {
             destination: Destination::parse(row.get_ref(6)?.as_str().map_err(corrupt)?).map_err(corrupt)?,
             keys,
-            signatures: words(9)?.map(scheme).collect::<Result<_, _>>()?,
+            signatures: words(9)?.map(str::parse).collect::<Result<_, _>>().map_err(corrupt)?,
             timeout: Duration::from_micros(row.get::<_, i64>(10)?.unsigned_abs()),
+            access: Access::default(),
         },
         topic_patterns: words(11)?.map(Pattern::parse).collect::<Result<_, _>>().map_err(corrupt)?,
         enabled: row.get(12)?,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::delivery::Transition;
 use crate::event::Event;
-use crate::signing::{Secret, SigningKeys, StandardKey};
+use crate::signing::SigningKeys;
 use crate::store::seal::MasterKey;
 use crate::store::sqlite::{DATABASE_FILE, SqliteOptions, SqliteStore};
 use crate::store::{Accepted, Disposition, NewEvent, Owed, SettleBatch, Settlement, Store};
@@ -28,7 +28,7 @@ impl Filled {
         let store = SqliteStore::open(folder.path(), &MasterKey::new([7; 32]), SqliteOptions::default()).unwrap();
         let mut webhooks = Vec::new();
         for name in ["a", "b"] {
-            let keys = SigningKeys { decnet: Secret::generate(), standard: StandardKey::generate() };
+            let keys = SigningKeys::generate();
             let settings = WebhookSettings {
                 name: name.to_owned(),
                 description: String::new(),

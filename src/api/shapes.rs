@@ -1,0 +1,149 @@
+//! `/shapes`: the bodies that receivers can get, and a look at one before it is sent.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::App;
+use super::auth::Reader;
+use super::events::EventInput;
+use super::input::{JsonBody, Params};
+use super::problem::Problem;
+use crate::event::Event;
+use crate::shape::{self, Context, RenderError, Shape, ShapeError, ShapeInput};
+
+/// A shape that comes with the server.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "name": "slack",
+    "description": "A message with blocks for an incoming webhook of Slack.",
+    "content_type": "application/json",
+    "template": "{ \"text\": {{ event.topic|tojson }} }"
+}))]
+pub(super) struct BuiltinShape {
+    name: &'static str,
+    description: &'static str,
+    /// Of the bodies that it makes.
+    content_type: &'static str,
+    /// Its template, to begin one's own with; `null` for the canonical body as it is.
+    #[schema(required)]
+    template: Option<&'static str>,
+}
+
+/// A template of one's own.
+#[derive(Deserialize, ToSchema)]
+#[expect(dead_code, reason = "documents what `shape::TemplateInput` reads")]
+pub(super) struct ShapeTemplate {
+    /// Jinja, at most 64 KiB; what of it may be used is in the documentation of shapes.
+    #[schema(max_length = 65536)]
+    template: String,
+    /// `application/json` if it is not given; a result that is JSON by this is checked to be.
+    #[schema(max_length = 255)]
+    content_type: Option<String>,
+}
+
+/// The name of a built-in shape, or a template.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "documents what `shape::ShapeInput` reads")]
+pub(super) enum ShapeSetting {
+    Name(String),
+    Template(ShapeTemplate),
+}
+
+/// What to look at: a shape, and an event that is given, stored, or (without either) a sample.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"shape": "slack"}))]
+pub(super) struct PreviewInput {
+    #[schema(value_type = ShapeSetting)]
+    shape: ShapeInput,
+    /// An event as it would be published.
+    #[schema(value_type = Option<EventInput>)]
+    event: Option<Box<RawValue>>,
+    /// The id of a stored event.
+    event_id: Option<String>,
+}
+
+/// What a receiver would get.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"content_type": "application/json", "body": "{\"text\": \"attacker.session.started\"}"}))]
+pub(super) struct Preview {
+    content_type: String,
+    /// The body as text.
+    body: String,
+}
+
+impl From<ShapeError> for Problem {
+    fn from(error: ShapeError) -> Self {
+        Self::field("shape", error.to_string())
+    }
+}
+
+impl From<RenderError> for Problem {
+    fn from(error: RenderError) -> Self {
+        let text = error.to_string();
+        Self::field("shape", text.strip_prefix("shape: ").unwrap_or(&text))
+    }
+}
+
+/// List the shapes
+///
+/// Those that come with the server. A webhook may have a template of its own instead.
+#[utoipa::path(get, path = "/shapes", tag = "shapes", responses((status = 200, body = [BuiltinShape])))]
+pub(super) async fn list(Reader(_tenant): Reader, params: Params) -> Result<Json<Vec<BuiltinShape>>, Problem> {
+    params.finish()?;
+    let shown = |builtin: &shape::Builtin| BuiltinShape {
+        name: builtin.name,
+        description: builtin.description,
+        content_type: builtin.content_type,
+        template: builtin.source,
+    };
+    Ok(Json(shape::builtins().iter().map(shown).collect()))
+}
+
+/// Preview a shape
+///
+/// Shows the body that a receiver would get. Nothing is sent.
+#[utoipa::path(post, path = "/shapes/preview", tag = "shapes", request_body = PreviewInput, responses(
+    (status = 200, body = Preview),
+    (status = 400, description = "The body is no JSON."),
+    (status = 404, description = "There is no such event."),
+    (status = 413, description = "The body is too large."),
+    (status = 415, description = "The body is not `application/json`."),
+    (status = 422, description = "The template does not parse, or fails on this event; the reason names the line."),
+))]
+pub(super) async fn preview(
+    State(app): State<Arc<App>>,
+    Reader(tenant): Reader,
+    JsonBody(input): JsonBody<PreviewInput>,
+) -> Result<Json<Preview>, Problem> {
+    let now = app.engine.now();
+    let event = match (&input.event, &input.event_id) {
+        (Some(_), Some(_)) => return Err(Problem::field("event_id", "is given beside `event`; one of them is enough")),
+        (Some(event), None) => Event::from_json(event.get().as_bytes(), now)?,
+        (None, Some(id)) => {
+            let stored = app.engine.store().event(tenant, id).await?;
+            stored.ok_or_else(|| Problem::not_found("event"))?.event
+        }
+        (None, None) => Event::from_json(shape::sample().as_bytes(), now)?,
+    };
+    // A template computes; other requests go on meanwhile.
+    let rendering = tokio::task::spawn_blocking(move || -> Result<Preview, Problem> {
+        let shape = Shape::parse(&input.shape)?;
+        let context = Context {
+            webhook_name: "preview",
+            webhook_id: "00000000-0000-0000-0000-000000000000",
+            tenant: "default",
+            delivery_id: "preview",
+            now,
+        };
+        let (content_type, body) = shape::preview(&shape, &event, &context)?;
+        Ok(Preview { content_type: content_type.to_str().unwrap_or_default().to_owned(), body })
+    });
+    rendering.await.map_err(|error| Problem::internal(format!("a preview ended: {error}")))?.map(Json)
+}

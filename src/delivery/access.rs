@@ -1,0 +1,320 @@
+//! How a receiver is reached beyond its URL: headers, credentials, authorities, client certificate, proxy.
+//!
+//! [`RawAccess`] is what a user gives and a store keeps; [`Access`] is the same, checked and ready for the wire.
+//! What every attempt needs (header values, certificates, the proxy's credentials) is built once, here.
+//!
+//! ```
+//! use postrider::delivery::access::{Access, RawAccess};
+//!
+//! let mut raw = RawAccess::default();
+//! raw.headers.insert("X-Team".to_owned(), "blue".into());
+//! let access = Access::new(raw.clone()).unwrap();
+//! assert_eq!(access.raw(), &raw);
+//!
+//! raw.headers.insert("Host".to_owned(), "inside.example".into());
+//! let errors = Access::new(raw).unwrap_err();
+//! assert_eq!(errors[0].to_string(), "\"Host\" is set by Postrider itself");
+//! assert_eq!(errors[0].field, "headers");
+//! ```
+
+mod auth;
+mod headers;
+mod identity;
+mod oauth2;
+mod proxy;
+mod secret;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use sha2::{Digest, Sha256};
+
+pub use self::auth::{
+    AuthStyle, MAX_CLIENT_SECRET_BYTES, MAX_PASSWORD_BYTES, MAX_SCOPES, MAX_TOKEN_BYTES, MAX_USERNAME_BYTES, RawAuth,
+};
+pub use self::headers::{
+    MAX_CONTENT_TYPE_BYTES, MAX_HEADER_NAME_BYTES, MAX_HEADER_VALUE_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES,
+};
+pub use self::identity::{MAX_CERTIFICATES, MAX_PEM_BYTES, RawClientCertificate};
+pub use self::oauth2::{DEFAULT_TOKEN_LIFETIME, EXPIRY_MARGIN, MAX_TOKEN_ANSWER_BYTES, MAX_TOKEN_LIFETIME};
+pub use self::proxy::{RawProxy, Resolution};
+pub use self::secret::{SHOWN_SECRET, SecretText};
+
+use self::identity::Identity;
+pub(super) use self::oauth2::Authorization;
+use self::oauth2::TokenSource;
+pub(super) use self::proxy::{Proxy, ProxyKind};
+use super::End;
+use super::client::Client;
+use super::guard::Destination;
+use crate::clock::Clock;
+
+/// The settings as a user gives them. The default is nothing special.
+///
+/// Serialised it has every secret in clear, as a store needs it; for people there is [`Self::shown`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields, default))]
+pub struct RawAccess {
+    /// Beside the headers that Postrider sets; at most [`MAX_HEADERS`]. Values may be secrets.
+    pub headers: BTreeMap<String, SecretText>,
+    /// Instead of `application/json`, or of what a shape says.
+    pub content_type: Option<String>,
+    pub auth: Option<RawAuth>,
+    /// PEM: authorities that are trusted for this webhook and its token endpoint, in addition to the server's.
+    pub ca: Option<String>,
+    /// Shown to whoever asks for one: mutual TLS. It goes with any `auth`.
+    pub client_certificate: Option<RawClientCertificate>,
+    pub proxy: Option<RawProxy>,
+}
+
+/// What is wrong with one of the fields of [`RawAccess`]. The text shows no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct AccessError {
+    /// The field's name in the API: `headers`, `content_type`, `auth`, `ca`, `client_certificate` or `proxy`.
+    pub field: &'static str,
+    pub reason: String,
+}
+
+impl AccessError {
+    fn new(field: &'static str, reason: impl fmt::Display) -> Self {
+        Self { field, reason: reason.to_string() }
+    }
+}
+
+impl RawAccess {
+    /// For people: the same shape with [`SHOWN_SECRET`] instead of each secret. It cannot be given back by
+    /// mistake: that text is refused where a secret is wanted.
+    #[must_use]
+    pub fn shown(&self) -> Self {
+        let header = |(name, value): (&String, &SecretText)| {
+            (name.clone(), if headers::is_sensitive(name) { SecretText::placeholder() } else { value.clone() })
+        };
+        Self {
+            headers: self.headers.iter().map(header).collect(),
+            content_type: self.content_type.clone(),
+            auth: self.auth.as_ref().map(RawAuth::shown),
+            ca: self.ca.clone(),
+            client_certificate: self.client_certificate.as_ref().map(RawClientCertificate::shown),
+            proxy: self.proxy.as_ref().map(RawProxy::shown),
+        }
+    }
+}
+
+/// [`RawAccess`], checked. Cheap to clone; clones share one cached token. The default is nothing special and costs
+/// nothing. Its `Debug` shows no secret.
+#[derive(Clone, Default)]
+pub struct Access(Option<Arc<Inner>>);
+
+struct Inner {
+    raw: RawAccess,
+    /// Custom headers and a credential that never changes.
+    headers: Vec<(HeaderName, HeaderValue)>,
+    content_type: Option<HeaderValue>,
+    tokens: Option<TokenSource>,
+    route: Option<Route>,
+}
+
+/// What a connection is made with beside its destination.
+pub(super) struct Route {
+    /// Over everything below: connections of different routes are never exchanged.
+    pub(super) id: RouteId,
+    pub(super) identity: Option<Identity>,
+    pub(super) proxy: Option<Proxy>,
+}
+
+/// SHA-256 over authorities, client certificate with its key, and proxy with its credentials.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct RouteId([u8; 32]);
+
+/// Where a connection goes and how.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) destination: &'a Destination,
+    /// `None`: directly, with the client's own authorities and no certificate.
+    pub(super) route: Option<&'a Route>,
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn direct(destination: &'a Destination) -> Self {
+        Self { destination, route: None }
+    }
+    pub(super) fn route_id(self) -> Option<RouteId> {
+        self.route.map(|route| route.id)
+    }
+    pub(super) fn proxy(self) -> Option<&'a Proxy> {
+        self.route.and_then(|route| route.proxy.as_ref())
+    }
+    /// Whether a proxy resolves the destination's name.
+    pub(super) fn delegates(self) -> bool {
+        self.proxy().is_some_and(|proxy| proxy.resolves)
+    }
+}
+
+impl Route {
+    fn of(raw: &RawAccess, identity: Option<Identity>, proxy: Option<Proxy>) -> Option<Self> {
+        if identity.is_none() && proxy.is_none() {
+            return None;
+        }
+        let certificate = raw.client_certificate.as_ref();
+        let parts = [
+            raw.ca.as_deref(),
+            certificate.map(|pair| &*pair.certificate),
+            certificate.map(|pair| pair.key.expose()),
+            raw.proxy.as_ref().map(|proxy| proxy.url.expose()),
+            raw.proxy.as_ref().map(|proxy| proxy.resolve.as_str()),
+        ];
+        let mut digest = Sha256::new();
+        for part in parts {
+            // With its length, so that no two lists of parts read the same.
+            digest.update((part.map_or(u64::MAX, |part| part.len() as u64)).to_le_bytes());
+            digest.update(part.unwrap_or_default());
+        }
+        Some(Self { id: RouteId(digest.finalize().into()), identity, proxy })
+    }
+}
+
+/// Collects what is wrong, so that a user sees all of it at once.
+#[derive(Default)]
+struct Checked(Vec<AccessError>);
+
+impl Checked {
+    fn ok<T>(&mut self, result: Result<T, AccessError>) -> Option<T> {
+        result.map_err(|error| self.0.push(error)).ok()
+    }
+}
+
+impl Access {
+    /// Checks the settings; all that is wrong with them, if anything is.
+    pub fn new(raw: RawAccess) -> Result<Self, Vec<AccessError>> {
+        if raw == RawAccess::default() {
+            return Ok(Self::default());
+        }
+        let mut checked = Checked::default();
+        let mut headers = headers::parse(&raw.headers, &mut checked.0);
+        let content_type = raw.content_type.as_deref().and_then(|text| checked.ok(headers::content_type(text)));
+        let mut tokens = None;
+        if let Some(auth) = &raw.auth {
+            if headers.iter().any(|(name, _)| *name == http::header::AUTHORIZATION) {
+                let reason = "\"authorization\" is set by `auth` too; set one of them";
+                checked.0.push(AccessError::new("headers", reason));
+            }
+            match checked.ok(auth.check()) {
+                Some(auth::Auth::Fixed(value)) => headers.push((http::header::AUTHORIZATION, value)),
+                Some(auth::Auth::Fetched(source)) => tokens = Some(*source),
+                None => {}
+            }
+        }
+        let roots = raw.ca.as_deref().and_then(|pem| checked.ok(identity::roots(pem)));
+        let certificate = raw.client_certificate.as_ref().and_then(|pair| checked.ok(pair.check()));
+        let proxy = raw.proxy.as_ref().and_then(|proxy| checked.ok(proxy.check()));
+        if !checked.0.is_empty() {
+            return Err(checked.0);
+        }
+        let route = Route::of(&raw, Identity::of(roots, certificate), proxy);
+        Ok(Self(Some(Arc::new(Inner { raw, headers, content_type, tokens, route }))))
+    }
+
+    /// What it was made of, secrets in clear: for a store, and to make a changed one.
+    #[must_use]
+    pub fn raw(&self) -> &RawAccess {
+        static NOTHING: RawAccess = RawAccess {
+            headers: BTreeMap::new(),
+            content_type: None,
+            auth: None,
+            ca: None,
+            client_certificate: None,
+            proxy: None,
+        };
+        self.0.as_ref().map_or(&NOTHING, |inner| &inner.raw)
+    }
+
+    /// For people: see [`RawAccess::shown`].
+    #[must_use]
+    pub fn shown(&self) -> RawAccess {
+        self.raw().shown()
+    }
+
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// What an operator should know about these settings for `destination`; each begins with a word to match on.
+    #[must_use]
+    pub fn warnings(&self, destination: &Destination) -> Vec<&'static str> {
+        let Some(inner) = &self.0 else { return Vec::new() };
+        let mut warnings = Vec::new();
+        if !destination.is_tls() {
+            if inner.raw.auth.is_some() {
+                warnings.push("insecure_auth: the credential of `auth` is sent without encryption (http)");
+            }
+            if inner.route.as_ref().is_some_and(|route| route.identity.is_some()) {
+                warnings.push("unused_tls: `ca` and `client_certificate` have no effect on an http URL");
+            }
+        }
+        if inner.tokens.as_ref().is_some_and(|tokens| !tokens.endpoint().is_tls()) {
+            warnings.push("insecure_token_url: the client secret is sent without encryption (http)");
+        }
+        warnings
+    }
+
+    pub(super) fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        self.0.as_ref().map_or(&[], |inner| &inner.headers)
+    }
+
+    pub(super) fn content_type(&self) -> Option<&HeaderValue> {
+        self.0.as_ref()?.content_type.as_ref()
+    }
+
+    /// `destination` by the way that these settings say.
+    pub(super) fn target<'a>(&'a self, destination: &'a Destination) -> Target<'a> {
+        Target { destination, route: self.0.as_ref().and_then(|inner| inner.route.as_ref()) }
+    }
+
+    /// Where tokens come from, if they have to be fetched.
+    pub(super) fn token_endpoint(&self) -> Option<&Destination> {
+        self.0.as_ref()?.tokens.as_ref().map(TokenSource::endpoint)
+    }
+
+    pub(super) fn needs_token(&self) -> bool {
+        self.token_endpoint().is_some()
+    }
+
+    /// A token, from the cache or from the token endpoint, if these settings ask for one.
+    pub(super) async fn authorization(&self, client: &Client, clock: &dyn Clock) -> Result<Option<Authorization>, End> {
+        let Some(inner) = &self.0 else { return Ok(None) };
+        let Some(tokens) = &inner.tokens else { return Ok(None) };
+        let target = Target { destination: tokens.endpoint(), route: inner.route.as_ref() };
+        tokens.get(client, target, clock).await.map(Some)
+    }
+
+    /// Forgets the cached token if it is `refused`.
+    pub(super) async fn forget(&self, refused: &Authorization) {
+        if let Some(tokens) = self.0.as_ref().and_then(|inner| inner.tokens.as_ref()) {
+            tokens.forget(refused).await;
+        }
+    }
+}
+
+impl PartialEq for Access {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(own), Some(others)) => Arc::ptr_eq(own, others) || own.raw == others.raw,
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            None => f.write_str("Access(default)"),
+            Some(inner) => f.debug_tuple("Access").field(&inner.raw).finish(),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Credentials for a receiver: HTTP basic, a bearer token, or one fetched by `OAuth2` client credentials.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
+use super::oauth2::TokenSource;
+use super::{AccessError, SecretText};
+use crate::delivery::guard::Destination;
+
+/// The longest user name or client id, in bytes.
+pub const MAX_USERNAME_BYTES: usize = 256;
+/// The longest password, in bytes.
+pub const MAX_PASSWORD_BYTES: usize = 1_024;
+/// The longest bearer token, in bytes; a longer one fits into no server's limits on headers.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// The longest `OAuth2` client secret, in bytes.
+pub const MAX_CLIENT_SECRET_BYTES: usize = 4_096;
+/// The most `OAuth2` scopes.
+pub const MAX_SCOPES: usize = 64;
+/// The longest `OAuth2` scope or audience, in bytes.
+const MAX_SCOPE_BYTES: usize = 512;
+
+/// How Postrider shows a receiver who it is, as a user says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "server",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)
+)]
+pub enum RawAuth {
+    /// RFC 7617, in UTF-8.
+    Basic { username: String, password: SecretText },
+    /// RFC 6750, a token that does not change.
+    Bearer { token: SecretText },
+    /// RFC 6749, section 4.4: client credentials. The token is fetched when it is needed and kept until shortly
+    /// before it expires.
+    OAuth2 {
+        token_url: String,
+        client_id: String,
+        client_secret: SecretText,
+        #[cfg_attr(feature = "server", serde(default))]
+        scopes: Vec<String>,
+        /// A parameter that some servers ask for (Auth0, Okta).
+        #[cfg_attr(feature = "server", serde(default, skip_serializing_if = "Option::is_none"))]
+        audience: Option<String>,
+        #[cfg_attr(feature = "server", serde(default))]
+        auth_style: AuthStyle,
+    },
+}
+
+/// How the client id and its secret reach the token endpoint (RFC 6749, section 2.3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+pub enum AuthStyle {
+    /// As HTTP basic credentials, which every server must understand.
+    #[default]
+    Basic,
+    /// In the form that is posted.
+    Body,
+}
+
+/// What a checked `auth` comes to.
+pub(super) enum Auth {
+    /// The value of `Authorization`.
+    Fixed(HeaderValue),
+    Fetched(Box<TokenSource>),
+}
+
+fn wrong(reason: impl std::fmt::Display) -> AccessError {
+    AccessError::new("auth", reason)
+}
+
+/// `name` is the field's; the error does not show the text.
+fn check_text(name: &str, text: &str, most: usize, allows: fn(char) -> bool, allowed: &str) -> Result<(), AccessError> {
+    if text.is_empty() || text.len() > most {
+        return Err(wrong(format_args!("{name} has {} bytes, must have 1 to {most}", text.len())));
+    }
+    match text.char_indices().find(|(_, c)| !allows(*c)) {
+        Some((at, _)) => Err(wrong(format_args!("{name} has a character at byte {at} that is not {allowed}"))),
+        None => Ok(()),
+    }
+}
+
+fn check_secret(
+    name: &str,
+    secret: &SecretText,
+    most: usize,
+    allows: fn(char) -> bool,
+    allowed: &str,
+) -> Result<(), AccessError> {
+    if secret.is_placeholder() {
+        return Err(wrong(format_args!("{name} is the sign that stands for a secret; give the secret itself")));
+    }
+    check_text(name, secret.expose(), most, allows, allowed)
+}
+
+/// What RFC 6749 (appendix A) lets ids and secrets be made of, and what RFC 7617 takes.
+fn is_printable(c: char) -> bool {
+    !c.is_control()
+}
+
+fn is_visible(c: char) -> bool {
+    c.is_ascii_graphic()
+}
+
+impl RawAuth {
+    pub(super) fn shown(&self) -> Self {
+        let mut shown = self.clone();
+        match &mut shown {
+            Self::Basic { password: secret, .. }
+            | Self::Bearer { token: secret }
+            | Self::OAuth2 { client_secret: secret, .. } => *secret = SecretText::placeholder(),
+        }
+        shown
+    }
+
+    pub(super) fn check(&self) -> Result<Auth, AccessError> {
+        match self {
+            Self::Basic { username, password } => {
+                let allows = |c: char| is_printable(c) && c != ':';
+                check_text("username", username, MAX_USERNAME_BYTES, allows, "printable, or is a colon")?;
+                check_secret("password", password, MAX_PASSWORD_BYTES, is_printable, "printable")?;
+                basic(username, password.expose()).map(Auth::Fixed).ok_or_else(|| wrong("cannot be sent"))
+            }
+            Self::Bearer { token } => {
+                check_secret("token", token, MAX_TOKEN_BYTES, is_visible, "visible ASCII")?;
+                bearer(token.expose()).map(Auth::Fixed).ok_or_else(|| wrong("token cannot be sent"))
+            }
+            Self::OAuth2 { token_url, client_id, client_secret, scopes, audience, auth_style } => {
+                let endpoint =
+                    Destination::parse(token_url).map_err(|error| wrong(format_args!("token_url: {error}")))?;
+                check_text("client_id", client_id, MAX_USERNAME_BYTES, is_printable, "printable")?;
+                check_secret("client_secret", client_secret, MAX_CLIENT_SECRET_BYTES, is_printable, "printable")?;
+                if scopes.len() > MAX_SCOPES {
+                    return Err(wrong(format_args!("has {} scopes, the limit is {MAX_SCOPES}", scopes.len())));
+                }
+                for scope in scopes {
+                    // RFC 6749, section 3.3.
+                    let allows = |c: char| is_visible(c) && c != '"' && c != '\\';
+                    check_text("a scope", scope, MAX_SCOPE_BYTES, allows, "visible ASCII, or is a quote or backslash")?;
+                }
+                if let Some(audience) = audience {
+                    check_text("audience", audience, MAX_SCOPE_BYTES, is_printable, "printable")?;
+                }
+                let mut form = url::form_urlencoded::Serializer::new(String::new());
+                form.append_pair("grant_type", "client_credentials");
+                if !scopes.is_empty() {
+                    form.append_pair("scope", &scopes.join(" "));
+                }
+                if let Some(audience) = audience {
+                    form.append_pair("audience", audience);
+                }
+                let mut authorization = None;
+                match auth_style {
+                    // The specification has both encoded as in a form before they are basic credentials.
+                    AuthStyle::Basic => authorization = basic(&encoded(client_id), &encoded(client_secret.expose())),
+                    AuthStyle::Body => {
+                        form.append_pair("client_id", client_id).append_pair("client_secret", client_secret.expose());
+                    }
+                }
+                let source = TokenSource::new(endpoint, authorization, form.finish());
+                Ok(Auth::Fetched(Box::new(source)))
+            }
+        }
+    }
+}
+
+fn encoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+/// The value of `Authorization` (or `Proxy-Authorization`) with basic credentials.
+pub(super) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    let credentials = Zeroizing::new(format!("{username}:{password}"));
+    sensitive(&format!("Basic {}", STANDARD.encode(credentials.as_bytes())))
+}
+
+/// The value of `Authorization` with a token.
+pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
+    sensitive(&format!("Bearer {token}"))
+}
+
+fn sensitive(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn oauth2(token_url: &str, client_id: &str, scopes: &[&str], audience: Option<&str>) -> RawAuth {
+        RawAuth::OAuth2 {
+            token_url: token_url.to_owned(),
+            client_id: client_id.to_owned(),
+            client_secret: "geheim".into(),
+            scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+            audience: audience.map(str::to_owned),
+            auth_style: AuthStyle::Basic,
+        }
+    }
+
+    fn fixed(auth: &RawAuth) -> String {
+        match auth.check().unwrap() {
+            Auth::Fixed(value) => value.to_str().unwrap().to_owned(),
+            Auth::Fetched(_) => panic!("is fetched"),
+        }
+    }
+
+    #[test]
+    fn credentials_are_written_as_their_specifications_say() {
+        // RFC 7617, sections 2 and 2.1.
+        let basic = RawAuth::Basic { username: "Aladdin".to_owned(), password: "open sesame".into() };
+        assert_eq!(fixed(&basic), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        let utf8 = RawAuth::Basic { username: "test".to_owned(), password: "123£".into() };
+        assert_eq!(fixed(&utf8), "Basic dGVzdDoxMjPCow==");
+        assert_eq!(fixed(&RawAuth::Bearer { token: "mF_9.B5f-4.1JqM".into() }), "Bearer mF_9.B5f-4.1JqM");
+    }
+
+    #[test]
+    fn what_is_no_credential_is_refused_and_not_repeated() {
+        let refused = [
+            RawAuth::Basic { username: "a:b".to_owned(), password: "geheim".into() },
+            RawAuth::Basic { username: String::new(), password: "geheim".into() },
+            RawAuth::Basic { username: "a".to_owned(), password: "geheim\n".into() },
+            RawAuth::Basic { username: "a".to_owned(), password: "geheim".repeat(MAX_PASSWORD_BYTES).into() },
+            RawAuth::Bearer { token: "geheim x".into() },
+            RawAuth::Bearer { token: "geheim\r\nx:".into() },
+            RawAuth::Bearer { token: "".into() },
+            RawAuth::Bearer { token: "…".into() },
+            RawAuth::Bearer { token: "x".repeat(MAX_TOKEN_BYTES + 1).into() },
+        ];
+        for auth in refused {
+            let Err(error) = auth.check() else { panic!("{auth:?}") };
+            assert!(error.field == "auth" && !error.reason.contains("geheim"), "{error}");
+            assert!(!format!("{auth:?}").contains("geheim"), "{auth:?}");
+        }
+    }
+
+    #[test]
+    fn each_part_of_oauth2_is_checked() {
+        const URL: &str = "https://id.example/token";
+        for good in [oauth2(URL, "me", &[], None), oauth2(URL, "me", &["a"; MAX_SCOPES], Some("https://siem.example"))]
+        {
+            assert!(matches!(good.check(), Ok(Auth::Fetched(_))), "{good:?}");
+        }
+        let refused = [
+            (oauth2("ftp://id.example/", "me", &[], None), "token_url: the URL must begin with"),
+            (oauth2(URL, "", &[], None), "client_id has 0 bytes"),
+            (oauth2(URL, "me", &["a b"], None), "a scope has a character at byte 1"),
+            (oauth2(URL, "me", &["a"; MAX_SCOPES + 1], None), "has 65 scopes, the limit is 64"),
+            (oauth2(URL, "me", &[], Some("a\n")), "audience has a character at byte 1"),
+        ];
+        for (auth, expected) in refused {
+            let Err(error) = auth.check() else { panic!("{auth:?}") };
+            assert!(error.reason.starts_with(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Custom headers: which names and values a webhook may have.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use http::{HeaderName, HeaderValue};
+
+use super::{AccessError, SecretText};
+
+/// The most custom headers of a webhook. Many servers take a hundred headers in all.
+pub const MAX_HEADERS: usize = 32;
+/// The longest name of a custom header, in bytes.
+pub const MAX_HEADER_NAME_BYTES: usize = 128;
+/// The longest value of a custom header, in bytes.
+pub const MAX_HEADER_VALUE_BYTES: usize = 4_096;
+/// The most bytes of all names and values together. Many servers refuse a head of more than 8 KiB.
+pub const MAX_HEADERS_BYTES: usize = 6 * 1024;
+/// The longest `content_type`, in bytes.
+pub const MAX_CONTENT_TYPE_BYTES: usize = 256;
+
+/// Set by Postrider itself, or part of how HTTP/1.1 frames a message (RFC 9110, sections 7.6.1 and 10.1.1, and
+/// RFC 9112, sections 6 and 9). Who could set these could make one request look like two.
+const RESERVED: [&str; 11] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+/// Families of names that are Postrider's, or hop-by-hop.
+const RESERVED_PREFIXES: [&str; 3] = ["proxy-", "webhook-", "x-decnet-"];
+
+/// A header with one of these in its name holds a secret, most likely.
+const SENSITIVE: [&str; 9] = ["auth", "cookie", "credential", "key", "pass", "secret", "session", "signature", "token"];
+
+/// Whether the value of a header of this name is kept from people.
+pub(super) fn is_sensitive(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SENSITIVE.iter().any(|part| name.contains(part))
+}
+
+/// The headers, ready for the wire; what is wrong with them goes to `errors`.
+pub(super) fn parse(
+    given: &BTreeMap<String, SecretText>,
+    errors: &mut Vec<AccessError>,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let mut wrong = |reason: &dyn Display| errors.push(AccessError::new("headers", reason));
+    if given.len() > MAX_HEADERS {
+        wrong(&format_args!("has {} headers, the limit is {MAX_HEADERS}", given.len()));
+        return Vec::new();
+    }
+    let total_bytes: usize = given.iter().map(|(name, value)| name.len() + value.expose().len()).sum();
+    if total_bytes > MAX_HEADERS_BYTES {
+        wrong(&format_args!("has {total_bytes} bytes of names and values, the limit is {MAX_HEADERS_BYTES}"));
+        return Vec::new();
+    }
+    let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(given.len() + 1);
+    for (name, value) in given {
+        match header(name, value) {
+            Ok((parsed, _)) if headers.iter().any(|(earlier, _)| *earlier == parsed) => {
+                wrong(&format_args!("{name:?} is given twice, in another case"));
+            }
+            Ok(header) => headers.push(header),
+            Err(reason) => wrong(&reason),
+        }
+    }
+    headers
+}
+
+fn header(name: &str, value: &SecretText) -> Result<(HeaderName, HeaderValue), String> {
+    if name.len() > MAX_HEADER_NAME_BYTES {
+        let length = name.len();
+        return Err(format!("a name has {length} bytes, the limit is {MAX_HEADER_NAME_BYTES}"));
+    }
+    let parsed = HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| format!("{name:?} is no header name (letters, digits and -, as in X-Team)"))?;
+    if is_reserved(parsed.as_str()) {
+        return Err(format!("{name:?} is set by Postrider itself"));
+    }
+    let value = value_of(name, value)?;
+    Ok((parsed, value))
+}
+
+/// Whether a header of this name, in lower case, is not a user's to set. Servers that hand headers to programs as
+/// variables (CGI, RFC 3875, section 4.1.18) take `_` for `-`, so they are the same here.
+fn is_reserved(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    RESERVED.contains(&&*name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn value_of(name: &str, value: &SecretText) -> Result<HeaderValue, String> {
+    let text = value.expose();
+    if value.is_placeholder() {
+        return Err(format!("the value of {name:?} is the sign that stands for a secret; give the secret itself"));
+    }
+    if text.len() > MAX_HEADER_VALUE_BYTES {
+        let length = text.len();
+        return Err(format!("the value of {name:?} has {length} bytes, the limit is {MAX_HEADER_VALUE_BYTES}"));
+    }
+    if let Some((at, found)) = text.char_indices().find(|(_, c)| !matches!(c, ' '..='~')) {
+        return Err(format!(
+            "the value of {name:?} has the character {found:?} at byte {at}; visible ASCII and spaces are sent"
+        ));
+    }
+    if text.trim() != text {
+        return Err(format!("the value of {name:?} begins or ends with a space, which receivers drop"));
+    }
+    let mut value = HeaderValue::from_str(text).map_err(|_| format!("the value of {name:?} cannot be sent"))?;
+    value.set_sensitive(is_sensitive(name));
+    Ok(value)
+}
+
+/// A media type (RFC 9110, section 8.3.1): `type/subtype`, parameters after a semicolon.
+pub(super) fn content_type(text: &str) -> Result<HeaderValue, AccessError> {
+    let wrong = |reason: String| AccessError::new("content_type", reason);
+    if text.len() > MAX_CONTENT_TYPE_BYTES {
+        return Err(wrong(format!("has {} bytes, the limit is {MAX_CONTENT_TYPE_BYTES}", text.len())));
+    }
+    if let Some((at, found)) = text.char_indices().find(|(_, c)| !matches!(c, ' '..='~')) {
+        return Err(wrong(format!("has the character {found:?} at byte {at}; it must be visible ASCII")));
+    }
+    let is_token = |token: &str| {
+        !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    };
+    let essence = text.split(';').next().unwrap_or_default().trim_end_matches(' ');
+    match essence.split_once('/') {
+        Some((kind, subtype)) if is_token(kind) && is_token(subtype) && text.trim_end() == text => {}
+        _ => return Err(wrong(format!("{text:?} is no media type, such as \"application/json\""))),
+    }
+    HeaderValue::from_str(text).map_err(|error| wrong(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(headers: &[(&str, &str)]) -> Vec<String> {
+        let given = headers.iter().map(|(name, value)| ((*name).to_owned(), SecretText::from(*value))).collect();
+        let mut errors = Vec::new();
+        parse(&given, &mut errors);
+        errors.into_iter().map(|error| error.reason).collect()
+    }
+
+    #[test]
+    fn postrider_s_own_and_hop_by_hop_headers_are_refused_in_any_spelling() {
+        let names = "Host content-length Content-Type content-encoding Connection TE trailer Transfer-Encoding upgrade \
+            Keep-Alive Proxy-Authorization proxy-connection Expect X-DECNET-Signature x-decnet-anything webhook-id \
+            Webhook-Signature x_decnet_signature Content_Length";
+        for name in names.split_whitespace() {
+            assert_eq!(errors(&[(name, "x")]), [format!("{name:?} is set by Postrider itself")]);
+        }
+        for name in ["User-Agent", "Authorization", "Cookie", "X-Forwarded-For", "x-team", "Accept", "webhook"] {
+            assert!(errors(&[(name, "x")]).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_can_be_smuggled_into_a_request() {
+        for value in ["a\r\nx: y", "a\nb", "a\rb", "a\0b", "a\tb", "a\u{7f}", "ä", " a", "a "] {
+            assert_eq!(errors(&[("X-A", value)]).len(), 1, "{value:?}");
+        }
+        for name in ["", "a b", "a:b", "a\r\nb", "a\0", "ä", ":method", "a\n"] {
+            assert_eq!(errors(&[(name, "x")]).len(), 1, "{name:?}");
+        }
+        let shown = errors(&[("X-Token", "geheim\r\nx: y")]);
+        assert!(shown[0].contains(r"'\r' at byte 6") && !shown[0].contains("geheim"), "{shown:?}");
+        assert!(errors(&[("X-A", "")]).is_empty(), "an empty value is one");
+    }
+
+    #[test]
+    fn number_and_sizes_are_limited() {
+        let many: Vec<String> = (0..=MAX_HEADERS).map(|number| format!("x-{number}")).collect();
+        let pairs: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "v")).collect();
+        assert!(errors(&pairs[1..]).is_empty());
+        assert_eq!(errors(&pairs), ["has 33 headers, the limit is 32"]);
+        let fits = "v".repeat(MAX_HEADER_VALUE_BYTES);
+        assert!(errors(&[("x-a", &fits)]).is_empty());
+        assert_eq!(errors(&[("x-a", &format!("{fits}v"))]).len(), 1);
+        assert!(errors(&[(&"n".repeat(MAX_HEADER_NAME_BYTES), "v")]).is_empty());
+        assert_eq!(errors(&[(&"n".repeat(MAX_HEADER_NAME_BYTES + 1), "v")]).len(), 1);
+        let half = "v".repeat(MAX_HEADERS_BYTES / 2);
+        assert_eq!(
+            errors(&[("x-a", &half), ("x-b", &half)]),
+            ["has 6150 bytes of names and values, the limit is 6144"]
+        );
+        assert_eq!(errors(&[("X-A", "1"), ("x-a", "2")]), ["\"x-a\" is given twice, in another case"]);
+    }
+
+    #[test]
+    fn a_content_type_is_a_media_type() {
+        for good in ["application/json", "text/plain; charset=utf-8", "application/vnd.x+json;v=1", "text/xml ;a=b"] {
+            assert_eq!(content_type(good).unwrap(), good);
+        }
+        let long = format!("a/{}", "b".repeat(MAX_CONTENT_TYPE_BYTES));
+        for bad in ["", "json", "a/", "/b", "a b/c", "a/b\r\nx: y", "a/b ", "a/ä", "a/b/c", " a/b", &long] {
+            assert!(content_type(bad).is_err(), "{bad:?}");
+        }
+        assert!(content_type(&long[..MAX_CONTENT_TYPE_BYTES]).is_ok());
+    }
+}

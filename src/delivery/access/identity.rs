@@ -1,0 +1,201 @@
+//! Who is trusted beside the usual authorities, and who this side says it is: TLS for one webhook.
+
+use std::fmt::Display;
+use std::sync::{Arc, OnceLock};
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::{self, PemObject, SectionKind};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::TlsConnector;
+
+use super::{AccessError, SecretText};
+use crate::delivery::client::{SessionMemory, client_config};
+
+/// The most text of a `ca`, or of a client certificate's chain or key, in bytes.
+pub const MAX_PEM_BYTES: usize = 64 * 1024;
+/// The most certificates in a `ca`, or in a client certificate's chain.
+pub const MAX_CERTIFICATES: usize = 32;
+
+/// A client certificate and its key, for mutual TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+pub struct RawClientCertificate {
+    /// PEM: the certificate first, then those between it and its authority.
+    pub certificate: String,
+    /// PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
+    pub key: SecretText,
+}
+
+/// What one webhook's TLS has beside the client's. Connections of one identity are never used for another.
+pub(in crate::delivery) struct Identity {
+    roots: Option<RootCertStore>,
+    certificate: Option<Arc<SingleCertAndKey>>,
+    /// Made at the first connection; with the client's authorities that it was made with.
+    connector: OnceLock<(Arc<RootCertStore>, TlsConnector)>,
+}
+
+impl Identity {
+    pub(super) fn of(roots: Option<RootCertStore>, certificate: Option<Arc<SingleCertAndKey>>) -> Option<Self> {
+        let is_something = roots.is_some() || certificate.is_some();
+        is_something.then_some(Self { roots, certificate, connector: OnceLock::new() })
+    }
+
+    /// Trusts `usual` and the own authorities.
+    pub(in crate::delivery) fn connector(&self, usual: &Arc<RootCertStore>) -> Result<TlsConnector, rustls::Error> {
+        if let Some((made_with, connector)) = self.connector.get()
+            && Arc::ptr_eq(made_with, usual)
+        {
+            return Ok(connector.clone());
+        }
+        let roots = match &self.roots {
+            None => Arc::clone(usual),
+            Some(own) => {
+                let mut roots = (**usual).clone();
+                roots.extend(own.roots.iter().cloned());
+                Arc::new(roots)
+            }
+        };
+        let config = client_config(roots, self.certificate.clone(), SessionMemory::OneWebhook)?;
+        let connector = TlsConnector::from(Arc::new(config));
+        // Another connection may have made one meanwhile; either will do.
+        let _ = self.connector.set((Arc::clone(usual), connector.clone()));
+        Ok(connector)
+    }
+}
+
+/// The authorities of a `ca`.
+pub(super) fn roots(text: &str) -> Result<RootCertStore, AccessError> {
+    let wrong = |reason: &dyn Display| AccessError::new("ca", reason);
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in certificates(text).map_err(|reason| wrong(&reason))?.into_iter().enumerate() {
+        let number = index + 1;
+        roots.add(certificate).map_err(|error| wrong(&format_args!("certificate {number} cannot be used: {error}")))?;
+    }
+    Ok(roots)
+}
+
+impl RawClientCertificate {
+    pub(super) fn shown(&self) -> Self {
+        Self { certificate: self.certificate.clone(), key: SecretText::placeholder() }
+    }
+
+    pub(super) fn check(&self) -> Result<Arc<SingleCertAndKey>, AccessError> {
+        let wrong = |reason: &dyn Display| AccessError::new("client_certificate", reason);
+        let chain = certificates(&self.certificate).map_err(|reason| wrong(&format_args!("certificate {reason}")))?;
+        let key = private_key(&self.key).map_err(|reason| wrong(&format_args!("key {reason}")))?;
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => wrong(&"key is not the certificate's"),
+            error => wrong(&format_args!("cannot be used: {error}")),
+        })?;
+        Ok(Arc::new(SingleCertAndKey::from(certified)))
+    }
+}
+
+fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    check_size(text)?;
+    let mut certificates = Vec::new();
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()) {
+        match section.map_err(|error| malformed(&error))? {
+            (SectionKind::Certificate, der) => certificates.push(CertificateDer::from(der)),
+            (SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey, _) => {
+                return Err("has a private key; only certificates belong here".to_owned());
+            }
+            (kind, _) => return Err(format!("has a section that is no certificate ({kind:?})")),
+        }
+    }
+    match certificates.len() {
+        0 => Err("has no certificate in PEM (-----BEGIN CERTIFICATE-----)".to_owned()),
+        1..=MAX_CERTIFICATES => Ok(certificates),
+        count => Err(format!("has {count} certificates, the limit is {MAX_CERTIFICATES}")),
+    }
+}
+
+fn private_key(secret: &SecretText) -> Result<PrivateKeyDer<'static>, String> {
+    let text = secret.expose();
+    if secret.is_placeholder() {
+        return Err("is the sign that stands for a secret; give the secret itself".to_owned());
+    }
+    check_size(text)?;
+    if text.contains("ENCRYPTED") {
+        return Err("is encrypted; give it without a password (it is stored under the master key)".to_owned());
+    }
+    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| match error {
+        pem::Error::NoItemsFound => "has no private key in PEM (-----BEGIN PRIVATE KEY-----)".to_owned(),
+        error => malformed(&error),
+    })
+}
+
+fn check_size(text: &str) -> Result<(), String> {
+    match text.len() {
+        0..=MAX_PEM_BYTES => Ok(()),
+        length => Err(format!("has {length} bytes, the limit is {MAX_PEM_BYTES}")),
+    }
+}
+
+/// Does not repeat the text, which may be a key.
+fn malformed(error: &pem::Error) -> String {
+    let reason = match error {
+        pem::Error::MissingSectionEnd { .. } => "a section does not end",
+        pem::Error::IllegalSectionStart { .. } => "a section does not begin as one does",
+        pem::Error::Base64Decode(_) => "a section is not base64",
+        _ => "it cannot be read",
+    };
+    format!("is no PEM: {reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair};
+
+    fn pair() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(["client.example".to_owned()]).unwrap().self_signed(&key).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn reason(certificate: &str, key: &str) -> String {
+        let raw = RawClientCertificate { certificate: certificate.to_owned(), key: key.into() };
+        raw.check().map(|_| ()).unwrap_err().reason
+    }
+
+    #[test]
+    fn authorities_are_certificates_and_nothing_else() {
+        let (certificate, key) = pair();
+        assert_eq!(roots(&certificate.repeat(2)).unwrap().len(), 2);
+        let cut = &certificate[..certificate.len() / 2];
+        let broken = certificate.replace("MII", "%%%");
+        let empty = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let cases = [
+            ("", "has no certificate"),
+            ("hello", "has no certificate"),
+            (cut, "a section does not end"),
+            (&broken, "not base64"),
+            (empty, "certificate 1 cannot be used"),
+            (&format!("{certificate}{key}"), "has a private key"),
+            (&certificate.repeat(MAX_CERTIFICATES + 1), "has 33 certificates, the limit is 32"),
+            (&" ".repeat(MAX_PEM_BYTES + 1), "the limit is 65536"),
+        ];
+        for (text, expected) in cases {
+            let error = roots(text).unwrap_err();
+            assert!(error.field == "ca" && error.reason.contains(expected), "{expected}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_client_certificate_needs_its_own_key() {
+        let (certificate, key) = pair();
+        assert!(RawClientCertificate { certificate: certificate.clone(), key: key.as_str().into() }.check().is_ok());
+        assert_eq!(reason(&certificate, &pair().1), "key is not the certificate's");
+        assert!(reason(&certificate, "").starts_with("key has no private key"));
+        assert!(reason(&certificate, &certificate).starts_with("key has no private key"));
+        assert!(reason(&certificate, "…").starts_with("key is the sign"));
+        assert!(reason(&key, &key).starts_with("certificate has a private key"));
+        let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        assert!(reason(&certificate, &encrypted).starts_with("key is encrypted"));
+        let cut = &key[..key.len() / 2];
+        assert_eq!(reason(&certificate, cut), "key is no PEM: a section does not end");
+    }
+}

@@ -1,0 +1,55 @@
+//! Text that people must not see again.
+
+use std::fmt;
+
+use zeroize::Zeroize;
+
+/// What is shown in place of a secret. No secret can be this text, so that a form that is sent back as it was
+/// shown overwrites none.
+pub const SHOWN_SECRET: &str = "…";
+
+/// A secret as a user gave it. Its `Debug` shows nothing; memory is cleared on drop. Serialised it is the text.
+#[derive(Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// The text in clear.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// What is shown instead of any secret.
+    pub(super) fn placeholder() -> Self {
+        Self(SHOWN_SECRET.to_owned())
+    }
+
+    pub(super) fn is_placeholder(&self) -> bool {
+        self.0 == SHOWN_SECRET
+    }
+}
+
+impl From<String> for SecretText {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for SecretText {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(SHOWN_SECRET)
+    }
+}
+
+impl Drop for SecretText {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}

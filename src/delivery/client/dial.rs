@@ -1,0 +1,165 @@
+//! From a destination to a stream: to a checked address, or through a proxy.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::tunnel::{self, Hop, Refusal};
+use super::{Client, MAX_ADDRESSES_TRIED, Phase, Trace, blocked};
+use crate::delivery::End;
+use crate::delivery::access::{Proxy, Target};
+use crate::delivery::guard::{Destination, GuardedAddr, Host};
+
+/// A stream to a destination, before TLS.
+pub(super) struct Dialled {
+    pub(super) tcp: TcpStream,
+    /// The destination's; `None` if a proxy resolved its name.
+    pub(super) address: Option<GuardedAddr>,
+    /// Until when the connection must be made, TLS included.
+    pub(super) deadline: Instant,
+}
+
+impl Client {
+    /// Directly.
+    pub(super) async fn dial(&self, destination: &Destination, trace: &mut Trace) -> Result<Dialled, End> {
+        let addresses = self.resolve(destination, trace).await?;
+        trace.phase = Phase::Connect;
+        let limit = self.inner.connect_timeout;
+        let began_at = Instant::now();
+        let deadline = began_at + limit;
+        let (tcp, address) = connect_to_first(&addresses, deadline, limit).await?;
+        self.check_connected(&tcp, destination)?;
+        trace.timings.connect = Some(began_at.elapsed());
+        Ok(Dialled { tcp, address: Some(address), deadline })
+    }
+
+    /// Through `proxy`, whose own address is checked as any other is. The destination's addresses are checked here
+    /// and the proxy is handed one of them, or the name if it is for the proxy to resolve.
+    pub(super) async fn dial_through(
+        &self,
+        proxy: &Proxy,
+        target: Target<'_>,
+        trace: &mut Trace,
+    ) -> Result<Dialled, End> {
+        let destination = target.destination;
+        let addresses = self.resolve_target(target, trace).await?;
+        let hops = match destination.host() {
+            Host::Domain(name) if proxy.resolves => vec![(Hop::Name(name, destination.port()), None)],
+            Host::Ip(ip) if proxy.resolves => vec![(Hop::Address(SocketAddr::new(*ip, destination.port())), None)],
+            _ => addresses.iter().map(|address| (Hop::Address(address.get()), Some(*address))).collect(),
+        };
+        let proxies = self.resolve(&proxy.address, trace).await.map_err(of_proxy)?;
+        trace.phase = Phase::Proxy;
+        let limit = self.inner.connect_timeout;
+        let began_at = Instant::now();
+        let deadline = began_at + limit;
+        let mut last_error = End::Connect("the host has no address".to_owned());
+        let tried = hops.len().min(MAX_ADDRESSES_TRIED);
+        for (index, (hop, address)) in hops.iter().take(tried).enumerate() {
+            let share = share(deadline, tried - index);
+            self.check_not_itself(hop)?;
+            let (mut tcp, _) = connect_to_first(&proxies, share, limit).await.map_err(of_proxy)?;
+            self.check_connected(&tcp, &proxy.address).map_err(of_proxy)?;
+            last_error = match timeout_at(share, tunnel::open(&mut tcp, proxy, hop)).await {
+                Ok(Ok(())) => {
+                    trace.timings.connect = Some(began_at.elapsed());
+                    return Ok(Dialled { tcp, address: *address, deadline });
+                }
+                Ok(Err(Refusal { reason, another_address_may_do: true })) => End::Connect(format!("proxy: {reason}")),
+                Ok(Err(Refusal { reason, .. })) => return Err(End::Connect(format!("proxy: {reason}"))),
+                Err(_) => Phase::Proxy.timed_out(limit),
+            };
+        }
+        Err(last_error)
+    }
+
+    /// Refuses a connection that turns out to have reached this process.
+    fn check_connected(&self, tcp: &TcpStream, destination: &Destination) -> Result<(), End> {
+        let broken = |error: io::Error| End::Connect(error.to_string());
+        let (local, peer) = (tcp.local_addr().map_err(broken)?, tcp.peer_addr().map_err(broken)?);
+        let name = match destination.host() {
+            Host::Ip(_) => None,
+            Host::Domain(name) => Some(&**name),
+        };
+        self.inner.policy.check_connected(local, peer).map_err(|error| blocked(error, name))
+    }
+
+    /// Refuses to be led back to this process by a proxy, at an address of this machine that no check of addresses
+    /// knows. Nothing is sent: the system says from which address it would send, which is the same if it is its own.
+    fn check_not_itself(&self, hop: &Hop<'_>) -> Result<(), End> {
+        let Hop::Address(address) = hop else { return Ok(()) };
+        let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).map_err(|error| not_connected(&error))?;
+        match socket.connect(address).and_then(|()| socket.local_addr()) {
+            Ok(local) => self.inner.policy.check_connected(local, *address).map_err(|error| blocked(error, None)),
+            // There is no way there from this machine, so it is not this machine.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// When the next of `remaining` tries that share the time until `deadline` must have ended.
+fn share(deadline: Instant, remaining: usize) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / u32::try_from(remaining).unwrap_or(u32::MAX)
+}
+
+/// Says that it was the proxy that could not be reached.
+fn of_proxy(end: End) -> End {
+    let said = |reason: String| format!("proxy: {reason}");
+    match end {
+        End::Blocked { reason, detail } => End::Blocked { reason: said(reason), detail: said(detail) },
+        End::Connect(reason) => End::Connect(said(reason)),
+        End::Dns(reason) => End::Dns(said(reason)),
+        end => end,
+    }
+}
+
+/// Tries the addresses in order, each for its share of the time that is left.
+async fn connect_to_first(
+    addresses: &[GuardedAddr],
+    deadline: Instant,
+    limit: Duration,
+) -> Result<(TcpStream, GuardedAddr), End> {
+    let mut last_error = End::Connect("the host has no address".to_owned());
+    let tried = addresses.len().min(MAX_ADDRESSES_TRIED);
+    for (index, address) in addresses.iter().take(tried).enumerate() {
+        last_error = match timeout_at(share(deadline, tried - index), TcpStream::connect(address.get())).await {
+            Ok(Ok(tcp)) => {
+                // A request leaves in one piece; waiting for more would only delay it.
+                tcp.set_nodelay(true).map_err(|error| End::Connect(error.to_string()))?;
+                return Ok((tcp, *address));
+            }
+            Ok(Err(error)) => not_connected(&error),
+            Err(_) => Phase::Connect.timed_out(limit),
+        };
+    }
+    Err(last_error)
+}
+
+/// Why there is no connection: the receiver's doing, or this machine's want of descriptors, ports or memory.
+fn not_connected(error: &io::Error) -> End {
+    /// `EMFILE`, `ENFILE`, `EADDRNOTAVAIL`, `ENOBUFS` and `ENOMEM` of Linux.
+    const WANTS: [i32; 5] = [24, 23, 99, 105, 12];
+    if error.raw_os_error().is_some_and(|code| WANTS.contains(&code)) {
+        End::Local(error.to_string())
+    } else {
+        End::Connect(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_does_not_speak_against_the_receiver() {
+        let exhausted = not_connected(&io::Error::from_raw_os_error(24));
+        let refused = not_connected(&io::Error::from_raw_os_error(111));
+        assert!(matches!(exhausted, End::Local(_)) && !exhausted.counts_as_failure(), "{exhausted:?}");
+        assert!(matches!(refused, End::Connect(_)) && refused.counts_as_failure(), "{refused:?}");
+    }
+}

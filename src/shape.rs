@@ -1,0 +1,307 @@
+//! Shapes: what turns an event into the body that a receiver expects.
+//!
+//! A shape is `decnet`, the canonical body itself; one of the built-in ones, each a template in `shape/templates`;
+//! or a template of one's own. Templates are Jinja, less what cannot be bounded (`shape/subset.rs`). Each is compiled once,
+//! when its webhook is validated. A rendering costs at most fuel for its event's size, its result is cut off by the
+//! writer, and an error names the line.
+
+mod builtin;
+mod escape;
+mod filters;
+mod json;
+mod moment;
+mod number;
+mod subset;
+mod template;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use self::builtin::{Builtin, builtins, sample};
+pub use self::subset::{MAX_ELIFS, MAX_TAG_TOKENS};
+use self::template::Template;
+use crate::clock::UnixMicros;
+use crate::event::{Event, MAX_EVENT_BYTES};
+
+/// The longest template, in bytes of UTF-8.
+pub const MAX_TEMPLATE_BYTES: usize = 64 * 1024;
+/// The longest content type of a template, in bytes.
+pub const MAX_CONTENT_TYPE_BYTES: usize = 255;
+/// The largest body that a shape makes, in bytes: the largest event, and what is written around it.
+pub const MAX_SHAPED_BYTES: usize = MAX_EVENT_BYTES + 64 * 1024;
+/// The longest text of a [`RenderError`], in bytes, as of an attempt's error.
+pub const MAX_RENDER_ERROR_BYTES: usize = 512;
+/// The name of the shape that leaves the canonical body as it is.
+pub const DECNET: &str = "decnet";
+/// The media type of bodies whose shape names no other.
+pub const JSON: &str = "application/json";
+
+/// A shape as a user gives it: the name of a built-in one, or a template.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum ShapeInput {
+    Name(String),
+    Template(TemplateInput),
+}
+
+/// A template of one's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateInput {
+    /// Jinja, at most [`MAX_TEMPLATE_BYTES`].
+    pub template: String,
+    /// What the result is; if it is JSON, each result is checked to be.
+    #[serde(default = "default_content_type")]
+    pub content_type: String,
+}
+
+fn default_content_type() -> String {
+    JSON.to_owned()
+}
+
+impl<'de> Deserialize<'de> for ShapeInput {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = ShapeInput;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a shape or {\"template\": …, \"content_type\": …}")
+            }
+            fn visit_str<E>(self, name: &str) -> Result<ShapeInput, E> {
+                Ok(ShapeInput::Name(name.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ShapeInput, A::Error> {
+                TemplateInput::deserialize(MapAccessDeserializer::new(map)).map(ShapeInput::Template)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// Why a shape was refused. Answered with 422.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    #[error("there is no shape {0:?}; there are {names}, and templates of your own", names = builtin::names())]
+    Unknown(String),
+    #[error("the template is {length} bytes long, the limit is {MAX_TEMPLATE_BYTES}")]
+    TooLong { length: usize },
+    #[error("the template does not parse: {0}")]
+    Template(TemplateError),
+    #[error("content_type: {0:?} is no media type; it looks like application/json")]
+    ContentType(String),
+}
+
+/// Where and why a template does not parse, or uses what no template may. Lines and columns count from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateError {
+    pub line: usize,
+    pub column: Option<usize>,
+    pub reason: String,
+}
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.column {
+            Some(column) => write!(f, "line {}, column {column}: {}", self.line, self.reason),
+            None => write!(f, "line {}: {}", self.line, self.reason),
+        }
+    }
+}
+
+/// Why an event has no body in this shape. The text begins with `shape: ` and has at most
+/// [`MAX_RENDER_ERROR_BYTES`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenderError {
+    /// Of the template, from 1; `None` if the result as a whole is at fault.
+    pub line: Option<usize>,
+    pub reason: String,
+}
+
+impl fmt::Display for RenderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self.line {
+            Some(line) => format!("shape: line {line}: {}", self.reason),
+            None => format!("shape: {}", self.reason),
+        };
+        f.write_str(&text[..text.floor_char_boundary(MAX_RENDER_ERROR_BYTES)])
+    }
+}
+
+impl std::error::Error for RenderError {}
+
+/// What a template knows beside the event.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    pub webhook_name: &'a str,
+    pub webhook_id: &'a str,
+    pub tenant: &'a str,
+    pub delivery_id: &'a str,
+    /// The present moment, for receivers that want one where the event's `ts` is none.
+    pub now: UnixMicros,
+}
+
+/// What turns an event into a body. Cheap to clone; compiled once.
+#[derive(Clone)]
+pub struct Shape(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Decnet,
+    Builtin(&'static Builtin),
+    Custom(Arc<Custom>),
+}
+
+struct Custom {
+    input: TemplateInput,
+    content_type: HeaderValue,
+    template: Template,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self(Kind::Decnet)
+    }
+}
+
+/// Shapes are equal if they were given in the same words.
+impl PartialEq for Shape {
+    fn eq(&self, other: &Self) -> bool {
+        self.raw() == other.raw()
+    }
+}
+
+impl Eq for Shape {}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shape").field(&self.raw()).finish()
+    }
+}
+
+impl Shape {
+    /// Validates and compiles.
+    ///
+    /// ```
+    /// use postrider::shape::{Shape, ShapeError, ShapeInput};
+    ///
+    /// let shape = Shape::parse(&ShapeInput::Name("slack".to_owned()))?;
+    /// assert_eq!(shape.content_type(), "application/json");
+    /// # Ok::<(), ShapeError>(())
+    /// ```
+    pub fn parse(input: &ShapeInput) -> Result<Self, ShapeError> {
+        match input {
+            ShapeInput::Name(name) if name == DECNET => Ok(Self(Kind::Decnet)),
+            ShapeInput::Name(name) => {
+                // As much of an unknown name as an error repeats, in characters.
+                const SHOWN_CHARS: usize = 64;
+                let unknown = || ShapeError::Unknown(name.chars().take(SHOWN_CHARS).collect());
+                builtin::find(name).map(|builtin| Self(Kind::Builtin(builtin))).ok_or_else(unknown)
+            }
+            ShapeInput::Template(input) => {
+                let length = input.template.len();
+                if length > MAX_TEMPLATE_BYTES {
+                    return Err(ShapeError::TooLong { length });
+                }
+                let content_type = parse_content_type(&input.content_type)?;
+                let template = Template::compile(&input.template).map_err(ShapeError::Template)?;
+                Ok(Self(Kind::Custom(Arc::new(Custom { input: input.clone(), content_type, template }))))
+            }
+        }
+    }
+
+    /// Whether the canonical body is sent as it is.
+    #[must_use]
+    pub fn is_decnet(&self) -> bool {
+        matches!(self.0, Kind::Decnet)
+    }
+
+    /// The name of a built-in shape; `template` for one's own.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match &self.0 {
+            Kind::Decnet => DECNET,
+            Kind::Builtin(builtin) => builtin.name,
+            Kind::Custom(_) => "template",
+        }
+    }
+
+    /// The shape as it was given: to be stored, and shown.
+    #[must_use]
+    pub fn raw(&self) -> ShapeInput {
+        match &self.0 {
+            Kind::Custom(custom) => ShapeInput::Template(custom.input.clone()),
+            _ => ShapeInput::Name(self.name().to_owned()),
+        }
+    }
+
+    /// The `Content-Type` of the bodies that it makes.
+    #[must_use]
+    pub fn content_type(&self) -> HeaderValue {
+        match &self.0 {
+            Kind::Decnet => HeaderValue::from_static(JSON),
+            Kind::Builtin(builtin) => HeaderValue::from_static(builtin.content_type),
+            Kind::Custom(custom) => custom.content_type.clone(),
+        }
+    }
+
+    /// The event's body in this shape. `decnet` copies nothing.
+    ///
+    /// It computes for some microseconds as a rule, and for a bounded time always: see the limits in `docs/shapes.md`.
+    pub fn render(&self, event: &Event, context: &Context<'_>) -> Result<Bytes, RenderError> {
+        let (template, content_type) = match &self.0 {
+            Kind::Decnet => return Ok(event.body().clone()),
+            Kind::Builtin(builtin) => (builtin.template()?, builtin.content_type),
+            Kind::Custom(custom) => (&custom.template, custom.input.content_type.as_str()),
+        };
+        let body = template.render(event, context)?;
+        if is_json(content_type) {
+            serde_json::from_slice::<serde::de::IgnoredAny>(&body).map_err(|error| {
+                let (line, column) = (error.line(), error.column());
+                let what = error.to_string();
+                let what = what.split(" at line ").next().unwrap_or_default();
+                RenderError {
+                    line: None,
+                    reason: format!("the result is no JSON: {what}, in line {line}, column {column} of the result"),
+                }
+            })?;
+        }
+        Ok(body)
+    }
+}
+
+/// What a shape makes of an event, for people to see: its content type and its body as text.
+pub fn preview(shape: &Shape, event: &Event, context: &Context<'_>) -> Result<(HeaderValue, String), RenderError> {
+    let body = shape.render(event, context)?;
+    Ok((shape.content_type(), String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// A media type with its parameters, as a header takes it.
+fn parse_content_type(text: &str) -> Result<HeaderValue, ShapeError> {
+    let refused = || ShapeError::ContentType(text.chars().take(MAX_CONTENT_TYPE_BYTES).collect());
+    let is_token = |part: &str| {
+        let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
+        !part.is_empty() && part.bytes().all(is_token_byte)
+    };
+    let media_type = text.split(';').next().unwrap_or_default().trim_end();
+    let is_media_type = media_type.split_once('/').is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype));
+    let is_printable = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    if text.len() > MAX_CONTENT_TYPE_BYTES || !is_media_type || !is_printable {
+        return Err(refused());
+    }
+    HeaderValue::from_str(text).map_err(|_| refused())
+}
+
+/// Whether a body of this content type has to be one JSON text: `application/json`, `…+json` (RFC 6839).
+fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type.split_once('/').is_some_and(|(_, subtype)| subtype == "json" || subtype.ends_with("+json"))
+}
+
+#[cfg(test)]
+mod tests;
