@@ -11,7 +11,7 @@ use postrider::webhook::{DEFAULT_TENANT, RateLimit, TenantSeq, WebhookHealth, We
 use uuid::Uuid;
 
 use crate::Fixture;
-use crate::fixtures::{WIDE, at, settings};
+use crate::fixtures::{WIDE, at, settings, tenant};
 
 pub(crate) async fn a_webhook_comes_back_with_all_its_settings<F: Fixture>() {
     let mut fixture = F::fresh(WIDE).await;
