@@ -14,9 +14,9 @@ use uuid::Uuid;
 use crate::store::TenantRecord;
 use crate::webhook::TenantSeq;
 
-/// Microseconds in a second. A bucket counts in millionths of an event, so that a rate adds a whole number each.
-const SECOND_US: u64 = 1_000_000;
 const SECOND: Duration = Duration::from_secs(1);
+/// Nanoseconds in a second. A bucket counts in billionths of an event, so that a rate adds a whole number each nanosecond.
+const SECOND_NS: u64 = 1_000_000_000;
 /// When a publisher whose tenant has too much pending may try again: how soon some of it ends, nobody knows.
 pub const RETRY_PENDING_AFTER: Duration = Duration::from_secs(5);
 
@@ -26,9 +26,9 @@ pub struct Tenants(RwLock<Directory>);
 
 #[derive(Default)]
 struct Directory {
-    by_seq: HashMap<TenantSeq, Arc<Tenant>>,
-    by_name: HashMap<String, TenantSeq>,
-    by_uuid: HashMap<Uuid, TenantSeq>,
+    tenants: HashMap<TenantSeq, Arc<Tenant>>,
+    names: HashMap<String, TenantSeq>,
+    uuids: HashMap<Uuid, TenantSeq>,
 }
 
 /// A tenant as it is now, and what it has used.
@@ -74,10 +74,10 @@ impl Tenants {
     pub(crate) fn apply(&self, record: TenantRecord) {
         let mut directory = self.0.write();
         let old = directory.remove(record.seq);
-        directory.by_name.insert(record.name.clone(), record.seq);
-        directory.by_uuid.insert(record.uuid, record.seq);
+        directory.names.insert(record.name.clone(), record.seq);
+        directory.uuids.insert(record.uuid, record.seq);
         let used = old.map(|old| Arc::clone(&old.used)).unwrap_or_default();
-        directory.by_seq.insert(record.seq, Arc::new(Tenant { record, used }));
+        directory.tenants.insert(record.seq, Arc::new(Tenant { record, used }));
     }
 
     pub(crate) fn remove(&self, tenant: TenantSeq) {
@@ -85,7 +85,7 @@ impl Tenants {
     }
 
     pub(crate) fn get(&self, tenant: TenantSeq) -> Option<Arc<Tenant>> {
-        self.0.read().by_seq.get(&tenant).map(Arc::clone)
+        self.0.read().tenants.get(&tenant).map(Arc::clone)
     }
 
     /// The tenant of this name or UUID.
@@ -93,18 +93,18 @@ impl Tenants {
     pub fn find(&self, name_or_uuid: &str) -> Option<TenantRecord> {
         let directory = self.0.read();
         let seq = match Uuid::try_parse(name_or_uuid) {
-            Ok(uuid) => directory.by_uuid.get(&uuid),
-            Err(_) => directory.by_name.get(name_or_uuid),
+            Ok(uuid) => directory.uuids.get(&uuid),
+            Err(_) => directory.names.get(name_or_uuid),
         };
-        Some(directory.by_seq.get(seq?)?.record.clone())
+        Some(directory.tenants.get(seq?)?.record.clone())
     }
 }
 
 impl Directory {
     fn remove(&mut self, tenant: TenantSeq) -> Option<Arc<Tenant>> {
-        let old = self.by_seq.remove(&tenant)?;
-        self.by_name.remove(&old.record.name);
-        self.by_uuid.remove(&old.record.uuid);
+        let old = self.tenants.remove(&tenant)?;
+        self.names.remove(&old.record.name);
+        self.uuids.remove(&old.record.uuid);
         Some(old)
     }
 }
@@ -165,7 +165,7 @@ impl Drop for Arriving {
 /// A token bucket that holds one second's worth and begins full. It measures time by a clock that is never set.
 #[derive(Default)]
 struct Bucket {
-    /// What may be taken, in millionths of an event.
+    /// What may be taken, in billionths of an event.
     level: u64,
     /// When `level` was right; `None`: nothing was taken yet.
     at: Option<Instant>,
@@ -174,26 +174,23 @@ struct Bucket {
 impl Bucket {
     /// Takes `events`, or says how long to wait for them. `events` are at most `rate`, the events of a second.
     fn take(&mut self, events: u64, rate: u32, now: Instant) -> Result<(), Duration> {
-        let (rate, needed) = (u64::from(rate), events * SECOND_US);
-        let full = rate * SECOND_US;
+        let (rate, needed) = (u64::from(rate), events * SECOND_NS);
         let elapsed = self.at.map_or(SECOND, |at| now.saturating_duration_since(at).min(SECOND));
-        // Whole microseconds; what is left of one is for the next time.
-        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(SECOND_US);
-        self.level = full.min(self.level + elapsed_us * rate);
-        let rest = Duration::from_nanos(u64::from(elapsed.subsec_nanos() % 1_000));
-        self.at = Some(now.checked_sub(rest).unwrap_or(now));
+        let elapsed_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(SECOND_NS);
+        self.level = self.level.saturating_add(elapsed_ns * rate).min(rate * SECOND_NS);
+        self.at = Some(now);
         match self.level.checked_sub(needed) {
             Some(rest) => {
                 self.level = rest;
                 Ok(())
             }
-            None => Err(Duration::from_micros((needed - self.level).div_ceil(rate.max(1)))),
+            None => Err(Duration::from_nanos((needed - self.level).div_ceil(rate.max(1)))),
         }
     }
 
     /// Too much is cut off by the next `take`.
     fn put_back(&mut self, events: u64) {
-        self.level += events * SECOND_US;
+        self.level = self.level.saturating_add(events * SECOND_NS);
     }
 }
 
@@ -232,8 +229,8 @@ mod tests {
                 if let Err(wait) = bucket.take(events, rate, now) {
                     prop_assert!(wait > Duration::ZERO);
                     let mut too_early = Bucket { ..bucket };
-                    let early = now + wait - Duration::from_micros(2);
-                    prop_assert!(early < now || too_early.take(events, rate, early).is_err(), "told to wait too long");
+                    let early = now + wait.saturating_sub(Duration::from_nanos(1));
+                    prop_assert!(too_early.take(events, rate, early).is_err(), "told to wait too long");
                     now += wait;
                     prop_assert!(bucket.take(events, rate, now).is_ok(), "told to wait too short");
                 }
