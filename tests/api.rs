@@ -14,6 +14,7 @@ mod receiver;
 #[path = "support/server.rs"]
 mod server;
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use postrider::api::auth::{hash_token, new_token};
@@ -274,7 +275,7 @@ async fn a_tenant_is_made_shown_changed_and_deleted() {
     let names: Vec<_> = server.get("/api/v1/tenants").await.expect(200).as_array().unwrap().clone();
     assert_eq!(names.iter().map(|tenant| tenant["name"].as_str().unwrap()).collect::<Vec<_>>(), ["default", "green"]);
     for (input, field, reason) in [
-        (r#"{}"#, "name", "required"),
+        ("{}", "name", "required"),
         (r#"{"name":"Two Words"}"#, "name", "a-z"),
         (r#"{"name":"a","quotas":{"max_pending":1000000001}}"#, "quotas.max_pending", "1000000000"),
         (r#"{"name":"a","quotas":{"max_pending":-1}}"#, "quotas.max_pending", "invalid value"),
@@ -469,7 +470,6 @@ fn folder_of_the_first_release() -> TempDir {
         let from = format!("{}/tests/fixtures/schema_1/{file}", env!("CARGO_MANIFEST_DIR"));
         std::fs::write(folder.path().join(file), std::fs::read(from).unwrap()).unwrap();
     }
-    use std::os::unix::fs::PermissionsExt;
     let private = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(folder.path().join("master.key"), private).unwrap();
     folder

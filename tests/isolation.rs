@@ -44,8 +44,7 @@ impl Route {
         match (self.resource(), self.method.as_str(), self.path.as_str()) {
             ("tenants", ..) => "operator",
             ("tokens" | "audit", ..) => "admin",
-            (_, _, "/api/v1/shapes/preview") => "read",
-            (_, "GET", _) => "read",
+            (_, "GET", _) | (_, _, "/api/v1/shapes/preview") => "read",
             (_, "POST", "/api/v1/events" | "/api/v1/events/batch") => "publish",
             _ => "admin",
         }
@@ -85,13 +84,12 @@ fn body(route: &Route, receiver: &str) -> String {
         ("POST", "/api/v1/events") => json!({"topic": "other.seen"}),
         ("POST", "/api/v1/events/batch") => json!([{"topic": "other.seen"}]),
         ("POST", "/api/v1/webhooks") => json!({"name": "another", "url": receiver, "topic_patterns": ["another"]}),
-        ("PATCH", "/api/v1/webhooks/{uuid}") => json!({"description": "changed"}),
+        ("PATCH", "/api/v1/webhooks/{uuid}" | "/api/v1/tenants/{tenant}") => json!({"description": "changed"}),
         ("POST", "/api/v1/deliveries/{id}/discard") => json!({"reason": "changed"}),
         ("POST", "/api/v1/webhooks/{uuid}/rotate-secret") => json!({"overlap_s": 60}),
         ("POST", "/api/v1/shapes/preview") => json!({"shape": "slack", "event_id": EVENT}),
         ("POST", "/api/v1/tokens") => json!({"name": "another", "scopes": ["read"]}),
         ("POST", "/api/v1/tenants") => json!({"name": "another"}),
-        ("PATCH", "/api/v1/tenants/{tenant}") => json!({"description": "changed"}),
         (method, path) => {
             assert!(!route.has_body, "say in `body` what {method} {path} takes");
             return String::new();

@@ -32,7 +32,11 @@ pub(super) struct TenantInput {
 /// The most that a tenant may use; `null` is unlimited, the default.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::option_option, reason = "`null` is a value of its own")]
+#[expect(
+    clippy::option_option,
+    clippy::struct_field_names,
+    reason = "`null` is a value of its own; names are the API's"
+)]
 struct QuotasInput {
     /// Webhooks there may be.
     #[serde(default, deserialize_with = "given")]
@@ -82,6 +86,7 @@ pub(super) struct Tenant {
 
 /// The most that it may use; `null`: unlimited.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "names are the API's")]
 struct Quotas {
     #[schema(required)]
     max_webhooks: Option<u32>,

@@ -37,9 +37,8 @@ pub struct Quotas {
     pub max_pending: Option<u32>,
 }
 
-/// What of a tenant is to be set: whole to create one, in part to change one.
+/// What of a tenant is to be set: whole to create one, in part to change one. A quota is not given, unlimited, or so many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::option_option, reason = "not given, unlimited, or so many")]
 pub struct TenantPatch {
     pub name: Option<String>,
     pub description: Option<String>,
