@@ -52,6 +52,7 @@ impl Bench {
             enabled: true,
             max_in_flight: 32,
             retry_schedule: None,
+            policy: postrider::webhook::Policy::default(),
         };
         let created = runtime.block_on(store.create_webhook(DEFAULT_TENANT, settings, UnixMicros(1))).unwrap();
         Self { runtime, store, webhook: created.seq, _folder: folder }

@@ -45,6 +45,7 @@ async fn webhook(store: &SqliteStore) -> WebhookRecord {
         enabled: true,
         max_in_flight: 32,
         retry_schedule: None,
+        policy: postrider::webhook::Policy::default(),
     };
     store.create_webhook(DEFAULT_TENANT, settings, NOW).await.unwrap()
 }

@@ -384,12 +384,19 @@ impl Lane {
 
     /// Lets a delivery be attempted again; `queued` goes back into the queue.
     pub(super) fn give_back(&self, event: EventSeq, queued: Option<Queued>) -> Todo {
+        self.give_back_all(vec![(event, queued)])
+    }
+
+    /// The same for many.
+    pub(super) fn give_back_all(&self, taken: Vec<(EventSeq, Option<Queued>)>) -> Todo {
         let mut state = self.state.lock();
-        state.leave(event);
-        match queued {
-            Some(queued) => state.queue.push(queued),
-            // A load may have passed it over meanwhile.
-            None => state.stored_due = Some(UnixMicros(0)),
+        for (event, queued) in taken {
+            state.leave(event);
+            match queued {
+                Some(queued) => state.queue.push(queued),
+                // A load may have passed it over meanwhile.
+                None => state.stored_due = Some(UnixMicros(0)),
+            }
         }
         if state.can_run() { state.resume(&self.wake) } else { state.evict() }
     }

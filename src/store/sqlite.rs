@@ -8,11 +8,14 @@
 
 mod accept;
 mod deliveries;
+mod idempotency;
 mod listings;
 mod open;
 mod owed;
 mod pending;
 mod reader;
+mod replay;
+mod retention;
 mod settle;
 mod tokens;
 mod values;
@@ -36,8 +39,8 @@ use self::reader::{READERS, Readers};
 use self::writer::{Failure, Size, State, Writer};
 use super::seal::{MasterKey, Sealer};
 use super::{
-    Accepted, AllWebhooks, AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter, EventSeq,
-    NewEvent, NewToken, OpenError, Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError, StoredDelivery,
+    Accepted, AcceptedOnce, AllWebhooks, AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter,
+    EventSeq, Idempotency, NewEvent, NewToken, OpenError, Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError, StoredDelivery,
     StoredEvent, TokenRecord, Unsettled,
 };
 use crate::clock::UnixMicros;
@@ -112,6 +115,16 @@ impl SqliteStore {
 impl Store for SqliteStore {
     async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
         self.writer.write(accept::size(&events), move |commit| accept::accept(commit, &events)).await
+    }
+
+    async fn accept_once(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<NewEvent>,
+        once: Idempotency,
+    ) -> Result<AcceptedOnce, StoreError> {
+        let size = idempotency::size(&events);
+        self.writer.write(size, move |commit| idempotency::accept_once(commit, tenant, &events, &once)).await
     }
 
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError> {

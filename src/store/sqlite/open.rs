@@ -24,6 +24,7 @@ const NEW_FILE: &str = "postrider.db.new";
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_initial.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/sqlite/0002_policies.sql") },
+    Migration { version: 3, sql: include_str!("../../../migrations/sqlite/0003_replay_retention.sql") },
 ];
 
 /// `PRAGMA application_id`: "PRDR" in ASCII.
@@ -191,6 +192,8 @@ impl Folder {
             let mut connection = Connection::open_with_flags(&new, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
             connection.pragma_update(None, "page_size", sql_integer(PAGE_BYTES))?;
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+            // Before the first table: afterwards it takes a VACUUM.
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             migrate(&mut connection)?;
             write_meta(&connection, ID_HASH_KEY, &id_hash_key)?;
             write_meta(&connection, DELIVERY_ID_KEY, &delivery_id_key)?;
