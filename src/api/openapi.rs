@@ -59,6 +59,7 @@ fn tags() -> Vec<Tag> {
         ("events", "What happened."),
         ("webhooks", "Receivers of events."),
         ("deliveries", "One event owed to one webhook."),
+        ("replays", "Jobs over many deliveries."),
         ("stats", "Figures."),
         ("tokens", "Who may do what."),
         ("operation", "For those who run the server; without a token."),
