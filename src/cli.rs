@@ -11,6 +11,7 @@ mod openapi;
 mod output;
 mod receiver;
 mod remote;
+mod replay;
 mod samples;
 mod serve;
 mod signals;
@@ -52,6 +53,8 @@ enum Command {
     Event(event::Args),
     /// Look at deliveries, retry and discard them
     Delivery(delivery::Args),
+    /// Deliver many events again, and watch the jobs that do
+    Replay(replay::Args),
     /// Manage access tokens
     Token(token::Args),
     /// Print the server's settings and where each comes from
@@ -97,6 +100,7 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Webhook(args) => webhook::run(args, output).await,
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
+        Command::Replay(args) => replay::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
