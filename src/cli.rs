@@ -1,6 +1,7 @@
 //! The command line: one file a command, and what they share.
 
 mod bench;
+mod compact;
 mod completions;
 mod config;
 mod delivery;
@@ -61,6 +62,8 @@ enum Command {
     Config(config::Args),
     /// Print the API's description for programs, an `openapi.json`
     Openapi(openapi::Args),
+    /// Give the free space of a stopped server's database back
+    Compact(compact::Args),
     /// Measure what this machine does
     Bench(bench::Args),
     /// Print a completion script for a shell
@@ -104,6 +107,7 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Token(args) => token::run(args, output).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
+        Command::Compact(args) => compact::run(args, output, &environment).await,
         Command::Bench(args) => bench::run(args, output).await,
         Command::Completions(args) => completions::run(&args, output),
     }

@@ -11,9 +11,7 @@ use crate::dispatcher::Dispatcher;
 use crate::dispatcher::lane::Lane;
 use crate::dispatcher::memory::Charge;
 use crate::event::Event;
-use crate::store::{
-    Accepted, AcceptedOnce, Disposition, Idempotency, LiveEvent, NewEvent, Owed, Store, StoreError,
-};
+use crate::store::{Accepted, AcceptedOnce, Disposition, Idempotency, LiveEvent, NewEvent, Owed, Store, StoreError};
 use crate::topic::{Pattern, PatternIndex};
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 

@@ -363,9 +363,10 @@ pub(super) async fn list(
     let filter = ReplayFilter {
         webhook: params.take("webhook", |text| text.parse().map_err(|_| format!("{text:?} is no UUID"))),
         state: params.take("state", |text| {
-            ReplayState::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
-                format!("{text:?} is none of {}", ReplayState::ALL.map(ReplayState::as_str).join(", "))
-            })
+            ReplayState::ALL
+                .into_iter()
+                .find(|state| state.as_str() == text)
+                .ok_or_else(|| format!("{text:?} is none of {}", ReplayState::ALL.map(ReplayState::as_str).join(", ")))
         }),
     };
     let page = params.page();

@@ -186,11 +186,7 @@ impl Runner {
 
 impl Engine {
     /// Makes a job and starts it, or lets it wait for its turn.
-    pub async fn start_replay(
-        self: &Arc<Self>,
-        tenant: TenantSeq,
-        job: NewReplay,
-    ) -> Result<ReplayRecord, StoreError> {
+    pub async fn start_replay(self: &Arc<Self>, tenant: TenantSeq, job: NewReplay) -> Result<ReplayRecord, StoreError> {
         let engine = Arc::clone(self);
         to_the_end(async move {
             let record = engine.store.create_replay(tenant, job, engine.now()).await?;

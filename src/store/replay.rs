@@ -102,7 +102,9 @@ pub struct Selection {
 pub enum ReplayAction {
     /// Makes it pending with a fresh schedule. `include_unmatched`: also events that are not owed to the webhook and
     /// that it would match now.
-    Replay { include_unmatched: bool },
+    Replay {
+        include_unmatched: bool,
+    },
     Discard {
         reason: String,
     },

@@ -7,6 +7,7 @@
 //! read back is owed minus rows, from the low-water mark that [`window`] keeps.
 
 mod accept;
+mod compact;
 mod deliveries;
 mod idempotency;
 mod listings;
@@ -31,6 +32,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use self::accept::IdHash;
+pub use self::compact::Compacted;
 use self::listings::{Bounds, Listing};
 pub use self::open::DATABASE_FILE;
 pub(crate) use self::open::create_folder;
@@ -40,8 +42,8 @@ use self::writer::{Failure, Size, State, Writer};
 use super::seal::{MasterKey, Sealer};
 use super::{
     Accepted, AcceptedOnce, AllWebhooks, AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter,
-    EventSeq, Idempotency, NewEvent, NewToken, OpenError, Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError, StoredDelivery,
-    StoredEvent, TokenRecord, Unsettled,
+    EventSeq, Idempotency, NewEvent, NewToken, OpenError, Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError,
+    StoredDelivery, StoredEvent, TokenRecord, Unsettled,
 };
 use crate::clock::UnixMicros;
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};

@@ -105,11 +105,19 @@ impl Folder {
             connection.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT_PAGES)?;
             connection.pragma_update_and_check(None, "journal_size_limit", sql_integer(WAL_KEPT_BYTES), |_| Ok(()))?;
             migrate(&mut connection)?;
+            super::compact::prepare(&connection)?;
             let max_pages = max_bytes.map_or(u64::from(u32::MAX - 1), |bytes| bytes / PAGE_BYTES);
             connection.pragma_update_and_check(None, "max_page_count", sql_integer(max_pages), |_| Ok(()))?;
             Ok(connection)
         };
         open().map_err(|error| self.failed(error))
+    }
+
+    /// The database as it is, for work on the file alone; it must be ours and there.
+    pub(super) fn open_existing(&self) -> Result<Connection, OpenError> {
+        self.inspect_header()?;
+        Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))
+            .map_err(|error| self.failed(error))
     }
 
     /// A connection that can only read.

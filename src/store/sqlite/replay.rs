@@ -10,10 +10,10 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use super::{SqliteStore, owed};
 use super::pending::corrupt;
 use super::settle::{Change, find as find_delivery, insert_unattempted, put};
 use super::writer::{Commit, Failure, Size};
+use super::{SqliteStore, owed};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
@@ -162,11 +162,7 @@ fn create(
     job_by_uuid(commit.connection, tenant, uuid)?.ok_or_else(|| StoreError::NotFound.into())
 }
 
-fn job_by_uuid(
-    connection: &Connection,
-    tenant: TenantSeq,
-    uuid: Uuid,
-) -> Result<Option<ReplayRecord>, Failure> {
+fn job_by_uuid(connection: &Connection, tenant: TenantSeq, uuid: Uuid) -> Result<Option<ReplayRecord>, Failure> {
     let mut statement = connection.prepare_cached(select_jobs!("WHERE job.uuid = ?1 AND job.tenant = ?2"))?;
     let mut rows = statement.query((uuid, tenant))?;
     rows.next()?.map(record).transpose()
@@ -196,7 +192,8 @@ fn list(
          ORDER BY job.seq DESC LIMIT ?5"
     ))?;
     let limit = page.limit.clamp(1, MAX_PAGE_ITEMS) as usize;
-    let mut rows = statement.query((tenant, before, filter.webhook, filter.state, page.limit.clamp(1, MAX_PAGE_ITEMS) + 1))?;
+    let mut rows =
+        statement.query((tenant, before, filter.webhook, filter.state, page.limit.clamp(1, MAX_PAGE_ITEMS) + 1))?;
     let mut items = Vec::new();
     let mut last = before;
     while let Some(row) = rows.next()? {
@@ -244,9 +241,7 @@ fn end(
 /// The jobs of a webhook end with it.
 pub(super) fn end_with_webhook(commit: &Commit<'_>, webhook: WebhookSeq, now: UnixMicros) -> rusqlite::Result<()> {
     commit
-        .prepare(
-            "UPDATE replay_job SET state = ?2, reason = ?3, updated_at = ?4 WHERE webhook_seq = ?1 AND state < 2",
-        )?
+        .prepare("UPDATE replay_job SET state = ?2, reason = ?3, updated_at = ?4 WHERE webhook_seq = ?1 AND state < 2")?
         .execute((webhook, ReplayState::Cancelled, WEBHOOK_DELETED, now))
         .map(drop)
 }

@@ -117,8 +117,8 @@ fn may_go(connection: &Connection, event: &Head, cutoffs: &Cutoffs) -> rusqlite:
     if !is_old(event.accepted_at, cutoffs.events) {
         return Ok(false);
     }
-    let mut statement =
-        connection.prepare_cached("SELECT state, updated_at FROM delivery WHERE event_seq = ?1 ORDER BY webhook_seq")?;
+    let mut statement = connection
+        .prepare_cached("SELECT state, updated_at FROM delivery WHERE event_seq = ?1 ORDER BY webhook_seq")?;
     let mut rows = statement.query([event.seq])?;
     let mut ended = 0;
     while let Some(row) = rows.next()? {
@@ -137,11 +137,7 @@ fn may_go(connection: &Connection, event: &Head, cutoffs: &Cutoffs) -> rusqlite:
 }
 
 /// Deletes those of `events` that may still go; returns how many.
-fn delete_events(
-    commit: &mut Commit<'_>,
-    events: &[EventSeq],
-    retention: &Retention,
-) -> Result<u64, Failure> {
+fn delete_events(commit: &mut Commit<'_>, events: &[EventSeq], retention: &Retention) -> Result<u64, Failure> {
     let mut count = 0;
     for event in events {
         let head = commit.prepare(HEAD_OF_EVENT)?.query_row([event], read_head).optional()?;
@@ -185,11 +181,7 @@ fn find_attempts(connection: &Connection, after: EventSeq, retention: &Retention
 }
 
 /// Deletes the old attempts of `events`; returns how many.
-fn delete_attempts(
-    commit: &mut Commit<'_>,
-    events: &[EventSeq],
-    retention: &Retention,
-) -> Result<u64, Failure> {
+fn delete_attempts(commit: &mut Commit<'_>, events: &[EventSeq], retention: &Retention) -> Result<u64, Failure> {
     let mut count = 0;
     for event in events {
         // It may be gone.
@@ -217,11 +209,7 @@ fn has_old_records(connection: &Connection, now: UnixMicros, jobs_before: UnixMi
         .exists((now, jobs_before))?)
 }
 
-fn delete_records(
-    commit: &mut Commit<'_>,
-    now: UnixMicros,
-    jobs_before: UnixMicros,
-) -> Result<bool, Failure> {
+fn delete_records(commit: &mut Commit<'_>, now: UnixMicros, jobs_before: UnixMicros) -> Result<bool, Failure> {
     let keys = idempotency::purge(commit, now, MAX_PURGE_RECORDS)?;
     let jobs = replay::purge(commit, jobs_before, MAX_PURGE_RECORDS)?;
     Ok(keys == MAX_PURGE_RECORDS || jobs == MAX_PURGE_RECORDS)

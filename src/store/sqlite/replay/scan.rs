@@ -41,19 +41,9 @@ pub(in crate::store::sqlite) fn scan(
         patterns: includes_unmatched.then_some(patterns),
         max_changes: max_changes as usize,
         bytes: 0,
-        found: ReplayScan {
-            found: Vec::new(),
-            unmatched: Vec::new(),
-            cursor: job.cursor,
-            scanned: 0,
-            is_end: false,
-        },
+        found: ReplayScan { found: Vec::new(), unmatched: Vec::new(), cursor: job.cursor, scanned: 0, is_end: false },
     };
-    if !includes_unmatched && job.selection.states.iter().all(has_index) {
-        scan.by_state()
-    } else {
-        scan.by_event()
-    }
+    if !includes_unmatched && job.selection.states.iter().all(has_index) { scan.by_state() } else { scan.by_event() }
 }
 
 struct Scan<'a> {
