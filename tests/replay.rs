@@ -117,7 +117,7 @@ async fn dead_deliveries_are_made_again_and_others_are_not() {
     let job = server.post(&path, r#"{"states": ["delivered"], "topic": "system.up"}"#).await.expect(202);
     assert_eq!(ended(&server, &job).await["changed"], 30);
     let stats = wait_for_stat(&server, "delivered", 300).await;
-    assert_eq!(stats["attempts"], 450);
+    assert_eq!(stats["attempts"], 480);
     let jobs = server.get("/api/v1/replays?state=done").await.expect(200);
     assert_eq!(jobs["items"].as_array().unwrap().len(), 3);
     let of_sick = server.get(&format!("/api/v1/replays?webhook={}", uuid(&sick))).await.expect(200);

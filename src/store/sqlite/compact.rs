@@ -68,6 +68,7 @@ fn size(connection: &Connection) -> rusqlite::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
     use crate::store::seal::MasterKey;
     use crate::store::sqlite::{DATABASE_FILE, SqliteOptions};
 
