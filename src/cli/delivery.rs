@@ -30,11 +30,11 @@ enum Command {
     /// Show a delivery and its attempts
     #[command(after_help = "Example: postrider delivery show 6d2c…")]
     Show(Named),
-    /// Deliver again: an ended delivery with a fresh schedule, a waiting one now; or many by a job
+    /// Deliver one or many again: ended ones on a fresh schedule, waiting ones now
     #[command(after_help = "Examples:\n  postrider delivery retry 6d2c…\n  \
         postrider delivery retry --all --webhook siem --since 1d")]
     Retry(OneOrAll),
-    /// Give a pending or dead delivery up, or many by a job
+    /// Give one or many pending or dead deliveries up
     #[command(after_help = "Examples:\n  postrider delivery discard 6d2c… --reason 'receiver is gone'\n  \
         postrider delivery discard --all --webhook siem --state pending --reason 'receiver is gone'")]
     Discard {

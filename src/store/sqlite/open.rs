@@ -199,9 +199,9 @@ impl Folder {
         let fill = || -> rusqlite::Result<()> {
             let mut connection = Connection::open_with_flags(&new, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
             connection.pragma_update(None, "page_size", sql_integer(PAGE_BYTES))?;
-            connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-            // Before the first table: afterwards it takes a VACUUM.
+            // Before anything is written: afterwards it takes a VACUUM.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+            connection.pragma_update(None, "application_id", APPLICATION_ID)?;
             migrate(&mut connection)?;
             write_meta(&connection, ID_HASH_KEY, &id_hash_key)?;
             write_meta(&connection, DELIVERY_ID_KEY, &delivery_id_key)?;
