@@ -1,6 +1,7 @@
 //! The command line: one file a command, and what they share.
 
 mod bench;
+mod compact;
 mod completions;
 mod config;
 mod delivery;
@@ -13,6 +14,7 @@ mod openapi;
 mod output;
 mod receiver;
 mod remote;
+mod replay;
 mod samples;
 mod serve;
 mod shape;
@@ -63,6 +65,8 @@ enum Command {
     Delivery(delivery::Args),
     /// See what receivers can get, and preview it
     Shape(shape::Args),
+    /// Deliver many events again, and watch the jobs that do
+    Replay(replay::Args),
     /// Manage access tokens
     Token(token::Args),
     /// Change the key that seals the keys of webhooks
@@ -71,6 +75,8 @@ enum Command {
     Config(config::Args),
     /// Print the API's description for programs, an `openapi.json`
     Openapi(openapi::Args),
+    /// Give the free space of a stopped server's database back
+    Compact(compact::Args),
     /// Measure what this machine does
     Bench(bench::Args),
     /// Print a completion script for a shell
@@ -113,10 +119,12 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
         Command::Shape(args) => shape::run(args, output).await,
+        Command::Replay(args) => replay::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
         Command::MasterKey(args) => master_key::run(args, output, &environment).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
+        Command::Compact(args) => compact::run(args, output, &environment).await,
         Command::Bench(args) => bench::run(args, output).await,
         Command::Completions(args) => completions::run(&args, output),
     }

@@ -295,7 +295,7 @@ async fn a_template_that_never_ends_costs_its_own_delivery_only() {
     let webhook = subscribe(&engine, "hostile", ">", &hostile.url("/")).await;
     let list = "event.payload.list";
     let endless = format!(
-        "{{% for a in {list} %}}{{% for b in {list} %}}{{% for c in {list} %}}{{{{ a * b * c }}}}{{% endfor %}}{{% endfor %}}{{% endfor %}}"
+        "{{% for a in {list} %}}{{% for b in {list} %}}{{% for c in {list} %}}{{{{ c }}}}{{% endfor %}}{{% endfor %}}{{% endfor %}}"
     );
     change(&engine, &webhook, patch(&format!(r#"{{"shape": {{"template": "{endless}"}}}}"#))).await;
     subscribe(&engine, "healthy", ">", &healthy.url("/")).await;

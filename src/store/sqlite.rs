@@ -7,7 +7,9 @@
 //! read back is owed minus rows, from the low-water mark that [`window`] keeps.
 
 mod accept;
+mod compact;
 mod deliveries;
+mod idempotency;
 mod keys;
 mod listings;
 mod open;
@@ -15,6 +17,8 @@ mod owed;
 mod pending;
 mod reader;
 mod rekey;
+mod replay;
+mod retention;
 mod settle;
 mod tokens;
 mod values;
@@ -30,6 +34,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use self::accept::IdHash;
+pub use self::compact::Compacted;
 use self::listings::{Bounds, Listing};
 pub use self::open::DATABASE_FILE;
 pub(crate) use self::open::create_folder;
@@ -40,9 +45,9 @@ pub use self::rekey::{ChangeKeyError, Changed, change_master_key};
 use self::writer::{Failure, Size, State, Writer};
 use super::seal::{MasterKey, Sealer};
 use super::{
-    Accepted, AllWebhooks, AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter, EventSeq,
-    NewEvent, NewToken, OpenError, Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError, StoredDelivery,
-    StoredEvent, TokenRecord, Unsettled,
+    Accepted, AcceptedOnce, AllWebhooks, AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter,
+    EventSeq, Idempotency, NewEvent, NewToken, OpenError, Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError,
+    StoredDelivery, StoredEvent, TokenRecord, Unsettled,
 };
 use crate::clock::UnixMicros;
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
@@ -116,6 +121,16 @@ impl SqliteStore {
 impl Store for SqliteStore {
     async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
         self.writer.write(accept::size(&events), move |commit| accept::accept(commit, &events)).await
+    }
+
+    async fn accept_once(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<NewEvent>,
+        once: Idempotency,
+    ) -> Result<AcceptedOnce, StoreError> {
+        let size = idempotency::size(&events);
+        self.writer.write(size, move |commit| idempotency::accept_once(commit, tenant, &events, &once)).await
     }
 
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError> {
