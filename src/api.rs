@@ -1,5 +1,6 @@
 //! The REST API: one file a resource, errors as problem details, described by an OpenAPI document.
 
+mod audit;
 pub mod auth;
 mod deliveries;
 mod events;
@@ -12,6 +13,7 @@ pub mod problem;
 mod replays;
 mod shapes;
 mod stats;
+mod tenants;
 mod tokens;
 mod views;
 mod webhooks;
@@ -115,6 +117,9 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(stats::show))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(tenants::list, tenants::create))
+        .routes(routes!(tenants::show, tenants::update, tenants::delete))
+        .routes(routes!(audit::list))
         .routes(routes!(openapi::document));
     OpenApiRouter::new()
         .nest("/api/v1", v1)

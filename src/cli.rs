@@ -1,5 +1,6 @@
 //! The command line: one file a command, and what they share.
 
+mod audit;
 mod bench;
 mod compact;
 mod completions;
@@ -20,6 +21,7 @@ mod serve;
 mod shape;
 mod sign;
 mod signals;
+mod tenant;
 mod token;
 mod verify;
 mod webhook;
@@ -69,6 +71,10 @@ enum Command {
     Replay(replay::Args),
     /// Manage access tokens
     Token(token::Args),
+    /// Manage tenants: who has webhooks, events and tokens here, and how many
+    Tenant(tenant::Args),
+    /// See who did what
+    Audit(audit::Args),
     /// Change the key that seals the keys of webhooks
     MasterKey(master_key::Args),
     /// Print the server's settings and where each comes from
@@ -121,6 +127,8 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Shape(args) => shape::run(args, output).await,
         Command::Replay(args) => replay::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
+        Command::Tenant(args) => tenant::run(args, output).await,
+        Command::Audit(args) => audit::run(args, output).await,
         Command::MasterKey(args) => master_key::run(args, output, &environment).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),

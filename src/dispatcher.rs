@@ -44,6 +44,7 @@ use crate::delivery::retry::Schedule;
 use crate::event::Event;
 use crate::shape::RenderError;
 use crate::store::{DeliveryKey, Disposition, EventSeq, LiveEvent, Store, StoreError};
+use crate::tenants::Tenants;
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
 /// Workers that are added at one look, over all lanes: opening connections must not itself make work slow.
@@ -114,6 +115,7 @@ impl Dispatcher {
         client: Client,
         clock: Arc<dyn Clock>,
         settings: DispatcherSettings,
+        tenants: Arc<Tenants>,
     ) -> Result<(Self, Vec<WebhookRecord>, mpsc::Receiver<Notice>), StoreError> {
         let webhooks = store.all_webhooks().await?;
         let (notices, news) = mpsc::channel(MAX_NOTICES);
@@ -125,7 +127,7 @@ impl Dispatcher {
             loads: Semaphore::new(MAX_LOADS),
             lanes: RwLock::default(),
             timer: Timer::default(),
-            shaping: Shaping::default(),
+            shaping: Shaping::new(tenants),
             crowded: Mutex::default(),
             crowding: Notify::new(),
             counters: Counters::default(),

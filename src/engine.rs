@@ -1,5 +1,6 @@
 //! One node: its store, its door and its lanes, kept in step. What the API and the command line talk to.
 
+mod administration;
 mod operations;
 pub mod replay;
 pub mod retention;
@@ -21,7 +22,8 @@ use crate::event::Event;
 use crate::ingest::{Ingest, PublishError, Receipt};
 use crate::shape::RenderError;
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
-use crate::store::{DeliveryKey, Idempotency, Store, StoreError, StoredDelivery};
+use crate::store::{Act, Deed, DeliveryKey, Idempotency, Store, StoreError, StoredDelivery};
+use crate::tenants::Tenants;
 use crate::topic::Topic;
 use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
 
@@ -42,7 +44,8 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     dispatcher: Dispatcher,
     ingest: Ingest,
-    /// Held while a webhook is changed, so that store, lanes and patterns take changes in the same order.
+    tenants: Arc<Tenants>,
+    /// Held while a webhook or a tenant is changed, so that store, lanes and patterns take changes in the same order.
     changes: Mutex<()>,
     /// The store has refused events, and a task is about to tell so.
     is_full_told: AtomicBool,
@@ -94,9 +97,14 @@ impl Engine {
         settings: impl Into<EngineSettings>,
     ) -> Result<Arc<Self>, StoreError> {
         let EngineSettings { dispatcher, retention, idempotency_ttl } = settings.into();
+        let tenants = Arc::new(Tenants::default());
+        for record in store.tenants().await? {
+            tenants.apply(record);
+        }
+        let parts = (Arc::clone(&store), client.clone(), Arc::clone(&clock));
         let (dispatcher, webhooks, notices) =
-            Dispatcher::start(Arc::clone(&store), client.clone(), Arc::clone(&clock), dispatcher).await?;
-        let ingest = Ingest::new(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock));
+            Dispatcher::start(parts.0, parts.1, parts.2, dispatcher, Arc::clone(&tenants)).await?;
+        let ingest = Ingest::new(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock), Arc::clone(&tenants));
         for record in &webhooks {
             ingest.apply(record);
         }
@@ -109,6 +117,7 @@ impl Engine {
             clock,
             dispatcher,
             ingest,
+            tenants,
             changes,
             is_full_told: AtomicBool::new(false),
             replays,
@@ -119,9 +128,19 @@ impl Engine {
         Ok(engine)
     }
 
-    /// For reading, and for tokens.
+    /// For reading.
     pub fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// For acts that concern neither lanes nor patterns: what is changed through it is in the audit log.
+    pub fn audited(&self, act: &Act) -> Arc<dyn Store> {
+        self.store.audited(act)
+    }
+
+    /// The tenants there are, and their quotas.
+    pub fn tenants(&self) -> &Tenants {
+        &self.tenants
     }
 
     pub fn now(&self) -> UnixMicros {
@@ -135,7 +154,7 @@ impl Engine {
         events: Vec<Event>,
     ) -> Result<Vec<Receipt>, PublishError> {
         let engine = Arc::clone(self);
-        let published = to_the_end(async move { engine.ingest.publish(tenant, events).await }).await;
+        let published = to_the_end(async move { engine.ingest.publish(tenant, events, None).await }).await;
         self.note_full(&published);
         published
     }
@@ -151,7 +170,7 @@ impl Engine {
         let engine = Arc::clone(self);
         let now = self.now();
         let once = Idempotency { key, body_hash, now, expires_at: now.after(self.idempotency_ttl) };
-        let published = to_the_end(async move { engine.ingest.publish_once(tenant, events, once).await }).await;
+        let published = to_the_end(async move { engine.ingest.publish(tenant, events, Some(once)).await }).await;
         self.note_full(&published);
         published
     }
@@ -166,15 +185,16 @@ impl Engine {
 
     pub async fn create_webhook(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         patch: WebhookPatch,
     ) -> Result<WebhookRecord, ChangeError> {
+        let act = act.into();
         let settings = WebhookSettings::create(patch).map_err(ChangeError::Invalid)?;
         self.vet(&settings).await?;
         let engine = Arc::clone(self);
         to_the_end(async move {
             let _in_order = engine.changes.lock().await;
-            let record = engine.store.create_webhook(tenant, settings, engine.now()).await?;
+            let record = engine.store.audited(&act).create_webhook(act.tenant, settings, engine.now()).await?;
             engine.dispatcher.add(&record);
             engine.ingest.apply(&record);
             Ok(record)
@@ -185,12 +205,12 @@ impl Engine {
     /// Changes what `patch` names; takes effect at once. `enabled: Some(true)` also closes the circuit.
     pub async fn update_webhook(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         uuid: Uuid,
         patch: WebhookPatch,
     ) -> Result<WebhookRecord, ChangeError> {
         let close_circuit = patch.enabled == Some(true);
-        self.change_webhook(tenant, uuid, close_circuit, |old, _| {
+        self.change_webhook(act.into(), uuid, close_circuit, |old, _| {
             old.patched(patch.clone()).map_err(ChangeError::Invalid)
         })
         .await
@@ -200,7 +220,7 @@ impl Engine {
     /// `overlap` more. Attempts under way end with the keys that they began with.
     pub async fn rotate_keys(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         uuid: Uuid,
         given: GivenKeys,
         overlap: Duration,
@@ -210,7 +230,8 @@ impl Engine {
             given.decnet.unwrap_or_else(Secret::generate),
             given.standard.unwrap_or_else(StandardKey::generate),
         );
-        self.change_webhook(tenant, uuid, false, |old, now| {
+        let act = Act { action: Some("webhook.rotate"), ..act.into() };
+        self.change_webhook(act, uuid, false, |old, now| {
             let mut settings = old.clone();
             settings.receiver.keys = old.receiver.keys.rotated(new.clone(), overlap, now)?;
             Ok(settings)
@@ -221,11 +242,12 @@ impl Engine {
     /// Commits what `change` makes of the settings and of the present moment, and lets it take effect at once.
     async fn change_webhook(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: Act,
         uuid: Uuid,
         close_circuit: bool,
         change: impl Fn(&WebhookSettings, UnixMicros) -> Result<WebhookSettings, ChangeError>,
     ) -> Result<WebhookRecord, ChangeError> {
+        let tenant = act.tenant;
         for _ in 0..MAX_UPDATE_TRIES {
             let old = self.find(tenant, uuid).await?;
             let settings = change(&old.settings, self.now())?;
@@ -233,12 +255,11 @@ impl Engine {
             if new.destination != known.destination || new.access != known.access {
                 self.vet(&settings).await?;
             }
-            let engine = Arc::clone(self);
+            let (engine, store) = (Arc::clone(self), self.store.audited(&act));
             let updated = to_the_end(async move {
                 let _in_order = engine.changes.lock().await;
                 let now = engine.now();
-                let record =
-                    engine.store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
+                let record = store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
                 engine.dispatcher.apply(&record, close_circuit);
                 engine.ingest.apply(&record);
                 Ok(record)
@@ -267,30 +288,39 @@ impl Engine {
     }
 
     /// Its pending deliveries end as discarded, `webhook deleted`.
-    pub async fn delete_webhook(self: &Arc<Self>, tenant: TenantSeq, uuid: Uuid) -> Result<WebhookRecord, StoreError> {
-        let engine = Arc::clone(self);
+    pub async fn delete_webhook(
+        self: &Arc<Self>,
+        act: impl Into<Act>,
+        uuid: Uuid,
+    ) -> Result<WebhookRecord, StoreError> {
+        let (engine, act) = (Arc::clone(self), act.into());
         to_the_end(async move {
             let _in_order = engine.changes.lock().await;
-            let record = engine.store.delete_webhook(tenant, uuid, engine.now()).await?;
-            engine.ingest.remove(tenant, record.seq);
+            let record = engine.store.audited(&act).delete_webhook(act.tenant, uuid, engine.now()).await?;
+            engine.ingest.remove(act.tenant, record.seq);
             engine.dispatcher.remove(record.seq);
             Ok(record)
         })
         .await
     }
 
-    /// One signed attempt now with a test event, no retry; stores nothing. The inner error: there is no body to send.
+    /// One signed attempt now with a test event, no retry; stores nothing but who asked for it. The inner error: there is
+    /// no body to send.
     pub async fn test_webhook(
         &self,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         uuid: Uuid,
     ) -> Result<Result<Outcome, RenderError>, StoreError> {
-        let record = self.find(tenant, uuid).await?;
+        let act = act.into();
+        let record = self.find(act.tenant, uuid).await?;
         let event = Topic::parse(TEST_TOPIC).map_err(|error| error.to_string()).and_then(|topic| {
             let payload = r#"{"message":"This is a test from Postrider: the webhook works."}"#;
             Event::new(topic, "test", payload, self.now()).map_err(|error| error.to_string())
         });
         let event = event.map_err(StoreError::Conflict)?;
+        let (target, target_name) = (Some(uuid.to_string()), Some(record.settings.name.clone()));
+        let deed = Deed { at: self.now(), tenant: act.tenant, action: "webhook.test", target, target_name };
+        self.store.audited(&act).record(deed).await?;
         let shaped = match self.dispatcher.shape(&record, event).await {
             Ok(shaped) => shaped,
             Err(error) => return Ok(Err(error)),
@@ -319,12 +349,13 @@ impl Engine {
     /// Makes an ended delivery pending again, or a waiting one due now.
     pub async fn retry_delivery(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         key: DeliveryKey,
     ) -> Result<StoredDelivery, StoreError> {
-        let engine = Arc::clone(self);
+        let (engine, act) = (Arc::clone(self), act.into());
         to_the_end(async move {
-            let retry = engine.store.retry_delivery(tenant, key, engine.now());
+            let store = engine.store.audited(&act);
+            let retry = store.retry_delivery(act.tenant, key, engine.now());
             let retried = engine.dispatcher.withhold(key, retry).await?;
             engine.dispatcher.wake(key.webhook);
             Ok(retried)
@@ -334,13 +365,14 @@ impl Engine {
 
     pub async fn discard_delivery(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         key: DeliveryKey,
         reason: &str,
     ) -> Result<StoredDelivery, StoreError> {
-        let (engine, reason) = (Arc::clone(self), reason.to_owned());
+        let (engine, act, reason) = (Arc::clone(self), act.into(), reason.to_owned());
         to_the_end(async move {
-            let discard = engine.store.discard_delivery(tenant, key, &reason, engine.now());
+            let store = engine.store.audited(&act);
+            let discard = store.discard_delivery(act.tenant, key, &reason, engine.now());
             engine.dispatcher.withhold(key, discard).await
         })
         .await

@@ -13,6 +13,7 @@ use crate::dispatcher::memory::Charge;
 use crate::event::Event;
 use crate::filter::FilterIndex;
 use crate::store::{Accepted, AcceptedOnce, Disposition, Idempotency, LiveEvent, NewEvent, Owed, Store, StoreError};
+use crate::tenants::{QuotaError, Tenant, Tenants};
 use crate::topic::{OPERATIONAL_TOKEN, Pattern, PatternIndex, Topic};
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 
@@ -33,6 +34,9 @@ pub struct Receipt {
 pub enum PublishError {
     #[error("the server is shutting down")]
     Draining,
+    /// The tenant may not send so much now; nothing was stored.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// Of the events, counted from 0.
     #[error("topics that begin with `{OPERATIONAL_TOKEN}.` are for the server's own events")]
     ReservedTopic { index: usize },
@@ -45,6 +49,7 @@ pub(crate) struct Ingest {
     store: Arc<dyn Store>,
     dispatcher: Dispatcher,
     clock: Arc<dyn Clock>,
+    tenants: Arc<Tenants>,
     patterns: RwLock<Patterns>,
     is_closed: AtomicBool,
 }
@@ -83,47 +88,70 @@ struct Placed {
 }
 
 impl Ingest {
-    pub(crate) fn new(store: Arc<dyn Store>, dispatcher: Dispatcher, clock: Arc<dyn Clock>) -> Self {
-        Self { store, dispatcher, clock, patterns: RwLock::default(), is_closed: AtomicBool::new(false) }
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        dispatcher: Dispatcher,
+        clock: Arc<dyn Clock>,
+        tenants: Arc<Tenants>,
+    ) -> Self {
+        Self { store, dispatcher, clock, tenants, patterns: RwLock::default(), is_closed: AtomicBool::new(false) }
     }
 
-    /// Accepts events, all or none; returns after the commit. Must run to its end: dropped after the commit, it
-    /// would part the events from their lanes.
-    pub(crate) async fn publish(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
-        refuse_reserved_topics(&events)?;
-        self.accept(tenant, events).await
-    }
-
-    /// Accepts events of the server itself.
-    pub(crate) async fn publish_own(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<(), PublishError> {
-        self.accept(tenant, events).await.map(drop)
-    }
-
-    async fn accept(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
-        let (accepted_at, placed) = self.receive(tenant, events)?;
-        let accepted = self.store.accept(new_events(tenant, accepted_at, &placed)).await;
-        Ok(self.admit(accepted_at, placed, accepted)?)
-    }
-
-    /// As [`Ingest::publish`], once for the key of `once`: the same request gets the same receipts again, as duplicates.
-    pub(crate) async fn publish_once(
+    /// Accepts events, all or none, once for the key of `once` if there is one: the same request gets the same receipts
+    /// again, as duplicates. Returns after the commit, and must run to its end: dropped after the commit, it would part
+    /// the events from their lanes.
+    pub(crate) async fn publish(
         &self,
         tenant: TenantSeq,
         events: Vec<Event>,
-        once: Idempotency,
+        once: Option<Idempotency>,
     ) -> Result<Vec<Receipt>, PublishError> {
         refuse_reserved_topics(&events)?;
-        let (accepted_at, placed) = self.receive(tenant, events)?;
-        let new = new_events(tenant, accepted_at, &placed);
-        match self.store.accept_once(tenant, new, once).await {
-            Ok(AcceptedOnce::Before(receipts)) => {
-                placed.iter().for_each(give_back);
-                let again = receipts.into_iter().map(|(id, deliveries)| Receipt { id, deliveries, duplicate: true });
-                Ok(again.collect())
-            }
-            Ok(AcceptedOnce::Now(accepted)) => Ok(self.admit(accepted_at, placed, Ok(accepted))?),
-            Err(error) => Ok(self.admit(accepted_at, placed, Err(error))?),
+        let owner = self.tenants.get(tenant).ok_or(StoreError::NotFound)?;
+        let count = events.len();
+        owner.take_events(count)?;
+        let accepted = self.accept(tenant, events, Some(&*owner), once).await;
+        if accepted.is_err() {
+            owner.return_events(count);
         }
+        accepted
+    }
+
+    /// Accepts events of the server itself; no quota holds them up.
+    pub(crate) async fn publish_own(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<(), PublishError> {
+        self.accept(tenant, events, None, None).await.map(drop)
+    }
+
+    /// `payer` has a quota of pending deliveries.
+    async fn accept(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<Event>,
+        payer: Option<&Tenant>,
+        once: Option<Idempotency>,
+    ) -> Result<Vec<Receipt>, PublishError> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(PublishError::Draining);
+        }
+        let accepted_at = self.clock.now();
+        let placed = self.place(tenant, events);
+        let arriving = payer.map(|payer| payer.reserve_pending(|| added(&placed), || self.store.pending(tenant)));
+        // Held until what is committed is in the store's gauge.
+        let _arriving = arriving.transpose().inspect_err(|_| placed.iter().for_each(give_back))?;
+        let new = new_events(tenant, accepted_at, &placed);
+        let accepted = match once {
+            None => self.store.accept(new).await,
+            Some(once) => match self.store.accept_once(tenant, new, once).await {
+                Ok(AcceptedOnce::Now(accepted)) => Ok(accepted),
+                Ok(AcceptedOnce::Before(receipts)) => {
+                    placed.iter().for_each(give_back);
+                    let again = |(id, deliveries)| Receipt { id, deliveries, duplicate: true };
+                    return Ok(receipts.into_iter().map(again).collect());
+                }
+                Err(error) => Err(error),
+            },
+        };
+        Ok(self.admit(accepted_at, placed, accepted)?)
     }
 
     /// Whether any webhook wants the topic.
@@ -133,14 +161,6 @@ impl Ingest {
             indexes.of(topic).matches(topic, &mut webhooks);
         }
         !webhooks.is_empty()
-    }
-
-    fn receive(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<(UnixMicros, Vec<Placed>), PublishError> {
-        if self.is_closed.load(Ordering::Acquire) {
-            return Err(PublishError::Draining);
-        }
-        let accepted_at = self.clock.now();
-        Ok((accepted_at, self.place(tenant, events)))
     }
 
     /// Finds the lanes of each event and reserves places in them.
@@ -253,6 +273,12 @@ pub(crate) fn would_match(settings: &WebhookSettings, event: &Event) -> bool {
     let mut patterns = settings.topic_patterns.iter().filter(|pattern| pattern.is_operational() == is_operational);
     patterns.any(|pattern| pattern.matches(event.topic()))
         && settings.policy.filter.as_ref().is_none_or(|filter| filter.matches(event.body()))
+}
+
+/// How many deliveries would be pending.
+fn added(placed: &[Placed]) -> u64 {
+    let is_pending = |(_, disposition): &&(Arc<Lane>, Disposition)| !matches!(disposition, Disposition::Skipped(_));
+    placed.iter().map(|placed| placed.lanes.iter().filter(is_pending).count() as u64).sum()
 }
 
 fn new_events(tenant: TenantSeq, accepted_at: UnixMicros, placed: &[Placed]) -> Vec<NewEvent> {

@@ -1,10 +1,13 @@
 //! What a store promises. It speaks intents, not rows; `tests/store_conformance` holds a store to it.
 
+mod audit;
 pub mod migrate;
 pub mod replay;
 pub mod retention;
 pub mod seal;
 pub mod sqlite;
+mod tenant;
+mod token;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,6 +16,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use self::audit::{Act, Actor, AuditEntry, AuditFilter, Deed};
+pub use self::tenant::{
+    DeletedTenant, MAX_TENANT_DESCRIPTION_CHARS, MAX_TENANT_NAME_CHARS, QUOTA, Quotas, TenantPatch, TenantRecord,
+};
+pub use self::token::{NewToken, Scope, TokenRecord};
 use crate::clock::UnixMicros;
 pub use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
@@ -125,10 +133,15 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
         now: UnixMicros,
     ) -> Result<StoredDelivery, StoreError>;
     async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError>;
+    /// Of all tenants together, deleted ones included.
+    async fn total_stats(&self) -> Result<Stats, StoreError>;
+    /// Deliveries of a tenant that have not ended, as of the last commit. Known without reading.
+    fn pending(&self, tenant: TenantSeq) -> u64;
 
     // --- webhooks ---
 
-    /// A name that is taken is a [`StoreError::NameTaken`].
+    /// A name that is taken is a [`StoreError::NameTaken`], one more than the tenant may have a
+    /// [`StoreError::TooManyWebhooks`].
     async fn create_webhook(
         &self,
         tenant: TenantSeq,
@@ -162,6 +175,24 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     /// Every webhook of every tenant, and the deleted ones that still have stored pending deliveries.
     async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError>;
 
+    // --- tenants ---
+
+    /// A patch without a name, or with one that is taken, is a [`StoreError::NameTaken`].
+    async fn create_tenant(&self, patch: TenantPatch, now: UnixMicros) -> Result<TenantRecord, StoreError>;
+    /// Sets what is given. The tenant `default` keeps its name.
+    async fn update_tenant(
+        &self,
+        tenant: TenantSeq,
+        patch: TenantPatch,
+        now: UnixMicros,
+    ) -> Result<TenantRecord, StoreError>;
+    /// Marks it deleted, with its webhooks, as [`Store::delete_webhook`] does, and revokes its tokens. One that has
+    /// webhooks or pending deliveries is a [`StoreError::Conflict`] without `force`, and `default` is one always.
+    async fn delete_tenant(&self, tenant: TenantSeq, force: bool, now: UnixMicros)
+    -> Result<DeletedTenant, StoreError>;
+    /// Oldest first.
+    async fn tenants(&self) -> Result<Vec<TenantRecord>, StoreError>;
+
     // --- tokens ---
 
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError>;
@@ -170,6 +201,18 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError>;
     /// The token with this SHA-256, unless it is revoked. Expiry is the caller's to judge.
     async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<TokenRecord>, StoreError>;
+    /// Notes when a token was used.
+    async fn touch_token(&self, uuid: Uuid, now: UnixMicros) -> Result<(), StoreError>;
+
+    // --- the audit log ---
+
+    /// The same store for who does `act`: each change of webhooks, deliveries, tokens and tenants that is made through
+    /// this handle has its line in the audit log, committed with it.
+    fn audited(&self, act: &Act) -> Arc<dyn Store>;
+    /// Adds a line for a deed that leaves no other trace. Nothing happens on a handle that is not [`Store::audited`].
+    async fn record(&self, deed: Deed) -> Result<(), StoreError>;
+    /// Newest first.
+    async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<PageOf<AuditEntry>, StoreError>;
 
     // --- the store itself ---
 
@@ -404,37 +447,6 @@ pub struct AllWebhooks {
     pub deleted: Vec<WebhookSeq>,
 }
 
-/// What a token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
-    /// Everything, tokens included.
-    Admin,
-    /// Send events.
-    Publish,
-    /// See everything but secrets.
-    Read,
-}
-
-#[derive(Clone, Debug)]
-pub struct NewToken {
-    pub tenant: TenantSeq,
-    pub name: String,
-    pub scopes: Vec<Scope>,
-    pub hash: [u8; 32],
-    pub expires_at: Option<UnixMicros>,
-    pub now: UnixMicros,
-}
-
-#[derive(Clone, Debug)]
-pub struct TokenRecord {
-    pub uuid: Uuid,
-    pub tenant: TenantSeq,
-    pub name: String,
-    pub scopes: Vec<Scope>,
-    pub created_at: UnixMicros,
-    pub expires_at: Option<UnixMicros>,
-}
-
 /// Why a store did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -451,6 +463,9 @@ pub enum StoreError {
     /// The idempotency key was used with another body.
     #[error("the idempotency key was used with another body")]
     IdempotencyConflict,
+    /// The tenant's quota.
+    #[error("the tenant may have {max} webhooks and has them")]
+    TooManyWebhooks { max: u32 },
     /// The state does not allow it; says why.
     #[error("{0}")]
     Conflict(String),

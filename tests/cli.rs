@@ -547,6 +547,41 @@ fn a_token_may_do_what_its_scopes_say_until_it_is_revoked() {
 }
 
 #[test]
+fn a_tenant_has_its_own_webhooks_and_its_acts_are_listed() {
+    let server = Server::start();
+    let made = server.ask(&["tenant", "create", "blue", "--max-webhooks", "1", "--description", "\u{1b}[2Jblue"]);
+    assert_eq!(made["quotas"]["max_webhooks"], 1);
+    let webhook = ["webhook", "create", "--name", "siem", "--url", "http://127.0.0.1:1999", "--topic", "a", "--tenant"];
+    let refused = run(&mut server.command(&[&webhook[..], &["nobody"]].concat()));
+    expect_exit(&refused, 1);
+    assert!(text(&refused.stderr).contains("there is no such tenant"), "{}", text(&refused.stderr));
+    server.ask(&[&webhook[..], &["blue"]].concat());
+    assert_eq!(server.ask(&["webhook", "list"]), serde_json::json!([]));
+    let listed = run(server.command(&["webhook", "list", "--json"]).env("POSTRIDER_TENANT", "blue"));
+    assert_eq!(json(&listed.stdout)[0]["name"], "siem");
+
+    let shown = run(&mut server.command(&["tenant", "show", "blue"]));
+    expect_exit(&shown, 0);
+    let shown = text(&shown.stdout);
+    assert!(shown.contains("1 of 1") && shown.contains("\\u{1b}[2Jblue") && !shown.contains('\u{1b}'), "{shown}");
+    let changed = server.ask(&["tenant", "update", "blue", "--max-webhooks", "unlimited"]);
+    assert_eq!(changed["quotas"]["max_webhooks"], Value::Null);
+    let table = text(&run(&mut server.command(&["tenant", "list"])).stdout);
+    assert!(table.contains("default") && table.contains("unlimited"), "{table}");
+
+    let kept = run(&mut server.command(&["tenant", "delete", "blue", "--yes"]));
+    expect_exit(&kept, 1);
+    assert!(text(&kept.stderr).contains("1 webhooks"), "{}", text(&kept.stderr));
+    expect_exit(&run(&mut server.command(&["tenant", "delete", "blue"])), 2);
+    server.ask(&["tenant", "delete", "blue", "--yes", "--force"]);
+    let acts = server.ask(&["audit", "list", "--action", "tenant"]);
+    let actions: Vec<_> = acts["items"].as_array().unwrap().iter().map(|act| act["action"].clone()).collect();
+    assert_eq!(actions, ["tenant.delete", "tenant.update", "tenant.create"]);
+    let table = text(&run(&mut server.command(&["audit", "list", "--limit", "1"])).stdout);
+    assert!(table.contains("tenant.delete") && table.contains("127.0.0.1"), "{table}");
+}
+
+#[test]
 fn a_client_without_a_server_or_a_good_token_is_told_what_to_do() {
     let server = Server::start();
     let nobody = run(postrider(server.folder.path(), &["webhook", "list"]).env("POSTRIDER_SERVER", &server.url));

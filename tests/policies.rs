@@ -266,18 +266,17 @@ async fn a_receiver_gets_the_shape_it_wants_signed_and_with_its_content_type() {
     let engine = start(folder.path()).await;
     let receiver = TestReceiver::healthy().await;
     let webhook = subscribe(&engine, "chat", ">", &receiver.url("/")).await;
-    let shape =
-        r#"{"shape": {"template": "{{ event.topic }} has {{ event.payload.n }}", "content_type": "text/plain"}}"#;
+    let shape = r#"{"shape": {"template": "{{ event.topic }} of {{ tenant }} has {{ event.payload.n }}", "content_type": "text/plain"}}"#;
     change(&engine, &webhook, patch(shape)).await;
     publish(&engine, "a.b", 1).await;
     let request = &receiver.wait_for(1).await[0];
-    assert_eq!(request.body, "a.b has 0");
+    assert_eq!(request.body, "a.b of default has 0");
     assert_eq!(request.header("content-type"), "text/plain");
     let keys = &webhook.settings.receiver.keys;
     postrider::signing::verify_decnet(&keys.decnet, &request.headers, &request.body).expect("what is sent is signed");
     let tried = engine.test_webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap().expect("it has a body");
     assert!(tried.is_success());
-    assert!(receiver.wait_for(2).await[1].body.starts_with(b"postrider.test has "));
+    assert!(receiver.wait_for(2).await[1].body.starts_with(b"postrider.test of default has "));
     change(&engine, &webhook, patch(r#"{"shape": "cloudevents", "content_type": "application/vnd.own+json"}"#)).await;
     publish(&engine, "a.b", 1).await;
     let request = &receiver.wait_for(3).await[2];

@@ -210,10 +210,10 @@ pub(super) async fn show(
 ))]
 pub(super) async fn retry(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
+    Admin(act): Admin,
     Id(id): Id<Uuid>,
 ) -> Result<(StatusCode, Json<Delivery>), Problem> {
-    let delivery = app.engine.retry_delivery(tenant, key_of(&app, id)?).await?;
+    let delivery = app.engine.retry_delivery(act, key_of(&app, id)?).await?;
     Ok((StatusCode::ACCEPTED, Json(Delivery::new(app.engine.store().delivery_ids(), delivery))))
 }
 
@@ -242,7 +242,7 @@ pub(super) struct DiscardInput {
 ))]
 pub(super) async fn discard(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
+    Admin(act): Admin,
     Id(id): Id<Uuid>,
     OptionalJsonBody(input): OptionalJsonBody<DiscardInput>,
 ) -> Result<Json<Delivery>, Problem> {
@@ -250,6 +250,6 @@ pub(super) async fn discard(
     if reason.chars().count() > MAX_REASON_CHARS {
         return Err(Problem::field("reason", format!("must have at most {MAX_REASON_CHARS} characters")));
     }
-    let delivery = app.engine.discard_delivery(tenant, key_of(&app, id)?, reason).await?;
+    let delivery = app.engine.discard_delivery(act, key_of(&app, id)?, reason).await?;
     Ok(Json(Delivery::new(app.engine.store().delivery_ids(), delivery)))
 }

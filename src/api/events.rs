@@ -96,6 +96,7 @@ impl From<ingest::Receipt> for Receipt {
     (status = 413, description = "The event is larger than 1 MiB."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is missing or invalid."),
+    (status = 429, description = "The tenant sends too much (`quota-events`) or has too much pending (`quota-pending`)."),
     (status = 507, description = "The store is full."),
 ))]
 pub(super) async fn publish(
@@ -141,6 +142,7 @@ async fn accept(
     (status = 413, description = "The batch is larger than 16 MiB, or an event larger than 1 MiB."),
     (status = 415, description = "The body is neither `application/json` nor `application/x-ndjson`."),
     (status = 422, description = "An event is invalid, or there are none or more than 1,000."),
+    (status = 429, description = "The tenant sends too much (`quota-events`) or has too much pending (`quota-pending`)."),
     (status = 507, description = "The store is full."),
 ))]
 pub(super) async fn publish_batch(

@@ -1,5 +1,6 @@
 //! What a request brings: its body, its query and its path, within limits and checked.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,6 +165,25 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
         media_type(request.headers(), &[JSON])?;
         let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
         parse_json(&received.bytes).map(Self)
+    }
+}
+
+/// The same, and which settings are given: the names of the body's fields, which the type knows.
+pub(super) struct Given<T> {
+    pub(super) input: T,
+    pub(super) fields: Vec<String>,
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Given<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        media_type(request.headers(), &[JSON])?;
+        let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
+        let input = parse_json(&received.bytes)?;
+        // Secrets are among the values: they are skipped, and never become values of ours.
+        let fields: BTreeMap<String, IgnoredAny> = serde_json::from_slice(&received.bytes)
+            .map_err(|error| Problem::json("body".to_owned(), error.to_string()))?;
+        Ok(Self { input, fields: fields.into_keys().collect() })
     }
 }
 

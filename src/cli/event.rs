@@ -95,13 +95,13 @@ struct List {
     page: Page,
 }
 
-/// From when to when events were accepted.
+/// From when to when: acceptance of events, or acts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Range {
-    /// Only events accepted since: RFC 3339, seconds since 1970, or how long ago, as in 1h
+    /// Only since then: RFC 3339, seconds since 1970, or how long ago, as in 1h
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Only events accepted before: RFC 3339, seconds since 1970, or how long ago, as in 1h
+    /// Only before then: RFC 3339, seconds since 1970, or how long ago, as in 1h
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
 }

@@ -32,6 +32,10 @@ pub(super) struct Connection {
     #[arg(long, global = true, value_name = "TOKEN", env = "POSTRIDER_TOKEN", hide_env_values = true)]
     #[arg(help_heading = "General")]
     token: Option<SecretString>,
+    /// Act for this tenant, by name or UUID; for operators [default: the token's own]
+    #[arg(long = "tenant", global = true, value_name = "TENANT", env = "POSTRIDER_TENANT", hide_env_values = true)]
+    #[arg(id = "acting-tenant", help_heading = "General")]
+    tenant: Option<String>,
 }
 
 /// A server and the right to ask it.
@@ -39,6 +43,8 @@ pub(super) struct Remote {
     client: Client,
     base: Url,
     token: SecretString,
+    /// For whom; `None`: for the token's own tenant.
+    tenant: Option<String>,
 }
 
 /// What the server said.
@@ -67,7 +73,8 @@ impl Connection {
                     .to_owned()
             ));
         };
-        Remote::new(&self.server, token)
+        let tenant = self.tenant.filter(|tenant| !tenant.is_empty());
+        Ok(Remote { tenant, ..Remote::new(&self.server, token)? })
     }
 }
 
@@ -85,7 +92,7 @@ impl Remote {
             roots: Roots::Native,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
         })?;
-        Ok(Self { client, base, token })
+        Ok(Self { client, base, token, tenant: None })
     }
 
     pub(super) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Answer> {
@@ -121,7 +128,11 @@ impl Remote {
     }
 
     pub(super) async fn delete(&self, path: &[&str]) -> anyhow::Result<Answer> {
-        self.call(Method::DELETE, path, &[], None, Bytes::new()).await
+        self.delete_with(path, &[]).await
+    }
+
+    pub(super) async fn delete_with(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Answer> {
+        self.call(Method::DELETE, path, query, None, Bytes::new()).await
     }
 
     /// A page of a listing, passing over empty pages that are not the last.
@@ -177,6 +188,9 @@ impl Remote {
             .uri(url.as_str())
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose_secret()))
             .header(header::ACCEPT, "application/json");
+        if let Some(tenant) = &self.tenant {
+            request = request.header("x-postrider-tenant", tenant);
+        }
         if let Some(media) = media {
             request = request.header(header::CONTENT_TYPE, media);
         }
@@ -184,8 +198,8 @@ impl Remote {
     }
 
     async fn answer(&self, request: request::Builder, body: Bytes) -> anyhow::Result<Answer> {
-        let wrong = || UsageError("the access token or the idempotency key has forbidden characters".to_owned());
-        let request = request.body(body).map_err(|_| wrong())?;
+        let wrong = || "the access token, the tenant or the idempotency key has forbidden characters".to_owned();
+        let request = request.body(body).map_err(|_| UsageError(wrong()))?;
         let destination = Destination::parse(&request.uri().to_string())?;
         let response = self
             .client

@@ -19,7 +19,7 @@ use crate::ingest::would_match;
 use crate::store::replay::{
     MAX_RESEND_DELIVERIES, NewReplay, ReplayAction, ReplayRecord, ReplayState, ReplayStep, Stepped,
 };
-use crate::store::{DeliveryKey, EventSeq, Store, StoreError};
+use crate::store::{Act, Deed, DeliveryKey, EventSeq, Store, StoreError};
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookSeq, WebhookSettings};
 
@@ -186,10 +186,14 @@ impl Runner {
 
 impl Engine {
     /// Makes a job and starts it, or lets it wait for its turn.
-    pub async fn start_replay(self: &Arc<Self>, tenant: TenantSeq, job: NewReplay) -> Result<ReplayRecord, StoreError> {
-        let engine = Arc::clone(self);
+    pub async fn start_replay(
+        self: &Arc<Self>,
+        act: impl Into<Act>,
+        job: NewReplay,
+    ) -> Result<ReplayRecord, StoreError> {
+        let (engine, act) = (Arc::clone(self), act.into());
         to_the_end(async move {
-            let record = engine.store.create_replay(tenant, job, engine.now()).await?;
+            let record = engine.store.audited(&act).create_replay(act.tenant, job, engine.now()).await?;
             engine.replays.run(record.clone());
             Ok(record)
         })
@@ -197,18 +201,22 @@ impl Engine {
     }
 
     /// What it changed so far stays changed.
-    pub async fn cancel_replay(&self, tenant: TenantSeq, uuid: Uuid) -> Result<ReplayRecord, StoreError> {
-        self.store.end_replay(tenant, uuid, ReplayState::Cancelled, CANCELLED, self.now()).await
+    pub async fn cancel_replay(&self, act: impl Into<Act>, uuid: Uuid) -> Result<ReplayRecord, StoreError> {
+        let act = act.into();
+        let store = self.store.audited(&act);
+        store.end_replay(act.tenant, uuid, ReplayState::Cancelled, CANCELLED, self.now()).await
     }
 
     /// Sends an event again, whatever became of it: to each webhook that it was owed to and that is still there, or to
     /// one, which it need not have been owed to.
     pub async fn resend(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         id: &str,
         webhook: Option<Uuid>,
     ) -> Result<Resent, StoreError> {
+        let act = act.into();
+        let tenant = act.tenant;
         let event = self.store.event(tenant, id).await?.ok_or(StoreError::NotFound)?;
         let webhooks = match webhook {
             Some(uuid) => vec![self.find(tenant, uuid).await?.seq],
@@ -217,8 +225,10 @@ impl Engine {
                 event.owed.into_iter().filter(|webhook| live.binary_search(webhook).is_ok()).collect()
             }
         };
-        let engine = Arc::clone(self);
+        let (engine, id) = (Arc::clone(self), id.to_owned());
         to_the_end(async move {
+            let deed = Deed { at: engine.now(), tenant, action: "event.resend", target: Some(id), target_name: None };
+            engine.store.audited(&act).record(deed).await?;
             let mut resent = Resent { deliveries: 0, under_way: 0 };
             for some in webhooks.chunks(MAX_RESEND_DELIVERIES) {
                 let changed = engine.resend_to(tenant, event.seq, some).await?;

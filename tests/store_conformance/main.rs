@@ -13,6 +13,7 @@ mod listings;
 mod operators;
 mod replaying;
 mod retaining;
+mod tenants;
 mod webhooks;
 
 use std::sync::Arc;
@@ -145,6 +146,20 @@ stories! {
         old_attempts_go_and_their_deliveries_stay,
         a_tenant_can_have_its_own_cutoffs,
         records_that_are_over_are_purged;
+    tenants:
+        a_tenant_comes_back_with_all_its_settings,
+        a_tenant_s_name_is_unique_among_the_living,
+        the_default_tenant_stays,
+        a_tenant_with_something_to_lose_is_deleted_by_force_alone,
+        a_tenant_that_is_not_there_gets_neither_webhooks_nor_tokens,
+        the_quota_of_webhooks_is_exact,
+        what_is_pending_is_known_at_any_time,
+        all_tenants_together_are_counted,
+        the_last_use_of_a_token_is_noted,
+        every_act_has_its_line,
+        an_act_that_is_refused_has_none,
+        nobody_s_act_has_none,
+        the_log_is_read_in_pages_by_tenant_and_filter;
     webhooks:
         a_webhook_comes_back_with_all_its_settings,
         a_name_is_unique_among_the_living,

@@ -11,7 +11,7 @@ use postrider::webhook::{DEFAULT_TENANT, RateLimit, TenantSeq, WebhookHealth, We
 use uuid::Uuid;
 
 use crate::Fixture;
-use crate::fixtures::{WIDE, at, settings};
+use crate::fixtures::{WIDE, at, settings, tenant};
 
 pub(crate) async fn a_webhook_comes_back_with_all_its_settings<F: Fixture>() {
     let mut fixture = F::fresh(WIDE).await;
@@ -110,7 +110,7 @@ pub(crate) async fn a_deleted_webhook_is_gone<F: Fixture>() {
 pub(crate) async fn every_tenant_has_its_own_webhooks<F: Fixture>() {
     let fixture = F::fresh(WIDE).await;
     let store = fixture.store();
-    let other = TenantSeq(2);
+    let other = tenant(&*store, "other").await;
     let mine = store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
     let theirs = store.create_webhook(other, settings("a"), at(1)).await.unwrap();
     assert_eq!(store.webhooks(other).await.unwrap(), std::slice::from_ref(&theirs));

@@ -25,6 +25,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_initial.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/sqlite/0002_policies.sql") },
     Migration { version: 3, sql: include_str!("../../../migrations/sqlite/0003_replay_retention.sql") },
+    Migration { version: 4, sql: include_str!("../../../migrations/sqlite/0004_tenants.sql") },
 ];
 
 /// `PRAGMA application_id`: "PRDR" in ASCII.
@@ -49,8 +50,8 @@ const WAL_KEPT_BYTES: u64 = 32 << 20;
 /// Page cache of the writer and of each reader, in KiB.
 const WRITER_CACHE_KIB: i64 = 32 << 10;
 const READER_CACHE_KIB: i64 = 2 << 10;
-/// Prepared statements kept by a connection; there are about fifty.
-const CACHED_STATEMENTS: usize = 64;
+/// Prepared statements kept by a connection; there are about seventy.
+const CACHED_STATEMENTS: usize = 96;
 
 /// Keys of the table `meta`.
 pub(super) const ID_HASH_KEY: &str = "id_hash_key";

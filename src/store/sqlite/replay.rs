@@ -21,7 +21,7 @@ use crate::store::replay::{
     MAX_UNFINISHED_REPLAYS, NewReplay, ReplayAction, ReplayFilter, ReplayRecord, ReplayScan, ReplayState, ReplayStep,
     ReplayStore, ReplayedWebhook, Selection, Stepped,
 };
-use crate::store::{MAX_PAGE_ITEMS, Page, PageOf, StoreError};
+use crate::store::{Deed, MAX_PAGE_ITEMS, Page, PageOf, StoreError};
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
@@ -159,7 +159,19 @@ fn create(
             first,
             now,
         ])?;
+    let action = if discard_reason.is_some() { "delivery.discard_all" } else { "replay.start" };
+    record_deed(commit, tenant, action, uuid, now)?;
     job_by_uuid(commit.connection, tenant, uuid)?.ok_or_else(|| StoreError::NotFound.into())
+}
+
+fn record_deed(
+    commit: &Commit<'_>,
+    tenant: TenantSeq,
+    action: &'static str,
+    job: Uuid,
+    at: UnixMicros,
+) -> rusqlite::Result<()> {
+    commit.record(&Deed { at, tenant, action, target: Some(job.to_string()), target_name: None })
 }
 
 fn job_by_uuid(connection: &Connection, tenant: TenantSeq, uuid: Uuid) -> Result<Option<ReplayRecord>, Failure> {
@@ -235,6 +247,7 @@ fn end(
     commit
         .prepare("UPDATE replay_job SET state = ?2, reason = ?3, updated_at = ?4 WHERE uuid = ?1")?
         .execute((uuid, state, reason, now))?;
+    record_deed(commit, tenant, "replay.cancel", uuid, now)?;
     Ok(ReplayRecord { state, reason: Some(reason.to_owned()), updated_at: now, ..job })
 }
 
