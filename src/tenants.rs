@@ -183,9 +183,11 @@ impl Bucket {
         let elapsed = self.at.map_or(SECOND, |at| now.saturating_duration_since(at).min(SECOND));
         // Whole microseconds; what is left of one is for the next time.
         let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(SECOND_US);
-        self.level = full.min(self.level + elapsed_us * rate);
-        let rest = Duration::from_nanos(u64::from(elapsed.subsec_nanos() % 1_000));
-        self.at = Some(now.checked_sub(rest).unwrap_or(now));
+        let level = self.level + elapsed_us * rate;
+        self.level = full.min(level);
+        // A full bucket earns nothing more, not even that rest.
+        let rest = if level < full { elapsed.subsec_nanos() % 1_000 } else { 0 };
+        self.at = Some(now.checked_sub(Duration::from_nanos(u64::from(rest))).unwrap_or(now));
         match self.level.checked_sub(needed) {
             Some(rest) => {
                 self.level = rest;
