@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod compact;
 mod completions;
 mod config;
 mod delivery;
@@ -14,6 +15,7 @@ mod openapi;
 mod output;
 mod receiver;
 mod remote;
+mod replay;
 mod samples;
 mod serve;
 mod shape;
@@ -65,6 +67,8 @@ enum Command {
     Delivery(delivery::Args),
     /// See what receivers can get, and preview it
     Shape(shape::Args),
+    /// Deliver many events again, and watch the jobs that do
+    Replay(replay::Args),
     /// Manage access tokens
     Token(token::Args),
     /// Manage tenants: who has webhooks, events and tokens here, and how many
@@ -77,6 +81,8 @@ enum Command {
     Config(config::Args),
     /// Print the API's description for programs, an `openapi.json`
     Openapi(openapi::Args),
+    /// Give the free space of a stopped server's database back
+    Compact(compact::Args),
     /// Measure what this machine does
     Bench(bench::Args),
     /// Print a completion script for a shell
@@ -119,12 +125,14 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
         Command::Shape(args) => shape::run(args, output).await,
+        Command::Replay(args) => replay::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
         Command::Tenant(args) => tenant::run(args, output).await,
         Command::Audit(args) => audit::run(args, output).await,
         Command::MasterKey(args) => master_key::run(args, output, &environment).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
+        Command::Compact(args) => compact::run(args, output, &environment).await,
         Command::Bench(args) => bench::run(args, output).await,
         Command::Completions(args) => completions::run(&args, output),
     }

@@ -2,12 +2,15 @@
 
 mod administration;
 mod operations;
+pub mod replay;
+pub mod retention;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::clock::{Clock, UnixMicros};
@@ -19,11 +22,16 @@ use crate::event::Event;
 use crate::ingest::{Ingest, PublishError, Receipt};
 use crate::shape::RenderError;
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
-use crate::store::{Act, Deed, DeliveryKey, Store, StoreError, StoredDelivery};
+use crate::store::{Act, Deed, DeliveryKey, Idempotency, Store, StoreError, StoredDelivery};
 use crate::tenants::Tenants;
 use crate::topic::Topic;
 use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
 
+use self::replay::Replays;
+use self::retention::{Purge, RetentionSettings};
+
+/// How long an idempotency key is kept, if nothing else is set.
+pub const DEFAULT_IDEMPOTENCY_TTL: Duration = Duration::from_hours(24);
 /// The topic of the event that [`Engine::test_webhook`] sends.
 pub const TEST_TOPIC: &str = "postrider.test";
 /// How often a change is tried again when another one came between reading and writing.
@@ -41,6 +49,25 @@ pub struct Engine {
     changes: Mutex<()>,
     /// The store has refused events, and a task is about to tell so.
     is_full_told: AtomicBool,
+    replays: Replays,
+    purge: JoinHandle<()>,
+    idempotency_ttl: Duration,
+}
+
+/// What a node is told at its start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineSettings {
+    pub dispatcher: DispatcherSettings,
+    pub retention: RetentionSettings,
+    /// How long the receipts of a request with an idempotency key are kept.
+    pub idempotency_ttl: Duration,
+}
+
+/// Everything is kept for ever.
+impl From<DispatcherSettings> for EngineSettings {
+    fn from(dispatcher: DispatcherSettings) -> Self {
+        Self { dispatcher, retention: RetentionSettings::FOREVER, idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL }
+    }
 }
 
 /// Why a change of a webhook was refused.
@@ -67,21 +94,36 @@ impl Engine {
         store: Arc<dyn Store>,
         client: Client,
         clock: Arc<dyn Clock>,
-        settings: DispatcherSettings,
+        settings: impl Into<EngineSettings>,
     ) -> Result<Arc<Self>, StoreError> {
-        let (dispatcher, webhooks, notices) =
-            Dispatcher::start(Arc::clone(&store), client.clone(), Arc::clone(&clock), settings).await?;
+        let EngineSettings { dispatcher, retention, idempotency_ttl } = settings.into();
         let tenants = Arc::new(Tenants::default());
         for record in store.tenants().await? {
             tenants.apply(record);
         }
+        let parts = (Arc::clone(&store), client.clone(), Arc::clone(&clock));
+        let (dispatcher, webhooks, notices) =
+            Dispatcher::start(parts.0, parts.1, parts.2, dispatcher, Arc::clone(&tenants)).await?;
         let ingest = Ingest::new(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock), Arc::clone(&tenants));
         for record in &webhooks {
             ingest.apply(record);
         }
+        let replays = Replays::start(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock)).await?;
+        let purge = tokio::spawn(Purge::new(Arc::clone(&store), Arc::clone(&clock), retention).run());
         let changes = Mutex::default();
-        let is_full_told = AtomicBool::new(false);
-        let engine = Arc::new(Self { store, client, clock, dispatcher, ingest, tenants, changes, is_full_told });
+        let engine = Arc::new(Self {
+            store,
+            client,
+            clock,
+            dispatcher,
+            ingest,
+            tenants,
+            changes,
+            is_full_told: AtomicBool::new(false),
+            replays,
+            purge,
+            idempotency_ttl,
+        });
         tokio::spawn(operations::run(Arc::downgrade(&engine), notices));
         Ok(engine)
     }
@@ -112,11 +154,31 @@ impl Engine {
         events: Vec<Event>,
     ) -> Result<Vec<Receipt>, PublishError> {
         let engine = Arc::clone(self);
-        let published = to_the_end(async move { engine.ingest.publish(tenant, events).await }).await;
-        if let Err(PublishError::Store(StoreError::Full(_))) = &published {
+        let published = to_the_end(async move { engine.ingest.publish(tenant, events, None).await }).await;
+        self.note_full(&published);
+        published
+    }
+
+    /// As [`Engine::publish`], once for `key`: the same body, by its SHA-256, gets the same receipts again.
+    pub async fn publish_once(
+        self: &Arc<Self>,
+        tenant: TenantSeq,
+        events: Vec<Event>,
+        key: String,
+        body_hash: [u8; 32],
+    ) -> Result<Vec<Receipt>, PublishError> {
+        let engine = Arc::clone(self);
+        let now = self.now();
+        let once = Idempotency { key, body_hash, now, expires_at: now.after(self.idempotency_ttl) };
+        let published = to_the_end(async move { engine.ingest.publish(tenant, events, Some(once)).await }).await;
+        self.note_full(&published);
+        published
+    }
+
+    fn note_full(self: &Arc<Self>, published: &Result<Vec<Receipt>, PublishError>) {
+        if let Err(PublishError::Store(StoreError::Full(_))) = published {
             operations::note_full(self);
         }
-        published
     }
 
     // --- webhooks ---
@@ -333,6 +395,8 @@ impl Engine {
     /// again at the next start.
     pub async fn drain(&self, timeout: Duration) -> usize {
         self.ingest.close();
+        self.replays.stop();
+        self.purge.abort();
         let cut_off = self.dispatcher.drain(timeout).await;
         self.store.close().await;
         cut_off

@@ -29,7 +29,8 @@ use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::dashboard;
 use crate::delivery::client::{Client, ClientOptions};
 use crate::dispatcher::DispatcherSettings;
-use crate::engine::Engine;
+use crate::engine::retention::RetentionSettings;
+use crate::engine::{Engine, EngineSettings};
 use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{NewToken, Scope, Store, StoreError};
@@ -70,6 +71,8 @@ pub struct ServeSettings {
     /// Its `policy.own_listeners` is filled in by the server.
     pub client: ClientOptions,
     pub dispatcher: DispatcherSettings,
+    pub retention: RetentionSettings,
+    pub idempotency_ttl: Duration,
     pub store: SqliteOptions,
 }
 
@@ -102,7 +105,12 @@ pub async fn serve(
         None => ensure_admin(&*store, clock.now()).await?,
     };
     let auth = Auth::new(Arc::clone(&store), settings.admin_token.as_ref().map(hash_token));
-    let engine = Engine::start(store, client, Arc::new(clock), settings.dispatcher).await?;
+    let engine_settings = EngineSettings {
+        dispatcher: settings.dispatcher,
+        retention: settings.retention,
+        idempotency_ttl: settings.idempotency_ttl,
+    };
+    let engine = Engine::start(store, client, Arc::new(clock), engine_settings).await?;
     let app = App::new(Arc::clone(&engine), auth, address);
 
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");

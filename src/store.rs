@@ -2,6 +2,8 @@
 
 mod audit;
 pub mod migrate;
+pub mod replay;
+pub mod retention;
 pub mod seal;
 pub mod sqlite;
 mod tenant;
@@ -25,6 +27,8 @@ use crate::delivery::{DeliveryState, Transition};
 use crate::event::Event;
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
+pub use replay::ReplayStore;
+pub use retention::RetentionStore;
 
 /// The most items on a page of a listing.
 pub const MAX_PAGE_ITEMS: u32 = 500;
@@ -43,13 +47,22 @@ pub const MAX_KEPT_SUCCESS_RESPONSE_BYTES: usize = 1_024;
 
 /// Keeps everything that must outlive the process.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     // --- accepting ---
 
     /// Commits events and what they are owed to, in one transaction with its fsync, before it
     /// returns. All or nothing. One answer an event, in order; an event whose id the tenant has used
     /// before is not stored again and its `owed` is ignored, also within one call.
     async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError>;
+    /// As [`Store::accept`], once for the tenant's key: the receipts are kept in the same transaction, and while they
+    /// are, the same request gets them again and stores nothing. The same key with another body is a
+    /// [`StoreError::IdempotencyConflict`].
+    async fn accept_once(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<NewEvent>,
+        once: Idempotency,
+    ) -> Result<AcceptedOnce, StoreError>;
 
     // --- delivering ---
 
@@ -252,6 +265,25 @@ pub enum Accepted {
     },
 }
 
+/// What makes a request known when it is sent again.
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    pub key: String,
+    /// SHA-256 of the request's body.
+    pub body_hash: [u8; 32],
+    pub now: UnixMicros,
+    /// From then on the key is free again.
+    pub expires_at: UnixMicros,
+}
+
+/// The answer to a request with an [`Idempotency`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AcceptedOnce {
+    Now(Vec<Accepted>),
+    /// It was accepted before: the events' ids, and to how many webhooks each was owed then.
+    Before(Vec<(String, u32)>),
+}
+
 /// An event of the store, shared by the lanes that hold it.
 #[derive(Clone, Debug)]
 pub struct LiveEvent {
@@ -428,6 +460,9 @@ pub enum StoreError {
     NotFound,
     #[error("the name is taken")]
     NameTaken,
+    /// The idempotency key was used with another body.
+    #[error("the idempotency key was used with another body")]
+    IdempotencyConflict,
     /// The tenant's quota.
     #[error("the tenant may have {max} webhooks and has them")]
     TooManyWebhooks { max: u32 },

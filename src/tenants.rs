@@ -110,6 +110,10 @@ impl Directory {
 }
 
 impl Tenant {
+    pub(crate) fn name(&self) -> &str {
+        &self.record.name
+    }
+
     /// Counts `events` against the quota of events a second: all of them or none.
     pub(crate) fn take_events(&self, events: usize) -> Result<(), QuotaError> {
         let Some(max) = self.record.quotas.max_events_per_s else { return Ok(()) };

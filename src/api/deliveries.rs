@@ -22,7 +22,7 @@ use crate::topic::Pattern;
 /// What a discarded delivery shows if the operator gave no reason.
 const DISCARDED: &str = "discarded by an operator";
 /// The longest reason, in characters.
-const MAX_REASON_CHARS: usize = 255;
+pub(super) const MAX_REASON_CHARS: usize = 255;
 
 /// One event owed to one webhook.
 #[derive(Serialize, ToSchema)]
@@ -57,7 +57,7 @@ pub(super) struct Delivery {
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[expect(dead_code, reason = "documents the names of `DeliveryState`")]
-enum DeliveryStateName {
+pub(super) enum DeliveryStateName {
     Pending,
     Delivered,
     Dead,
@@ -132,7 +132,7 @@ impl From<AttemptRecord> for Attempt {
     }
 }
 
-fn parse_state(text: &str) -> Result<DeliveryState, String> {
+pub(super) fn parse_state(text: &str) -> Result<DeliveryState, String> {
     DeliveryState::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
         let names = DeliveryState::ALL.map(DeliveryState::as_str).join(", ");
         format!("{text:?} is none of {names}")

@@ -135,6 +135,27 @@ pub(super) fn media_type<'a>(headers: &HeaderMap, accepted: &[&'a str]) -> Resul
 
 pub(super) const JSON: &str = "application/json";
 
+/// The longest `Idempotency-Key`, in bytes.
+const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
+
+/// The `Idempotency-Key` of a request, if it has one: 1 to [`MAX_IDEMPOTENCY_KEY_BYTES`] of visible ASCII.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut given = headers.get_all("Idempotency-Key").iter();
+    let Some(key) = given.next() else { return Ok(None) };
+    let refused = |reason: String| Err(Problem::field("Idempotency-Key", reason));
+    if given.next().is_some() {
+        return refused("must be given once".to_owned());
+    }
+    let bytes = key.as_bytes();
+    if bytes.is_empty() || bytes.len() > MAX_IDEMPOTENCY_KEY_BYTES {
+        return refused(format!("has {} bytes, must have 1 to {MAX_IDEMPOTENCY_KEY_BYTES}", bytes.len()));
+    }
+    match bytes.iter().position(|byte| !byte.is_ascii_graphic()) {
+        Some(at) => refused(format!("must be visible ASCII without spaces; byte {} is not", at + 1)),
+        None => Ok(Some(String::from_utf8_lossy(bytes).into_owned())),
+    }
+}
+
 /// Settings as JSON: 415 another media type, 413 too large, 400 no JSON, 422 JSON of another shape.
 pub(super) struct JsonBody<T>(pub(super) T);
 

@@ -62,6 +62,7 @@ fn tags() -> Vec<Tag> {
         ("webhooks", "Receivers of events."),
         ("deliveries", "One event owed to one webhook."),
         ("shapes", "The bodies that receivers can get."),
+        ("replays", "Jobs over many deliveries."),
         ("stats", "Figures."),
         ("tokens", "Who may do what."),
         ("tenants", "Who has webhooks, events and tokens here, and how many; for operators."),

@@ -183,6 +183,11 @@ impl From<StoreError> for Problem {
                 let errors = vec![FieldError { field: "name".to_owned(), reason: "is taken".to_owned() }];
                 Self::with_fields(StatusCode::CONFLICT, "name-taken", errors)
             }
+            StoreError::IdempotencyConflict => Self::new(
+                StatusCode::CONFLICT,
+                "idempotency-conflict",
+                "the Idempotency-Key was used with another body; nothing was stored",
+            ),
             StoreError::TooManyWebhooks { .. } => Self::new(StatusCode::CONFLICT, "quota-webhooks", error.to_string()),
             StoreError::Conflict(reason) => Self::new(StatusCode::CONFLICT, "conflict", reason),
             StoreError::Cursor => Self::field("cursor", "is not one that this server gave out"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header, request};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
@@ -112,6 +112,21 @@ impl Remote {
         self.call(Method::POST, path, &[], Some(media), body).await
     }
 
+    /// Posts events as they are; with a key, so that sending them again accepts nothing twice.
+    pub(super) async fn post_events(
+        &self,
+        path: &[&str],
+        media: &'static str,
+        body: Bytes,
+        idempotency_key: Option<&str>,
+    ) -> anyhow::Result<Answer> {
+        let mut request = self.request(Method::POST, path, &[], Some(media))?;
+        if let Some(key) = idempotency_key {
+            request = request.header("Idempotency-Key", key);
+        }
+        self.answer(request, body).await
+    }
+
     pub(super) async fn delete(&self, path: &[&str]) -> anyhow::Result<Answer> {
         self.delete_with(path, &[]).await
     }
@@ -157,8 +172,17 @@ impl Remote {
         media: Option<&str>,
         body: Bytes,
     ) -> anyhow::Result<Answer> {
+        self.answer(self.request(method, path, query, media)?, body).await
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        media: Option<&str>,
+    ) -> anyhow::Result<request::Builder> {
         let url = self.url(path, query)?;
-        let destination = Destination::parse(url.as_str())?;
         let mut request = Request::builder()
             .method(method)
             .uri(url.as_str())
@@ -170,9 +194,13 @@ impl Remote {
         if let Some(media) = media {
             request = request.header(header::CONTENT_TYPE, media);
         }
-        let request = request
-            .body(body)
-            .map_err(|_| UsageError("the access token or the tenant has forbidden characters".to_owned()))?;
+        Ok(request)
+    }
+
+    async fn answer(&self, request: request::Builder, body: Bytes) -> anyhow::Result<Answer> {
+        let wrong = || "the access token, the tenant or the idempotency key has forbidden characters".to_owned();
+        let request = request.body(body).map_err(|_| UsageError(wrong()))?;
+        let destination = Destination::parse(&request.uri().to_string())?;
         let response = self
             .client
             .request(&destination, request, MAX_ANSWER_BYTES, TIMEOUT)

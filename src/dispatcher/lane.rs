@@ -444,14 +444,21 @@ impl Lane {
 
     /// Lets a delivery be attempted again; `queued` goes back into the queue.
     pub(super) fn give_back(&self, event: EventSeq, queued: Option<Queued>, now: UnixMicros) -> Todo {
+        self.give_back_all(vec![(event, queued)], now)
+    }
+
+    /// The same for many.
+    pub(super) fn give_back_all(&self, taken: Vec<(EventSeq, Option<Queued>)>, now: UnixMicros) -> Todo {
         let mut state = self.state.lock();
-        state.leave(event);
-        state.awaited.take_if(|(awaited, _)| *awaited == event);
-        match queued {
-            Some(queued) if state.is_ordered() => state.queue.insert_in_order(queued),
-            Some(queued) => state.queue.push(queued),
-            // A load may have passed it over meanwhile.
-            None => state.stored_due = Some(UnixMicros(0)),
+        for (event, queued) in taken {
+            state.leave(event);
+            state.awaited.take_if(|(awaited, _)| *awaited == event);
+            match queued {
+                Some(queued) if state.is_ordered() => state.queue.insert_in_order(queued),
+                Some(queued) => state.queue.push(queued),
+                // A load may have passed it over meanwhile.
+                None => state.stored_due = Some(UnixMicros(0)),
+            }
         }
         if state.breaker.is_open() && state.queue.is_empty() && state.under_way.is_empty() {
             state.breaker.cancel_probe();

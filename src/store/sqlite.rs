@@ -8,7 +8,9 @@
 
 mod accept;
 mod audit;
+mod compact;
 mod deliveries;
+mod idempotency;
 mod keys;
 mod listings;
 mod open;
@@ -16,6 +18,8 @@ mod owed;
 mod pending;
 mod reader;
 mod rekey;
+mod replay;
+mod retention;
 mod settle;
 mod tenants;
 mod tokens;
@@ -32,6 +36,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use self::accept::IdHash;
+pub use self::compact::Compacted;
 use self::listings::{Bounds, Listing};
 pub use self::open::DATABASE_FILE;
 pub(crate) use self::open::create_folder;
@@ -43,10 +48,10 @@ use self::tenants::Gauges;
 use self::writer::{Failure, Size, State, Writer};
 use super::seal::{MasterKey, Sealer};
 use super::{
-    Accepted, Act, AllWebhooks, AttemptRecord, AuditEntry, AuditFilter, Deed, DeletedTenant, DeliveryFilter,
-    DeliveryIds, DeliveryKey, Due, EventFilter, EventSeq, NewEvent, NewToken, OpenError, Page, PageOf, Portion,
-    SettleBatch, Stats, Store, StoreError, StoredDelivery, StoredEvent, TenantPatch, TenantRecord, TokenRecord,
-    Unsettled,
+    Accepted, AcceptedOnce, Act, AllWebhooks, AttemptRecord, AuditEntry, AuditFilter, Deed, DeletedTenant,
+    DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter, EventSeq, Idempotency, NewEvent, NewToken, OpenError,
+    Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError, StoredDelivery, StoredEvent, TenantPatch,
+    TenantRecord, TokenRecord, Unsettled,
 };
 use crate::clock::UnixMicros;
 use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
@@ -125,6 +130,16 @@ impl SqliteStore {
 impl Store for SqliteStore {
     async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
         self.writer.write(accept::size(&events), move |commit| accept::accept(commit, &events)).await
+    }
+
+    async fn accept_once(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<NewEvent>,
+        once: Idempotency,
+    ) -> Result<AcceptedOnce, StoreError> {
+        let size = idempotency::size(&events);
+        self.writer.write(size, move |commit| idempotency::accept_once(commit, tenant, &events, &once)).await
     }
 
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError> {

@@ -11,6 +11,8 @@ mod delivering;
 mod fixtures;
 mod listings;
 mod operators;
+mod replaying;
+mod retaining;
 mod tenants;
 mod webhooks;
 
@@ -124,6 +126,26 @@ stories! {
         dead_ones_are_paged,
         a_made_up_cursor_is_refused,
         new_events_do_not_shift_a_page;
+    replaying:
+        a_job_makes_what_it_wants_pending_and_leaves_the_rest,
+        a_job_is_for_a_webhook_a_topic_and_a_time,
+        a_job_pauses_within_an_event_and_goes_on_after_a_restart,
+        what_changed_between_scan_and_step_is_left_alone,
+        a_job_discards_with_a_reason,
+        a_job_adds_what_was_not_matched,
+        the_jobs_of_a_webhook_end_with_it,
+        jobs_are_listed_and_limited,
+        an_event_is_sent_again_to_whom_it_was_owed_or_not,
+        a_request_with_a_key_is_accepted_once,
+        concurrent_requests_with_one_key_are_one;
+    retaining:
+        an_event_goes_when_all_of_it_is_old,
+        a_purged_event_takes_everything_with_it,
+        a_delivery_made_pending_again_keeps_its_event,
+        many_events_are_purged_in_steps,
+        old_attempts_go_and_their_deliveries_stay,
+        a_tenant_can_have_its_own_cutoffs,
+        records_that_are_over_are_purged;
     tenants:
         a_tenant_comes_back_with_all_its_settings,
         a_tenant_s_name_is_unique_among_the_living,

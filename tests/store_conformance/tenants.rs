@@ -1,5 +1,6 @@
 //! Tenants, their tokens, and the log of what is done.
 
+use postrider::store::replay::{NewReplay, ReplayAction, Selection};
 use postrider::store::{
     Act, Actor, AuditEntry, AuditFilter, Deed, Disposition, NewToken, Page, Quotas, Scope, Stats, Store, StoreError,
     TenantPatch,
@@ -95,12 +96,22 @@ pub(crate) async fn a_tenant_with_something_to_lose_is_deleted_by_force_alone<F:
     assert!(with_pending.to_string().contains("0 webhooks and 1 pending"), "{with_pending}");
 
     let b = store.create_webhook(blue, settings("b"), at(5)).await.unwrap();
+    let job = NewReplay {
+        webhook: None,
+        selection: Selection::default(),
+        action: ReplayAction::Replay { include_unmatched: false },
+        rate_per_s: 1,
+    };
+    store.create_replay(blue, job.clone(), at(5)).await.unwrap();
+    let ours = store.create_replay(DEFAULT_TENANT, job, at(5)).await.unwrap().uuid;
     let deleted = store.delete_tenant(blue, true, at(6)).await.unwrap();
     assert_eq!((deleted.tenant.seq, deleted.webhooks), (blue, vec![b.seq]));
     drop(store);
     fixture.restart().await;
     let store = fixture.store();
     assert!(store.webhooks(blue).await.unwrap().is_empty());
+    let unfinished: Vec<_> = store.unfinished_replays().await.unwrap().iter().map(|job| job.uuid).collect();
+    assert_eq!(unfinished, [ours], "its jobs end with it");
     let live: Vec<_> = store.all_webhooks().await.unwrap().live.iter().map(|webhook| webhook.seq).collect();
     assert_eq!(live, [other], "those of others stay");
     assert!(store.token_by_hash([1; 32]).await.unwrap().is_none());

@@ -30,8 +30,6 @@ pub(crate) struct LaneSettings {
     pub(in crate::dispatcher) version: i64,
     pub(crate) uuid: Uuid,
     pub(crate) tenant: TenantSeq,
-    /// As templates show it.
-    pub(crate) tenant_name: String,
     pub(crate) name: String,
     pub(crate) receiver: Webhook,
     pub(in crate::dispatcher) schedule: Schedule,
@@ -139,7 +137,6 @@ impl LaneSettings {
             version: record.version,
             uuid: record.uuid,
             tenant: record.tenant,
-            tenant_name: String::new(),
             name: settings.name.clone(),
             receiver: settings.receiver.clone(),
             schedule: settings.retry_schedule.clone().unwrap_or_else(|| default_schedule.clone()),

@@ -81,7 +81,7 @@ impl WebhookHeads {
 #[derive(Clone, Debug)]
 pub(super) struct DeliveryRow {
     pub(super) webhook: WebhookSeq,
-    state: DeliveryState,
+    pub(super) state: DeliveryState,
     attempts: u32,
     next_at: Option<UnixMicros>,
     updated_at: UnixMicros,

@@ -135,6 +135,7 @@ pub(super) fn delete(
     ] {
         commit.prepare(sql)?.execute((seq, now))?;
     }
+    super::replay::end_with_tenant(commit, seq, now)?;
     record_deed(commit, "tenant.delete", &tenant, now)?;
     Ok(DeletedTenant { tenant, webhooks })
 }

@@ -207,6 +207,7 @@ pub(super) fn delete(
 ) -> Result<WebhookRecord, Failure> {
     let found = webhook(commit.connection, &commit.state.sealer, tenant, uuid)?.ok_or(StoreError::NotFound)?;
     commit.prepare("UPDATE webhook SET deleted_at = ?2 WHERE seq = ?1")?.execute((found.seq, now))?;
+    super::replay::end_with_webhook(commit, found.seq, now)?;
     record_deed(commit, tenant, "webhook.delete", uuid, &found.settings.name, now)?;
     Ok(found)
 }

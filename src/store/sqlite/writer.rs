@@ -156,6 +156,11 @@ impl Writer {
         answered.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the writer stopped".to_owned())))
     }
 
+    /// More waits than goes into one transaction.
+    pub(super) fn is_busy(&self) -> bool {
+        self.thread.room.available_permits() < (MAX_WAITING_KIB as usize) - (MAX_COMMIT_BYTES >> 10)
+    }
+
     /// Lets the thread finish what it was given, and waits until it has closed the file.
     pub(super) async fn close(&self) {
         drop(self.thread.jobs.lock().take());
