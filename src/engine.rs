@@ -210,10 +210,8 @@ impl Engine {
         patch: WebhookPatch,
     ) -> Result<WebhookRecord, ChangeError> {
         let close_circuit = patch.enabled == Some(true);
-        self.change_webhook(act.into(), uuid, close_circuit, |old, _| {
-            old.patched(patch.clone()).map_err(ChangeError::Invalid)
-        })
-        .await
+        self.change_webhook(act.into(), uuid, close_circuit, |old, _| old.patched(&patch).map_err(ChangeError::Invalid))
+            .await
     }
 
     /// Lets new keys take over, those that `given` has and new ones for the others; the keys of before sign for

@@ -315,7 +315,8 @@ pub struct Due {
     pub deliveries: Vec<DueDelivery>,
     /// More is due than the portion had room for.
     pub is_rest_due: bool,
-    /// With [`Portion::in_order`]: the delivery that all after it wait for, and when it is due.
+    /// With [`Portion::in_order`]: the first delivery that is not among these and not held, and when it is due. All after
+    /// it wait for it.
     pub awaited: Option<(EventSeq, UnixMicros)>,
 }
 

@@ -57,14 +57,14 @@ async fn server(folder: &Path) -> TestServer {
     settings.dispatcher.circuit.threshold = u32::MAX;
     settings.admin_token = Some(program::TOKEN.into());
     let mut server = TestServer::start_with(settings).await;
-    server.admin = program::TOKEN.to_owned();
+    program::TOKEN.clone_into(&mut server.admin);
     server
 }
 
 fn batch(topic: &str, name: &str, count: usize) -> String {
     let events =
         (0..count).map(|number| json!({"id": format!("{name}-{number}"), "topic": topic, "payload": {"n": 1}}));
-    Value::from_iter(events).to_string()
+    events.collect::<Value>().to_string()
 }
 
 async fn publish(server: &TestServer, topic: &str, name: &str, count: usize) {

@@ -55,7 +55,7 @@ async fn start(folder: &Path, clock: &Arc<ManualClock>) -> Arc<Engine> {
         circuit: CircuitSettings {
             threshold: 1_000,
             cool_down: Duration::from_secs(30),
-            max_cool_down: Duration::from_secs(3_600),
+            max_cool_down: Duration::from_hours(1),
         },
     };
     let settings = EngineSettings { dispatcher, retention: retention(), idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL };

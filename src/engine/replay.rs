@@ -160,7 +160,9 @@ impl Runner {
         };
         let stepped = self.dispatcher.withhold_all(scan.found, commit).await?;
         if matches!(job.action, ReplayAction::Replay { .. }) && !stepped.changed.is_empty() {
-            webhooks.into_iter().for_each(|webhook| self.dispatcher.wake(webhook));
+            for webhook in webhooks {
+                self.dispatcher.wake(webhook);
+            }
         }
         Ok(stepped)
     }
@@ -218,12 +220,11 @@ impl Engine {
         let act = act.into();
         let tenant = act.tenant;
         let event = self.store.event(tenant, id).await?.ok_or(StoreError::NotFound)?;
-        let webhooks = match webhook {
-            Some(uuid) => vec![self.find(tenant, uuid).await?.seq],
-            None => {
-                let live: Vec<_> = self.store.webhooks(tenant).await?.iter().map(|record| record.seq).collect();
-                event.owed.into_iter().filter(|webhook| live.binary_search(webhook).is_ok()).collect()
-            }
+        let webhooks = if let Some(uuid) = webhook {
+            vec![self.find(tenant, uuid).await?.seq]
+        } else {
+            let live: Vec<_> = self.store.webhooks(tenant).await?.iter().map(|record| record.seq).collect();
+            event.owed.into_iter().filter(|webhook| live.binary_search(webhook).is_ok()).collect()
         };
         let (engine, id) = (Arc::clone(self), id.to_owned());
         to_the_end(async move {
@@ -253,7 +254,9 @@ impl Engine {
             Ok((changed.clone(), changed.iter().map(key).collect()))
         };
         let changed = self.dispatcher.withhold_all(webhooks.iter().map(key).collect(), resend).await?;
-        changed.iter().for_each(|webhook| self.dispatcher.wake(*webhook));
+        for webhook in &changed {
+            self.dispatcher.wake(*webhook);
+        }
         Ok(changed.len())
     }
 }

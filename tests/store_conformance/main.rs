@@ -95,6 +95,7 @@ stories! {
         what_was_in_memory_is_read_back_after_a_restart,
         what_was_settled_is_not_read_back,
         a_stored_delivery_is_due_at_once_and_in_order,
+        what_is_due_in_order_ends_before_what_must_wait,
         what_is_due_is_read_in_portions_that_fit_into_memory,
         large_events_are_read_back_in_pages_that_fit_into_memory,
         a_failed_attempt_is_due_at_its_time,
@@ -162,6 +163,7 @@ stories! {
         the_log_is_read_in_pages_by_tenant_and_filter;
     webhooks:
         a_webhook_comes_back_with_all_its_settings,
+        a_webhook_is_turned_off_without_its_owner,
         a_name_is_unique_among_the_living,
         a_change_on_an_old_version_is_refused,
         a_change_can_close_the_circuit,

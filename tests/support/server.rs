@@ -47,7 +47,7 @@ pub fn settings(folder: &Path) -> ServeSettings {
             circuit: CircuitSettings {
                 threshold: 100,
                 cool_down: Duration::from_secs(30),
-                max_cool_down: Duration::from_secs(3_600),
+                max_cool_down: Duration::from_hours(1),
             },
         },
         retention: RetentionSettings::FOREVER,

@@ -76,7 +76,7 @@ pub(super) struct Settings {
     /// The private key of --client-certificate, in a PEM file
     #[arg(long, value_name = "FILE", requires = "client_certificate")]
     client_key: Option<String>,
-    /// Go through this proxy, as in http://proxy.example:3128 or socks5://…; `none` for none
+    /// Go through this proxy, as in `http://proxy.example:3128` or `socks5://…`; `none` for none
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
     /// Leave it to the proxy to resolve the receiver's name, where the server allows that
@@ -195,7 +195,8 @@ impl Settings {
         };
         let list = |items: Vec<String>| (!items.is_empty()).then_some(items);
         let map = |items: Vec<(String, String)>| {
-            (!items.is_empty()).then(|| Map::from_iter(items.into_iter().map(|(k, v)| (k, v.into()))))
+            (!items.is_empty())
+                .then(|| items.into_iter().map(|(key, value)| (key, value.into())).collect::<Map<_, Value>>())
         };
         let mut fields = Map::new();
         let mut set = |name: &str, value: Value| {

@@ -287,10 +287,8 @@ impl SqliteStore {
     ) -> Result<Purged, StoreError> {
         let size = Size { rows: found.rows, bytes: found.bytes, is_urgent: false };
         let Found { events, through, is_end, .. } = found;
-        let count = match events.is_empty() {
-            true => 0,
-            false => self.writer.write(size, move |commit| delete(commit, &events)).await?,
-        };
+        let count =
+            if events.is_empty() { 0 } else { self.writer.write(size, move |commit| delete(commit, &events)).await? };
         Ok(Purged { count, through, is_end })
     }
 }

@@ -361,7 +361,7 @@ fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
         retry_schedule: schedule,
         policy: Policy::default(),
     };
-    let settings = settings.patched(policy.settings).map_err(|errors| corrupt(format!("{errors:?}")))?;
+    let settings = settings.patched(&policy.settings).map_err(|errors| corrupt(format!("{errors:?}")))?;
     Ok(WebhookRecord {
         seq: row.get(0)?,
         uuid,
