@@ -60,6 +60,8 @@ pub(super) struct Webhook {
     url: String,
     topic_patterns: Vec<String>,
     enabled: bool,
+    /// Deliveries wait until it is `false` again.
+    paused: bool,
     #[schema(value_type = Vec<String>, example = json!(["decnet", "standard"]))]
     signatures: Vec<&'static str>,
     /// The keys that sign, the newest first, without what is secret of them.
@@ -153,6 +155,7 @@ impl Webhook {
             url: receiver.destination.as_str().to_owned(),
             topic_patterns: settings.topic_patterns.iter().map(ToString::to_string).collect(),
             enabled: settings.enabled,
+            paused: policy.paused,
             signatures: receiver.signatures.iter().copied().map(Scheme::as_str).collect(),
             keys: keys::live(record, now),
             timeout_s: receiver.timeout.as_secs(),

@@ -118,16 +118,16 @@ impl Lane {
     pub(crate) fn reserve(&self, room: usize) -> Disposition {
         let mut state = self.state.lock();
         match state.mode {
-            Mode::Paused => return Disposition::Skipped(WEBHOOK_DISABLED),
+            Mode::Off => return Disposition::Skipped(WEBHOOK_DISABLED),
             Mode::Removed => return Disposition::Skipped(WEBHOOK_DELETED),
-            Mode::Running | Mode::Stopped => {}
+            Mode::Running | Mode::Paused | Mode::Stopped => {}
         }
         if state.is_ordered() {
             // The store has the order, whatever happens here.
             return Disposition::Stored;
         }
         let is_full = state.queue.len() + state.reserved >= self.max_queued.min(room);
-        if is_full || state.has_overflow || state.breaker.is_open() {
+        if is_full || state.has_overflow || state.mode == Mode::Paused || state.breaker.is_open() {
             state.has_overflow = true;
             return Disposition::Stored;
         }
@@ -303,7 +303,7 @@ impl Lane {
         let off = state.reason_to_turn_off(outcome, change, now).filter(|_| is_current);
         if off.is_some() {
             // From this moment on, not only when the store knows.
-            state.mode = Mode::Paused;
+            state.mode = Mode::Off;
         }
         let grew = state.breaker.width(state.max_workers()) > width;
         let todo = if !state.can_run() || matches!(change, Change::Recovered { was_open: true }) {

@@ -52,8 +52,10 @@ pub(super) enum Readiness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Running,
-    /// Disabled by its owner: what is pending waits in the store.
+    /// Deliveries wait in the store, new ones too.
     Paused,
+    /// Turned off: what is pending waits in the store, new events are skipped.
+    Off,
     /// Deleted: what is pending is discarded.
     Removed,
     /// The node shuts down: what is pending is read back at the next start.
@@ -151,7 +153,11 @@ impl LaneSettings {
 
 impl Mode {
     pub(super) fn of(record: &WebhookRecord) -> Self {
-        if record.settings.enabled { Self::Running } else { Self::Paused }
+        match &record.settings {
+            settings if !settings.enabled => Self::Off,
+            settings if settings.policy.paused => Self::Paused,
+            _ => Self::Running,
+        }
     }
 }
 
