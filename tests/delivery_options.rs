@@ -83,3 +83,31 @@ fn number(request: &receiver::Received) -> u64 {
     let body: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
     body["payload"]["n"].as_u64().expect("a number")
 }
+
+// --- methods ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_s_method_is_used_and_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(folder.path()).await;
+    let receiver = TestReceiver::healthy().await;
+    let webhook = subscribe(&engine, "mine", ">", &receiver.url("/")).await;
+    for (method, count) in [("PUT", 1), ("PATCH", 2), ("POST", 3), ("PUT", 4)] {
+        change(&engine, &webhook, patch(&format!(r#"{{"method": "{method}"}}"#))).await;
+        publish(&engine, "a.b", 1).await;
+        let requests = receiver.wait_for(count).await;
+        assert_eq!(requests[count - 1].method, method);
+    }
+    stop(engine).await;
+    let engine = start(folder.path()).await;
+    publish(&engine, "a.b", 1).await;
+    let last = receiver.wait_for(5).await.pop().expect("five");
+    assert_eq!(last.method, "PUT");
+    let keys = &webhook.settings.receiver.keys;
+    postrider::signing::verify_decnet(&keys.decnet, &last.headers, &last.body).expect("it is signed as any other");
+    for wrong in ["GET", "DELETE", "post", ""] {
+        let refused = webhook.settings.patched(patch(&format!(r#"{{"method": "{wrong}"}}"#))).unwrap_err();
+        assert_eq!(refused[0].field(), "method");
+    }
+    stop(engine).await;
+}

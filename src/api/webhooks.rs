@@ -58,6 +58,9 @@ pub(super) struct Webhook {
     name: String,
     description: String,
     url: String,
+    /// `POST`, `PUT` or `PATCH`.
+    #[schema(value_type = String)]
+    method: &'static str,
     topic_patterns: Vec<String>,
     enabled: bool,
     /// Deliveries wait until it is `false` again.
@@ -153,6 +156,7 @@ impl Webhook {
             name: settings.name.clone(),
             description: settings.description.clone(),
             url: receiver.destination.as_str().to_owned(),
+            method: receiver.method.as_str(),
             topic_patterns: settings.topic_patterns.iter().map(ToString::to_string).collect(),
             enabled: settings.enabled,
             paused: policy.paused,

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::time::{Instant, timeout_at};
 
@@ -189,7 +189,7 @@ fn request(
         headers.insert(name, value.clone());
     }
     let mut request = Request::new(Full::new(message.body.clone()));
-    *request.method_mut() = Method::POST;
+    *request.method_mut() = webhook.method.into();
     *request.uri_mut() = webhook.destination.target().clone();
     *request.headers_mut() = headers;
     Ok(request)

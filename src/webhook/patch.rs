@@ -32,6 +32,10 @@ pub struct WebhookPatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = "uri")]
     pub url: Option<String>,
+    /// `POST`, the default, `PUT` or `PATCH`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^(POST|PUT|PATCH)$")]
+    pub method: Option<String>,
     /// Topics wanted: `*` stands for one token, a last `>` for one or more.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 256)]

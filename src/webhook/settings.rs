@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::patch::WebhookPatch;
 use super::policy::{Policy, PolicyError};
-use super::{DEFAULT_TIMEOUT, TIMEOUT_S, TenantSeq, Webhook, WebhookSeq};
+use super::{DEFAULT_TIMEOUT, Method, TIMEOUT_S, TenantSeq, Webhook, WebhookSeq};
 use crate::clock::UnixMicros;
 use crate::delivery::access::{Access, AccessError};
 use crate::delivery::guard::{Destination, DestinationError};
@@ -157,6 +157,7 @@ impl WebhookSettings {
             description: String::new(),
             receiver: Webhook {
                 destination,
+                method: Method::default(),
                 keys,
                 signatures: vec![Scheme::Decnet, Scheme::Standard],
                 timeout: DEFAULT_TIMEOUT,
@@ -174,7 +175,11 @@ impl WebhookSettings {
     /// What of these settings a store keeps as one text, so that [`WebhookSettings::patched`] brings it back.
     #[must_use]
     pub fn policy_patch(&self) -> WebhookPatch {
-        self.policy.to_patch().with_access(self.receiver.access.raw())
+        let method = self.receiver.method;
+        WebhookPatch {
+            method: (method != Method::default()).then(|| method.as_str().to_owned()),
+            ..self.policy.to_patch().with_access(self.receiver.access.raw())
+        }
     }
 
     /// These settings with `patch` over them; all that is wrong with it, if anything is.
@@ -218,6 +223,12 @@ impl Checked {
         }
         if let Some(destination) = patch.url.as_deref().and_then(|url| self.ok(Destination::parse(url))) {
             settings.receiver.destination = destination;
+        }
+        if let Some(method) = &patch.method {
+            match Method::ALL.into_iter().find(|known| known.as_str() == method) {
+                Some(method) => settings.receiver.method = method,
+                None => self.field("method", format!("is {method:?}, must be POST, PUT or PATCH")),
+            }
         }
         if let Some(secret) = self.secret(patch.secret.as_deref()) {
             settings.receiver.keys.decnet = secret;
