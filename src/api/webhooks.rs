@@ -106,7 +106,8 @@ pub(super) struct Webhook {
     /// As it was set, without its secrets.
     #[schema(required, value_type = Option<Object>)]
     proxy: Option<RawProxy>,
-    /// Why it was turned off without its owner: `gone` after a 410, or `no success for N days`.
+    /// Why it was turned off without its owner: `gone` after a 410, `receiver asked to stop` after an answer with
+    /// `webhook-delivery: disable`, or `no success for N days`.
     #[schema(required)]
     disabled_reason: Option<String>,
     #[schema(required)]
@@ -306,7 +307,7 @@ pub(super) struct TestResult {
     #[schema(required)]
     status_code: Option<u16>,
     /// What went wrong: `non-retryable 404`, `http 503`, `timeout: …`, `connect: …`, `tls: …`, `dns: …`, `auth: …`,
-    /// `egress_blocked: …`, `shape: …`.
+    /// `proxy: …`, `egress_blocked: …`, `shape: …`.
     #[schema(required)]
     error: Option<String>,
     /// Of the whole attempt, in milliseconds.

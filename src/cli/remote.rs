@@ -195,7 +195,8 @@ impl Remote {
             | End::Tls(reason)
             | End::Dns(reason)
             | End::Protocol(reason)
-            | End::Auth(reason) => reason.clone(),
+            | End::Auth(reason)
+            | End::Proxy(reason) => reason.clone(),
         };
         anyhow::anyhow!(
             "cannot reach the server at {}: {reason}\n\

@@ -85,7 +85,10 @@ pub(super) enum Phase {
     #[default]
     Dns,
     Connect,
+    /// On the way to a proxy.
     Proxy,
+    /// A proxy was asked for a way to the receiver.
+    Tunnel,
     Tls,
     Answer,
     Token,
@@ -97,7 +100,8 @@ impl Phase {
         let phase = match self {
             Self::Dns => "dns",
             Self::Connect => "connect",
-            Self::Proxy => "connect: proxy",
+            Self::Proxy => return End::Proxy(format!("timeout: connect (limit {} s)", limit.as_secs_f64())),
+            Self::Tunnel => "connect: proxy",
             Self::Tls => "tls",
             Self::Answer => "waiting for the response",
             Self::Token => return End::Auth(format!("no token within {} s", limit.as_secs_f64())),

@@ -67,6 +67,8 @@ pub(super) struct Booked {
 pub(crate) enum Off {
     /// The receiver answered 410.
     Gone,
+    /// It answered `webhook-delivery: disable`.
+    Asked,
     /// The circuit has been open for so many days.
     NoSuccess { days: u32 },
 }

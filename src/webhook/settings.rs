@@ -60,7 +60,7 @@ pub struct WebhookSettings {
 /// Why and when a webhook was turned off without its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SwitchedOff {
-    /// `gone`, or `no success for N days`.
+    /// `gone`, `receiver asked to stop`, or `no success for N days`.
     pub reason: String,
     pub at: UnixMicros,
 }

@@ -13,7 +13,7 @@ use super::Off;
 use super::queue::{Queue, Queued};
 use crate::clock::UnixMicros;
 use crate::delivery::retry::{MAX_WAIT, Schedule};
-use crate::delivery::{End, Outcome};
+use crate::delivery::{End, GONE, Outcome};
 use crate::dispatcher::breaker::{Breaker, Change, CircuitSettings};
 use crate::dispatcher::limiter::Limiter;
 use crate::dispatcher::memory::Memory;
@@ -309,8 +309,8 @@ impl State {
 
     /// Whether an attempt's end is the end of the webhook.
     pub(super) fn reason_to_turn_off(&self, outcome: &Outcome, change: Change, now: UnixMicros) -> Option<Off> {
-        if outcome.end == End::Status(410) {
-            return Some(Off::Gone);
+        if outcome.ends_webhook() {
+            return Some(if outcome.end == End::Status(GONE) { Off::Gone } else { Off::Asked });
         }
         let days = self.settings.policy.disable_after_days.filter(|_| change == Change::StillOpen)?;
         let time = Duration::from_hours(24 * u64::from(days));
