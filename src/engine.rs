@@ -15,7 +15,7 @@ use crate::delivery::attempt::attempt;
 use crate::delivery::client::{Client, VetError};
 use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures};
 use crate::event::Event;
-use crate::ingest::{Ingest, PublishError, Receipt};
+use crate::ingest::{DryRun, Ingest, PublishError, Receipt};
 use crate::shape::RenderError;
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
 use crate::store::{DeliveryKey, Store, StoreError, StoredDelivery};
@@ -100,6 +100,11 @@ impl Engine {
             operations::note_full(self);
         }
         published
+    }
+
+    /// What would become of an event, if it was published now; nothing is stored.
+    pub fn dry_run(&self, tenant: TenantSeq, event: &Event) -> Result<DryRun, PublishError> {
+        self.ingest.dry_run(tenant, event)
     }
 
     // --- webhooks ---

@@ -1,23 +1,29 @@
 //! What a webhook and an event may say about their delivery, by what the receiver got.
 
 #![cfg(feature = "server")]
-#![expect(clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![allow(unreachable_pub, dead_code, reason = "the tests share what supports them")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 #[path = "support/engine.rs"]
 mod engine;
 #[path = "support/receiver.rs"]
 mod receiver;
+#[path = "support/server.rs"]
+mod server;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{change, publish, settings, start, start_with, stop, subscribe, wait_for};
+use engine::{change, publish, settings, start, start_at, start_with, stop, subscribe, wait_for};
+use postrider::clock::{Clock, ManualClock, SystemClock, UnixMicros};
 use postrider::delivery::DeliveryState;
 use postrider::delivery::retry::Schedule;
 use postrider::dispatcher::DispatcherSettings;
 use postrider::engine::Engine;
+use postrider::event::Event;
 use postrider::webhook::{DEFAULT_TENANT, WebhookPatch, WebhookRecord};
 use receiver::{Answer, Received, TestReceiver};
+use serde_json::{Value, json};
 
 fn patch(json: &str) -> WebhookPatch {
     serde_json::from_str(json).expect("a patch")
@@ -98,7 +104,7 @@ async fn a_pause_in_the_midst_of_work_loses_nothing_and_keeps_the_order() {
 }
 
 fn number(request: &Received) -> u64 {
-    let body: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
+    let body: Value = serde_json::from_slice(&request.body).expect("JSON");
     body["payload"]["n"].as_u64().expect("a number")
 }
 
@@ -211,4 +217,172 @@ async fn a_proxy_s_own_failure_does_not_trip_the_receiver_s_circuit() {
         assert_eq!((health.consecutive_failures, health.auto_disabled_at), (0, None), "{}", webhook.settings.name);
     }
     stop(engine).await;
+}
+
+// --- later ---
+
+fn event(json: &Value, now: UnixMicros) -> Event {
+    Event::from_json(json.to_string().as_bytes(), now).expect("an event")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_for_later_waits_over_a_restart_and_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(SystemClock.now()));
+    let start_here = || start_at(folder.path(), settings(), Arc::clone(&clock) as _);
+    let engine = start_here().await;
+    let receiver = TestReceiver::healthy().await;
+    subscribe(&engine, "mine", ">", &receiver.url("/")).await;
+    let due_at = clock.now().after(Duration::from_secs(3_600));
+    let later = event(&json!({"topic": "a.b", "id": "later", "deliver_at": due_at.to_string()}), clock.now());
+    let past = event(&json!({"topic": "a.b", "id": "past", "deliver_at": 5}), clock.now());
+    let receipts = engine.publish(DEFAULT_TENANT, vec![later.clone(), past]).await.expect("they are accepted");
+    assert_eq!(receipts.iter().map(|receipt| receipt.deliveries).sum::<u32>(), 2);
+    publish(&engine, "a.b", 3).await;
+    wait_for(&engine, DeliveryState::Delivered, 4).await;
+    let waiting = wait_for(&engine, DeliveryState::Pending, 1).await;
+    assert_eq!((waiting[0].event_id.as_str(), waiting[0].next_attempt_at), ("later", Some(due_at)));
+    let again = engine.publish(DEFAULT_TENANT, vec![later]).await.expect("it is known");
+    assert!(again[0].duplicate);
+    stop(engine).await;
+
+    let engine = start_here().await;
+    clock.advance(Duration::from_secs(3_590));
+    publish(&engine, "a.b", 1).await;
+    receiver.wait_for(5).await;
+    a_while().await;
+    assert_eq!(receiver.received_count(), 5, "ten seconds are left");
+    clock.advance(Duration::from_secs(11));
+    let requests = receiver.wait_for(6).await;
+    assert_eq!(requests[5].event_id(), "later");
+    let body = String::from_utf8_lossy(&requests[5].body).into_owned();
+    assert!(!body.contains("deliver_at") && body.starts_with(r#"{"id":"later","payload":{},"topic":"a.b""#), "{body}");
+    wait_for(&engine, DeliveryState::Delivered, 6).await;
+    stop(engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_webhook_waits_for_what_is_for_later_and_an_operator_can_end_the_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(folder.path()).await;
+    let receiver = TestReceiver::healthy().await;
+    let webhook = subscribe(&engine, "mine", ">", &receiver.url("/")).await;
+    change(&engine, &webhook, patch(r#"{"ordered": true}"#)).await;
+    let now = SystemClock.now();
+    for (id, delay_ms) in [("first", 600), ("second", 0), ("third", 3_600_000), ("fourth", 0)] {
+        let deliver_at = now.after(Duration::from_millis(delay_ms)).to_string();
+        let event = event(&json!({"topic": "a.b", "id": id, "deliver_at": deliver_at}), now);
+        engine.publish(DEFAULT_TENANT, vec![event]).await.expect("it is accepted");
+    }
+    let began = std::time::Instant::now();
+    receiver.wait_for(2).await;
+    assert!(began.elapsed() >= Duration::from_millis(400), "{:?}", began.elapsed());
+    a_while().await;
+    assert_eq!(receiver.event_ids(), ["first", "second"]);
+    let pending = wait_for(&engine, DeliveryState::Pending, 2).await;
+    let third = pending.iter().find(|delivery| delivery.event_id == "third").expect("it waits");
+    engine.retry_delivery(DEFAULT_TENANT, third.key).await.expect("it is made now");
+    wait_for(&engine, DeliveryState::Delivered, 4).await;
+    assert_eq!(receiver.event_ids(), ["first", "second", "third", "fourth"]);
+    stop(engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_is_off_skips_what_is_for_later_too_and_a_paused_one_keeps_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(folder.path()).await;
+    let receiver = TestReceiver::healthy().await;
+    for (name, settings) in [("off", r#"{"enabled": false}"#), ("paused", r#"{"paused": true}"#)] {
+        let webhook = subscribe(&engine, name, ">", &receiver.url("/")).await;
+        change(&engine, &webhook, patch(settings)).await;
+    }
+    let now = SystemClock.now();
+    let later = now.after(Duration::from_millis(50)).to_string();
+    let event = event(&json!({"topic": "a.b", "deliver_at": later}), now);
+    engine.publish(DEFAULT_TENANT, vec![event]).await.expect("it is accepted");
+    let skipped = wait_for(&engine, DeliveryState::Skipped, 1).await;
+    assert_eq!(skipped[0].reason.as_deref(), Some("webhook disabled"));
+    a_while().await;
+    assert_eq!(receiver.received_count(), 0);
+    let paused = wait_for(&engine, DeliveryState::Pending, 1).await.remove(0);
+    let webhook = engine.store().webhook(DEFAULT_TENANT, paused.webhook_uuid).await.unwrap().expect("it is there");
+    change(&engine, &webhook, patch(r#"{"paused": false}"#)).await;
+    wait_for(&engine, DeliveryState::Delivered, 1).await;
+    stop(engine).await;
+}
+
+// --- directed, and dry runs ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directed_event_goes_to_those_it_names_and_a_dry_run_says_who_would_get_what() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server::TestServer::start(folder.path()).await;
+    let receiver = TestReceiver::healthy().await;
+    let mut uuids = Vec::new();
+    for (name, settings) in [
+        ("one", json!({"topic_patterns": [">"]})),
+        ("filtered", json!({"topic_patterns": [">"], "filter": {"payload": {"score": [{"numeric": [">", 5]}]}}})),
+        ("off", json!({"topic_patterns": ["a.>"], "enabled": false})),
+        ("other", json!({"topic_patterns": ["b.>"]})),
+        ("last", json!({"topic_patterns": ["a.*"]})),
+    ] {
+        let mut webhook = json!({"name": name, "url": receiver.url(&format!("/{name}"))});
+        webhook.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        let created = server.post("/api/v1/webhooks", &webhook.to_string()).await.expect(201);
+        uuids.push(created["uuid"].as_str().unwrap().to_owned());
+    }
+    let dry = |event: Value| {
+        let server = &server;
+        async move { server.post("/api/v1/events?dry_run=true", &event.to_string()).await.expect(200) }
+    };
+    let told = |answer: &Value| {
+        let row = |row: &Value| format!("{} {} {}", row["name"], row["would"], row["reason"]).replace('"', "");
+        answer["webhooks"].as_array().unwrap().iter().map(row).collect::<Vec<_>>()
+    };
+    let answer = dry(json!({"topic": "a.b", "payload": {"score": 5}})).await;
+    let expected = ["one deliver null", "filtered skip filter", "off skip webhook disabled", "last deliver null"];
+    assert_eq!(told(&answer), expected);
+    assert_eq!(answer["duplicate"], false);
+    let event =
+        json!({"topic": "a.b", "id": "e-1", "payload": {"score": 6}, "webhooks": [uuids[1], uuids[3], uuids[4]]});
+    let expected = [
+        "one skip not among `webhooks`",
+        "filtered deliver null",
+        "off skip not among `webhooks`",
+        "last deliver null",
+    ];
+    assert_eq!(told(&dry(event.clone()).await), expected);
+    let stats = server.get("/api/v1/stats").await.expect(200);
+    assert_eq!(stats["events"], 0, "{stats}");
+
+    let receipt = server.post("/api/v1/events", &event.to_string()).await.expect(202);
+    assert_eq!(receipt["deliveries"], 2, "of those named, the ones that want the topic");
+    let requests = receiver.wait_for(2).await;
+    let mut paths: Vec<_> = requests.iter().map(|request| request.path.clone()).collect();
+    paths.sort();
+    assert_eq!(paths, ["/filtered", "/last"]);
+    assert_eq!(dry(event).await["duplicate"], true);
+
+    let nobody = "00000000-0000-4000-8000-000000000000";
+    let unknown = json!([{"topic": "a.b"}, {"topic": "a.b", "webhooks": [uuids[0], nobody]}]);
+    let refused = server.post("/api/v1/events/batch", &unknown.to_string()).await;
+    refused.expect_refusal(422, "events[1].webhooks", nobody);
+    server.post("/api/v1/events?dry_run=true", &unknown[1].to_string()).await.expect_refusal(
+        422,
+        "events[0].webhooks",
+        nobody,
+    );
+    server.post("/api/v1/events?dry_run=1", r#"{"topic":"a"}"#).await.expect_refusal(422, "dry_run", "true or false");
+    server.post("/api/v1/events?dryrun=true", r#"{"topic":"a"}"#).await.expect_refusal(
+        422,
+        "dryrun",
+        "not a parameter",
+    );
+    let stats = server.get("/api/v1/stats").await.expect(200);
+    assert_eq!(stats["events"], 1, "all of a batch or none: {stats}");
+
+    let token = server.token(r#"["publish"]"#).await;
+    let refused = server.call("POST", "/api/v1/events?dry_run=true", &token, r#"{"topic":"a.b"}"#).await;
+    assert_eq!(refused.status, 403, "who may only publish does not see webhooks");
+    server.stop().await;
 }

@@ -102,7 +102,18 @@ impl Remote {
 
     /// Posts bytes as they are.
     pub(super) async fn post_bytes(&self, path: &[&str], media: &'static str, body: Bytes) -> anyhow::Result<Answer> {
-        self.call(Method::POST, path, &[], Some(media), body).await
+        self.post_bytes_with(path, &[], media, body).await
+    }
+
+    /// The same with a query.
+    pub(super) async fn post_bytes_with(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        media: &'static str,
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        self.call(Method::POST, path, query, Some(media), body).await
     }
 
     pub(super) async fn delete(&self, path: &[&str]) -> anyhow::Result<Answer> {

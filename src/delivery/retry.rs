@@ -4,13 +4,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::{DeliveryControl, End, Outcome};
 use crate::clock::UnixMicros;
+use crate::event::MAX_DELIVERY_DELAY;
 
 /// The most delays in a schedule.
 pub const MAX_SCHEDULE_DELAYS: usize = 64;
 /// The longest delay between two attempts; `Retry-After` is clamped to it too.
 pub const MAX_DELAY: Duration = Duration::from_hours(24);
 
-/// Nothing is due later than this from when it was written, however its schedule or a `Retry-After` was. What seems to
+const _: () = assert!(MAX_DELIVERY_DELAY.as_secs() <= MAX_DELAY.as_secs());
+
+/// Nothing is due later than this from when it was written, however its schedule, a `Retry-After` or a `deliver_at` was. What seems to
 /// be was written while the clock was ahead.
 pub const MAX_WAIT: Duration = Duration::from_secs(24 * 3_600 + 60);
 

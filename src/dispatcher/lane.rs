@@ -3,6 +3,7 @@
 //! A lane is state behind a short lock and does nothing by itself: each method says what the
 //! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
 
+mod later;
 mod loading;
 mod queue;
 mod state;
@@ -119,10 +120,8 @@ impl Lane {
     /// ([`Disposition::InMemory`]) is taken by [`Lane::admit`] or given back by [`Lane::release`].
     pub(crate) fn reserve(&self, room: usize) -> Disposition {
         let mut state = self.state.lock();
-        match state.mode {
-            Mode::Off => return Disposition::Skipped(WEBHOOK_DISABLED),
-            Mode::Removed => return Disposition::Skipped(WEBHOOK_DELETED),
-            Mode::Running | Mode::Paused | Mode::Stopped => {}
+        if let Some(reason) = state.refusal() {
+            return Disposition::Skipped(reason);
         }
         if state.is_ordered() {
             // The store has the order, whatever happens here.

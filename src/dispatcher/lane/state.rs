@@ -9,8 +9,8 @@ use tokio::task::{AbortHandle, Id};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Off;
 use super::queue::{Queue, Queued};
+use super::{Off, WEBHOOK_DELETED, WEBHOOK_DISABLED};
 use crate::clock::UnixMicros;
 use crate::delivery::retry::{MAX_WAIT, Schedule};
 use crate::delivery::{End, GONE, Outcome};
@@ -205,6 +205,15 @@ impl State {
 
     pub(super) fn can_run(&self) -> bool {
         self.mode == Mode::Running && !self.breaker.is_shut()
+    }
+
+    /// Why new deliveries are skipped, if they are.
+    pub(super) fn refusal(&self) -> Option<&'static str> {
+        match self.mode {
+            Mode::Off => Some(WEBHOOK_DISABLED),
+            Mode::Removed => Some(WEBHOOK_DELETED),
+            Mode::Running | Mode::Paused | Mode::Stopped => None,
+        }
     }
 
     /// For a queue that has something in it.
