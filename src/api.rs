@@ -3,6 +3,7 @@
 pub mod auth;
 mod deliveries;
 mod events;
+mod filters;
 mod health;
 mod input;
 mod keys;
@@ -104,6 +105,7 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(deliveries::discard))
         .routes(routes!(shapes::list))
         .routes(routes!(shapes::preview))
+        .routes(routes!(filters::preview))
         .routes(routes!(stats::show))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))

@@ -6,6 +6,7 @@ mod config;
 mod delivery;
 mod demo;
 mod event;
+mod filter;
 mod keys;
 mod listen;
 mod master_key;
@@ -63,6 +64,8 @@ enum Command {
     Delivery(delivery::Args),
     /// See what receivers can get, and preview it
     Shape(shape::Args),
+    /// Try a filter on an event
+    Filter(filter::Args),
     /// Manage access tokens
     Token(token::Args),
     /// Change the key that seals the keys of webhooks
@@ -113,6 +116,7 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
         Command::Shape(args) => shape::run(args, output).await,
+        Command::Filter(args) => filter::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
         Command::MasterKey(args) => master_key::run(args, output, &environment).await,
         Command::Config(args) => config::run(&args, output, &environment),

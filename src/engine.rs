@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use self::operations::Deed;
+
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Outcome;
 use crate::delivery::attempt::attempt;
@@ -122,6 +124,7 @@ impl Engine {
             let record = engine.store.create_webhook(tenant, settings, engine.now()).await?;
             engine.dispatcher.add(&record);
             engine.ingest.apply(&record);
+            operations::tell(&engine, &record, Deed::Created).await;
             Ok(record)
         })
         .await
@@ -135,7 +138,7 @@ impl Engine {
         patch: WebhookPatch,
     ) -> Result<WebhookRecord, ChangeError> {
         let close_circuit = patch.enabled == Some(true);
-        self.change_webhook(tenant, uuid, close_circuit, |old, _| {
+        self.change_webhook(tenant, uuid, close_circuit, false, |old, _| {
             old.patched(patch.clone()).map_err(ChangeError::Invalid)
         })
         .await
@@ -155,7 +158,7 @@ impl Engine {
             given.decnet.unwrap_or_else(Secret::generate),
             given.standard.unwrap_or_else(StandardKey::generate),
         );
-        self.change_webhook(tenant, uuid, false, |old, now| {
+        self.change_webhook(tenant, uuid, false, true, |old, now| {
             let mut settings = old.clone();
             settings.receiver.keys = old.receiver.keys.rotated(new.clone(), overlap, now)?;
             Ok(settings)
@@ -169,6 +172,7 @@ impl Engine {
         tenant: TenantSeq,
         uuid: Uuid,
         close_circuit: bool,
+        is_rotation: bool,
         change: impl Fn(&WebhookSettings, UnixMicros) -> Result<WebhookSettings, ChangeError>,
     ) -> Result<WebhookRecord, ChangeError> {
         for _ in 0..MAX_UPDATE_TRIES {
@@ -178,6 +182,7 @@ impl Engine {
             if new.destination != known.destination || new.access != known.access {
                 self.vet(&settings).await?;
             }
+            let deed = if is_rotation { Deed::Rotated } else { Deed::Updated(old.settings.changed_fields(&settings)) };
             let engine = Arc::clone(self);
             let updated = to_the_end(async move {
                 let _in_order = engine.changes.lock().await;
@@ -186,6 +191,9 @@ impl Engine {
                     engine.store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
                 engine.dispatcher.apply(&record, close_circuit);
                 engine.ingest.apply(&record);
+                if !matches!(&deed, Deed::Updated(changed) if changed.is_empty()) {
+                    operations::tell(&engine, &record, deed).await;
+                }
                 Ok(record)
             })
             .await;
@@ -219,6 +227,7 @@ impl Engine {
             let record = engine.store.delete_webhook(tenant, uuid, engine.now()).await?;
             engine.ingest.remove(tenant, record.seq);
             engine.dispatcher.remove(record.seq);
+            operations::tell(&engine, &record, Deed::Deleted).await;
             Ok(record)
         })
         .await

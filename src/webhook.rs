@@ -53,6 +53,7 @@ pub enum Method {
 }
 
 impl Method {
+    /// Every one that a webhook may choose.
     pub const ALL: [Self; 3] = [Self::Post, Self::Put, Self::Patch];
 
     #[must_use]

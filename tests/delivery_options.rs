@@ -386,3 +386,161 @@ async fn a_directed_event_goes_to_those_it_names_and_a_dry_run_says_who_would_ge
     assert_eq!(refused.status, 403, "who may only publish does not see webhooks");
     server.stop().await;
 }
+
+// --- filters, metadata, events of changes, https ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_is_tried_on_a_given_event_or_a_stored_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server::TestServer::start(folder.path()).await;
+    let stored = json!({"topic": "a.b", "id": "e-1", "payload": {"score": 7}});
+    server.post("/api/v1/events", &stored.to_string()).await.expect(202);
+    let preview = |body: Value| {
+        let server = &server;
+        async move { server.post("/api/v1/filters/preview", &body.to_string()).await }
+    };
+    let over = |limit: u32| json!({"payload": {"score": [{"numeric": [">", limit]}]}});
+    for (filter, event, matches) in [
+        (over(6), json!({"event": stored}), true),
+        (over(7), json!({"event": stored}), false),
+        (over(6), json!({"event_id": "e-1"}), true),
+        (over(7), json!({"event_id": "e-1"}), false),
+    ] {
+        let mut body = event;
+        body["filter"] = filter;
+        assert_eq!(preview(body).await.expect(200), json!({ "matches": matches }));
+    }
+    let wrong = json!({"filter": {"payload": {"score": [{"numeric": [">"]}]}}, "event_id": "e-1"});
+    preview(wrong).await.expect_refusal(422, "filter", "line 1 column");
+    preview(json!({"filter": over(1)})).await.expect_refusal(422, "event", "one of `event` and `event_id`");
+    preview(json!({"filter": over(1), "event": {"topic": "a.*"}})).await.expect_refusal(422, "topic", "");
+    preview(json!({"filter": over(1), "event_id": "none"})).await.expect(404);
+    server.stop().await;
+}
+
+#[test]
+fn the_command_tries_a_filter_without_a_server() {
+    let run = |filter: &str, event: &str| {
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_postrider"));
+        program.env_clear().args(["filter", "test", "--filter", filter, "--event", event]);
+        let output = program.output().expect("it runs");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().expect("it exits"), String::from_utf8(text).expect("UTF-8"))
+    };
+    let filter = r#"{"payload": {"score": [{"numeric": [">", 5]}]}}"#;
+    assert_eq!(run(filter, r#"{"topic": "a", "payload": {"score": 6}}"#), (0, "matches\n".to_owned()));
+    assert_eq!(run(filter, r#"{"topic": "a", "payload": {"score": 5}}"#), (1, "does not match\n".to_owned()));
+    let (code, text) = run(r#"{"payload": 5}"#, r#"{"topic": "a"}"#);
+    assert!(code == 2 && text.contains("the filter: line 1 column"), "{code} {text}");
+    let (code, text) = run(filter, r#"{"topic": ""}"#);
+    assert!(code == 2 && text.contains("the event: topic"), "{code} {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_sends_what_the_webhook_s_metadata_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(folder.path()).await;
+    let receiver = TestReceiver::healthy().await;
+    let webhook = subscribe(&engine, "mine", ">", &receiver.url("/")).await;
+    let shape =
+        r##"{"metadata": {"channel": "#soc"}, "shape": {"template": "{{ webhook.metadata.channel|tojson }}"}}"##;
+    change(&engine, &webhook, patch(shape)).await;
+    publish(&engine, "a.b", 1).await;
+    assert_eq!(receiver.wait_for(1).await[0].body, r##""#soc""##);
+    stop(engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_operators_do_to_webhooks_is_told_without_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(folder.path()).await;
+    let told = TestReceiver::healthy().await;
+    let watcher = subscribe(&engine, "watcher", "postrider.>", &told.url("/")).await;
+    told.wait_for(1).await;
+    let gone = TestReceiver::start(|_, _| 410.into()).await;
+    let webhook = subscribe(&engine, "mine", "a.>", &gone.url("/")).await;
+    let secret = "a-secret-that-nobody-sees";
+    let settings = json!({
+        "secret": secret, "auth": {"type": "bearer", "token": secret}, "timeout_s": 20, "paused": false, "ordered": true
+    });
+    change(&engine, &webhook, patch(&settings.to_string())).await;
+    change(&engine, &webhook, patch(r#"{"timeout_s": 20, "enabled": true}"#)).await;
+    change(&engine, &webhook, patch(r#"{"auth": null}"#)).await;
+    let overlap = Duration::from_secs(60);
+    engine.rotate_keys(DEFAULT_TENANT, webhook.uuid, Default::default(), overlap).await.expect("keys rotate");
+    told.wait_for(5).await;
+    publish(&engine, "a.b", 1).await;
+    told.wait_for(6).await;
+    wait_until(&engine, &webhook, |found| !found.settings.enabled).await;
+    engine.delete_webhook(DEFAULT_TENANT, webhook.uuid).await.expect("it is deleted");
+    let requests = told.wait_for(7).await;
+    a_while().await;
+    assert_eq!(told.received_count(), 7, "what the server does has its own event, and nothing goes round in circles");
+    let bodies: Vec<Value> = requests.iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect();
+    let told: Vec<_> =
+        bodies.iter().map(|body| (body["topic"].as_str().unwrap(), &body["payload"]["changed"])).collect();
+    let none = &Value::Null;
+    let mut expected = vec![
+        ("postrider.webhook.created", none),
+        ("postrider.webhook.created", none),
+        ("postrider.webhook.rotated", none),
+        ("postrider.webhook.gone", none),
+        ("postrider.webhook.deleted", none),
+    ];
+    let changes = (json!(["auth", "ordered", "secret", "timeout_s"]), json!(["auth"]));
+    expected.extend([("postrider.webhook.updated", &changes.0), ("postrider.webhook.updated", &changes.1)]);
+    let sorted = |mut all: Vec<(&str, &Value)>| {
+        all.sort_by_key(|(topic, changed)| format!("{topic} {changed}"));
+        format!("{all:?}")
+    };
+    assert_eq!(sorted(told), sorted(expected));
+    for body in &bodies {
+        assert!(!body.to_string().contains(secret), "{body}");
+        let subject = &body["payload"]["webhook"];
+        let (uuid, name) = (subject["uuid"].as_str().unwrap(), subject["name"].as_str().unwrap());
+        let known = [(watcher.uuid.to_string(), "watcher"), (webhook.uuid.to_string(), "mine")];
+        assert!(known.contains(&(uuid.to_owned(), name)), "{subject}");
+        assert_eq!(subject["link"], format!("/api/v1/webhooks/{uuid}"));
+    }
+    stop(engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_https_is_demanded_other_webhooks_are_refused_and_not_attempted() {
+    let folder = tempfile::tempdir().unwrap();
+    let strict = |https_only| {
+        let mut settings = server::settings(folder.path());
+        settings.client.policy.https_only = https_only;
+        settings.admin_token = Some("the token of this test".to_owned().into());
+        settings
+    };
+    let receiver = TestReceiver::healthy().await;
+    let webhook = |url: &str| json!({"name": url, "url": url, "topic_patterns": [">"]}).to_string();
+    let token = "the token of this test";
+    let before = server::TestServer::start_with(strict(false)).await;
+    before.call("POST", "/api/v1/webhooks", token, &webhook(&receiver.url("/"))).await.expect(201);
+    before.stop().await;
+
+    let server = server::TestServer::start_with(strict(true)).await;
+    let refused = server.call("POST", "/api/v1/webhooks", token, &webhook("http://127.0.0.1:4000/")).await;
+    refused.expect_refusal(422, "url", "https only");
+    let mut with_token: Value = serde_json::from_str(&webhook("https://127.0.0.1:4000/")).unwrap();
+    let auth = json!({"type": "oauth2", "token_url": "http://127.0.0.1:4001/", "client_id": "c", "client_secret": "s"});
+    with_token["auth"] = auth;
+    let refused = server.call("POST", "/api/v1/webhooks", token, &with_token.to_string()).await;
+    refused.expect_refusal(422, "auth", "https only");
+    server.call("POST", "/api/v1/webhooks", token, &webhook("https://127.0.0.1:4000/")).await.expect(201);
+    server.call("POST", "/api/v1/events", token, r#"{"topic": "a", "id": "e"}"#).await.expect(202);
+    let mut errors = Vec::new();
+    for _ in 0..500 {
+        let found = server.call("GET", "/api/v1/deliveries?state=dead", token, "").await.expect(200);
+        errors = found["items"].as_array().unwrap().iter().map(|found| found["reason"].to_string()).collect();
+        if errors.len() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(errors.iter().any(|error| error.contains("egress_blocked: this server sends to https only")), "{errors:?}");
+    assert_eq!(receiver.received_count(), 0);
+    server.stop().await;
+}

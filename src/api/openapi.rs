@@ -60,6 +60,7 @@ fn tags() -> Vec<Tag> {
         ("webhooks", "Receivers of events."),
         ("deliveries", "One event owed to one webhook."),
         ("shapes", "The bodies that receivers can get."),
+        ("filters", "Which events a webhook wants."),
         ("stats", "Figures."),
         ("tokens", "Who may do what."),
         ("operation", "For those who run the server; without a token."),

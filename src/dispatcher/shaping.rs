@@ -49,6 +49,7 @@ impl Shaping {
             let context = Context {
                 webhook_name: &settings.name,
                 webhook_id: &webhook_id,
+                webhook_metadata: &settings.policy.metadata,
                 tenant: &settings.tenant_name,
                 delivery_id: &delivery_id,
                 now,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::patch::WebhookPatch;
@@ -180,6 +181,36 @@ impl WebhookSettings {
             method: (method != Method::default()).then(|| method.as_str().to_owned()),
             ..self.policy.to_patch().with_access(self.receiver.access.raw())
         }
+    }
+
+    /// The names, as the API has them, of what is other in `new`; ascending.
+    #[must_use]
+    pub fn changed_fields(&self, new: &Self) -> Vec<String> {
+        let (receiver, others) = (&self.receiver, &new.receiver);
+        let columns = [
+            ("name", self.name != new.name),
+            ("description", self.description != new.description),
+            ("url", receiver.destination != others.destination),
+            ("topic_patterns", self.topic_patterns != new.topic_patterns),
+            ("secret", receiver.keys.decnet != others.keys.decnet),
+            ("standard_secret", receiver.keys.standard != others.keys.standard),
+            ("signatures", receiver.signatures != others.signatures),
+            ("enabled", self.enabled != new.enabled),
+            ("timeout_s", receiver.timeout != others.timeout),
+            ("max_in_flight", self.max_in_flight != new.max_in_flight),
+            ("retry_schedule", self.retry_schedule != new.retry_schedule),
+        ];
+        let mut changed: Vec<_> =
+            columns.into_iter().filter(|(_, is_other)| *is_other).map(|(name, _)| name.to_owned()).collect();
+        // Each field of a stored patch that only one side has, or the two have otherwise.
+        let fields = |settings: &Self| serde_json::to_value(settings.policy_patch()).unwrap_or_default();
+        if let (Value::Object(old), Value::Object(new)) = (fields(self), fields(new)) {
+            changed
+                .extend(old.iter().filter(|(name, value)| new.get(*name) != Some(value)).map(|(name, _)| name.clone()));
+            changed.extend(new.keys().filter(|name| !old.contains_key(*name)).cloned());
+        }
+        changed.sort_unstable();
+        changed
     }
 
     /// These settings with `patch` over them; all that is wrong with it, if anything is.
