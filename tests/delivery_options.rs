@@ -130,7 +130,7 @@ async fn a_webhook_s_method_is_used_and_survives_a_restart() {
     let keys = &webhook.settings.receiver.keys;
     postrider::signing::verify_decnet(&keys.decnet, &last.headers, &last.body).expect("it is signed as any other");
     for wrong in ["GET", "DELETE", "post", ""] {
-        let refused = webhook.settings.patched(patch(&format!(r#"{{"method": "{wrong}"}}"#))).unwrap_err();
+        let refused = webhook.settings.patched(&patch(&format!(r#"{{"method": "{wrong}"}}"#))).unwrap_err();
         assert_eq!(refused[0].field(), "method");
     }
     stop(engine).await;

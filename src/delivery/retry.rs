@@ -15,7 +15,7 @@ const _: () = assert!(MAX_DELIVERY_DELAY.as_secs() <= MAX_DELAY.as_secs());
 
 /// Nothing is due later than this from when it was written, however its schedule, a `Retry-After` or a `deliver_at` was. What seems to
 /// be was written while the clock was ahead.
-pub const MAX_WAIT: Duration = Duration::from_secs(24 * 3_600 + 60);
+pub const MAX_WAIT: Duration = Duration::from_mins(24 * 60 + 1);
 
 /// Delays between attempts: n delays make at most n + 1 attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]

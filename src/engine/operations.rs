@@ -124,7 +124,7 @@ fn describe(engine: &Engine, dead: &DeadDelivery, payload: &mut Map<String, Valu
 }
 
 /// What an operator did to a webhook.
-pub(super) enum Deed {
+pub(super) enum Change {
     Created,
     /// Changed; the names of the fields.
     Updated(Vec<String>),
@@ -133,12 +133,12 @@ pub(super) enum Deed {
 }
 
 /// Tells of a change that an operator made. What the server does to a webhook has its own events.
-pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, deed: Deed) {
-    let topic = match &deed {
-        Deed::Created => "postrider.webhook.created",
-        Deed::Updated(_) => "postrider.webhook.updated",
-        Deed::Rotated => "postrider.webhook.rotated",
-        Deed::Deleted => "postrider.webhook.deleted",
+pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, change: Change) {
+    let topic = match &change {
+        Change::Created => "postrider.webhook.created",
+        Change::Updated(_) => "postrider.webhook.updated",
+        Change::Rotated => "postrider.webhook.rotated",
+        Change::Deleted => "postrider.webhook.deleted",
     };
     let Some(topic) = Topic::parse(topic).ok().filter(|topic| engine.ingest.is_wanted(record.tenant, topic)) else {
         return;
@@ -154,7 +154,7 @@ pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, deed: Deed) {
             "link": format!("/api/v1/webhooks/{}", record.uuid),
         }),
     );
-    if let Deed::Updated(changed) = deed {
+    if let Change::Updated(changed) = change {
         payload.insert("changed".to_owned(), changed.into());
     }
     let Some(event) = own_event(topic, payload, engine.now()) else { return };
