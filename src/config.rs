@@ -205,6 +205,7 @@ impl fmt::Display for Origin {
 
 /// [`RawConfig`] with nothing left out.
 #[derive(Clone, Debug, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 struct Values {
     listen: SocketAddr,
     data: PathBuf,
