@@ -19,7 +19,7 @@ use postrider::clock::{Clock, ManualClock, SystemClock, UnixMicros};
 use postrider::delivery::DeliveryState;
 use postrider::delivery::retry::Schedule;
 use postrider::dispatcher::DispatcherSettings;
-use postrider::engine::Engine;
+use postrider::engine::{Engine, GivenKeys};
 use postrider::event::Event;
 use postrider::webhook::{DEFAULT_TENANT, WebhookPatch, WebhookRecord};
 use receiver::{Answer, Received, TestReceiver};
@@ -233,7 +233,7 @@ async fn an_event_for_later_waits_over_a_restart_and_holds_up_no_other() {
     let engine = start_here().await;
     let receiver = TestReceiver::healthy().await;
     subscribe(&engine, "mine", ">", &receiver.url("/")).await;
-    let due_at = clock.now().after(Duration::from_secs(3_600));
+    let due_at = clock.now().after(Duration::from_hours(1));
     let later = event(&json!({"topic": "a.b", "id": "later", "deliver_at": due_at.to_string()}), clock.now());
     let past = event(&json!({"topic": "a.b", "id": "past", "deliver_at": 5}), clock.now());
     let receipts = engine.publish(DEFAULT_TENANT, vec![later.clone(), past]).await.expect("they are accepted");
@@ -466,8 +466,8 @@ async fn what_operators_do_to_webhooks_is_told_without_secrets() {
     change(&engine, &webhook, patch(&settings.to_string())).await;
     change(&engine, &webhook, patch(r#"{"timeout_s": 20, "enabled": true}"#)).await;
     change(&engine, &webhook, patch(r#"{"auth": null}"#)).await;
-    let overlap = Duration::from_secs(60);
-    engine.rotate_keys(DEFAULT_TENANT, webhook.uuid, Default::default(), overlap).await.expect("keys rotate");
+    let overlap = Duration::from_mins(1);
+    engine.rotate_keys(DEFAULT_TENANT, webhook.uuid, GivenKeys::default(), overlap).await.expect("keys rotate");
     told.wait_for(5).await;
     publish(&engine, "a.b", 1).await;
     told.wait_for(6).await;
