@@ -4,6 +4,7 @@ mod audit;
 pub mod auth;
 mod deliveries;
 mod events;
+mod filters;
 mod health;
 mod input;
 mod keys;
@@ -111,6 +112,7 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(deliveries::discard))
         .routes(routes!(shapes::list))
         .routes(routes!(shapes::preview))
+        .routes(routes!(filters::preview))
         .routes(routes!(replays::list))
         .routes(routes!(replays::show))
         .routes(routes!(replays::cancel))

@@ -8,6 +8,7 @@ mod config;
 mod delivery;
 mod demo;
 mod event;
+mod filter;
 mod keys;
 mod listen;
 mod master_key;
@@ -68,6 +69,8 @@ enum Command {
     Delivery(delivery::Args),
     /// See what receivers can get, and preview it
     Shape(shape::Args),
+    /// Try a filter on an event
+    Filter(filter::Args),
     /// Deliver many events again, and watch the jobs that do
     Replay(replay::Args),
     /// Manage access tokens
@@ -126,6 +129,7 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
         Command::Shape(args) => shape::run(args, output).await,
+        Command::Filter(args) => filter::run(args, output).await,
         Command::Replay(args) => replay::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
         Command::Tenant(args) => tenant::run(args, output).await,

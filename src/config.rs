@@ -63,6 +63,9 @@ pub struct RawConfig {
     /// Let webhooks leave it to their proxies to resolve names, which no address check sees
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_proxy_resolution: Option<bool>,
+    /// Refuse webhooks whose URL is not https
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub https_only: Option<bool>,
     /// Resolve host names with this resolver [default: hickory]
     #[arg(long, value_name = "RESOLVER")]
     pub resolver: Option<Resolver>,
@@ -128,6 +131,7 @@ fn defaults() -> RawConfig {
         allow_private: Some(Vec::new()),
         allow_private_destinations: Some(false),
         allow_proxy_resolution: Some(false),
+        https_only: Some(false),
         resolver: Some(Resolver::Hickory),
         native_roots: Some(false),
         connect_timeout: Some(Span(DEFAULT_CONNECT_TIMEOUT)),
@@ -201,6 +205,7 @@ impl fmt::Display for Origin {
 
 /// [`RawConfig`] with nothing left out.
 #[derive(Clone, Debug, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 struct Values {
     listen: SocketAddr,
     data: PathBuf,
@@ -208,6 +213,7 @@ struct Values {
     allow_private: Vec<IpNet>,
     allow_private_destinations: bool,
     allow_proxy_resolution: bool,
+    https_only: bool,
     resolver: Resolver,
     native_roots: bool,
     connect_timeout: Span,
@@ -429,6 +435,7 @@ impl Config {
                     allow_all_private: values.allow_private_destinations,
                     own_listeners: Vec::new(),
                     allow_proxy_resolution: values.allow_proxy_resolution,
+                    https_only: values.https_only,
                 },
                 resolver: match values.resolver {
                     Resolver::Hickory => None,

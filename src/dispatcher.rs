@@ -186,6 +186,7 @@ impl Dispatcher {
         let todo = match (disposition, event) {
             (Disposition::InMemory, Some(event)) => lane.admit(Arc::clone(event)),
             (Disposition::InMemory | Disposition::Stored, _) => lane.note_stored(at),
+            (Disposition::Later(due_at), _) => lane.note_later(due_at),
             (Disposition::Skipped(_), _) => return,
         };
         self.shared.carry_out(lane, todo);

@@ -13,13 +13,15 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use self::operations::Change;
+
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Outcome;
 use crate::delivery::attempt::attempt;
 use crate::delivery::client::{Client, VetError};
 use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures};
 use crate::event::Event;
-use crate::ingest::{Ingest, PublishError, Receipt};
+use crate::ingest::{DryRun, Ingest, PublishError, Receipt};
 use crate::shape::RenderError;
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
 use crate::store::{Act, Deed, DeliveryKey, Idempotency, Store, StoreError, StoredDelivery};
@@ -34,6 +36,8 @@ use self::retention::{Purge, RetentionSettings};
 pub const DEFAULT_IDEMPOTENCY_TTL: Duration = Duration::from_hours(24);
 /// The topic of the event that [`Engine::test_webhook`] sends.
 pub const TEST_TOPIC: &str = "postrider.test";
+/// The action of a rotation, in the audit log.
+const ROTATE: &str = "webhook.rotate";
 /// How often a change is tried again when another one came between reading and writing.
 const MAX_UPDATE_TRIES: usize = 8;
 
@@ -181,6 +185,11 @@ impl Engine {
         }
     }
 
+    /// What would become of an event, if it was published now; nothing is stored.
+    pub fn dry_run(&self, tenant: TenantSeq, event: &Event) -> Result<DryRun, PublishError> {
+        self.ingest.dry_run(tenant, event)
+    }
+
     // --- webhooks ---
 
     pub async fn create_webhook(
@@ -197,6 +206,7 @@ impl Engine {
             let record = engine.store.audited(&act).create_webhook(act.tenant, settings, engine.now()).await?;
             engine.dispatcher.add(&record);
             engine.ingest.apply(&record);
+            operations::tell(&engine, &record, Change::Created).await;
             Ok(record)
         })
         .await
@@ -228,7 +238,7 @@ impl Engine {
             given.decnet.unwrap_or_else(Secret::generate),
             given.standard.unwrap_or_else(StandardKey::generate),
         );
-        let act = Act { action: Some("webhook.rotate"), ..act.into() };
+        let act = Act { action: Some(ROTATE), ..act.into() };
         self.change_webhook(act, uuid, false, |old, now| {
             let mut settings = old.clone();
             settings.receiver.keys = old.receiver.keys.rotated(new.clone(), overlap, now)?;
@@ -253,6 +263,10 @@ impl Engine {
             if new.destination != known.destination || new.access != known.access {
                 self.vet(&settings).await?;
             }
+            let done = match act.action {
+                Some(ROTATE) => Change::Rotated,
+                _ => Change::Updated(old.settings.changed_fields(&settings)),
+            };
             let (engine, store) = (Arc::clone(self), self.store.audited(&act));
             let updated = to_the_end(async move {
                 let _in_order = engine.changes.lock().await;
@@ -260,6 +274,9 @@ impl Engine {
                 let record = store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
                 engine.dispatcher.apply(&record, close_circuit);
                 engine.ingest.apply(&record);
+                if !matches!(&done, Change::Updated(changed) if changed.is_empty()) {
+                    operations::tell(&engine, &record, done).await;
+                }
                 Ok(record)
             })
             .await;
@@ -297,6 +314,7 @@ impl Engine {
             let record = engine.store.audited(&act).delete_webhook(act.tenant, uuid, engine.now()).await?;
             engine.ingest.remove(act.tenant, record.seq);
             engine.dispatcher.remove(record.seq);
+            operations::tell(&engine, &record, Change::Deleted).await;
             Ok(record)
         })
         .await

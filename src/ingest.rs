@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
+use uuid::Uuid;
 
 use crate::clock::{Clock, UnixMicros};
 use crate::dispatcher::Dispatcher;
@@ -19,6 +20,25 @@ use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 
 /// Why an event was not delivered that the webhook's filter does not match.
 pub(crate) const FILTERED: &str = "filter";
+/// Why a webhook would not get an event that is directed to others.
+const NOT_NAMED: &str = "not among `webhooks`";
+
+/// What would become of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DryRun {
+    pub id: String,
+    /// Every webhook whose topics match, oldest first.
+    pub webhooks: Vec<Prospect>,
+}
+
+/// What a webhook would get of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prospect {
+    pub webhook: Uuid,
+    pub name: String,
+    /// Why it would not be delivered; `None`: it would.
+    pub skipped: Option<&'static str>,
+}
 
 /// What a publisher is told of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +60,9 @@ pub enum PublishError {
     /// Of the events, counted from 0.
     #[error("topics that begin with `{OPERATIONAL_TOKEN}.` are for the server's own events")]
     ReservedTopic { index: usize },
+    /// The event names a webhook that there is not.
+    #[error("there is no webhook {webhook}")]
+    UnknownWebhook { index: usize, webhook: Uuid },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -68,6 +91,7 @@ struct Indexes {
     events: PatternIndex<WebhookSeq>,
     operational: PatternIndex<WebhookSeq>,
     filters: FilterIndex<WebhookSeq>,
+    webhooks: HashMap<Uuid, WebhookSeq>,
 }
 
 impl Indexes {
@@ -117,6 +141,31 @@ impl Ingest {
         accepted
     }
 
+    /// What would become of an event; nothing is stored.
+    pub(crate) fn dry_run(&self, tenant: TenantSeq, event: &Event) -> Result<DryRun, PublishError> {
+        if event.topic().is_operational() {
+            return Err(PublishError::ReservedTopic { index: 0 });
+        }
+        let patterns = self.patterns.read();
+        let mut prospects = Vec::new();
+        let indexes = patterns.by_tenant.get(&tenant);
+        let named = named(indexes, event, 0)?;
+        if let Some(indexes) = indexes {
+            let (mut webhooks, mut wanting, mut lanes) = (Vec::new(), Vec::new(), Vec::new());
+            indexes.of(event.topic()).matches(event.topic(), &mut webhooks);
+            indexes.filters.matching(event.body(), &webhooks, &mut wanting);
+            self.dispatcher.lanes(&webhooks, &mut lanes);
+            prospects.extend(lanes.into_iter().map(|lane| {
+                let (webhook, name, refusal) = lane.prospect();
+                let is_named = named.as_ref().is_none_or(|named| named.binary_search(&lane.seq).is_ok());
+                let is_wanted = indexes.filters.is_empty() || wanting.binary_search(&lane.seq).is_ok();
+                let filtered = (!is_wanted).then_some(FILTERED);
+                Prospect { webhook, name, skipped: (!is_named).then_some(NOT_NAMED).or(filtered).or(refusal) }
+            }));
+        }
+        Ok(DryRun { id: event.id().to_owned(), webhooks: prospects })
+    }
+
     /// Accepts events of the server itself; no quota holds them up.
     pub(crate) async fn publish_own(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<(), PublishError> {
         self.accept(tenant, events, None, None).await.map(drop)
@@ -134,7 +183,7 @@ impl Ingest {
             return Err(PublishError::Draining);
         }
         let accepted_at = self.clock.now();
-        let placed = self.place(tenant, events);
+        let placed = self.place(tenant, events, accepted_at)?;
         let arriving = payer.map(|payer| payer.reserve_pending(|| added(&placed), || self.store.pending(tenant)));
         // Held until what is committed is in the store's gauge.
         let _arriving = arriving.transpose().inspect_err(|_| placed.iter().for_each(give_back))?;
@@ -164,35 +213,44 @@ impl Ingest {
     }
 
     /// Finds the lanes of each event and reserves places in them.
-    fn place(&self, tenant: TenantSeq, events: Vec<Event>) -> Vec<Placed> {
+    fn place(&self, tenant: TenantSeq, events: Vec<Event>, now: UnixMicros) -> Result<Vec<Placed>, PublishError> {
         let patterns = self.patterns.read();
         let indexes = patterns.by_tenant.get(&tenant);
+        // All before any place is reserved.
+        let directed = events.iter().enumerate().map(|(index, event)| named(indexes, event, index));
+        let directed = directed.collect::<Result<Vec<_>, _>>()?;
         let memory = self.dispatcher.memory();
         let (mut webhooks, mut wanting, mut lanes) = (Vec::new(), Vec::new(), Vec::new());
         let filters = indexes.map(|indexes| &indexes.filters).filter(|filters| !filters.is_empty());
-        events
-            .into_iter()
-            .map(|event| {
-                webhooks.clear();
-                if let Some(indexes) = indexes {
-                    indexes.of(event.topic()).matches(event.topic(), &mut webhooks);
-                }
-                if let Some(filters) = filters {
-                    wanting.clear();
-                    filters.matching(event.body(), &webhooks, &mut wanting);
-                }
-                self.dispatcher.lanes(&webhooks, &mut lanes);
-                let charge = if lanes.is_empty() { None } else { memory.charge(event.body().len()) };
-                let room = charge.as_ref().map_or(0, |_| memory.room_for(event.body().len()));
-                let lanes = lanes.drain(..).map(|lane| {
-                    let is_wanted = filters.is_none() || wanting.binary_search(&lane.seq).is_ok();
-                    let disposition = if is_wanted { lane.reserve(room) } else { Disposition::Skipped(FILTERED) };
-                    (lane, disposition)
-                });
-                let lanes = lanes.collect();
-                Placed { event, lanes, charge }
-            })
-            .collect()
+        let placed = events.into_iter().zip(directed).map(|(event, named)| {
+            webhooks.clear();
+            if let Some(indexes) = indexes {
+                indexes.of(event.topic()).matches(event.topic(), &mut webhooks);
+            }
+            if let Some(named) = named {
+                webhooks.retain(|webhook| named.binary_search(webhook).is_ok());
+            }
+            let due_at = event.options().and_then(|options| options.deliver_at).filter(|at| *at > now);
+            if let Some(filters) = filters {
+                wanting.clear();
+                filters.matching(event.body(), &webhooks, &mut wanting);
+            }
+            self.dispatcher.lanes(&webhooks, &mut lanes);
+            let charge = if lanes.is_empty() { None } else { memory.charge(event.body().len()) };
+            let room = charge.as_ref().map_or(0, |_| memory.room_for(event.body().len()));
+            let lanes = lanes.drain(..).map(|lane| {
+                let is_wanted = filters.is_none() || wanting.binary_search(&lane.seq).is_ok();
+                let disposition = match due_at {
+                    _ if !is_wanted => Disposition::Skipped(FILTERED),
+                    Some(due_at) => lane.postpone(due_at),
+                    None => lane.reserve(room),
+                };
+                (lane, disposition)
+            });
+            let lanes = lanes.collect();
+            Placed { event, lanes, charge }
+        });
+        Ok(placed.collect())
     }
 
     /// Takes in a webhook, or its newer patterns.
@@ -216,6 +274,7 @@ impl Ingest {
         for pattern in &new.1 {
             indexes.for_pattern(pattern).insert(pattern, record.seq);
         }
+        indexes.webhooks.insert(record.uuid, record.seq);
         patterns.by_webhook.insert(record.seq, new);
     }
 
@@ -229,6 +288,7 @@ impl Ingest {
                 indexes.for_pattern(pattern).remove(pattern, webhook);
             }
             indexes.filters.remove(webhook);
+            indexes.webhooks.retain(|_, seq| *seq != webhook);
         }
     }
 
@@ -264,6 +324,18 @@ impl Ingest {
     pub(crate) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
     }
+}
+
+/// The webhooks that the `index`th event is directed to, ascending; `None`: to whoever wants it.
+fn named(indexes: Option<&Indexes>, event: &Event, index: usize) -> Result<Option<Vec<WebhookSeq>>, PublishError> {
+    let Some(uuids) = event.options().and_then(|options| options.webhooks.as_ref()) else { return Ok(None) };
+    let find = |uuid: &Uuid| {
+        let found = indexes.and_then(|indexes| indexes.webhooks.get(uuid)).copied();
+        found.ok_or(PublishError::UnknownWebhook { index, webhook: *uuid })
+    };
+    let mut named = uuids.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+    named.sort_unstable();
+    Ok(Some(named))
 }
 
 /// Whether a webhook with these settings would have been owed the event, had it been there with them when the event

@@ -248,6 +248,8 @@ pub enum Disposition {
     /// The lane is full, its circuit open, memory short or others wait before it: a pending row is written, due at
     /// once; the lane reads it later.
     Stored,
+    /// Its publisher wants it later: a pending row is written, due then.
+    Later(UnixMicros),
     /// It will not be attempted; a row says why.
     Skipped(&'static str),
 }

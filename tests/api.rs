@@ -115,6 +115,7 @@ async fn a_scope_opens_its_routes_and_no_others() {
         ("GET", "/api/v1/deliveries/none", 404, 403),
         ("GET", "/api/v1/shapes", 200, 403),
         ("POST", "/api/v1/shapes/preview", 415, 403),
+        ("POST", "/api/v1/filters/preview", 415, 403),
         ("GET", "/api/v1/stats", 200, 403),
         ("GET", "/api/v1/tokens", 403, 403),
         ("POST", "/api/v1/tokens", 403, 403),

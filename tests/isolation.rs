@@ -44,7 +44,7 @@ impl Route {
         match (self.resource(), self.method.as_str(), self.path.as_str()) {
             ("tenants", ..) => "operator",
             ("tokens" | "audit", ..) => "admin",
-            (_, "GET", _) | (_, _, "/api/v1/shapes/preview") => "read",
+            (_, "GET", _) | (_, _, "/api/v1/shapes/preview" | "/api/v1/filters/preview") => "read",
             (_, "POST", "/api/v1/events" | "/api/v1/events/batch") => "publish",
             _ => "admin",
         }
@@ -52,7 +52,7 @@ impl Route {
 
     /// Whether its path or its body names something of a tenant's.
     fn names_a_thing(&self) -> bool {
-        self.path.contains('{') || self.path == "/api/v1/shapes/preview"
+        self.path.contains('{') || self.path.ends_with("/preview")
     }
 }
 
@@ -92,6 +92,7 @@ fn body(route: &Route, receiver: &str) -> String {
         ("POST", "/api/v1/webhooks/{uuid}/replay") => json!({"states": ["dead"]}),
         ("POST", "/api/v1/events/{id}/resend") => json!({}),
         ("POST", "/api/v1/shapes/preview") => json!({"shape": "slack", "event_id": EVENT}),
+        ("POST", "/api/v1/filters/preview") => json!({"filter": {"topic": ["other.seen"]}, "event_id": EVENT}),
         ("POST", "/api/v1/tokens") => json!({"name": "another", "scopes": ["read"]}),
         ("POST", "/api/v1/tenants") => json!({"name": "another"}),
         (method, path) => {
@@ -247,6 +248,11 @@ async fn what_a_tenant_has_is_not_there_for_another() {
             let header = format!("X-Postrider-Tenant: {tenant}\r\n");
             assert_eq!(world.call(route, &theirs, &header).await.status, 403, "{named} for {tenant}");
         }
+    }
+    // Nor can an event be directed to a webhook of another tenant.
+    let directed = json!({"topic": "other.seen", "webhooks": [world.things.webhook]}).to_string();
+    for path in ["/api/v1/events", "/api/v1/events?dry_run=true"] {
+        assert_eq!(world.request("POST", path, &theirs, "", &directed).await.status, 422, "{path}");
     }
     assert_eq!(world.state().await, before, "nothing of ours was changed");
     assert_eq!(world.receiver.received_count(), 1, "nothing was tested or sent again");

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::App;
 use super::auth::{Publisher, Reader};
@@ -50,6 +52,13 @@ pub(super) struct EventInput {
     /// Any JSON; digits of numbers are kept.
     #[schema(value_type = Option<serde_json::Value>)]
     payload: Option<String>,
+    /// Not before this moment, which is at most 24 h ahead: RFC 3339 or seconds since 1970. Of a webhook in strict
+    /// order, later events wait for it.
+    #[schema(value_type = Option<serde_json::Value>, example = "2026-09-21T14:13:20Z")]
+    deliver_at: Option<String>,
+    /// Of the webhooks that want it, only these.
+    #[schema(min_items = 1, max_items = 100)]
+    webhooks: Option<Vec<Uuid>>,
     /// The version of this form.
     #[schema(minimum = 1, maximum = 1)]
     v: Option<u8>,
@@ -77,6 +86,39 @@ pub(super) struct BatchReceipt {
     events: Vec<Receipt>,
 }
 
+/// What would become of an event.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DryRun {
+    id: String,
+    /// The id was sent before: nothing would be stored or delivered again.
+    duplicate: bool,
+    /// Every webhook whose topics match, oldest first.
+    webhooks: Vec<Prospect>,
+}
+
+/// What a webhook would get of an event.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "uuid": "4f6f1c1e-7a2e-4c3d-9c1b-2f6d8a4e5b10", "name": "siem", "would": "skip", "reason": "filter"
+}))]
+pub(super) struct Prospect {
+    uuid: Uuid,
+    name: String,
+    /// `deliver` or `skip`.
+    #[schema(value_type = String)]
+    would: &'static str,
+    /// Why it would be skipped: `filter`, `webhook disabled`, or that the event is directed to others.
+    #[schema(required)]
+    reason: Option<&'static str>,
+}
+
+impl From<ingest::Prospect> for Prospect {
+    fn from(prospect: ingest::Prospect) -> Self {
+        let would = if prospect.skipped.is_some() { "skip" } else { "deliver" };
+        Self { uuid: prospect.webhook, name: prospect.name, would, reason: prospect.skipped }
+    }
+}
+
 impl From<ingest::Receipt> for Receipt {
     fn from(receipt: ingest::Receipt) -> Self {
         Self { id: receipt.id, deliveries: receipt.deliveries, duplicate: receipt.duplicate }
@@ -85,10 +127,13 @@ impl From<ingest::Receipt> for Receipt {
 
 /// Publish an event
 ///
-/// When the answer is 202, the event and what it is owed to are on disk.
-#[utoipa::path(post, path = "/events", tag = "events", request_body = EventInput, params(
+/// When the answer is 202, the event and what it is owed to are on disk. With `dry_run=true` nothing is stored or sent:
+/// the answer is 200 and says which webhooks would get it, for a token that also has the scope `read`.
+#[utoipa::path(post, path = "/events", tag = "events", params(
+    ("dry_run" = Option<bool>, Query, description = "Only say what would become of it; `false` by default."),
     ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = IDEMPOTENCY_KEY),
-), responses(
+), request_body = EventInput, responses(
+    (status = 200, body = DryRun, description = "With `dry_run=true`."),
     (status = 202, body = Receipt),
     (status = 400, description = "The body is no JSON, has duplicate keys, or is nested too deeply."),
     (status = 408, description = "The body did not arrive in time."),
@@ -102,15 +147,31 @@ impl From<ingest::Receipt> for Receipt {
 pub(super) async fn publish(
     State(app): State<Arc<App>>,
     Publisher(tenant): Publisher,
+    mut params: Params,
     request: Request,
-) -> Result<(StatusCode, Json<Receipt>), Problem> {
+) -> Result<Response, Problem> {
+    let is_dry_run =
+        params.take("dry_run", |text| text.parse().map_err(|_| format!("is {text:?}, must be true or false")));
+    params.finish()?;
+    let (mut head, body) = request.into_parts();
+    if is_dry_run == Some(true) {
+        // It names webhooks, which who may only publish does not see.
+        Reader::from_request_parts(&mut head, &app).await?;
+    }
+    let request = Request::from_parts(head, body);
     media_type(request.headers(), &[JSON])?;
     let key = idempotency_key(request.headers())?;
     let received = read_body(&app.bodies, request, MAX_EVENT_BYTES).await?;
     let event = Event::from_json(&received.bytes, app.engine.now())?;
+    if is_dry_run == Some(true) {
+        let duplicate = app.engine.store().event(tenant, event.id()).await?.is_some();
+        let ingest::DryRun { id, webhooks } = app.engine.dry_run(tenant, &event)?;
+        let webhooks = webhooks.into_iter().map(Prospect::from).collect();
+        return Ok(Json(DryRun { id, duplicate, webhooks }).into_response());
+    }
     let receipt = accept(&app, tenant, vec![event], key, &received.bytes).await?.into_iter().next();
     let receipt = receipt.ok_or_else(|| Problem::internal("no receipt for an event".to_owned()))?;
-    Ok((StatusCode::ACCEPTED, Json(receipt.into())))
+    Ok((StatusCode::ACCEPTED, Json(Receipt::from(receipt))).into_response())
 }
 
 /// Accepts events, once if there is a key for it.

@@ -62,6 +62,7 @@ fn tags() -> Vec<Tag> {
         ("webhooks", "Receivers of events."),
         ("deliveries", "One event owed to one webhook."),
         ("shapes", "The bodies that receivers can get."),
+        ("filters", "Which events a webhook wants."),
         ("replays", "Jobs over many deliveries."),
         ("stats", "Figures."),
         ("tokens", "Who may do what."),

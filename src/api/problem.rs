@@ -202,6 +202,9 @@ impl From<PublishError> for Problem {
             PublishError::Draining => Self::unavailable("the server is shutting down"),
             PublishError::Quota(error) => error.into(),
             PublishError::ReservedTopic { index } => Self::field(format!("events[{index}].topic"), error.to_string()),
+            PublishError::UnknownWebhook { index, .. } => {
+                Self::field(format!("events[{index}].webhooks"), error.to_string())
+            }
             PublishError::Store(error) => error.into(),
         }
     }

@@ -58,8 +58,13 @@ pub(super) struct Webhook {
     name: String,
     description: String,
     url: String,
+    /// `POST`, `PUT` or `PATCH`.
+    #[schema(value_type = String)]
+    method: &'static str,
     topic_patterns: Vec<String>,
     enabled: bool,
+    /// Deliveries wait until it is `false` again.
+    paused: bool,
     #[schema(value_type = Vec<String>, example = json!(["decnet", "standard"]))]
     signatures: Vec<&'static str>,
     /// The keys that sign, the newest first, without what is secret of them.
@@ -101,7 +106,8 @@ pub(super) struct Webhook {
     /// As it was set, without its secrets.
     #[schema(required, value_type = Option<Object>)]
     proxy: Option<RawProxy>,
-    /// Why it was turned off without its owner: `gone` after a 410, or `no success for N days`.
+    /// Why it was turned off without its owner: `gone` after a 410, `receiver asked to stop` after an answer with
+    /// `webhook-delivery: disable`, or `no success for N days`.
     #[schema(required)]
     disabled_reason: Option<String>,
     #[schema(required)]
@@ -151,8 +157,10 @@ impl Webhook {
             name: settings.name.clone(),
             description: settings.description.clone(),
             url: receiver.destination.as_str().to_owned(),
+            method: receiver.method.as_str(),
             topic_patterns: settings.topic_patterns.iter().map(ToString::to_string).collect(),
             enabled: settings.enabled,
+            paused: policy.paused,
             signatures: receiver.signatures.iter().copied().map(Scheme::as_str).collect(),
             keys: keys::live(record, now),
             timeout_s: receiver.timeout.as_secs(),
@@ -299,7 +307,7 @@ pub(super) struct TestResult {
     #[schema(required)]
     status_code: Option<u16>,
     /// What went wrong: `non-retryable 404`, `http 503`, `timeout: …`, `connect: …`, `tls: …`, `dns: …`, `auth: …`,
-    /// `egress_blocked: …`, `shape: …`.
+    /// `proxy: …`, `egress_blocked: …`, `shape: …`.
     #[schema(required)]
     error: Option<String>,
     /// Of the whole attempt, in milliseconds.

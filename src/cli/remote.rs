@@ -109,7 +109,18 @@ impl Remote {
 
     /// Posts bytes as they are.
     pub(super) async fn post_bytes(&self, path: &[&str], media: &'static str, body: Bytes) -> anyhow::Result<Answer> {
-        self.call(Method::POST, path, &[], Some(media), body).await
+        self.post_bytes_with(path, &[], media, body).await
+    }
+
+    /// The same with a query.
+    pub(super) async fn post_bytes_with(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        media: &'static str,
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        self.call(Method::POST, path, query, Some(media), body).await
     }
 
     /// Posts events as they are; with a key, so that sending them again accepts nothing twice.
@@ -238,7 +249,8 @@ impl Remote {
             | End::Tls(reason)
             | End::Dns(reason)
             | End::Protocol(reason)
-            | End::Auth(reason) => reason.clone(),
+            | End::Auth(reason)
+            | End::Proxy(reason) => reason.clone(),
         };
         anyhow::anyhow!(
             "cannot reach the server at {}: {reason}\n\

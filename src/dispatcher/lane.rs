@@ -3,6 +3,7 @@
 //! A lane is state behind a short lock and does nothing by itself: each method says what the
 //! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
 
+mod later;
 mod loading;
 mod queue;
 mod state;
@@ -67,6 +68,8 @@ pub(super) struct Booked {
 pub(crate) enum Off {
     /// The receiver answered 410.
     Gone,
+    /// It answered `webhook-delivery: disable`.
+    Asked,
     /// The circuit has been open for so many days.
     NoSuccess { days: u32 },
 }
@@ -117,17 +120,15 @@ impl Lane {
     /// ([`Disposition::InMemory`]) is taken by [`Lane::admit`] or given back by [`Lane::release`].
     pub(crate) fn reserve(&self, room: usize) -> Disposition {
         let mut state = self.state.lock();
-        match state.mode {
-            Mode::Paused => return Disposition::Skipped(WEBHOOK_DISABLED),
-            Mode::Removed => return Disposition::Skipped(WEBHOOK_DELETED),
-            Mode::Running | Mode::Stopped => {}
+        if let Some(reason) = state.refusal() {
+            return Disposition::Skipped(reason);
         }
         if state.is_ordered() {
             // The store has the order, whatever happens here.
             return Disposition::Stored;
         }
         let is_full = state.queue.len() + state.reserved >= self.max_queued.min(room);
-        if is_full || state.has_overflow || state.breaker.is_open() {
+        if is_full || state.has_overflow || state.mode == Mode::Paused || state.breaker.is_open() {
             state.has_overflow = true;
             return Disposition::Stored;
         }
@@ -304,7 +305,7 @@ impl Lane {
         let off = state.reason_to_turn_off(outcome, change, now).filter(|_| is_current && is_running);
         if off.is_some() {
             // From this moment on, not only when the store knows.
-            state.mode = Mode::Paused;
+            state.mode = Mode::Off;
         }
         let grew = state.breaker.width(state.max_workers()) > width;
         let todo = if !state.can_run() || matches!(change, Change::Recovered { was_open: true }) {

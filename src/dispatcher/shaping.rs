@@ -53,6 +53,7 @@ impl Shaping {
             let context = Context {
                 webhook_name: &settings.name,
                 webhook_id: &webhook_id,
+                webhook_metadata: &settings.policy.metadata,
                 tenant: tenant.as_ref().map_or("", |tenant| tenant.name()),
                 delivery_id: &delivery_id,
                 now,

@@ -9,13 +9,26 @@ use super::*;
 
 const NOW: UnixMicros = UnixMicros(1_790_000_000_000_000);
 
+static METADATA: BTreeMap<String, String> = BTreeMap::new();
+
 const CONTEXT: Context<'static> = Context {
+    webhook_metadata: &METADATA,
     webhook_name: "soc",
     webhook_id: "0191f6c0-0000-7000-8000-000000000001",
     tenant: "default",
     delivery_id: "d_1",
     now: NOW,
 };
+
+#[test]
+fn a_template_knows_the_webhook_s_metadata() {
+    let metadata = BTreeMap::from([("team".to_owned(), "blue \"7\"".to_owned()), ("a b".to_owned(), "c".to_owned())]);
+    let context = Context { webhook_metadata: &metadata, ..CONTEXT };
+    let text = r#"{{ webhook.metadata.team|tojson }} {{ webhook.metadata["a b"] }} {{ webhook.metadata.none|default("-") }}
+        {%- for pair in webhook.metadata|items %} {{ pair[0] }}{% endfor %}"#;
+    let body = template(text).unwrap().render(&with_payload("{}"), &context).unwrap();
+    assert_eq!(String::from_utf8_lossy(&body), r#""blue \"7\"" c - a b team"#);
+}
 
 fn event(json: &str) -> Event {
     Event::from_json(json.as_bytes(), NOW).unwrap()

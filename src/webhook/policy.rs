@@ -37,6 +37,8 @@ const _: () = assert!(*BATCH_EVENTS.end() as usize <= MAX_BATCH_EVENTS);
 /// How deliveries to a webhook are made.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
+    /// Deliveries wait in the store; unlike those of a webhook that is turned off, they are owed.
+    pub paused: bool,
     /// Statuses that are tried again beside 429 and 5xx; ascending, each once.
     pub retry_on: Vec<u16>,
     pub rate_limit: Option<RateLimit>,
@@ -123,6 +125,9 @@ impl Policy {
         if let Some(limit) = &patch.rate_limit {
             self.rate_limit = limit.map(|limit| wrong.rate_limit(limit));
         }
+        if let Some(paused) = patch.paused {
+            self.paused = paused;
+        }
         if let Some(ordered) = patch.ordered {
             self.ordered = ordered;
         }
@@ -164,6 +169,7 @@ impl Policy {
     pub(super) fn to_patch(&self) -> WebhookPatch {
         let default = Self::default();
         WebhookPatch {
+            paused: self.paused.then_some(true),
             retry_on: (self.retry_on != default.retry_on).then(|| self.retry_on.clone()),
             rate_limit: self.rate_limit.map(|limit| Some(limit.to_raw())),
             ordered: self.ordered.then_some(true),
@@ -284,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_policy_comes_back_from_its_patch() {
-        let patch = r#"{"retry_on": [425, 408, 408], "rate_limit": {"per_s": 0.5, "burst": 3}, "ordered": true,
+        let patch = r#"{"paused": true, "retry_on": [425, 408, 408], "rate_limit": {"per_s": 0.5, "burst": 3}, "ordered": true,
             "batch": {"max_events": 10, "max_wait_ms": 250, "max_bytes": 2048}, "metadata": {"team": "soc"},
             "disable_after_days": 5, "filter": {"payload": {"score": [{"numeric": [">", 5]}]}},
             "shape": "decnet"}"#;
@@ -297,7 +303,7 @@ mod tests {
         assert_eq!(again, policy);
         assert_eq!(serde_json::to_string(&Policy::default().to_patch()).unwrap(), "{}");
         // null takes a setting back.
-        let nothing = r#"{"retry_on": [], "rate_limit": null, "ordered": false, "batch": null, "metadata": {},
+        let nothing = r#"{"paused": false, "retry_on": [], "rate_limit": null, "ordered": false, "batch": null, "metadata": {},
             "disable_after_days": null, "filter": null}"#;
         assert!(again.apply(&serde_json::from_str(nothing).unwrap()).is_empty());
         assert_eq!(again, Policy::default());

@@ -9,11 +9,11 @@ use tokio::task::{AbortHandle, Id};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Off;
 use super::queue::{Queue, Queued};
+use super::{Off, WEBHOOK_DELETED, WEBHOOK_DISABLED};
 use crate::clock::UnixMicros;
 use crate::delivery::retry::{MAX_WAIT, Schedule};
-use crate::delivery::{End, Outcome};
+use crate::delivery::{End, GONE, Outcome};
 use crate::dispatcher::breaker::{Breaker, Change, CircuitSettings};
 use crate::dispatcher::limiter::Limiter;
 use crate::dispatcher::memory::Memory;
@@ -50,8 +50,10 @@ pub(super) enum Readiness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Running,
-    /// Disabled by its owner: what is pending waits in the store.
+    /// Deliveries wait in the store, new ones too.
     Paused,
+    /// Turned off: what is pending waits in the store, new events are skipped.
+    Off,
     /// Deleted: what is pending is discarded.
     Removed,
     /// The node shuts down: what is pending is read back at the next start.
@@ -149,7 +151,11 @@ impl LaneSettings {
 
 impl Mode {
     pub(super) fn of(record: &WebhookRecord) -> Self {
-        if record.settings.enabled { Self::Running } else { Self::Paused }
+        match &record.settings {
+            settings if !settings.enabled => Self::Off,
+            settings if settings.policy.paused => Self::Paused,
+            _ => Self::Running,
+        }
     }
 }
 
@@ -197,6 +203,15 @@ impl State {
 
     pub(super) fn can_run(&self) -> bool {
         self.mode == Mode::Running && !self.breaker.is_shut()
+    }
+
+    /// Why new deliveries are skipped, if they are.
+    pub(super) fn refusal(&self) -> Option<&'static str> {
+        match self.mode {
+            Mode::Off => Some(WEBHOOK_DISABLED),
+            Mode::Removed => Some(WEBHOOK_DELETED),
+            Mode::Running | Mode::Paused | Mode::Stopped => None,
+        }
     }
 
     /// For a queue that has something in it.
@@ -323,8 +338,8 @@ impl State {
 
     /// Whether an attempt's end is the end of the webhook.
     pub(super) fn reason_to_turn_off(&self, outcome: &Outcome, change: Change, now: UnixMicros) -> Option<Off> {
-        if outcome.end == End::Status(410) {
-            return Some(Off::Gone);
+        if outcome.ends_webhook() {
+            return Some(if outcome.end == End::Status(GONE) { Off::Gone } else { Off::Asked });
         }
         let days = self.settings.policy.disable_after_days.filter(|_| change == Change::StillOpen)?;
         let time = Duration::from_hours(24 * u64::from(days));

@@ -20,7 +20,8 @@ use crate::store::seal::{Belonging, Sealer};
 use crate::store::{AllWebhooks, Deed, StoreError};
 use crate::topic::Pattern;
 use crate::webhook::{
-    Policy, SwitchedOff, TenantSeq, Webhook, WebhookHealth, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings,
+    Method, Policy, SwitchedOff, TenantSeq, Webhook, WebhookHealth, WebhookPatch, WebhookRecord, WebhookSeq,
+    WebhookSettings,
 };
 
 /// What the sealed columns are bound to.
@@ -350,6 +351,7 @@ fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
         description: row.get(5)?,
         receiver: Webhook {
             destination: Destination::parse(row.get_ref(6)?.as_str().map_err(corrupt)?).map_err(corrupt)?,
+            method: Method::default(),
             keys,
             signatures: words(9)?.map(str::parse).collect::<Result<_, _>>().map_err(corrupt)?,
             timeout: Duration::from_micros(row.get::<_, i64>(10)?.unsigned_abs()),
