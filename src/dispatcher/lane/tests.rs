@@ -181,6 +181,7 @@ impl World {
             end,
             response: Bytes::new(),
             retry_after: None,
+            control: None,
             timings: crate::delivery::Timings::default(),
         };
         let booked = self.lane.book(&job.settings, &outcome, error, self.now);
