@@ -301,7 +301,8 @@ impl Lane {
                 }
             }
         };
-        let off = state.reason_to_turn_off(outcome, change, now).filter(|_| is_current);
+        let is_running = state.mode == Mode::Running;
+        let off = state.reason_to_turn_off(outcome, change, now).filter(|_| is_current && is_running);
         if off.is_some() {
             // From this moment on, not only when the store knows.
             state.mode = Mode::Off;
