@@ -172,6 +172,8 @@ async fn list(remote: &Remote, output: Output) -> anyhow::Result<ExitCode> {
 fn health(webhook: &Value, output: Output) -> String {
     if webhook["enabled"] == false {
         output.paint(QUIET, "off")
+    } else if webhook["paused"] == true {
+        output.paint(WARN, "paused")
     } else if !webhook["auto_disabled_at"].is_null() {
         output.paint(BAD, "waiting for recovery")
     } else {
@@ -210,6 +212,8 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
         ("retry schedule", schedule.unwrap_or_else(|| "the server's".to_owned())),
         ("retry on", output::text(webhook, "retry_on")),
         ("rate limit", settings::rate_shown(&webhook["rate_limit"])),
+        ("paused", output.yes_no(webhook["paused"] == true)),
+        ("method", output::text(webhook, "method")),
         ("ordered", output.yes_no(webhook["ordered"] == true)),
         ("batch", settings::batch_shown(&webhook["batch"])),
         ("filter", compact(&webhook["filter"])),

@@ -46,6 +46,12 @@ pub(super) struct Settings {
     /// Deliver in the order of acceptance, one at a time
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     ordered: Option<bool>,
+    /// Let deliveries wait until it goes on: events are accepted, and nothing is attempted
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    paused: Option<bool>,
+    /// Make requests with this method, `POST`, `PUT` or `PATCH` [default: POST]
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
     /// Send up to so many events in one request, gathered for so long, as in 100,500ms or 100,500ms,256KiB; `none`: one each
     #[arg(long, value_name = "BATCH", value_parser = parse_batch)]
     batch: Option<Given>,
@@ -212,6 +218,8 @@ impl Settings {
         set("max_in_flight", json!(self.max_in_flight));
         set("retry_on", json!(self.retry_on.map(|Statuses(statuses)| statuses)));
         set("ordered", json!(self.ordered));
+        set("paused", json!(self.paused));
+        set("method", json!(self.method));
         set("headers", json!(map(self.headers)));
         set("metadata", json!(map(self.metadata)));
         if let Some(name) = self.shape {
