@@ -59,6 +59,8 @@ impl DeliveryState {
 ///                      └──────────────────────► discarded ── retried ─► pending
 ///    accept, webhook disabled ────────────────► skipped (reason) ── retried ─► pending
 /// ```
+///
+/// An operator who asks for it makes delivered ones pending, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     state: DeliveryState,
@@ -123,6 +125,9 @@ impl Transition {
 /// list what the receiver sent: every name of a wrong certificate, for one.
 pub const MAX_ERROR_BYTES: usize = 512;
 
+/// The status by which a receiver says that it will never come back.
+pub const GONE: u16 = 410;
+
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -145,6 +150,8 @@ pub enum End {
     Protocol(String),
     /// The credential that the webhook asks for could not be had.
     Auth(String),
+    /// The webhook's proxy could not be reached, or does not do its work: nothing is known of the receiver.
+    Proxy(String),
 }
 
 /// What one attempt came to. Touches no store.
@@ -157,7 +164,31 @@ pub struct Outcome {
     pub response: Bytes,
     /// `Retry-After` as the receiver sent it, if it can be understood.
     pub retry_after: Option<retry::RetryAfter>,
+    /// What the receiver asks for beside its status.
+    pub control: Option<DeliveryControl>,
     pub timings: Timings,
+}
+
+/// What a receiver may ask for in the header `webhook-delivery` of its answer, as proposed for Standard Webhooks
+/// (pull request 291, "delivery control") and honoured by Svix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryControl {
+    /// `disable`: no more deliveries to this webhook; with any status.
+    Disable,
+    /// `abort-message`: no more attempts for this delivery; a success stays one.
+    AbortMessage,
+}
+
+impl DeliveryControl {
+    /// Of the header's value; what is not known is ignored, so that there may be more one day.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        match value.trim_ascii() {
+            b"disable" => Some(Self::Disable),
+            b"abort-message" => Some(Self::AbortMessage),
+            _ => None,
+        }
+    }
 }
 
 /// Where the time of an attempt went. `None`: the phase was not needed or not reached.
@@ -180,10 +211,11 @@ pub struct DeliveryResult {
 }
 
 impl End {
-    /// Whether it speaks against the receiver. A blocked destination or a lack of descriptors is the operator's affair.
+    /// Whether it speaks against the receiver. A blocked destination, a proxy that fails or a lack of descriptors is
+    /// the operator's affair.
     #[must_use]
     pub fn counts_as_failure(&self) -> bool {
-        !matches!(self, Self::Status(200..=299) | Self::Blocked { .. } | Self::Local(_))
+        !matches!(self, Self::Status(200..=299) | Self::Blocked { .. } | Self::Local(_) | Self::Proxy(_))
     }
 
     /// See [`Outcome::error_text`].
@@ -200,6 +232,7 @@ impl End {
             Self::Blocked { reason, .. } => format!("egress_blocked: {reason}"),
             Self::Protocol(reason) => format!("protocol: {reason}"),
             Self::Auth(reason) => format!("auth: {reason}"),
+            Self::Proxy(reason) => format!("proxy: {reason}"),
         };
         text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES));
         Some(text)
@@ -214,6 +247,12 @@ impl Outcome {
             End::Status(status) => Some(status),
             _ => None,
         }
+    }
+
+    /// Whether the receiver wants no further deliveries at all: 410, or [`DeliveryControl::Disable`].
+    #[must_use]
+    pub fn ends_webhook(&self) -> bool {
+        self.end == End::Status(GONE) || self.control == Some(DeliveryControl::Disable)
     }
 
     #[must_use]

@@ -3,6 +3,7 @@
 
 mod batch;
 mod canonical;
+mod options;
 mod timestamp;
 
 use std::borrow::Cow;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use self::canonical::{Canonicaliser, quote, unescaped};
+pub use self::options::{DeliveryOptions, MAX_DELIVERY_DELAY, MAX_DIRECTED_WEBHOOKS};
 
 use crate::clock::UnixMicros;
 use crate::topic::{Topic, TopicError};
@@ -35,6 +37,7 @@ pub struct Event {
     topic: Topic,
     kind: Box<str>,
     body: Bytes,
+    options: Option<Box<DeliveryOptions>>,
 }
 
 /// JSON as Postrider signs it: no spaces, keys sorted by their UTF-8 bytes, numbers with the digits they came with.
@@ -79,7 +82,8 @@ pub enum BatchError {
 }
 
 impl Event {
-    /// Parses one event as a publisher sends it: `{"topic", "type"?, "id"?, "ts"?, "payload"?, "v"?}`.
+    /// Parses one event as a publisher sends it: `{"topic", "type"?, "id"?, "ts"?, "payload"?, "v"?}`, and
+    /// `"deliver_at"?` and `"webhooks"?`, which say what a server is to do with it.
     ///
     /// Absent, `null` and empty are the same for `type`, `id` and `ts`: no type, a new UUID v7, and `now`.
     ///
@@ -118,7 +122,7 @@ impl Event {
             ts: &moment(Some(now))?,
             kind: &quote(kind),
         };
-        Ok(Self { id: unquoted(&id), body: parts.body(), topic, kind: kind.into() })
+        Ok(Self { id: unquoted(&id), body: parts.body(), topic, kind: kind.into(), options: None })
     }
 
     /// The event whose object `reader` has just read.
@@ -152,15 +156,16 @@ impl Event {
         if fields.version.is_some_and(|version| version != "1") {
             return Err(refused("v", "must be 1"));
         }
+        let options = DeliveryOptions::parse(fields.deliver_at, fields.webhooks, now)?;
         let payload = payload_or_empty(fields.payload.unwrap_or("{}"));
         let body = CanonicalParts { id: &id, payload, topic, ts: &ts, kind }.body();
-        Ok(Self { id: id_value, topic: topic_value, kind: kind_value, body })
+        Ok(Self { id: id_value, topic: topic_value, kind: kind_value, body, options })
     }
 
     /// An event as a store read it back; the parts were validated when it was accepted.
     #[must_use]
     pub fn from_stored(id: Box<str>, topic: Topic, kind: Box<str>, body: Bytes) -> Self {
-        Self { id, topic, kind, body }
+        Self { id, topic, kind, body, options: None }
     }
 
     #[must_use]
@@ -180,6 +185,12 @@ impl Event {
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// What its publisher asks of its deliveries; not kept in a store, which has its deliveries.
+    #[must_use]
+    pub fn options(&self) -> Option<&DeliveryOptions> {
+        self.options.as_deref()
     }
 
     /// The payload in its canonical form, as it lies in the body.
@@ -203,6 +214,8 @@ struct Fields<'a> {
     ts: Option<&'a str>,
     kind: Option<&'a str>,
     version: Option<&'a str>,
+    deliver_at: Option<&'a str>,
+    webhooks: Option<&'a str>,
 }
 
 impl<'a> Fields<'a> {
@@ -218,6 +231,8 @@ impl<'a> Fields<'a> {
                 "ts" => &mut fields.ts,
                 "type" => &mut fields.kind,
                 "v" => &mut fields.version,
+                "deliver_at" => &mut fields.deliver_at,
+                "webhooks" => &mut fields.webhooks,
                 _ => {
                     let field = unescaped(key).take(SHOWN_CHARS).collect();
                     return Err(EventError::Field { field, reason: "unknown field".to_owned() });

@@ -14,6 +14,7 @@ mod number;
 mod subset;
 mod template;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -140,6 +141,8 @@ impl std::error::Error for RenderError {}
 pub struct Context<'a> {
     pub webhook_name: &'a str,
     pub webhook_id: &'a str,
+    /// The webhook's own notes.
+    pub webhook_metadata: &'a BTreeMap<String, String>,
     pub tenant: &'a str,
     pub delivery_id: &'a str,
     /// The present moment, for receivers that want one where the event's `ts` is none.

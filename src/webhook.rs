@@ -43,10 +43,44 @@ pub struct TenantSeq(pub i64);
 /// The tenant of a fresh installation, named `default`.
 pub const DEFAULT_TENANT: TenantSeq = TenantSeq(1);
 
+/// The HTTP method of a webhook's requests, each of which has a body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    #[default]
+    Post,
+    Put,
+    Patch,
+}
+
+impl Method {
+    /// Every one that a webhook may choose.
+    pub const ALL: [Self; 3] = [Self::Post, Self::Put, Self::Patch];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+        }
+    }
+}
+
+impl From<Method> for http::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Post => Self::POST,
+            Method::Put => Self::PUT,
+            Method::Patch => Self::PATCH,
+        }
+    }
+}
+
 /// A receiver: what one attempt needs to know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Webhook {
     pub destination: Destination,
+    pub method: Method,
     pub keys: SigningKeys,
     /// Which signatures a delivery carries; never empty, each once.
     pub signatures: Vec<Scheme>,
@@ -61,6 +95,7 @@ impl Webhook {
     pub fn new(url: &str, keys: SigningKeys) -> Result<Self, DestinationError> {
         Ok(Self {
             destination: Destination::parse(url)?,
+            method: Method::default(),
             keys,
             signatures: vec![Scheme::Decnet, Scheme::Standard],
             timeout: DEFAULT_TIMEOUT,

@@ -152,6 +152,7 @@ fn an_error_s_text_is_cut_between_characters() {
         end: End::Tls(format!("x{}", "ä".repeat(MAX_ERROR_BYTES))),
         response: bytes::Bytes::new(),
         retry_after: None,
+        control: None,
         timings: Timings::default(),
     };
     // "tls: x" has 6 bytes, each ä 2.

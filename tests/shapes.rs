@@ -13,6 +13,7 @@
 #[path = "support/server.rs"]
 mod server;
 
+use std::collections::BTreeMap;
 use std::process::Output;
 
 use postrider::clock::UnixMicros;
@@ -161,7 +162,14 @@ fn block(language: &str) -> &'static str {
 fn the_example_of_the_documentation_makes_what_it_promises() {
     let template = TemplateInput { template: block("jinja").to_owned(), content_type: "application/json".to_owned() };
     let shape = Shape::parse(&ShapeInput::Template(template)).unwrap();
-    let context = Context { webhook_name: "w", webhook_id: "i", tenant: "t", delivery_id: "d", now: UnixMicros(0) };
+    let context = Context {
+        webhook_name: "w",
+        webhook_id: "i",
+        webhook_metadata: &BTreeMap::new(),
+        tenant: "t",
+        delivery_id: "d",
+        now: UnixMicros(0),
+    };
     let render = |event: &str| -> Value {
         let event = Event::from_json(event.as_bytes(), UnixMicros(0)).unwrap();
         serde_json::from_slice(&shape.render(&event, &context).unwrap()).unwrap()

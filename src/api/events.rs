@@ -3,24 +3,31 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::App;
 use super::auth::{Publisher, Reader};
 use super::deliveries::{Delivery, DeliveryPage};
-use super::input::{Id, JSON, Params, media_type, read_body};
+use super::input::{Id, JSON, Params, idempotency_key, media_type, read_body};
 use super::problem::Problem;
 use super::views::Time;
 use crate::event::{Event, MAX_BATCH_BYTES, MAX_EVENT_BYTES};
 use crate::ingest;
 use crate::store::{DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, Page, StoredEvent};
 use crate::topic::Pattern;
+use crate::webhook::TenantSeq;
 
 const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
+
+const IDEMPOTENCY_KEY: &str = "Visible ASCII. For a day, the same body with the same key gets the first answer again, \
+     with `duplicate: true`, and nothing is stored; another body with it is refused (409).";
 
 /// An event to be published.
 #[derive(ToSchema)]
@@ -45,6 +52,13 @@ pub(super) struct EventInput {
     /// Any JSON; digits of numbers are kept.
     #[schema(value_type = Option<serde_json::Value>)]
     payload: Option<String>,
+    /// Not before this moment, which is at most 24 h ahead: RFC 3339 or seconds since 1970. Of a webhook in strict
+    /// order, later events wait for it.
+    #[schema(value_type = Option<serde_json::Value>, example = "2026-09-21T14:13:20Z")]
+    deliver_at: Option<String>,
+    /// Of the webhooks that want it, only these.
+    #[schema(min_items = 1, max_items = 100)]
+    webhooks: Option<Vec<Uuid>>,
     /// The version of this form.
     #[schema(minimum = 1, maximum = 1)]
     v: Option<u8>,
@@ -72,6 +86,39 @@ pub(super) struct BatchReceipt {
     events: Vec<Receipt>,
 }
 
+/// What would become of an event.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DryRun {
+    id: String,
+    /// The id was sent before: nothing would be stored or delivered again.
+    duplicate: bool,
+    /// Every webhook whose topics match, oldest first.
+    webhooks: Vec<Prospect>,
+}
+
+/// What a webhook would get of an event.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "uuid": "4f6f1c1e-7a2e-4c3d-9c1b-2f6d8a4e5b10", "name": "siem", "would": "skip", "reason": "filter"
+}))]
+pub(super) struct Prospect {
+    uuid: Uuid,
+    name: String,
+    /// `deliver` or `skip`.
+    #[schema(value_type = String)]
+    would: &'static str,
+    /// Why it would be skipped: `filter`, `webhook disabled`, or that the event is directed to others.
+    #[schema(required)]
+    reason: Option<&'static str>,
+}
+
+impl From<ingest::Prospect> for Prospect {
+    fn from(prospect: ingest::Prospect) -> Self {
+        let would = if prospect.skipped.is_some() { "skip" } else { "deliver" };
+        Self { uuid: prospect.webhook, name: prospect.name, would, reason: prospect.skipped }
+    }
+}
+
 impl From<ingest::Receipt> for Receipt {
     fn from(receipt: ingest::Receipt) -> Self {
         Self { id: receipt.id, deliveries: receipt.deliveries, duplicate: receipt.duplicate }
@@ -80,27 +127,65 @@ impl From<ingest::Receipt> for Receipt {
 
 /// Publish an event
 ///
-/// When the answer is 202, the event and what it is owed to are on disk.
-#[utoipa::path(post, path = "/events", tag = "events", request_body = EventInput, responses(
+/// When the answer is 202, the event and what it is owed to are on disk. With `dry_run=true` nothing is stored or sent:
+/// the answer is 200 and says which webhooks would get it, for a token that also has the scope `read`.
+#[utoipa::path(post, path = "/events", tag = "events", params(
+    ("dry_run" = Option<bool>, Query, description = "Only say what would become of it; `false` by default."),
+    ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = IDEMPOTENCY_KEY),
+), request_body = EventInput, responses(
+    (status = 200, body = DryRun, description = "With `dry_run=true`."),
     (status = 202, body = Receipt),
     (status = 400, description = "The body is no JSON, has duplicate keys, or is nested too deeply."),
     (status = 408, description = "The body did not arrive in time."),
+    (status = 409, description = "The `Idempotency-Key` was used with another body."),
     (status = 413, description = "The event is larger than 1 MiB."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is missing or invalid."),
+    (status = 429, description = "The tenant sends too much (`quota-events`) or has too much pending (`quota-pending`)."),
     (status = 507, description = "The store is full."),
 ))]
 pub(super) async fn publish(
     State(app): State<Arc<App>>,
     Publisher(tenant): Publisher,
+    mut params: Params,
     request: Request,
-) -> Result<(StatusCode, Json<Receipt>), Problem> {
+) -> Result<Response, Problem> {
+    let is_dry_run =
+        params.take("dry_run", |text| text.parse().map_err(|_| format!("is {text:?}, must be true or false")));
+    params.finish()?;
+    let (mut head, body) = request.into_parts();
+    if is_dry_run == Some(true) {
+        // It names webhooks, which who may only publish does not see.
+        Reader::from_request_parts(&mut head, &app).await?;
+    }
+    let request = Request::from_parts(head, body);
     media_type(request.headers(), &[JSON])?;
+    let key = idempotency_key(request.headers())?;
     let received = read_body(&app.bodies, request, MAX_EVENT_BYTES).await?;
     let event = Event::from_json(&received.bytes, app.engine.now())?;
-    let receipt = app.engine.publish(tenant, vec![event]).await?.into_iter().next();
+    if is_dry_run == Some(true) {
+        let duplicate = app.engine.store().event(tenant, event.id()).await?.is_some();
+        let ingest::DryRun { id, webhooks } = app.engine.dry_run(tenant, &event)?;
+        let webhooks = webhooks.into_iter().map(Prospect::from).collect();
+        return Ok(Json(DryRun { id, duplicate, webhooks }).into_response());
+    }
+    let receipt = accept(&app, tenant, vec![event], key, &received.bytes).await?.into_iter().next();
     let receipt = receipt.ok_or_else(|| Problem::internal("no receipt for an event".to_owned()))?;
-    Ok((StatusCode::ACCEPTED, Json(receipt.into())))
+    Ok((StatusCode::ACCEPTED, Json(Receipt::from(receipt))).into_response())
+}
+
+/// Accepts events, once if there is a key for it.
+async fn accept(
+    app: &App,
+    tenant: TenantSeq,
+    events: Vec<Event>,
+    key: Option<String>,
+    body: &[u8],
+) -> Result<Vec<ingest::Receipt>, Problem> {
+    Ok(match key {
+        None => app.engine.publish(tenant, events).await?,
+        Some(key) => app.engine.publish_once(tenant, events, key, Sha256::digest(body).into()).await?,
+    })
 }
 
 /// Publish a batch
@@ -108,13 +193,17 @@ pub(super) async fn publish(
 /// At most 1,000 events and 16 MiB, as a JSON array or as one JSON object a line. All are stored or none.
 #[utoipa::path(post, path = "/events/batch", tag = "events",
     request_body(content((Vec<EventInput> = "application/json"), (String = "application/x-ndjson"))),
-    responses(
+    params(
+    ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = IDEMPOTENCY_KEY),
+    ), responses(
     (status = 202, body = BatchReceipt),
     (status = 400, description = "The body is no JSON; `errors` names the event."),
     (status = 408, description = "The body did not arrive in time."),
+    (status = 409, description = "The `Idempotency-Key` was used with another body."),
     (status = 413, description = "The batch is larger than 16 MiB, or an event larger than 1 MiB."),
     (status = 415, description = "The body is neither `application/json` nor `application/x-ndjson`."),
     (status = 422, description = "An event is invalid, or there are none or more than 1,000."),
+    (status = 429, description = "The tenant sends too much (`quota-events`) or has too much pending (`quota-pending`)."),
     (status = 507, description = "The store is full."),
 ))]
 pub(super) async fn publish_batch(
@@ -123,6 +212,7 @@ pub(super) async fn publish_batch(
     request: Request,
 ) -> Result<(StatusCode, Json<BatchReceipt>), Problem> {
     let media_type = media_type(request.headers(), &[JSON, NDJSON[0], NDJSON[1]])?;
+    let key = idempotency_key(request.headers())?;
     let received = read_body(&app.bodies, request, MAX_BATCH_BYTES).await?;
     let now = app.engine.now();
     let events = if media_type == JSON {
@@ -130,7 +220,7 @@ pub(super) async fn publish_batch(
     } else {
         Event::batch_from_ndjson(&received.bytes, now)
     }?;
-    let receipts = app.engine.publish(tenant, events).await?;
+    let receipts = accept(&app, tenant, events, key, &received.bytes).await?;
     let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
     let answer = BatchReceipt {
         accepted: receipts.len() - duplicates,

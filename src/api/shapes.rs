@@ -1,5 +1,6 @@
 //! `/shapes`: the bodies that receivers can get, and a look at one before it is sent.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -138,6 +139,7 @@ pub(super) async fn preview(
         let context = Context {
             webhook_name: "preview",
             webhook_id: "00000000-0000-0000-0000-000000000000",
+            webhook_metadata: &BTreeMap::new(),
             tenant: "default",
             delivery_id: "preview",
             now,

@@ -43,6 +43,7 @@ const PATTERNS: u32 = 100_000;
 #[command(after_help = "Example: postrider bench --quick\n\n\
     Takes some minutes; --quick takes under one, with fewer events. The figures of two runs differ by as much as the\n\
     machine is busy with other things: compare within one run.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Args {
     /// Measure less, in under a minute
     #[arg(long)]

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt;
 
 use super::output::{self, NAME, Output, QUIET, STRONG, WARN};
-use super::remote::{Connection, Remote};
+use super::remote::{Answer, Connection, Remote};
 use super::{UsageError, delivery};
 use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::config::Span;
@@ -29,7 +30,8 @@ pub(super) struct Args {
 enum Command {
     /// Send an event, or many
     #[command(after_help = "Examples:\n  postrider event send order.paid '{\"amount\": 12.50}' --type paid\n  \
-        postrider event send order.paid @order.json\n  postrider event send --ndjson events.ndjson")]
+        postrider event send order.paid @order.json\n  postrider event send order.paid --deliver-at 10m --webhook siem\n  \
+        postrider event send --ndjson events.ndjson")]
     Send(Send),
     /// List events, newest first
     #[command(after_help = "Example: postrider event list --topic 'attacker.>' --since 1h")]
@@ -40,6 +42,16 @@ enum Command {
         /// The event's id
         #[arg(value_name = "EVENT")]
         id: String,
+    },
+    /// Send an event again, to every webhook that it was owed to or to one
+    #[command(after_help = "Example: postrider event resend 0191f6c0-7a2e-7c3d-9c1b-2f6d8a4e5b10 --webhook siem")]
+    Resend {
+        /// The event's id
+        #[arg(value_name = "EVENT")]
+        id: String,
+        /// To this webhook, also if it was not owed to it: its name or UUID
+        #[arg(long)]
+        webhook: Option<String>,
     },
 }
 
@@ -59,9 +71,21 @@ struct Send {
     /// When it happened: any text, or seconds since 1970 [default: now]
     #[arg(long, value_name = "TIME")]
     ts: Option<String>,
+    /// Deliver it not before: RFC 3339, seconds since 1970, or in how long, as in 10m; at most 24 h ahead
+    #[arg(long, value_name = "TIME")]
+    deliver_at: Option<String>,
+    /// Of the webhooks that want it, only this one gets it, by name or UUID (repeatable)
+    #[arg(long, value_name = "WEBHOOK")]
+    webhook: Vec<String>,
+    /// Only say which webhooks would get it
+    #[arg(long, conflicts_with = "idempotency_key")]
+    dry_run: bool,
     /// Send many: one JSON object a line, {"topic", "payload", …}, from a file or - for standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["topic", "payload", "kind", "id", "ts"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["topic", "payload", "kind", "id", "ts", "deliver_at", "webhook", "dry_run"])]
     ndjson: Option<String>,
+    /// Send once: the same again with the same key is not accepted twice; with --ndjson each batch is numbered
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,13 +105,13 @@ struct List {
     page: Page,
 }
 
-/// From when to when events were accepted.
+/// From when to when: acceptance of events, or acts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Range {
-    /// Only events accepted since: RFC 3339, seconds since 1970, or how long ago, as in 1h
+    /// Only since then: RFC 3339, seconds since 1970, or how long ago, as in 1h
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Only events accepted before: RFC 3339, seconds since 1970, or how long ago, as in 1h
+    /// Only before then: RFC 3339, seconds since 1970, or how long ago, as in 1h
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
 }
@@ -132,14 +156,50 @@ fn ago(time: String) -> String {
     }
 }
 
+/// `10m` as the moment in ten minutes; anything else as it is.
+fn ahead(time: String) -> String {
+    match time.parse::<Span>() {
+        Ok(Span(span)) => SystemClock.now().after(span).to_string(),
+        Err(_) => time,
+    }
+}
+
+/// A number is seconds since 1970; anything else is a text.
+fn seconds_or_text(time: String) -> serde_json::Result<Box<RawValue>> {
+    match serde_json::from_str::<serde_json::Number>(&time) {
+        Ok(_) => RawValue::from_string(time),
+        Err(_) => serde_json::value::to_raw_value(&time),
+    }
+}
+
 pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let remote = args.connection.open()?;
     match args.command {
-        Command::Send(Send { ndjson: Some(file), .. }) => batches::send(&remote, &file, output).await,
+        Command::Send(Send { ndjson: Some(file), idempotency_key, .. }) => {
+            batches::send(&remote, &file, idempotency_key.as_deref(), output).await
+        }
         Command::Send(args) => send(&remote, args, output).await,
         Command::List(args) => list(&remote, args, output).await,
         Command::Show { id } => show(&remote, &id, output).await,
+        Command::Resend { id, webhook } => resend(&remote, &id, webhook, output).await,
     }
+}
+
+async fn resend(remote: &Remote, id: &str, webhook: Option<String>, output: Output) -> anyhow::Result<ExitCode> {
+    let body = match webhook {
+        Some(webhook) => json!({ "webhook": remote.webhook(&webhook).await? }),
+        None => json!({}),
+    };
+    let answer = remote.post(&["events", id, "resend"], &body).await?;
+    if output.answer(&answer)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let count = |field: &str| answer.value[field].as_u64().unwrap_or(0);
+    output.line(counted(count("deliveries"), "delivery is made again", "deliveries are made again"))?;
+    if count("under_way") > 0 {
+        output.note(counted(count("under_way"), "is on its way already", "are on their way already"));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An event as the API takes it. What a user wrote goes on as it is: numbers keep their digits.
@@ -154,6 +214,10 @@ struct NewEvent {
     ts: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliver_at: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    webhooks: Vec<String>,
 }
 
 async fn send(remote: &Remote, args: Send, output: Output) -> anyhow::Result<ExitCode> {
@@ -164,14 +228,27 @@ async fn send(remote: &Remote, args: Send, output: Output) -> anyhow::Result<Exi
             Some(RawValue::from_string(text).map_err(|error| UsageError(format!("the payload is no JSON: {error}")))?)
         }
     };
-    // A number is seconds since 1970; anything else is a text.
-    let ts = args.ts.map(|ts| match serde_json::from_str::<serde_json::Number>(&ts) {
-        Ok(_) => RawValue::from_string(ts),
-        Err(_) => serde_json::value::to_raw_value(&ts),
-    });
-    let event = NewEvent { topic: args.topic, kind: args.kind, id: args.id, ts: ts.transpose()?, payload };
+    let mut webhooks = Vec::with_capacity(args.webhook.len());
+    for webhook in &args.webhook {
+        webhooks.push(remote.webhook(webhook).await?);
+    }
+    let event = NewEvent {
+        topic: args.topic,
+        kind: args.kind,
+        id: args.id,
+        ts: args.ts.map(seconds_or_text).transpose()?,
+        payload,
+        deliver_at: args.deliver_at.map(|time| seconds_or_text(ahead(time))).transpose()?,
+        webhooks,
+    };
     let event = serde_json::to_vec(&event)?;
-    let answer = remote.post_bytes(&["events"], "application/json", event.into()).await?;
+    if args.dry_run {
+        let query = [("dry_run", "true".to_owned())];
+        let answer = remote.post_bytes_with(&["events"], &query, "application/json", event.into()).await?;
+        return show_dry_run(&answer, output);
+    }
+    let key = args.idempotency_key.as_deref();
+    let answer = remote.post_events(&["events"], "application/json", event.into(), key).await?;
     if output.answer(&answer)? {
         return Ok(ExitCode::SUCCESS);
     }
@@ -183,6 +260,32 @@ async fn send(remote: &Remote, args: Send, output: Output) -> anyhow::Result<Exi
     } else {
         output.line(format_args!("{id}  {deliveries}"))?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_dry_run(answer: &Answer, output: Output) -> anyhow::Result<ExitCode> {
+    if output.answer(answer)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let answer = &answer.value;
+    if answer["duplicate"] == true {
+        output.note("an event with this id was sent before: nothing would be delivered again");
+    }
+    let webhooks = answer["webhooks"].as_array().map_or(&[][..], Vec::as_slice);
+    if webhooks.is_empty() {
+        output.note("no webhook wants this topic");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = webhooks.iter().map(|webhook| {
+        let style = if webhook["would"] == "deliver" { NAME } else { WARN };
+        vec![
+            output.paint(STRONG, output::text(webhook, "name")),
+            output.paint(style, output::text(webhook, "would")),
+            output::text(webhook, "reason"),
+            output.paint(QUIET, output::text(webhook, "uuid")),
+        ]
+    });
+    output.table(&["webhook", "would", "reason", "uuid"], rows.collect())?;
     Ok(ExitCode::SUCCESS)
 }
 

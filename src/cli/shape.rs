@@ -112,7 +112,7 @@ async fn preview(remote: &Remote, args: Preview, output: Output) -> anyhow::Resu
 }
 
 /// The text itself, or what `@FILE` or `-` stands for.
-async fn read(what: &str, text: String) -> anyhow::Result<String> {
+pub(super) async fn read(what: &str, text: String) -> anyhow::Result<String> {
     if text == "-" {
         let mut read = String::new();
         let reading = tokio::io::stdin().read_to_string(&mut read).await;

@@ -4,14 +4,14 @@ use std::fmt::Display;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::time::{Instant, timeout_at};
 
 use super::access::Authorization;
 use super::client::{Client, Connection, Phase, Trace};
 use super::retry::parse_retry_after;
-use super::{End, Outcome};
+use super::{DeliveryControl, End, Outcome};
 use crate::clock::{Clock, UnixMicros};
 use crate::event::Event;
 use crate::signing::{Scheme, decnet_signature};
@@ -30,6 +30,7 @@ static X_DECNET_EVENT_TOPIC: HeaderName = HeaderName::from_static("x-decnet-even
 static X_DECNET_TIMESTAMP: HeaderName = HeaderName::from_static("x-decnet-timestamp");
 static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+static WEBHOOK_DELIVERY: HeaderName = HeaderName::from_static("webhook-delivery");
 static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 /// Room for the headers below and `Host`; a webhook's own come on top.
@@ -95,12 +96,13 @@ pub async fn attempt(
         (None, Ok(Err(end))) => end,
         (None, _) => trace.phase.timed_out(webhook.timeout),
     };
-    let retry_after = trace.head.as_ref().and_then(|head| head.headers.get(header::RETRY_AFTER));
+    let answered = |name: &HeaderName| trace.head.as_ref().and_then(|head| head.headers.get(name));
     Outcome {
         started_at,
         duration: began_at.elapsed(),
         end,
-        retry_after: retry_after.and_then(|value| parse_retry_after(value.as_bytes())),
+        retry_after: answered(&header::RETRY_AFTER).and_then(|value| parse_retry_after(value.as_bytes())),
+        control: answered(&WEBHOOK_DELIVERY).and_then(|value| DeliveryControl::parse(value.as_bytes())),
         response: trace.body.freeze(),
         timings: trace.timings,
     }
@@ -189,7 +191,7 @@ fn request(
         headers.insert(name, value.clone());
     }
     let mut request = Request::new(Full::new(message.body.clone()));
-    *request.method_mut() = Method::POST;
+    *request.method_mut() = webhook.method.into();
     *request.uri_mut() = webhook.destination.target().clone();
     *request.headers_mut() = headers;
     Ok(request)

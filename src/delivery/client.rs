@@ -85,7 +85,10 @@ pub(super) enum Phase {
     #[default]
     Dns,
     Connect,
+    /// On the way to a proxy.
     Proxy,
+    /// A proxy was asked for a way to the receiver.
+    Tunnel,
     Tls,
     Answer,
     Token,
@@ -97,7 +100,8 @@ impl Phase {
         let phase = match self {
             Self::Dns => "dns",
             Self::Connect => "connect",
-            Self::Proxy => "connect: proxy",
+            Self::Proxy => return End::Proxy(format!("timeout: connect (limit {} s)", limit.as_secs_f64())),
+            Self::Tunnel => "connect: proxy",
             Self::Tls => "tls",
             Self::Answer => "waiting for the response",
             Self::Token => return End::Auth(format!("no token within {} s", limit.as_secs_f64())),
@@ -141,11 +145,13 @@ impl Client {
         let Webhook { destination, access, .. } = webhook;
         let target = access.target(destination);
         let refused = |field| move |error| VetError { field, error };
+        self.inner.policy.check_scheme(destination).map_err(refused("url"))?;
         self.vet_target(target).await.map_err(refused(if target.delegates() { "proxy" } else { "url" }))?;
         if let Some(proxy) = target.proxy() {
             self.vet_target(Target::direct(&proxy.address)).await.map_err(refused("proxy"))?;
         }
         if let Some(endpoint) = access.token_endpoint() {
+            self.inner.policy.check_scheme(endpoint).map_err(refused("auth"))?;
             self.vet_target(access.target(endpoint)).await.map_err(refused("auth"))?;
         }
         Ok(())
@@ -231,6 +237,7 @@ impl Client {
         max_body_bytes: usize,
         trace: &mut Trace,
     ) -> Result<(), End> {
+        self.inner.policy.check_scheme(target.destination).map_err(|error| blocked(error, None))?;
         let mut idle = self.confirm(slot.take(), target, trace).await?;
         loop {
             let reused = idle.is_some();

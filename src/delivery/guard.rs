@@ -248,6 +248,8 @@ pub struct EgressPolicy {
     /// Whether a webhook may leave it to its proxy to resolve the receiver's name. What is contacted is the
     /// proxy's decision then: no address of the receiver is seen here.
     pub allow_proxy_resolution: bool,
+    /// Refuses receivers and token endpoints without TLS.
+    pub https_only: bool,
 }
 
 /// An address that the guard let through: the only thing the connector connects to.
@@ -289,6 +291,14 @@ impl EgressPolicy {
             Host::Ip(ip) => self.check(SocketAddr::new(*ip, destination.port)).map(|_| ()),
             Host::Domain(name) => check_name(name, self.allow_all_private || !self.allow_private.is_empty()),
         }
+    }
+
+    /// Whether a receiver may be spoken to in this scheme.
+    pub fn check_scheme(&self, destination: &Destination) -> Result<(), DestinationError> {
+        if self.https_only && !destination.is_tls() {
+            return Err(DestinationError::Forbidden("this server sends to https only".to_owned()));
+        }
+        Ok(())
     }
 
     /// Whether `destination` may be handed to a proxy that resolves it. No address is checked after this, so a

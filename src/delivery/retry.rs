@@ -2,17 +2,20 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{End, Outcome};
+use super::{DeliveryControl, End, Outcome};
 use crate::clock::UnixMicros;
+use crate::event::MAX_DELIVERY_DELAY;
 
 /// The most delays in a schedule.
 pub const MAX_SCHEDULE_DELAYS: usize = 64;
 /// The longest delay between two attempts; `Retry-After` is clamped to it too.
 pub const MAX_DELAY: Duration = Duration::from_hours(24);
 
-/// Nothing is due later than this from when it was written, however its schedule or a `Retry-After` was. What seems to
+const _: () = assert!(MAX_DELIVERY_DELAY.as_secs() <= MAX_DELAY.as_secs());
+
+/// Nothing is due later than this from when it was written, however its schedule, a `Retry-After` or a `deliver_at` was. What seems to
 /// be was written while the clock was ahead.
-pub const MAX_WAIT: Duration = Duration::from_secs(24 * 3_600 + 60);
+pub const MAX_WAIT: Duration = Duration::from_mins(24 * 60 + 1);
 
 /// Delays between attempts: n delays make at most n + 1 attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,10 +144,13 @@ pub fn next<'a>(attempt: u32, outcome: &Outcome, rules: impl Into<Rules<'a>>, no
         (Verdict::Retry, End::Status(status)) => format!("http {status}"),
         _ => outcome.error_text().unwrap_or_default(),
     };
-    match &verdict {
-        Verdict::Delivered => Next::Delivered,
-        Verdict::Terminal => Next::Dead { error: error() },
-        Verdict::Retry => match schedule.delay_after(attempt) {
+    match (&verdict, outcome.control) {
+        (Verdict::Delivered, _) => Next::Delivered,
+        (Verdict::Terminal, _) | (Verdict::Retry, Some(DeliveryControl::Disable)) => Next::Dead { error: error() },
+        (Verdict::Retry, Some(DeliveryControl::AbortMessage)) => {
+            Next::Dead { error: format!("receiver aborted: {}", error()) }
+        }
+        (Verdict::Retry, None) => match schedule.delay_after(attempt) {
             None => Next::Dead { error: error() },
             Some(delay) => {
                 let delay = jittered(delay, jitter);
@@ -183,6 +189,7 @@ mod tests {
             end,
             response: bytes::Bytes::new(),
             retry_after: retry_after.and_then(|value| parse_retry_after(value.as_bytes())),
+            control: None,
             timings: Timings::default(),
         }
     }
@@ -191,6 +198,24 @@ mod tests {
         match next {
             Next::RetryAt { at, .. } => at.since(NOW),
             other => panic!("no retry: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_receiver_s_word_ends_what_would_go_on_and_changes_no_other_end() {
+        let told = |end: End, word: &[u8]| {
+            let outcome = Outcome { control: DeliveryControl::parse(word), ..ended(end, None) };
+            next(1, &outcome, &Schedule::original(), NOW, 1.0)
+        };
+        let dead = |error: &str| Next::Dead { error: error.to_owned() };
+        assert_eq!(told(End::Status(503), b"abort-message"), dead("receiver aborted: http 503"));
+        assert_eq!(told(End::Status(503), b" disable "), dead("http 503"));
+        for word in [b"disable".as_slice(), b"abort-message"] {
+            assert_eq!(told(End::Status(404), word), dead("non-retryable 404"));
+            assert_eq!(told(End::Status(204), word), Next::Delivered);
+        }
+        for unknown in [b"".as_slice(), b"Disable", b"pause", b"disable, abort-message", b"abort-message\xff"] {
+            assert!(matches!(told(End::Status(503), unknown), Next::RetryAt { .. }), "{unknown:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! A lane is state behind a short lock and does nothing by itself: each method says what the
 //! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
 
+mod later;
 mod loading;
 mod queue;
 mod state;
@@ -67,6 +68,8 @@ pub(super) struct Booked {
 pub(crate) enum Off {
     /// The receiver answered 410.
     Gone,
+    /// It answered `webhook-delivery: disable`.
+    Asked,
     /// The circuit has been open for so many days.
     NoSuccess { days: u32 },
 }
@@ -117,17 +120,15 @@ impl Lane {
     /// ([`Disposition::InMemory`]) is taken by [`Lane::admit`] or given back by [`Lane::release`].
     pub(crate) fn reserve(&self, room: usize) -> Disposition {
         let mut state = self.state.lock();
-        match state.mode {
-            Mode::Paused => return Disposition::Skipped(WEBHOOK_DISABLED),
-            Mode::Removed => return Disposition::Skipped(WEBHOOK_DELETED),
-            Mode::Running | Mode::Stopped => {}
+        if let Some(reason) = state.refusal() {
+            return Disposition::Skipped(reason);
         }
         if state.is_ordered() {
             // The store has the order, whatever happens here.
             return Disposition::Stored;
         }
         let is_full = state.queue.len() + state.reserved >= self.max_queued.min(room);
-        if is_full || state.has_overflow || state.breaker.is_open() {
+        if is_full || state.has_overflow || state.mode == Mode::Paused || state.breaker.is_open() {
             state.has_overflow = true;
             return Disposition::Stored;
         }
@@ -143,8 +144,8 @@ impl Lane {
     pub(super) fn admit(&self, event: Arc<HeldEvent>) -> Todo {
         let mut state = self.state.lock();
         state.reserved -= 1;
-        let queued_at = Instant::now();
-        state.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false, queued_at });
+        let waits_since = Instant::now();
+        state.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false, waits_since });
         if state.can_run() { state.employ(1, &self.wake) } else { state.evict() }
     }
 
@@ -202,7 +203,7 @@ impl Lane {
             while more.len() + 1 < batch.max_events {
                 let Some(next) = state.queue.first() else { break };
                 bytes += next.event.live.event.body().len();
-                if bytes > batch.max_bytes {
+                if bytes > batch.max_bytes || state.is_early(next) {
                     break;
                 }
                 more.extend(state.queue.pop());
@@ -216,7 +217,7 @@ impl Lane {
         if let Some(limiter) = &mut state.limiter {
             limiter.take(Instant::now());
             if !state.queue.is_empty() {
-                todo = todo.and(state.employ(1, &self.wake));
+                todo = todo.and(&state.employ(1, &self.wake));
             }
         }
         Some(Job { queued, more, settings: Arc::clone(&state.settings), todo })
@@ -300,10 +301,11 @@ impl Lane {
                 }
             }
         };
-        let off = state.reason_to_turn_off(outcome, change, now).filter(|_| is_current);
+        let is_running = state.mode == Mode::Running;
+        let off = state.reason_to_turn_off(outcome, change, now).filter(|_| is_current && is_running);
         if off.is_some() {
             // From this moment on, not only when the store knows.
-            state.mode = Mode::Paused;
+            state.mode = Mode::Off;
         }
         let grew = state.breaker.width(state.max_workers()) > width;
         let todo = if !state.can_run() || matches!(change, Change::Recovered { was_open: true }) {
@@ -339,7 +341,7 @@ impl Lane {
                 state.awaited = Some((event, at));
             }
             let jobs = state.queue.len();
-            state.employ(jobs, &self.wake)
+            Todo { load: state.is_blocked(), ..state.employ(jobs, &self.wake) }
         } else {
             Todo::default()
         };
@@ -351,7 +353,7 @@ impl Lane {
         let is_awaited = state.awaited.is_some_and(|(awaited, _)| awaited == event);
         let is_earlier = is_awaited || state.stored_due.is_none_or(|due| at < due);
         state.stored_due = earlier(state.stored_due, Some(at));
-        Todo { wake_at: is_earlier.then_some(at), ..Todo::default() }.and(next)
+        Todo { wake_at: is_earlier.then_some(at), ..Todo::default() }.and(&next)
     }
 
     /// A worker ended in the middle of a job, because it was aborted or has panicked. `None`: that is as it should
@@ -444,18 +446,22 @@ impl Lane {
 
     /// Lets a delivery be attempted again; `queued` goes back into the queue.
     pub(super) fn give_back(&self, event: EventSeq, queued: Option<Queued>, now: UnixMicros) -> Todo {
+        self.give_back_all(vec![(event, queued)], now)
+    }
+
+    /// The same for many.
+    pub(super) fn give_back_all(&self, taken: Vec<(EventSeq, Option<Queued>)>, now: UnixMicros) -> Todo {
         let mut state = self.state.lock();
-        state.leave(event);
-        state.awaited.take_if(|(awaited, _)| *awaited == event);
-        match queued {
-            Some(queued) if state.is_ordered() => state.queue.insert_in_order(queued),
-            Some(queued) => state.queue.push(queued),
-            // A load may have passed it over meanwhile.
-            None => state.stored_due = Some(UnixMicros(0)),
+        for (event, queued) in taken {
+            state.leave(event);
+            match queued {
+                Some(queued) if state.is_ordered() => state.queue.insert_in_order(queued),
+                Some(queued) => state.queue.push(queued),
+                // A load may have passed it over meanwhile.
+                None => state.ask_store_for(event),
+            }
         }
-        if state.breaker.is_open() && state.queue.is_empty() && state.under_way.is_empty() {
-            state.breaker.cancel_probe();
-        }
+        state.cancel_idle_probe();
         state.resume_or_evict(&self.wake, now)
     }
 
@@ -469,3 +475,6 @@ impl Lane {
         (state.queue.len(), state.under_way.len(), state.breaker.is_open())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,7 @@ impl fmt::Display for Off {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("gone"),
+            Self::Asked => f.write_str("receiver asked to stop"),
             Self::NoSuccess { days } => write!(f, "no success for {days} days"),
         }
     }

@@ -19,7 +19,7 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
 use crate::delivery::retry::{self, Next, Rules};
-use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
+use crate::delivery::{DeliveryState, Outcome, Transition, random_jitter};
 use crate::shape::RenderError;
 use crate::store::{AttemptRecord, DeliveryKey, MAX_KEPT_SUCCESS_RESPONSE_BYTES, Settlement};
 
@@ -28,8 +28,6 @@ const KEEP_IDLE: Duration = Duration::from_secs(15);
 /// When and why an attempt is made again that ended by a fault of this program.
 const UNEXPECTED_END_DELAY: Duration = Duration::from_mins(1);
 const UNEXPECTED_END: &str = "internal: the attempt ended unexpectedly";
-/// The status by which a receiver says that it will never come back.
-const GONE: u16 = 410;
 /// This part of all slots is for webhooks whose last attempt failed, or that were never tried: when all of
 /// them hang, the others have the rest to themselves.
 const UNPROVEN_SHARE: u32 = 4;
@@ -196,8 +194,8 @@ async fn attempt_once(
             let message = attempt::Message::of(&event.event);
             return Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await);
         }
-        let shaped = shared.shaping.shape(&job.settings, event, id, clock.now()).await?;
-        return Ok(attempt(client, connection, receiver, &shaped.message(), webhook_id, clock).await);
+        let body = shared.shaping.shape(&job.settings, event, id, clock.now()).await?;
+        return Ok(attempt(client, connection, receiver, &body.message(), webhook_id, clock).await);
     }
     let members = || std::iter::once(&job.queued).chain(&job.more);
     let webhook_id = batch::id(members().map(id_of)).hyphenated().encode_lower(&mut buffer);
@@ -239,9 +237,7 @@ impl<'a> Ended<'a> {
             Next::Delivered => (Transition::delivered(), None),
             Next::RetryAt { at, error } => (Transition::retry_at(at, error.clone()), Some(error)),
             // The webhook is turned off, and what it is owed is kept.
-            Next::Dead { error } if outcome.end == End::Status(GONE) => {
-                (Transition::retry_at(*now, error.clone()), Some(error))
-            }
+            Next::Dead { error } if outcome.ends_webhook() => (Transition::retry_at(*now, error.clone()), Some(error)),
             Next::Dead { error } => (Transition::dead(error.clone()), Some(error)),
         };
         let key = DeliveryKey { event: queued.seq(), webhook: self.lane.seq };

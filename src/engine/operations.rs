@@ -16,7 +16,7 @@ use crate::clock::UnixMicros;
 use crate::dispatcher::notices::{DeadDelivery, News, Notice};
 use crate::event::Event;
 use crate::topic::Topic;
-use crate::webhook::{DEFAULT_TENANT, TenantSeq};
+use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookRecord};
 
 /// Notices taken in at once.
 const MAX_NOTICES_AT_ONCE: usize = 128;
@@ -121,6 +121,46 @@ fn describe(engine: &Engine, dead: &DeadDelivery, payload: &mut Map<String, Valu
             "link": format!("/api/v1/events/{}", event.id()),
         }),
     );
+}
+
+/// What an operator did to a webhook.
+pub(super) enum Change {
+    Created,
+    /// Changed; the names of the fields.
+    Updated(Vec<String>),
+    Rotated,
+    Deleted,
+}
+
+/// Tells of a change that an operator made. What the server does to a webhook has its own events.
+pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, change: Change) {
+    let topic = match &change {
+        Change::Created => "postrider.webhook.created",
+        Change::Updated(_) => "postrider.webhook.updated",
+        Change::Rotated => "postrider.webhook.rotated",
+        Change::Deleted => "postrider.webhook.deleted",
+    };
+    let Some(topic) = Topic::parse(topic).ok().filter(|topic| engine.ingest.is_wanted(record.tenant, topic)) else {
+        return;
+    };
+    let settings = &record.settings;
+    let mut payload = Map::new();
+    payload.insert(
+        "webhook".to_owned(),
+        json!({
+            "uuid": record.uuid,
+            "name": settings.name,
+            "url": settings.receiver.destination.as_str(),
+            "link": format!("/api/v1/webhooks/{}", record.uuid),
+        }),
+    );
+    if let Change::Updated(changed) = change {
+        payload.insert("changed".to_owned(), changed.into());
+    }
+    let Some(event) = own_event(topic, payload, engine.now()) else { return };
+    if let Err(error) = engine.ingest.publish_own(record.tenant, vec![event]).await {
+        tracing::warn!(%error, "an event of the server's own could not be stored");
+    }
 }
 
 fn own_event(topic: Topic, payload: Map<String, Value>, at: UnixMicros) -> Option<Event> {

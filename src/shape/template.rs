@@ -129,10 +129,14 @@ struct Root {
 
 impl Root {
     fn new(event: &Event, context: &Context<'_>, source: &Arc<Source>) -> Self {
-        let named = |name: &str, id: &str| Value::from_pairs([("name", Value::from(name)), ("id", Value::from(id))]);
+        let metadata = context.webhook_metadata.iter().map(|(key, value)| (Value::from(key), Value::from(value)));
         Self {
             event: source.value(event.body().clone()),
-            webhook: named(context.webhook_name, context.webhook_id),
+            webhook: Value::from_pairs([
+                ("name", Value::from(context.webhook_name)),
+                ("id", Value::from(context.webhook_id)),
+                ("metadata", Value::from_pairs(metadata)),
+            ]),
             delivery: Value::from_pairs([("id", context.delivery_id)]),
             tenant: Value::from(context.tenant),
             now: Value::from(context.now.to_string()),

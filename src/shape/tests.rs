@@ -9,13 +9,26 @@ use super::*;
 
 const NOW: UnixMicros = UnixMicros(1_790_000_000_000_000);
 
+static METADATA: BTreeMap<String, String> = BTreeMap::new();
+
 const CONTEXT: Context<'static> = Context {
+    webhook_metadata: &METADATA,
     webhook_name: "soc",
     webhook_id: "0191f6c0-0000-7000-8000-000000000001",
     tenant: "default",
     delivery_id: "d_1",
     now: NOW,
 };
+
+#[test]
+fn a_template_knows_the_webhook_s_metadata() {
+    let metadata = BTreeMap::from([("team".to_owned(), "blue \"7\"".to_owned()), ("a b".to_owned(), "c".to_owned())]);
+    let context = Context { webhook_metadata: &metadata, ..CONTEXT };
+    let text = r#"{{ webhook.metadata.team|tojson }} {{ webhook.metadata["a b"] }} {{ webhook.metadata.none|default("-") }}
+        {%- for pair in webhook.metadata|items %} {{ pair[0] }}{% endfor %}"#;
+    let body = template(text).unwrap().render(&with_payload("{}"), &context).unwrap();
+    assert_eq!(String::from_utf8_lossy(&body), r#""blue \"7\"" c - a b team"#);
+}
 
 fn event(json: &str) -> Event {
     Event::from_json(json.as_bytes(), NOW).unwrap()
@@ -458,7 +471,7 @@ fn a_shape_is_a_name_or_a_template_and_goes_back_as_it_came() {
     }
     let input: ShapeInput = serde_json::from_str(r#"{"template":""}"#).unwrap();
     assert_eq!(Shape::parse(&input).unwrap().content_type(), "application/json");
-    for wrong in ["1", "[]", "null", r#"{"template":1}"#, r#"{}"#, r#"{"template":"","x":1}"#] {
+    for wrong in ["1", "[]", "null", r#"{"template":1}"#, "{}", r#"{"template":"","x":1}"#] {
         assert!(serde_json::from_str::<ShapeInput>(wrong).is_err(), "{wrong}");
     }
 }
@@ -667,9 +680,6 @@ fn a_hostile_template_costs_bounded_time_and_memory() {
         for (text, expected) in attacks() {
             let (result, took) = attack(&text, event);
             let shown = &text[..text.len().min(200)];
-            if std::env::var_os("SHOW_ATTACKS").is_some() {
-                println!("{took:>10.1?} {:>8} {:?} {shown}", event.body().len(), result.as_ref().map(String::len));
-            }
             assert!(took < most, "{took:?} {shown}");
             match result {
                 Ok(body) => assert!(expected.is_empty() && body.len() <= MAX_SHAPED_BYTES, "{shown}: {}", body.len()),

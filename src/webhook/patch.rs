@@ -19,7 +19,6 @@ use crate::shape::ShapeInput;
     "url": "https://siem.example.com/hooks/decnet",
     "topic_patterns": ["attacker.>", "decky.*.state"]
 }))]
-#[expect(clippy::option_option, reason = "`null` is a value of its own in some fields, unlike where one is left out")]
 pub struct WebhookPatch {
     /// Unique.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,6 +31,10 @@ pub struct WebhookPatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = "uri")]
     pub url: Option<String>,
+    /// `POST`, the default, `PUT` or `PATCH`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^(POST|PUT|PATCH)$")]
+    pub method: Option<String>,
     /// Topics wanted: `*` stands for one token, a last `>` for one or more.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 256)]
@@ -54,6 +57,9 @@ pub struct WebhookPatch {
     /// While it is off, its events are skipped. Turning it on closes the circuit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
+    /// While it is on, deliveries wait: events are accepted and owed, and all go out when it is turned off again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
     /// For the whole attempt; 10 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 60)]

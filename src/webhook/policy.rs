@@ -37,6 +37,8 @@ const _: () = assert!(*BATCH_EVENTS.end() as usize <= MAX_BATCH_EVENTS);
 /// How deliveries to a webhook are made.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
+    /// Deliveries wait in the store; unlike those of a webhook that is turned off, they are owed.
+    pub paused: bool,
     /// Statuses that are tried again beside 429 and 5xx; ascending, each once.
     pub retry_on: Vec<u16>,
     pub rate_limit: Option<RateLimit>,
@@ -123,6 +125,9 @@ impl Policy {
         if let Some(limit) = &patch.rate_limit {
             self.rate_limit = limit.map(|limit| wrong.rate_limit(limit));
         }
+        if let Some(paused) = patch.paused {
+            self.paused = paused;
+        }
         if let Some(ordered) = patch.ordered {
             self.ordered = ordered;
         }
@@ -135,7 +140,7 @@ impl Policy {
         }
         if let Some(days) = patch.disable_after_days {
             if let Some(days) = days {
-                wrong.check_range("disable_after_days", days, &DISABLE_AFTER_DAYS);
+                wrong.check_range("disable_after_days", &days, &DISABLE_AFTER_DAYS);
             }
             self.disable_after_days = days;
         }
@@ -164,6 +169,7 @@ impl Policy {
     pub(super) fn to_patch(&self) -> WebhookPatch {
         let default = Self::default();
         WebhookPatch {
+            paused: self.paused.then_some(true),
             retry_on: (self.retry_on != default.retry_on).then(|| self.retry_on.clone()),
             rate_limit: self.rate_limit.map(|limit| Some(limit.to_raw())),
             ordered: self.ordered.then_some(true),
@@ -206,10 +212,10 @@ impl Wrong {
     fn check_range<T: PartialOrd + std::fmt::Display>(
         &mut self,
         field: &'static str,
-        value: T,
+        value: &T,
         range: &std::ops::RangeInclusive<T>,
     ) {
-        if !range.contains(&value) {
+        if !range.contains(value) {
             self.add(field, format!("is {value}, must be {} to {}", range.start(), range.end()));
         }
     }
@@ -222,9 +228,10 @@ impl Wrong {
         for status in given {
             match status {
                 410 => {
-                    self.add("retry_on", "410 says that the receiver is gone for good: it turns the webhook off".into())
+                    let reason = "410 says that the receiver is gone for good: it turns the webhook off";
+                    self.add("retry_on", reason.to_owned());
                 }
-                300..=499 | 500..=599 => {}
+                300..=599 => {}
                 _ => self.add("retry_on", format!("{status} is not between 300 and 599")),
             }
         }
@@ -235,15 +242,15 @@ impl Wrong {
     }
 
     fn rate_limit(&mut self, RawRateLimit { per_s, burst }: RawRateLimit) -> RateLimit {
-        self.check_range("rate_limit.per_s", per_s, &RATE_PER_S);
-        self.check_range("rate_limit.burst", burst, &RATE_BURST);
+        self.check_range("rate_limit.per_s", &per_s, &RATE_PER_S);
+        self.check_range("rate_limit.burst", &burst, &RATE_BURST);
         RateLimit { per_s, burst }
     }
 
     fn batching(&mut self, raw: RawBatching) -> Batching {
-        self.check_range("batch.max_events", raw.max_events, &BATCH_EVENTS);
-        self.check_range("batch.max_wait_ms", raw.max_wait_ms, &(0..=MAX_BATCH_WAIT_MS));
-        self.check_range("batch.max_bytes", raw.max_bytes, &(1_024..=DEFAULT_BATCH_BYTES));
+        self.check_range("batch.max_events", &raw.max_events, &BATCH_EVENTS);
+        self.check_range("batch.max_wait_ms", &raw.max_wait_ms, &(0..=MAX_BATCH_WAIT_MS));
+        self.check_range("batch.max_bytes", &raw.max_bytes, &(1_024..=DEFAULT_BATCH_BYTES));
         Batching {
             max_events: raw.max_events as usize,
             max_wait: Duration::from_millis(raw.max_wait_ms),
@@ -283,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_policy_comes_back_from_its_patch() {
-        let patch = r#"{"retry_on": [425, 408, 408], "rate_limit": {"per_s": 0.5, "burst": 3}, "ordered": true,
+        let patch = r#"{"paused": true, "retry_on": [425, 408, 408], "rate_limit": {"per_s": 0.5, "burst": 3}, "ordered": true,
             "batch": {"max_events": 10, "max_wait_ms": 250, "max_bytes": 2048}, "metadata": {"team": "soc"},
             "disable_after_days": 5, "filter": {"payload": {"score": [{"numeric": [">", 5]}]}},
             "shape": "decnet"}"#;
@@ -296,7 +303,7 @@ mod tests {
         assert_eq!(again, policy);
         assert_eq!(serde_json::to_string(&Policy::default().to_patch()).unwrap(), "{}");
         // null takes a setting back.
-        let nothing = r#"{"retry_on": [], "rate_limit": null, "ordered": false, "batch": null, "metadata": {},
+        let nothing = r#"{"paused": false, "retry_on": [], "rate_limit": null, "ordered": false, "batch": null, "metadata": {},
             "disable_after_days": null, "filter": null}"#;
         assert!(again.apply(&serde_json::from_str(nothing).unwrap()).is_empty());
         assert_eq!(again, Policy::default());

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::patch::WebhookPatch;
 use super::policy::{Policy, PolicyError};
-use super::{DEFAULT_TIMEOUT, TIMEOUT_S, TenantSeq, Webhook, WebhookSeq};
+use super::{DEFAULT_TIMEOUT, Method, TIMEOUT_S, TenantSeq, Webhook, WebhookSeq};
 use crate::clock::UnixMicros;
 use crate::delivery::access::{Access, AccessError};
 use crate::delivery::guard::{Destination, DestinationError};
@@ -60,7 +61,7 @@ pub struct WebhookSettings {
 /// Why and when a webhook was turned off without its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SwitchedOff {
-    /// `gone`, or `no success for N days`.
+    /// `gone`, `receiver asked to stop`, or `no success for N days`.
     pub reason: String,
     pub at: UnixMicros,
 }
@@ -157,6 +158,7 @@ impl WebhookSettings {
             description: String::new(),
             receiver: Webhook {
                 destination,
+                method: Method::default(),
                 keys,
                 signatures: vec![Scheme::Decnet, Scheme::Standard],
                 timeout: DEFAULT_TIMEOUT,
@@ -168,17 +170,51 @@ impl WebhookSettings {
             retry_schedule: None,
             policy: Policy::default(),
         };
-        checked.apply(blank, WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })
+        checked.apply(blank, &WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })
     }
 
     /// What of these settings a store keeps as one text, so that [`WebhookSettings::patched`] brings it back.
     #[must_use]
     pub fn policy_patch(&self) -> WebhookPatch {
-        self.policy.to_patch().with_access(self.receiver.access.raw())
+        let method = self.receiver.method;
+        WebhookPatch {
+            method: (method != Method::default()).then(|| method.as_str().to_owned()),
+            ..self.policy.to_patch().with_access(self.receiver.access.raw())
+        }
+    }
+
+    /// The names, as the API has them, of what is other in `new`; ascending.
+    #[must_use]
+    pub fn changed_fields(&self, new: &Self) -> Vec<String> {
+        let (receiver, others) = (&self.receiver, &new.receiver);
+        let columns = [
+            ("name", self.name != new.name),
+            ("description", self.description != new.description),
+            ("url", receiver.destination != others.destination),
+            ("topic_patterns", self.topic_patterns != new.topic_patterns),
+            ("secret", receiver.keys.decnet != others.keys.decnet),
+            ("standard_secret", receiver.keys.standard != others.keys.standard),
+            ("signatures", receiver.signatures != others.signatures),
+            ("enabled", self.enabled != new.enabled),
+            ("timeout_s", receiver.timeout != others.timeout),
+            ("max_in_flight", self.max_in_flight != new.max_in_flight),
+            ("retry_schedule", self.retry_schedule != new.retry_schedule),
+        ];
+        let mut changed: Vec<_> =
+            columns.into_iter().filter(|(_, is_other)| *is_other).map(|(name, _)| name.to_owned()).collect();
+        // Each field of a stored patch that only one side has, or the two have otherwise.
+        let fields = |settings: &Self| serde_json::to_value(settings.policy_patch()).unwrap_or_default();
+        if let (Value::Object(old), Value::Object(new)) = (fields(self), fields(new)) {
+            changed
+                .extend(old.iter().filter(|(name, value)| new.get(*name) != Some(value)).map(|(name, _)| name.clone()));
+            changed.extend(new.keys().filter(|name| !old.contains_key(*name)).cloned());
+        }
+        changed.sort_unstable();
+        changed
     }
 
     /// These settings with `patch` over them; all that is wrong with it, if anything is.
-    pub fn patched(&self, patch: WebhookPatch) -> Result<Self, Vec<WebhookError>> {
+    pub fn patched(&self, patch: &WebhookPatch) -> Result<Self, Vec<WebhookError>> {
         Checked { errors: Vec::new() }.apply(self.clone(), patch)
     }
 }
@@ -208,7 +244,7 @@ impl Checked {
     fn apply(
         mut self,
         mut settings: WebhookSettings,
-        patch: WebhookPatch,
+        patch: &WebhookPatch,
     ) -> Result<WebhookSettings, Vec<WebhookError>> {
         if let Some(name) = &patch.name {
             settings.name = self.text("name", name, 1, MAX_NAME_CHARS);
@@ -218,6 +254,12 @@ impl Checked {
         }
         if let Some(destination) = patch.url.as_deref().and_then(|url| self.ok(Destination::parse(url))) {
             settings.receiver.destination = destination;
+        }
+        if let Some(method) = &patch.method {
+            match Method::ALL.into_iter().find(|known| known.as_str() == method) {
+                Some(method) => settings.receiver.method = method,
+                None => self.field("method", format!("is {method:?}, must be POST, PUT or PATCH")),
+            }
         }
         if let Some(secret) = self.secret(patch.secret.as_deref()) {
             settings.receiver.keys.decnet = secret;
@@ -239,11 +281,11 @@ impl Checked {
             settings.enabled = enabled;
         }
         if let Some(seconds) = patch.timeout_s {
-            self.range("timeout_s", seconds, &TIMEOUT_S);
+            self.range("timeout_s", &seconds, &TIMEOUT_S);
             settings.receiver.timeout = Duration::from_secs(seconds);
         }
         if let Some(limit) = patch.max_in_flight {
-            self.range("max_in_flight", limit, &MAX_IN_FLIGHT);
+            self.range("max_in_flight", &limit, &MAX_IN_FLIGHT);
             settings.max_in_flight = limit;
         }
         if let Some(schedule) = &patch.retry_schedule {
@@ -255,7 +297,7 @@ impl Checked {
                 Err(errors) => self.errors.extend(errors.into_iter().map(WebhookError::from)),
             }
         }
-        let wrong = settings.policy.apply(&patch);
+        let wrong = settings.policy.apply(patch);
         self.errors
             .extend(wrong.into_iter().map(|PolicyError { field, reason }| WebhookError::Field { field, reason }));
         if self.errors.is_empty() { Ok(settings) } else { Err(self.errors) }
@@ -264,10 +306,10 @@ impl Checked {
     fn range<T: PartialOrd + std::fmt::Display>(
         &mut self,
         field: &'static str,
-        value: T,
+        value: &T,
         range: &std::ops::RangeInclusive<T>,
     ) {
-        if !range.contains(&value) {
+        if !range.contains(value) {
             self.field(field, format!("is {value}, must be {} to {}", range.start(), range.end()));
         }
     }

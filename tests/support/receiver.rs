@@ -20,6 +20,7 @@ use tokio::sync::watch;
 /// One request, whole.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -60,6 +61,13 @@ pub(crate) struct TestReceiver {
 impl TestReceiver {
     /// `answer` sees each request and its number, from 0.
     pub(crate) async fn start(answer: impl Fn(usize, &Received) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start_saying(move |n, request| (answer(n, request), None)).await
+    }
+
+    /// As [`Self::start`], with a header of the answer.
+    pub(crate) async fn start_saying(
+        answer: impl Fn(usize, &Received) -> (Answer, Option<(&'static str, &'static str)>) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -80,9 +88,14 @@ impl TestReceiver {
                         let (head, body) = request.into_parts();
                         let Ok(body) = body.collect().await else { return Ok(Response::default()) };
                         let path = head.uri.path().to_owned();
-                        let request =
-                            Received { path, headers: head.headers, body: body.to_bytes(), at: Instant::now() };
-                        let Answer(status, delay) = {
+                        let request = Received {
+                            method: head.method.to_string(),
+                            path,
+                            headers: head.headers,
+                            body: body.to_bytes(),
+                            at: Instant::now(),
+                        };
+                        let (Answer(status, delay), extra) = {
                             let mut log = log.lock().expect("no test panics while it holds the log");
                             let answer = answer(log.len(), &request);
                             log.push(request);
@@ -94,6 +107,9 @@ impl TestReceiver {
                         busy.0.fetch_sub(1, Ordering::SeqCst);
                         let mut response = Response::new(Full::new(Bytes::new()));
                         *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+                        if let Some((name, value)) = extra {
+                            response.headers_mut().insert(name, http::HeaderValue::from_static(value));
+                        }
                         Ok::<_, Infallible>(response)
                     }
                 });

@@ -136,7 +136,7 @@ fn without_token(end: End) -> End {
         End::Blocked { reason, detail } => {
             End::Blocked { reason: format!("token_url: {reason}"), detail: format!("token_url: {detail}") }
         }
-        End::Local(reason) => End::Local(reason),
+        End::Local(_) | End::Proxy(_) => end,
         end => End::Auth(format!("no token: {}", end.error_text().unwrap_or_default())),
     }
 }

@@ -52,7 +52,6 @@ impl Client {
             _ => addresses.iter().map(|address| (Hop::Address(address.get()), Some(*address))).collect(),
         };
         let proxies = self.resolve(&proxy.address, trace).await.map_err(of_proxy)?;
-        trace.phase = Phase::Proxy;
         let limit = self.inner.connect_timeout;
         let began_at = Instant::now();
         let deadline = began_at + limit;
@@ -61,16 +60,18 @@ impl Client {
         for (index, (hop, address)) in hops.iter().take(tried).enumerate() {
             let share = share(deadline, tried - index);
             self.check_not_itself(hop)?;
+            trace.phase = Phase::Proxy;
             let (mut tcp, _) = connect_to_first(&proxies, share, limit).await.map_err(of_proxy)?;
             self.check_connected(&tcp, &proxy.address).map_err(of_proxy)?;
+            trace.phase = Phase::Tunnel;
             last_error = match timeout_at(share, tunnel::open(&mut tcp, proxy, hop)).await {
                 Ok(Ok(())) => {
                     trace.timings.connect = Some(began_at.elapsed());
                     return Ok(Dialled { tcp, address: *address, deadline });
                 }
                 Ok(Err(Refusal { reason, another_address_may_do: true })) => End::Connect(format!("proxy: {reason}")),
-                Ok(Err(Refusal { reason, .. })) => return Err(End::Connect(format!("proxy: {reason}"))),
-                Err(_) => Phase::Proxy.timed_out(limit),
+                Ok(Err(Refusal { reason, .. })) => return Err(End::Proxy(reason)),
+                Err(_) => Phase::Tunnel.timed_out(limit),
             };
         }
         Err(last_error)
@@ -107,14 +108,14 @@ fn share(deadline: Instant, remaining: usize) -> Instant {
     now + deadline.saturating_duration_since(now) / u32::try_from(remaining).unwrap_or(u32::MAX)
 }
 
-/// Says that it was the proxy that could not be reached.
+/// Says that it was the proxy that could not be reached, of which the receiver knows nothing.
 fn of_proxy(end: End) -> End {
-    let said = |reason: String| format!("proxy: {reason}");
     match end {
-        End::Blocked { reason, detail } => End::Blocked { reason: said(reason), detail: said(detail) },
-        End::Connect(reason) => End::Connect(said(reason)),
-        End::Dns(reason) => End::Dns(said(reason)),
-        end => end,
+        End::Blocked { reason, detail } => {
+            End::Blocked { reason: format!("proxy: {reason}"), detail: format!("proxy: {detail}") }
+        }
+        End::Local(reason) => End::Local(reason),
+        end => End::Proxy(end.error_text().unwrap_or_default()),
     }
 }
 

@@ -35,7 +35,8 @@ impl fmt::Display for Hop<'_> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) reason: String,
-    /// Whether it was about the address asked for, so that another one of the receiver is worth a try.
+    /// Whether it was about the address asked for, so that another one of the receiver is worth a try. Otherwise it is
+    /// the proxy's own affair.
     pub(super) another_address_may_do: bool,
 }
 

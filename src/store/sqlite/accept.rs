@@ -114,6 +114,7 @@ fn accept_deliveries(commit: &mut Commit<'_>, new: &NewEvent, seq: EventSeq) -> 
                 continue;
             }
             Disposition::Stored => Transition::queued(new.accepted_at),
+            Disposition::Later(due_at) => Transition::queued(due_at),
             Disposition::Skipped(reason) => Transition::skipped(reason),
         };
         skipped += i64::from(transition.state() == DeliveryState::Skipped);
