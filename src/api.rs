@@ -1,5 +1,6 @@
 //! The REST API: one file a resource, errors as problem details, described by an OpenAPI document.
 
+mod audit;
 pub mod auth;
 mod deliveries;
 mod events;
@@ -9,8 +10,10 @@ mod keys;
 mod metrics;
 mod openapi;
 pub mod problem;
+mod replays;
 mod shapes;
 mod stats;
+mod tenants;
 mod tokens;
 mod views;
 mod webhooks;
@@ -94,19 +97,29 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(events::list, events::publish))
         .routes(routes!(events::publish_batch))
         .routes(routes!(events::show))
+        .routes(routes!(replays::resend))
         .routes(routes!(webhooks::list, webhooks::create))
         .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
         .routes(routes!(webhooks::test))
         .routes(routes!(keys::rotate))
+        .routes(routes!(replays::start))
         .routes(routes!(deliveries::list))
+        .routes(routes!(replays::retry_all))
+        .routes(routes!(replays::discard_all))
         .routes(routes!(deliveries::show))
         .routes(routes!(deliveries::retry))
         .routes(routes!(deliveries::discard))
         .routes(routes!(shapes::list))
         .routes(routes!(shapes::preview))
+        .routes(routes!(replays::list))
+        .routes(routes!(replays::show))
+        .routes(routes!(replays::cancel))
         .routes(routes!(stats::show))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(tenants::list, tenants::create))
+        .routes(routes!(tenants::show, tenants::update, tenants::delete))
+        .routes(routes!(audit::list))
         .routes(routes!(openapi::document));
     OpenApiRouter::new()
         .nest("/api/v1", v1)

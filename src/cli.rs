@@ -1,6 +1,8 @@
 //! The command line: one file a command, and what they share.
 
+mod audit;
 mod bench;
+mod compact;
 mod completions;
 mod config;
 mod delivery;
@@ -13,11 +15,13 @@ mod openapi;
 mod output;
 mod receiver;
 mod remote;
+mod replay;
 mod samples;
 mod serve;
 mod shape;
 mod sign;
 mod signals;
+mod tenant;
 mod token;
 mod verify;
 mod webhook;
@@ -44,6 +48,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in the life of a process")]
 enum Command {
     /// Run the server
     Serve(serve::Args),
@@ -63,14 +68,22 @@ enum Command {
     Delivery(delivery::Args),
     /// See what receivers can get, and preview it
     Shape(shape::Args),
+    /// Deliver many events again, and watch the jobs that do
+    Replay(replay::Args),
     /// Manage access tokens
     Token(token::Args),
+    /// Manage tenants: who has webhooks, events and tokens here, and how many
+    Tenant(tenant::Args),
+    /// See who did what
+    Audit(audit::Args),
     /// Change the key that seals the keys of webhooks
     MasterKey(master_key::Args),
     /// Print the server's settings and where each comes from
     Config(config::Args),
     /// Print the API's description for programs, an `openapi.json`
     Openapi(openapi::Args),
+    /// Give the free space of a stopped server's database back
+    Compact(compact::Args),
     /// Measure what this machine does
     Bench(bench::Args),
     /// Print a completion script for a shell
@@ -113,10 +126,14 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
         Command::Shape(args) => shape::run(args, output).await,
+        Command::Replay(args) => replay::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
+        Command::Tenant(args) => tenant::run(args, output).await,
+        Command::Audit(args) => audit::run(args, output).await,
         Command::MasterKey(args) => master_key::run(args, output, &environment).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
+        Command::Compact(args) => compact::run(args, output, &environment).await,
         Command::Bench(args) => bench::run(args, output).await,
         Command::Completions(args) => completions::run(&args, output),
     }

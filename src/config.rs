@@ -21,11 +21,13 @@ use crate::delivery::client::{ClientOptions, DEFAULT_CONNECT_TIMEOUT, Roots};
 use crate::delivery::guard::{EgressPolicy, SystemResolver};
 use crate::delivery::retry::Schedule;
 use crate::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
+use crate::engine::DEFAULT_IDEMPOTENCY_TTL;
+use crate::engine::retention::RetentionSettings;
 use crate::serve::ServeSettings;
 use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::sqlite::SqliteOptions;
 use crate::telemetry::{LogFormat, TelemetrySettings};
-pub use units::{Size, Span, parse_span};
+pub use units::{Keep, Size, Span, parse_span};
 
 /// Read from the working directory if it is there and no other file is named.
 pub const DEFAULT_FILE: &str = "postrider.toml";
@@ -33,6 +35,10 @@ pub const DEFAULT_FILE: &str = "postrider.toml";
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:4665";
 /// Where `postrider listen` receives.
 pub const DEFAULT_RECEIVER: &str = "127.0.0.1:9000";
+/// How long events, deliveries that ended well and attempts are kept.
+const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
+/// How long deliveries that did not end well are kept: somebody may want them yet.
+const DEFAULT_RETENTION_DEAD: Duration = Duration::from_hours(90 * 24);
 const ENV_PREFIX: &str = "POSTRIDER_";
 
 /// One layer of settings, each as somebody gave it or left it out.
@@ -90,6 +96,21 @@ pub struct RawConfig {
     /// Double that with each attempt that fails, up to this [default: 1h]
     #[arg(long, value_name = "DURATION")]
     pub circuit_max_cool_down: Option<Span>,
+    /// Keep events this long, if all of their deliveries have ended, or `forever` [default: 30d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_events: Option<Keep>,
+    /// Keep delivered and skipped deliveries at least this long, or `forever` [default: 30d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_delivered: Option<Keep>,
+    /// Keep dead and discarded deliveries at least this long, or `forever` [default: 90d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_dead: Option<Keep>,
+    /// Keep the log of attempts at most this long, or `forever` [default: 30d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_attempts: Option<Keep>,
+    /// Know requests with an Idempotency-Key this long [default: 1d]
+    #[arg(long, value_name = "DURATION")]
+    pub idempotency_ttl: Option<Span>,
     /// Write the log as text or as one JSON object a line [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -118,6 +139,11 @@ fn defaults() -> RawConfig {
         circuit_threshold: NonZeroU32::new(5),
         circuit_cool_down: Some(Span(Duration::from_secs(30))),
         circuit_max_cool_down: Some(Span(Duration::from_hours(1))),
+        retention_events: Some(Keep::For(DEFAULT_RETENTION)),
+        retention_delivered: Some(Keep::For(DEFAULT_RETENTION)),
+        retention_dead: Some(Keep::For(DEFAULT_RETENTION_DEAD)),
+        retention_attempts: Some(Keep::For(DEFAULT_RETENTION)),
+        idempotency_ttl: Some(Span(DEFAULT_IDEMPOTENCY_TTL)),
         log_format: Some(LogFormat::Text),
         log: Some("info".to_owned()),
     }
@@ -193,6 +219,11 @@ struct Values {
     circuit_threshold: NonZeroU32,
     circuit_cool_down: Span,
     circuit_max_cool_down: Span,
+    retention_events: Keep,
+    retention_delivered: Keep,
+    retention_dead: Keep,
+    retention_attempts: Keep,
+    idempotency_ttl: Span,
     log_format: LogFormat,
     log: String,
 }
@@ -417,6 +448,14 @@ impl Config {
                     max_cool_down: values.circuit_max_cool_down.0,
                 },
             },
+            retention: RetentionSettings {
+                events: values.retention_events.span(),
+                delivered: values.retention_delivered.span(),
+                dead: values.retention_dead.span(),
+                attempts: values.retention_attempts.span(),
+                interval: RetentionSettings::DEFAULT_INTERVAL,
+            },
+            idempotency_ttl: values.idempotency_ttl.0,
             store: SqliteOptions { max_bytes: values.max_database_size.bytes(), ..SqliteOptions::default() },
         }
     }

@@ -59,6 +59,8 @@ impl DeliveryState {
 ///                      └──────────────────────► discarded ── retried ─► pending
 ///    accept, webhook disabled ────────────────► skipped (reason) ── retried ─► pending
 /// ```
+///
+/// An operator who asks for it makes delivered ones pending, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     state: DeliveryState,

@@ -18,7 +18,7 @@ pub(crate) mod shaping;
 mod timer;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,7 @@ use crate::delivery::retry::Schedule;
 use crate::event::Event;
 use crate::shape::RenderError;
 use crate::store::{DeliveryKey, Disposition, EventSeq, LiveEvent, Store, StoreError};
+use crate::tenants::Tenants;
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
 /// Workers that are added at one look, over all lanes: opening connections must not itself make work slow.
@@ -114,6 +115,7 @@ impl Dispatcher {
         client: Client,
         clock: Arc<dyn Clock>,
         settings: DispatcherSettings,
+        tenants: Arc<Tenants>,
     ) -> Result<(Self, Vec<WebhookRecord>, mpsc::Receiver<Notice>), StoreError> {
         let webhooks = store.all_webhooks().await?;
         let (notices, news) = mpsc::channel(MAX_NOTICES);
@@ -125,7 +127,7 @@ impl Dispatcher {
             loads: Semaphore::new(MAX_LOADS),
             lanes: RwLock::default(),
             timer: Timer::default(),
-            shaping: Shaping::default(),
+            shaping: Shaping::new(tenants),
             crowded: Mutex::default(),
             crowding: Notify::new(),
             counters: Counters::default(),
@@ -248,6 +250,40 @@ impl Dispatcher {
         let settings = LaneSettings::new(record, &self.shared.settings.retry_schedule);
         let live = Arc::new(LiveEvent { seq: EventSeq(0), event });
         self.shared.shaping.shape(&settings, &live, Uuid::nil(), self.shared.wall.now()).await
+    }
+
+    /// The same for many deliveries; `change` gets those of which no attempt is under way, and says beside its result
+    /// which of them it changed. The others go on as they were.
+    pub(crate) async fn withhold_all<T, F>(
+        &self,
+        keys: Vec<DeliveryKey>,
+        change: impl FnOnce(Vec<DeliveryKey>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<(T, Vec<DeliveryKey>), StoreError>>,
+    {
+        let mut free = Vec::with_capacity(keys.len());
+        let mut taken: HashMap<WebhookSeq, (Arc<Lane>, Vec<_>)> = HashMap::new();
+        for key in keys {
+            let Some(lane) = self.shared.lane(key.webhook) else {
+                free.push(key);
+                continue;
+            };
+            if let Whereabouts::Taken(queued) = lane.take_out(key.event) {
+                taken.entry(key.webhook).or_insert_with(|| (lane, Vec::new())).1.push((key.event, queued));
+                free.push(key);
+            }
+        }
+        let result = change(free).await;
+        let changed: HashSet<DeliveryKey> = result.iter().flat_map(|(_, changed)| changed).copied().collect();
+        for (webhook, (lane, mut events)) in taken {
+            for (event, queued) in &mut events {
+                queued.take_if(|_| changed.contains(&DeliveryKey { event: *event, webhook }));
+            }
+            let todo = lane.give_back_all(events, self.shared.clock.now());
+            self.shared.carry_out(&lane, todo);
+        }
+        result.map(|(result, _)| result)
     }
 
     pub(crate) fn figures(&self) -> Figures {

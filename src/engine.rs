@@ -1,12 +1,16 @@
 //! One node: its store, its door and its lanes, kept in step. What the API and the command line talk to.
 
+mod administration;
 mod operations;
+pub mod replay;
+pub mod retention;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::clock::{Clock, UnixMicros};
@@ -18,10 +22,16 @@ use crate::event::Event;
 use crate::ingest::{Ingest, PublishError, Receipt};
 use crate::shape::RenderError;
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
-use crate::store::{DeliveryKey, Store, StoreError, StoredDelivery};
+use crate::store::{Act, Deed, DeliveryKey, Idempotency, Store, StoreError, StoredDelivery};
+use crate::tenants::Tenants;
 use crate::topic::Topic;
 use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
 
+use self::replay::Replays;
+use self::retention::{Purge, RetentionSettings};
+
+/// How long an idempotency key is kept, if nothing else is set.
+pub const DEFAULT_IDEMPOTENCY_TTL: Duration = Duration::from_hours(24);
 /// The topic of the event that [`Engine::test_webhook`] sends.
 pub const TEST_TOPIC: &str = "postrider.test";
 /// How often a change is tried again when another one came between reading and writing.
@@ -34,10 +44,30 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     dispatcher: Dispatcher,
     ingest: Ingest,
-    /// Held while a webhook is changed, so that store, lanes and patterns take changes in the same order.
+    tenants: Arc<Tenants>,
+    /// Held while a webhook or a tenant is changed, so that store, lanes and patterns take changes in the same order.
     changes: Mutex<()>,
     /// The store has refused events, and a task is about to tell so.
     is_full_told: AtomicBool,
+    replays: Replays,
+    purge: JoinHandle<()>,
+    idempotency_ttl: Duration,
+}
+
+/// What a node is told at its start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineSettings {
+    pub dispatcher: DispatcherSettings,
+    pub retention: RetentionSettings,
+    /// How long the receipts of a request with an idempotency key are kept.
+    pub idempotency_ttl: Duration,
+}
+
+/// Everything is kept for ever.
+impl From<DispatcherSettings> for EngineSettings {
+    fn from(dispatcher: DispatcherSettings) -> Self {
+        Self { dispatcher, retention: RetentionSettings::FOREVER, idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL }
+    }
 }
 
 /// Why a change of a webhook was refused.
@@ -64,24 +94,53 @@ impl Engine {
         store: Arc<dyn Store>,
         client: Client,
         clock: Arc<dyn Clock>,
-        settings: DispatcherSettings,
+        settings: impl Into<EngineSettings>,
     ) -> Result<Arc<Self>, StoreError> {
+        let EngineSettings { dispatcher, retention, idempotency_ttl } = settings.into();
+        let tenants = Arc::new(Tenants::default());
+        for record in store.tenants().await? {
+            tenants.apply(record);
+        }
+        let parts = (Arc::clone(&store), client.clone(), Arc::clone(&clock));
         let (dispatcher, webhooks, notices) =
-            Dispatcher::start(Arc::clone(&store), client.clone(), Arc::clone(&clock), settings).await?;
-        let ingest = Ingest::new(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock));
+            Dispatcher::start(parts.0, parts.1, parts.2, dispatcher, Arc::clone(&tenants)).await?;
+        let ingest = Ingest::new(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock), Arc::clone(&tenants));
         for record in &webhooks {
             ingest.apply(record);
         }
+        let replays = Replays::start(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock)).await?;
+        let purge = tokio::spawn(Purge::new(Arc::clone(&store), Arc::clone(&clock), retention).run());
         let changes = Mutex::default();
-        let engine =
-            Arc::new(Self { store, client, clock, dispatcher, ingest, changes, is_full_told: AtomicBool::new(false) });
+        let engine = Arc::new(Self {
+            store,
+            client,
+            clock,
+            dispatcher,
+            ingest,
+            tenants,
+            changes,
+            is_full_told: AtomicBool::new(false),
+            replays,
+            purge,
+            idempotency_ttl,
+        });
         tokio::spawn(operations::run(Arc::downgrade(&engine), notices));
         Ok(engine)
     }
 
-    /// For reading, and for tokens.
+    /// For reading.
     pub fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// For acts that concern neither lanes nor patterns: what is changed through it is in the audit log.
+    pub fn audited(&self, act: &Act) -> Arc<dyn Store> {
+        self.store.audited(act)
+    }
+
+    /// The tenants there are, and their quotas.
+    pub fn tenants(&self) -> &Tenants {
+        &self.tenants
     }
 
     pub fn now(&self) -> UnixMicros {
@@ -95,26 +154,47 @@ impl Engine {
         events: Vec<Event>,
     ) -> Result<Vec<Receipt>, PublishError> {
         let engine = Arc::clone(self);
-        let published = to_the_end(async move { engine.ingest.publish(tenant, events).await }).await;
-        if let Err(PublishError::Store(StoreError::Full(_))) = &published {
+        let published = to_the_end(async move { engine.ingest.publish(tenant, events, None).await }).await;
+        self.note_full(&published);
+        published
+    }
+
+    /// As [`Engine::publish`], once for `key`: the same body, by its SHA-256, gets the same receipts again.
+    pub async fn publish_once(
+        self: &Arc<Self>,
+        tenant: TenantSeq,
+        events: Vec<Event>,
+        key: String,
+        body_hash: [u8; 32],
+    ) -> Result<Vec<Receipt>, PublishError> {
+        let engine = Arc::clone(self);
+        let now = self.now();
+        let once = Idempotency { key, body_hash, now, expires_at: now.after(self.idempotency_ttl) };
+        let published = to_the_end(async move { engine.ingest.publish(tenant, events, Some(once)).await }).await;
+        self.note_full(&published);
+        published
+    }
+
+    fn note_full(self: &Arc<Self>, published: &Result<Vec<Receipt>, PublishError>) {
+        if let Err(PublishError::Store(StoreError::Full(_))) = published {
             operations::note_full(self);
         }
-        published
     }
 
     // --- webhooks ---
 
     pub async fn create_webhook(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         patch: WebhookPatch,
     ) -> Result<WebhookRecord, ChangeError> {
+        let act = act.into();
         let settings = WebhookSettings::create(patch).map_err(ChangeError::Invalid)?;
         self.vet(&settings).await?;
         let engine = Arc::clone(self);
         to_the_end(async move {
             let _in_order = engine.changes.lock().await;
-            let record = engine.store.create_webhook(tenant, settings, engine.now()).await?;
+            let record = engine.store.audited(&act).create_webhook(act.tenant, settings, engine.now()).await?;
             engine.dispatcher.add(&record);
             engine.ingest.apply(&record);
             Ok(record)
@@ -125,22 +205,20 @@ impl Engine {
     /// Changes what `patch` names; takes effect at once. `enabled: Some(true)` also closes the circuit.
     pub async fn update_webhook(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         uuid: Uuid,
         patch: WebhookPatch,
     ) -> Result<WebhookRecord, ChangeError> {
         let close_circuit = patch.enabled == Some(true);
-        self.change_webhook(tenant, uuid, close_circuit, |old, _| {
-            old.patched(patch.clone()).map_err(ChangeError::Invalid)
-        })
-        .await
+        self.change_webhook(act.into(), uuid, close_circuit, |old, _| old.patched(&patch).map_err(ChangeError::Invalid))
+            .await
     }
 
     /// Lets new keys take over, those that `given` has and new ones for the others; the keys of before sign for
     /// `overlap` more. Attempts under way end with the keys that they began with.
     pub async fn rotate_keys(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         uuid: Uuid,
         given: GivenKeys,
         overlap: Duration,
@@ -150,7 +228,8 @@ impl Engine {
             given.decnet.unwrap_or_else(Secret::generate),
             given.standard.unwrap_or_else(StandardKey::generate),
         );
-        self.change_webhook(tenant, uuid, false, |old, now| {
+        let act = Act { action: Some("webhook.rotate"), ..act.into() };
+        self.change_webhook(act, uuid, false, |old, now| {
             let mut settings = old.clone();
             settings.receiver.keys = old.receiver.keys.rotated(new.clone(), overlap, now)?;
             Ok(settings)
@@ -161,11 +240,12 @@ impl Engine {
     /// Commits what `change` makes of the settings and of the present moment, and lets it take effect at once.
     async fn change_webhook(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: Act,
         uuid: Uuid,
         close_circuit: bool,
         change: impl Fn(&WebhookSettings, UnixMicros) -> Result<WebhookSettings, ChangeError>,
     ) -> Result<WebhookRecord, ChangeError> {
+        let tenant = act.tenant;
         for _ in 0..MAX_UPDATE_TRIES {
             let old = self.find(tenant, uuid).await?;
             let settings = change(&old.settings, self.now())?;
@@ -173,12 +253,11 @@ impl Engine {
             if new.destination != known.destination || new.access != known.access {
                 self.vet(&settings).await?;
             }
-            let engine = Arc::clone(self);
+            let (engine, store) = (Arc::clone(self), self.store.audited(&act));
             let updated = to_the_end(async move {
                 let _in_order = engine.changes.lock().await;
                 let now = engine.now();
-                let record =
-                    engine.store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
+                let record = store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
                 engine.dispatcher.apply(&record, close_circuit);
                 engine.ingest.apply(&record);
                 Ok(record)
@@ -207,30 +286,39 @@ impl Engine {
     }
 
     /// Its pending deliveries end as discarded, `webhook deleted`.
-    pub async fn delete_webhook(self: &Arc<Self>, tenant: TenantSeq, uuid: Uuid) -> Result<WebhookRecord, StoreError> {
-        let engine = Arc::clone(self);
+    pub async fn delete_webhook(
+        self: &Arc<Self>,
+        act: impl Into<Act>,
+        uuid: Uuid,
+    ) -> Result<WebhookRecord, StoreError> {
+        let (engine, act) = (Arc::clone(self), act.into());
         to_the_end(async move {
             let _in_order = engine.changes.lock().await;
-            let record = engine.store.delete_webhook(tenant, uuid, engine.now()).await?;
-            engine.ingest.remove(tenant, record.seq);
+            let record = engine.store.audited(&act).delete_webhook(act.tenant, uuid, engine.now()).await?;
+            engine.ingest.remove(act.tenant, record.seq);
             engine.dispatcher.remove(record.seq);
             Ok(record)
         })
         .await
     }
 
-    /// One signed attempt now with a test event, no retry; stores nothing. The inner error: there is no body to send.
+    /// One signed attempt now with a test event, no retry; stores nothing but who asked for it. The inner error: there is
+    /// no body to send.
     pub async fn test_webhook(
         &self,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         uuid: Uuid,
     ) -> Result<Result<Outcome, RenderError>, StoreError> {
-        let record = self.find(tenant, uuid).await?;
+        let act = act.into();
+        let record = self.find(act.tenant, uuid).await?;
         let event = Topic::parse(TEST_TOPIC).map_err(|error| error.to_string()).and_then(|topic| {
             let payload = r#"{"message":"This is a test from Postrider: the webhook works."}"#;
             Event::new(topic, "test", payload, self.now()).map_err(|error| error.to_string())
         });
         let event = event.map_err(StoreError::Conflict)?;
+        let (target, target_name) = (Some(uuid.to_string()), Some(record.settings.name.clone()));
+        let deed = Deed { at: self.now(), tenant: act.tenant, action: "webhook.test", target, target_name };
+        self.store.audited(&act).record(deed).await?;
         let shaped = match self.dispatcher.shape(&record, event).await {
             Ok(shaped) => shaped,
             Err(error) => return Ok(Err(error)),
@@ -259,12 +347,13 @@ impl Engine {
     /// Makes an ended delivery pending again, or a waiting one due now.
     pub async fn retry_delivery(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         key: DeliveryKey,
     ) -> Result<StoredDelivery, StoreError> {
-        let engine = Arc::clone(self);
+        let (engine, act) = (Arc::clone(self), act.into());
         to_the_end(async move {
-            let retry = engine.store.retry_delivery(tenant, key, engine.now());
+            let store = engine.store.audited(&act);
+            let retry = store.retry_delivery(act.tenant, key, engine.now());
             let retried = engine.dispatcher.withhold(key, retry).await?;
             engine.dispatcher.wake(key.webhook);
             Ok(retried)
@@ -274,13 +363,14 @@ impl Engine {
 
     pub async fn discard_delivery(
         self: &Arc<Self>,
-        tenant: TenantSeq,
+        act: impl Into<Act>,
         key: DeliveryKey,
         reason: &str,
     ) -> Result<StoredDelivery, StoreError> {
-        let (engine, reason) = (Arc::clone(self), reason.to_owned());
+        let (engine, act, reason) = (Arc::clone(self), act.into(), reason.to_owned());
         to_the_end(async move {
-            let discard = engine.store.discard_delivery(tenant, key, &reason, engine.now());
+            let store = engine.store.audited(&act);
+            let discard = store.discard_delivery(act.tenant, key, &reason, engine.now());
             engine.dispatcher.withhold(key, discard).await
         })
         .await
@@ -303,6 +393,8 @@ impl Engine {
     /// again at the next start.
     pub async fn drain(&self, timeout: Duration) -> usize {
         self.ingest.close();
+        self.replays.stop();
+        self.purge.abort();
         let cut_off = self.dispatcher.drain(timeout).await;
         self.store.close().await;
         cut_off

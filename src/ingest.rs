@@ -12,9 +12,10 @@ use crate::dispatcher::lane::Lane;
 use crate::dispatcher::memory::Charge;
 use crate::event::Event;
 use crate::filter::FilterIndex;
-use crate::store::{Accepted, Disposition, LiveEvent, NewEvent, Owed, Store, StoreError};
+use crate::store::{Accepted, AcceptedOnce, Disposition, Idempotency, LiveEvent, NewEvent, Owed, Store, StoreError};
+use crate::tenants::{QuotaError, Tenant, Tenants};
 use crate::topic::{OPERATIONAL_TOKEN, Pattern, PatternIndex, Topic};
-use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
+use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 
 /// Why an event was not delivered that the webhook's filter does not match.
 pub(crate) const FILTERED: &str = "filter";
@@ -33,6 +34,9 @@ pub struct Receipt {
 pub enum PublishError {
     #[error("the server is shutting down")]
     Draining,
+    /// The tenant may not send so much now; nothing was stored.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// Of the events, counted from 0.
     #[error("topics that begin with `{OPERATIONAL_TOKEN}.` are for the server's own events")]
     ReservedTopic { index: usize },
@@ -45,6 +49,7 @@ pub(crate) struct Ingest {
     store: Arc<dyn Store>,
     dispatcher: Dispatcher,
     clock: Arc<dyn Clock>,
+    tenants: Arc<Tenants>,
     patterns: RwLock<Patterns>,
     is_closed: AtomicBool,
 }
@@ -83,22 +88,70 @@ struct Placed {
 }
 
 impl Ingest {
-    pub(crate) fn new(store: Arc<dyn Store>, dispatcher: Dispatcher, clock: Arc<dyn Clock>) -> Self {
-        Self { store, dispatcher, clock, patterns: RwLock::default(), is_closed: AtomicBool::new(false) }
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        dispatcher: Dispatcher,
+        clock: Arc<dyn Clock>,
+        tenants: Arc<Tenants>,
+    ) -> Self {
+        Self { store, dispatcher, clock, tenants, patterns: RwLock::default(), is_closed: AtomicBool::new(false) }
     }
 
-    /// Accepts events, all or none; returns after the commit. Must run to its end: dropped after the commit, it
-    /// would part the events from their lanes.
-    pub(crate) async fn publish(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
-        if let Some(index) = events.iter().position(|event| event.topic().is_operational()) {
-            return Err(PublishError::ReservedTopic { index });
+    /// Accepts events, all or none, once for the key of `once` if there is one: the same request gets the same receipts
+    /// again, as duplicates. Returns after the commit, and must run to its end: dropped after the commit, it would part
+    /// the events from their lanes.
+    pub(crate) async fn publish(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<Event>,
+        once: Option<Idempotency>,
+    ) -> Result<Vec<Receipt>, PublishError> {
+        refuse_reserved_topics(&events)?;
+        let owner = self.tenants.get(tenant).ok_or(StoreError::NotFound)?;
+        let count = events.len();
+        owner.take_events(count)?;
+        let accepted = self.accept(tenant, events, Some(&*owner), once).await;
+        if accepted.is_err() {
+            owner.return_events(count);
         }
-        self.accept(tenant, events).await
+        accepted
     }
 
-    /// Accepts events of the server itself.
+    /// Accepts events of the server itself; no quota holds them up.
     pub(crate) async fn publish_own(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<(), PublishError> {
-        self.accept(tenant, events).await.map(drop)
+        self.accept(tenant, events, None, None).await.map(drop)
+    }
+
+    /// `payer` has a quota of pending deliveries.
+    async fn accept(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<Event>,
+        payer: Option<&Tenant>,
+        once: Option<Idempotency>,
+    ) -> Result<Vec<Receipt>, PublishError> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(PublishError::Draining);
+        }
+        let accepted_at = self.clock.now();
+        let placed = self.place(tenant, events);
+        let arriving = payer.map(|payer| payer.reserve_pending(|| added(&placed), || self.store.pending(tenant)));
+        // Held until what is committed is in the store's gauge.
+        let _arriving = arriving.transpose().inspect_err(|_| placed.iter().for_each(give_back))?;
+        let new = new_events(tenant, accepted_at, &placed);
+        let accepted = match once {
+            None => self.store.accept(new).await,
+            Some(once) => match self.store.accept_once(tenant, new, once).await {
+                Ok(AcceptedOnce::Now(accepted)) => Ok(accepted),
+                Ok(AcceptedOnce::Before(receipts)) => {
+                    placed.iter().for_each(give_back);
+                    let again = |(id, deliveries)| Receipt { id, deliveries, duplicate: true };
+                    return Ok(receipts.into_iter().map(again).collect());
+                }
+                Err(error) => Err(error),
+            },
+        };
+        Ok(self.admit(accepted_at, placed, accepted)?)
     }
 
     /// Whether any webhook wants the topic.
@@ -108,15 +161,6 @@ impl Ingest {
             indexes.of(topic).matches(topic, &mut webhooks);
         }
         !webhooks.is_empty()
-    }
-
-    async fn accept(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
-        if self.is_closed.load(Ordering::Acquire) {
-            return Err(PublishError::Draining);
-        }
-        let accepted_at = self.clock.now();
-        let placed = self.place(tenant, events);
-        Ok(commit(&*self.store, &self.dispatcher, tenant, accepted_at, placed).await?)
     }
 
     /// Finds the lanes of each event and reserves places in them.
@@ -188,49 +232,69 @@ impl Ingest {
         }
     }
 
+    /// Hands what was accepted to its lanes, or frees its places.
+    fn admit(
+        &self,
+        accepted_at: UnixMicros,
+        placed: Vec<Placed>,
+        accepted: Result<Vec<Accepted>, StoreError>,
+    ) -> Result<Vec<Receipt>, StoreError> {
+        let accepted = accepted.inspect_err(|_| placed.iter().for_each(give_back))?;
+        let receipts = placed.into_iter().zip(accepted).map(|(placed, accepted)| match accepted {
+            Accepted::New { seq } => {
+                self.dispatcher.counters().events_accepted.add(1);
+                let id = placed.event.id().to_owned();
+                let deliveries = u32::try_from(placed.lanes.len()).unwrap_or(u32::MAX);
+                let held = placed.charge.map(|charge| charge.hold(Arc::new(LiveEvent { seq, event: placed.event })));
+                for (lane, disposition) in &placed.lanes {
+                    self.dispatcher.admit(lane, *disposition, held.as_ref(), accepted_at);
+                }
+                Receipt { id, deliveries, duplicate: false }
+            }
+            Accepted::Duplicate { deliveries, .. } => {
+                self.dispatcher.counters().events_duplicate.add(1);
+                give_back(&placed);
+                Receipt { id: placed.event.id().to_owned(), deliveries, duplicate: true }
+            }
+        });
+        Ok(receipts.collect())
+    }
+
     /// Refuses every further event.
     pub(crate) fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
     }
 }
 
-async fn commit(
-    store: &dyn Store,
-    dispatcher: &Dispatcher,
-    tenant: TenantSeq,
-    accepted_at: UnixMicros,
-    placed: Vec<Placed>,
-) -> Result<Vec<Receipt>, StoreError> {
-    let new_events = placed
-        .iter()
-        .map(|Placed { event, lanes, .. }| {
-            let owed = lanes.iter().map(|(lane, disposition)| Owed { webhook: lane.seq, disposition: *disposition });
-            NewEvent { tenant, event: event.clone(), accepted_at, owed: owed.collect() }
-        })
-        .collect();
-    let result = store.accept(new_events).await;
-    let Ok(accepted) = &result else {
-        placed.iter().for_each(give_back);
-        return Err(result.err().unwrap_or(StoreError::NotFound));
+/// Whether a webhook with these settings would have been owed the event, had it been there with them when the event
+/// was accepted. Replay jobs ask it that include what was not matched.
+pub(crate) fn would_match(settings: &WebhookSettings, event: &Event) -> bool {
+    let is_operational = event.topic().is_operational();
+    let mut patterns = settings.topic_patterns.iter().filter(|pattern| pattern.is_operational() == is_operational);
+    patterns.any(|pattern| pattern.matches(event.topic()))
+        && settings.policy.filter.as_ref().is_none_or(|filter| filter.matches(event.body()))
+}
+
+/// How many deliveries would be pending.
+fn added(placed: &[Placed]) -> u64 {
+    let is_pending = |(_, disposition): &&(Arc<Lane>, Disposition)| !matches!(disposition, Disposition::Skipped(_));
+    placed.iter().map(|placed| placed.lanes.iter().filter(is_pending).count() as u64).sum()
+}
+
+fn new_events(tenant: TenantSeq, accepted_at: UnixMicros, placed: &[Placed]) -> Vec<NewEvent> {
+    let new = |Placed { event, lanes, .. }: &Placed| {
+        let owed = lanes.iter().map(|(lane, disposition)| Owed { webhook: lane.seq, disposition: *disposition });
+        NewEvent { tenant, event: event.clone(), accepted_at, owed: owed.collect() }
     };
-    let receipts = placed.into_iter().zip(accepted).map(|(placed, accepted)| match *accepted {
-        Accepted::New { seq } => {
-            dispatcher.counters().events_accepted.add(1);
-            let id = placed.event.id().to_owned();
-            let deliveries = u32::try_from(placed.lanes.len()).unwrap_or(u32::MAX);
-            let held = placed.charge.map(|charge| charge.hold(Arc::new(LiveEvent { seq, event: placed.event })));
-            for (lane, disposition) in &placed.lanes {
-                dispatcher.admit(lane, *disposition, held.as_ref(), accepted_at);
-            }
-            Receipt { id, deliveries, duplicate: false }
-        }
-        Accepted::Duplicate { deliveries, .. } => {
-            dispatcher.counters().events_duplicate.add(1);
-            give_back(&placed);
-            Receipt { id: placed.event.id().to_owned(), deliveries, duplicate: true }
-        }
-    });
-    Ok(receipts.collect())
+    placed.iter().map(new).collect()
+}
+
+/// The server's own topics are for nobody else.
+fn refuse_reserved_topics(events: &[Event]) -> Result<(), PublishError> {
+    match events.iter().position(|event| event.topic().is_operational()) {
+        Some(index) => Err(PublishError::ReservedTopic { index }),
+        None => Ok(()),
+    }
 }
 
 /// Frees the places of an event that was not stored.

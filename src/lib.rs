@@ -21,6 +21,8 @@ pub mod dispatcher;
 pub mod engine;
 #[cfg(feature = "server")]
 pub mod ingest;
+#[cfg(feature = "server")]
+pub mod tenants;
 
 #[cfg(feature = "server")]
 pub mod api;

@@ -9,7 +9,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -20,13 +23,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::write_timeout::WriteTimeout;
-use crate::api::auth::{Auth, hash_token, new_token};
+use crate::api::auth::{Auth, Peer, hash_token, new_token};
 use crate::api::{self, App};
 use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::dashboard;
 use crate::delivery::client::{Client, ClientOptions};
 use crate::dispatcher::DispatcherSettings;
-use crate::engine::Engine;
+use crate::engine::retention::RetentionSettings;
+use crate::engine::{Engine, EngineSettings};
 use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{NewToken, Scope, Store, StoreError};
@@ -67,6 +71,8 @@ pub struct ServeSettings {
     /// Its `policy.own_listeners` is filled in by the server.
     pub client: ClientOptions,
     pub dispatcher: DispatcherSettings,
+    pub retention: RetentionSettings,
+    pub idempotency_ttl: Duration,
     pub store: SqliteOptions,
 }
 
@@ -99,7 +105,12 @@ pub async fn serve(
         None => ensure_admin(&*store, clock.now()).await?,
     };
     let auth = Auth::new(Arc::clone(&store), settings.admin_token.as_ref().map(hash_token));
-    let engine = Engine::start(store, client, Arc::new(clock), settings.dispatcher).await?;
+    let engine_settings = EngineSettings {
+        dispatcher: settings.dispatcher,
+        retention: settings.retention,
+        idempotency_ttl: settings.idempotency_ttl,
+    };
+    let engine = Engine::start(store, client, Arc::new(clock), engine_settings).await?;
     let app = App::new(Arc::clone(&engine), auth, address);
 
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
@@ -172,18 +183,18 @@ async fn open_store(
         .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("opening it failed: {error}")).into()))
 }
 
-/// Makes an admin token if there is none that is good.
+/// Makes an admin's and operator's token if there is no admin's that is good.
 async fn ensure_admin(store: &dyn Store, now: UnixMicros) -> Result<Option<SecretString>, ServeError> {
     let tokens = store.tokens(DEFAULT_TENANT).await?;
     let is_good = |expires_at: Option<UnixMicros>| expires_at.is_none_or(|expires_at| expires_at > now);
-    if tokens.iter().any(|token| token.scopes.contains(&Scope::Admin) && is_good(token.expires_at)) {
+    if tokens.iter().any(|token| token.permits(Scope::Admin) && is_good(token.expires_at)) {
         return Ok(None);
     }
     let token = new_token().map_err(|_| ServeError::Random)?;
     let record = NewToken {
         tenant: DEFAULT_TENANT,
         name: ADMIN_TOKEN_NAME.to_owned(),
-        scopes: vec![Scope::Admin],
+        scopes: vec![Scope::Operator, Scope::Admin],
         hash: hash_token(&token),
         expires_at: None,
         now,
@@ -216,13 +227,18 @@ async fn answer(
     let free = Arc::new(Semaphore::new(max_connections));
     let mut shutdown = pin!(shutdown);
     loop {
-        let (stream, permit) = tokio::select! {
+        let (stream, peer, permit) = tokio::select! {
             biased;
             () = &mut shutdown => break,
             accepted = accept(&listener, &free) => accepted,
         };
         let stream = TokioIo::new(WriteTimeout::new(stream, WRITE_TIMEOUT));
-        let connection = graceful.watch(http.serve_connection(stream, Answers::clone(&answers)));
+        let answers = Answers::clone(&answers);
+        let answers = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            answers.call(request)
+        });
+        let connection = graceful.watch(http.serve_connection(stream, answers));
         let mut closed = closed.clone();
         tokio::spawn(async move {
             let _permit = permit;
@@ -245,17 +261,17 @@ async fn answer(
 }
 
 /// The next connection, when there is room for one.
-async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, Peer, Option<OwnedSemaphorePermit>) {
     // The semaphore is never closed, so that there is always a permit in the end.
     let permit = Arc::clone(free).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 // Answers are small; without this they wait for the client's acknowledgement.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection broke");
                 }
-                return (stream, permit);
+                return (stream, Peer(address.ip()), permit);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");

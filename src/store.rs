@@ -1,8 +1,13 @@
 //! What a store promises. It speaks intents, not rows; `tests/store_conformance` holds a store to it.
 
+mod audit;
 pub mod migrate;
+pub mod replay;
+pub mod retention;
 pub mod seal;
 pub mod sqlite;
+mod tenant;
+mod token;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,12 +16,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use self::audit::{Act, Actor, AuditEntry, AuditFilter, Deed};
+pub use self::tenant::{
+    DeletedTenant, MAX_TENANT_DESCRIPTION_CHARS, MAX_TENANT_NAME_CHARS, QUOTA, Quotas, TenantPatch, TenantRecord,
+};
+pub use self::token::{NewToken, Scope, TokenRecord};
 use crate::clock::UnixMicros;
 pub use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Event;
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
+pub use replay::ReplayStore;
+pub use retention::RetentionStore;
 
 /// The most items on a page of a listing.
 pub const MAX_PAGE_ITEMS: u32 = 500;
@@ -35,13 +47,22 @@ pub const MAX_KEPT_SUCCESS_RESPONSE_BYTES: usize = 1_024;
 
 /// Keeps everything that must outlive the process.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     // --- accepting ---
 
     /// Commits events and what they are owed to, in one transaction with its fsync, before it
     /// returns. All or nothing. One answer an event, in order; an event whose id the tenant has used
     /// before is not stored again and its `owed` is ignored, also within one call.
     async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError>;
+    /// As [`Store::accept`], once for the tenant's key: the receipts are kept in the same transaction, and while they
+    /// are, the same request gets them again and stores nothing. The same key with another body is a
+    /// [`StoreError::IdempotencyConflict`].
+    async fn accept_once(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<NewEvent>,
+        once: Idempotency,
+    ) -> Result<AcceptedOnce, StoreError>;
 
     // --- delivering ---
 
@@ -112,10 +133,15 @@ pub trait Store: Send + Sync + 'static {
         now: UnixMicros,
     ) -> Result<StoredDelivery, StoreError>;
     async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError>;
+    /// Of all tenants together, deleted ones included.
+    async fn total_stats(&self) -> Result<Stats, StoreError>;
+    /// Deliveries of a tenant that have not ended, as of the last commit. Known without reading.
+    fn pending(&self, tenant: TenantSeq) -> u64;
 
     // --- webhooks ---
 
-    /// A name that is taken is a [`StoreError::NameTaken`].
+    /// A name that is taken is a [`StoreError::NameTaken`], one more than the tenant may have a
+    /// [`StoreError::TooManyWebhooks`].
     async fn create_webhook(
         &self,
         tenant: TenantSeq,
@@ -149,6 +175,24 @@ pub trait Store: Send + Sync + 'static {
     /// Every webhook of every tenant, and the deleted ones that still have stored pending deliveries.
     async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError>;
 
+    // --- tenants ---
+
+    /// A patch without a name, or with one that is taken, is a [`StoreError::NameTaken`].
+    async fn create_tenant(&self, patch: TenantPatch, now: UnixMicros) -> Result<TenantRecord, StoreError>;
+    /// Sets what is given. The tenant `default` keeps its name.
+    async fn update_tenant(
+        &self,
+        tenant: TenantSeq,
+        patch: TenantPatch,
+        now: UnixMicros,
+    ) -> Result<TenantRecord, StoreError>;
+    /// Marks it deleted, with its webhooks, as [`Store::delete_webhook`] does, and revokes its tokens. One that has
+    /// webhooks or pending deliveries is a [`StoreError::Conflict`] without `force`, and `default` is one always.
+    async fn delete_tenant(&self, tenant: TenantSeq, force: bool, now: UnixMicros)
+    -> Result<DeletedTenant, StoreError>;
+    /// Oldest first.
+    async fn tenants(&self) -> Result<Vec<TenantRecord>, StoreError>;
+
     // --- tokens ---
 
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError>;
@@ -157,6 +201,18 @@ pub trait Store: Send + Sync + 'static {
     async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError>;
     /// The token with this SHA-256, unless it is revoked. Expiry is the caller's to judge.
     async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<TokenRecord>, StoreError>;
+    /// Notes when a token was used.
+    async fn touch_token(&self, uuid: Uuid, now: UnixMicros) -> Result<(), StoreError>;
+
+    // --- the audit log ---
+
+    /// The same store for who does `act`: each change of webhooks, deliveries, tokens and tenants that is made through
+    /// this handle has its line in the audit log, committed with it.
+    fn audited(&self, act: &Act) -> Arc<dyn Store>;
+    /// Adds a line for a deed that leaves no other trace. Nothing happens on a handle that is not [`Store::audited`].
+    async fn record(&self, deed: Deed) -> Result<(), StoreError>;
+    /// Newest first.
+    async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<PageOf<AuditEntry>, StoreError>;
 
     // --- the store itself ---
 
@@ -209,6 +265,25 @@ pub enum Accepted {
     },
 }
 
+/// What makes a request known when it is sent again.
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    pub key: String,
+    /// SHA-256 of the request's body.
+    pub body_hash: [u8; 32],
+    pub now: UnixMicros,
+    /// From then on the key is free again.
+    pub expires_at: UnixMicros,
+}
+
+/// The answer to a request with an [`Idempotency`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AcceptedOnce {
+    Now(Vec<Accepted>),
+    /// It was accepted before: the events' ids, and to how many webhooks each was owed then.
+    Before(Vec<(String, u32)>),
+}
+
 /// An event of the store, shared by the lanes that hold it.
 #[derive(Clone, Debug)]
 pub struct LiveEvent {
@@ -240,7 +315,8 @@ pub struct Due {
     pub deliveries: Vec<DueDelivery>,
     /// More is due than the portion had room for.
     pub is_rest_due: bool,
-    /// With [`Portion::in_order`]: the delivery that all after it wait for, and when it is due.
+    /// With [`Portion::in_order`]: the first delivery that is not among these and not held, and when it is due. All after
+    /// it wait for it.
     pub awaited: Option<(EventSeq, UnixMicros)>,
 }
 
@@ -372,37 +448,6 @@ pub struct AllWebhooks {
     pub deleted: Vec<WebhookSeq>,
 }
 
-/// What a token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
-    /// Everything, tokens included.
-    Admin,
-    /// Send events.
-    Publish,
-    /// See everything but secrets.
-    Read,
-}
-
-#[derive(Clone, Debug)]
-pub struct NewToken {
-    pub tenant: TenantSeq,
-    pub name: String,
-    pub scopes: Vec<Scope>,
-    pub hash: [u8; 32],
-    pub expires_at: Option<UnixMicros>,
-    pub now: UnixMicros,
-}
-
-#[derive(Clone, Debug)]
-pub struct TokenRecord {
-    pub uuid: Uuid,
-    pub tenant: TenantSeq,
-    pub name: String,
-    pub scopes: Vec<Scope>,
-    pub created_at: UnixMicros,
-    pub expires_at: Option<UnixMicros>,
-}
-
 /// Why a store did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -416,6 +461,12 @@ pub enum StoreError {
     NotFound,
     #[error("the name is taken")]
     NameTaken,
+    /// The idempotency key was used with another body.
+    #[error("the idempotency key was used with another body")]
+    IdempotencyConflict,
+    /// The tenant's quota.
+    #[error("the tenant may have {max} webhooks and has them")]
+    TooManyWebhooks { max: u32 },
     /// The state does not allow it; says why.
     #[error("{0}")]
     Conflict(String),

@@ -14,6 +14,7 @@ mod receiver;
 #[path = "support/server.rs"]
 mod server;
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use postrider::api::auth::{hash_token, new_token};
@@ -21,8 +22,7 @@ use postrider::clock::UnixMicros;
 use postrider::serve::{ServeError, serve};
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
-use postrider::store::{NewToken, Scope, Store};
-use postrider::webhook::TenantSeq;
+use postrider::store::{NewToken, Scope, Store, TenantPatch};
 use receiver::TestReceiver;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -46,12 +46,16 @@ fn redacted(mut value: Value) -> Value {
                 let redaction = match (key.as_str(), &*value) {
                     ("secret" | "standard_secret" | "token", Value::String(_)) => Some("[secret]"),
                     ("url", _) => Some("[url]"),
-                    (key, Value::String(text)) if key.ends_with("_at") => {
+                    // Written a moment later.
+                    ("last_used_at", _) => Some("[time or null]"),
+                    (key, Value::String(text)) if key == "at" || key.ends_with("_at") => {
                         assert!(text.ends_with('Z') && text.contains('T'), "{key} is no RFC 3339 in UTC: {text}");
                         Some("[time]")
                     }
                     (key, Value::Number(_)) if key.ends_with("_ms") => Some("[ms]"),
-                    ("uuid" | "id" | "webhook_uuid", Value::String(text)) if text.len() == 36 => Some("[uuid]"),
+                    ("uuid" | "id" | "webhook_uuid" | "target", Value::String(text)) if text.len() == 36 => {
+                        Some("[uuid]")
+                    }
                     _ => None,
                 };
                 *value = redaction.map_or_else(|| redacted(value.take()), Value::from);
@@ -182,8 +186,10 @@ async fn token_of_another_tenant(folder: &std::path::Path) -> String {
     let key = MasterKey::load_or_create(folder).unwrap();
     let store = SqliteStore::open(folder, &key, SqliteOptions::default()).unwrap();
     let token = new_token().unwrap();
+    let patch = TenantPatch { name: Some("others".to_owned()), ..TenantPatch::default() };
+    let tenant = store.create_tenant(patch, UnixMicros(0)).await.unwrap();
     let record = NewToken {
-        tenant: TenantSeq(2),
+        tenant: tenant.seq,
         name: "the others".to_owned(),
         scopes: vec![Scope::Admin],
         hash: hash_token(&token),
@@ -237,6 +243,270 @@ async fn what_another_tenant_has_is_not_there() {
     let delivery = server.get(&delivery).await.expect(200);
     assert_eq!((&delivery["state"], &delivery["attempts"]), (&json!("dead"), &json!(1)));
     assert_eq!(receiver.received_count(), 1, "nothing was tested or sent again");
+    server.stop().await;
+}
+
+// --- tenants ---
+
+impl TestServer {
+    /// A request of the operator for a tenant.
+    async fn as_tenant(&self, tenant: &str, method: &str, path: &str, json: &str) -> server::Answer {
+        let headers = format!(
+            "Authorization: Bearer {}\r\nX-Postrider-Tenant: {tenant}\r\nContent-Type: application/json\r\n",
+            self.admin
+        );
+        self.request(method, path, &headers, json.as_bytes()).await
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_is_made_shown_changed_and_deleted() {
+    let (_folder, server) = server().await;
+    let input = r#"{"name":"blue","description":"the blue team","quotas":{"max_webhooks":2,"max_pending":null}}"#;
+    let blue = server.post("/api/v1/tenants", input).await.expect(201);
+    insta::assert_json_snapshot!("tenant_created", redacted(blue.clone()));
+    server.post("/api/v1/tenants", r#"{"name":"blue"}"#).await.expect_refusal(409, "name", "taken");
+    let path = format!("/api/v1/tenants/{}", blue["uuid"].as_str().unwrap());
+    insta::assert_json_snapshot!("tenant_shown", redacted(server.get(&path).await.expect(200)));
+    let change = r#"{"name":"green","quotas":{"max_events_per_s":100}}"#;
+    let green = server.call("PATCH", "/api/v1/tenants/blue", &server.admin, change).await.expect(200);
+    assert_eq!(green["quotas"], json!({"max_webhooks": 2, "max_events_per_s": 100, "max_pending": null}));
+    assert_eq!(server.get("/api/v1/tenants/blue").await.status, 404);
+    let names: Vec<_> = server.get("/api/v1/tenants").await.expect(200).as_array().unwrap().clone();
+    assert_eq!(names.iter().map(|tenant| tenant["name"].as_str().unwrap()).collect::<Vec<_>>(), ["default", "green"]);
+    for (input, field, reason) in [
+        ("{}", "name", "required"),
+        (r#"{"name":"Two Words"}"#, "name", "a-z"),
+        (r#"{"name":"a","quotas":{"max_pending":1000000001}}"#, "quotas.max_pending", "1000000000"),
+        (r#"{"name":"a","quotas":{"max_pending":-1}}"#, "quotas.max_pending", "invalid value"),
+        (r#"{"name":"a","quotas":{"pending":1}}"#, "quotas.pending", "unknown field"),
+    ] {
+        server.post("/api/v1/tenants", input).await.expect_refusal(422, field, reason);
+    }
+    let delete = async |path: &str| server.call("DELETE", path, &server.admin, "").await;
+    assert_eq!(delete("/api/v1/tenants/default?force=true").await.status, 409);
+    delete("/api/v1/tenants/green?force=maybe").await.expect_refusal(422, "force", "true or false");
+    assert_eq!(delete("/api/v1/tenants/green").await.status, 200);
+    assert_eq!(delete("/api/v1/tenants/green").await.status, 404);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_operator_acts_for_any_tenant_and_others_for_their_own() {
+    let (_folder, server) = server().await;
+    let blue = server.post("/api/v1/tenants", r#"{"name":"blue"}"#).await.expect(201);
+    let uuid = blue["uuid"].as_str().unwrap();
+    let receiver = TestReceiver::healthy().await;
+    let webhook = json!({"name": "siem", "url": receiver.url("/"), "topic_patterns": [">"]}).to_string();
+    server.as_tenant("blue", "POST", "/api/v1/webhooks", &webhook).await.expect(201);
+    assert_eq!(server.as_tenant(uuid, "GET", "/api/v1/webhooks", "").await.expect(200)[0]["name"], "siem");
+    assert_eq!(server.get("/api/v1/webhooks").await.expect(200), json!([]), "by default it acts for its own");
+    assert_eq!(server.as_tenant("nobody", "GET", "/api/v1/webhooks", "").await.status, 404);
+    server.as_tenant("blue", "POST", "/api/v1/events", EVENT).await.expect(202);
+    receiver.wait_for(1).await;
+
+    let token = r#"{"name":"theirs","scopes":["admin"]}"#;
+    let token = server.as_tenant("blue", "POST", "/api/v1/tokens", token).await.expect(201);
+    let token = token["token"].as_str().unwrap();
+    let theirs = async |headers: &str| {
+        let headers = format!("Authorization: Bearer {token}\r\n{headers}");
+        server.request("GET", "/api/v1/webhooks", &headers, b"").await
+    };
+    for headers in ["", "X-Postrider-Tenant: blue\r\n", &format!("X-Postrider-Tenant: {uuid}\r\n")] {
+        assert_eq!(theirs(headers).await.expect(200)[0]["name"], "siem", "{headers}");
+    }
+    let foreign = theirs("X-Postrider-Tenant: default\r\n").await;
+    let nobody = theirs("X-Postrider-Tenant: nobody\r\n").await;
+    assert_eq!((foreign.status, &foreign.body), (403, &nobody.body), "which tenants there are is not told");
+    let twice = "X-Postrider-Tenant: blue\r\nX-Postrider-Tenant: default\r\n";
+    theirs(twice).await.expect_refusal(422, "X-Postrider-Tenant", "more than once");
+
+    assert_eq!(server.call("DELETE", "/api/v1/tenants/blue", &server.admin, "").await.status, 409, "it has a webhook");
+    theirs("").await.expect(200);
+    server.call("DELETE", "/api/v1/tenants/blue?force=true", &server.admin, "").await.expect(200);
+    assert_eq!(theirs("").await.status, 401, "at once");
+    assert_eq!(server.as_tenant(uuid, "POST", "/api/v1/events", EVENT).await.status, 404);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn only_an_operator_deals_with_operators_tokens() {
+    let (_folder, server) = server().await;
+    server.post("/api/v1/tenants", r#"{"name":"blue"}"#).await.expect(201);
+    let admin = server.token(r#"["admin"]"#).await;
+    let wanted = r#"{"name":"mine","scopes":["operator"]}"#;
+    assert_eq!(server.call("POST", "/api/v1/tokens", &admin, wanted).await.status, 403);
+    server.as_tenant("blue", "POST", "/api/v1/tokens", wanted).await.expect_refusal(
+        422,
+        "scopes",
+        "belongs to the tenant `default`",
+    );
+    let operator = server.post("/api/v1/tokens", wanted).await.expect(201);
+    let token = operator["token"].as_str().unwrap();
+    for path in ["/api/v1/tenants", "/api/v1/webhooks", "/api/v1/tokens"] {
+        server.call("GET", path, token, "").await.expect(200);
+    }
+    let path = format!("/api/v1/tokens/{}", operator["uuid"].as_str().unwrap());
+    assert_eq!(server.call("DELETE", &path, &admin, "").await.status, 403);
+    server.call("DELETE", &path, &server.admin, "").await.expect(200);
+    assert_eq!(server.call("GET", "/api/v1/tenants", token, "").await.status, 401);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_last_use_of_a_token_is_shown() {
+    let (_folder, server) = server().await;
+    let created = server.post("/api/v1/tokens", r#"{"name":"fleet","scopes":["publish"]}"#).await.expect(201);
+    assert_eq!(created["last_used_at"], Value::Null);
+    let token = created["token"].as_str().unwrap();
+    server.call("POST", "/api/v1/events", token, EVENT).await.expect(202);
+    let first = server.wait_for("/api/v1/tokens", |tokens| tokens[1]["last_used_at"].is_string()).await;
+    for _ in 0..5 {
+        server.call("POST", "/api/v1/events", token, EVENT).await.expect(202);
+    }
+    // Another token's revocation makes the server ask the store again.
+    let other = server.post("/api/v1/tokens", r#"{"name":"other","scopes":["read"]}"#).await.expect(201);
+    let path = format!("/api/v1/tokens/{}", other["uuid"].as_str().unwrap());
+    server.call("DELETE", &path, &server.admin, "").await.expect(200);
+    server.call("POST", "/api/v1/events", token, EVENT).await.expect(202);
+    let again = server.get("/api/v1/tokens").await.expect(200);
+    assert_eq!(again[1]["last_used_at"], first[1]["last_used_at"], "it is written once a minute");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn quotas_are_kept_at_the_doors() {
+    let (_folder, server) = server().await;
+    let quota = async |quotas: &str| {
+        let path = "/api/v1/tenants/default";
+        server.call("PATCH", path, &server.admin, &format!(r#"{{"quotas":{quotas}}}"#)).await.expect(200)
+    };
+    let problem = |answer: server::Answer, status: u16, kind: &str| {
+        let retry_after = answer.header("retry-after").map(str::to_owned);
+        let problem = answer.expect(status);
+        assert_eq!(problem["type"], format!("urn:postrider:problem:{kind}"), "{problem}");
+        (retry_after, problem["detail"].as_str().unwrap().to_owned())
+    };
+    let stalled = TestReceiver::start(|_, _| receiver::Answer(200, Duration::from_mins(10))).await;
+    quota(r#"{"max_webhooks":1}"#).await;
+    let webhook = server.webhook("stalled", &stalled.url("/"), "a.>").await;
+    let second = json!({"name": "second", "url": stalled.url("/"), "topic_patterns": ["a"]}).to_string();
+    let (_, detail) = problem(server.post("/api/v1/webhooks", &second).await, 409, "quota-webhooks");
+    assert_eq!(detail, "the tenant may have 1 webhooks and has them");
+
+    let batch = |count: usize| format!("[{}]", vec![r#"{"topic":"a.b"}"#; count].join(","));
+    quota(r#"{"max_pending":5}"#).await;
+    server.post("/api/v1/events/batch", &batch(4)).await.expect(202);
+    let (retry_after, detail) = problem(server.post("/api/v1/events/batch", &batch(2)).await, 429, "quota-pending");
+    assert_eq!(retry_after.as_deref(), Some("5"));
+    assert_eq!(detail, "4 deliveries of the tenant are pending and these events would add 2; it may have 5");
+    let (retry_after, _) = problem(server.post("/api/v1/events/batch", &batch(6)).await, 429, "quota-pending");
+    assert_eq!(retry_after, None, "it would never fit");
+    server.post("/api/v1/events", r#"{"topic":"for.nobody"}"#).await.expect(202);
+    server.post("/api/v1/events/batch", &batch(1)).await.expect(202);
+    assert_eq!(server.get("/api/v1/tenants/default").await.expect(200)["pending"], 5);
+    assert_eq!(server.get("/api/v1/stats").await.expect(200)["events"], 6, "all or nothing");
+    let path = format!("/api/v1/webhooks/{}", webhook["uuid"].as_str().unwrap());
+    server.call("DELETE", &path, &server.admin, "").await.expect(200);
+
+    quota(r#"{"max_pending":null,"max_events_per_s":3}"#).await;
+    let (retry_after, detail) = problem(server.post("/api/v1/events/batch", &batch(4)).await, 429, "quota-events");
+    assert_eq!(retry_after, None, "{detail}");
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = server.post("/api/v1/events", r#"{"topic":"a"}"#).await;
+        if answer.status != 202 {
+            break answer;
+        }
+        accepted += 1;
+        assert!(accepted < 1_000, "the quota is not kept");
+    };
+    let (retry_after, _) = problem(refused, 429, "quota-events");
+    assert_eq!(retry_after.as_deref(), Some("1"));
+    assert!(accepted >= 3);
+    quota(r#"{"max_events_per_s":0}"#).await;
+    problem(server.post("/api/v1/events", r#"{"topic":"a"}"#).await, 429, "quota-events");
+    quota(r#"{"max_events_per_s":null}"#).await;
+    server.post("/api/v1/events/batch", &batch(1_000)).await.expect(202);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_audit_log_says_who_did_what_and_keeps_no_secret() {
+    let (_folder, server) = server().await;
+    server.post("/api/v1/tenants", r#"{"name":"blue"}"#).await.expect(201);
+    let token = r#"{"name":"blue's admin","scopes":["admin"]}"#;
+    let token = server.as_tenant("blue", "POST", "/api/v1/tokens", token).await.expect(201);
+    let theirs = token["token"].as_str().unwrap();
+    let secret = "a secret that stays one";
+    let webhook = json!({"name": "siem", "url": "http://127.0.0.1:1999/", "topic_patterns": [">"], "secret": secret});
+    let webhook = server.call("POST", "/api/v1/webhooks", theirs, &webhook.to_string()).await.expect(201);
+    let seen = server.call("GET", "/api/v1/audit", theirs, "").await;
+    for hidden in [secret, theirs, "http:", webhook["standard_secret"].as_str().unwrap()] {
+        assert!(!seen.body.contains(hidden), "{}", seen.body);
+    }
+    let seen = seen.expect(200);
+    insta::assert_json_snapshot!("audit_page", redacted(seen.clone()));
+    assert_eq!(seen["items"][0]["target"], webhook["uuid"]);
+    assert_eq!(seen["items"][0]["actor"]["token"], token["uuid"]);
+    assert_eq!(server.as_tenant("blue", "GET", "/api/v1/audit", "").await.expect(200), seen, "an operator for blue");
+    let all = server.get("/api/v1/audit").await.expect(200);
+    assert_eq!(all, seen, "an operator sees all, which is blue's");
+    server.token(r#"["read"]"#).await;
+    let by_kind = server.get("/api/v1/audit?action=token&limit=1").await.expect(200);
+    assert_eq!((&by_kind["items"][0]["tenant"], by_kind["items"].as_array().unwrap().len()), (&json!("default"), 1));
+    let older = format!("/api/v1/audit?action=token&cursor={}", by_kind["next_cursor"].as_str().unwrap());
+    assert_eq!(server.get(&older).await.expect(200)["items"][0]["target"], token["uuid"]);
+    let actor = format!("/api/v1/audit?actor={}", token["uuid"].as_str().unwrap());
+    assert_eq!(server.get(&actor).await.expect(200)["items"].as_array().unwrap().len(), 1);
+    server.get("/api/v1/audit?since=soon").await.expect_refusal(422, "since", "neither");
+    server.stop().await;
+}
+
+/// A copy of the folder that a server of the first release left, as `tests/fixtures/README.md` says.
+fn folder_of_the_first_release() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["postrider.db", "master.key"] {
+        let from = format!("{}/tests/fixtures/schema_1/{file}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(folder.path().join(file), std::fs::read(from).unwrap()).unwrap();
+    }
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(folder.path().join("master.key"), private).unwrap();
+    folder
+}
+
+#[tokio::test]
+async fn an_installation_of_the_first_release_goes_on() {
+    let admin = "pr_OQGbBCbKJG3KRl0uR3KZfO-i0GvqNHy2DlN6jiL98k0";
+    let fleet = "pr_fHjyHqscfNKCxXWCwvsprp4D6bzYiaEfrC_F9TbRBLQ";
+    let folder = folder_of_the_first_release();
+    let server = TestServer::start(folder.path()).await;
+    assert_eq!(server.admin, "", "its admin token is good");
+    let webhooks = server.call("GET", "/api/v1/webhooks", admin, "").await.expect(200);
+    assert_eq!((&webhooks[0]["name"], &webhooks[0]["retry_schedule"]), (&json!("siem"), &json!([86400.0])));
+    let deliveries = server.call("GET", "/api/v1/deliveries?state=pending", admin, "").await.expect(200);
+    assert_eq!((&deliveries["items"][0]["event_id"], &deliveries["items"][0]["attempts"]), (&json!("e-1"), &json!(1)));
+    let again = r#"{"id":"e-1","topic":"attacker.seen"}"#;
+    assert_eq!(server.call("POST", "/api/v1/events", fleet, again).await.expect(202)["duplicate"], true);
+    let tokens = server.call("GET", "/api/v1/tokens", admin, "").await.expect(200);
+    assert_eq!((&tokens[0]["scopes"], &tokens[1]["scopes"]), (&json!(["admin"]), &json!(["publish"])));
+    server.call("POST", "/api/v1/tokens", admin, r#"{"name":"new","scopes":["read"]}"#).await.expect(201);
+    assert_eq!(server.call("GET", "/api/v1/tenants", admin, "").await.status, 403, "it stays what it was");
+    server.stop().await;
+
+    // Who starts the server is its operator.
+    let operator = "given by the environment";
+    let server = TestServer::start_with(postrider::serve::ServeSettings {
+        admin_token: Some(operator.into()),
+        ..settings(folder.path())
+    })
+    .await;
+    let tenants = server.call("GET", "/api/v1/tenants", operator, "").await.expect(200);
+    assert_eq!(tenants[0]["name"], "default");
+    assert!(tenants[0]["created_at"].as_str().unwrap().starts_with("2026-11-25T08:55:0"), "{tenants}");
+    server.call("POST", "/api/v1/tokens", operator, r#"{"name":"op","scopes":["operator"]}"#).await.expect(201);
+    let acts = server.call("GET", "/api/v1/audit?actor=environment", operator, "").await.expect(200);
+    assert_eq!(acts["items"][0]["actor"], json!({"token": null, "name": "environment"}));
     server.stop().await;
 }
 

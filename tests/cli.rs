@@ -405,6 +405,67 @@ fn a_dead_delivery_is_retried_when_its_receiver_is_well_again() {
 }
 
 #[test]
+fn many_deliveries_are_made_again_or_given_up_by_jobs() {
+    let mut server = Server::start();
+    let (broken, url) = listen(server.folder.path(), "127.0.0.1:0", &["--fail", "404", "--events", "3"]);
+    server.ask(&["webhook", "create", "--name", "soar", "--url", &url, "--topic", "order.>", "--secret", SECRET]);
+    for id in ["e-1", "e-2", "e-3"] {
+        server.ask(&["event", "send", "order.paid", "[1]", "--id", id]);
+    }
+    assert_eq!(broken.exit_code(), Some(0));
+    let give_up = Instant::now() + WAIT;
+    while server.ask(&["delivery", "list", "--state", "dead"])["items"].as_array().map(Vec::len) != Some(3) {
+        assert!(Instant::now() < give_up, "not all died");
+    }
+    let refused = run(&mut server.command(&["delivery", "discard", "--all"]));
+    expect_exit(&refused, 2);
+    assert!(text(&refused.stderr).contains("--reason"), "{}", text(&refused.stderr));
+
+    let address = url.strip_prefix("http://").unwrap();
+    let (mut receiver, _) = listen(server.folder.path(), address, &["--secret", SECRET]);
+    let started = run(&mut server.command(&["replay", "start", "soar", "--since", "1h", "--rate", "500", "--follow"]));
+    expect_exit(&started, 0);
+    let shown = text(&started.stdout);
+    assert!(shown.contains("100.0 %") && shown.contains("500 a second") && shown.contains("done"), "{shown}");
+    for _ in 0..3 {
+        assert_eq!(receiver.json()["verified"], true);
+    }
+    let again = server.ask(&["delivery", "retry", "--all", "--state", "delivered", "--webhook", "soar", "--follow"]);
+    assert_eq!((&again["state"], &again["changed"]), (&"done".into(), &3.into()));
+    assert_eq!(server.ask(&["event", "resend", "e-2", "--webhook", "soar"])["id"], "e-2");
+    let discarded = server.ask(&["delivery", "discard", "--all", "--reason", "known", "--follow"]);
+    assert_eq!((&discarded["action"], &discarded["changed"]), (&"discard".into(), &0.into()));
+    let listed = server.ask(&["replay", "list", "--webhook", "soar"]);
+    assert_eq!(listed["items"].as_array().map(Vec::len), Some(2));
+    let job = listed["items"][0]["uuid"].as_str().unwrap();
+    assert_eq!(server.ask(&["replay", "show", job])["states"], json(br#"["delivered"]"#));
+    expect_exit(&run(&mut server.command(&["replay", "cancel", job])), 1);
+
+    // The same request, twice.
+    let send = ["event", "send", "order.paid", "[2]", "--idempotency-key", "once"];
+    let (first, second) = (server.ask(&send), server.ask(&send));
+    assert_eq!((&second["id"], &second["duplicate"]), (&first["id"], &true.into()));
+    let lines = server.folder.path().join("events.ndjson");
+    std::fs::write(&lines, "{\"topic\":\"a\"}\n{\"topic\":\"b\"}\n").unwrap();
+    let send = ["event", "send", "--ndjson", lines.to_str().unwrap(), "--idempotency-key", "file"];
+    assert_eq!(server.ask(&send)["accepted"], 2);
+    assert_eq!(server.ask(&send)["duplicates"], 2);
+
+    // The folder of a server is compacted when that is stopped.
+    let data = server.folder.path().join("postrider-data");
+    let compact = ["compact", "--json", "--data", data.to_str().unwrap()];
+    let busy = run(&mut server.command(&compact));
+    expect_exit(&busy, 1);
+    assert!(text(&busy.stderr).contains("in use"), "{}", text(&busy.stderr));
+    server.running.terminate();
+    let stopped = std::mem::replace(&mut server.running, Running::start(postrider(&data, &["--version"])));
+    assert_eq!(stopped.exit_code(), Some(0));
+    let compacted = run(&mut server.command(&compact));
+    expect_exit(&compacted, 0);
+    assert!(json(&compacted.stdout)["bytes_after"].as_u64() > Some(4_096));
+}
+
+#[test]
 fn a_webhook_is_tested_changed_and_deleted_by_its_name() {
     let server = Server::start();
     let (receiver, url) = listen(server.folder.path(), "127.0.0.1:0", &["--fail", "500", "--events", "1"]);
@@ -483,6 +544,41 @@ fn a_token_may_do_what_its_scopes_say_until_it_is_revoked() {
     assert!(text(&listed.stdout).contains("fleet") && !text(&listed.stdout).contains(token));
     server.ask(&["token", "revoke", created["uuid"].as_str().unwrap()]);
     expect_exit(&as_fleet(&["event", "send", "a.b"]), 1);
+}
+
+#[test]
+fn a_tenant_has_its_own_webhooks_and_its_acts_are_listed() {
+    let server = Server::start();
+    let made = server.ask(&["tenant", "create", "blue", "--max-webhooks", "1", "--description", "\u{1b}[2Jblue"]);
+    assert_eq!(made["quotas"]["max_webhooks"], 1);
+    let webhook = ["webhook", "create", "--name", "siem", "--url", "http://127.0.0.1:1999", "--topic", "a", "--tenant"];
+    let refused = run(&mut server.command(&[&webhook[..], &["nobody"]].concat()));
+    expect_exit(&refused, 1);
+    assert!(text(&refused.stderr).contains("there is no such tenant"), "{}", text(&refused.stderr));
+    server.ask(&[&webhook[..], &["blue"]].concat());
+    assert_eq!(server.ask(&["webhook", "list"]), serde_json::json!([]));
+    let listed = run(server.command(&["webhook", "list", "--json"]).env("POSTRIDER_TENANT", "blue"));
+    assert_eq!(json(&listed.stdout)[0]["name"], "siem");
+
+    let shown = run(&mut server.command(&["tenant", "show", "blue"]));
+    expect_exit(&shown, 0);
+    let shown = text(&shown.stdout);
+    assert!(shown.contains("1 of 1") && shown.contains("\\u{1b}[2Jblue") && !shown.contains('\u{1b}'), "{shown}");
+    let changed = server.ask(&["tenant", "update", "blue", "--max-webhooks", "unlimited"]);
+    assert_eq!(changed["quotas"]["max_webhooks"], Value::Null);
+    let table = text(&run(&mut server.command(&["tenant", "list"])).stdout);
+    assert!(table.contains("default") && table.contains("unlimited"), "{table}");
+
+    let kept = run(&mut server.command(&["tenant", "delete", "blue", "--yes"]));
+    expect_exit(&kept, 1);
+    assert!(text(&kept.stderr).contains("1 webhooks"), "{}", text(&kept.stderr));
+    expect_exit(&run(&mut server.command(&["tenant", "delete", "blue"])), 2);
+    server.ask(&["tenant", "delete", "blue", "--yes", "--force"]);
+    let acts = server.ask(&["audit", "list", "--action", "tenant"]);
+    let actions: Vec<_> = acts["items"].as_array().unwrap().iter().map(|act| act["action"].clone()).collect();
+    assert_eq!(actions, ["tenant.delete", "tenant.update", "tenant.create"]);
+    let table = text(&run(&mut server.command(&["audit", "list", "--limit", "1"])).stdout);
+    assert!(table.contains("tenant.delete") && table.contains("127.0.0.1"), "{table}");
 }
 
 #[test]

@@ -19,7 +19,9 @@ use postrider::delivery::DeliveryState;
 use postrider::delivery::retry::Schedule;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
 use postrider::engine::Engine;
+use postrider::event::Event;
 use postrider::ingest::PublishError;
+use postrider::topic::Topic;
 use postrider::webhook::{DEFAULT_TENANT, WebhookPatch, WebhookRecord};
 use receiver::{Answer, Received, TestReceiver};
 use serde_json::Value;
@@ -101,7 +103,7 @@ async fn an_open_circuit_probes_one_by_one_and_closes_by_itself() {
 async fn an_open_circuit_and_its_cool_down_survive_a_restart_and_a_clock_that_is_set() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(SystemClock.now()));
-    let start_here = || start_at(folder.path(), with_cool_down(Duration::from_secs(600)), Arc::clone(&clock) as _);
+    let start_here = || start_at(folder.path(), with_cool_down(Duration::from_mins(10)), Arc::clone(&clock) as _);
     let (status, receiver) = switchable(503).await;
     let engine = start_here().await;
     let webhook = subscribe(&engine, "sick", ">", &receiver.url("/")).await;
@@ -264,18 +266,17 @@ async fn a_receiver_gets_the_shape_it_wants_signed_and_with_its_content_type() {
     let engine = start(folder.path()).await;
     let receiver = TestReceiver::healthy().await;
     let webhook = subscribe(&engine, "chat", ">", &receiver.url("/")).await;
-    let shape =
-        r#"{"shape": {"template": "{{ event.topic }} has {{ event.payload.n }}", "content_type": "text/plain"}}"#;
+    let shape = r#"{"shape": {"template": "{{ event.topic }} of {{ tenant }} has {{ event.payload.n }}", "content_type": "text/plain"}}"#;
     change(&engine, &webhook, patch(shape)).await;
     publish(&engine, "a.b", 1).await;
     let request = &receiver.wait_for(1).await[0];
-    assert_eq!(request.body, "a.b has 0");
+    assert_eq!(request.body, "a.b of default has 0");
     assert_eq!(request.header("content-type"), "text/plain");
     let keys = &webhook.settings.receiver.keys;
     postrider::signing::verify_decnet(&keys.decnet, &request.headers, &request.body).expect("what is sent is signed");
     let tried = engine.test_webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap().expect("it has a body");
     assert!(tried.is_success());
-    assert!(receiver.wait_for(2).await[1].body.starts_with(b"postrider.test has "));
+    assert!(receiver.wait_for(2).await[1].body.starts_with(b"postrider.test of default has "));
     change(&engine, &webhook, patch(r#"{"shape": "cloudevents", "content_type": "application/vnd.own+json"}"#)).await;
     publish(&engine, "a.b", 1).await;
     let request = &receiver.wait_for(3).await[2];
@@ -291,10 +292,16 @@ async fn a_template_that_never_ends_costs_its_own_delivery_only() {
     let engine = start(folder.path()).await;
     let (hostile, healthy) = (TestReceiver::healthy().await, TestReceiver::healthy().await);
     let webhook = subscribe(&engine, "hostile", ">", &hostile.url("/")).await;
-    let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{{ a * b }}{% endfor %}{% endfor %}";
+    let list = "event.payload.list";
+    let endless = format!(
+        "{{% for a in {list} %}}{{% for b in {list} %}}{{% for c in {list} %}}{{{{ c }}}}{{% endfor %}}{{% endfor %}}{{% endfor %}}"
+    );
     change(&engine, &webhook, patch(&format!(r#"{{"shape": {{"template": "{endless}"}}}}"#))).await;
     subscribe(&engine, "healthy", ">", &healthy.url("/")).await;
-    publish(&engine, "a.b", 20).await;
+    let payload = serde_json::json!({ "list": (0..500).collect::<Vec<_>>() }).to_string();
+    let topic = Topic::parse("a.b").unwrap();
+    let event = || Event::new(topic.clone(), "long", &payload, UnixMicros(0)).unwrap();
+    engine.publish(DEFAULT_TENANT, (0..20).map(|_| event()).collect()).await.unwrap();
     let dead = wait_for(&engine, DeliveryState::Dead, 20).await;
     let reason = dead[0].reason.as_deref().unwrap_or_default();
     assert!(reason.starts_with("shape: line "), "{reason}");
@@ -303,8 +310,6 @@ async fn a_template_that_never_ends_costs_its_own_delivery_only() {
     assert_eq!(hostile.received_count(), 0);
     let record = record(&engine, &webhook).await;
     assert_eq!((record.health.consecutive_failures, record.health.auto_disabled_at), (0, None));
-    let tried = engine.test_webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap();
-    assert!(tried.unwrap_err().to_string().starts_with("shape: line "));
     stop(engine).await;
 }
 
@@ -384,7 +389,7 @@ async fn an_ordered_webhook_gets_each_event_after_the_one_before_has_ended() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let stats = tokio::time::timeout(Duration::from_secs(60), stats).await.expect("all end");
+    let stats = tokio::time::timeout(Duration::from_mins(1), stats).await.expect("all end");
     assert_eq!(stats.delivered + stats.dead, 100);
     assert!(stats.dead >= 28, "{stats:?}");
     assert_eq!(receiver.peak(), 1);

@@ -11,7 +11,7 @@ const ROWS: [&[&str]; 6] = [
     &["clock", "topic"],
     &["event", "filter", "shape", "webhook", "signing", "delivery"],
     &["store"],
-    &["ingest", "dispatcher", "engine"],
+    &["ingest", "dispatcher", "engine", "tenants"],
     &["sources", "api", "dashboard"],
     &["config", "telemetry", "serve", "cli"],
 ];

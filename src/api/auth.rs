@@ -1,11 +1,13 @@
 //! Who calls, and what they may do: bearer tokens and their scopes.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
-use axum::http::StatusCode;
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use base64::Engine as _;
@@ -18,7 +20,8 @@ use subtle::ConstantTimeEq;
 use super::App;
 use super::problem::Problem;
 use crate::clock::UnixMicros;
-use crate::store::{Scope, Store, StoreError, TokenRecord};
+use crate::store::{Act, Actor, Scope, Store, StoreError, TokenRecord};
+use crate::tenants::Tenants;
 use crate::webhook::{DEFAULT_TENANT, TenantSeq};
 
 const TOKEN_PREFIX: &str = "pr_";
@@ -47,72 +50,134 @@ fn hash(token: &str) -> TokenHash {
     Sha256::digest(token.as_bytes()).into()
 }
 
+/// Names the tenant that a request acts for, by name or UUID.
+pub const TENANT_HEADER: &str = "x-postrider-tenant";
+/// What the audit log calls the token that the environment gave.
+const ENVIRONMENT: &str = "environment";
+/// How exact the time of a token's last use is: it is written once in so long.
+const LAST_USED_STEP: Duration = Duration::from_mins(1);
+
 /// Knows the tokens. Publishing costs no store read: what the store said is remembered for a moment.
 pub struct Auth {
     store: Arc<dyn Store>,
-    /// The admin token that the environment gave; it needs no row.
-    environment_admin: Option<TokenHash>,
+    /// The operator's token that the environment gave; it needs no row.
+    environment: Option<TokenHash>,
     cache: RwLock<Cache>,
 }
 
 #[derive(Default)]
 struct Cache {
-    tokens: HashMap<TokenHash, Cached>,
+    tokens: HashMap<TokenHash, Arc<Cached>>,
     /// Counts revocations: a look-up that was under way during one is not remembered.
     generation: u64,
 }
 
-#[derive(Clone)]
 struct Cached {
-    token: Arc<TokenRecord>,
+    token: TokenRecord,
     read_at: Instant,
+    /// The time of use that was last written, in microseconds since 1970.
+    noted_at: AtomicI64,
+}
+
+/// Who calls, and for which tenant.
+pub(super) struct Caller {
+    pub(super) tenant: TenantSeq,
+    /// `None`: the environment's.
+    token: Option<Arc<Cached>>,
+    pub(super) is_operator: bool,
+    /// The request names its tenant.
+    is_tenant_named: bool,
+}
+
+impl Caller {
+    fn act(&self, address: Option<IpAddr>) -> Act {
+        let actor = match &self.token {
+            Some(cached) => Actor { token: Some(cached.token.uuid), name: cached.token.name.clone() },
+            None => Actor { token: None, name: ENVIRONMENT.to_owned() },
+        };
+        Act { actor: Some(actor), address, ..Act::from(self.tenant) }
+    }
 }
 
 impl Auth {
-    pub fn new(store: Arc<dyn Store>, environment_admin: Option<TokenHash>) -> Self {
-        Self { store, environment_admin, cache: RwLock::default() }
+    pub fn new(store: Arc<dyn Store>, environment: Option<TokenHash>) -> Self {
+        Self { store, environment, cache: RwLock::default() }
     }
 
-    /// The tenant that a request with this `Authorization` header acts for, if it may do what `needed` allows.
-    async fn admit(&self, authorization: &[u8], needed: Scope, now: UnixMicros) -> Result<TenantSeq, Problem> {
+    /// Who sends a request with these headers, if they may do what `needed` allows.
+    async fn admit(
+        &self,
+        headers: &HeaderMap,
+        needed: Scope,
+        tenants: &Tenants,
+        now: UnixMicros,
+    ) -> Result<Caller, Problem> {
+        let authorization = headers.get(AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
         let token = bearer(authorization)
             .ok_or_else(|| Problem::unauthorized("a token is needed: send `Authorization: Bearer <token>`"))?;
         let hash = hash(token);
-        if self.environment_admin.is_some_and(|admin| bool::from(admin.ct_eq(&hash))) {
-            return Ok(DEFAULT_TENANT);
-        }
-        let unknown = || Problem::unauthorized("the token is unknown, revoked or expired");
-        if !is_well_formed(token) {
-            return Err(unknown());
-        }
-        let token = self.look_up(hash).await?.ok_or_else(unknown)?;
-        if token.expires_at.is_some_and(|expires_at| expires_at <= now) {
-            return Err(unknown());
-        }
-        if !token.scopes.iter().any(|&scope| scope == needed || scope == Scope::Admin) {
-            let detail = format!("the token lacks the scope `{}`", scope_name(needed));
-            return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
-        }
-        Ok(token.tenant)
+        let (own, is_operator, token) = if self.environment.is_some_and(|known| bool::from(known.ct_eq(&hash))) {
+            (DEFAULT_TENANT, true, None)
+        } else {
+            let unknown = || Problem::unauthorized("the token is unknown, revoked or expired");
+            if !is_well_formed(token) {
+                return Err(unknown());
+            }
+            let cached = self.look_up(hash).await?.ok_or_else(unknown)?;
+            let token = &cached.token;
+            if token.expires_at.is_some_and(|expires_at| expires_at <= now) {
+                return Err(unknown());
+            }
+            self.note_use(&cached, now);
+            if !token.permits(needed) {
+                let detail = format!("the token lacks the scope `{}`", needed.as_str());
+                return Err(Problem::forbidden(detail));
+            }
+            (token.tenant, token.permits(Scope::Operator), Some(cached))
+        };
+        let named = named_tenant(headers)?;
+        let tenant = match named {
+            Some(named) => for_tenant(tenants.find(named).map(|tenant| tenant.seq), own, is_operator)?,
+            None => own,
+        };
+        Ok(Caller { tenant, token, is_operator, is_tenant_named: named.is_some() })
     }
 
-    async fn look_up(&self, hash: TokenHash) -> Result<Option<Arc<TokenRecord>>, StoreError> {
+    /// Writes the time of use, in a task of its own and not often.
+    fn note_use(&self, cached: &Arc<Cached>, now: UnixMicros) {
+        let noted = cached.noted_at.load(Ordering::Relaxed);
+        // A clock that was set back leaves a time in the future, which is then corrected.
+        let is_fresh = (UnixMicros(noted)..UnixMicros(noted).after(LAST_USED_STEP)).contains(&now);
+        if is_fresh || cached.noted_at.compare_exchange(noted, now.0, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
+        let (store, uuid) = (Arc::clone(&self.store), cached.token.uuid);
+        tokio::spawn(async move {
+            if let Err(error) = store.touch_token(uuid, now).await {
+                tracing::debug!(%error, "cannot note the use of a token");
+            }
+        });
+    }
+
+    async fn look_up(&self, hash: TokenHash) -> Result<Option<Arc<Cached>>, StoreError> {
         let generation = {
             let cache = self.cache.read();
             match cache.tokens.get(&hash) {
-                Some(cached) if cached.read_at.elapsed() < CACHE_TTL => return Ok(Some(Arc::clone(&cached.token))),
+                Some(cached) if cached.read_at.elapsed() < CACHE_TTL => return Ok(Some(Arc::clone(cached))),
                 _ => cache.generation,
             }
         };
-        let Some(token) = self.store.token_by_hash(hash).await?.map(Arc::new) else { return Ok(None) };
+        let Some(token) = self.store.token_by_hash(hash).await? else { return Ok(None) };
+        let noted_at = AtomicI64::new(token.last_used_at.map_or(i64::MIN, |at| at.0));
+        let cached = Arc::new(Cached { token, read_at: Instant::now(), noted_at });
         let mut cache = self.cache.write();
         if cache.generation == generation {
             if cache.tokens.len() >= MAX_CACHED_TOKENS {
                 cache.tokens.clear();
             }
-            cache.tokens.insert(hash, Cached { token: Arc::clone(&token), read_at: Instant::now() });
+            cache.tokens.insert(hash, Arc::clone(&cached));
         }
-        Ok(Some(token))
+        Ok(Some(cached))
     }
 
     /// Forgets what is remembered: a revocation takes effect at once.
@@ -139,44 +204,97 @@ fn is_well_formed(token: &str) -> bool {
     })
 }
 
-pub(super) fn scope_name(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Admin => "admin",
-        Scope::Publish => "publish",
-        Scope::Read => "read",
+/// The tenant that the request names.
+fn named_tenant(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(TENANT_HEADER).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::field("X-Postrider-Tenant", "is given more than once"));
+    }
+    // What is no text names no tenant.
+    Ok(Some(value.to_str().unwrap_or_default()))
+}
+
+/// The tenant to act for, where the request names one and `found` is that. Who is no operator is told the same of every
+/// tenant but their `own`, whether it is there or not.
+fn for_tenant(found: Option<TenantSeq>, own: TenantSeq, is_operator: bool) -> Result<TenantSeq, Problem> {
+    match found {
+        Some(found) if is_operator || found == own => Ok(found),
+        None if is_operator => Err(Problem::not_found("tenant")),
+        _ => Err(Problem::forbidden("the token is for its own tenant alone; `X-Postrider-Tenant` names another")),
     }
 }
 
-/// A caller that may do everything, for its tenant.
-pub(super) struct Admin(pub(super) TenantSeq);
-/// A caller that may send events.
+/// A caller that may send events, and for which tenant.
 pub(super) struct Publisher(pub(super) TenantSeq);
-/// A caller that may see everything but secrets and tokens.
+/// A caller that may see everything but secrets, tokens and the audit log.
 pub(super) struct Reader(pub(super) TenantSeq);
-
-async fn admit(parts: &Parts, app: &App, needed: Scope) -> Result<TenantSeq, Problem> {
-    let authorization = parts.headers.get(AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
-    app.auth.admit(authorization, needed, app.engine.now()).await
+/// A caller that may do everything for a tenant; what is done with this is in the audit log.
+pub(super) struct Admin(pub(super) Act);
+/// A caller that may manage tenants.
+pub(super) struct Operator(pub(super) Act);
+/// A caller that may see the audit log, of one tenant or (`None`) of all.
+pub(super) struct Auditor(pub(super) Option<TenantSeq>);
+/// A caller that may manage tokens: an [`Admin`], and whether it is an operator.
+pub(super) struct TokenAdmin {
+    pub(super) act: Act,
+    pub(super) is_operator: bool,
 }
 
-impl FromRequestParts<Arc<App>> for Admin {
-    type Rejection = Problem;
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        admit(parts, app, Scope::Admin).await.map(Self)
-    }
+/// The other end of a request's connection, as an extension of the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+async fn admit(parts: &Parts, app: &App, needed: Scope) -> Result<Caller, Problem> {
+    app.auth.admit(&parts.headers, needed, app.engine.tenants(), app.engine.now()).await
+}
+
+fn act(caller: &Caller, parts: &Parts) -> Act {
+    caller.act(parts.extensions.get::<Peer>().map(|peer| peer.0.to_canonical()))
 }
 
 impl FromRequestParts<Arc<App>> for Publisher {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        admit(parts, app, Scope::Publish).await.map(Self)
+        Ok(Self(admit(parts, app, Scope::Publish).await?.tenant))
     }
 }
 
 impl FromRequestParts<Arc<App>> for Reader {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        admit(parts, app, Scope::Read).await.map(Self)
+        Ok(Self(admit(parts, app, Scope::Read).await?.tenant))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Admin {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        Ok(Self(act(&admit(parts, app, Scope::Admin).await?, parts)))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Operator {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        Ok(Self(act(&admit(parts, app, Scope::Operator).await?, parts)))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Auditor {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let caller = admit(parts, app, Scope::Admin).await?;
+        let is_for_all = caller.is_operator && !caller.is_tenant_named;
+        Ok(Self((!is_for_all).then_some(caller.tenant)))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for TokenAdmin {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let caller = admit(parts, app, Scope::Admin).await?;
+        Ok(Self { act: act(&caller, parts), is_operator: caller.is_operator })
     }
 }
 
@@ -197,6 +315,20 @@ mod tests {
         for text in ["", "pr_", "pr_short", "xx_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", &"pr_A".repeat(90)] {
             assert!(!is_well_formed(text), "{text}");
         }
+    }
+
+    #[test]
+    fn only_an_operator_learns_which_tenants_there_are() {
+        let (own, other) = (TenantSeq(1), TenantSeq(2));
+        let status = |result: Result<TenantSeq, Problem>| {
+            use axum::response::IntoResponse;
+            result.map_err(|problem| problem.into_response().status().as_u16())
+        };
+        assert_eq!(status(for_tenant(Some(other), own, true)), Ok(other));
+        assert_eq!(status(for_tenant(None, own, true)), Err(404));
+        assert_eq!(status(for_tenant(Some(own), own, false)), Ok(own));
+        assert_eq!(status(for_tenant(Some(other), own, false)), Err(403));
+        assert_eq!(status(for_tenant(None, own, false)), Err(403));
     }
 
     #[test]

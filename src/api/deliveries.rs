@@ -22,7 +22,7 @@ use crate::topic::Pattern;
 /// What a discarded delivery shows if the operator gave no reason.
 const DISCARDED: &str = "discarded by an operator";
 /// The longest reason, in characters.
-const MAX_REASON_CHARS: usize = 255;
+pub(super) const MAX_REASON_CHARS: usize = 255;
 
 /// One event owed to one webhook.
 #[derive(Serialize, ToSchema)]
@@ -57,7 +57,7 @@ pub(super) struct Delivery {
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[expect(dead_code, reason = "documents the names of `DeliveryState`")]
-enum DeliveryStateName {
+pub(super) enum DeliveryStateName {
     Pending,
     Delivered,
     Dead,
@@ -132,7 +132,7 @@ impl From<AttemptRecord> for Attempt {
     }
 }
 
-fn parse_state(text: &str) -> Result<DeliveryState, String> {
+pub(super) fn parse_state(text: &str) -> Result<DeliveryState, String> {
     DeliveryState::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
         let names = DeliveryState::ALL.map(DeliveryState::as_str).join(", ");
         format!("{text:?} is none of {names}")
@@ -210,10 +210,10 @@ pub(super) async fn show(
 ))]
 pub(super) async fn retry(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
+    Admin(act): Admin,
     Id(id): Id<Uuid>,
 ) -> Result<(StatusCode, Json<Delivery>), Problem> {
-    let delivery = app.engine.retry_delivery(tenant, key_of(&app, id)?).await?;
+    let delivery = app.engine.retry_delivery(act, key_of(&app, id)?).await?;
     Ok((StatusCode::ACCEPTED, Json(Delivery::new(app.engine.store().delivery_ids(), delivery))))
 }
 
@@ -242,7 +242,7 @@ pub(super) struct DiscardInput {
 ))]
 pub(super) async fn discard(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
+    Admin(act): Admin,
     Id(id): Id<Uuid>,
     OptionalJsonBody(input): OptionalJsonBody<DiscardInput>,
 ) -> Result<Json<Delivery>, Problem> {
@@ -250,6 +250,6 @@ pub(super) async fn discard(
     if reason.chars().count() > MAX_REASON_CHARS {
         return Err(Problem::field("reason", format!("must have at most {MAX_REASON_CHARS} characters")));
     }
-    let delivery = app.engine.discard_delivery(tenant, key_of(&app, id)?, reason).await?;
+    let delivery = app.engine.discard_delivery(act, key_of(&app, id)?, reason).await?;
     Ok(Json(Delivery::new(app.engine.store().delivery_ids(), delivery)))
 }

@@ -7,20 +7,25 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::App;
 use super::auth::{Publisher, Reader};
 use super::deliveries::{Delivery, DeliveryPage};
-use super::input::{Id, JSON, Params, media_type, read_body};
+use super::input::{Id, JSON, Params, idempotency_key, media_type, read_body};
 use super::problem::Problem;
 use super::views::Time;
 use crate::event::{Event, MAX_BATCH_BYTES, MAX_EVENT_BYTES};
 use crate::ingest;
 use crate::store::{DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, Page, StoredEvent};
 use crate::topic::Pattern;
+use crate::webhook::TenantSeq;
 
 const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
+
+const IDEMPOTENCY_KEY: &str = "Visible ASCII. For a day, the same body with the same key gets the first answer again, \
+     with `duplicate: true`, and nothing is stored; another body with it is refused (409).";
 
 /// An event to be published.
 #[derive(ToSchema)]
@@ -81,13 +86,17 @@ impl From<ingest::Receipt> for Receipt {
 /// Publish an event
 ///
 /// When the answer is 202, the event and what it is owed to are on disk.
-#[utoipa::path(post, path = "/events", tag = "events", request_body = EventInput, responses(
+#[utoipa::path(post, path = "/events", tag = "events", request_body = EventInput, params(
+    ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = IDEMPOTENCY_KEY),
+), responses(
     (status = 202, body = Receipt),
     (status = 400, description = "The body is no JSON, has duplicate keys, or is nested too deeply."),
     (status = 408, description = "The body did not arrive in time."),
+    (status = 409, description = "The `Idempotency-Key` was used with another body."),
     (status = 413, description = "The event is larger than 1 MiB."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is missing or invalid."),
+    (status = 429, description = "The tenant sends too much (`quota-events`) or has too much pending (`quota-pending`)."),
     (status = 507, description = "The store is full."),
 ))]
 pub(super) async fn publish(
@@ -96,11 +105,26 @@ pub(super) async fn publish(
     request: Request,
 ) -> Result<(StatusCode, Json<Receipt>), Problem> {
     media_type(request.headers(), &[JSON])?;
+    let key = idempotency_key(request.headers())?;
     let received = read_body(&app.bodies, request, MAX_EVENT_BYTES).await?;
     let event = Event::from_json(&received.bytes, app.engine.now())?;
-    let receipt = app.engine.publish(tenant, vec![event]).await?.into_iter().next();
+    let receipt = accept(&app, tenant, vec![event], key, &received.bytes).await?.into_iter().next();
     let receipt = receipt.ok_or_else(|| Problem::internal("no receipt for an event".to_owned()))?;
     Ok((StatusCode::ACCEPTED, Json(receipt.into())))
+}
+
+/// Accepts events, once if there is a key for it.
+async fn accept(
+    app: &App,
+    tenant: TenantSeq,
+    events: Vec<Event>,
+    key: Option<String>,
+    body: &[u8],
+) -> Result<Vec<ingest::Receipt>, Problem> {
+    Ok(match key {
+        None => app.engine.publish(tenant, events).await?,
+        Some(key) => app.engine.publish_once(tenant, events, key, Sha256::digest(body).into()).await?,
+    })
 }
 
 /// Publish a batch
@@ -108,13 +132,17 @@ pub(super) async fn publish(
 /// At most 1,000 events and 16 MiB, as a JSON array or as one JSON object a line. All are stored or none.
 #[utoipa::path(post, path = "/events/batch", tag = "events",
     request_body(content((Vec<EventInput> = "application/json"), (String = "application/x-ndjson"))),
-    responses(
+    params(
+    ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = IDEMPOTENCY_KEY),
+    ), responses(
     (status = 202, body = BatchReceipt),
     (status = 400, description = "The body is no JSON; `errors` names the event."),
     (status = 408, description = "The body did not arrive in time."),
+    (status = 409, description = "The `Idempotency-Key` was used with another body."),
     (status = 413, description = "The batch is larger than 16 MiB, or an event larger than 1 MiB."),
     (status = 415, description = "The body is neither `application/json` nor `application/x-ndjson`."),
     (status = 422, description = "An event is invalid, or there are none or more than 1,000."),
+    (status = 429, description = "The tenant sends too much (`quota-events`) or has too much pending (`quota-pending`)."),
     (status = 507, description = "The store is full."),
 ))]
 pub(super) async fn publish_batch(
@@ -123,6 +151,7 @@ pub(super) async fn publish_batch(
     request: Request,
 ) -> Result<(StatusCode, Json<BatchReceipt>), Problem> {
     let media_type = media_type(request.headers(), &[JSON, NDJSON[0], NDJSON[1]])?;
+    let key = idempotency_key(request.headers())?;
     let received = read_body(&app.bodies, request, MAX_BATCH_BYTES).await?;
     let now = app.engine.now();
     let events = if media_type == JSON {
@@ -130,7 +159,7 @@ pub(super) async fn publish_batch(
     } else {
         Event::batch_from_ndjson(&received.bytes, now)
     }?;
-    let receipts = app.engine.publish(tenant, events).await?;
+    let receipts = accept(&app, tenant, events, key, &received.bytes).await?;
     let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
     let answer = BatchReceipt {
         accepted: receipts.len() - duplicates,

@@ -1,5 +1,6 @@
 //! What a request brings: its body, its query and its path, within limits and checked.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,6 +135,27 @@ pub(super) fn media_type<'a>(headers: &HeaderMap, accepted: &[&'a str]) -> Resul
 
 pub(super) const JSON: &str = "application/json";
 
+/// The longest `Idempotency-Key`, in bytes.
+const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
+
+/// The `Idempotency-Key` of a request, if it has one: 1 to [`MAX_IDEMPOTENCY_KEY_BYTES`] of visible ASCII.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut given = headers.get_all("Idempotency-Key").iter();
+    let Some(key) = given.next() else { return Ok(None) };
+    let refused = |reason: String| Err(Problem::field("Idempotency-Key", reason));
+    if given.next().is_some() {
+        return refused("must be given once".to_owned());
+    }
+    let bytes = key.as_bytes();
+    if bytes.is_empty() || bytes.len() > MAX_IDEMPOTENCY_KEY_BYTES {
+        return refused(format!("has {} bytes, must have 1 to {MAX_IDEMPOTENCY_KEY_BYTES}", bytes.len()));
+    }
+    match bytes.iter().position(|byte| !byte.is_ascii_graphic()) {
+        Some(at) => refused(format!("must be visible ASCII without spaces; byte {} is not", at + 1)),
+        None => Ok(Some(String::from_utf8_lossy(bytes).into_owned())),
+    }
+}
+
 /// Settings as JSON: 415 another media type, 413 too large, 400 no JSON, 422 JSON of another shape.
 pub(super) struct JsonBody<T>(pub(super) T);
 
@@ -143,6 +165,25 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
         media_type(request.headers(), &[JSON])?;
         let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
         parse_json(&received.bytes).map(Self)
+    }
+}
+
+/// The same, and which settings are given: the names of the body's fields, which the type knows.
+pub(super) struct Given<T> {
+    pub(super) input: T,
+    pub(super) fields: Vec<String>,
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Given<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        media_type(request.headers(), &[JSON])?;
+        let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
+        let input = parse_json(&received.bytes)?;
+        // Secrets are among the values: they are skipped, and never become values of ours.
+        let fields: BTreeMap<String, IgnoredAny> = serde_json::from_slice(&received.bytes)
+            .map_err(|error| Problem::json("body".to_owned(), error.to_string()))?;
+        Ok(Self { input, fields: fields.into_keys().collect() })
     }
 }
 

@@ -113,12 +113,12 @@ impl Rotation {
 ))]
 pub(super) async fn rotate(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
+    Admin(act): Admin,
     Id(uuid): Id<Uuid>,
     OptionalJsonBody(rotation): OptionalJsonBody<Rotation>,
 ) -> Result<Json<RotatedKeys>, Problem> {
     let overlap = rotation.overlap_s.map_or(DEFAULT_OVERLAP, Duration::from_secs);
-    let record = app.engine.rotate_keys(tenant, uuid, rotation.given()?, overlap).await?;
+    let record = app.engine.rotate_keys(act, uuid, rotation.given()?, overlap).await?;
     let keys = &record.settings.receiver.keys;
     Ok(Json(RotatedKeys {
         uuid,

@@ -6,9 +6,9 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use bytes::Bytes;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Content, InfoBuilder, License, OpenApi, Ref, RefOr, Response, Tag};
+use utoipa::openapi::{Content, InfoBuilder, License, OpenApi, Ref, RefOr, Required, Response, Tag};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::input::JSON;
@@ -17,9 +17,10 @@ use super::problem::{CONTENT_TYPE_PROBLEM, FieldError, Problem};
 const TOKEN: &str = "token";
 
 /// Refusals that every route with a token may answer with.
-const REFUSALS: [(&str, &str); 4] = [
+const REFUSALS: [(&str, &str); 5] = [
     ("401", "The token is missing, unknown, revoked or expired."),
-    ("403", "The token lacks the scope."),
+    ("403", "The token lacks the scope, or is for another tenant than `X-Postrider-Tenant` names."),
+    ("404", "There is no tenant that `X-Postrider-Tenant` names."),
     ("500", "The server failed; its log says why."),
     ("503", "The store is unavailable or the server is shutting down; `Retry-After` says when to try again."),
 ];
@@ -45,7 +46,8 @@ pub fn openapi() -> OpenApi {
     components.schemas.insert(Problem::name().into_owned(), Problem::schema());
     components.schemas.insert(FieldError::name().into_owned(), FieldError::schema());
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
-        "A token with the scope `admin`, `publish` (send events) or `read` (see everything but secrets and tokens).",
+        "A token with the scope `publish` (send events), `read` (see everything but secrets, tokens and the audit log), \
+         `admin` (everything in its tenant) or `operator` (everything in every tenant).",
     ));
     components.add_security_scheme(TOKEN, SecurityScheme::Http(bearer.build()));
     for operation in document.paths.paths.values_mut().flat_map(operations) {
@@ -60,8 +62,11 @@ fn tags() -> Vec<Tag> {
         ("webhooks", "Receivers of events."),
         ("deliveries", "One event owed to one webhook."),
         ("shapes", "The bodies that receivers can get."),
+        ("replays", "Jobs over many deliveries."),
         ("stats", "Figures."),
         ("tokens", "Who may do what."),
+        ("tenants", "Who has webhooks, events and tokens here, and how many; for operators."),
+        ("audit", "Who did what."),
         ("operation", "For those who run the server; without a token."),
     ]
     .into_iter()
@@ -88,6 +93,7 @@ fn complete(operation: &mut Operation) {
         for (status, description) in REFUSALS {
             responses.entry(status.to_owned()).or_insert_with(|| Response::new(description).into());
         }
+        operation.parameters.get_or_insert_default().push(tenant_parameter().into());
     }
     for (status, response) in responses {
         let RefOr::T(response) = response else { continue };
@@ -100,6 +106,16 @@ fn complete(operation: &mut Operation) {
             response.content.insert(CONTENT_TYPE_PROBLEM.to_owned(), problem.into());
         }
     }
+}
+
+fn tenant_parameter() -> Parameter {
+    ParameterBuilder::new()
+        .name("X-Postrider-Tenant")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some("For an operator: act for the tenant of this name or UUID. By default the token's own."))
+        .schema(Some(String::schema()))
+        .build()
 }
 
 /// The OpenAPI document

@@ -12,6 +12,7 @@ use crate::event::{BatchError, EventError};
 use crate::ingest::PublishError;
 use crate::signing::RotationError;
 use crate::store::StoreError;
+use crate::tenants::QuotaError;
 use crate::webhook::WebhookError;
 
 pub(super) const CONTENT_TYPE_PROBLEM: &str = "application/problem+json";
@@ -85,6 +86,10 @@ impl Problem {
 
     pub(super) fn unauthorized(detail: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+
+    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
     pub(super) fn json(field: String, reason: String) -> Self {
@@ -178,6 +183,12 @@ impl From<StoreError> for Problem {
                 let errors = vec![FieldError { field: "name".to_owned(), reason: "is taken".to_owned() }];
                 Self::with_fields(StatusCode::CONFLICT, "name-taken", errors)
             }
+            StoreError::IdempotencyConflict => Self::new(
+                StatusCode::CONFLICT,
+                "idempotency-conflict",
+                "the Idempotency-Key was used with another body; nothing was stored",
+            ),
+            StoreError::TooManyWebhooks { .. } => Self::new(StatusCode::CONFLICT, "quota-webhooks", error.to_string()),
             StoreError::Conflict(reason) => Self::new(StatusCode::CONFLICT, "conflict", reason),
             StoreError::Cursor => Self::field("cursor", "is not one that this server gave out"),
             StoreError::Corrupt(_) => Self::internal(error.to_string()),
@@ -189,9 +200,23 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Draining => Self::unavailable("the server is shutting down"),
+            PublishError::Quota(error) => error.into(),
             PublishError::ReservedTopic { index } => Self::field(format!("events[{index}].topic"), error.to_string()),
             PublishError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<QuotaError> for Problem {
+    fn from(error: QuotaError) -> Self {
+        let kind = match error {
+            QuotaError::EventRate { .. } | QuotaError::TooManyAtOnce { .. } => "quota-events",
+            QuotaError::Pending { .. } => "quota-pending",
+        };
+        // Whole seconds, rounded up: who waits so long is let through.
+        let retry_after_s =
+            error.retry_after().map(|wait| u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1));
+        Self { retry_after_s, ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, error.to_string()) }
     }
 }
 

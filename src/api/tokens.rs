@@ -11,11 +11,12 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::App;
-use super::auth::{Admin, hash_token, new_token};
+use super::auth::{Admin, TokenAdmin, hash_token, new_token};
 use super::input::{Id, JsonBody, Params, parse_time};
 use super::problem::{FieldError, Problem};
 use super::views::{Message, Time};
 use crate::store::{NewToken, TokenRecord};
+use crate::webhook::DEFAULT_TENANT;
 
 const MAX_NAME_CHARS: usize = 64;
 
@@ -23,17 +24,20 @@ const MAX_NAME_CHARS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Scope {
-    /// Everything, tokens included.
+    /// Everything in every tenant, and the tenants themselves; for tokens of the tenant `default`.
+    Operator,
+    /// Everything in its tenant, tokens and the audit log included.
     Admin,
     /// Send events.
     Publish,
-    /// See everything but secrets and tokens.
+    /// See everything but secrets, tokens and the audit log.
     Read,
 }
 
 impl From<Scope> for crate::store::Scope {
     fn from(scope: Scope) -> Self {
         match scope {
+            Scope::Operator => Self::Operator,
             Scope::Admin => Self::Admin,
             Scope::Publish => Self::Publish,
             Scope::Read => Self::Read,
@@ -44,6 +48,7 @@ impl From<Scope> for crate::store::Scope {
 impl From<crate::store::Scope> for Scope {
     fn from(scope: crate::store::Scope) -> Self {
         match scope {
+            crate::store::Scope::Operator => Self::Operator,
             crate::store::Scope::Admin => Self::Admin,
             crate::store::Scope::Publish => Self::Publish,
             crate::store::Scope::Read => Self::Read,
@@ -76,6 +81,9 @@ pub(super) struct Token {
     /// `null`: good until revoked.
     #[schema(required)]
     expires_at: Option<Time>,
+    /// To the minute; `null`: never.
+    #[schema(required)]
+    last_used_at: Option<Time>,
 }
 
 /// A token just made: the only answer that shows it.
@@ -96,6 +104,7 @@ impl From<TokenRecord> for Token {
             scopes: record.scopes.into_iter().map(Scope::from).collect(),
             created_at: Time(record.created_at),
             expires_at: record.expires_at.map(Time),
+            last_used_at: record.last_used_at.map(Time),
         }
     }
 }
@@ -104,11 +113,11 @@ impl From<TokenRecord> for Token {
 #[utoipa::path(get, path = "/tokens", tag = "tokens", responses((status = 200, body = [Token])))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
+    Admin(act): Admin,
     params: Params,
 ) -> Result<Json<Vec<Token>>, Problem> {
     params.finish()?;
-    let tokens = app.engine.store().tokens(tenant).await?;
+    let tokens = app.engine.store().tokens(act.tenant).await?;
     Ok(Json(tokens.into_iter().map(Token::from).collect()))
 }
 
@@ -125,7 +134,7 @@ pub(super) async fn list(
 ))]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
+    TokenAdmin { act, is_operator }: TokenAdmin,
     JsonBody(input): JsonBody<TokenInput>,
 ) -> Result<(StatusCode, Json<CreatedToken>), Problem> {
     let now = app.engine.now();
@@ -137,6 +146,10 @@ pub(super) async fn create(
     }
     if input.scopes.is_empty() {
         wrong("scopes", "at least one of admin, publish and read is needed".to_owned());
+    }
+    let wants_operator = input.scopes.contains(&Scope::Operator);
+    if wants_operator && act.tenant != DEFAULT_TENANT {
+        wrong("scopes", "an operator's token belongs to the tenant `default`".to_owned());
     }
     let expires_at = match input.expires_at.as_deref().map(parse_time).transpose() {
         Ok(Some(at)) if at <= now => {
@@ -152,12 +165,15 @@ pub(super) async fn create(
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
     }
+    if wants_operator && !is_operator {
+        return Err(Problem::forbidden("only an operator may make an operator's token"));
+    }
     let token = new_token().map_err(|error| Problem::internal(error.to_string()))?;
     let mut scopes: Vec<crate::store::Scope> = input.scopes.into_iter().map(Into::into).collect();
     scopes.sort_unstable();
     scopes.dedup();
-    let record = NewToken { tenant, name: input.name, scopes, hash: hash_token(&token), expires_at, now };
-    let record = app.engine.store().create_token(record).await?.into();
+    let record = NewToken { tenant: act.tenant, name: input.name, scopes, hash: hash_token(&token), expires_at, now };
+    let record = app.engine.audited(&act).create_token(record).await?.into();
     Ok((StatusCode::CREATED, Json(CreatedToken { record, token: token.expose_secret().to_owned() })))
 }
 
@@ -166,14 +182,22 @@ pub(super) async fn create(
 /// Requests that carry it are refused from now on.
 #[utoipa::path(delete, path = "/tokens/{uuid}", tag = "tokens", params(("uuid" = Uuid, Path)), responses(
     (status = 200, body = Message),
+    (status = 403, description = "It is an operator's, and the caller is none."),
     (status = 404, description = "There is no such token."),
 ))]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
+    TokenAdmin { act, is_operator }: TokenAdmin,
     Id(uuid): Id<Uuid>,
 ) -> Result<Json<Message>, Problem> {
-    let found = app.engine.store().revoke_token(tenant, uuid, app.engine.now()).await?;
+    if !is_operator {
+        let tokens = app.engine.store().tokens(act.tenant).await?;
+        // Scopes never change, so it may be asked before.
+        if tokens.iter().any(|token| token.uuid == uuid && token.permits(crate::store::Scope::Operator)) {
+            return Err(Problem::forbidden("only an operator may revoke an operator's token"));
+        }
+    }
+    let found = app.engine.audited(&act).revoke_token(act.tenant, uuid, app.engine.now()).await?;
     app.auth.forget();
     if found { Ok(Json(Message { message: "Token revoked" })) } else { Err(Problem::not_found("token")) }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::{Admin, Reader};
-use super::input::{Id, JsonBody, Params};
+use super::input::{Given, Id, Params};
 use super::keys::{self, Keys};
 use super::problem::Problem;
 use super::views::{Message, Time, millis};
@@ -215,7 +215,7 @@ pub(super) async fn list(
 #[utoipa::path(post, path = "/webhooks", tag = "webhooks", request_body = NewWebhook, responses(
     (status = 201, body = CreatedWebhook),
     (status = 400, description = "The body is no JSON, or no pattern is given."),
-    (status = 409, description = "The name is taken."),
+    (status = 409, description = "The name is taken, or the tenant has as many webhooks as it may (`quota-webhooks`)."),
     (status = 413, description = "The body is too large."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is invalid, or the destination is forbidden (`egress_blocked: …`)."),
@@ -223,10 +223,10 @@ pub(super) async fn list(
 ))]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
-    JsonBody(input): JsonBody<WebhookPatch>,
+    Admin(act): Admin,
+    Given { input, fields }: Given<WebhookPatch>,
 ) -> Result<(StatusCode, Json<CreatedWebhook>), Problem> {
-    let record = app.engine.create_webhook(tenant, input).await?;
+    let record = app.engine.create_webhook(act.with_fields(fields), input).await?;
     let keys = &record.settings.receiver.keys;
     let created = CreatedWebhook {
         webhook: Webhook::new(&record, app.engine.now()),
@@ -267,11 +267,11 @@ pub(super) async fn show(
 ))]
 pub(super) async fn update(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
+    Admin(act): Admin,
     Id(uuid): Id<Uuid>,
-    JsonBody(input): JsonBody<WebhookPatch>,
+    Given { input, fields }: Given<WebhookPatch>,
 ) -> Result<Json<Webhook>, Problem> {
-    let record = app.engine.update_webhook(tenant, uuid, input).await?;
+    let record = app.engine.update_webhook(act.with_fields(fields), uuid, input).await?;
     Ok(Json(Webhook::new(&record, app.engine.now())))
 }
 
@@ -284,10 +284,10 @@ pub(super) async fn update(
 ))]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
+    Admin(act): Admin,
     Id(uuid): Id<Uuid>,
 ) -> Result<Json<Message>, Problem> {
-    app.engine.delete_webhook(tenant, uuid).await?;
+    app.engine.delete_webhook(act, uuid).await?;
     Ok(Json(Message { message: "Webhook deleted" }))
 }
 
@@ -331,10 +331,10 @@ pub(super) struct Timings {
 ))]
 pub(super) async fn test(
     State(app): State<Arc<App>>,
-    Admin(tenant): Admin,
+    Admin(act): Admin,
     Id(uuid): Id<Uuid>,
 ) -> Result<Json<TestResult>, Problem> {
-    let outcome = match app.engine.test_webhook(tenant, uuid).await? {
+    let outcome = match app.engine.test_webhook(act, uuid).await? {
         Ok(outcome) => outcome,
         Err(error) => {
             let (delivered, status_code, error) = (false, None, Some(error.to_string()));

@@ -6,7 +6,9 @@
 #![expect(clippy::cast_precision_loss, reason = "figures are for people and have three digits")]
 
 mod bare;
+mod dead;
 mod disk;
+mod isolation;
 mod load;
 mod node;
 mod process;
@@ -22,7 +24,8 @@ use indicatif::ProgressBar;
 use serde_json::json;
 
 use self::bare::Bare;
-use self::load::{Publisher, Shape};
+use self::isolation::Isolation;
+use self::load::{Publisher, Shape, Steady};
 use self::node::Node;
 use self::receiver::ReceiverProcess;
 use self::report::{Figure, Report};
@@ -53,6 +56,12 @@ pub(super) struct Args {
     /// Be the receiver of a benchmark
     #[arg(long, hide = true)]
     receive: bool,
+    /// Be the receivers of a benchmark that never answer
+    #[arg(long, hide = true)]
+    dead: bool,
+    /// Measure next to nothing, to see that it can be measured
+    #[arg(long, hide = true, conflicts_with = "quick")]
+    tiny: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -63,6 +72,8 @@ enum Part {
     Single,
     /// Latencies at 500 events per second
     Latency,
+    /// Latency and throughput of 100 healthy webhooks alone, and beside 10,000 dead ones
+    Isolation,
     /// One event to 1,000 webhooks
     FanOut,
     /// Start-up and memory with a million pending deliveries
@@ -79,6 +90,7 @@ struct Size {
     fan_out_events: u64,
     backlog: u64,
     drain: Duration,
+    isolation: isolation::Size,
 }
 
 impl Size {
@@ -89,6 +101,7 @@ impl Size {
         fan_out_events: 200,
         backlog: 1_000_000,
         drain: Duration::from_secs(10),
+        isolation: isolation::Size::FULL,
     };
     const QUICK: Self = Self {
         bare: Duration::from_secs(2),
@@ -97,6 +110,16 @@ impl Size {
         fan_out_events: 50,
         backlog: 100_000,
         drain: Duration::from_secs(3),
+        isolation: isolation::Size::QUICK,
+    };
+    const TINY: Self = Self {
+        bare: Duration::from_millis(200),
+        events: 1_000,
+        steady: Duration::from_secs(1),
+        fan_out_events: 2,
+        backlog: 1_000,
+        drain: Duration::from_millis(200),
+        isolation: isolation::Size::TINY,
     };
 }
 
@@ -105,10 +128,18 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         receiver::run(output).await?;
         return Ok(ExitCode::SUCCESS);
     }
+    if args.dead {
+        dead::run(output).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let folder = tempfile::Builder::new().prefix(".postrider-bench-").tempdir_in(&args.folder);
     let folder = folder.with_context(|| format!("cannot make a folder in {}", args.folder.display()))?;
     let bench = Bench {
-        size: if args.quick { Size::QUICK } else { Size::FULL },
+        size: match (args.quick, args.tiny) {
+            (true, _) => Size::QUICK,
+            (_, true) => Size::TINY,
+            _ => Size::FULL,
+        },
         folder: folder.path().canonicalize()?,
         only: args.only,
         progress: output.progress(None, ""),
@@ -157,6 +188,12 @@ impl Bench {
         }
         if self.wants(Part::FanOut) {
             self.fan_out(&mut report, &mut receiver).await?;
+        }
+        if self.wants(Part::Isolation) {
+            let node = Node::start(&self.folder.join("isolation")).await?;
+            let say = |what: &str| self.say(what);
+            let isolation = Isolation::start(self.size.isolation, node, &mut receiver, &say).await?;
+            isolation.measure(&mut report).await?;
         }
         if self.wants(Part::Patterns) {
             report.add(match_patterns()?);
@@ -211,17 +248,8 @@ impl Bench {
         self.say("the disk's own fsync");
         let disk_us = disk::fsync_us(&self.folder, 1_000)?;
         self.say("latency at 500 events/s");
-        receiver.reset(1)?;
-        let publisher = Publisher::new(node)?;
-        let accepted_us = publisher.steady(STEADY_RATE, self.size.steady).await?;
-        let expected = STEADY_RATE * self.size.steady.as_secs();
-        let waiting_since = Instant::now();
-        let mut arrived = receiver.arrived()?;
-        while arrived.count < expected && waiting_since.elapsed() < Duration::from_secs(10) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            arrived = receiver.arrived()?;
-        }
-        let arrived = receiver.report()?;
+        let Steady { accepted_us, arrived, missing } =
+            Publisher::new(node)?.steady(STEADY_RATE, self.size.steady, receiver).await?;
         let ms = |us: u64| us as f64 / 1e3;
         let fsync_p99_ms = ms(disk_us.value_at_quantile(0.99));
         let accept_p99_ms = ms(accepted_us.value_at_quantile(0.99));
@@ -231,7 +259,7 @@ impl Bench {
         report.add(Figure::new("accept at 500/s, p99", "ms", accept_p99_ms).at_most(2.0 * fsync_p99_ms + 2.0));
         report.add(Figure::new("published → received at 500/s, p50", "ms", ms(arrived.p50_us)).at_most(5.0));
         report.add(Figure::new("published → received at 500/s, p99", "ms", ms(arrived.p99_us)).at_most(20.0));
-        report.add(Figure::new("  missing", "", (expected - arrived.count) as f64).at_most(0.0));
+        report.add(Figure::new("  missing", "", missing as f64).at_most(0.0));
         Ok(())
     }
 

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::event::{Page, Query, Range, more};
 use super::output::{self, BAD, GOOD, Output, QUIET, STRONG};
 use super::remote::{Answer, Connection, Remote};
+use super::replay;
 
 /// How much of an answer's first line the table of attempts shows.
 const RESPONSE_CHARS: usize = 80;
@@ -29,18 +30,37 @@ enum Command {
     /// Show a delivery and its attempts
     #[command(after_help = "Example: postrider delivery show 6d2c…")]
     Show(Named),
-    /// Deliver again: an ended delivery with a fresh schedule, a waiting one now
-    #[command(after_help = "Example: postrider delivery retry 6d2c…")]
-    Retry(Named),
-    /// Give a pending or dead delivery up
-    #[command(after_help = "Example: postrider delivery discard 6d2c… --reason 'receiver is gone'")]
+    /// Deliver one or many again: ended ones on a fresh schedule, waiting ones now
+    #[command(after_help = "Examples:\n  postrider delivery retry 6d2c…\n  \
+        postrider delivery retry --all --webhook siem --since 1d")]
+    Retry(OneOrAll),
+    /// Give one or many pending or dead deliveries up
+    #[command(after_help = "Examples:\n  postrider delivery discard 6d2c… --reason 'receiver is gone'\n  \
+        postrider delivery discard --all --webhook siem --state pending --reason 'receiver is gone'")]
     Discard {
         #[command(flatten)]
-        delivery: Named,
+        deliveries: OneOrAll,
         /// Say why; shown with the delivery
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, value_name = "TEXT", required_if_eq("all", "true"))]
         reason: Option<String>,
     },
+}
+
+/// A delivery, or all that meet conditions.
+#[derive(Debug, clap::Args)]
+struct OneOrAll {
+    /// The delivery's id
+    #[arg(value_name = "DELIVERY", required_unless_present = "all")]
+    #[arg(conflicts_with_all = ["all", "webhook", "states", "topic", "since", "until", "rate", "follow"])]
+    id: Option<String>,
+    /// All that meet the conditions below, by a job
+    #[arg(long)]
+    all: bool,
+    /// Only to this webhook: its name or UUID
+    #[arg(long)]
+    webhook: Option<String>,
+    #[command(flatten)]
+    job: replay::Job,
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,16 +101,29 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Retry(Named { id }) => {
-            let answer = remote.post(&["deliveries", &id, "retry"], &json!({})).await?;
-            changed(&answer, output)
-        }
-        Command::Discard { delivery, reason } => {
-            let body = reason.map_or_else(|| json!({}), |reason| json!({ "reason": reason }));
-            let answer = remote.post(&["deliveries", &delivery.id, "discard"], &body).await?;
-            changed(&answer, output)
+        Command::Retry(deliveries) => act(&remote, "retry", deliveries, Map::new(), output).await,
+        Command::Discard { deliveries, reason } => {
+            let body = reason.map(|reason| ("reason".to_owned(), reason.into())).into_iter().collect();
+            act(&remote, "discard", deliveries, body, output).await
         }
     }
+}
+
+async fn act(
+    remote: &Remote,
+    action: &str,
+    deliveries: OneOrAll,
+    mut body: Map<String, Value>,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    if let Some(id) = deliveries.id {
+        let answer = remote.post(&["deliveries", &id, action], &Value::Object(body)).await?;
+        return changed(&answer, output);
+    }
+    if let Some(webhook) = deliveries.webhook {
+        body.insert("webhook".to_owned(), remote.webhook(&webhook).await?.into());
+    }
+    replay::start(remote, &["deliveries", action], body, deliveries.job, output).await
 }
 
 fn changed(answer: &Answer, output: Output) -> anyhow::Result<ExitCode> {

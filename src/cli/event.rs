@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt;
 
@@ -41,6 +42,16 @@ enum Command {
         #[arg(value_name = "EVENT")]
         id: String,
     },
+    /// Send an event again, to every webhook that it was owed to or to one
+    #[command(after_help = "Example: postrider event resend 0191f6c0-7a2e-7c3d-9c1b-2f6d8a4e5b10 --webhook siem")]
+    Resend {
+        /// The event's id
+        #[arg(value_name = "EVENT")]
+        id: String,
+        /// To this webhook, also if it was not owed to it: its name or UUID
+        #[arg(long)]
+        webhook: Option<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,6 +73,9 @@ struct Send {
     /// Send many: one JSON object a line, {"topic", "payload", …}, from a file or - for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["topic", "payload", "kind", "id", "ts"])]
     ndjson: Option<String>,
+    /// Send once: the same again with the same key is not accepted twice; with --ndjson each batch is numbered
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,13 +95,13 @@ struct List {
     page: Page,
 }
 
-/// From when to when events were accepted.
+/// From when to when: acceptance of events, or acts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Range {
-    /// Only events accepted since: RFC 3339, seconds since 1970, or how long ago, as in 1h
+    /// Only since then: RFC 3339, seconds since 1970, or how long ago, as in 1h
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Only events accepted before: RFC 3339, seconds since 1970, or how long ago, as in 1h
+    /// Only before then: RFC 3339, seconds since 1970, or how long ago, as in 1h
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
 }
@@ -135,11 +149,31 @@ fn ago(time: String) -> String {
 pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let remote = args.connection.open()?;
     match args.command {
-        Command::Send(Send { ndjson: Some(file), .. }) => batches::send(&remote, &file, output).await,
+        Command::Send(Send { ndjson: Some(file), idempotency_key, .. }) => {
+            batches::send(&remote, &file, idempotency_key.as_deref(), output).await
+        }
         Command::Send(args) => send(&remote, args, output).await,
         Command::List(args) => list(&remote, args, output).await,
         Command::Show { id } => show(&remote, &id, output).await,
+        Command::Resend { id, webhook } => resend(&remote, &id, webhook, output).await,
     }
+}
+
+async fn resend(remote: &Remote, id: &str, webhook: Option<String>, output: Output) -> anyhow::Result<ExitCode> {
+    let body = match webhook {
+        Some(webhook) => json!({ "webhook": remote.webhook(&webhook).await? }),
+        None => json!({}),
+    };
+    let answer = remote.post(&["events", id, "resend"], &body).await?;
+    if output.answer(&answer)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let count = |field: &str| answer.value[field].as_u64().unwrap_or(0);
+    output.line(counted(count("deliveries"), "delivery is made again", "deliveries are made again"))?;
+    if count("under_way") > 0 {
+        output.note(counted(count("under_way"), "is on its way already", "are on their way already"));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An event as the API takes it. What a user wrote goes on as it is: numbers keep their digits.
@@ -171,7 +205,8 @@ async fn send(remote: &Remote, args: Send, output: Output) -> anyhow::Result<Exi
     });
     let event = NewEvent { topic: args.topic, kind: args.kind, id: args.id, ts: ts.transpose()?, payload };
     let event = serde_json::to_vec(&event)?;
-    let answer = remote.post_bytes(&["events"], "application/json", event.into()).await?;
+    let key = args.idempotency_key.as_deref();
+    let answer = remote.post_events(&["events"], "application/json", event.into(), key).await?;
     if output.answer(&answer)? {
         return Ok(ExitCode::SUCCESS);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header, request};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
@@ -32,6 +32,10 @@ pub(super) struct Connection {
     #[arg(long, global = true, value_name = "TOKEN", env = "POSTRIDER_TOKEN", hide_env_values = true)]
     #[arg(help_heading = "General")]
     token: Option<SecretString>,
+    /// Act for this tenant, by name or UUID; for operators [default: the token's own]
+    #[arg(long = "tenant", global = true, value_name = "TENANT", env = "POSTRIDER_TENANT", hide_env_values = true)]
+    #[arg(id = "acting-tenant", help_heading = "General")]
+    tenant: Option<String>,
 }
 
 /// A server and the right to ask it.
@@ -39,6 +43,8 @@ pub(super) struct Remote {
     client: Client,
     base: Url,
     token: SecretString,
+    /// For whom; `None`: for the token's own tenant.
+    tenant: Option<String>,
 }
 
 /// What the server said.
@@ -67,7 +73,8 @@ impl Connection {
                     .to_owned()
             ));
         };
-        Remote::new(&self.server, token)
+        let tenant = self.tenant.filter(|tenant| !tenant.is_empty());
+        Ok(Remote { tenant, ..Remote::new(&self.server, token)? })
     }
 }
 
@@ -85,7 +92,7 @@ impl Remote {
             roots: Roots::Native,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
         })?;
-        Ok(Self { client, base, token })
+        Ok(Self { client, base, token, tenant: None })
     }
 
     pub(super) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Answer> {
@@ -105,8 +112,27 @@ impl Remote {
         self.call(Method::POST, path, &[], Some(media), body).await
     }
 
+    /// Posts events as they are; with a key, so that sending them again accepts nothing twice.
+    pub(super) async fn post_events(
+        &self,
+        path: &[&str],
+        media: &'static str,
+        body: Bytes,
+        idempotency_key: Option<&str>,
+    ) -> anyhow::Result<Answer> {
+        let mut request = self.request(Method::POST, path, &[], Some(media))?;
+        if let Some(key) = idempotency_key {
+            request = request.header("Idempotency-Key", key);
+        }
+        self.answer(request, body).await
+    }
+
     pub(super) async fn delete(&self, path: &[&str]) -> anyhow::Result<Answer> {
-        self.call(Method::DELETE, path, &[], None, Bytes::new()).await
+        self.delete_with(path, &[]).await
+    }
+
+    pub(super) async fn delete_with(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Answer> {
+        self.call(Method::DELETE, path, query, None, Bytes::new()).await
     }
 
     /// A page of a listing, passing over empty pages that are not the last.
@@ -146,18 +172,35 @@ impl Remote {
         media: Option<&str>,
         body: Bytes,
     ) -> anyhow::Result<Answer> {
+        self.answer(self.request(method, path, query, media)?, body).await
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        media: Option<&str>,
+    ) -> anyhow::Result<request::Builder> {
         let url = self.url(path, query)?;
-        let destination = Destination::parse(url.as_str())?;
         let mut request = Request::builder()
             .method(method)
             .uri(url.as_str())
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose_secret()))
             .header(header::ACCEPT, "application/json");
+        if let Some(tenant) = &self.tenant {
+            request = request.header("x-postrider-tenant", tenant);
+        }
         if let Some(media) = media {
             request = request.header(header::CONTENT_TYPE, media);
         }
-        let request =
-            request.body(body).map_err(|_| UsageError("the access token has forbidden characters".to_owned()))?;
+        Ok(request)
+    }
+
+    async fn answer(&self, request: request::Builder, body: Bytes) -> anyhow::Result<Answer> {
+        let wrong = || "the access token, the tenant or the idempotency key has forbidden characters".to_owned();
+        let request = request.body(body).map_err(|_| UsageError(wrong()))?;
+        let destination = Destination::parse(&request.uri().to_string())?;
         let response = self
             .client
             .request(&destination, request, MAX_ANSWER_BYTES, TIMEOUT)

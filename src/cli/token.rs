@@ -51,11 +51,13 @@ enum Command {
 #[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum Scope {
-    /// Everything, tokens included
+    /// Everything in every tenant, and the tenants themselves
+    Operator,
+    /// Everything in its tenant, tokens and the audit log included
     Admin,
     /// Send events
     Publish,
-    /// See everything but secrets
+    /// See everything but secrets, tokens and the audit log
     Read,
 }
 
@@ -80,10 +82,14 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
                         output::text(token, "scopes"),
                         output::moment(token, "created_at"),
                         output::moment(token, "expires_at"),
+                        output::moment(token, "last_used_at"),
                         output.paint(QUIET, output::text(token, "uuid")),
                     ]
                 });
-                output.table(&["name", "scopes", "created (utc)", "expires (utc)", "uuid"], rows.collect())?;
+                output.table(
+                    &["name", "scopes", "created (utc)", "expires (utc)", "last used (utc)", "uuid"],
+                    rows.collect(),
+                )?;
             }
         }
         Command::Revoke { uuid } => {

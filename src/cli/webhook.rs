@@ -1,6 +1,7 @@
 //! `postrider webhook`: who gets which events.
 
 mod rotate;
+mod settings;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,10 +12,11 @@ use http::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 
+use self::settings::Settings;
 use super::UsageError;
 use super::output::{self, BAD, GOOD, NAME, Output, QUIET, STRONG, WARN};
 use super::remote::{Connection, Remote};
-use crate::config::{Span, parse_span};
+use crate::config::Span;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: postrider webhook list\n\nWEBHOOK is a webhook's name or its UUID.")]
@@ -117,77 +119,6 @@ struct Delete {
     yes: bool,
 }
 
-/// What both creating and changing may set.
-#[derive(Debug, clap::Args)]
-struct Settings {
-    /// Deliver events whose topic matches (repeatable); `*` is one token, a last `>` one or more
-    #[arg(long = "topic", value_name = "PATTERN")]
-    topics: Vec<String>,
-    /// Deliver a group of events: `AttackerDetail`, `DeckyStatus` or `SystemStatus` (repeatable)
-    #[arg(long = "simple-event", value_name = "GROUP")]
-    simple_events: Vec<String>,
-    /// Say what it is for
-    #[arg(long, value_name = "TEXT")]
-    description: Option<String>,
-    /// Send this signature, `decnet`, `standard` or `ed25519` (repeatable) [default: the first two]
-    #[arg(long = "signature", value_name = "SCHEME")]
-    signatures: Vec<String>,
-    /// Give an attempt this long, in whole seconds up to 60s [default: 10s]
-    #[arg(long, value_name = "DURATION", value_parser = parse_span)]
-    timeout: Option<Duration>,
-    /// Make at most this many attempts at once [default: 32]
-    #[arg(long, value_name = "COUNT")]
-    max_in_flight: Option<u32>,
-    /// Wait so long between attempts, as in 1s,2s,4s; `once` for a single attempt, `default` for the server's
-    #[arg(long, value_name = "DURATIONS", value_parser = parse_schedule)]
-    retry_schedule: Option<RetrySchedule>,
-}
-
-/// Delays in seconds; `None`: the server's default.
-#[derive(Clone, Debug, PartialEq)]
-struct RetrySchedule(Option<Vec<f64>>);
-
-fn parse_schedule(text: &str) -> Result<RetrySchedule, String> {
-    match text {
-        "default" => Ok(RetrySchedule(None)),
-        "once" => Ok(RetrySchedule(Some(Vec::new()))),
-        delays => {
-            let seconds = delays.split(',').map(|delay| Ok(parse_span(delay.trim())?.as_secs_f64()));
-            seconds.collect::<Result<_, String>>().map(|seconds| RetrySchedule(Some(seconds)))
-        }
-    }
-}
-
-impl Settings {
-    /// The request's fields: what was given.
-    fn fields(self) -> anyhow::Result<Map<String, Value>> {
-        let timeout_s = match self.timeout {
-            Some(timeout) if timeout.subsec_nanos() > 0 => {
-                bail!(UsageError(format!("--timeout {}: must be whole seconds", Span(timeout))))
-            }
-            timeout => timeout.map(|timeout| timeout.as_secs()),
-        };
-        let list = |items: Vec<String>| (!items.is_empty()).then_some(items);
-        let mut fields = Map::new();
-        let mut set = |name: &str, value: Value| {
-            if !value.is_null() {
-                fields.insert(name.to_owned(), value);
-            }
-        };
-        set("topic_patterns", json!(list(self.topics)));
-        set("simple_events", json!(list(self.simple_events)));
-        set("description", json!(self.description));
-        set("signatures", json!(list(self.signatures)));
-        set("timeout_s", json!(timeout_s));
-        set("max_in_flight", json!(self.max_in_flight));
-        // Here `null` is a value: the server's default.
-        if let Some(RetrySchedule(delays)) = self.retry_schedule {
-            fields.insert("retry_schedule".to_owned(), json!(delays));
-        }
-        Ok(fields)
-    }
-}
-
 /// The request's fields for keys: those that were given.
 fn keys(secret: Option<SecretString>, standard_secret: Option<SecretString>) -> impl Iterator<Item = (String, Value)> {
     let given = [("secret", secret), ("standard_secret", standard_secret)];
@@ -266,6 +197,8 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
         ("description", output::text(webhook, "description")),
         ("enabled", output.yes_no(webhook["enabled"] == true)),
         ("health", health(webhook, output)),
+        ("turned off", output::text(webhook, "disabled_reason")),
+        ("next probe", output::moment(webhook, "next_probe_at")),
         ("waiting since", output::moment(webhook, "auto_disabled_at")),
         ("last success", output::moment(webhook, "last_success_at")),
         ("last failure", output::moment(webhook, "last_failure_at")),
@@ -275,6 +208,21 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
         ("timeout", format!("{}s", output::text(webhook, "timeout_s"))),
         ("max in flight", output::text(webhook, "max_in_flight")),
         ("retry schedule", schedule.unwrap_or_else(|| "the server's".to_owned())),
+        ("retry on", output::text(webhook, "retry_on")),
+        ("rate limit", settings::rate_shown(&webhook["rate_limit"])),
+        ("ordered", output.yes_no(webhook["ordered"] == true)),
+        ("batch", settings::batch_shown(&webhook["batch"])),
+        ("filter", compact(&webhook["filter"])),
+        ("shape", settings::shape_shown(&webhook["shape"])),
+        ("headers", compact(&webhook["headers"])),
+        ("content type", output::text(webhook, "content_type")),
+        ("auth", compact(&webhook["auth"])),
+        ("proxy", compact(&webhook["proxy"])),
+        ("metadata", compact(&webhook["metadata"])),
+        (
+            "turn off after",
+            webhook["disable_after_days"].as_u64().map_or_else(|| "-".to_owned(), |days| format!("{days}d")),
+        ),
         ("created", output::moment(webhook, "created_at")),
         ("updated", output::moment(webhook, "updated_at")),
     ])?;
@@ -296,6 +244,12 @@ fn keys_shown(webhook: &Value) -> String {
         line
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A setting as JSON in one line; `-`: there is none.
+fn compact(value: &Value) -> String {
+    let is_nothing = value.is_null() || value.as_object().is_some_and(Map::is_empty);
+    if is_nothing { "-".to_owned() } else { output::visible(&value.to_string()) }
 }
 
 fn warn(webhook: &Value, output: Output) {
@@ -393,18 +347,4 @@ async fn test(remote: &Remote, name: &str, output: Output) -> anyhow::Result<Exi
         }
     }
     Ok(if delivered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{RetrySchedule, parse_schedule};
-
-    #[test]
-    fn a_schedule_is_delays_or_a_word() {
-        assert_eq!(parse_schedule("1s, 500ms,2m"), Ok(RetrySchedule(Some(vec![1.0, 0.5, 120.0]))));
-        assert_eq!(parse_schedule("once"), Ok(RetrySchedule(Some(Vec::new()))));
-        assert_eq!(parse_schedule("default"), Ok(RetrySchedule(None)));
-        assert!(parse_schedule("").is_err());
-        assert!(parse_schedule("1,2").is_err());
-    }
 }

@@ -19,6 +19,14 @@ pub enum Size {
     Unlimited,
 }
 
+/// How long something is kept: a [`Span`], or `forever`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Keep {
+    For(Duration),
+    Forever,
+}
+
 /// Milliseconds of each unit, the largest first.
 const SPANS_MS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 /// Bytes of each unit; the binary ones first, the largest first.
@@ -50,6 +58,38 @@ impl FromStr for Span {
 fn scale(seconds: Duration, unit_ms: u64) -> Option<Duration> {
     let nanos = seconds.as_nanos().checked_mul(u128::from(unit_ms))? / 1_000;
     u64::try_from(nanos).ok().map(Duration::from_nanos)
+}
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "forever" {
+            return Ok(Self::Forever);
+        }
+        let Span(span) = text.parse().map_err(|error| format!("{error}, or forever"))?;
+        Ok(Self::For(span))
+    }
+}
+
+impl Keep {
+    /// `None`: for ever.
+    #[must_use]
+    pub fn span(self) -> Option<Duration> {
+        match self {
+            Self::For(span) => Some(span),
+            Self::Forever => None,
+        }
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::For(span) => Span(*span).fmt(f),
+            Self::Forever => f.write_str("forever"),
+        }
+    }
 }
 
 impl FromStr for Size {
@@ -130,6 +170,7 @@ macro_rules! as_text {
 }
 as_text!(Span);
 as_text!(Size);
+as_text!(Keep);
 
 #[cfg(test)]
 mod tests {
@@ -148,6 +189,15 @@ mod tests {
         for text in ["", "30", "s", "-1s", "1 week", "1e3s", "inf", "99999999999999999999d"] {
             assert!(text.parse::<Span>().is_err(), "{text:?} was taken for a duration");
         }
+    }
+
+    #[test]
+    fn what_is_kept_is_kept_for_a_time_or_for_ever() {
+        for (text, keep) in [("30d", Keep::For(Duration::from_hours(720))), ("forever", Keep::Forever)] {
+            assert_eq!(text.parse::<Keep>(), Ok(keep));
+            assert_eq!(keep.to_string(), text);
+        }
+        assert_eq!("30".parse::<Keep>().unwrap_err().split(", ").last(), Some("or forever"));
     }
 
     #[test]

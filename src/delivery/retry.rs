@@ -12,7 +12,7 @@ pub const MAX_DELAY: Duration = Duration::from_hours(24);
 
 /// Nothing is due later than this from when it was written, however its schedule or a `Retry-After` was. What seems to
 /// be was written while the clock was ahead.
-pub const MAX_WAIT: Duration = Duration::from_secs(24 * 3_600 + 60);
+pub const MAX_WAIT: Duration = Duration::from_mins(24 * 60 + 1);
 
 /// Delays between attempts: n delays make at most n + 1 attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]

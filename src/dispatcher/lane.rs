@@ -143,8 +143,8 @@ impl Lane {
     pub(super) fn admit(&self, event: Arc<HeldEvent>) -> Todo {
         let mut state = self.state.lock();
         state.reserved -= 1;
-        let queued_at = Instant::now();
-        state.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false, queued_at });
+        let waits_since = Instant::now();
+        state.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false, waits_since });
         if state.can_run() { state.employ(1, &self.wake) } else { state.evict() }
     }
 
@@ -202,7 +202,7 @@ impl Lane {
             while more.len() + 1 < batch.max_events {
                 let Some(next) = state.queue.first() else { break };
                 bytes += next.event.live.event.body().len();
-                if bytes > batch.max_bytes {
+                if bytes > batch.max_bytes || state.is_early(next) {
                     break;
                 }
                 more.extend(state.queue.pop());
@@ -216,7 +216,7 @@ impl Lane {
         if let Some(limiter) = &mut state.limiter {
             limiter.take(Instant::now());
             if !state.queue.is_empty() {
-                todo = todo.and(state.employ(1, &self.wake));
+                todo = todo.and(&state.employ(1, &self.wake));
             }
         }
         Some(Job { queued, more, settings: Arc::clone(&state.settings), todo })
@@ -339,7 +339,7 @@ impl Lane {
                 state.awaited = Some((event, at));
             }
             let jobs = state.queue.len();
-            state.employ(jobs, &self.wake)
+            Todo { load: state.is_blocked(), ..state.employ(jobs, &self.wake) }
         } else {
             Todo::default()
         };
@@ -351,7 +351,7 @@ impl Lane {
         let is_awaited = state.awaited.is_some_and(|(awaited, _)| awaited == event);
         let is_earlier = is_awaited || state.stored_due.is_none_or(|due| at < due);
         state.stored_due = earlier(state.stored_due, Some(at));
-        Todo { wake_at: is_earlier.then_some(at), ..Todo::default() }.and(next)
+        Todo { wake_at: is_earlier.then_some(at), ..Todo::default() }.and(&next)
     }
 
     /// A worker ended in the middle of a job, because it was aborted or has panicked. `None`: that is as it should
@@ -444,18 +444,22 @@ impl Lane {
 
     /// Lets a delivery be attempted again; `queued` goes back into the queue.
     pub(super) fn give_back(&self, event: EventSeq, queued: Option<Queued>, now: UnixMicros) -> Todo {
+        self.give_back_all(vec![(event, queued)], now)
+    }
+
+    /// The same for many.
+    pub(super) fn give_back_all(&self, taken: Vec<(EventSeq, Option<Queued>)>, now: UnixMicros) -> Todo {
         let mut state = self.state.lock();
-        state.leave(event);
-        state.awaited.take_if(|(awaited, _)| *awaited == event);
-        match queued {
-            Some(queued) if state.is_ordered() => state.queue.insert_in_order(queued),
-            Some(queued) => state.queue.push(queued),
-            // A load may have passed it over meanwhile.
-            None => state.stored_due = Some(UnixMicros(0)),
+        for (event, queued) in taken {
+            state.leave(event);
+            match queued {
+                Some(queued) if state.is_ordered() => state.queue.insert_in_order(queued),
+                Some(queued) => state.queue.push(queued),
+                // A load may have passed it over meanwhile.
+                None => state.ask_store_for(event),
+            }
         }
-        if state.breaker.is_open() && state.queue.is_empty() && state.under_way.is_empty() {
-            state.breaker.cancel_probe();
-        }
+        state.cancel_idle_probe();
         state.resume_or_evict(&self.wake, now)
     }
 
@@ -469,3 +473,6 @@ impl Lane {
         (state.queue.len(), state.under_way.len(), state.breaker.is_open())
     }
 }
+
+#[cfg(test)]
+mod tests;

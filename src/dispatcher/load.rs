@@ -28,6 +28,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, portion: Portion, 
 }
 
 async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicros) -> Result<Loaded, StoreError> {
+    let is_in_order = portion.in_order;
     let portion = Portion { max_bytes: portion.max_bytes.min(MAX_LOAD_BYTES), ..portion };
     let mut due = shared.store.due(lane.seq, now, portion.clone()).await?;
     let mut next_due = None;
@@ -39,9 +40,10 @@ async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicro
         }
     }
     let mut loaded = Loaded { is_rest_due: due.is_rest_due, awaited: due.awaited, next_due, ..Loaded::default() };
-    let queued_at = Instant::now();
+    let waits_since = Instant::now();
     for delivery in due.deliveries {
         let Some(charge) = shared.memory.charge(delivery.event.event.body().len()) else {
+            loaded.awaited = is_in_order.then_some((delivery.event.seq, now));
             loaded.is_rest_due = true;
             loaded.rest_until = Some(again_at(shared));
             break;
@@ -51,7 +53,7 @@ async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicro
             attempts: delivery.attempts,
             round_attempts: delivery.round_attempts,
             is_stored: true,
-            queued_at,
+            waits_since,
         });
     }
     if loaded.is_rest_due {

@@ -11,12 +11,17 @@ use crate::clock::UnixMicros;
 use crate::delivery::attempt::Message;
 use crate::shape::{Context, RenderError};
 use crate::store::LiveEvent;
+use crate::tenants::Tenants;
 
 /// Templates that are rendered at once, over all lanes: one that uses up its fuel each time takes one processor.
 const MAX_RENDERINGS: usize = 1;
 
 /// Renders aside from everything else.
-pub(crate) struct Shaping(Arc<Semaphore>);
+pub(crate) struct Shaping {
+    places: Arc<Semaphore>,
+    /// Whose names templates can show.
+    tenants: Arc<Tenants>,
+}
 
 /// A body and what it is.
 pub(crate) struct Shaped {
@@ -25,13 +30,11 @@ pub(crate) struct Shaped {
     content_type: HeaderValue,
 }
 
-impl Default for Shaping {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_RENDERINGS)))
-    }
-}
-
 impl Shaping {
+    pub(super) fn new(tenants: Arc<Tenants>) -> Self {
+        Self { places: Arc::new(Semaphore::new(MAX_RENDERINGS)), tenants }
+    }
+
     /// The event as `settings` want it.
     pub(crate) async fn shape(
         &self,
@@ -41,15 +44,16 @@ impl Shaping {
         now: UnixMicros,
     ) -> Result<Shaped, RenderError> {
         let failed = |reason: &str| RenderError { line: None, reason: reason.to_owned() };
-        let permit = Arc::clone(&self.0).acquire_owned().await.map_err(|_| failed("the server is stopping"))?;
+        let permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_| failed("the server is stopping"))?;
         let (settings, event) = (Arc::clone(settings), Arc::clone(event));
+        let tenant = self.tenants.get(settings.tenant);
         let rendering = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let (webhook_id, delivery_id) = (settings.uuid.to_string(), delivery.to_string());
             let context = Context {
                 webhook_name: &settings.name,
                 webhook_id: &webhook_id,
-                tenant: &settings.tenant_name,
+                tenant: tenant.as_ref().map_or("", |tenant| tenant.name()),
                 delivery_id: &delivery_id,
                 now,
             };

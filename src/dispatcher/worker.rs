@@ -196,8 +196,8 @@ async fn attempt_once(
             let message = attempt::Message::of(&event.event);
             return Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await);
         }
-        let shaped = shared.shaping.shape(&job.settings, event, id, clock.now()).await?;
-        return Ok(attempt(client, connection, receiver, &shaped.message(), webhook_id, clock).await);
+        let body = shared.shaping.shape(&job.settings, event, id, clock.now()).await?;
+        return Ok(attempt(client, connection, receiver, &body.message(), webhook_id, clock).await);
     }
     let members = || std::iter::once(&job.queued).chain(&job.more);
     let webhook_id = batch::id(members().map(id_of)).hyphenated().encode_lower(&mut buffer);

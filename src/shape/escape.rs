@@ -73,7 +73,7 @@ pub(super) fn slack(text: &str, chars: usize) -> String {
     result
 }
 
-/// For Markdown as Discord, Teams and TheHive have it: what would format, link or mention stands as it is.
+/// For Markdown as Discord, Teams and `TheHive` have it: what would format, link or mention stands as it is.
 pub(super) fn markdown(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     for character in text.chars() {

@@ -458,7 +458,7 @@ fn a_shape_is_a_name_or_a_template_and_goes_back_as_it_came() {
     }
     let input: ShapeInput = serde_json::from_str(r#"{"template":""}"#).unwrap();
     assert_eq!(Shape::parse(&input).unwrap().content_type(), "application/json");
-    for wrong in ["1", "[]", "null", r#"{"template":1}"#, r#"{}"#, r#"{"template":"","x":1}"#] {
+    for wrong in ["1", "[]", "null", r#"{"template":1}"#, "{}", r#"{"template":"","x":1}"#] {
         assert!(serde_json::from_str::<ShapeInput>(wrong).is_err(), "{wrong}");
     }
 }
@@ -667,9 +667,6 @@ fn a_hostile_template_costs_bounded_time_and_memory() {
         for (text, expected) in attacks() {
             let (result, took) = attack(&text, event);
             let shown = &text[..text.len().min(200)];
-            if std::env::var_os("SHOW_ATTACKS").is_some() {
-                println!("{took:>10.1?} {:>8} {:?} {shown}", event.body().len(), result.as_ref().map(String::len));
-            }
             assert!(took < most, "{took:?} {shown}");
             match result {
                 Ok(body) => assert!(expected.is_empty() && body.len() <= MAX_SHAPED_BYTES, "{shown}: {}", body.len()),

@@ -7,7 +7,10 @@
 //! read back is owed minus rows, from the low-water mark that [`window`] keeps.
 
 mod accept;
+mod audit;
+mod compact;
 mod deliveries;
+mod idempotency;
 mod keys;
 mod listings;
 mod open;
@@ -15,7 +18,10 @@ mod owed;
 mod pending;
 mod reader;
 mod rekey;
+mod replay;
+mod retention;
 mod settle;
+mod tenants;
 mod tokens;
 mod values;
 mod webhooks;
@@ -30,6 +36,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use self::accept::IdHash;
+pub use self::compact::Compacted;
 use self::listings::{Bounds, Listing};
 pub use self::open::DATABASE_FILE;
 pub(crate) use self::open::create_folder;
@@ -37,20 +44,24 @@ use self::open::{DELIVERY_ID_KEY, Folder, ID_HASH_KEY, read_meta};
 use self::reader::{READERS, Readers};
 pub(crate) use self::rekey::finish_key_change;
 pub use self::rekey::{ChangeKeyError, Changed, change_master_key};
+use self::tenants::Gauges;
 use self::writer::{Failure, Size, State, Writer};
 use super::seal::{MasterKey, Sealer};
 use super::{
-    Accepted, AllWebhooks, AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter, EventSeq,
-    NewEvent, NewToken, OpenError, Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError, StoredDelivery,
-    StoredEvent, TokenRecord, Unsettled,
+    Accepted, AcceptedOnce, Act, AllWebhooks, AttemptRecord, AuditEntry, AuditFilter, Deed, DeletedTenant,
+    DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter, EventSeq, Idempotency, NewEvent, NewToken, OpenError,
+    Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError, StoredDelivery, StoredEvent, TenantPatch,
+    TenantRecord, TokenRecord, Unsettled,
 };
 use crate::clock::UnixMicros;
-use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
+use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 
-/// The embedded store.
+/// The embedded store. A clone is another handle to it.
+#[derive(Clone)]
 pub struct SqliteStore {
     writer: Writer,
-    readers: Readers,
+    readers: Arc<Readers>,
+    gauges: Arc<Gauges>,
     delivery_ids: DeliveryIds,
     id_hash: IdHash,
     sealer: Arc<Sealer>,
@@ -83,6 +94,7 @@ impl SqliteStore {
         let id_hash = IdHash::new(&key(ID_HASH_KEY)?.try_into().map_err(wrong_length)?);
         let delivery_ids = DeliveryIds::new(&key(DELIVERY_ID_KEY)?.try_into().map_err(wrong_length)?);
         let sealer = Arc::new(Sealer::new(master_key).map_err(|error| folder.corrupt(&error.to_string()))?);
+        let gauges = Arc::new(Gauges::read(&connection).map_err(|error| folder.failed(error))?);
         let state = State {
             window: pending::read_window(&connection).map_err(|error| folder.failed(error))?,
             max_window: options.memory_window_events as usize,
@@ -90,11 +102,13 @@ impl SqliteStore {
             id_hash: id_hash.clone(),
             tenants: webhooks::tenants(&connection).map_err(|error| folder.failed(error))?,
             counters: HashMap::new(),
+            gauges: Arc::clone(&gauges),
+            delivery_ids: delivery_ids.clone(),
         };
         let readers = (0..READERS).map(|_| folder.open_reader()).collect::<Result<_, _>>()?;
         let thread_failed = folder.cannot_start();
         let writer = Writer::start(connection, state, folder).map_err(thread_failed)?;
-        Ok(Self { writer, readers: Readers::new(readers), delivery_ids, id_hash, sealer })
+        Ok(Self { writer, readers: Arc::new(Readers::new(readers)), gauges, delivery_ids, id_hash, sealer })
     }
 
     /// Does `work`, which may take long, with what a listing needs.
@@ -116,6 +130,16 @@ impl SqliteStore {
 impl Store for SqliteStore {
     async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
         self.writer.write(accept::size(&events), move |commit| accept::accept(commit, &events)).await
+    }
+
+    async fn accept_once(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<NewEvent>,
+        once: Idempotency,
+    ) -> Result<AcceptedOnce, StoreError> {
+        let size = idempotency::size(&events);
+        self.writer.write(size, move |commit| idempotency::accept_once(commit, tenant, &events, &once)).await
     }
 
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError> {
@@ -204,7 +228,15 @@ impl Store for SqliteStore {
     }
 
     async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError> {
-        self.readers.read(move |connection| listings::stats(connection, tenant)).await
+        self.readers.read(move |connection| listings::stats(connection, Some(tenant))).await
+    }
+
+    async fn total_stats(&self) -> Result<Stats, StoreError> {
+        self.readers.read(move |connection| listings::stats(connection, None)).await
+    }
+
+    fn pending(&self, tenant: TenantSeq) -> u64 {
+        self.gauges.pending(tenant)
     }
 
     async fn create_webhook(
@@ -263,6 +295,32 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| webhooks::all(connection, &sealer)).await
     }
 
+    async fn create_tenant(&self, patch: TenantPatch, now: UnixMicros) -> Result<TenantRecord, StoreError> {
+        self.writer.write(Size::SMALL, move |commit| tenants::create(commit, &patch, now)).await
+    }
+
+    async fn update_tenant(
+        &self,
+        tenant: TenantSeq,
+        patch: TenantPatch,
+        now: UnixMicros,
+    ) -> Result<TenantRecord, StoreError> {
+        self.writer.write(Size::SMALL, move |commit| tenants::update(commit, tenant, &patch, now)).await
+    }
+
+    async fn delete_tenant(
+        &self,
+        tenant: TenantSeq,
+        force: bool,
+        now: UnixMicros,
+    ) -> Result<DeletedTenant, StoreError> {
+        self.writer.write(Size::SMALL, move |commit| tenants::delete(commit, tenant, force, now)).await
+    }
+
+    async fn tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {
+        self.readers.read(tenants::list).await
+    }
+
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError> {
         self.writer.write(Size::SMALL, move |commit| tokens::create(commit, &token)).await
     }
@@ -277,6 +335,25 @@ impl Store for SqliteStore {
 
     async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
         self.readers.read(move |connection| tokens::by_hash(connection, &hash)).await
+    }
+
+    async fn touch_token(&self, uuid: Uuid, now: UnixMicros) -> Result<(), StoreError> {
+        let size = Size { is_urgent: false, ..Size::SMALL };
+        self.writer.write(size, move |commit| tokens::touch(commit, uuid, now)).await
+    }
+
+    fn audited(&self, act: &Act) -> Arc<dyn Store> {
+        Arc::new(Self { writer: self.writer.audited(act), ..self.clone() })
+    }
+
+    async fn record(&self, deed: Deed) -> Result<(), StoreError> {
+        self.writer.write(Size::SMALL, move |commit| Ok(commit.record(&deed)?)).await
+    }
+
+    async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<PageOf<AuditEntry>, StoreError> {
+        let filter = filter.clone();
+        // A listing of the log asks for a tenant or for none by its filter.
+        self.list(DEFAULT_TENANT, move |listing| audit::list(listing, &filter, &page)).await
     }
 
     fn delivery_ids(&self) -> &DeliveryIds {

@@ -19,7 +19,6 @@ use crate::shape::ShapeInput;
     "url": "https://siem.example.com/hooks/decnet",
     "topic_patterns": ["attacker.>", "decky.*.state"]
 }))]
-#[expect(clippy::option_option, reason = "`null` is a value of its own in some fields, unlike where one is left out")]
 pub struct WebhookPatch {
     /// Unique.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -135,7 +135,7 @@ impl Policy {
         }
         if let Some(days) = patch.disable_after_days {
             if let Some(days) = days {
-                wrong.check_range("disable_after_days", days, &DISABLE_AFTER_DAYS);
+                wrong.check_range("disable_after_days", &days, &DISABLE_AFTER_DAYS);
             }
             self.disable_after_days = days;
         }
@@ -206,10 +206,10 @@ impl Wrong {
     fn check_range<T: PartialOrd + std::fmt::Display>(
         &mut self,
         field: &'static str,
-        value: T,
+        value: &T,
         range: &std::ops::RangeInclusive<T>,
     ) {
-        if !range.contains(&value) {
+        if !range.contains(value) {
             self.add(field, format!("is {value}, must be {} to {}", range.start(), range.end()));
         }
     }
@@ -222,9 +222,10 @@ impl Wrong {
         for status in given {
             match status {
                 410 => {
-                    self.add("retry_on", "410 says that the receiver is gone for good: it turns the webhook off".into())
+                    let reason = "410 says that the receiver is gone for good: it turns the webhook off";
+                    self.add("retry_on", reason.to_owned());
                 }
-                300..=499 | 500..=599 => {}
+                300..=599 => {}
                 _ => self.add("retry_on", format!("{status} is not between 300 and 599")),
             }
         }
@@ -235,15 +236,15 @@ impl Wrong {
     }
 
     fn rate_limit(&mut self, RawRateLimit { per_s, burst }: RawRateLimit) -> RateLimit {
-        self.check_range("rate_limit.per_s", per_s, &RATE_PER_S);
-        self.check_range("rate_limit.burst", burst, &RATE_BURST);
+        self.check_range("rate_limit.per_s", &per_s, &RATE_PER_S);
+        self.check_range("rate_limit.burst", &burst, &RATE_BURST);
         RateLimit { per_s, burst }
     }
 
     fn batching(&mut self, raw: RawBatching) -> Batching {
-        self.check_range("batch.max_events", raw.max_events, &BATCH_EVENTS);
-        self.check_range("batch.max_wait_ms", raw.max_wait_ms, &(0..=MAX_BATCH_WAIT_MS));
-        self.check_range("batch.max_bytes", raw.max_bytes, &(1_024..=DEFAULT_BATCH_BYTES));
+        self.check_range("batch.max_events", &raw.max_events, &BATCH_EVENTS);
+        self.check_range("batch.max_wait_ms", &raw.max_wait_ms, &(0..=MAX_BATCH_WAIT_MS));
+        self.check_range("batch.max_bytes", &raw.max_bytes, &(1_024..=DEFAULT_BATCH_BYTES));
         Batching {
             max_events: raw.max_events as usize,
             max_wait: Duration::from_millis(raw.max_wait_ms),

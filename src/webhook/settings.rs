@@ -168,7 +168,7 @@ impl WebhookSettings {
             retry_schedule: None,
             policy: Policy::default(),
         };
-        checked.apply(blank, WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })
+        checked.apply(blank, &WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })
     }
 
     /// What of these settings a store keeps as one text, so that [`WebhookSettings::patched`] brings it back.
@@ -178,7 +178,7 @@ impl WebhookSettings {
     }
 
     /// These settings with `patch` over them; all that is wrong with it, if anything is.
-    pub fn patched(&self, patch: WebhookPatch) -> Result<Self, Vec<WebhookError>> {
+    pub fn patched(&self, patch: &WebhookPatch) -> Result<Self, Vec<WebhookError>> {
         Checked { errors: Vec::new() }.apply(self.clone(), patch)
     }
 }
@@ -208,7 +208,7 @@ impl Checked {
     fn apply(
         mut self,
         mut settings: WebhookSettings,
-        patch: WebhookPatch,
+        patch: &WebhookPatch,
     ) -> Result<WebhookSettings, Vec<WebhookError>> {
         if let Some(name) = &patch.name {
             settings.name = self.text("name", name, 1, MAX_NAME_CHARS);
@@ -239,11 +239,11 @@ impl Checked {
             settings.enabled = enabled;
         }
         if let Some(seconds) = patch.timeout_s {
-            self.range("timeout_s", seconds, &TIMEOUT_S);
+            self.range("timeout_s", &seconds, &TIMEOUT_S);
             settings.receiver.timeout = Duration::from_secs(seconds);
         }
         if let Some(limit) = patch.max_in_flight {
-            self.range("max_in_flight", limit, &MAX_IN_FLIGHT);
+            self.range("max_in_flight", &limit, &MAX_IN_FLIGHT);
             settings.max_in_flight = limit;
         }
         if let Some(schedule) = &patch.retry_schedule {
@@ -255,7 +255,7 @@ impl Checked {
                 Err(errors) => self.errors.extend(errors.into_iter().map(WebhookError::from)),
             }
         }
-        let wrong = settings.policy.apply(&patch);
+        let wrong = settings.policy.apply(patch);
         self.errors
             .extend(wrong.into_iter().map(|PolicyError { field, reason }| WebhookError::Field { field, reason }));
         if self.errors.is_empty() { Ok(settings) } else { Err(self.errors) }
@@ -264,10 +264,10 @@ impl Checked {
     fn range<T: PartialOrd + std::fmt::Display>(
         &mut self,
         field: &'static str,
-        value: T,
+        value: &T,
         range: &std::ops::RangeInclusive<T>,
     ) {
-        if !range.contains(&value) {
+        if !range.contains(value) {
             self.field(field, format!("is {value}, must be {} to {}", range.start(), range.end()));
         }
     }

@@ -309,7 +309,7 @@ pub(crate) async fn the_health_of_a_webhook_is_settled_too<F: Fixture>() {
         last_error: Some("http 503".to_owned()),
         auto_disabled_at: Some(at(21)),
         probe_at: Some(at(330)),
-        cool_down: std::time::Duration::from_secs(60),
+        cool_down: std::time::Duration::from_mins(1),
     };
     let seq = accept(&*store, in_memory("e1", &[a])).await;
     // A deleted webhook's delivery is settled without an attempt.
@@ -334,4 +334,34 @@ pub(crate) async fn the_health_of_a_webhook_is_settled_too<F: Fixture>() {
     let end = delivery(&*store, key(seq, a)).await;
     assert_eq!((end.state, end.attempts, end.updated_at), (DeliveryState::Discarded, 0, at(22)));
     assert_eq!(store.stats(DEFAULT_TENANT).await.unwrap().attempts, 0);
+}
+
+pub(crate) async fn what_is_due_in_order_ends_before_what_must_wait<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let [a, b] = webhooks(&*store).await;
+    let mut seqs = Vec::new();
+    for n in 0..6 {
+        let owed = [(a, Disposition::Stored), (b, Disposition::Stored)];
+        seqs.push(accept(&*store, new_event(&format!("e{n}"), &owed)).await);
+    }
+    let read = async |now, max_deliveries, held: &[usize]| {
+        let held = held.iter().map(|n| seqs[*n]).collect();
+        let portion = Portion { max_deliveries, max_bytes: usize::MAX, held, in_order: true };
+        let due = store.due(a, now, portion).await.unwrap();
+        let place = |seq| seqs.iter().position(|other| *other == seq).unwrap();
+        let events: Vec<_> = due.deliveries.iter().map(|delivery| place(delivery.event.seq)).collect();
+        (events, due.awaited.map(|(seq, at)| (place(seq), at)), due.is_rest_due)
+    };
+    assert_eq!(read(at(200), 10, &[]).await, (vec![0, 1, 2, 3, 4, 5], None, false));
+    // What there is no room for is the next in order.
+    assert_eq!(read(at(200), 2, &[0]).await, (vec![1, 2], Some((3, at(200))), true));
+    // One that failed holds up those after it, though they are due, and not those before it.
+    settle(&*store, vec![failed(key(seqs[2], a), 1, at(500))]).await;
+    assert_eq!(read(at(200), 10, &[]).await, (vec![0, 1], Some((2, at(500))), false));
+    assert_eq!(read(at(500), 10, &[0, 1]).await, (vec![2, 3, 4, 5], None, false));
+    settle(&*store, vec![dead(key(seqs[2], a), 2)]).await;
+    assert_eq!(read(at(200), 10, &[]).await, (vec![0, 1, 3, 4, 5], None, false));
+    // Another webhook has its own order.
+    assert_eq!(read_due(&*store, b, at(200), 10).await.deliveries.len(), 6);
 }

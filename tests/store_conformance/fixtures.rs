@@ -9,10 +9,10 @@ use postrider::event::Event;
 use postrider::signing::SigningKeys;
 use postrider::store::{
     Accepted, AttemptRecord, DeliveryKey, Disposition, Due, EventSeq, NewEvent, Owed, Page, Portion, SettleBatch,
-    Settlement, Store, StoredDelivery,
+    Settlement, Store, StoredDelivery, TenantPatch,
 };
 use postrider::topic::{Pattern, Topic};
-use postrider::webhook::{DEFAULT_TENANT, Webhook, WebhookSeq, WebhookSettings};
+use postrider::webhook::{DEFAULT_TENANT, TenantSeq, Webhook, WebhookSeq, WebhookSettings};
 
 /// A window that no story fills.
 pub(crate) const WIDE: u32 = 1_000;
@@ -33,6 +33,12 @@ pub(crate) fn settings(name: &str) -> WebhookSettings {
         retry_schedule: None,
         policy: postrider::webhook::Policy::default(),
     }
+}
+
+/// Makes a tenant.
+pub(crate) async fn tenant(store: &dyn Store, name: &str) -> TenantSeq {
+    let patch = TenantPatch { name: Some(name.to_owned()), ..TenantPatch::default() };
+    store.create_tenant(patch, at(1)).await.unwrap().seq
 }
 
 pub(crate) async fn webhook(store: &dyn Store, name: &str) -> WebhookSeq {

@@ -11,6 +11,9 @@ mod delivering;
 mod fixtures;
 mod listings;
 mod operators;
+mod replaying;
+mod retaining;
+mod tenants;
 mod webhooks;
 
 use std::sync::Arc;
@@ -92,6 +95,7 @@ stories! {
         what_was_in_memory_is_read_back_after_a_restart,
         what_was_settled_is_not_read_back,
         a_stored_delivery_is_due_at_once_and_in_order,
+        what_is_due_in_order_ends_before_what_must_wait,
         what_is_due_is_read_in_portions_that_fit_into_memory,
         large_events_are_read_back_in_pages_that_fit_into_memory,
         a_failed_attempt_is_due_at_its_time,
@@ -123,8 +127,43 @@ stories! {
         dead_ones_are_paged,
         a_made_up_cursor_is_refused,
         new_events_do_not_shift_a_page;
+    replaying:
+        a_job_makes_what_it_wants_pending_and_leaves_the_rest,
+        a_job_is_for_a_webhook_a_topic_and_a_time,
+        a_job_pauses_within_an_event_and_goes_on_after_a_restart,
+        what_changed_between_scan_and_step_is_left_alone,
+        a_job_discards_with_a_reason,
+        a_job_adds_what_was_not_matched,
+        the_jobs_of_a_webhook_end_with_it,
+        jobs_are_listed_and_limited,
+        an_event_is_sent_again_to_whom_it_was_owed_or_not,
+        a_request_with_a_key_is_accepted_once,
+        concurrent_requests_with_one_key_are_one;
+    retaining:
+        an_event_goes_when_all_of_it_is_old,
+        a_purged_event_takes_everything_with_it,
+        a_delivery_made_pending_again_keeps_its_event,
+        many_events_are_purged_in_steps,
+        old_attempts_go_and_their_deliveries_stay,
+        a_tenant_can_have_its_own_cutoffs,
+        records_that_are_over_are_purged;
+    tenants:
+        a_tenant_comes_back_with_all_its_settings,
+        a_tenant_s_name_is_unique_among_the_living,
+        the_default_tenant_stays,
+        a_tenant_with_something_to_lose_is_deleted_by_force_alone,
+        a_tenant_that_is_not_there_gets_neither_webhooks_nor_tokens,
+        the_quota_of_webhooks_is_exact,
+        what_is_pending_is_known_at_any_time,
+        all_tenants_together_are_counted,
+        the_last_use_of_a_token_is_noted,
+        every_act_has_its_line,
+        an_act_that_is_refused_has_none,
+        nobody_s_act_has_none,
+        the_log_is_read_in_pages_by_tenant_and_filter;
     webhooks:
         a_webhook_comes_back_with_all_its_settings,
+        a_webhook_is_turned_off_without_its_owner,
         a_name_is_unique_among_the_living,
         a_change_on_an_old_version_is_refused,
         a_change_can_close_the_circuit,

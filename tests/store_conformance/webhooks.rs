@@ -7,11 +7,11 @@ use std::time::Duration;
 use postrider::signing::Scheme;
 use postrider::store::{NewToken, Scope, SettleBatch, StoreError};
 use postrider::topic::Pattern;
-use postrider::webhook::{DEFAULT_TENANT, RateLimit, TenantSeq, WebhookHealth, WebhookSettings};
+use postrider::webhook::{DEFAULT_TENANT, RateLimit, SwitchedOff, TenantSeq, WebhookHealth, WebhookSettings};
 use uuid::Uuid;
 
 use crate::Fixture;
-use crate::fixtures::{WIDE, at, settings};
+use crate::fixtures::{WIDE, at, settings, tenant};
 
 pub(crate) async fn a_webhook_comes_back_with_all_its_settings<F: Fixture>() {
     let mut fixture = F::fresh(WIDE).await;
@@ -110,7 +110,7 @@ pub(crate) async fn a_deleted_webhook_is_gone<F: Fixture>() {
 pub(crate) async fn every_tenant_has_its_own_webhooks<F: Fixture>() {
     let fixture = F::fresh(WIDE).await;
     let store = fixture.store();
-    let other = TenantSeq(2);
+    let other = tenant(&*store, "other").await;
     let mine = store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
     let theirs = store.create_webhook(other, settings("a"), at(1)).await.unwrap();
     assert_eq!(store.webhooks(other).await.unwrap(), std::slice::from_ref(&theirs));
@@ -151,4 +151,21 @@ pub(crate) async fn a_store_that_works_says_so<F: Fixture>() {
     for _ in 0..3 {
         fixture.store().check().await.unwrap();
     }
+}
+
+pub(crate) async fn a_webhook_is_turned_off_without_its_owner<F: Fixture>() {
+    let mut fixture = F::fresh(WIDE).await;
+    let created = fixture.store().create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    let off = fixture.store().switch_off(created.seq, "gone", at(7)).await.unwrap().expect("it was on");
+    assert_eq!(off.switched_off, Some(SwitchedOff { reason: "gone".to_owned(), at: at(7) }));
+    assert_eq!((off.version, off.settings.enabled, off.updated_at), (2, false, at(7)));
+    assert!(fixture.store().switch_off(created.seq, "again", at(8)).await.unwrap().is_none(), "it is off");
+    fixture.restart().await;
+    let store = fixture.store();
+    assert_eq!(store.webhook(DEFAULT_TENANT, created.uuid).await.unwrap(), Some(off.clone()));
+    let on = WebhookSettings { enabled: true, ..off.settings };
+    let on = store.update_webhook(DEFAULT_TENANT, created.uuid, 2, on, true, at(9)).await.unwrap();
+    assert_eq!(on.switched_off, None);
+    store.delete_webhook(DEFAULT_TENANT, created.uuid, at(10)).await.unwrap();
+    assert!(store.switch_off(created.seq, "gone", at(11)).await.unwrap().is_none(), "it is deleted");
 }

@@ -31,7 +31,7 @@ pub(crate) fn settings() -> DispatcherSettings {
         circuit: CircuitSettings {
             threshold: 5,
             cool_down: Duration::from_secs(30),
-            max_cool_down: Duration::from_secs(3_600),
+            max_cool_down: Duration::from_hours(1),
         },
     }
 }

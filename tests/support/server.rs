@@ -10,6 +10,8 @@ use postrider::delivery::client::ClientOptions;
 use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::retry::Schedule;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
+use postrider::engine::DEFAULT_IDEMPOTENCY_TTL;
+use postrider::engine::retention::RetentionSettings;
 use postrider::serve::{ServeError, ServeSettings, Started, serve};
 use postrider::store::sqlite::SqliteOptions;
 use postrider::telemetry::{TelemetrySettings, subscriber};
@@ -45,9 +47,11 @@ pub fn settings(folder: &Path) -> ServeSettings {
             circuit: CircuitSettings {
                 threshold: 100,
                 cool_down: Duration::from_secs(30),
-                max_cool_down: Duration::from_secs(3_600),
+                max_cool_down: Duration::from_hours(1),
             },
         },
+        retention: RetentionSettings::FOREVER,
+        idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL,
         store: SqliteOptions::default(),
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Bare {
 pub(super) async fn run(destinations: &[String], connections: usize, duration: Duration) -> anyhow::Result<Bare> {
     let client = load::client()?;
     let posts = Arc::new(AtomicU64::new(0));
-    let body = Bytes::from(load::event(0, 0));
+    let body = Bytes::from(load::event("bench.node-0.auth", 0, 0));
     let mut opened = Vec::with_capacity(connections);
     for index in 0..connections {
         let destination = Destination::parse(&destinations[index % destinations.len()])?;

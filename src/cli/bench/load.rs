@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::node::{Node, TOKEN};
-use super::receiver::{ReceiverProcess, histogram};
+use super::receiver::{Arrived, ReceiverProcess, histogram};
 use crate::clock::{Clock, SystemClock};
 use crate::delivery::client::{Client, ClientOptions};
 use crate::delivery::guard::{Destination, EgressPolicy};
@@ -31,9 +31,16 @@ const STALL: Duration = Duration::from_secs(15);
 /// How often a closed loop looks at what has arrived.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 
+/// How long the last events of a steady load may take to arrive.
+const LAST_ARRIVALS: Duration = Duration::from_secs(10);
+/// Nodes that events are about, in turn.
+pub(super) const NODES: u64 = 100;
+
 /// Sends events to a node.
 #[derive(Clone)]
 pub(super) struct Publisher {
+    /// Into how many topics those of each `bench.node-…` are spread; 0 for one.
+    pub cases: u64,
     client: Client,
     events: Destination,
     batches: Destination,
@@ -58,17 +65,35 @@ pub(super) fn client() -> anyhow::Result<Client> {
     Ok(Client::new(ClientOptions { policy, ..ClientOptions::default() })?)
 }
 
+/// What a steady load came to.
+pub(super) struct Steady {
+    /// Until each 202, in microseconds.
+    pub accepted_us: Histogram<u64>,
+    pub arrived: Arrived,
+    /// Events that were published and have not arrived.
+    pub missing: u64,
+}
+
+/// The topic of event `n`: one of a hundred nodes', and of their cases.
+fn topic(n: u64, cases: u64) -> String {
+    let node = n % NODES;
+    match (n / NODES).checked_rem(cases) {
+        Some(case) => format!("bench.node-{node}.case-{case}"),
+        None => format!("bench.node-{node}.auth"),
+    }
+}
+
 /// One event, as JSON.
-pub(super) fn event(n: u64, sent_us: i64) -> String {
+pub(super) fn event(topic: &str, n: u64, sent_us: i64) -> String {
     format!(
-        r#"{{"topic":"bench.node-{}.auth","type":"auth.failed","payload":{{"filler":"{FILLER}","n":{n},"sent_us":{sent_us}}}}}"#,
-        n % 100
+        r#"{{"topic":"{topic}","type":"auth.failed","payload":{{"filler":"{FILLER}","n":{n},"sent_us":{sent_us}}}}}"#
     )
 }
 
 impl Publisher {
     pub(super) fn new(node: &Node) -> anyhow::Result<Self> {
         Ok(Self {
+            cases: 0,
             client: client()?,
             events: Destination::parse(&format!("{}/api/v1/events", node.url))?,
             batches: Destination::parse(&format!("{}/api/v1/events/batch", node.url))?,
@@ -139,9 +164,15 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes single events at a steady rate, each on its own, so that one that is slow delays no other.
-    /// Returns the time until each 202, in microseconds.
-    pub(super) async fn steady(&self, rate_per_s: u64, duration: Duration) -> anyhow::Result<Histogram<u64>> {
+    /// Publishes single events at a steady rate, each on its own, so that one that is slow delays no other, and
+    /// waits for them to arrive.
+    pub(super) async fn steady(
+        &self,
+        rate_per_s: u64,
+        duration: Duration,
+        receiver: &mut ReceiverProcess,
+    ) -> anyhow::Result<Steady> {
+        receiver.reset(1)?;
         let accepted_us = Arc::new(Mutex::new(histogram()?));
         let count = rate_per_s * duration.as_secs();
         let began_at = Instant::now();
@@ -160,23 +191,37 @@ impl Publisher {
         while let Some(request) = requests.join_next().await {
             request??;
         }
+        let waiting_since = Instant::now();
+        while receiver.arrived()?.count < count && waiting_since.elapsed() < LAST_ARRIVALS {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let arrived = receiver.report()?;
         let accepted_us = accepted_us.lock().clone();
-        Ok(accepted_us)
+        Ok(Steady { accepted_us, arrived, missing: count - arrived.count })
+    }
+
+    /// Publishes one event on a topic that is none of the measured ones.
+    pub(super) async fn aside(&self, topic: &str) -> anyhow::Result<()> {
+        self.post(&self.events, event(topic, 0, 0)).await
     }
 
     async fn send(&self, first: u64, count: u64) -> anyhow::Result<()> {
         let sent_us = SystemClock.now().0;
         let (destination, body) = if count == 1 {
-            (&self.events, event(first, sent_us))
+            (&self.events, event(&topic(first, self.cases), first, sent_us))
         } else {
             let mut batch = String::with_capacity(2 * FILLER.len() * usize::try_from(count)?);
             for n in first..first + count {
                 batch.push(if n == first { '[' } else { ',' });
-                batch.push_str(&event(n, sent_us));
+                batch.push_str(&event(&topic(n, self.cases), n, sent_us));
             }
             batch.push(']');
             (&self.batches, batch)
         };
+        self.post(destination, body).await
+    }
+
+    async fn post(&self, destination: &Destination, body: String) -> anyhow::Result<()> {
         let request = Request::builder()
             .method(Method::POST)
             .uri(destination.as_str())

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -20,7 +21,7 @@ pub(super) const TOKEN: &str = "pr_benchmarkbenchmarkbenchmarkbenchmarkbenchma";
 pub(super) struct Node {
     child: Child,
     pub url: String,
-    pub remote: Remote,
+    pub remote: Arc<Remote>,
     /// From the start of the process until it answered that it is ready.
     pub start_up: Duration,
 }
@@ -43,7 +44,7 @@ impl Node {
         BufReader::new(stdout).read_line(&mut line)?;
         let started: Value = serde_json::from_str(&line).context("the server did not start")?;
         let url = started["url"].as_str().context("the server named no address")?.to_owned();
-        let remote = Remote::new(&url, TOKEN.into())?;
+        let remote = Arc::new(Remote::new(&url, TOKEN.into())?);
         while remote.get(&["stats"], &[]).await.is_err() {
             if began_at.elapsed() > START_TIMEOUT {
                 bail!("the server is not ready after {} s", START_TIMEOUT.as_secs());

@@ -63,9 +63,10 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
 }
 
 /// Sends the lines of `file`, or of standard input if it is `-`. All of a batch are accepted or none.
-pub(super) async fn send(remote: &Remote, file: &str, output: Output) -> anyhow::Result<ExitCode> {
+/// Each batch has `key` and its number as its key.
+pub(super) async fn send(remote: &Remote, file: &str, key: Option<&str>, output: Output) -> anyhow::Result<ExitCode> {
     if file == "-" {
-        return send_all(remote, BufReader::new(tokio::io::stdin()), None, output).await;
+        return send_all(remote, BufReader::new(tokio::io::stdin()), None, key, output).await;
     }
     let open = async {
         let opened = tokio::fs::File::open(file).await?;
@@ -73,21 +74,26 @@ pub(super) async fn send(remote: &Remote, file: &str, output: Output) -> anyhow:
         std::io::Result::Ok((opened, length))
     };
     let (opened, length) = open.await.with_context(|| format!("cannot read {file}"))?;
-    send_all(remote, BufReader::new(opened), Some(length), output).await
+    send_all(remote, BufReader::new(opened), Some(length), key, output).await
 }
 
 async fn send_all(
     remote: &Remote,
     source: impl AsyncBufRead + Unpin,
     length: Option<u64>,
+    key: Option<&str>,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let progress = output.progress(length, "bytes");
     let mut lines = Lines { source, line: 0, held: Vec::new() };
-    let (mut accepted, mut duplicates, mut deliveries) = (0, 0, 0);
+    let (mut accepted, mut duplicates, mut deliveries, mut number) = (0, 0, 0, 0_u64);
     while let Some(batch) = lines.next_batch().await.context("cannot read the events")? {
         let (first, last, bytes) = (batch.first_line, batch.last_line, batch.bytes.len());
-        let answer = match remote.post_bytes(&["events", "batch"], "application/x-ndjson", batch.bytes.into()).await {
+        number += 1;
+        let key = key.map(|key| format!("{key}.{number}"));
+        let path = ["events", "batch"];
+        let sent = remote.post_events(&path, "application/x-ndjson", batch.bytes.into(), key.as_deref());
+        let answer = match sent.await {
             Ok(answer) => answer.value,
             Err(error) => {
                 progress.finish_and_clear();

@@ -1,10 +1,15 @@
 //! How a lane is filled from the store: what to read next, and what becomes of it.
 
+use std::time::Duration;
+
 use super::Lane;
 use super::queue::Queued;
 use super::state::{Mode, Todo, earlier};
 use crate::clock::UnixMicros;
 use crate::store::{EventSeq, Portion};
+
+/// When a probe is asked for again that could not begin.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What a load brought.
 #[derive(Default)]
@@ -33,6 +38,10 @@ impl Lane {
             let at = state.load_due(now).map(|at| at.max(probe_at));
             if state.load.is_under_way || at.is_none_or(|at| at > now) {
                 return Err(at.filter(|at| *at > now));
+            }
+            if state.is_ordered() && !state.under_way.is_empty() {
+                // The first of all may be among them.
+                return Err(Some(now.after(LOOK_AGAIN_AFTER)));
             }
             state.breaker.begin_probe();
         }
@@ -64,9 +73,12 @@ impl Lane {
         state.load.rest_until = loaded.rest_until;
         state.stored_due = earlier(state.stored_due, loaded.next_due);
         let mut known = std::mem::take(&mut state.load.settled_meanwhile);
-        // What the store said of the order is older than what was settled meanwhile.
-        if state.is_ordered() && state.awaited.is_none_or(|(event, _)| !known.contains(&event)) {
+        if state.is_ordered() {
             state.awaited = loaded.awaited;
+            // What was read of these is older than what became of them.
+            if let Some(first) = known.iter().min() {
+                state.ask_store_for(*first);
+            }
         }
         known.extend(state.queue.events());
         let before = state.queue.len();
@@ -78,9 +90,7 @@ impl Lane {
             if state.is_ordered() { state.queue.insert_in_order(queued) } else { state.queue.push(queued) }
         }
         state.has_overflow = loaded.is_rest_due;
-        if state.breaker.is_open() && state.queue.is_empty() && state.under_way.is_empty() {
-            state.breaker.cancel_probe();
-        }
+        state.cancel_idle_probe();
         if !state.can_run() {
             let due = state.load_due(now);
             let todo = state.resume_or_evict(&self.wake, now);

@@ -17,7 +17,7 @@ pub(in crate::dispatcher) struct Queued {
     /// It was read from the store, which has a row for it.
     pub(in crate::dispatcher) is_stored: bool,
     /// Since when it waits in memory.
-    pub(in crate::dispatcher) queued_at: Instant,
+    pub(in crate::dispatcher) waits_since: Instant,
 }
 
 impl Queued {

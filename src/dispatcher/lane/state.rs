@@ -30,8 +30,6 @@ pub(crate) struct LaneSettings {
     pub(in crate::dispatcher) version: i64,
     pub(crate) uuid: Uuid,
     pub(crate) tenant: TenantSeq,
-    /// As templates show it.
-    pub(crate) tenant_name: String,
     pub(crate) name: String,
     pub(crate) receiver: Webhook,
     pub(in crate::dispatcher) schedule: Schedule,
@@ -74,7 +72,8 @@ pub(super) struct State {
     /// The idle worker that waits for the moment when the queue may go on.
     pub(super) pacer: Option<Id>,
     pub(super) limiter: Option<Limiter>,
-    /// In an ordered lane: the delivery that must end before later ones begin, and when it is due.
+    /// In an ordered lane: the first delivery that is in the store alone, as far as is known, and when it is due. It must
+    /// end before later ones begin.
     pub(super) awaited: Option<(EventSeq, UnixMicros)>,
     /// Deliveries wait for hands: the dispatcher looks after this lane.
     pub(super) is_crowded: bool,
@@ -120,7 +119,7 @@ pub(in crate::dispatcher) struct Todo {
 
 impl Todo {
     /// Both; `other` has nothing evicted.
-    pub(super) fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: &Self) -> Self {
         Self {
             start_workers: self.start_workers + other.start_workers,
             look_after: self.look_after || other.look_after,
@@ -139,7 +138,6 @@ impl LaneSettings {
             version: record.version,
             uuid: record.uuid,
             tenant: record.tenant,
-            tenant_name: String::new(),
             name: settings.name.clone(),
             receiver: settings.receiver.clone(),
             schedule: settings.retry_schedule.clone().unwrap_or_else(|| default_schedule.clone()),
@@ -205,21 +203,35 @@ impl State {
     pub(super) fn readiness(&self) -> Readiness {
         let Some(first) = self.queue.first() else { return Readiness::Now };
         let policy = &self.settings.policy;
-        if policy.ordered {
-            let is_early = self.awaited.is_some_and(|(event, _)| event < first.seq());
-            if is_early || !self.under_way.is_empty() {
-                return Readiness::AfterOthers;
-            }
+        if policy.ordered && (self.is_early(first) || !self.under_way.is_empty()) {
+            return Readiness::AfterOthers;
         }
         let limited = self.limiter.as_ref().map(Limiter::ready_at);
         let gathering = policy.batch.and_then(|batch| {
             let is_full = self.queue.len() >= batch.max_events || self.queue.bytes() >= batch.max_bytes;
             // A probe finds out at once.
-            (!is_full && !self.breaker.is_open()).then(|| first.queued_at + batch.max_wait)
+            (!is_full && !self.breaker.is_open()).then(|| first.waits_since + batch.max_wait)
         });
         match limited.max(gathering) {
             Some(at) if at > Instant::now() => Readiness::At(at),
             _ => Readiness::Now,
+        }
+    }
+
+    /// Whether an ordered lane waits for another one before it.
+    pub(super) fn is_early(&self, queued: &Queued) -> bool {
+        self.awaited.is_some_and(|(event, _)| event < queued.seq())
+    }
+
+    /// Whether an ordered lane can do nothing before it has read from the store.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.awaited.is_some() && self.queue.first().is_none_or(|first| self.is_early(first))
+    }
+
+    /// There is nothing to probe with: another probe is for later.
+    pub(super) fn cancel_idle_probe(&mut self) {
+        if self.breaker.is_open() && self.under_way.is_empty() && (self.queue.is_empty() || self.is_blocked()) {
+            self.breaker.cancel_probe();
         }
     }
 
@@ -231,15 +243,23 @@ impl State {
         }
     }
 
+    /// A delivery was changed in the store alone. An ordered lane holds back later ones until the store was asked.
+    pub(super) fn ask_store_for(&mut self, event: EventSeq) {
+        self.stored_due = Some(UnixMicros(0));
+        if self.is_ordered() && self.awaited.is_none_or(|(awaited, _)| event <= awaited) {
+            self.awaited = Some((event, UnixMicros(0)));
+        }
+    }
+
     /// Whether to read from the store now. As for new events, a lane takes no more memory than it leaves free.
     pub(super) fn wants_load(&self, max_queued: usize, memory: &Memory, now: UnixMicros) -> bool {
         // What an ordered lane waits for goes before what it holds, however much that is.
-        let is_low = self.queue.len() <= max_queued / 2 || self.awaited.is_some();
+        let is_blocked = self.is_blocked();
         self.can_run()
             && !self.load.is_under_way
             && self.load_due(now).is_some_and(|at| at <= now)
-            && is_low
-            && (self.queue.is_empty() || self.queue.bytes() < memory.free_bytes() || self.awaited.is_some())
+            && (is_blocked || self.queue.len() <= max_queued / 2)
+            && (is_blocked || self.queue.is_empty() || self.queue.bytes() < memory.free_bytes())
     }
 
     /// When there is something to load, and loading is not at rest.

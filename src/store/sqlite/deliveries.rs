@@ -11,7 +11,7 @@ use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
-use crate::store::{AttemptRecord, StoreError, StoredDelivery};
+use crate::store::{AttemptRecord, Deed, StoreError, StoredDelivery};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// The reason that deliveries of a deleted webhook show.
@@ -81,7 +81,7 @@ impl WebhookHeads {
 #[derive(Clone, Debug)]
 pub(super) struct DeliveryRow {
     pub(super) webhook: WebhookSeq,
-    state: DeliveryState,
+    pub(super) state: DeliveryState,
     attempts: u32,
     next_at: Option<UnixMicros>,
     updated_at: UnixMicros,
@@ -203,7 +203,9 @@ pub(super) fn retry(
     if WebhookHeads::default().get(commit.connection, key.webhook)?.deleted_at.is_some() {
         return conflict("its webhook was deleted");
     }
-    change(commit, tenant, key, &Transition::queued(now), Some(0), now)
+    let retried = change(commit, tenant, key, &Transition::queued(now), Some(0), now)?;
+    record_deed(commit, tenant, "delivery.retry", &retried, now)?;
+    Ok(retried)
 }
 
 pub(super) fn discard(
@@ -216,10 +218,23 @@ pub(super) fn discard(
     let found = delivery(commit.connection, tenant, key)?.ok_or(StoreError::NotFound)?;
     match found.state {
         DeliveryState::Pending | DeliveryState::Dead => {
-            change(commit, tenant, key, &Transition::discarded(reason), None, now)
+            let discarded = change(commit, tenant, key, &Transition::discarded(reason), None, now)?;
+            record_deed(commit, tenant, "delivery.discard", &discarded, now)?;
+            Ok(discarded)
         }
         state => Err(StoreError::Conflict(format!("it is {}", state.as_str())).into()),
     }
+}
+
+fn record_deed(
+    commit: &Commit<'_>,
+    tenant: TenantSeq,
+    action: &'static str,
+    delivery: &StoredDelivery,
+    at: UnixMicros,
+) -> rusqlite::Result<()> {
+    let target = Some(commit.state.delivery_ids.encode(delivery.key).to_string());
+    commit.record(&Deed { at, tenant, action, target, target_name: Some(delivery.event_id.clone()) })
 }
 
 /// Changes a delivery that `tenant` owns and reads it again. `round_attempts`: `None` keeps the count.

@@ -22,7 +22,7 @@ use crate::webhook::{TenantSeq, WebhookSeq};
 /// Before every delivery of every event.
 const NEWEST: DeliveryKey = DeliveryKey { event: EventSeq(i64::MAX), webhook: WebhookSeq(i64::MAX) };
 /// A webhook before all others: a place after every delivery of an event.
-const NO_WEBHOOK: WebhookSeq = WebhookSeq(0);
+pub(super) const NO_WEBHOOK: WebhookSeq = WebhookSeq(0);
 /// A cursor is the place of the last row seen, in the form of a delivery id, so that no number shows. A
 /// made-up one decodes to some number up to 2^61; one within these bounds is rare.
 const CURSOR_BOUNDS: DeliveryKey = DeliveryKey { event: EventSeq(1 << 44), webhook: WebhookSeq(1 << 32) };
@@ -56,7 +56,7 @@ impl Bounds {
 }
 
 /// Collects a page: at most `limit` items, and what its bounds allow.
-struct Collector<T> {
+pub(super) struct Collector<T> {
     items: Vec<(DeliveryKey, T)>,
     limit: usize,
     /// What is left of them.
@@ -67,13 +67,13 @@ struct Collector<T> {
 }
 
 impl<T> Collector<T> {
-    fn new(page: &Page, bounds: Bounds) -> Self {
+    pub(super) fn new(page: &Page, bounds: Bounds) -> Self {
         let limit = page.limit.clamp(1, MAX_PAGE_ITEMS) as usize;
         Self { items: Vec::new(), limit, bounds, last_seen: NEWEST, is_full: false }
     }
 
     /// Another row is looked at.
-    fn see(&mut self, place: DeliveryKey) {
+    pub(super) fn see(&mut self, place: DeliveryKey) {
         self.last_seen = place;
         self.bounds.rows = self.bounds.rows.saturating_sub(1);
     }
@@ -84,7 +84,7 @@ impl<T> Collector<T> {
     }
 
     /// Adds an item with a body of `bytes`, if it fits. One that does not tells that there is another page.
-    fn add(&mut self, place: DeliveryKey, item: T, bytes: usize) {
+    pub(super) fn add(&mut self, place: DeliveryKey, item: T, bytes: usize) {
         let fits = self.items.len() < self.limit && bytes <= self.bounds.kept_bytes;
         self.is_full = !fits && !self.items.is_empty();
         if !self.is_full {
@@ -94,7 +94,7 @@ impl<T> Collector<T> {
     }
 
     /// `false`: the row just seen is the page's last.
-    fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         !self.is_full && !self.is_exhausted()
     }
 
@@ -102,7 +102,7 @@ impl<T> Collector<T> {
         self.bounds.rows == 0 || self.bounds.searched_bytes == 0
     }
 
-    fn finish(self, ids: &DeliveryIds) -> PageOf<T> {
+    pub(super) fn finish(self, ids: &DeliveryIds) -> PageOf<T> {
         let cursor = if self.is_full {
             self.items.last().map(|(place, _)| *place)
         } else {
@@ -220,7 +220,7 @@ impl Listing<'_> {
     }
 
     /// The place that the page begins after.
-    fn start(&self, page: &Page) -> Result<DeliveryKey, StoreError> {
+    pub(super) fn start(&self, page: &Page) -> Result<DeliveryKey, StoreError> {
         let Some(cursor) = &page.cursor else { return Ok(NEWEST) };
         let place = Uuid::try_parse(cursor).ok().and_then(|id| self.ids.decode(id)).ok_or(StoreError::Cursor)?;
         let made_here = place.event < CURSOR_BOUNDS.event && place.webhook < CURSOR_BOUNDS.webhook;
@@ -263,13 +263,15 @@ impl Listing<'_> {
     }
 }
 
-pub(super) fn stats(connection: &Connection, tenant: TenantSeq) -> Result<Stats, Failure> {
+/// The counts of a tenant, or of all together.
+pub(super) fn stats(connection: &Connection, tenant: Option<TenantSeq>) -> Result<Stats, Failure> {
     let count = |row: &Row<'_>, column| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.unsigned_abs());
-    let stats = connection
+    Ok(connection
         .prepare_cached(
-            "SELECT events, owed - delivered - dead - skipped - discarded, delivered, dead, skipped, discarded,
-                 attempts
-             FROM counters WHERE tenant = ?1",
+            "SELECT coalesce(sum(events), 0), coalesce(sum(owed - delivered - dead - skipped - discarded), 0),
+                 coalesce(sum(delivered), 0), coalesce(sum(dead), 0), coalesce(sum(skipped), 0),
+                 coalesce(sum(discarded), 0), coalesce(sum(attempts), 0)
+             FROM counters WHERE ?1 IS NULL OR tenant = ?1",
         )?
         .query_row([tenant], |row| {
             Ok(Stats {
@@ -281,9 +283,7 @@ pub(super) fn stats(connection: &Connection, tenant: TenantSeq) -> Result<Stats,
                 discarded: count(row, 5)?,
                 attempts: count(row, 6)?,
             })
-        })
-        .optional()?;
-    Ok(stats.unwrap_or_default())
+        })?)
 }
 
 /// A page of deliveries in the making.

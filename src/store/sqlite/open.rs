@@ -24,6 +24,8 @@ const NEW_FILE: &str = "postrider.db.new";
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/sqlite/0001_initial.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/sqlite/0002_policies.sql") },
+    Migration { version: 3, sql: include_str!("../../../migrations/sqlite/0003_replay_retention.sql") },
+    Migration { version: 4, sql: include_str!("../../../migrations/sqlite/0004_tenants.sql") },
 ];
 
 /// `PRAGMA application_id`: "PRDR" in ASCII.
@@ -48,8 +50,8 @@ const WAL_KEPT_BYTES: u64 = 32 << 20;
 /// Page cache of the writer and of each reader, in KiB.
 const WRITER_CACHE_KIB: i64 = 32 << 10;
 const READER_CACHE_KIB: i64 = 2 << 10;
-/// Prepared statements kept by a connection; there are about fifty.
-const CACHED_STATEMENTS: usize = 64;
+/// Prepared statements kept by a connection; there are about seventy.
+const CACHED_STATEMENTS: usize = 96;
 
 /// Keys of the table `meta`.
 pub(super) const ID_HASH_KEY: &str = "id_hash_key";
@@ -104,11 +106,19 @@ impl Folder {
             connection.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT_PAGES)?;
             connection.pragma_update_and_check(None, "journal_size_limit", sql_integer(WAL_KEPT_BYTES), |_| Ok(()))?;
             migrate(&mut connection)?;
+            super::compact::prepare(&connection)?;
             let max_pages = max_bytes.map_or(u64::from(u32::MAX - 1), |bytes| bytes / PAGE_BYTES);
             connection.pragma_update_and_check(None, "max_page_count", sql_integer(max_pages), |_| Ok(()))?;
             Ok(connection)
         };
         open().map_err(|error| self.failed(error))
+    }
+
+    /// The database as it is, for work on the file alone; it must be ours and there.
+    pub(super) fn open_existing(&self) -> Result<Connection, OpenError> {
+        self.inspect_header()?;
+        Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))
+            .map_err(|error| self.failed(error))
     }
 
     /// A connection that can only read.
@@ -192,6 +202,8 @@ impl Folder {
         let fill = || -> rusqlite::Result<()> {
             let mut connection = Connection::open_with_flags(&new, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
             connection.pragma_update(None, "page_size", sql_integer(PAGE_BYTES))?;
+            // Before anything is written: afterwards it takes a VACUUM.
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
             migrate(&mut connection)?;
             write_meta(&connection, ID_HASH_KEY, &id_hash_key)?;

@@ -168,7 +168,7 @@ fn due_in_order(
     let mut gathered = Gathered::new(webhook, portion);
     while let Some(row) = rows.next()? {
         if !gathered.add(connection, row)? {
-            break;
+            return Ok(Due { awaited: Some((row.get(0)?, now)), ..gathered.due });
         }
     }
     Ok(Due { awaited, ..gathered.due })

@@ -1,27 +1,35 @@
 //! API tokens: kept as hashes.
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
 use super::pending::corrupt;
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
-use crate::store::{NewToken, Scope, StoreError, TokenRecord};
+use crate::store::{Deed, NewToken, Scope, StoreError, TokenRecord};
 use crate::webhook::TenantSeq;
 
 pub(super) fn create(commit: &mut Commit<'_>, token: &NewToken) -> Result<TokenRecord, Failure> {
+    super::tenants::find(commit.connection, token.tenant)?.ok_or(StoreError::NotFound)?;
     let known = commit.prepare("SELECT 1 FROM token WHERE hash = ?1")?.exists([&token.hash[..]])?;
     if known {
         return Err(StoreError::Conflict("there is such a token already".to_owned()).into());
     }
     let uuid = Uuid::new_v4();
-    let scopes = token.scopes.iter().map(|scope| scope_name(*scope)).collect::<Vec<_>>().join(" ");
+    let scopes = token.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" ");
     commit
         .prepare(
             "INSERT INTO token (uuid, tenant, name, scopes, hash, created_at, expires_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute((uuid, token.tenant, &token.name, scopes, &token.hash[..], token.now, token.expires_at))?;
+    commit.record(&Deed {
+        at: token.now,
+        tenant: token.tenant,
+        action: "token.create",
+        target: Some(uuid.to_string()),
+        target_name: Some(token.name.clone()),
+    })?;
     Ok(TokenRecord {
         uuid,
         tenant: token.tenant,
@@ -29,13 +37,14 @@ pub(super) fn create(commit: &mut Commit<'_>, token: &NewToken) -> Result<TokenR
         scopes: token.scopes.clone(),
         created_at: token.now,
         expires_at: token.expires_at,
+        last_used_at: None,
     })
 }
 
 /// Oldest first, without the revoked ones.
 pub(super) fn list(connection: &Connection, tenant: TenantSeq) -> Result<Vec<TokenRecord>, Failure> {
     let mut statement = connection.prepare_cached(
-        "SELECT uuid, tenant, name, scopes, created_at, expires_at FROM token
+        "SELECT uuid, tenant, name, scopes, created_at, expires_at, last_used_at FROM token
          WHERE tenant = ?1 AND revoked_at IS NULL
          ORDER BY seq",
     )?;
@@ -48,15 +57,31 @@ pub(super) fn list(connection: &Connection, tenant: TenantSeq) -> Result<Vec<Tok
 }
 
 pub(super) fn revoke(commit: &mut Commit<'_>, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, Failure> {
-    let revoked = commit
-        .prepare("UPDATE token SET revoked_at = ?3 WHERE uuid = ?1 AND tenant = ?2 AND revoked_at IS NULL")?
-        .execute((uuid, tenant, now))?;
-    Ok(revoked > 0)
+    let revoked: Option<String> = commit
+        .prepare(
+            "UPDATE token SET revoked_at = ?3 WHERE uuid = ?1 AND tenant = ?2 AND revoked_at IS NULL RETURNING name",
+        )?
+        .query_row((uuid, tenant, now), |row| row.get(0))
+        .optional()?;
+    let Some(name) = revoked else { return Ok(false) };
+    commit.record(&Deed {
+        at: now,
+        tenant,
+        action: "token.revoke",
+        target: Some(uuid.to_string()),
+        target_name: Some(name),
+    })?;
+    Ok(true)
+}
+
+pub(super) fn touch(commit: &Commit<'_>, uuid: Uuid, now: UnixMicros) -> Result<(), Failure> {
+    commit.prepare("UPDATE token SET last_used_at = ?2 WHERE uuid = ?1")?.execute((uuid, now))?;
+    Ok(())
 }
 
 pub(super) fn by_hash(connection: &Connection, hash: &[u8; 32]) -> Result<Option<TokenRecord>, Failure> {
     let mut statement = connection.prepare_cached(
-        "SELECT uuid, tenant, name, scopes, created_at, expires_at FROM token
+        "SELECT uuid, tenant, name, scopes, created_at, expires_at, last_used_at FROM token
          WHERE hash = ?1 AND revoked_at IS NULL",
     )?;
     let mut rows = statement.query([&hash[..]])?;
@@ -72,22 +97,13 @@ fn record(row: &Row<'_>) -> Result<TokenRecord, Failure> {
         scopes: scopes.split_whitespace().map(scope).collect::<Result<_, _>>()?,
         created_at: row.get(4)?,
         expires_at: row.get(5)?,
+        last_used_at: row.get(6)?,
     })
 }
 
-fn scope_name(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Admin => "admin",
-        Scope::Publish => "publish",
-        Scope::Read => "read",
-    }
-}
-
 fn scope(name: &str) -> Result<Scope, Failure> {
-    match name {
-        "admin" => Ok(Scope::Admin),
-        "publish" => Ok(Scope::Publish),
-        "read" => Ok(Scope::Read),
-        other => Err(corrupt(format!("unknown scope {other:?}"))),
-    }
+    [Scope::Operator, Scope::Admin, Scope::Publish, Scope::Read]
+        .into_iter()
+        .find(|scope| scope.as_str() == name)
+        .ok_or_else(|| corrupt(format!("unknown scope {name:?}")))
 }

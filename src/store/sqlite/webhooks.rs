@@ -17,7 +17,7 @@ use crate::delivery::guard::Destination;
 use crate::delivery::retry::Schedule;
 use crate::signing::{Secret, SigningKeys, StandardKey};
 use crate::store::seal::{Belonging, Sealer};
-use crate::store::{AllWebhooks, StoreError};
+use crate::store::{AllWebhooks, Deed, StoreError};
 use crate::topic::Pattern;
 use crate::webhook::{
     Policy, SwitchedOff, TenantSeq, Webhook, WebhookHealth, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings,
@@ -58,6 +58,7 @@ pub(super) fn create(
     now: UnixMicros,
 ) -> Result<WebhookRecord, Failure> {
     refuse_taken_name(commit, tenant, &settings.name, None)?;
+    super::tenants::refuse_webhook_beyond_quota(commit, tenant)?;
     let uuid = Uuid::new_v4();
     let columns = Columns::new(&commit.state.sealer, tenant, uuid, settings)?;
     let mut insert = commit.prepare(
@@ -84,6 +85,7 @@ pub(super) fn create(
         &columns.policy,
     ))?);
     commit.state.tenants.insert(seq, tenant);
+    record_deed(commit, tenant, "webhook.create", uuid, &settings.name, now)?;
     Ok(WebhookRecord {
         seq,
         uuid,
@@ -155,6 +157,7 @@ pub(super) fn update(
         ))?;
     super::settle::update_health(commit, found.seq, &health)?;
     write_switched_off(commit, found.seq, switched_off.as_ref())?;
+    record_deed(commit, tenant, "webhook.update", uuid, &settings.name, update.now)?;
     Ok(WebhookRecord {
         version: found.version + 1,
         settings: settings.clone(),
@@ -204,7 +207,21 @@ pub(super) fn delete(
 ) -> Result<WebhookRecord, Failure> {
     let found = webhook(commit.connection, &commit.state.sealer, tenant, uuid)?.ok_or(StoreError::NotFound)?;
     commit.prepare("UPDATE webhook SET deleted_at = ?2 WHERE seq = ?1")?.execute((found.seq, now))?;
+    super::replay::end_with_webhook(commit, found.seq, now)?;
+    record_deed(commit, tenant, "webhook.delete", uuid, &found.settings.name, now)?;
     Ok(found)
+}
+
+fn record_deed(
+    commit: &Commit<'_>,
+    tenant: TenantSeq,
+    action: &'static str,
+    uuid: Uuid,
+    name: &str,
+    at: UnixMicros,
+) -> rusqlite::Result<()> {
+    let (target, target_name) = (Some(uuid.to_string()), Some(name.to_owned()));
+    commit.record(&Deed { at, tenant, action, target, target_name })
 }
 
 pub(super) fn webhook(
@@ -344,7 +361,7 @@ fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
         retry_schedule: schedule,
         policy: Policy::default(),
     };
-    let settings = settings.patched(policy.settings).map_err(|errors| corrupt(format!("{errors:?}")))?;
+    let settings = settings.patched(&policy.settings).map_err(|errors| corrupt(format!("{errors:?}")))?;
     Ok(WebhookRecord {
         seq: row.get(0)?,
         uuid,

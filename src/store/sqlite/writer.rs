@@ -15,10 +15,12 @@ use tracing::{error, info};
 use super::accept::IdHash;
 use super::open::Folder;
 use super::settle;
+use super::tenants::Gauges;
 use super::window::Window;
 use crate::delivery::DeliveryState;
-use crate::store::StoreError;
+use crate::delivery::id::DeliveryIds;
 use crate::store::seal::Sealer;
+use crate::store::{Act, StoreError};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// What waiting calls may hold in memory, in KiB, each one at least; a larger one waits until it is alone.
@@ -94,8 +96,15 @@ impl Size {
     pub(super) const SMALL: Self = Self { rows: 1, bytes: 4_096, is_urgent: true };
 }
 
-/// A handle to the writer's thread.
+/// A handle to the writer's thread, and for whom it writes.
+#[derive(Clone)]
 pub(super) struct Writer {
+    thread: Arc<WriterThread>,
+    /// What calls through this handle leave lines in the audit log for.
+    act: Option<Arc<Act>>,
+}
+
+struct WriterThread {
     /// `None` after `close`.
     jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
     room: Arc<Semaphore>,
@@ -115,12 +124,19 @@ impl Writer {
             drop(folder);
             let _ = stopping.send(());
         })?;
-        Ok(Self {
+        let thread = WriterThread {
             jobs: Mutex::new(Some(jobs)),
             room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)),
             thread: Mutex::new(Some(thread)),
             stopped: Mutex::new(Some(stopped)),
-        })
+        };
+        Ok(Self { thread: Arc::new(thread), act: None })
+    }
+
+    /// A handle to the same thread. Without an actor it is nobody's act.
+    pub(super) fn audited(&self, act: &Act) -> Self {
+        let act = act.actor.is_some().then(|| Arc::new(act.clone()));
+        Self { thread: Arc::clone(&self.thread), act }
     }
 
     /// Does `work` within the next transaction and returns after its commit. `work` may be done again
@@ -131,26 +147,31 @@ impl Writer {
         W: FnMut(&mut Commit<'_>) -> Result<T, Failure> + Send + 'static,
     {
         let kib = u32::try_from(size.bytes >> 10).map_or(MAX_WAITING_KIB, |kib| kib.clamp(1, MAX_WAITING_KIB));
-        let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| closed())?;
-        let jobs = self.jobs.lock().clone().ok_or_else(closed)?;
+        let room = Arc::clone(&self.thread.room).acquire_many_owned(kib).await.map_err(|_| closed())?;
+        let jobs = self.thread.jobs.lock().clone().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
-        let call = Call { work, size, done: None, answer, _room: room };
+        let call = Call { work, size, act: self.act.clone(), done: None, answer, _room: room };
         jobs.send(Box::new(call)).map_err(|_| closed())?;
         drop(jobs);
         answered.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the writer stopped".to_owned())))
     }
 
+    /// More waits than goes into one transaction.
+    pub(super) fn is_busy(&self) -> bool {
+        self.thread.room.available_permits() < (MAX_WAITING_KIB as usize) - (MAX_COMMIT_BYTES >> 10)
+    }
+
     /// Lets the thread finish what it was given, and waits until it has closed the file.
     pub(super) async fn close(&self) {
-        drop(self.jobs.lock().take());
-        let stopped = self.stopped.lock().take();
+        drop(self.thread.jobs.lock().take());
+        let stopped = self.thread.stopped.lock().take();
         if let Some(stopped) = stopped {
             let _ = stopped.await;
         }
     }
 }
 
-impl Drop for Writer {
+impl Drop for WriterThread {
     fn drop(&mut self) {
         drop(self.jobs.lock().take());
         if let Some(thread) = self.thread.lock().take() {
@@ -171,6 +192,7 @@ trait Job: Send {
 struct Call<T, W> {
     work: W,
     size: Size,
+    act: Option<Arc<Act>>,
     done: Option<Result<T, StoreError>>,
     answer: oneshot::Sender<Result<T, StoreError>>,
     _room: OwnedSemaphorePermit,
@@ -186,6 +208,7 @@ where
     }
 
     fn apply(&mut self, commit: &mut Commit<'_>) -> Result<(), rusqlite::Error> {
+        commit.act.clone_from(&self.act);
         self.done = Some(match (self.work)(commit) {
             Ok(value) => Ok(value),
             Err(Failure::Refused(error)) => Err(error),
@@ -212,6 +235,9 @@ pub(super) struct State {
     pub(super) tenants: HashMap<WebhookSeq, TenantSeq>,
     /// What this transaction adds to the counters.
     pub(super) counters: HashMap<TenantSeq, Counters>,
+    /// Follows the counters, for readers.
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) delivery_ids: DeliveryIds,
 }
 
 /// Additions to a tenant's row of `counters`.
@@ -227,6 +253,11 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    /// How many deliveries more are pending.
+    pub(super) fn pending(&self) -> i64 {
+        self.owed - self.delivered - self.dead - self.skipped - self.discarded
+    }
+
     /// `change` deliveries more are in `state`.
     pub(super) fn add(&mut self, state: DeliveryState, change: i64) {
         match state {
@@ -243,6 +274,8 @@ impl Counters {
 pub(super) struct Commit<'c> {
     pub(super) connection: &'c Connection,
     pub(super) state: &'c mut State,
+    /// Whose call is being worked off.
+    pub(super) act: Option<Arc<Act>>,
 }
 
 impl<'c> Commit<'c> {
@@ -349,7 +382,7 @@ fn gather(first: Box<dyn Job>, waiting: &mpsc::Receiver<Box<dyn Job>>) -> Vec<Bo
 fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
     let write = || -> rusqlite::Result<()> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
-        let mut commit = Commit { connection, state };
+        let mut commit = Commit { connection, state, act: None };
         for job in jobs {
             job.apply(&mut commit)?;
         }
@@ -357,6 +390,10 @@ fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>])
         connection.prepare_cached("COMMIT")?.execute(()).map(drop)
     };
     let written = write();
+    if written.is_ok() {
+        // Before anybody is answered: who was admitted is counted here, or nowhere.
+        state.gauges.add(state.counters.iter().map(|(tenant, counters)| (*tenant, counters.pending())));
+    }
     state.counters.clear();
     if written.is_ok() {
         state.window.keep();

@@ -1,0 +1,237 @@
+//! `/tenants`: who has webhooks, events and tokens here, and how many. For operators.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::App;
+use super::auth::Operator;
+use super::input::{Given, Id, Params};
+use super::problem::{FieldError, Problem};
+use super::views::{Message, Time};
+use crate::store::{TenantPatch, TenantRecord};
+
+/// A tenant: whole to create one, in part to change one. `null` is like not given, but for quotas.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "blue-team", "quotas": {"max_webhooks": 20, "max_events_per_s": 500}}))]
+pub(super) struct TenantInput {
+    /// Unique; of `a-z`, `0-9` and `-`. The tenant `default` keeps its name.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[a-z0-9-]+$")]
+    name: Option<String>,
+    #[schema(max_length = 1024)]
+    description: Option<String>,
+    quotas: Option<QuotasInput>,
+}
+
+/// The most that a tenant may use; `null` is unlimited, the default.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    clippy::option_option,
+    clippy::struct_field_names,
+    reason = "`null` is a value of its own; names are the API's"
+)]
+struct QuotasInput {
+    /// Webhooks there may be.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(maximum = 1_000_000_000, value_type = Option<u32>)]
+    max_webhooks: Option<Option<u32>>,
+    /// Events accepted a second, on the average and at once.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(maximum = 1_000_000_000, value_type = Option<u32>)]
+    max_events_per_s: Option<Option<u32>>,
+    /// Deliveries that may wait or be under way.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(maximum = 1_000_000_000, value_type = Option<u32>)]
+    max_pending: Option<Option<u32>>,
+}
+
+/// Called where the field is given.
+#[expect(clippy::option_option, reason = "as the fields have it")]
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl TenantInput {
+    fn checked(self) -> Result<TenantPatch, Problem> {
+        let quotas = self.quotas.unwrap_or_default();
+        let patch = TenantPatch {
+            name: self.name,
+            description: self.description,
+            max_webhooks: quotas.max_webhooks,
+            max_events_per_s: quotas.max_events_per_s,
+            max_pending: quotas.max_pending,
+        };
+        let faults = patch.faults();
+        let error = |(field, reason): (&str, String)| FieldError { field: field.to_owned(), reason };
+        if faults.is_empty() { Ok(patch) } else { Err(Problem::fields(faults.into_iter().map(error).collect())) }
+    }
+}
+
+/// A tenant.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Tenant {
+    uuid: Uuid,
+    name: String,
+    description: String,
+    quotas: Quotas,
+    created_at: Time,
+}
+
+/// The most that it may use; `null`: unlimited.
+#[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "names are the API's")]
+struct Quotas {
+    #[schema(required)]
+    max_webhooks: Option<u32>,
+    #[schema(required)]
+    max_events_per_s: Option<u32>,
+    #[schema(required)]
+    max_pending: Option<u32>,
+}
+
+/// A tenant with what it uses of its quotas.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TenantDetail {
+    #[serde(flatten)]
+    tenant: Tenant,
+    /// Webhooks there are.
+    webhooks: usize,
+    /// Deliveries that wait or are under way.
+    pending: u64,
+}
+
+impl From<TenantRecord> for Tenant {
+    fn from(record: TenantRecord) -> Self {
+        let crate::store::Quotas { max_webhooks, max_events_per_s, max_pending } = record.quotas;
+        Self {
+            uuid: record.uuid,
+            name: record.name,
+            description: record.description,
+            quotas: Quotas { max_webhooks, max_events_per_s, max_pending },
+            created_at: Time(record.created_at),
+        }
+    }
+}
+
+fn find(app: &App, name_or_uuid: &str) -> Result<TenantRecord, Problem> {
+    app.engine.tenants().find(name_or_uuid).ok_or_else(|| Problem::not_found("tenant"))
+}
+
+/// List the tenants
+///
+/// A bare array, oldest first.
+#[utoipa::path(get, path = "/tenants", tag = "tenants", responses((status = 200, body = [Tenant])))]
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    _: Operator,
+    params: Params,
+) -> Result<Json<Vec<Tenant>>, Problem> {
+    params.finish()?;
+    let tenants = app.engine.store().tenants().await?;
+    Ok(Json(tenants.into_iter().map(Tenant::from).collect()))
+}
+
+/// Create a tenant
+#[utoipa::path(post, path = "/tenants", tag = "tenants", request_body = TenantInput, responses(
+    (status = 201, body = Tenant),
+    (status = 400, description = "The body is no JSON."),
+    (status = 409, description = "The name is taken."),
+    (status = 413, description = "The body is too large."),
+    (status = 415, description = "The body is not `application/json`."),
+    (status = 422, description = "A field is missing or invalid."),
+    (status = 507, description = "The store is full."),
+))]
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    Operator(act): Operator,
+    Given { input, fields }: Given<TenantInput>,
+) -> Result<(StatusCode, Json<Tenant>), Problem> {
+    if input.name.is_none() {
+        return Err(Problem::field("name", "is required"));
+    }
+    let tenant = app.engine.create_tenant(act.with_fields(fields), input.checked()?).await?;
+    Ok((StatusCode::CREATED, Json(tenant.into())))
+}
+
+/// Show a tenant
+///
+/// With what it uses of its quotas.
+#[utoipa::path(get, path = "/tenants/{tenant}", tag = "tenants",
+    params(("tenant" = String, Path, description = "Its name or UUID.")), responses(
+    (status = 200, body = TenantDetail),
+    (status = 404, description = "There is no such tenant."),
+))]
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    _: Operator,
+    Id(tenant): Id<String>,
+) -> Result<Json<TenantDetail>, Problem> {
+    let record = find(&app, &tenant)?;
+    let store = app.engine.store();
+    let webhooks = store.webhooks(record.seq).await?.len();
+    Ok(Json(TenantDetail { webhooks, pending: store.pending(record.seq), tenant: record.into() }))
+}
+
+/// Change a tenant
+///
+/// Changes what is given and leaves the rest; takes effect at once. What is there beyond a new quota stays.
+#[utoipa::path(patch, path = "/tenants/{tenant}", tag = "tenants",
+    params(("tenant" = String, Path, description = "Its name or UUID.")), request_body = TenantInput, responses(
+    (status = 200, body = Tenant),
+    (status = 400, description = "The body is no JSON."),
+    (status = 404, description = "There is no such tenant."),
+    (status = 409, description = "The name is taken, or it is `default`, which keeps its name."),
+    (status = 413, description = "The body is too large."),
+    (status = 415, description = "The body is not `application/json`."),
+    (status = 422, description = "A field is invalid."),
+    (status = 507, description = "The store is full."),
+))]
+pub(super) async fn update(
+    State(app): State<Arc<App>>,
+    Operator(act): Operator,
+    Id(tenant): Id<String>,
+    Given { input, fields }: Given<TenantInput>,
+) -> Result<Json<Tenant>, Problem> {
+    let seq = find(&app, &tenant)?.seq;
+    let tenant = app.engine.update_tenant(act.with_fields(fields), seq, input.checked()?).await?;
+    Ok(Json(tenant.into()))
+}
+
+/// Delete a tenant
+///
+/// With `force` its webhooks go too, and their pending deliveries end as discarded. Its tokens are revoked at once.
+#[utoipa::path(delete, path = "/tenants/{tenant}", tag = "tenants", params(
+    ("tenant" = String, Path, description = "Its name or UUID."),
+    ("force" = Option<bool>, Query, description = "Also if it has webhooks or pending deliveries."),
+), responses(
+    (status = 200, body = Message),
+    (status = 404, description = "There is no such tenant."),
+    (status = 409, description = "It has webhooks or pending deliveries and `force` is not given, or it is `default`."),
+    (status = 422, description = "A parameter is invalid or unknown."),
+))]
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    Operator(act): Operator,
+    Id(tenant): Id<String>,
+    mut params: Params,
+) -> Result<Json<Message>, Problem> {
+    let force = params.take("force", |text| match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("is {text:?}, must be true or false")),
+    });
+    params.finish()?;
+    let seq = find(&app, &tenant)?.seq;
+    let deleted = app.engine.delete_tenant(act, seq, force.unwrap_or(false)).await;
+    // Also after an error: the answer may be lost where the deletion is not.
+    app.auth.forget();
+    deleted?;
+    Ok(Json(Message { message: "Tenant deleted" }))
+}

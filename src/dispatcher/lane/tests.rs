@@ -1,0 +1,291 @@
+//! Random histories of one ordered lane over a model of its store: the order holds, and nothing is forgotten.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::delivery::End;
+use crate::dispatcher::memory::MIN_MEMORY_BYTES;
+use crate::event::Event;
+use crate::signing::SigningKeys;
+use crate::store::LiveEvent;
+use crate::topic::Topic;
+use crate::webhook::{DEFAULT_TENANT, WebhookPatch, WebhookSettings};
+
+const CIRCUIT: CircuitSettings =
+    CircuitSettings { threshold: 4, cool_down: Duration::from_secs(5), max_cool_down: Duration::from_secs(20) };
+const MAX_QUEUED: usize = 4;
+const STEPS: usize = 120;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Accept,
+    /// Time passes; alarms that are due go off.
+    Wait {
+        seconds: u64,
+    },
+    /// The worker takes what it may and attempts it.
+    Attempt {
+        ends: Ending,
+    },
+    /// What was attempted is committed.
+    Settle,
+    /// A load begins; it reads the store at this moment.
+    Read,
+    /// And brings what it read.
+    Bring,
+    /// An operator ends the first delivery of all, or makes it due at once.
+    Discard,
+    Retry,
+    Restart,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Success,
+    Retry { seconds: i64 },
+    Dead,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ending = prop_oneof![
+        4 => Just(Ending::Success),
+        3 => (0..30_i64).prop_map(|seconds| Ending::Retry { seconds }),
+        1 => Just(Ending::Dead),
+    ];
+    prop_oneof![
+        6 => Just(Step::Accept),
+        4 => (0..20_u64).prop_map(|seconds| Step::Wait { seconds }),
+        8 => ending.prop_map(|ends| Step::Attempt { ends }),
+        6 => Just(Step::Settle),
+        4 => Just(Step::Read),
+        4 => Just(Step::Bring),
+        1 => Just(Step::Discard),
+        1 => Just(Step::Retry),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// A lane, the store behind it and the dispatcher around it.
+struct World {
+    record: WebhookRecord,
+    lane: Lane,
+    memory: Memory,
+    now: UnixMicros,
+    next_event: i64,
+    /// The store: when each pending delivery is due.
+    pending: BTreeMap<EventSeq, UnixMicros>,
+    /// Attempted, not yet committed.
+    ended: Vec<(Vec<EventSeq>, Ending)>,
+    read: Option<Loaded>,
+    alarm: Option<UnixMicros>,
+    /// In the order of attempts.
+    attempted: Vec<EventSeq>,
+}
+
+impl World {
+    fn new(batch: Option<u32>) -> Self {
+        let batch = batch.map(|max_events| format!(r#","batch":{{"max_events":{max_events},"max_wait_ms":0}}"#));
+        let patch = format!(
+            r#"{{"name":"w","url":"https://w.example","topic_patterns":[">"],"ordered":true{}}}"#,
+            batch.unwrap_or_default()
+        );
+        let patch: WebhookPatch = serde_json::from_str(&patch).unwrap();
+        let mut settings = WebhookSettings::create(patch).unwrap();
+        settings.receiver.keys = SigningKeys::generate();
+        let now = UnixMicros(1_000_000_000);
+        let record = WebhookRecord {
+            seq: WebhookSeq(1),
+            uuid: Uuid::nil(),
+            tenant: DEFAULT_TENANT,
+            version: 1,
+            settings,
+            health: WebhookHealth::default(),
+            switched_off: None,
+            created_at: now,
+            updated_at: now,
+        };
+        let memory = Memory::new(MIN_MEMORY_BYTES);
+        let lane = Lane::new(&record, &Schedule::original(), CIRCUIT, MAX_QUEUED, memory.clone());
+        Self {
+            record,
+            lane,
+            memory,
+            now,
+            next_event: 1,
+            pending: BTreeMap::new(),
+            ended: Vec::new(),
+            read: None,
+            alarm: None,
+            attempted: Vec::new(),
+        }
+    }
+
+    fn carry_out(&mut self, todo: &Todo) {
+        assert!(todo.evicted.iter().all(|queued| queued.is_stored), "an ordered lane holds nothing of its own");
+        self.alarm = earlier(self.alarm, todo.wake_at);
+        if todo.load {
+            self.load();
+        }
+    }
+
+    /// As the dispatcher begins a load, and the store answers.
+    fn load(&mut self) {
+        match self.lane.begin_load(self.now) {
+            Err(at) => self.alarm = earlier(self.alarm, at),
+            Ok(portion) => {
+                assert!(portion.in_order && self.read.is_none());
+                let awaited = self.pending.iter().find(|(_, at)| **at > self.now).map(|(seq, at)| (*seq, *at));
+                let end = awaited.map_or(EventSeq(i64::MAX), |(seq, _)| seq);
+                let due: Vec<_> = self.pending.range(..end).map(|(seq, _)| *seq).collect();
+                let mut free = due.into_iter().filter(|seq| !portion.held.contains(seq));
+                let deliveries = free.by_ref().take(portion.max_deliveries as usize);
+                let deliveries: Vec<_> = deliveries.map(|seq| self.queued(seq)).collect();
+                let cut_off = free.next();
+                let is_rest_due = cut_off.is_some();
+                let awaited = cut_off.map(|seq| (seq, self.now)).or(awaited);
+                let later = self.pending.values().filter(|at| **at > self.now).min().copied();
+                let next_due = if is_rest_due { Some(self.now) } else { later };
+                self.read = Some(Loaded { deliveries, next_due, is_rest_due, awaited, rest_until: None });
+            }
+        }
+    }
+
+    fn queued(&self, seq: EventSeq) -> Queued {
+        let topic = Topic::parse("a.b").unwrap();
+        let event = Event::from_stored(seq.0.to_string().into(), topic, "".into(), Bytes::from_static(b"{}"));
+        let charge = self.memory.charge(2).unwrap();
+        let event = charge.hold(Arc::new(LiveEvent { seq, event }));
+        Queued { event, attempts: 0, round_attempts: 0, is_stored: true, waits_since: Instant::now() }
+    }
+
+    fn attempt(&mut self, ends: Ending) {
+        let Some(job) = self.lane.take_job() else { return };
+        let taken: Vec<_> = std::iter::once(&job.queued).chain(&job.more).map(Queued::seq).collect();
+        let first: Vec<_> = self.pending.keys().take(taken.len()).copied().collect();
+        assert_eq!(taken, first, "of {:?}", self.pending);
+        assert!(self.ended.is_empty(), "{:?} are under way", self.ended);
+        self.carry_out(&job.todo);
+        let (error, end) = match ends {
+            Ending::Success => (None, End::Status(200)),
+            Ending::Retry { .. } => (Some("http 503"), End::Status(503)),
+            Ending::Dead => (Some("non-retryable 404"), End::Status(404)),
+        };
+        let outcome = Outcome {
+            started_at: self.now,
+            duration: Duration::ZERO,
+            end,
+            response: Bytes::new(),
+            retry_after: None,
+            timings: crate::delivery::Timings::default(),
+        };
+        let booked = self.lane.book(&job.settings, &outcome, error, self.now);
+        self.carry_out(&booked.todo);
+        self.attempted.extend(&taken);
+        self.ended.push((taken, ends));
+    }
+
+    fn settle(&mut self) {
+        for (events, ends) in std::mem::take(&mut self.ended) {
+            for event in events {
+                let retry_at = match ends {
+                    Ending::Retry { seconds } => Some(UnixMicros(self.now.0 + seconds * 1_000_000)),
+                    Ending::Success | Ending::Dead => None,
+                };
+                match retry_at {
+                    Some(at) => self.pending.insert(event, at),
+                    None => self.pending.remove(&event),
+                };
+                let todo = self.lane.settled(event, true, retry_at);
+                self.carry_out(&todo);
+            }
+        }
+    }
+
+    fn operate(
+        &mut self,
+        change: impl FnOnce(&mut BTreeMap<EventSeq, UnixMicros>, EventSeq, UnixMicros) -> Option<UnixMicros>,
+    ) {
+        let Some(first) = self.pending.keys().next().copied() else { return };
+        let Whereabouts::Taken(_) = self.lane.take_out(first) else { return };
+        change(&mut self.pending, first, self.now);
+        let todo = self.lane.give_back(first, None, self.now);
+        self.carry_out(&todo);
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Accept => {
+                assert_eq!(self.lane.reserve(usize::MAX), Disposition::Stored);
+                self.pending.insert(EventSeq(self.next_event), self.now);
+                self.next_event += 1;
+                let todo = self.lane.note_stored(self.now);
+                self.carry_out(&todo);
+            }
+            Step::Wait { seconds } => {
+                self.now = self.now.after(Duration::from_secs(seconds));
+                if self.alarm.take_if(|at| *at <= self.now).is_some() {
+                    self.load();
+                }
+            }
+            Step::Attempt { ends } => self.attempt(ends),
+            Step::Settle => self.settle(),
+            Step::Read => self.load(),
+            Step::Bring => {
+                if let Some(loaded) = self.read.take() {
+                    let todo = self.lane.finish_load(loaded, self.now);
+                    self.carry_out(&todo);
+                }
+            }
+            Step::Discard => self.operate(|pending, first, _| pending.remove(&first)),
+            Step::Retry => self.operate(BTreeMap::insert),
+            Step::Restart => {
+                // What was attempted and not committed is attempted again.
+                self.record.health = self.lane.take_health(self.now).unwrap_or_else(|| self.record.health.clone());
+                let (record, memory) = (&self.record, self.memory.clone());
+                self.lane = Lane::new(record, &Schedule::original(), CIRCUIT, MAX_QUEUED, memory);
+                (self.ended, self.read, self.alarm) = (Vec::new(), None, None);
+                if let Some(at) = self.pending.values().min().copied() {
+                    let todo = self.lane.note_stored(at);
+                    self.carry_out(&todo);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_order_holds_over_any_history_and_all_arrives(
+        steps in proptest::collection::vec(step(), 0..STEPS),
+        batch in proptest::option::of(2..4_u32),
+    ) {
+        let mut world = World::new(batch);
+        for step in steps {
+            world.take(step);
+        }
+        // From here on the receiver is well, and only what the lane asked for wakes it.
+        for _ in 0..4 * STEPS {
+            for step in [Step::Bring, Step::Attempt { ends: Ending::Success }, Step::Settle, Step::Wait { seconds: 1 }] {
+                world.take(step);
+            }
+        }
+        let state = world.lane.state.lock();
+        prop_assert!(
+            world.pending.is_empty(),
+            "forgotten: {:?} at {}; queued {:?}, awaited {:?}, due {:?}, under way {:?}, alarm {:?}, open {}",
+            world.pending,
+            world.now.0,
+            state.queue.events().collect::<Vec<_>>(),
+            state.awaited,
+            state.stored_due,
+            state.under_way,
+            world.alarm,
+            state.breaker.is_open(),
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! Changes of tenants: store, quotas, patterns and lanes in step.
+
+use std::sync::Arc;
+
+use super::{Engine, to_the_end};
+use crate::store::{Act, StoreError, TenantPatch, TenantRecord};
+use crate::webhook::TenantSeq;
+
+impl Engine {
+    /// `patch` has no faults. Whatever `act` names as its tenant, the line in the audit log is the new tenant's.
+    pub async fn create_tenant(self: &Arc<Self>, act: Act, patch: TenantPatch) -> Result<TenantRecord, StoreError> {
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let _in_order = engine.changes.lock().await;
+            let record = engine.store.audited(&act).create_tenant(patch, engine.now()).await?;
+            engine.tenants.apply(record.clone());
+            Ok(record)
+        })
+        .await
+    }
+
+    /// `patch` has no faults. Takes effect at once; more webhooks or pending deliveries than a new quota allows stay.
+    pub async fn update_tenant(
+        self: &Arc<Self>,
+        act: Act,
+        tenant: TenantSeq,
+        patch: TenantPatch,
+    ) -> Result<TenantRecord, StoreError> {
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let _in_order = engine.changes.lock().await;
+            let record = engine.store.audited(&act).update_tenant(tenant, patch, engine.now()).await?;
+            engine.tenants.apply(record.clone());
+            Ok(record)
+        })
+        .await
+    }
+
+    /// With `force` its webhooks go too, and their pending deliveries end as discarded. Its tokens are revoked.
+    pub async fn delete_tenant(
+        self: &Arc<Self>,
+        act: Act,
+        tenant: TenantSeq,
+        force: bool,
+    ) -> Result<TenantRecord, StoreError> {
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            let _in_order = engine.changes.lock().await;
+            let deleted = engine.store.audited(&act).delete_tenant(tenant, force, engine.now()).await?;
+            engine.tenants.remove(tenant);
+            for webhook in deleted.webhooks {
+                engine.ingest.remove(tenant, webhook);
+                engine.dispatcher.remove(webhook);
+            }
+            Ok(deleted.tenant)
+        })
+        .await
+    }
+}

@@ -1,0 +1,262 @@
+//! Replay: jobs that go through stored deliveries in small steps, and resending one event.
+//!
+//! A job reads what it meets next, keeps it from being attempted, commits a step, and rests. What is under way is left
+//! alone. Events go first: a step is small, waits while the writer is busy, and a job makes no more than its rate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Engine, to_the_end};
+use crate::clock::Clock;
+use crate::dispatcher::Dispatcher;
+use crate::ingest::would_match;
+use crate::store::replay::{
+    MAX_RESEND_DELIVERIES, NewReplay, ReplayAction, ReplayRecord, ReplayState, ReplayStep, Stepped,
+};
+use crate::store::{Act, Deed, DeliveryKey, EventSeq, Store, StoreError};
+use crate::topic::Pattern;
+use crate::webhook::{TenantSeq, WebhookSeq, WebhookSettings};
+
+/// Jobs that run at the same time; others wait for their turn.
+pub const MAX_RUNNING_REPLAYS: usize = 4;
+/// Deliveries that a job changes in a second, if it does not say.
+pub const DEFAULT_REPLAY_RATE_PER_S: u32 = 1_000;
+/// What a job may say.
+pub const REPLAY_RATE_PER_S: std::ops::RangeInclusive<u32> = 1..=10_000;
+/// The most deliveries that one step of a job changes.
+const MAX_STEP_CHANGES: u32 = 100;
+/// A job that makes its rate takes about so many steps in a second.
+const STEPS_PER_S: u32 = 20;
+/// The least rest between two steps.
+const STEP_PAUSE: Duration = Duration::from_millis(5);
+/// How long a step waits for a busy writer before it asks again, and how often it asks.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+const MAX_BUSY_PAUSES: u32 = 50;
+/// How long a job rests after the store failed.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Why a job ended that an operator cancelled.
+const CANCELLED: &str = "cancelled by an operator";
+
+/// What resending an event came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resent {
+    /// Deliveries made pending.
+    pub deliveries: u32,
+    /// Deliveries that are on their way already.
+    pub under_way: u32,
+}
+
+/// The jobs that wait or run.
+pub(super) struct Replays {
+    runner: Runner,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+#[derive(Clone)]
+struct Runner {
+    store: Arc<dyn Store>,
+    dispatcher: Dispatcher,
+    clock: Arc<dyn Clock>,
+    slots: Arc<Semaphore>,
+}
+
+impl Replays {
+    /// Goes on with the jobs that have not ended.
+    pub(super) async fn start(
+        store: Arc<dyn Store>,
+        dispatcher: Dispatcher,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let slots = Arc::new(Semaphore::new(MAX_RUNNING_REPLAYS));
+        let jobs = store.unfinished_replays().await?;
+        let replays = Self { runner: Runner { store, dispatcher, clock, slots }, tasks: Mutex::default() };
+        for job in jobs {
+            replays.run(job);
+        }
+        Ok(replays)
+    }
+
+    fn run(&self, job: ReplayRecord) {
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(self.runner.clone().run(job));
+    }
+
+    /// Stops all of them where they are; the next start goes on.
+    pub(super) fn stop(&self) {
+        self.tasks.lock().abort_all();
+    }
+}
+
+impl Runner {
+    async fn run(self, mut job: ReplayRecord) {
+        let Ok(_slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
+        let mut is_failing = false;
+        while !job.state.has_ended() {
+            let started = Instant::now();
+            match self.step(&job).await {
+                Ok(stepped) => {
+                    is_failing = false;
+                    let changed = u32::try_from(stepped.changed.len()).unwrap_or(u32::MAX);
+                    job = stepped.job;
+                    let rest = Duration::from_secs(u64::from(changed)) / job.rate_per_s.max(1);
+                    tokio::time::sleep(rest.saturating_sub(started.elapsed()).max(STEP_PAUSE)).await;
+                }
+                Err(StoreError::Full(_) | StoreError::Unavailable(_)) => {
+                    if !is_failing {
+                        tracing::warn!(job = %job.uuid, "a replay waits until the store works again");
+                    }
+                    is_failing = true;
+                    tokio::time::sleep(RETRY_DELAY).await;
+                }
+                Err(error) => {
+                    tracing::error!(job = %job.uuid, %error, "a replay failed");
+                    let reason = error.to_string();
+                    let now = self.clock.now();
+                    // It cannot be said where it cannot be written; the next start finds it out again.
+                    let _ = self.store.end_replay(job.tenant, job.uuid, ReplayState::Failed, &reason, now).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn step(&self, job: &ReplayRecord) -> Result<Stepped, StoreError> {
+        self.let_events_pass().await;
+        let settings = self.settings_of(job).await?;
+        let patterns: Arc<[Pattern]> = settings.iter().flat_map(|settings| settings.topic_patterns.clone()).collect();
+        let max_changes = (job.rate_per_s / STEPS_PER_S).clamp(1, MAX_STEP_CHANGES);
+        let scan = self.store.scan_replay(job, patterns, max_changes).await?;
+        let add: Vec<DeliveryKey> = match (&job.webhook, &settings) {
+            (Some(webhook), Some(settings)) => {
+                let wanted = scan.unmatched.iter().filter(|live| would_match(settings, &live.event));
+                wanted.map(|live| DeliveryKey { event: live.seq, webhook: webhook.seq }).collect()
+            }
+            _ => Vec::new(),
+        };
+        let mut webhooks: Vec<WebhookSeq> = scan.found.iter().chain(&add).map(|key| key.webhook).collect();
+        webhooks.sort_unstable();
+        webhooks.dedup();
+        let step = |change| ReplayStep {
+            tenant: job.tenant,
+            job: job.uuid,
+            change,
+            add,
+            cursor: scan.cursor,
+            scanned: scan.scanned,
+            is_end: scan.is_end,
+            now: self.clock.now(),
+        };
+        let commit = async |change| {
+            let stepped = self.store.step_replay(step(change)).await?;
+            let changed = stepped.changed.clone();
+            Ok((stepped, changed))
+        };
+        let stepped = self.dispatcher.withhold_all(scan.found, commit).await?;
+        if matches!(job.action, ReplayAction::Replay { .. }) && !stepped.changed.is_empty() {
+            for webhook in webhooks {
+                self.dispatcher.wake(webhook);
+            }
+        }
+        Ok(stepped)
+    }
+
+    /// The settings by which a job decides what would have matched, if it has to.
+    async fn settings_of(&self, job: &ReplayRecord) -> Result<Option<WebhookSettings>, StoreError> {
+        let (ReplayAction::Replay { include_unmatched: true }, Some(webhook)) = (&job.action, &job.webhook) else {
+            return Ok(None);
+        };
+        Ok(self.store.webhook(job.tenant, webhook.uuid).await?.map(|record| record.settings))
+    }
+
+    /// Waits while calls wait for the writer, for a second at most: a job goes on under load, slowly.
+    async fn let_events_pass(&self) {
+        for _ in 0..MAX_BUSY_PAUSES {
+            if !self.store.is_busy() {
+                return;
+            }
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
+    }
+}
+
+impl Engine {
+    /// Makes a job and starts it, or lets it wait for its turn.
+    pub async fn start_replay(
+        self: &Arc<Self>,
+        act: impl Into<Act>,
+        job: NewReplay,
+    ) -> Result<ReplayRecord, StoreError> {
+        let (engine, act) = (Arc::clone(self), act.into());
+        to_the_end(async move {
+            let record = engine.store.audited(&act).create_replay(act.tenant, job, engine.now()).await?;
+            engine.replays.run(record.clone());
+            Ok(record)
+        })
+        .await
+    }
+
+    /// What it changed so far stays changed.
+    pub async fn cancel_replay(&self, act: impl Into<Act>, uuid: Uuid) -> Result<ReplayRecord, StoreError> {
+        let act = act.into();
+        let store = self.store.audited(&act);
+        store.end_replay(act.tenant, uuid, ReplayState::Cancelled, CANCELLED, self.now()).await
+    }
+
+    /// Sends an event again, whatever became of it: to each webhook that it was owed to and that is still there, or to
+    /// one, which it need not have been owed to.
+    pub async fn resend(
+        self: &Arc<Self>,
+        act: impl Into<Act>,
+        id: &str,
+        webhook: Option<Uuid>,
+    ) -> Result<Resent, StoreError> {
+        let act = act.into();
+        let tenant = act.tenant;
+        let event = self.store.event(tenant, id).await?.ok_or(StoreError::NotFound)?;
+        let webhooks = if let Some(uuid) = webhook {
+            vec![self.find(tenant, uuid).await?.seq]
+        } else {
+            let live: Vec<_> = self.store.webhooks(tenant).await?.iter().map(|record| record.seq).collect();
+            event.owed.into_iter().filter(|webhook| live.binary_search(webhook).is_ok()).collect()
+        };
+        let (engine, id) = (Arc::clone(self), id.to_owned());
+        to_the_end(async move {
+            let deed = Deed { at: engine.now(), tenant, action: "event.resend", target: Some(id), target_name: None };
+            engine.store.audited(&act).record(deed).await?;
+            let mut resent = Resent { deliveries: 0, under_way: 0 };
+            for some in webhooks.chunks(MAX_RESEND_DELIVERIES) {
+                let changed = engine.resend_to(tenant, event.seq, some).await?;
+                resent.deliveries += u32::try_from(changed).unwrap_or(u32::MAX);
+                resent.under_way += u32::try_from(some.len() - changed).unwrap_or(u32::MAX);
+            }
+            Ok(resent)
+        })
+        .await
+    }
+
+    async fn resend_to(
+        &self,
+        tenant: TenantSeq,
+        event: EventSeq,
+        webhooks: &[WebhookSeq],
+    ) -> Result<usize, StoreError> {
+        let key = |webhook: &WebhookSeq| DeliveryKey { event, webhook: *webhook };
+        let resend = async |free: Vec<DeliveryKey>| {
+            let free = free.into_iter().map(|key| key.webhook).collect();
+            let changed = self.store.resend(tenant, event, free, self.now()).await?;
+            Ok((changed.clone(), changed.iter().map(key).collect()))
+        };
+        let changed = self.dispatcher.withhold_all(webhooks.iter().map(key).collect(), resend).await?;
+        for webhook in &changed {
+            self.dispatcher.wake(*webhook);
+        }
+        Ok(changed.len())
+    }
+}

@@ -1,0 +1,159 @@
+//! Purging what is old, beside everything else: one small step after the other, and none while the writer is busy.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, UnixMicros};
+use crate::store::retention::{Cutoffs, Purged, Retention};
+use crate::store::{EventSeq, Store, StoreError};
+
+/// The rest between two steps.
+const STEP_PAUSE: Duration = Duration::from_millis(20);
+/// How long a step waits for a busy writer before it asks again, and how often it asks: a store that is full must be
+/// purged although calls wait.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+const MAX_BUSY_PAUSES: u32 = 100;
+/// What was kept when it was looked at is looked at again after this time.
+const FULL_ROUND_US: u64 = 6 * 3_600 * 1_000_000;
+/// How long replay jobs that have ended are shown.
+const ENDED_REPLAYS_KEPT: Duration = Duration::from_hours(30 * 24);
+
+/// How long things are kept; `None`: for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetentionSettings {
+    /// Since an event was accepted.
+    pub events: Option<Duration>,
+    /// Since a delivery ended as delivered or skipped.
+    pub delivered: Option<Duration>,
+    /// Since a delivery ended as dead or discarded.
+    pub dead: Option<Duration>,
+    /// Since an attempt was started.
+    pub attempts: Option<Duration>,
+    /// Between two rounds of purging.
+    pub interval: Duration,
+}
+
+impl RetentionSettings {
+    /// How often is looked for what is old.
+    pub const DEFAULT_INTERVAL: Duration = Duration::from_mins(1);
+
+    /// Keeps everything for ever.
+    pub const FOREVER: Self =
+        Self { events: None, delivered: None, dead: None, attempts: None, interval: Self::DEFAULT_INTERVAL };
+
+    /// What of it holds at `now`, for every tenant alike.
+    fn cutoffs(&self, now: UnixMicros) -> Retention {
+        let before = |kept: Option<Duration>| kept.map(|kept| before(now, kept));
+        let default = Cutoffs {
+            events: before(self.events),
+            delivered: before(self.delivered),
+            dead: before(self.dead),
+            attempts: before(self.attempts),
+        };
+        Retention { default, tenants: HashMap::new() }
+    }
+}
+
+fn before(now: UnixMicros, span: Duration) -> UnixMicros {
+    UnixMicros(now.0.saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
+}
+
+/// Purges, round after round.
+pub(super) struct Purge {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    settings: RetentionSettings,
+    /// Where the next round goes on: events before were looked at.
+    events_through: EventSeq,
+    attempts_through: EventSeq,
+    /// When the last round began that looked at everything.
+    full_round_at: UnixMicros,
+}
+
+impl Purge {
+    pub(super) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, settings: RetentionSettings) -> Self {
+        let full_round_at = clock.now();
+        let (events_through, attempts_through) = (EventSeq(0), EventSeq(0));
+        Self { store, clock, settings, events_through, attempts_through, full_round_at }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut is_failing = false;
+        loop {
+            tokio::time::sleep(self.settings.interval).await;
+            let round = self.round().await;
+            if let Err(error) = &round
+                && !is_failing
+            {
+                tracing::warn!(%error, "cannot purge what is old; trying again");
+            }
+            is_failing = round.is_err();
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        // The clock may have been set back.
+        if (now.0 - self.full_round_at.0).unsigned_abs() >= FULL_ROUND_US {
+            self.full_round_at = now;
+            (self.events_through, self.attempts_through) = (EventSeq(0), EventSeq(0));
+        }
+        while self.store.purge_records(now, before(now, ENDED_REPLAYS_KEPT)).await? {
+            self.rest().await;
+        }
+        let retention = self.settings.cutoffs(now);
+        let (mut events, mut attempts) = (0, 0);
+        loop {
+            let Purged { count, through, is_end } = self.store.purge_events(self.events_through, &retention).await?;
+            self.events_through = through;
+            events += count;
+            if is_end {
+                break;
+            }
+            self.rest().await;
+        }
+        loop {
+            let Purged { count, through, is_end } =
+                self.store.purge_attempts(self.attempts_through, &retention).await?;
+            self.attempts_through = through;
+            attempts += count;
+            if is_end {
+                break;
+            }
+            self.rest().await;
+        }
+        while self.store.release_space().await? {
+            self.rest().await;
+        }
+        if events + attempts > 0 {
+            tracing::info!(events, attempts, "purged what was old");
+        }
+        Ok(())
+    }
+
+    async fn rest(&self) {
+        tokio::time::sleep(STEP_PAUSE).await;
+        for _ in 0..MAX_BUSY_PAUSES {
+            if !self.store.is_busy() {
+                return;
+            }
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_ever_has_no_cutoff() {
+        let day = Duration::from_hours(24);
+        let settings = RetentionSettings { events: Some(day), dead: Some(Duration::MAX), ..RetentionSettings::FOREVER };
+        let cutoffs = settings.cutoffs(UnixMicros(200_000_000_000)).default;
+        assert_eq!(cutoffs.events, Some(UnixMicros(113_600_000_000)));
+        assert_eq!((cutoffs.delivered, cutoffs.attempts), (None, None));
+        assert!(cutoffs.dead.is_some_and(|cutoff| cutoff < UnixMicros(0)), "longer than there is time: nothing is old");
+    }
+}

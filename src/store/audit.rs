@@ -1,0 +1,159 @@
+//! Who did what: the acts that an audit log keeps.
+
+use std::net::IpAddr;
+
+use uuid::Uuid;
+
+use crate::clock::UnixMicros;
+use crate::webhook::TenantSeq;
+
+/// Somebody's doing something for a tenant: all that an audit log keeps beside the deed itself.
+///
+/// A [`super::Store`] made for an act by [`super::Store::audited`] notes down what is changed through it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Act {
+    /// For whom.
+    pub tenant: TenantSeq,
+    /// By whom; `None`: this program on its own account, which is not audited.
+    pub actor: Option<Actor>,
+    /// Whose connection it was.
+    pub address: Option<IpAddr>,
+    /// Names of the settings that the caller gave.
+    pub fields: Vec<String>,
+    /// What it is called in the log, where the change itself would give it a name that says less.
+    pub action: Option<&'static str>,
+}
+
+impl Act {
+    /// The same with the names of the settings that the caller gave.
+    #[must_use]
+    pub fn with_fields(self, fields: Vec<String>) -> Self {
+        Self { fields, ..self }
+    }
+}
+
+/// This program on its own account.
+impl From<TenantSeq> for Act {
+    fn from(tenant: TenantSeq) -> Self {
+        Self { tenant, actor: None, address: None, fields: Vec::new(), action: None }
+    }
+}
+
+/// Whose key was used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// `None`: the key that the environment gave.
+    pub token: Option<Uuid>,
+    /// Of the token, when it was used.
+    pub name: String,
+}
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deed {
+    pub at: UnixMicros,
+    /// The tenant concerned.
+    pub tenant: TenantSeq,
+    /// What kind of thing, a dot, and what was done to it: `webhook.create`.
+    pub action: &'static str,
+    /// The id of the thing, as the API shows it.
+    pub target: Option<String>,
+    /// Its name at that moment.
+    pub target_name: Option<String>,
+}
+
+/// A line of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    pub id: Uuid,
+    pub at: UnixMicros,
+    /// The name of the tenant concerned, also of a deleted one.
+    pub tenant: String,
+    pub actor: Actor,
+    pub action: String,
+    pub target: Option<String>,
+    pub target_name: Option<String>,
+    pub fields: Vec<String>,
+    pub address: Option<String>,
+}
+
+/// Which lines are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    /// `None`: of every tenant.
+    pub tenant: Option<TenantSeq>,
+    /// One action, or with the part before the dot alone all of them: `webhook`.
+    pub action: Option<String>,
+    /// A token's UUID, or the name of an actor.
+    pub actor: Option<String>,
+    /// Done at or after.
+    pub since: Option<UnixMicros>,
+    /// Done before.
+    pub until: Option<UnixMicros>,
+}
+
+impl AuditFilter {
+    /// Whether `entry` is wanted, whatever its tenant.
+    #[must_use]
+    pub fn wants(&self, entry: &AuditEntry) -> bool {
+        let is_kind = |wanted: &String| {
+            entry.action.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let is_actor = |wanted: &String| {
+            *wanted == entry.actor.name || entry.actor.token.is_some_and(|token| Uuid::try_parse(wanted) == Ok(token))
+        };
+        self.action.as_ref().is_none_or(is_kind)
+            && self.actor.as_ref().is_none_or(is_actor)
+            && self.since.is_none_or(|since| entry.at >= since)
+            && self.until.is_none_or(|until| entry.at < until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_wanted_by_action_or_its_kind_by_actor_and_by_time() {
+        let token = Uuid::from_u128(7);
+        let entry = AuditEntry {
+            id: Uuid::nil(),
+            at: UnixMicros(100),
+            tenant: "default".to_owned(),
+            actor: Actor { token: Some(token), name: "ops".to_owned() },
+            action: "webhook.create".to_owned(),
+            target: None,
+            target_name: None,
+            fields: Vec::new(),
+            address: None,
+        };
+        let action = |action: &str| AuditFilter { action: Some(action.to_owned()), ..AuditFilter::default() };
+        let actor = |actor: &str| AuditFilter { actor: Some(actor.to_owned()), ..AuditFilter::default() };
+        let between = |since, until| AuditFilter {
+            since: Some(UnixMicros(since)),
+            until: Some(UnixMicros(until)),
+            ..AuditFilter::default()
+        };
+        for filter in [
+            AuditFilter::default(),
+            action("webhook"),
+            action("webhook.create"),
+            actor("ops"),
+            actor(&token.to_string()),
+            between(100, 101),
+        ] {
+            assert!(filter.wants(&entry), "{filter:?}");
+        }
+        for filter in [
+            action("web"),
+            action("webhook.delete"),
+            action("token"),
+            actor("op"),
+            actor(&Uuid::nil().to_string()),
+            between(101, 200),
+            between(50, 100),
+        ] {
+            assert!(!filter.wants(&entry), "{filter:?}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Replay jobs: going through stored deliveries in order of acceptance, to make them pending again or to discard
+//! them. A job is a row with a cursor; each step commits what it changed and how far it got in one transaction, so
+//! that a job that was interrupted goes on where it stopped and does nothing twice.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::{DeliveryKey, DeliveryState, EventSeq, LiveEvent, Page, PageOf, StoreError};
+use crate::clock::UnixMicros;
+use crate::topic::Pattern;
+use crate::webhook::{TenantSeq, WebhookSeq};
+
+/// Jobs of one tenant that may wait or run at the same time; one more is a [`StoreError::Conflict`].
+pub const MAX_UNFINISHED_REPLAYS: u32 = 100;
+/// Rows that one step of a job looks at, whatever it finds.
+pub const MAX_REPLAY_SCAN_ROWS: u32 = 5_000;
+/// The most bytes of events that one step of a job reads or rewrites, unless one alone is larger.
+pub const MAX_REPLAY_STEP_BYTES: usize = 2 << 20;
+/// The most deliveries that one call of [`ReplayStore::resend`] takes.
+pub const MAX_RESEND_DELIVERIES: usize = 100;
+
+/// What is kept of replay jobs, and the steps that they take.
+#[async_trait]
+pub trait ReplayStore: Send + Sync + 'static {
+    /// Makes a job that waits for its turn. It looks at the events accepted so far.
+    async fn create_replay(
+        &self,
+        tenant: TenantSeq,
+        job: NewReplay,
+        now: UnixMicros,
+    ) -> Result<ReplayRecord, StoreError>;
+    async fn replay(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<ReplayRecord>, StoreError>;
+    /// Newest first.
+    async fn replays(
+        &self,
+        tenant: TenantSeq,
+        filter: &ReplayFilter,
+        page: Page,
+    ) -> Result<PageOf<ReplayRecord>, StoreError>;
+    /// Jobs of every tenant that have not ended, oldest first.
+    async fn unfinished_replays(&self) -> Result<Vec<ReplayRecord>, StoreError>;
+
+    /// What the job meets next, at most `max_changes` of it. `patterns` are those of its webhook, if it includes what
+    /// was not matched: other topics are passed over.
+    async fn scan_replay(
+        &self,
+        job: &ReplayRecord,
+        patterns: Arc<[Pattern]>,
+        max_changes: u32,
+    ) -> Result<ReplayScan, StoreError>;
+    /// Commits a step: changes those deliveries that are still as the job wants them, adds those that are not owed,
+    /// and moves the cursor. Changes nothing if the job has ended meanwhile.
+    async fn step_replay(&self, step: ReplayStep) -> Result<Stepped, StoreError>;
+    /// Ends a job early; one that has ended is a [`StoreError::Conflict`].
+    async fn end_replay(
+        &self,
+        tenant: TenantSeq,
+        uuid: Uuid,
+        state: ReplayState,
+        reason: &str,
+        now: UnixMicros,
+    ) -> Result<ReplayRecord, StoreError>;
+
+    /// Makes deliveries of an event pending with a fresh schedule, whatever their state; those that are not owed are
+    /// added. Passes over webhooks that are deleted or another tenant's, and deliveries that only memory knows, which
+    /// are on their way. At most [`MAX_RESEND_DELIVERIES`]. Returns those that it changed.
+    async fn resend(
+        &self,
+        tenant: TenantSeq,
+        event: EventSeq,
+        webhooks: Vec<WebhookSeq>,
+        now: UnixMicros,
+    ) -> Result<Vec<WebhookSeq>, StoreError>;
+}
+
+/// A job to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewReplay {
+    /// `None`: every webhook of the tenant.
+    pub webhook: Option<Uuid>,
+    pub selection: Selection,
+    pub action: ReplayAction,
+    /// Deliveries changed in a second, at most.
+    pub rate_per_s: u32,
+}
+
+/// Which deliveries a job is for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Selection {
+    pub states: Vec<DeliveryState>,
+    pub topic: Option<Pattern>,
+    /// Event accepted at or after.
+    pub since: Option<UnixMicros>,
+    /// Event accepted before.
+    pub until: Option<UnixMicros>,
+}
+
+/// What a job does with what it finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplayAction {
+    /// Makes it pending with a fresh schedule. `include_unmatched`: also events that are not owed to the webhook and
+    /// that it would match now.
+    Replay {
+        include_unmatched: bool,
+    },
+    Discard {
+        reason: String,
+    },
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayState {
+    /// Waits for its turn.
+    Queued,
+    Running,
+    Done,
+    Cancelled,
+    Failed,
+}
+
+impl ReplayState {
+    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Done, Self::Cancelled, Self::Failed];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+        }
+    }
+
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+/// A job and how far it got.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplayRecord {
+    pub uuid: Uuid,
+    pub tenant: TenantSeq,
+    pub webhook: Option<ReplayedWebhook>,
+    pub selection: Selection,
+    pub action: ReplayAction,
+    pub rate_per_s: u32,
+    /// It looks at these, the first and the last.
+    pub events: (EventSeq, EventSeq),
+    pub state: ReplayState,
+    /// Why it was cancelled or has failed.
+    pub reason: Option<String>,
+    /// The last place looked at.
+    pub cursor: DeliveryKey,
+    /// Deliveries looked at, or events where it has to look at each.
+    pub scanned: u64,
+    /// Deliveries changed.
+    pub changed: u64,
+    pub created_at: UnixMicros,
+    pub updated_at: UnixMicros,
+}
+
+/// The webhook that a job is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayedWebhook {
+    pub seq: WebhookSeq,
+    pub uuid: Uuid,
+    pub name: String,
+}
+
+impl ReplayRecord {
+    /// How far through the events it is, from 0 to 1. Events that are gone count as passed.
+    #[must_use]
+    pub fn progress(&self) -> f64 {
+        let (first, last) = self.events;
+        if self.state == ReplayState::Done || last < first {
+            return 1.0;
+        }
+        // Of an event under way some deliveries may be left.
+        let passed = self.cursor.event.0.clamp(first.0, last.0) - first.0;
+        let per_mille = i128::from(passed) * 1_000 / (i128::from(last.0 - first.0) + 1);
+        f64::from(u32::try_from(per_mille).unwrap_or(0)) / 1_000.0
+    }
+}
+
+/// Conditions of a listing of jobs.
+#[derive(Clone, Debug, Default)]
+pub struct ReplayFilter {
+    pub webhook: Option<Uuid>,
+    pub state: Option<ReplayState>,
+}
+
+/// What a job meets next.
+#[derive(Clone, Debug)]
+pub struct ReplayScan {
+    /// In a state that the job wants.
+    pub found: Vec<DeliveryKey>,
+    /// Not owed to the job's webhook; whether it would match is for the caller to say.
+    pub unmatched: Vec<Arc<LiveEvent>>,
+    /// The last place looked at.
+    pub cursor: DeliveryKey,
+    pub scanned: u32,
+    /// There is nothing after it.
+    pub is_end: bool,
+}
+
+/// What a step came to.
+#[derive(Clone, Debug)]
+pub struct Stepped {
+    /// As it is now.
+    pub job: ReplayRecord,
+    pub changed: Vec<DeliveryKey>,
+}
+
+/// A step to be committed.
+#[derive(Clone, Debug)]
+pub struct ReplayStep {
+    pub tenant: TenantSeq,
+    pub job: Uuid,
+    /// To be changed if they are still in a state that the job wants.
+    pub change: Vec<DeliveryKey>,
+    /// To be added, pending.
+    pub add: Vec<DeliveryKey>,
+    pub cursor: DeliveryKey,
+    pub scanned: u32,
+    pub is_end: bool,
+    pub now: UnixMicros,
+}

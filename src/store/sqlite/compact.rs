@@ -1,0 +1,129 @@
+//! Giving free space back: databases made by earlier versions cannot do it bit by bit before they are rewritten once.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+use tracing::{info, warn};
+
+use super::SqliteStore;
+use super::open::Folder;
+use crate::store::OpenError;
+
+/// An older database that is no larger is rewritten at once when it is opened; that takes about a second.
+const MAX_REWRITTEN_AT_OPEN_BYTES: u64 = 64 << 20;
+/// `PRAGMA auto_vacuum` of a database that keeps its free pages, and of one that gives them back when it is asked.
+const NONE: u32 = 0;
+const INCREMENTAL: u32 = 2;
+
+/// A database's size before and after [`SqliteStore::compact`], in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+}
+
+impl SqliteStore {
+    /// Rewrites the database in `folder`, which must not be open, without its free space, so that it can give space
+    /// back while it is in use from then on. Blocks; needs as much free disk as the database has content.
+    pub fn compact(folder: &Path) -> Result<Compacted, OpenError> {
+        let folder = Folder::lock(folder)?;
+        let connection = folder.open_existing()?;
+        let compact = || -> rusqlite::Result<Compacted> {
+            let bytes_before = size(&connection)?;
+            rewrite(&connection)?;
+            connection.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))?;
+            Ok(Compacted { bytes_before, bytes_after: size(&connection)? })
+        };
+        compact().map_err(|error| folder.failed(error))
+    }
+}
+
+/// Rewrites a small database of an earlier version; says of a large one that it should be.
+pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    let mode: u32 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
+    if mode != NONE {
+        return Ok(());
+    }
+    let bytes = size(connection)?;
+    if bytes > MAX_REWRITTEN_AT_OPEN_BYTES {
+        warn!(bytes, "the database was made by an earlier version and keeps its size: run `postrider compact` once");
+        return Ok(());
+    }
+    rewrite(connection)?;
+    info!(bytes, "the database was rewritten once, so that it can give space back");
+    Ok(())
+}
+
+/// <https://sqlite.org/pragma.html#pragma_auto_vacuum>: the mode of a database with tables changes with a VACUUM.
+fn rewrite(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+    connection.execute_batch("VACUUM")
+}
+
+fn size(connection: &Connection) -> rusqlite::Result<u64> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, u32>(0));
+    Ok(u64::from(number("page_count")?) * u64::from(number("page_size")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::store::seal::MasterKey;
+    use crate::store::sqlite::{DATABASE_FILE, SqliteOptions};
+
+    fn open(folder: &Path) -> SqliteStore {
+        SqliteStore::open(folder, &MasterKey::new([7; 32]), SqliteOptions::default()).unwrap()
+    }
+
+    fn raw(folder: &Path) -> Connection {
+        Connection::open(folder.join(DATABASE_FILE)).unwrap()
+    }
+
+    fn mode(folder: &Path) -> u32 {
+        raw(folder).pragma_query_value(None, "auto_vacuum", |row| row.get(0)).unwrap()
+    }
+
+    /// As an earlier version left it, with `filler` bytes of free space in it.
+    async fn of_an_earlier_version(folder: &Path, filler: u64) {
+        open(folder).close().await;
+        let connection = raw(folder);
+        connection.pragma_update(None, "auto_vacuum", NONE).unwrap();
+        connection.execute_batch("VACUUM; CREATE TABLE filler (bytes BLOB)").unwrap();
+        for _ in 0..filler.div_ceil(1 << 20) {
+            connection.execute("INSERT INTO filler VALUES (zeroblob(1048576))", ()).unwrap();
+        }
+        connection.execute_batch("DROP TABLE filler; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        drop(connection);
+        assert_eq!(mode(folder), NONE);
+    }
+
+    #[tokio::test]
+    async fn a_small_database_of_an_earlier_version_is_rewritten_when_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        open(folder.path()).close().await;
+        assert_eq!(mode(folder.path()), INCREMENTAL, "a new one needs no rewriting");
+        of_an_earlier_version(folder.path(), 1 << 20).await;
+        open(folder.path()).close().await;
+        assert_eq!(mode(folder.path()), INCREMENTAL);
+    }
+
+    #[tokio::test]
+    async fn a_large_one_is_left_alone_until_it_is_compacted() {
+        let folder = tempfile::tempdir().unwrap();
+        of_an_earlier_version(folder.path(), MAX_REWRITTEN_AT_OPEN_BYTES).await;
+        let store = open(folder.path());
+        assert!(matches!(SqliteStore::compact(folder.path()), Err(OpenError::InUse { .. })));
+        store.close().await;
+        drop(store);
+        assert_eq!(mode(folder.path()), NONE);
+        let compacted = SqliteStore::compact(folder.path()).unwrap();
+        assert!(
+            compacted.bytes_before > MAX_REWRITTEN_AT_OPEN_BYTES && compacted.bytes_after < 1 << 20,
+            "{compacted:?}"
+        );
+        assert_eq!(std::fs::metadata(folder.path().join(DATABASE_FILE)).unwrap().len(), compacted.bytes_after);
+        assert_eq!(mode(folder.path()), INCREMENTAL);
+        open(folder.path()).close().await;
+    }
+}

@@ -1,0 +1,70 @@
+//! Accepting once: the receipts of a request are kept with its key, in the transaction that accepts its events.
+
+use rusqlite::OptionalExtension;
+
+use super::accept;
+use super::pending::corrupt;
+use super::writer::{Commit, Failure, Size};
+use crate::clock::UnixMicros;
+use crate::store::{Accepted, AcceptedOnce, Idempotency, NewEvent, StoreError};
+use crate::webhook::TenantSeq;
+
+/// What is kept of an event's receipt beside its id, roughly, in bytes.
+const RECEIPT_BYTES: usize = 16;
+
+pub(super) fn size(events: &[NewEvent]) -> Size {
+    let Size { rows, bytes, is_urgent } = accept::size(events);
+    let receipts: usize = events.iter().map(|new| new.event.id().len() + RECEIPT_BYTES).sum();
+    Size { rows: rows + 1, bytes: bytes + receipts, is_urgent }
+}
+
+pub(super) fn accept_once(
+    commit: &mut Commit<'_>,
+    tenant: TenantSeq,
+    events: &[NewEvent],
+    once: &Idempotency,
+) -> Result<AcceptedOnce, Failure> {
+    if let Some((body_hash, receipts)) = find(commit, tenant, once)? {
+        if body_hash != once.body_hash {
+            return Err(StoreError::IdempotencyConflict.into());
+        }
+        return Ok(AcceptedOnce::Before(serde_json::from_str(&receipts).map_err(corrupt)?));
+    }
+    let accepted = accept::accept(commit, events)?;
+    let receipts: Vec<(&str, usize)> = events
+        .iter()
+        .zip(&accepted)
+        .map(|(new, accepted)| match accepted {
+            Accepted::New { .. } => (new.event.id(), new.owed.len()),
+            Accepted::Duplicate { deliveries, .. } => (new.event.id(), *deliveries as usize),
+        })
+        .collect();
+    let receipts = serde_json::to_string(&receipts).map_err(corrupt)?;
+    // A key that has expired may still be there.
+    commit
+        .prepare(
+            "INSERT INTO idempotency (tenant, key, body_hash, expires_at, receipts) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (tenant, key) DO UPDATE SET body_hash = ?3, expires_at = ?4, receipts = ?5",
+        )?
+        .execute((tenant, &once.key, once.body_hash, once.expires_at, &receipts))?;
+    Ok(AcceptedOnce::Now(accepted))
+}
+
+/// What is kept of an earlier request with the key: hash and receipts. Served by the index over (tenant, key).
+fn find(commit: &Commit<'_>, tenant: TenantSeq, once: &Idempotency) -> rusqlite::Result<Option<([u8; 32], String)>> {
+    commit
+        .prepare("SELECT body_hash, receipts FROM idempotency WHERE tenant = ?1 AND key = ?2 AND expires_at > ?3")?
+        .query_row((tenant, &once.key, once.now), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+}
+
+/// Deletes at most `limit` keys that expired by `now`; returns how many. Served by the index `idempotency_expiry`.
+pub(super) fn purge(commit: &mut Commit<'_>, now: UnixMicros, limit: usize) -> Result<usize, Failure> {
+    Ok(commit
+        .prepare(
+            "DELETE FROM idempotency WHERE seq IN (
+                 SELECT seq FROM idempotency INDEXED BY idempotency_expiry WHERE expires_at <= ?1 LIMIT ?2
+             )",
+        )?
+        .execute((now, i64::try_from(limit).unwrap_or(i64::MAX)))?)
+}
