@@ -41,11 +41,11 @@ const PATTERNS: u32 = 100_000;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: postrider bench --quick\n\n\
-    Takes some minutes; --quick takes under one, with fewer events. The figures of two runs differ by as much as the\n\
+    Takes some minutes; --quick takes about two, with fewer events. The figures of two runs differ by as much as the\n\
     machine is busy with other things: compare within one run.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Args {
-    /// Measure less, in under a minute
+    /// Measure less, in about two minutes
     #[arg(long)]
     quick: bool,
     /// Measure these parts only
@@ -73,7 +73,7 @@ enum Part {
     Single,
     /// Latencies at 500 events per second
     Latency,
-    /// Latency and throughput of 100 healthy webhooks alone, and beside 10,000 dead ones
+    /// 100 healthy webhooks alone and beside 10,000 dead ones: a third refuses, is silent, hangs in its answer
     Isolation,
     /// One event to 1,000 webhooks
     FanOut,
