@@ -2,6 +2,7 @@
 
 #![cfg(feature = "server")]
 #![expect(clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![allow(dead_code, unreachable_pub, reason = "the support modules are for other tests too")]
 
 #[path = "support/receiver.rs"]
 mod receiver;
@@ -159,7 +160,7 @@ impl World {
 fn shown(request: &Received) -> String {
     let mut text = format!("{} {}\n", request.method, request.path);
     for (name, value) in &request.headers {
-        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+        text += &[name.as_str(), ": ", &String::from_utf8_lossy(value.as_bytes()), "\n"].concat();
     }
     text + "\n" + &String::from_utf8_lossy(&request.body)
 }
