@@ -368,8 +368,8 @@ impl Config {
         let retry_schedule =
             Schedule::from_seconds(&seconds).map_err(|error| invalid("retry_schedule", error.to_string()))?;
         tracing_subscriber::EnvFilter::try_new(&values.log).map_err(|error| invalid("log", error.to_string()))?;
-        if values.max_in_flight.get() < 2 {
-            return Err(invalid("max_in_flight", "must be at least 2".to_owned()));
+        if values.max_in_flight.get() < 3 {
+            return Err(invalid("max_in_flight", "must be at least 3".to_owned()));
         }
         if values.max_memory.bytes().is_some_and(|bytes| bytes < MIN_MEMORY_BYTES as u64) {
             return Err(invalid("max_memory", format!("must be at least {}MiB", MIN_MEMORY_BYTES >> 20)));

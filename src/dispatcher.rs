@@ -66,7 +66,7 @@ const DISCARD_BATCH: u32 = 1_000;
 /// The dispatcher's limits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DispatcherSettings {
-    /// Attempts under way at once, over all webhooks; at least 2.
+    /// Attempts under way at once, over all webhooks; at least 3.
     pub max_in_flight: usize,
     /// Deliveries that one lane keeps in memory; more wait in the store.
     pub max_lane_deliveries: usize,

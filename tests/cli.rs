@@ -301,7 +301,7 @@ fn a_mistake_in_the_settings_is_named_with_its_place() {
     let secret = config("admin_token = \"x\"\n", none);
     assert!(secret.contains("POSTRIDER_ADMIN_TOKEN"), "{secret}");
     let zero = config("max_in_flight = 1\n", none);
-    assert!(zero.contains("max_in_flight (file): must be at least 2"), "{zero}");
+    assert!(zero.contains("max_in_flight (file): must be at least 3"), "{zero}");
     let variable = config("", ("POSTRIDER_NATIVE_ROOTS", "perhaps"));
     assert!(variable.contains("POSTRIDER_NATIVE_ROOTS") && variable.contains("true or false"), "{variable}");
     let key = config("", ("POSTRIDER_MASTER_KEY", "short"));

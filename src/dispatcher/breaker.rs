@@ -24,12 +24,16 @@ pub struct CircuitSettings {
     pub max_cool_down: Duration,
 }
 
+/// A receiver that takes this long for a success is slow: it gets no more slots than the slow have together.
+const SLOW_AFTER: Duration = Duration::from_millis(500);
+
 /// Counts failures in a row, opens when there are too many, and probes.
 #[derive(Clone, Debug)]
 pub(super) struct Breaker {
     health: WebhookHealth,
     settings: CircuitSettings,
     width: Width,
+    is_slow: bool,
     /// A probe was asked for or is under way: the circuit is half open.
     is_probing: bool,
 }
@@ -42,6 +46,17 @@ enum Width {
     /// The circuit has closed: as many as there were successes since.
     Growing(usize),
     Full,
+}
+
+/// What the last attempt says of the next: with whom it shares slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It succeeded at once.
+    Prompt,
+    /// It succeeded, and took long. So does a receiver of which the answer never ends.
+    Slow,
+    /// It failed, or there was none.
+    Unproven,
 }
 
 /// What an attempt did to the circuit.
@@ -64,7 +79,7 @@ impl Breaker {
     pub(super) fn new(health: WebhookHealth, settings: CircuitSettings) -> Self {
         let is_proven = health.consecutive_failures == 0 && health.last_success_at.is_some();
         let width = if is_proven { Width::Full } else { Width::Unproven };
-        Self { health, settings, width, is_probing: false }
+        Self { health, settings, width, is_slow: false, is_probing: false }
     }
 
     /// Whether deliveries wait in the store, but for a probe.
@@ -77,8 +92,12 @@ impl Breaker {
         self.is_open() && !self.is_probing
     }
 
-    pub(super) fn is_proven(&self) -> bool {
-        self.width != Width::Unproven
+    pub(super) fn standing(&self) -> Standing {
+        match self.width {
+            Width::Unproven => Standing::Unproven,
+            Width::Growing(_) | Width::Full if self.is_slow => Standing::Slow,
+            Width::Growing(_) | Width::Full => Standing::Prompt,
+        }
     }
 
     /// Attempts that may be under way at once, of at most `max`.
@@ -113,8 +132,10 @@ impl Breaker {
         self.is_probing = false;
     }
 
-    /// A success ends the row of failures and closes the circuit, also one that opened while the attempt was under way.
-    pub(super) fn succeeded(&mut self, now: UnixMicros) -> Change {
+    /// A success that took so long ends the row of failures and closes the circuit, also one that opened while the
+    /// attempt was under way.
+    pub(super) fn succeeded(&mut self, took: Duration, now: UnixMicros) -> Change {
+        self.is_slow = took >= SLOW_AFTER;
         let was_open = self.is_open();
         let was_failing = self.health.consecutive_failures >= self.failing_threshold();
         self.width = match self.width {
@@ -192,6 +213,7 @@ mod tests {
     use proptest::prelude::*;
 
     const NOW: UnixMicros = UnixMicros(1_000);
+    const TOOK: Duration = Duration::from_millis(5);
     const MIN: Duration = Duration::from_secs(30);
     const MAX: Duration = Duration::from_hours(1);
 
@@ -225,7 +247,7 @@ mod tests {
     fn one_success_starts_the_count_anew() {
         let mut breaker = breaker(2);
         assert_eq!(breaker.failed("http 503", NOW), Change::Failing);
-        assert_eq!(breaker.succeeded(NOW), Change::Recovered { was_open: false });
+        assert_eq!(breaker.succeeded(TOOK, NOW), Change::Recovered { was_open: false });
         assert_eq!(breaker.failed("http 503", NOW), Change::Failing);
         assert!(!breaker.is_open());
     }
@@ -253,11 +275,11 @@ mod tests {
     fn a_probe_that_succeeds_closes_it_and_the_width_grows_by_each_success() {
         let mut breaker = opened();
         breaker.begin_probe();
-        assert_eq!(breaker.succeeded(NOW), Change::Recovered { was_open: true });
-        assert!(!breaker.is_open() && breaker.is_proven());
+        assert_eq!(breaker.succeeded(TOOK, NOW), Change::Recovered { was_open: true });
+        assert!(!breaker.is_open() && breaker.standing() == Standing::Prompt);
         for width in [1, 2, 3, 4, 4] {
             assert_eq!(breaker.width(4), width);
-            assert_eq!(breaker.succeeded(NOW), Change::None);
+            assert_eq!(breaker.succeeded(TOOK, NOW), Change::None);
         }
         // The next circuit begins with the short cool-down.
         assert_eq!(breaker.failed("http 503", NOW), Change::Opened);
@@ -265,9 +287,22 @@ mod tests {
     }
 
     #[test]
+    fn the_last_attempt_says_with_whom_the_next_one_shares_slots() {
+        let mut breaker = breaker(2);
+        assert_eq!(breaker.standing(), Standing::Unproven);
+        breaker.succeeded(SLOW_AFTER, NOW);
+        assert_eq!(breaker.standing(), Standing::Slow);
+        breaker.succeeded(SLOW_AFTER.saturating_sub(Duration::from_micros(1)), NOW);
+        assert_eq!(breaker.standing(), Standing::Prompt);
+        breaker.succeeded(SLOW_AFTER, NOW);
+        breaker.failed("http 503", NOW);
+        assert_eq!(breaker.standing(), Standing::Unproven);
+    }
+
+    #[test]
     fn a_late_success_closes_an_open_circuit() {
         let mut breaker = opened();
-        assert_eq!(breaker.succeeded(NOW), Change::Recovered { was_open: true });
+        assert_eq!(breaker.succeeded(TOOK, NOW), Change::Recovered { was_open: true });
         assert!(!breaker.is_open());
     }
 
@@ -318,7 +353,7 @@ mod tests {
                 now = now.after(Duration::from_secs(seconds.unsigned_abs()));
                 match step {
                     0 => {
-                        breaker.succeeded(now);
+                        breaker.succeeded(TOOK, now);
                         row = 0;
                         prop_assert!(!breaker.is_open());
                     }

@@ -20,7 +20,7 @@ pub(super) use self::queue::Queued;
 pub(crate) use self::state::LaneSettings;
 pub(super) use self::state::Todo;
 use self::state::{Mode, Readiness, State, earlier};
-use super::breaker::{Change, CircuitSettings};
+use super::breaker::{Change, CircuitSettings, Standing};
 use super::memory::{HeldEvent, Memory};
 use crate::clock::UnixMicros;
 use crate::delivery::Outcome;
@@ -82,8 +82,8 @@ impl Off {
 
 /// What a worker finds.
 pub(super) enum Work {
-    /// There is a delivery; whether the webhook's last attempt succeeded.
-    Ready { is_proven: bool },
+    /// There is a delivery, and this is what the last attempt says.
+    Ready { standing: Standing },
     /// Nothing to do: wait for [`Lane::wake`], but not beyond this moment.
     Idle { until: Option<Instant> },
     /// This worker is no longer needed.
@@ -178,7 +178,7 @@ impl Lane {
         }
         let until = match state.readiness() {
             Readiness::Now if !state.queue.is_empty() => {
-                return Work::Ready { is_proven: state.breaker.is_proven() };
+                return Work::Ready { standing: state.breaker.standing() };
             }
             Readiness::At(at) if state.pacer.is_none() => {
                 state.pacer = Some(me);
@@ -289,7 +289,7 @@ impl Lane {
                 let is_news = state.breaker.health().consecutive_failures > 0;
                 let is_due = state.success_flushed_at.is_none_or(|at| (now.0 - at.0).abs() >= SUCCESS_FLUSH_US);
                 state.is_health_dirty |= is_news || is_due;
-                state.breaker.succeeded(now)
+                state.breaker.succeeded(outcome.duration, now)
             }
             Some(error) => {
                 state.is_health_dirty = true;

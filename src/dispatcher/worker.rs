@@ -10,7 +10,7 @@ use tokio::task::Id;
 use tokio::time::Instant;
 use uuid::fmt::Hyphenated;
 
-use super::breaker::Change;
+use super::breaker::{Change, Standing};
 use super::lane::{Booked, Job, Lane, LaneSettings, Queued, Work};
 use super::notices::{News, Notice, is_operational};
 use super::settler::Message;
@@ -28,46 +28,64 @@ const KEEP_IDLE: Duration = Duration::from_secs(15);
 /// When and why an attempt is made again that ended by a fault of this program.
 const UNEXPECTED_END_DELAY: Duration = Duration::from_mins(1);
 const UNEXPECTED_END: &str = "internal: the attempt ended unexpectedly";
-/// This part of all slots is for webhooks whose last attempt failed, or that were never tried: when all of
-/// them hang, the others have the rest to themselves.
+/// One in so many slots is for webhooks whose last attempt failed, or that were never tried: when all of them hang, the
+/// others have the rest to themselves.
 const UNPROVEN_SHARE: u32 = 4;
+/// One in so many is for those whose last attempt succeeded, but took long.
+const SLOW_SHARE: u32 = 4;
 
 /// The attempts that may be under way at once, over all lanes.
 pub(super) struct Slots {
-    proven: Semaphore,
-    unproven: Semaphore,
-    proven_count: u32,
-    unproven_count: u32,
+    prompt: Share,
+    slow: Share,
+    unproven: Share,
+}
+
+/// Slots for webhooks of one standing.
+struct Share {
+    slots: Semaphore,
+    count: u32,
+}
+
+impl Share {
+    fn new(count: u32) -> Self {
+        Self { slots: Semaphore::new(count as usize), count }
+    }
+
+    /// Waits until all are free, and takes them; `None` once they are closed.
+    async fn all(&self) -> Option<SemaphorePermit<'_>> {
+        self.slots.acquire_many(self.count).await.ok()
+    }
+
+    fn in_use(&self) -> usize {
+        self.count as usize - self.slots.available_permits()
+    }
 }
 
 impl Slots {
     pub(super) fn new(max_in_flight: usize) -> Self {
-        let total = u32::try_from(max_in_flight).unwrap_or(u32::MAX).clamp(2, 1 << 20);
-        let unproven_count = (total / UNPROVEN_SHARE).max(1);
-        let proven_count = total - unproven_count;
-        Self {
-            proven: Semaphore::new(proven_count as usize),
-            unproven: Semaphore::new(unproven_count as usize),
-            proven_count,
-            unproven_count,
-        }
+        let total = u32::try_from(max_in_flight).unwrap_or(u32::MAX).clamp(3, 1 << 20);
+        let (slow, unproven) = ((total / SLOW_SHARE).max(1), (total / UNPROVEN_SHARE).max(1));
+        Self { prompt: Share::new(total - slow - unproven), slow: Share::new(slow), unproven: Share::new(unproven) }
     }
 
     /// `None` once the slots are closed.
-    async fn take(&self, is_proven: bool) -> Option<SemaphorePermit<'_>> {
-        let slots = if is_proven { &self.proven } else { &self.unproven };
-        slots.acquire().await.ok()
+    async fn take(&self, standing: Standing) -> Option<SemaphorePermit<'_>> {
+        let share = match standing {
+            Standing::Prompt => &self.prompt,
+            Standing::Slow => &self.slow,
+            Standing::Unproven => &self.unproven,
+        };
+        share.slots.acquire().await.ok()
     }
 
     /// Waits until no attempt is under way.
     pub(super) async fn all_free(&self) {
-        let _ =
-            tokio::join!(self.proven.acquire_many(self.proven_count), self.unproven.acquire_many(self.unproven_count));
+        let _ = tokio::join!(self.prompt.all(), self.slow.all(), self.unproven.all());
     }
 
     pub(super) fn in_use(&self) -> usize {
-        let all = self.proven_count as usize + self.unproven_count as usize;
-        all - self.proven.available_permits() - self.unproven.available_permits()
+        [&self.prompt, &self.slow, &self.unproven].map(Share::in_use).iter().sum()
     }
 }
 
@@ -78,8 +96,8 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
     let mut connection: Option<Connection> = None;
     let mut used: Option<Arc<LaneSettings>> = None;
     loop {
-        let is_proven = match lane.find_work(me) {
-            Work::Ready { is_proven } => is_proven,
+        let standing = match lane.find_work(me) {
+            Work::Ready { standing } => standing,
             Work::Retire => return,
             Work::Idle { until } => {
                 if !wait_for_work(&shared, &lane, me, until).await {
@@ -88,7 +106,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
                 continue;
             }
         };
-        let Some(_slot) = shared.slots.take(is_proven).await else { return };
+        let Some(_slot) = shared.slots.take(standing).await else { return };
         let Some(mut job) = lane.take_job() else { continue };
         shared.carry_out(&lane, std::mem::take(&mut job.todo));
         if used.as_ref().is_none_or(|settings| !Arc::ptr_eq(settings, &job.settings)) {

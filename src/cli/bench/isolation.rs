@@ -1,13 +1,14 @@
 //! Dead webhooks beside healthy ones: what the healthy ones notice of them.
 //!
-//! First the healthy ones are measured alone, then beside the dead, on the same server. A third each of the dead
-//! refuses connections, is silent, and hangs in the middle of its answer. They are owed events of their own, a few each
-//! at once and then some every second, so that something is pending for each of them all the time; at last also every
-//! event that a healthy one gets.
+//! The healthy ones are measured alone before and after, and beside the dead in between, on the same server. A third each
+//! of the dead refuses connections, is silent, and hangs in the middle of its answer. They are owed events of their own,
+//! a few each at once and then a hundredth of them one every second, so that something is pending for each of them all
+//! the time; at last also every event that a healthy one gets.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -21,13 +22,18 @@ use super::report::{Figure, Report};
 /// Events that each dead webhook is owed at once; more than the failures that open a circuit.
 const BACKLOG: u64 = 6;
 /// How often a hundredth of the dead webhooks are owed one event more.
-const DEAD_EVENT_EVERY: Duration = Duration::from_millis(100);
+const DEAD_EVENT_EVERY: Duration = Duration::from_secs(1);
 const GROUPS: u64 = 100;
 /// What an attempt at a dead webhook may take, in seconds; the least that can be set, since the time until all circuits
 /// are open is a multiple of it.
 const DEAD_TIMEOUT_S: u64 = 1;
-/// Webhooks that are made at once: as many connections as a client keeps.
-const MAKERS: usize = 8;
+/// What is sent before the first measurement.
+const WARM_UP_EVENTS: u64 = 20_000;
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Webhooks that are made or deleted at once: as many connections as a client keeps.
+const CONNECTIONS: usize = 8;
+/// How long it may take to end what is owed to deleted webhooks.
+const DISCARDING: Duration = Duration::from_mins(2);
 /// This part of the dead must have open circuits before probing is measured. Where a `200` is followed by a body that
 /// never ends, which is a sixth, there is nothing to fail: those are as slow as can be.
 const OPEN_SHARE: f64 = 0.99 * 5.0 / 6.0;
@@ -44,9 +50,9 @@ pub(super) struct Size {
 
 impl Size {
     pub(super) const FULL: Self =
-        Self { dead: 10_000, steady: Duration::from_secs(20), events: 100_000, opening: Duration::from_mins(5) };
+        Self { dead: 10_000, steady: Duration::from_secs(20), events: 300_000, opening: Duration::from_mins(5) };
     pub(super) const QUICK: Self =
-        Self { dead: 1_000, steady: Duration::from_secs(6), events: 40_000, opening: Duration::from_mins(1) };
+        Self { dead: 1_000, steady: Duration::from_secs(6), events: 100_000, opening: Duration::from_mins(1) };
     pub(super) const TINY: Self =
         Self { dead: 30, steady: Duration::from_secs(1), events: 400, opening: Duration::ZERO };
 }
@@ -84,55 +90,87 @@ impl<'a> Isolation<'a> {
         .await?;
         let publisher = Publisher::new(&node)?;
         let mut isolation = Self { size, node, publisher, receiver, say };
-        isolation.throughput(isolation.size.events.min(2_000)).await?;
+        // The connections, the caches and the file of the store are as they will be.
+        isolation.throughput(isolation.size.events.min(WARM_UP_EVENTS)).await?;
+        isolation.publisher.steady(STEADY_RATE, WARM_UP, isolation.receiver).await?;
         Ok(isolation)
     }
 
     pub(super) async fn measure(mut self, report: &mut Report) -> anyhow::Result<()> {
-        let alone = self.healthy("alone").await?;
-        let ms = |us: u64| us as f64 / 1e3;
-        report.add(Figure::new("100 healthy webhooks at 500/s, p50", "ms", ms(alone.steady.arrived.p50_us)));
-        report.add(Figure::new("100 healthy webhooks at 500/s, p99", "ms", ms(alone.steady.arrived.p99_us)));
-        report.add(Figure::new("100 healthy webhooks, batches of 100", "events/s", alone.rate_per_s));
-
+        let before = self.healthy("alone").await?;
         let dead = self.size.dead;
         let resident_before = self.node.memory()?.resident;
         let receivers = DeadReceivers::start()?;
         let making = Instant::now();
-        self.make_dead(&receivers).await?;
-        report.add(Figure::new("making dead webhooks", "webhooks/s", dead as f64 / making.elapsed().as_secs_f64()));
+        let webhooks = self.make_dead(&receivers).await?;
+        let made_per_s = dead as f64 / making.elapsed().as_secs_f64();
 
         let failed_before = self.count("attempts_failed").await?;
         let failing_since = Instant::now();
-        for _ in 0..BACKLOG {
-            self.publisher.aside("dead.all").await?;
-        }
         let mut dead_events = JoinSet::new();
+        self.owe_backlog().await?;
         dead_events.spawn(keep_owing(self.publisher.clone()));
         let failing = self.healthy("beside failing ones").await?;
         let failed = self.count("attempts_failed").await? - failed_before;
-        compare(report, &format!("beside {dead} dead ones that fail"), &alone, &failing);
-        report.add(Figure::new("  failed attempts", "/s", failed as f64 / failing_since.elapsed().as_secs_f64()));
+        let failed_per_s = failed as f64 / failing_since.elapsed().as_secs_f64();
 
         self.wait_for_circuits().await?;
-        report.add(Figure::new("circuits open", "", self.count("circuits_open").await? as f64));
+        let open = self.count("circuits_open").await?;
+        self.owe_backlog().await?;
         let probing = self.healthy("beside probed ones").await?;
-        compare(report, "beside them when probed", &alone, &probing);
 
         (self.say)("isolation: each event to a dead one too");
         self.publisher.cases = cases(dead);
         let mixed = self.publisher.steady(STEADY_RATE, self.size.steady, self.receiver).await?;
-        report.add(Figure::new("each event to a dead one too, p99", "ms", ms(mixed.arrived.p99_us)));
-        report.add(slower("  against alone", &alone.steady, &mixed));
-        let missing = [&alone.steady, &failing.steady, &probing.steady, &mixed].map(|steady| steady.missing);
-        report.add(Figure::new("  missing at healthy ones", "", missing.iter().sum::<u64>() as f64).at_most(0.0));
+        self.publisher.cases = 0;
         let grown = self.node.memory()?.resident.saturating_sub(resident_before) as f64;
-        report.add(Figure::new("resident memory a dead webhook", "KiB", grown / 1_024.0 / dead as f64));
         // One that has ended by itself has failed, and then the dead were owed less than was meant.
-        match dead_events.try_join_next() {
-            Some(ended) => ended?,
-            None => Ok(()),
+        if let Some(ended) = dead_events.try_join_next() {
+            ended??;
         }
+        drop(dead_events);
+
+        self.delete(webhooks).await?;
+        let after = self.healthy("alone again").await?;
+        let alone = Alone::new(&before, &after);
+        alone.add(report);
+        report.add(Figure::new("making dead webhooks", "webhooks/s", made_per_s));
+        alone.compare(report, &format!("beside {dead} dead ones that fail"), &failing);
+        report.add(Figure::new("  failed attempts", "/s", failed_per_s));
+        alone.compare(report, "beside them when probed", &probing);
+        report.add(Figure::new("  circuits open", "", open as f64));
+        report.add(Figure::new("each event to a dead one too, p99", "ms", ms(mixed.arrived.p99_us)));
+        report.add(alone.slower(&mixed));
+        let missing = [&before.steady, &failing.steady, &probing.steady, &mixed, &after.steady];
+        let missing: u64 = missing.iter().map(|steady| steady.missing).sum();
+        report.add(Figure::new("  missing at healthy ones", "", missing as f64).at_most(0.0));
+        report.add(Figure::new("resident memory a dead webhook", "KiB", grown / 1_024.0 / dead as f64));
+        Ok(())
+    }
+
+    /// Owes each dead webhook some events at once.
+    async fn owe_backlog(&self) -> anyhow::Result<()> {
+        for _ in 0..BACKLOG {
+            self.publisher.aside("dead.all").await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes webhooks, and waits until nothing is owed to them any more.
+    async fn delete(&self, webhooks: Vec<String>) -> anyhow::Result<()> {
+        (self.say)("isolation: deleting dead webhooks");
+        let remote = &self.node.remote;
+        at_once(webhooks, |uuid| {
+            let remote = Arc::clone(remote);
+            async move { remote.delete(&["webhooks", &uuid]).await.map(drop) }
+        })
+        .await?;
+        let waiting_since = Instant::now();
+        while remote.get(&["stats"], &[]).await?.value["pending"] != 0 {
+            anyhow::ensure!(waiting_since.elapsed() < DISCARDING, "deliveries of deleted webhooks are still pending");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
     }
 
     async fn healthy(&mut self, how: &str) -> anyhow::Result<Healthy> {
@@ -149,7 +187,7 @@ impl<'a> Isolation<'a> {
         Ok(events as f64 / took.as_secs_f64())
     }
 
-    async fn make_dead(&self, receivers: &DeadReceivers) -> anyhow::Result<()> {
+    async fn make_dead(&self, receivers: &DeadReceivers) -> anyhow::Result<Vec<String>> {
         (self.say)("isolation: making dead webhooks");
         let cases = cases(self.size.dead);
         make(&self.node, self.size.dead, |n| {
@@ -192,22 +230,37 @@ fn cases(dead: u64) -> u64 {
     dead.div_ceil(NODES)
 }
 
-/// Makes `count` webhooks over a few connections.
-async fn make(node: &Node, count: u64, webhook: impl Fn(u64) -> Value) -> anyhow::Result<()> {
-    let mut requests: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    for n in 0..count {
-        if requests.len() == MAKERS
-            && let Some(made) = requests.join_next().await
-        {
-            made??;
-        }
+/// Makes `count` webhooks, and returns their uuids.
+async fn make(node: &Node, count: u64, webhook: impl Fn(u64) -> Value) -> anyhow::Result<Vec<String>> {
+    at_once(0..count, |n| {
         let (remote, webhook) = (Arc::clone(&node.remote), webhook(n));
-        requests.spawn(async move { remote.post(&["webhooks"], &webhook).await.map(drop) });
+        async move {
+            let made = remote.post(&["webhooks"], &webhook).await?;
+            Ok(made.value["uuid"].as_str().context("the answer has no uuid")?.to_owned())
+        }
+    })
+    .await
+}
+
+/// Makes requests over a few connections at once; the answers are in no order.
+async fn at_once<I, T, F>(items: impl IntoIterator<Item = I>, request: impl Fn(I) -> F) -> anyhow::Result<Vec<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = anyhow::Result<T>> + Send + 'static,
+{
+    let (mut requests, mut answers) = (JoinSet::new(), Vec::new());
+    for item in items {
+        if requests.len() == CONNECTIONS
+            && let Some(answer) = requests.join_next().await
+        {
+            answers.push(answer??);
+        }
+        requests.spawn(request(item));
     }
-    while let Some(made) = requests.join_next().await {
-        made??;
+    while let Some(answer) = requests.join_next().await {
+        answers.push(answer??);
     }
-    Ok(())
+    Ok(answers)
 }
 
 /// Owes the dead webhooks events, one group after the other. Ends with an error only.
@@ -220,15 +273,42 @@ async fn keep_owing(publisher: Publisher) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn compare(report: &mut Report, name: &str, alone: &Healthy, beside: &Healthy) {
-    let ms = |us: u64| us as f64 / 1e3;
-    report.add(Figure::new(format!("{name}, p50"), "ms", ms(beside.steady.arrived.p50_us)));
-    report.add(Figure::new(format!("{name}, p99"), "ms", ms(beside.steady.arrived.p99_us)));
-    report.add(slower("  against alone", &alone.steady, &beside.steady));
-    report.add(Figure::new(format!("{name}, batches of 100"), "events/s", beside.rate_per_s));
-    report.add(Figure::new("  share of alone", "%", 100.0 * beside.rate_per_s / alone.rate_per_s).at_least(90.0));
+fn ms(us: u64) -> f64 {
+    us as f64 / 1e3
 }
 
-fn slower(name: &str, alone: &Steady, beside: &Steady) -> Figure {
-    Figure::new(name, "×", beside.arrived.p99_us as f64 / alone.arrived.p99_us.max(1) as f64).at_most(2.0)
+/// Healthy webhooks without dead ones: the mean of before and after.
+struct Alone {
+    p50_ms: f64,
+    p99_ms: f64,
+    rate_per_s: f64,
+}
+
+impl Alone {
+    fn new(before: &Healthy, after: &Healthy) -> Self {
+        let [first, last] = [&before.steady.arrived, &after.steady.arrived];
+        Self {
+            p50_ms: ms(first.p50_us + last.p50_us) / 2.0,
+            p99_ms: ms(first.p99_us + last.p99_us) / 2.0,
+            rate_per_s: f64::midpoint(before.rate_per_s, after.rate_per_s),
+        }
+    }
+
+    fn add(&self, report: &mut Report) {
+        report.add(Figure::new("100 healthy webhooks at 500/s, p50", "ms", self.p50_ms));
+        report.add(Figure::new("100 healthy webhooks at 500/s, p99", "ms", self.p99_ms));
+        report.add(Figure::new("100 healthy webhooks, batches of 100", "events/s", self.rate_per_s));
+    }
+
+    fn compare(&self, report: &mut Report, name: &str, beside: &Healthy) {
+        report.add(Figure::new(format!("{name}, p50"), "ms", ms(beside.steady.arrived.p50_us)));
+        report.add(Figure::new(format!("{name}, p99"), "ms", ms(beside.steady.arrived.p99_us)));
+        report.add(self.slower(&beside.steady));
+        report.add(Figure::new(format!("{name}, batches of 100"), "events/s", beside.rate_per_s));
+        report.add(Figure::new("  share of alone", "%", 100.0 * beside.rate_per_s / self.rate_per_s).at_least(90.0));
+    }
+
+    fn slower(&self, beside: &Steady) -> Figure {
+        Figure::new("  against alone", "×", ms(beside.arrived.p99_us) / self.p99_ms.max(0.001)).at_most(2.0)
+    }
 }
