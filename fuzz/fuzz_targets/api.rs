@@ -1,5 +1,5 @@
 //! Requests to the API, on a real store: none is answered with a server error, all problems are described as such.
-//! Input: the path with its query; the body of a preview of a shape.
+//! Input: the path with its query; the body of a preview of a shape; a name of a tenant, which is also an idempotency key.
 #![no_main]
 
 use std::convert::Infallible;
@@ -8,9 +8,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::http::{Request, Response, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use libfuzzer_sys::fuzz_target;
-use postrider::api::auth::{Auth, hash_token, new_token};
+use postrider::api::auth::{Auth, TENANT_HEADER, hash_token, new_token};
 use postrider::api::{App, service};
 use postrider::clock::SystemClock;
 use postrider::delivery::client::{Client, ClientOptions};
@@ -21,7 +21,7 @@ use postrider::event::Event;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
 use postrider::webhook::DEFAULT_TENANT;
-use postrider_fuzz::{NOW, RUNTIME, two_parts};
+use postrider_fuzz::{NOW, RUNTIME, parts};
 use secrecy::ExposeSecret;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
@@ -86,18 +86,30 @@ async fn ask(setup: &Setup, request: Request<Body>) {
 
 fuzz_target!(|input: &[u8]| {
     let setup = &*SETUP;
-    let (path, body) = two_parts(input);
+    let mut parts = parts(input);
+    let (path, body, value) = (parts.next(), parts.next(), parts.next());
     let request = |method: &str, uri: Uri, body: Vec<u8>| {
         let request = Request::builder().method(method).uri(uri);
         let request = request.header(header::AUTHORIZATION, &setup.authorization);
         request.header(header::CONTENT_TYPE, "application/json").body(Body::from(body)).expect("a request")
     };
+    let value = value.and_then(|value| HeaderValue::from_bytes(value).ok());
     RUNTIME.block_on(async {
-        if let Ok(uri) = Uri::try_from([b"/api/v1/", path].concat()) {
-            ask(setup, request("GET", uri, Vec::new())).await;
+        if let Ok(uri) = Uri::try_from([b"/api/v1/", path.unwrap_or_default()].concat()) {
+            let mut asked = request("GET", uri, Vec::new());
+            if let Some(value) = value.clone() {
+                asked.headers_mut().insert(TENANT_HEADER, value);
+            }
+            ask(setup, asked).await;
         }
-        if !body.is_empty() {
+        if let Some(body) = body.filter(|body| !body.is_empty()) {
             ask(setup, request("POST", Uri::from_static("/api/v1/shapes/preview"), body.to_vec())).await;
+        }
+        if let Some(value) = value {
+            // Refused after its key was read, so that nothing is stored.
+            let mut asked = request("POST", Uri::from_static("/api/v1/events"), b"{".to_vec());
+            asked.headers_mut().insert("idempotency-key", value);
+            ask(setup, asked).await;
         }
     });
 });

@@ -29,6 +29,7 @@ fuzz_target!(|input: &[u8]| {
         response: Default::default(),
         retry_after,
         timings: Timings::default(),
+        control: None,
     };
     let scheduled = (attempt as usize).checked_sub(1).and_then(|index| schedule.delays().get(index)).copied();
     for jitter in [*JITTER.start(), 1.0, *JITTER.end()] {

@@ -17,11 +17,11 @@ fn check(settings: &WebhookSettings) {
     let stored = serde_json::to_string(&settings.policy_patch()).expect("it is JSON");
     let blank = r#"{"name": "blank", "url": "https://example.com/", "topic_patterns": ["a"]}"#;
     let blank = WebhookSettings::create(patch(blank.as_bytes()).expect("settings")).expect("settings");
-    let read = blank.patched(patch(stored.as_bytes()).expect("it comes back")).expect("it is still accepted");
+    let read = blank.patched(&patch(stored.as_bytes()).expect("it comes back")).expect("it is still accepted");
     assert_eq!(read.policy, settings.policy);
     assert_eq!(read.receiver.access, settings.receiver.access);
     // To change nothing changes nothing.
-    assert_eq!(settings.patched(WebhookPatch::default()).as_ref(), Ok(settings));
+    assert_eq!(settings.patched(&WebhookPatch::default()).as_ref(), Ok(settings));
 }
 
 fn check_errors(errors: &[WebhookError]) {
@@ -38,7 +38,7 @@ fuzz_target!(|input: &[u8]| {
     };
     check(&settings);
     let Some(change) = patch(second) else { return };
-    match settings.patched(change) {
+    match settings.patched(&change) {
         Ok(changed) => check(&changed),
         Err(errors) => check_errors(&errors),
     }

@@ -14,8 +14,11 @@ pub const SEPARATOR: u8 = 0x1e;
 /// The present of every target.
 pub const NOW: UnixMicros = UnixMicros(1_790_000_000_000_000);
 
+static NO_METADATA: std::collections::BTreeMap<String, String> = std::collections::BTreeMap::new();
+
 /// What a template knows beside the event.
 pub const CONTEXT: Context<'static> = Context {
+    webhook_metadata: &NO_METADATA,
     webhook_name: "soc",
     webhook_id: "0191f6c0-0000-7000-8000-000000000001",
     tenant: "default",

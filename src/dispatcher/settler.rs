@@ -16,6 +16,9 @@ use crate::webhook::WebhookSeq;
 
 /// The most settlements in one commit.
 const MAX_BATCH: usize = 2_048;
+/// The most failed attempts in one commit. Each costs several times what a success does (a row, its place in the index of
+/// what is due, the webhook's health), and events that are being accepted wait meanwhile.
+const MAX_FAILURES: usize = 256;
 /// Settlements that may wait for a commit; then workers wait with their next attempts.
 pub(super) const MAX_WAITING: usize = 2_048;
 /// How long to wait before a commit that failed is tried again.
@@ -55,44 +58,62 @@ impl Message {
 pub(super) async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<Message>) {
     let mut received = Vec::with_capacity(MAX_BATCH);
     while messages.recv_many(&mut received, MAX_BATCH).await > 0 {
-        let mut lanes: HashMap<WebhookSeq, Arc<Lane>> = HashMap::new();
-        let mut settlements = Vec::with_capacity(received.len());
-        let mut were_under_way = Vec::with_capacity(received.len());
-        let mut flushes = Vec::new();
-        let mut notices = Vec::new();
-        for message in received.drain(..) {
-            match message {
-                Message::Ended { lane, settlement, was_under_way, notice } => {
-                    notices.extend(notice);
-                    lanes.entry(lane.seq).or_insert(lane);
-                    settlements.push(settlement);
-                    were_under_way.push(was_under_way);
-                }
-                Message::Health(lane) => {
-                    lanes.insert(lane.seq, lane);
-                }
-                Message::Flush(done) => flushes.push(done),
+        while !received.is_empty() {
+            let portion = portion(&received);
+            record(&shared, received.drain(..portion)).await;
+        }
+    }
+}
+
+/// How many of the messages go into the next commit.
+fn portion(received: &[Message]) -> usize {
+    let mut failures = 0;
+    let is_too_much = |message: &Message| {
+        failures += usize::from(message.error().is_some());
+        failures > MAX_FAILURES
+    };
+    received.iter().position(is_too_much).unwrap_or(received.len())
+}
+
+/// Commits what messages say, and tells those concerned.
+async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = Message>) {
+    let mut lanes: HashMap<WebhookSeq, Arc<Lane>> = HashMap::new();
+    let mut settlements = Vec::with_capacity(messages.len());
+    let mut were_under_way = Vec::with_capacity(messages.len());
+    let mut flushes = Vec::new();
+    let mut notices = Vec::new();
+    for message in messages {
+        match message {
+            Message::Ended { lane, settlement, was_under_way, notice } => {
+                notices.extend(notice);
+                lanes.entry(lane.seq).or_insert(lane);
+                settlements.push(settlement);
+                were_under_way.push(was_under_way);
             }
-        }
-        let now = shared.clock.now();
-        if !flushes.is_empty() {
-            lanes.extend(shared.lanes.read().iter().map(|(seq, lane)| (*seq, Arc::clone(lane))));
-        }
-        let health = lanes.values().filter_map(|lane| Some((lane.seq, lane.take_health(now)?))).collect();
-        let is_urgent = lanes.values().any(|lane| lane.is_ordered());
-        let batch = Arc::new(SettleBatch { settlements, health, is_urgent });
-        commit(&shared, &batch).await;
-        for (settlement, was_under_way) in batch.settlements.iter().zip(were_under_way) {
-            if let Some(lane) = lanes.get(&settlement.key.webhook) {
-                after_commit(&shared, lane, settlement, was_under_way);
+            Message::Health(lane) => {
+                lanes.insert(lane.seq, lane);
             }
+            Message::Flush(done) => flushes.push(done),
         }
-        for notice in notices {
-            shared.tell(*notice).await;
+    }
+    let now = shared.clock.now();
+    if !flushes.is_empty() {
+        lanes.extend(shared.lanes.read().iter().map(|(seq, lane)| (*seq, Arc::clone(lane))));
+    }
+    let health = lanes.values().filter_map(|lane| Some((lane.seq, lane.take_health(now)?))).collect();
+    let is_urgent = lanes.values().any(|lane| lane.is_ordered());
+    let batch = Arc::new(SettleBatch { settlements, health, is_urgent });
+    commit(shared, &batch).await;
+    for (settlement, was_under_way) in batch.settlements.iter().zip(were_under_way) {
+        if let Some(lane) = lanes.get(&settlement.key.webhook) {
+            after_commit(shared, lane, settlement, was_under_way);
         }
-        for done in flushes {
-            let _ = done.send(());
-        }
+    }
+    for notice in notices {
+        shared.tell(*notice).await;
+    }
+    for done in flushes {
+        let _ = done.send(());
     }
 }
 
