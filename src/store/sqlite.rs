@@ -8,6 +8,7 @@
 
 mod accept;
 mod audit;
+mod checkpoint;
 mod compact;
 mod deliveries;
 mod idempotency;
@@ -36,6 +37,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use self::accept::IdHash;
+use self::checkpoint::Checkpointer;
 pub use self::compact::Compacted;
 use self::listings::{Bounds, Listing};
 pub use self::open::DATABASE_FILE;
@@ -85,7 +87,7 @@ impl SqliteStore {
     /// Opens or creates the store in `folder`; blocks while it does.
     pub fn open(folder: &Path, master_key: &MasterKey, options: SqliteOptions) -> Result<Self, OpenError> {
         let folder = Folder::lock(folder)?;
-        let connection = folder.open(master_key, options.max_bytes)?;
+        let mut connection = folder.open(master_key, options.max_bytes)?;
         let key = |name: &str| -> Result<Vec<u8>, OpenError> {
             let key = read_meta(&connection, name).map_err(|error| folder.failed(error))?;
             key.ok_or_else(|| folder.corrupt(&format!("{name} is missing")))
@@ -107,7 +109,8 @@ impl SqliteStore {
         };
         let readers = (0..READERS).map(|_| folder.open_reader()).collect::<Result<_, _>>()?;
         let thread_failed = folder.cannot_start();
-        let writer = Writer::start(connection, state, folder).map_err(thread_failed)?;
+        let checkpointer = Checkpointer::start(&mut connection, folder.open_copier()?).map_err(&thread_failed)?;
+        let writer = Writer::start(connection, checkpointer, state, folder).map_err(thread_failed)?;
         Ok(Self { writer, readers: Arc::new(Readers::new(readers)), gauges, delivery_ids, id_hash, sealer })
     }
 

@@ -43,8 +43,6 @@ const MAX_CHECK: Duration = Duration::from_secs(1);
 /// Steps of SQLite's virtual machine between two looks at the time.
 const CHECK_STEPS: i32 = 10_000;
 const PAGE_BYTES: u64 = 4_096;
-/// A checkpoint every 16 MiB of log: measured best, 1,000 pages copies hot pages too often.
-const WAL_AUTOCHECKPOINT_PAGES: u32 = 4_000;
 /// The log is cut back to this after a burst, in bytes.
 const WAL_KEPT_BYTES: u64 = 32 << 20;
 /// Page cache of the writer and of each reader, in KiB.
@@ -103,7 +101,6 @@ impl Folder {
             configure(&connection, WRITER_CACHE_KIB)?;
             connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
             connection.pragma_update(None, "synchronous", "FULL")?;
-            connection.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT_PAGES)?;
             connection.pragma_update_and_check(None, "journal_size_limit", sql_integer(WAL_KEPT_BYTES), |_| Ok(()))?;
             migrate(&mut connection)?;
             super::compact::prepare(&connection)?;
@@ -119,6 +116,19 @@ impl Folder {
         self.inspect_header()?;
         Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))
             .map_err(|error| self.failed(error))
+    }
+
+    /// A connection for checkpoints.
+    pub(super) fn open_copier(&self) -> Result<Connection, OpenError> {
+        let open = || -> rusqlite::Result<Connection> {
+            let connection = Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+            configure(&connection, READER_CACHE_KIB)?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            // Only now does it know that there is a log.
+            connection.query_row("SELECT count(*) FROM meta", (), |_| Ok(()))?;
+            Ok(connection)
+        };
+        open().map_err(|error| self.failed(error))
     }
 
     /// A connection that can only read.

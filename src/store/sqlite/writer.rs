@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::{error, info};
 
 use super::accept::IdHash;
+use super::checkpoint::Checkpointer;
 use super::open::Folder;
 use super::settle;
 use super::tenants::Gauges;
@@ -114,12 +115,17 @@ struct WriterThread {
 
 impl Writer {
     /// Starts the thread; `folder` stays locked until it has closed the connection.
-    pub(super) fn start(connection: Connection, state: State, folder: Folder) -> io::Result<Self> {
+    pub(super) fn start(
+        connection: Connection,
+        checkpointer: Checkpointer,
+        state: State,
+        folder: Folder,
+    ) -> io::Result<Self> {
         let (jobs, waiting) = mpsc::channel();
         let (stopping, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            run(&connection, state, &waiting);
-            checkpoint(&connection);
+            run(&connection, checkpointer, state, &waiting);
+            empty_log(&connection);
             drop(connection);
             drop(folder);
             let _ = stopping.send(());
@@ -333,9 +339,17 @@ impl<'c> Commit<'c> {
     }
 }
 
-fn run(connection: &Connection, mut state: State, waiting: &mpsc::Receiver<Box<dyn Job>>) {
+fn run(
+    connection: &Connection,
+    mut checkpointer: Checkpointer,
+    mut state: State,
+    waiting: &mpsc::Receiver<Box<dyn Job>>,
+) {
     let mut failing = false;
-    while let Ok(first) = waiting.recv() {
+    loop {
+        let at_once = waiting.try_recv();
+        checkpointer.advance(connection, at_once.is_err());
+        let Ok(first) = at_once.or_else(|_| waiting.recv()) else { return };
         let mut jobs = gather(first, waiting);
         let committed = commit(connection, &mut state, &mut jobs);
         match committed {
@@ -426,7 +440,7 @@ fn note(failing: &mut bool, committed: &rusqlite::Result<()>) {
 }
 
 /// Empties the log into the database, so that what is left is one file.
-fn checkpoint(connection: &Connection) {
+fn empty_log(connection: &Connection) {
     if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())) {
         error!(%error, "the write-ahead log remains; the next start reads it");
     }

@@ -1,0 +1,104 @@
+//! Keeping the write-ahead log short without holding up the writer.
+//!
+//! A checkpoint copies the log's pages into the database and syncs both, which takes milliseconds that everybody who
+//! waits for a commit would wait too. So a thread of its own does that while the writer goes on, and the writer copies the
+//! few pages that came meanwhile when nobody waits for it: with all pages copied, the log begins anew.
+//! <https://sqlite.org/wal.html#checkpointing>
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+use tracing::error;
+
+/// A checkpoint every 16 MiB of log: measured best, 1,000 pages copies hot pages too often.
+const CHECKPOINT_PAGES: u32 = 4_000;
+/// The log may grow by this until the writer finishes a checkpoint though calls wait; and until the next is tried while
+/// a reader keeps it from beginning anew.
+const SLACK_PAGES: u32 = 1_000;
+
+/// The thread that copies, seen from the writer.
+pub(super) struct Checkpointer {
+    /// Pages in the log as of the last commit.
+    pages: Arc<AtomicU32>,
+    is_copying: Arc<AtomicBool>,
+    wanted: Option<mpsc::SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+    stage: Stage,
+}
+
+/// How far the next checkpoint is.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// It begins at so many pages.
+    Waiting { at: u32 },
+    /// The thread was asked when there were so many pages.
+    Copying { from: u32 },
+}
+
+impl Checkpointer {
+    /// Takes checkpoints over from `writer`. `copier` is a connection to the same file that may write.
+    pub(super) fn start(writer: &mut Connection, copier: Connection) -> io::Result<Self> {
+        let (pages, is_copying) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        let (wanted, asked) = mpsc::sync_channel(1);
+        let counter = Arc::clone(&pages);
+        // Takes the place of SQLite's own checkpoints.
+        let hooked = writer.wal_hook(Some(move |_: &mut _, pages: i32| {
+            counter.store(pages.unsigned_abs(), Ordering::Relaxed);
+            Ok(())
+        }));
+        hooked.map_err(io::Error::other)?;
+        let busy = Arc::clone(&is_copying);
+        let thread = std::thread::Builder::new().name("store-checkpoint".to_owned()).spawn(move || {
+            while asked.recv().is_ok() {
+                copy(&copier);
+                busy.store(false, Ordering::Release);
+            }
+        })?;
+        let stage = Stage::Waiting { at: CHECKPOINT_PAGES };
+        Ok(Self { pages, is_copying, wanted: Some(wanted), thread: Some(thread), stage })
+    }
+
+    /// After a commit of `writer`; `is_idle`: no call waits for it.
+    pub(super) fn advance(&mut self, writer: &Connection, is_idle: bool) {
+        let pages = self.pages.load(Ordering::Relaxed);
+        match self.stage {
+            Stage::Waiting { at } if pages >= at => {
+                self.is_copying.store(true, Ordering::Release);
+                if self.wanted.as_ref().is_some_and(|wanted| wanted.try_send(()).is_ok()) {
+                    self.stage = Stage::Copying { from: pages };
+                }
+            }
+            // The log has begun anew.
+            Stage::Waiting { at } if at > CHECKPOINT_PAGES && pages < CHECKPOINT_PAGES => {
+                self.stage = Stage::Waiting { at: CHECKPOINT_PAGES };
+            }
+            Stage::Copying { from } if !self.is_copying.load(Ordering::Acquire) => {
+                if is_idle || pages >= from.saturating_add(SLACK_PAGES) {
+                    copy(writer);
+                    self.stage = Stage::Waiting { at: pages.saturating_add(SLACK_PAGES).max(CHECKPOINT_PAGES) };
+                }
+            }
+            Stage::Waiting { .. } | Stage::Copying { .. } => {}
+        }
+    }
+}
+
+impl Drop for Checkpointer {
+    fn drop(&mut self) {
+        self.wanted = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Copies what no reader needs in the log any more; waits for nobody.
+fn copy(connection: &Connection) {
+    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(())) {
+        error!(%error, "a checkpoint failed; the write-ahead log grows until one succeeds");
+    }
+}
