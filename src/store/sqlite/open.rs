@@ -26,6 +26,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, sql: include_str!("../../../migrations/sqlite/0002_policies.sql") },
     Migration { version: 3, sql: include_str!("../../../migrations/sqlite/0003_replay_retention.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/sqlite/0004_tenants.sql") },
+    Migration { version: 5, sql: include_str!("../../../migrations/sqlite/0005_webhook_health.sql") },
 ];
 
 /// `PRAGMA application_id`: "PRDR" in ASCII.

@@ -248,7 +248,7 @@ fn kept_response(attempt: &AttemptRecord) -> &[u8] {
 pub(super) fn update_health(commit: &Commit<'_>, webhook: WebhookSeq, health: &WebhookHealth) -> rusqlite::Result<()> {
     commit
         .prepare(
-            "UPDATE webhook SET consecutive_failures = ?2, last_success_at = ?3, last_failure_at = ?4,
+            "UPDATE webhook_health SET consecutive_failures = ?2, last_success_at = ?3, last_failure_at = ?4,
                  last_error = ?5, auto_disabled_at = ?6, probe_at = ?7, cool_down_us = ?8
              WHERE seq = ?1",
         )?

@@ -46,7 +46,7 @@ macro_rules! select_webhooks {
                  timeout_us, topic_patterns, enabled, max_in_flight, retry_schedule, created_at, updated_at,
                  consecutive_failures, last_success_at, last_failure_at, last_error, auto_disabled_at, probe_at,
                  cool_down_us, off_reason, off_at, policy
-             FROM webhook ",
+             FROM webhook JOIN webhook_health USING (seq) ",
             $rest
         )
     };
@@ -85,6 +85,7 @@ pub(super) fn create(
         now,
         &columns.policy,
     ))?);
+    commit.prepare("INSERT INTO webhook_health (seq) VALUES (?1)")?.execute([seq])?;
     commit.state.tenants.insert(seq, tenant);
     record_deed(commit, tenant, "webhook.create", uuid, &settings.name, now)?;
     Ok(WebhookRecord {
