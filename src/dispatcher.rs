@@ -15,6 +15,7 @@ pub(crate) mod notices;
 mod recovery;
 mod settler;
 pub(crate) mod shaping;
+mod slots;
 mod timer;
 mod worker;
 
@@ -36,8 +37,8 @@ use self::memory::{HeldEvent, Memory};
 use self::notices::{MAX_NOTICES, Notice};
 use self::settler::Message;
 use self::shaping::{Shaped, Shaping};
+use self::slots::Slots;
 use self::timer::Timer;
-use self::worker::Slots;
 use crate::clock::{Clock, SteadyClock, UnixMicros};
 use crate::delivery::client::Client;
 use crate::delivery::retry::Schedule;

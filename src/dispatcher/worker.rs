@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::Id;
 use tokio::time::Instant;
 use uuid::fmt::Hyphenated;
 
-use super::breaker::{Change, Standing};
+use super::breaker::Change;
 use super::lane::{Booked, Job, Lane, LaneSettings, Queued, Work};
 use super::notices::{News, Notice, is_operational};
 use super::settler::Message;
@@ -28,67 +27,6 @@ const KEEP_IDLE: Duration = Duration::from_secs(15);
 /// When and why an attempt is made again that ended by a fault of this program.
 const UNEXPECTED_END_DELAY: Duration = Duration::from_mins(1);
 const UNEXPECTED_END: &str = "internal: the attempt ended unexpectedly";
-/// One in so many slots is for webhooks whose last attempt failed, or that were never tried: when all of them hang, the
-/// others have the rest to themselves.
-const UNPROVEN_SHARE: u32 = 4;
-/// One in so many is for those whose last attempt succeeded, but took long.
-const SLOW_SHARE: u32 = 4;
-
-/// The attempts that may be under way at once, over all lanes.
-pub(super) struct Slots {
-    prompt: Share,
-    slow: Share,
-    unproven: Share,
-}
-
-/// Slots for webhooks of one standing.
-struct Share {
-    slots: Semaphore,
-    count: u32,
-}
-
-impl Share {
-    fn new(count: u32) -> Self {
-        Self { slots: Semaphore::new(count as usize), count }
-    }
-
-    /// Waits until all are free, and takes them; `None` once they are closed.
-    async fn all(&self) -> Option<SemaphorePermit<'_>> {
-        self.slots.acquire_many(self.count).await.ok()
-    }
-
-    fn in_use(&self) -> usize {
-        self.count as usize - self.slots.available_permits()
-    }
-}
-
-impl Slots {
-    pub(super) fn new(max_in_flight: usize) -> Self {
-        let total = u32::try_from(max_in_flight).unwrap_or(u32::MAX).clamp(3, 1 << 20);
-        let (slow, unproven) = ((total / SLOW_SHARE).max(1), (total / UNPROVEN_SHARE).max(1));
-        Self { prompt: Share::new(total - slow - unproven), slow: Share::new(slow), unproven: Share::new(unproven) }
-    }
-
-    /// `None` once the slots are closed.
-    async fn take(&self, standing: Standing) -> Option<SemaphorePermit<'_>> {
-        let share = match standing {
-            Standing::Prompt => &self.prompt,
-            Standing::Slow => &self.slow,
-            Standing::Unproven => &self.unproven,
-        };
-        share.slots.acquire().await.ok()
-    }
-
-    /// Waits until no attempt is under way.
-    pub(super) async fn all_free(&self) {
-        let _ = tokio::join!(self.prompt.all(), self.slow.all(), self.unproven.all());
-    }
-
-    pub(super) fn in_use(&self) -> usize {
-        [&self.prompt, &self.slow, &self.unproven].map(Share::in_use).iter().sum()
-    }
-}
-
 /// Works until the lane needs this worker no more.
 pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
     let me = tokio::task::id();

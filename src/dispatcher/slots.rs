@@ -1,0 +1,129 @@
+//! Slots: the attempts that may be under way at once, over all lanes, and who shares them with whom.
+//!
+//! A webhook whose attempts fail or take long must not take from the others. So those have shares of their own: when all of
+//! them hang, the others have the rest to themselves. And they begin one after the other: many that time out together
+//! would begin together again, and keep the processors busy for all others at every such beat.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use super::breaker::Standing;
+
+/// One in so many slots is for webhooks whose last attempt failed, or that were never tried.
+const UNPROVEN_SHARE: u32 = 4;
+/// One in so many is for those whose last attempt succeeded, but took long.
+const SLOW_SHARE: u32 = 4;
+/// The time between the beginnings of two attempts in one of these shares: at most 2,000 a second.
+const SPACING: Duration = Duration::from_micros(500);
+
+/// The attempts that may be under way at once, over all lanes.
+pub(super) struct Slots {
+    prompt: Share,
+    slow: Share,
+    unproven: Share,
+}
+
+impl Slots {
+    pub(super) fn new(max_in_flight: usize) -> Self {
+        let total = u32::try_from(max_in_flight).unwrap_or(u32::MAX).clamp(3, 1 << 20);
+        let (slow, unproven) = ((total / SLOW_SHARE).max(1), (total / UNPROVEN_SHARE).max(1));
+        Self { prompt: Share::new(total - slow - unproven), slow: Share::new(slow), unproven: Share::new(unproven) }
+    }
+
+    /// Waits for a slot, and for its turn; `None` once the slots are closed.
+    pub(super) async fn take(&self, standing: Standing) -> Option<SemaphorePermit<'_>> {
+        let share = match standing {
+            Standing::Prompt => return self.prompt.take().await,
+            Standing::Slow => &self.slow,
+            Standing::Unproven => &self.unproven,
+        };
+        let slot = share.take().await;
+        share.wait_for_turn().await;
+        slot
+    }
+
+    /// Waits until no attempt is under way.
+    pub(super) async fn all_free(&self) {
+        let _ = tokio::join!(self.prompt.all(), self.slow.all(), self.unproven.all());
+    }
+
+    pub(super) fn in_use(&self) -> usize {
+        [&self.prompt, &self.slow, &self.unproven].map(Share::in_use).iter().sum()
+    }
+}
+
+/// Slots for webhooks of one standing.
+struct Share {
+    slots: Semaphore,
+    count: u32,
+    next_turn: Mutex<Instant>,
+}
+
+impl Share {
+    fn new(count: u32) -> Self {
+        Self { slots: Semaphore::new(count as usize), count, next_turn: Mutex::new(Instant::now()) }
+    }
+
+    async fn take(&self) -> Option<SemaphorePermit<'_>> {
+        self.slots.acquire().await.ok()
+    }
+
+    async fn wait_for_turn(&self) {
+        let (now, turn) = {
+            let mut next = self.next_turn.lock();
+            let now = Instant::now();
+            let turn = (*next).max(now);
+            *next = turn + SPACING;
+            (now, turn)
+        };
+        if turn > now {
+            tokio::time::sleep_until(turn).await;
+        }
+    }
+
+    /// Waits until all are free, and takes them; `None` once they are closed.
+    async fn all(&self) -> Option<SemaphorePermit<'_>> {
+        self.slots.acquire_many(self.count).await.ok()
+    }
+
+    fn in_use(&self) -> usize {
+        self.count as usize - self.slots.available_permits()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_fail_or_are_slow_begin_one_after_the_other() {
+        let slots = Slots::new(400);
+        let began_at = Instant::now();
+        let mut held = Vec::new();
+        for _ in 0..200 {
+            held.push(slots.take(Standing::Prompt).await.unwrap());
+        }
+        assert_eq!(began_at.elapsed(), Duration::ZERO);
+        held.push(slots.take(Standing::Slow).await.unwrap());
+        held.push(slots.take(Standing::Unproven).await.unwrap());
+        assert_eq!(began_at.elapsed(), Duration::ZERO, "the first waits for nobody");
+        for _ in 1..100 {
+            held.push(slots.take(Standing::Unproven).await.unwrap());
+        }
+        assert!(began_at.elapsed() >= 99 * SPACING, "{:?}", began_at.elapsed());
+        assert_eq!(slots.in_use(), 301);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_all_that_fail_hang_the_others_have_theirs() {
+        let slots = Slots::new(8);
+        let _held = (slots.take(Standing::Unproven).await, slots.take(Standing::Unproven).await);
+        let one_more = tokio::time::timeout(Duration::from_secs(60), slots.take(Standing::Unproven));
+        assert!(one_more.await.is_err());
+        assert!(slots.take(Standing::Prompt).await.is_some());
+        assert!(slots.take(Standing::Slow).await.is_some());
+    }
+}
