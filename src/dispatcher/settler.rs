@@ -16,8 +16,8 @@ use crate::webhook::WebhookSeq;
 
 /// The most settlements in one commit.
 const MAX_BATCH: usize = 2_048;
-/// The most failed attempts in one commit. Each costs several times what a success does (a row, its place in the index of
-/// what is due, the webhook's health), and events that are being accepted wait meanwhile.
+/// The most failed attempts in one commit. Each writes several times the pages that a success does (a row, its place in the
+/// index of what is due, the webhook's health), and events that are being accepted wait meanwhile.
 const MAX_FAILURES: usize = 16;
 /// Settlements that may wait for a commit; then workers wait with their next attempts.
 pub(super) const MAX_WAITING: usize = 2_048;

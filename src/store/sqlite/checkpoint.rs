@@ -77,7 +77,10 @@ impl Checkpointer {
                 self.stage = Stage::Waiting { at: CHECKPOINT_PAGES };
             }
             Stage::Copying { from } if !self.is_copying.load(Ordering::Acquire) => {
-                if is_idle || pages >= from.saturating_add(SLACK_PAGES) {
+                if pages < from {
+                    // No commit came meanwhile, so that the next one began the log anew.
+                    self.stage = Stage::Waiting { at: CHECKPOINT_PAGES };
+                } else if is_idle || pages >= from.saturating_add(SLACK_PAGES) {
                     copy(writer);
                     self.stage = Stage::Waiting { at: pages.saturating_add(SLACK_PAGES).max(CHECKPOINT_PAGES) };
                 }
@@ -100,5 +103,122 @@ impl Drop for Checkpointer {
 fn copy(connection: &Connection) {
     if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(())) {
         error!(%error, "a checkpoint failed; the write-ahead log grows until one succeeds");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A database whose log is copied by a thread, and its writer.
+    struct Logged {
+        folder: tempfile::TempDir,
+        writer: Connection,
+        checkpointer: Checkpointer,
+    }
+
+    fn connect(path: &Path) -> Connection {
+        let connection = Connection::open(path).unwrap();
+        connection.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(())).unwrap();
+        connection
+    }
+
+    impl Logged {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("log.db");
+            let mut writer = connect(&path);
+            writer.execute_batch("CREATE TABLE filler (bytes BLOB)").unwrap();
+            let checkpointer = Checkpointer::start(&mut writer, connect(&path)).unwrap();
+            Self { folder, writer, checkpointer }
+        }
+
+        /// Commits about so many pages.
+        fn write(&mut self, pages: u32) {
+            self.writer.execute("INSERT INTO filler VALUES (zeroblob(?1))", [pages * 4_096]).unwrap();
+        }
+
+        fn pages_in_log(&self) -> u32 {
+            self.checkpointer.pages.load(Ordering::Relaxed)
+        }
+
+        /// Lets the thread finish what it was asked.
+        fn wait_for_copy(&self) {
+            let since = Instant::now();
+            while self.checkpointer.is_copying.load(Ordering::Acquire) {
+                assert!(since.elapsed() < Duration::from_secs(30), "the thread does not end its copy");
+                std::thread::yield_now();
+            }
+        }
+
+        /// Reads what is there now, until it is dropped.
+        fn reader(&self) -> Connection {
+            let reader = connect(&self.folder.path().join("log.db"));
+            reader.execute_batch("BEGIN; SELECT count(*) FROM filler").unwrap();
+            reader
+        }
+
+        fn rows(&self) -> i64 {
+            self.reader().query_row("SELECT count(*) FROM filler", (), |row| row.get(0)).unwrap()
+        }
+    }
+
+    #[test]
+    fn the_log_begins_anew_when_nobody_waits() {
+        let mut logged = Logged::new();
+        logged.write(CHECKPOINT_PAGES);
+        // The thread copies what is there as of now.
+        let reader = logged.reader();
+        logged.write(10);
+        logged.checkpointer.advance(&logged.writer, false);
+        logged.wait_for_copy();
+        drop(reader);
+        logged.checkpointer.advance(&logged.writer, false);
+        logged.write(1);
+        assert!(logged.pages_in_log() > CHECKPOINT_PAGES, "a call waits: later");
+        logged.checkpointer.advance(&logged.writer, true);
+        logged.write(1);
+        assert!(logged.pages_in_log() < 10, "{}", logged.pages_in_log());
+        assert_eq!(logged.rows(), 4);
+    }
+
+    #[test]
+    fn the_log_stays_short_though_calls_always_wait() {
+        let mut logged = Logged::new();
+        for _ in 0..400 {
+            logged.write(100);
+            logged.checkpointer.advance(&logged.writer, false);
+            logged.wait_for_copy();
+            assert!(logged.pages_in_log() <= CHECKPOINT_PAGES + 2 * SLACK_PAGES, "{}", logged.pages_in_log());
+        }
+        assert_eq!(logged.rows(), 400);
+    }
+
+    #[test]
+    fn a_reader_that_stays_delays_it_and_costs_no_checkpoint_a_commit() {
+        let mut logged = Logged::new();
+        logged.write(1);
+        let reader = logged.reader();
+        let mut copies = 0;
+        for _ in 0..80 {
+            logged.write(100);
+            let was_waiting = matches!(logged.checkpointer.stage, Stage::Waiting { .. });
+            logged.checkpointer.advance(&logged.writer, true);
+            copies += u32::from(was_waiting && matches!(logged.checkpointer.stage, Stage::Copying { .. }));
+            logged.wait_for_copy();
+        }
+        assert!(logged.pages_in_log() >= 8_000, "the reader needs the log");
+        assert!((2..=5).contains(&copies), "{copies}");
+        drop(reader);
+        for _ in 0..12 {
+            logged.write(100);
+            logged.checkpointer.advance(&logged.writer, true);
+            logged.wait_for_copy();
+        }
+        assert!(logged.pages_in_log() < 2_000, "{}", logged.pages_in_log());
+        assert_eq!(logged.rows(), 93);
     }
 }
