@@ -485,6 +485,11 @@ async fn an_installation_of_the_first_release_goes_on() {
     assert_eq!(server.admin, "", "its admin token is good");
     let webhooks = server.call("GET", "/api/v1/webhooks", admin, "").await.expect(200);
     assert_eq!((&webhooks[0]["name"], &webhooks[0]["retry_schedule"]), (&json!("siem"), &json!([86400.0])));
+    assert_eq!(
+        (&webhooks[0]["consecutive_failures"], &webhooks[0]["last_error"]),
+        (&json!(1), &json!("connect: Connection refused (os error 111)")),
+        "{webhooks}"
+    );
     let deliveries = server.call("GET", "/api/v1/deliveries?state=pending", admin, "").await.expect(200);
     assert_eq!((&deliveries["items"][0]["event_id"], &deliveries["items"][0]["attempts"]), (&json!("e-1"), &json!(1)));
     let again = r#"{"id":"e-1","topic":"attacker.seen"}"#;
