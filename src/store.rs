@@ -2,12 +2,14 @@
 
 mod audit;
 pub mod migrate;
+mod paging;
 pub mod replay;
 pub mod retention;
 pub mod seal;
 pub mod sqlite;
 mod tenant;
 mod token;
+mod webhook_columns;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -11,7 +11,6 @@ mod audit;
 mod compact;
 mod deliveries;
 mod idempotency;
-mod keys;
 mod listings;
 mod open;
 mod owed;
@@ -37,7 +36,7 @@ use uuid::Uuid;
 
 use self::accept::IdHash;
 pub use self::compact::Compacted;
-use self::listings::{Bounds, Listing};
+use self::listings::Listing;
 pub use self::open::DATABASE_FILE;
 pub(crate) use self::open::create_folder;
 use self::open::{DELIVERY_ID_KEY, Folder, ID_HASH_KEY, read_meta};
@@ -46,6 +45,7 @@ pub(crate) use self::rekey::finish_key_change;
 pub use self::rekey::{ChangeKeyError, Changed, change_master_key};
 use self::tenants::Gauges;
 use self::writer::{Failure, Size, State, Writer};
+use super::paging::Bounds;
 use super::seal::{MasterKey, Sealer};
 use super::{
     Accepted, AcceptedOnce, Act, AllWebhooks, AttemptRecord, AuditEntry, AuditFilter, Deed, DeletedTenant,

@@ -207,7 +207,8 @@ struct Programs {
 
 impl Programs {
     fn find() -> Self {
-        let in_path = std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+        let in_path =
+            std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
         // Debian keeps those of each version in a folder of its own.
         let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
         let version = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
