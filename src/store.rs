@@ -395,6 +395,22 @@ pub struct StoredDelivery {
     pub updated_at: UnixMicros,
 }
 
+/// The reason that deliveries of a deleted webhook show.
+const WEBHOOK_DELETED: &str = "webhook deleted";
+
+impl StoredDelivery {
+    /// How one shows that is pending while its webhook is deleted: it counts as discarded.
+    fn of_deleted_webhook(self, deleted_at: UnixMicros) -> Self {
+        Self {
+            state: DeliveryState::Discarded,
+            reason: Some(WEBHOOK_DELETED.to_owned()),
+            next_attempt_at: None,
+            updated_at: deleted_at,
+            ..self
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct EventFilter {
     pub topic: Option<Pattern>,

@@ -55,8 +55,23 @@ impl<T> Collector<T> {
 
     /// Another row is looked at.
     pub(super) fn see(&mut self, place: DeliveryKey) {
-        self.last_seen = place;
-        self.bounds.rows = self.bounds.rows.saturating_sub(1);
+        self.see_rows(1, place);
+    }
+
+    /// Rows are looked at up to the one at `last`.
+    pub(super) fn see_rows(&mut self, rows: u32, last: DeliveryKey) {
+        self.last_seen = last;
+        self.bounds.rows = self.bounds.rows.saturating_sub(rows);
+    }
+
+    /// How many more rows the page may look at.
+    pub(super) fn rows_left(&self) -> u32 {
+        self.bounds.rows
+    }
+
+    /// How many more items the page has room for.
+    pub(super) fn room(&self) -> usize {
+        self.limit.saturating_sub(self.items.len())
     }
 
     /// Another body is searched.
