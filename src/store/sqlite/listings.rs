@@ -4,17 +4,17 @@ use memchr::memmem::Finder;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use super::accept::{FIND_EVENT, IdHash};
+use super::accept::FIND_EVENT;
 use super::deliveries::{DeliveryRow, EventHead, WebhookHeads, delivery_rows, event_head, stored_delivery};
-use super::owed;
 use super::pending::{corrupt, event_by_seq};
 use super::writer::Failure;
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
+use crate::store::id_hash::IdHash;
 use crate::store::{
     DeliveryFilter, EventFilter, MAX_BODY_BYTES_PER_PAGE, MAX_PAGE_ITEMS, MAX_ROWS_PER_PAGE,
-    MAX_SEARCHED_BYTES_PER_PAGE, Page, PageOf, Stats, StoreError, StoredDelivery, StoredEvent,
+    MAX_SEARCHED_BYTES_PER_PAGE, Page, PageOf, Stats, StoreError, StoredDelivery, StoredEvent, owed,
 };
 use crate::topic::{Pattern, Topic};
 use crate::webhook::{TenantSeq, WebhookSeq};

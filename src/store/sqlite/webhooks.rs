@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::keys::StoredKeys;
 use super::pending::corrupt;
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
@@ -17,6 +16,7 @@ use crate::delivery::guard::Destination;
 use crate::delivery::retry::Schedule;
 use crate::signing::{Secret, SigningKeys, StandardKey};
 use crate::store::seal::{Belonging, Sealer};
+use crate::store::stored_keys::StoredKeys;
 use crate::store::{AllWebhooks, Deed, StoreError};
 use crate::topic::Pattern;
 use crate::webhook::{
