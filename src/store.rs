@@ -5,15 +5,16 @@ mod counters;
 mod id_hash;
 pub mod migrate;
 mod owed;
+mod paging;
 pub mod postgres;
 pub mod replay;
 pub mod retention;
 pub mod seal;
 mod shard;
 pub mod sqlite;
-mod stored_keys;
 mod tenant;
 mod token;
+mod webhook_columns;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -34,7 +34,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 pub use self::compact::Compacted;
-use self::listings::{Bounds, Listing};
+use self::listings::Listing;
 pub use self::open::DATABASE_FILE;
 pub(crate) use self::open::create_folder;
 use self::open::{DELIVERY_ID_KEY, Folder, ID_HASH_KEY, read_meta};
@@ -44,6 +44,7 @@ pub use self::rekey::{ChangeKeyError, Changed, change_master_key};
 use self::writer::{Failure, Size, State, Writer};
 use super::counters::Gauges;
 use super::id_hash::IdHash;
+use super::paging::Bounds;
 use super::seal::{MasterKey, Sealer};
 use super::{
     Accepted, AcceptedOnce, Act, AllWebhooks, AttemptRecord, AuditEntry, AuditFilter, Deed, DeletedTenant,
