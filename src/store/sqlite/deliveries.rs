@@ -5,13 +5,12 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use super::owed;
 use super::settle::{Change, Existing, put};
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
-use crate::store::{AttemptRecord, Deed, StoreError, StoredDelivery};
+use crate::store::{AttemptRecord, Deed, StoreError, StoredDelivery, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// What every delivery of an event shows of it.

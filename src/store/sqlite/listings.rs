@@ -4,16 +4,16 @@ use memchr::memmem::Finder;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use super::accept::{FIND_EVENT, IdHash};
+use super::accept::FIND_EVENT;
 use super::deliveries::{DeliveryRow, EventHead, WebhookHeads, delivery_rows, event_head, stored_delivery};
-use super::owed;
 use super::pending::{corrupt, event_by_seq};
 use super::writer::Failure;
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
+use crate::store::id_hash::IdHash;
 use crate::store::paging::{Bounds, Collector, NEWEST, NO_WEBHOOK, start};
-use crate::store::{DeliveryFilter, EventFilter, Page, PageOf, Stats, StoreError, StoredDelivery, StoredEvent};
+use crate::store::{DeliveryFilter, EventFilter, Page, PageOf, Stats, StoreError, StoredDelivery, StoredEvent, owed};
 use crate::topic::{Pattern, Topic};
 use crate::webhook::{TenantSeq, WebhookSeq};
 

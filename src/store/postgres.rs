@@ -1,0 +1,332 @@
+//! The store for many nodes: PostgreSQL.
+//!
+//! A write is a transaction, made by [`transaction`], and answered after its commit; accepting shares one among all
+//! callers that wait ([`accept`]). The tables are in `migrations/postgres/`. What is owed stands in `pending`, the
+//! queue, and moves to `delivery` in the transaction that ends it. Numbers of events are given in order of acceptance,
+//! so that a partition, which is a range of numbers, is a range of time and is dropped whole.
+
+mod audit;
+mod error;
+mod open;
+mod partitions;
+mod pool;
+mod replay;
+mod retention;
+mod tls;
+mod transaction;
+mod values;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+pub use self::open::PostgresOptions;
+use self::open::{Opening, shown};
+use self::partitions::Partitions;
+use self::pool::{Connection, Connections};
+use self::transaction::{Commit, Failure, Slots, write};
+use super::counters::Gauges;
+use super::id_hash::IdHash;
+use super::seal::{MasterKey, Sealer};
+use super::{
+    Accepted, AcceptedOnce, Act, AllWebhooks, AttemptRecord, AuditEntry, AuditFilter, Deed, DeletedTenant,
+    DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter, EventSeq, Idempotency, NewEvent, NewToken, OpenError,
+    Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError, StoredDelivery, StoredEvent, TenantPatch,
+    TenantRecord, TokenRecord, Unsettled,
+};
+use crate::clock::UnixMicros;
+use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
+
+/// Connections that the store needs to have some for everything it does at once.
+const MIN_CONNECTIONS: u32 = 4;
+
+/// The store in PostgreSQL. A clone is another handle to it.
+#[derive(Clone)]
+pub struct PostgresStore {
+    shared: Arc<Shared>,
+    /// What calls through this handle leave lines in the audit log for.
+    act: Option<Arc<Act>>,
+}
+
+/// What all handles, and the tasks behind them, have in common.
+struct Shared {
+    connections: Connections,
+    partitions: Partitions,
+    /// Of the table `counters`.
+    slots: Slots,
+    /// Follows the counters as far as this node moves them.
+    gauges: Gauges,
+    delivery_ids: DeliveryIds,
+    id_hash: IdHash,
+    sealer: Sealer,
+}
+
+impl PostgresStore {
+    /// Opens the store, or makes it in an empty database.
+    pub async fn open(options: PostgresOptions, master_key: &MasterKey) -> Result<Self, OpenError> {
+        let config = options.config()?;
+        let database = shown(&config);
+        let max_connections = options.max_connections.max(MIN_CONNECTIONS);
+        let connections = Connections::new(config, options.roots, max_connections as usize, &database)?;
+        let sealer = Sealer::new(master_key)
+            .map_err(|error| OpenError::Database { database: database.clone(), reason: error.to_string() })?;
+        let opening = Opening { connections: &connections, sealer: &sealer, database: &database };
+        let keys = opening.prepare(options.allow_unsafe_server).await?;
+        let partitions = Partitions::new();
+        partitions.make(&connections).await.map_err(|error| opening.failed(error.into()))?;
+        let shared = Shared {
+            gauges: Gauges::default(),
+            connections,
+            partitions,
+            slots: Slots::new(max_connections),
+            delivery_ids: DeliveryIds::new(&keys.delivery_id),
+            id_hash: IdHash::new(&keys.id_hash),
+            sealer,
+        };
+        Ok(Self { shared: Arc::new(shared), act: None })
+    }
+
+    /// A connection to read on: each statement sees what is committed when it begins.
+    async fn read(&self) -> Result<Connection, StoreError> {
+        self.shared.connections.get().await
+    }
+
+    /// For [`write!`].
+    async fn begin(&self) -> Result<Commit, StoreError> {
+        Commit::begin(&self.shared, self.act.as_ref()).await
+    }
+}
+
+fn not_yet() -> StoreError {
+    StoreError::Unavailable("not yet".to_owned())
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn accept_once(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<NewEvent>,
+        once: Idempotency,
+    ) -> Result<AcceptedOnce, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn due(&self, webhook: WebhookSeq, now: UnixMicros, portion: Portion) -> Result<Due, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn next_due(
+        &self,
+        webhook: Option<WebhookSeq>,
+        after: UnixMicros,
+    ) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn settle(&self, batch: Arc<SettleBatch>) -> Result<(), StoreError> {
+        Err(not_yet())
+    }
+
+    async fn discard_pending(
+        &self,
+        webhook: WebhookSeq,
+        reason: &str,
+        limit: u32,
+        now: UnixMicros,
+    ) -> Result<u32, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn event(&self, tenant: TenantSeq, id: &str) -> Result<Option<StoredEvent>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn events(
+        &self,
+        tenant: TenantSeq,
+        filter: &EventFilter,
+        page: Page,
+    ) -> Result<PageOf<StoredEvent>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn delivery(&self, tenant: TenantSeq, key: DeliveryKey) -> Result<Option<StoredDelivery>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn deliveries(
+        &self,
+        tenant: TenantSeq,
+        filter: &DeliveryFilter,
+        page: Page,
+    ) -> Result<PageOf<StoredDelivery>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn attempts(&self, key: DeliveryKey) -> Result<Vec<AttemptRecord>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn retry_delivery(
+        &self,
+        tenant: TenantSeq,
+        key: DeliveryKey,
+        now: UnixMicros,
+    ) -> Result<StoredDelivery, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn discard_delivery(
+        &self,
+        tenant: TenantSeq,
+        key: DeliveryKey,
+        reason: &str,
+        now: UnixMicros,
+    ) -> Result<StoredDelivery, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn total_stats(&self) -> Result<Stats, StoreError> {
+        Err(not_yet())
+    }
+
+    fn pending(&self, tenant: TenantSeq) -> u64 {
+        self.shared.gauges.pending(tenant)
+    }
+
+    async fn create_webhook(
+        &self,
+        tenant: TenantSeq,
+        settings: WebhookSettings,
+        now: UnixMicros,
+    ) -> Result<WebhookRecord, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn update_webhook(
+        &self,
+        tenant: TenantSeq,
+        uuid: Uuid,
+        version: i64,
+        settings: WebhookSettings,
+        close_circuit: bool,
+        now: UnixMicros,
+    ) -> Result<WebhookRecord, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn switch_off(
+        &self,
+        webhook: WebhookSeq,
+        reason: &str,
+        now: UnixMicros,
+    ) -> Result<Option<WebhookRecord>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn delete_webhook(
+        &self,
+        tenant: TenantSeq,
+        uuid: Uuid,
+        now: UnixMicros,
+    ) -> Result<WebhookRecord, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<WebhookRecord>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn webhooks(&self, tenant: TenantSeq) -> Result<Vec<WebhookRecord>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn create_tenant(&self, patch: TenantPatch, now: UnixMicros) -> Result<TenantRecord, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn update_tenant(
+        &self,
+        tenant: TenantSeq,
+        patch: TenantPatch,
+        now: UnixMicros,
+    ) -> Result<TenantRecord, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn delete_tenant(
+        &self,
+        tenant: TenantSeq,
+        force: bool,
+        now: UnixMicros,
+    ) -> Result<DeletedTenant, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
+        Err(not_yet())
+    }
+
+    async fn touch_token(&self, uuid: Uuid, now: UnixMicros) -> Result<(), StoreError> {
+        Err(not_yet())
+    }
+
+    fn audited(&self, act: &Act) -> Arc<dyn Store> {
+        let act = act.actor.is_some().then(|| Arc::new(act.clone()));
+        Arc::new(Self { act, ..self.clone() })
+    }
+
+    async fn record(&self, deed: Deed) -> Result<(), StoreError> {
+        write!(self, |commit| commit.record(&deed).await)
+    }
+
+    async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<PageOf<AuditEntry>, StoreError> {
+        Err(not_yet())
+    }
+
+    fn delivery_ids(&self) -> &DeliveryIds {
+        &self.shared.delivery_ids
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        write!(self, |commit| commit.probe().await)
+    }
+
+    async fn close(&self) {
+        self.shared.connections.close();
+    }
+}

@@ -1,0 +1,174 @@
+//! Connections: how they are made, what is set in each, and a pool of them.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Config, Row};
+
+use super::error;
+use super::transaction::Failure;
+use crate::delivery::client::Roots;
+use crate::store::{OpenError, StoreError};
+
+/// How long reaching the server may take, and how long a call waits for a free connection.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What every connection sets. A statement that takes longer than its timeout is given up by the server. Statements
+/// are planned once: what they are given never makes another plan better, as all of them go by an index; and without
+/// statistics, in a fresh database, a scan of a whole table would seem as good. A commit is on disk before it is
+/// answered, whatever the server's default is.
+const SESSION: &str = "
+    SELECT
+        set_config('synchronous_commit',
+            CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),
+        set_config('statement_timeout', '30s', false),
+        set_config('lock_timeout', '10s', false),
+        set_config('idle_in_transaction_session_timeout', '30s', false),
+        set_config('default_transaction_isolation', 'read committed', false),
+        set_config('plan_cache_mode', 'force_generic_plan', false),
+        set_config('enable_seqscan', 'off', false),
+        set_config('jit', 'off', false);";
+/// Begins a transaction. In all of them what is changed is named by keys, few or many, and found by an index: a plan that
+/// was made while a table was small must not read all of it later.
+const BEGIN: &str = "BEGIN; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+/// Begins a transaction that reads one state of everything.
+const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// The pool.
+pub(super) struct Connections {
+    pool: Pool,
+    /// What slow work needs beside a connection, so that it leaves some to what must not wait for it.
+    slow: Arc<Semaphore>,
+}
+
+/// A connection on loan; goes back when dropped. A transaction that was not ended is rolled back.
+pub(super) struct Connection {
+    client: deadpool_postgres::Object,
+    in_transaction: bool,
+    _slow: Option<OwnedSemaphorePermit>,
+}
+
+impl Connections {
+    pub(super) fn new(mut config: Config, roots: Roots, max: usize, database: &str) -> Result<Self, OpenError> {
+        let failed = |reason: String| OpenError::Database { database: database.to_owned(), reason };
+        config.application_name("postrider").connect_timeout(CONNECT_TIMEOUT);
+        let tls = super::tls::connector(roots).map_err(|error| failed(error.to_string()))?;
+        let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let pool = Pool::builder(manager)
+            .max_size(max)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(CONNECT_TIMEOUT))
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .recycle_timeout(Some(CONNECT_TIMEOUT))
+            .post_create(Hook::async_fn(|client, _| {
+                Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+            }))
+            .build()
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self { pool, slow: Arc::new(Semaphore::new((max / 2).max(1))) })
+    }
+
+    pub(super) async fn get(&self) -> Result<Connection, StoreError> {
+        let client = self.pool.get().await.map_err(|error| unavailable(&error))?;
+        Ok(Connection { client, in_transaction: false, _slow: None })
+    }
+
+    /// For work that may take long: a connection on which everything is read from one state of the database.
+    pub(super) async fn snapshot(&self) -> Result<Connection, StoreError> {
+        let slow = Arc::clone(&self.slow).acquire_owned().await.map_err(|_| closed())?;
+        let mut connection = self.get().await?;
+        connection._slow = Some(slow);
+        connection.begin_with(BEGIN_SNAPSHOT).await.map_err(|error| error::store_error(&error))?;
+        Ok(connection)
+    }
+
+    /// Later calls fail; connections on loan go on.
+    pub(super) fn close(&self) {
+        self.pool.close();
+        self.slow.close();
+    }
+}
+
+fn unavailable(error: &PoolError) -> StoreError {
+    match error {
+        PoolError::Closed => closed(),
+        PoolError::Timeout(_) => {
+            StoreError::Unavailable("no connection to the database within the time allowed".to_owned())
+        }
+        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
+            StoreError::Unavailable(error::text(error))
+        }
+        other => StoreError::Unavailable(other.to_string()),
+    }
+}
+
+pub(super) fn closed() -> StoreError {
+    StoreError::Unavailable("it is closed".to_owned())
+}
+
+/// What a statement is given.
+pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+impl Connection {
+    pub(super) async fn query(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.query(&statement, parameters).await?)
+    }
+
+    /// The only row, or none.
+    pub(super) async fn query_opt(
+        &self,
+        sql: &'static str,
+        parameters: Parameters<'_>,
+    ) -> Result<Option<Row>, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.query_opt(&statement, parameters).await?)
+    }
+
+    pub(super) async fn query_one(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Row, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.query_one(&statement, parameters).await?)
+    }
+
+    /// How many rows it changed.
+    pub(super) async fn execute(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<u64, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.execute(&statement, parameters).await?)
+    }
+
+    /// Statements without parameters, which are neither prepared nor kept.
+    pub(super) async fn batch(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(sql).await
+    }
+
+    pub(super) async fn begin(&mut self) -> Result<(), tokio_postgres::Error> {
+        self.begin_with(BEGIN).await
+    }
+
+    async fn begin_with(&mut self, begin: &str) -> Result<(), tokio_postgres::Error> {
+        self.in_transaction = true;
+        self.client.batch_execute(begin).await
+    }
+
+    /// On an error nobody knows whether it was committed.
+    pub(super) async fn commit(mut self) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute("COMMIT").await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.in_transaction {
+            // The first poll sends it, before anything that the next borrower sends. Nobody waits for the answer: the
+            // next borrower's statements do.
+            let rollback = pin!(self.client.batch_execute("ROLLBACK"));
+            let _ = rollback.poll(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
