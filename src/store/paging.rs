@@ -70,8 +70,8 @@ impl<T> Collector<T> {
     }
 
     /// How many more items the page has room for.
-    pub(super) fn room(&self) -> usize {
-        self.limit.saturating_sub(self.items.len())
+    pub(super) fn room(&self) -> u32 {
+        u32::try_from(self.limit.saturating_sub(self.items.len())).unwrap_or(MAX_PAGE_ITEMS)
     }
 
     /// Another body is searched.

@@ -7,20 +7,28 @@
 
 mod audit;
 mod error;
+mod events;
+mod listings;
+mod moves;
 mod open;
 mod partitions;
 mod pool;
 mod replay;
 mod retention;
+mod stats;
+mod tenants;
 mod tls;
+mod tokens;
 mod transaction;
 mod values;
+mod webhooks;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use self::listings::Listing;
 pub use self::open::PostgresOptions;
 use self::open::{Opening, shown};
 use self::partitions::Partitions;
@@ -28,6 +36,7 @@ use self::pool::{Connection, Connections};
 use self::transaction::{Commit, Failure, Slots, write};
 use super::counters::Gauges;
 use super::id_hash::IdHash;
+use super::paging::Bounds;
 use super::seal::{MasterKey, Sealer};
 use super::{
     Accepted, AcceptedOnce, Act, AllWebhooks, AttemptRecord, AuditEntry, AuditFilter, Deed, DeletedTenant,
@@ -92,6 +101,10 @@ impl PostgresStore {
         self.shared.connections.get().await
     }
 
+    fn listing<'a>(&'a self, connection: &'a Connection) -> Listing<'a> {
+        Listing { connection, ids: &self.shared.delivery_ids, id_hash: &self.shared.id_hash, bounds: Bounds::OF_A_PAGE }
+    }
+
     /// For [`write!`].
     async fn begin(&self) -> Result<Commit, StoreError> {
         Commit::begin(&self.shared, self.act.as_ref()).await
@@ -148,7 +161,7 @@ impl Store for PostgresStore {
     }
 
     async fn event(&self, tenant: TenantSeq, id: &str) -> Result<Option<StoredEvent>, StoreError> {
-        Err(not_yet())
+        Ok(events::by_id(&self.read().await?, &self.shared.id_hash, tenant, id).await?)
     }
 
     async fn events(
@@ -157,7 +170,8 @@ impl Store for PostgresStore {
         filter: &EventFilter,
         page: Page,
     ) -> Result<PageOf<StoredEvent>, StoreError> {
-        Err(not_yet())
+        let connection = self.shared.connections.snapshot().await?;
+        Ok(self.listing(&connection).events(tenant, filter, &page).await?)
     }
 
     async fn delivery(&self, tenant: TenantSeq, key: DeliveryKey) -> Result<Option<StoredDelivery>, StoreError> {
@@ -170,7 +184,8 @@ impl Store for PostgresStore {
         filter: &DeliveryFilter,
         page: Page,
     ) -> Result<PageOf<StoredDelivery>, StoreError> {
-        Err(not_yet())
+        let connection = self.shared.connections.snapshot().await?;
+        Ok(self.listing(&connection).deliveries(tenant, filter, &page).await?)
     }
 
     async fn attempts(&self, key: DeliveryKey) -> Result<Vec<AttemptRecord>, StoreError> {
@@ -197,11 +212,11 @@ impl Store for PostgresStore {
     }
 
     async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError> {
-        Err(not_yet())
+        Ok(stats::stats(&self.read().await?, Some(tenant)).await?)
     }
 
     async fn total_stats(&self) -> Result<Stats, StoreError> {
-        Err(not_yet())
+        Ok(stats::stats(&self.read().await?, None).await?)
     }
 
     fn pending(&self, tenant: TenantSeq) -> u64 {
@@ -214,7 +229,7 @@ impl Store for PostgresStore {
         settings: WebhookSettings,
         now: UnixMicros,
     ) -> Result<WebhookRecord, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| webhooks::create(&commit, tenant, &settings, now).await)
     }
 
     async fn update_webhook(
@@ -226,7 +241,8 @@ impl Store for PostgresStore {
         close_circuit: bool,
         now: UnixMicros,
     ) -> Result<WebhookRecord, StoreError> {
-        Err(not_yet())
+        let update = webhooks::Update { version, settings, close_circuit, now };
+        write!(self, |commit| webhooks::update(&commit, tenant, uuid, &update).await)
     }
 
     async fn switch_off(
@@ -235,7 +251,7 @@ impl Store for PostgresStore {
         reason: &str,
         now: UnixMicros,
     ) -> Result<Option<WebhookRecord>, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| webhooks::switch_off(&commit, webhook, reason, now).await)
     }
 
     async fn delete_webhook(
@@ -244,23 +260,23 @@ impl Store for PostgresStore {
         uuid: Uuid,
         now: UnixMicros,
     ) -> Result<WebhookRecord, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| webhooks::delete(&commit, tenant, uuid, now).await)
     }
 
     async fn webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<WebhookRecord>, StoreError> {
-        Err(not_yet())
+        Ok(webhooks::webhook(&self.read().await?, &self.shared.sealer, tenant, uuid).await?)
     }
 
     async fn webhooks(&self, tenant: TenantSeq) -> Result<Vec<WebhookRecord>, StoreError> {
-        Err(not_yet())
+        Ok(webhooks::webhooks(&self.read().await?, &self.shared.sealer, Some(tenant)).await?)
     }
 
     async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError> {
-        Err(not_yet())
+        Ok(webhooks::all(&self.read().await?, &self.shared.sealer).await?)
     }
 
     async fn create_tenant(&self, patch: TenantPatch, now: UnixMicros) -> Result<TenantRecord, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| tenants::create(&commit, &patch, now).await)
     }
 
     async fn update_tenant(
@@ -269,7 +285,7 @@ impl Store for PostgresStore {
         patch: TenantPatch,
         now: UnixMicros,
     ) -> Result<TenantRecord, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| tenants::update(&commit, tenant, &patch, now).await)
     }
 
     async fn delete_tenant(
@@ -278,31 +294,31 @@ impl Store for PostgresStore {
         force: bool,
         now: UnixMicros,
     ) -> Result<DeletedTenant, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| tenants::delete(&commit, tenant, force, now).await)
     }
 
     async fn tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {
-        Err(not_yet())
+        Ok(tenants::list(&self.read().await?).await?)
     }
 
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| tokens::create(&commit, &token).await)
     }
 
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {
-        Err(not_yet())
+        Ok(tokens::list(&self.read().await?, tenant).await?)
     }
 
     async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| tokens::revoke(&commit, tenant, uuid, now).await)
     }
 
     async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
-        Err(not_yet())
+        Ok(tokens::by_hash(&self.read().await?, &hash).await?)
     }
 
     async fn touch_token(&self, uuid: Uuid, now: UnixMicros) -> Result<(), StoreError> {
-        Err(not_yet())
+        write!(self, |commit| tokens::touch(&commit, uuid, now).await)
     }
 
     fn audited(&self, act: &Act) -> Arc<dyn Store> {
@@ -315,7 +331,8 @@ impl Store for PostgresStore {
     }
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<PageOf<AuditEntry>, StoreError> {
-        Err(not_yet())
+        let connection = self.shared.connections.snapshot().await?;
+        Ok(self.listing(&connection).page(filter, &page).await?)
     }
 
     fn delivery_ids(&self) -> &DeliveryIds {

@@ -35,8 +35,10 @@ const SESSION: &str = "
 /// Begins a transaction. In all of them what is changed is named by keys, few or many, and found by an index: a plan that
 /// was made while a table was small must not read all of it later.
 const BEGIN: &str = "BEGIN; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
-/// Begins a transaction that reads one state of everything.
-const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// Begins a transaction that reads one state of everything. What is asked in it differs from time to time: each statement
+/// is planned for what it is given.
+const BEGIN_SNAPSHOT: &str =
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
 
 /// The pool.
 pub(super) struct Connections {
