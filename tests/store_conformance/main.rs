@@ -218,6 +218,8 @@ stories! {
     listings:
         events_are_listed_newest_first_in_pages,
         events_are_filtered,
+        a_topic_of_any_characters_is_found_by_its_patterns,
+        what_is_rare_is_found_among_many,
         deliveries_merge_owed_lists_with_rows,
         deliveries_are_filtered,
         deliveries_are_paged_within_an_event,
