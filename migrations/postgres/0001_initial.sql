@@ -126,7 +126,7 @@ CREATE TABLE event (
     accepted_at bigint NOT NULL,
     id          text NOT NULL,
     topic       text NOT NULL,
-    type        text NOT NULL,
+    type        bytea NOT NULL, -- UTF-8; U+0000 is allowed in it, which `text` cannot hold
     owed        bytea NOT NULL,
     body        bytea NOT NULL
 ) PARTITION BY RANGE (seq);
@@ -152,6 +152,8 @@ CREATE TABLE pending (
 );
 
 CREATE INDEX pending_due ON pending (webhook_seq, next_at, event_seq) WHERE NOT in_memory;
+-- For webhooks whose deliveries go in order of acceptance.
+CREATE INDEX pending_in_order ON pending (webhook_seq, event_seq) WHERE NOT in_memory;
 
 -- What has ended, and how. The last attempt is a part of the row if there was no other.
 CREATE TABLE delivery (

@@ -47,6 +47,11 @@ impl Gauges {
         Self(RwLock::new(pending.into_iter().collect()))
     }
 
+    /// Puts what was counted anew in place of what was.
+    pub(super) fn set(&self, pending: impl IntoIterator<Item = (TenantSeq, i64)>) {
+        *self.0.write() = pending.into_iter().collect();
+    }
+
     pub(super) fn add(&self, changes: impl Iterator<Item = (TenantSeq, i64)>) {
         let mut gauges = None;
         for (tenant, change) in changes.filter(|(_, change)| *change != 0) {

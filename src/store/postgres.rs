@@ -5,35 +5,46 @@
 //! queue, and moves to `delivery` in the transaction that ends it. Numbers of events are given in order of acceptance,
 //! so that a partition, which is a range of numbers, is a range of time and is dropped whole.
 
+mod accept;
 mod audit;
+mod counters;
+mod deliveries;
 mod error;
 mod events;
+mod group;
+mod idempotency;
 mod listings;
 mod moves;
 mod open;
 mod partitions;
+mod pending;
 mod pool;
 mod replay;
 mod retention;
-mod stats;
+mod settle;
 mod tenants;
 mod tls;
 mod tokens;
 mod transaction;
 mod values;
 mod webhooks;
+mod window;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use uuid::Uuid;
 
+use self::group::Group;
 use self::listings::Listing;
 pub use self::open::PostgresOptions;
 use self::open::{Opening, shown};
 use self::partitions::Partitions;
 use self::pool::{Connection, Connections};
 use self::transaction::{Commit, Failure, Slots, write};
+use self::window::Window;
 use super::counters::Gauges;
 use super::id_hash::IdHash;
 use super::paging::Bounds;
@@ -54,6 +65,7 @@ const MIN_CONNECTIONS: u32 = 4;
 #[derive(Clone)]
 pub struct PostgresStore {
     shared: Arc<Shared>,
+    group: Arc<Group>,
     /// What calls through this handle leave lines in the audit log for.
     act: Option<Arc<Act>>,
 }
@@ -66,6 +78,9 @@ struct Shared {
     slots: Slots,
     /// Follows the counters as far as this node moves them.
     gauges: Gauges,
+    window: Window,
+    /// Whose webhooks are, as far as it was asked for; it never changes.
+    tenants: RwLock<HashMap<WebhookSeq, TenantSeq>>,
     delivery_ids: DeliveryIds,
     id_hash: IdHash,
     sealer: Sealer,
@@ -77,23 +92,30 @@ impl PostgresStore {
         let config = options.config()?;
         let database = shown(&config);
         let max_connections = options.max_connections.max(MIN_CONNECTIONS);
-        let connections = Connections::new(config, options.roots, max_connections as usize, &database)?;
+        let connections = Connections::new(config, options.roots, max_connections, &database)?;
         let sealer = Sealer::new(master_key)
             .map_err(|error| OpenError::Database { database: database.clone(), reason: error.to_string() })?;
         let opening = Opening { connections: &connections, sealer: &sealer, database: &database };
         let keys = opening.prepare(options.allow_unsafe_server).await?;
         let partitions = Partitions::new();
         partitions.make(&connections).await.map_err(|error| opening.failed(error.into()))?;
-        let shared = Shared {
-            gauges: Gauges::default(),
+        let connection = connections.get().await.map_err(|error| opening.failed(error.into()))?;
+        let window = Window::read(&connection, options.memory_window_events);
+        let window = window.await.map_err(|failure| opening.failed(failure))?;
+        let pending = counters::pending(&connection).await.map_err(|failure| opening.failed(failure))?;
+        drop(connection);
+        let shared = Arc::new(Shared {
             connections,
             partitions,
             slots: Slots::new(max_connections),
+            gauges: Gauges::new(pending),
+            window,
+            tenants: RwLock::default(),
             delivery_ids: DeliveryIds::new(&keys.delivery_id),
             id_hash: IdHash::new(&keys.id_hash),
             sealer,
-        };
-        Ok(Self { shared: Arc::new(shared), act: None })
+        });
+        Ok(Self { group: Arc::new(Group::start(&shared)), shared, act: None })
     }
 
     /// A connection to read on: each statement sees what is committed when it begins.
@@ -111,6 +133,19 @@ impl PostgresStore {
     }
 }
 
+impl Shared {
+    /// The tenant that a webhook belongs to, deleted or not; `None`: there is no such webhook.
+    async fn tenant_of(&self, connection: &Connection, webhook: WebhookSeq) -> Result<Option<TenantSeq>, Failure> {
+        if let Some(tenant) = self.tenants.read().get(&webhook) {
+            return Ok(Some(*tenant));
+        }
+        let row = connection.query_opt("SELECT tenant FROM webhook WHERE seq = $1", &[&webhook]).await?;
+        let Some(tenant) = row.map(|row| row.try_get(0)).transpose()? else { return Ok(None) };
+        self.tenants.write().insert(webhook, tenant);
+        Ok(Some(tenant))
+    }
+}
+
 fn not_yet() -> StoreError {
     StoreError::Unavailable("not yet".to_owned())
 }
@@ -118,7 +153,7 @@ fn not_yet() -> StoreError {
 #[async_trait]
 impl Store for PostgresStore {
     async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
-        Err(not_yet())
+        self.group.accept(events).await
     }
 
     async fn accept_once(
@@ -127,15 +162,15 @@ impl Store for PostgresStore {
         events: Vec<NewEvent>,
         once: Idempotency,
     ) -> Result<AcceptedOnce, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| idempotency::accept_once(commit, tenant, &events, &once).await)
     }
 
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError> {
-        Err(not_yet())
+        Ok(pending::unsettled(&self.read().await?, after, max_events).await?)
     }
 
     async fn due(&self, webhook: WebhookSeq, now: UnixMicros, portion: Portion) -> Result<Due, StoreError> {
-        Err(not_yet())
+        Ok(pending::due(&self.read().await?, webhook, now, &portion).await?)
     }
 
     async fn next_due(
@@ -143,11 +178,11 @@ impl Store for PostgresStore {
         webhook: Option<WebhookSeq>,
         after: UnixMicros,
     ) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError> {
-        Err(not_yet())
+        Ok(pending::next_due(&self.read().await?, webhook, after).await?)
     }
 
     async fn settle(&self, batch: Arc<SettleBatch>) -> Result<(), StoreError> {
-        Err(not_yet())
+        write!(self, |commit| settle::settle(commit, &batch).await)
     }
 
     async fn discard_pending(
@@ -157,7 +192,7 @@ impl Store for PostgresStore {
         limit: u32,
         now: UnixMicros,
     ) -> Result<u32, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| deliveries::discard_pending(commit, webhook, reason, limit, now).await)
     }
 
     async fn event(&self, tenant: TenantSeq, id: &str) -> Result<Option<StoredEvent>, StoreError> {
@@ -175,7 +210,7 @@ impl Store for PostgresStore {
     }
 
     async fn delivery(&self, tenant: TenantSeq, key: DeliveryKey) -> Result<Option<StoredDelivery>, StoreError> {
-        Err(not_yet())
+        Ok(deliveries::delivery(&self.read().await?, tenant, key).await?)
     }
 
     async fn deliveries(
@@ -189,7 +224,7 @@ impl Store for PostgresStore {
     }
 
     async fn attempts(&self, key: DeliveryKey) -> Result<Vec<AttemptRecord>, StoreError> {
-        Err(not_yet())
+        Ok(deliveries::attempts(&self.read().await?, key).await?)
     }
 
     async fn retry_delivery(
@@ -198,7 +233,7 @@ impl Store for PostgresStore {
         key: DeliveryKey,
         now: UnixMicros,
     ) -> Result<StoredDelivery, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| deliveries::retry(commit, tenant, key, now).await)
     }
 
     async fn discard_delivery(
@@ -208,15 +243,15 @@ impl Store for PostgresStore {
         reason: &str,
         now: UnixMicros,
     ) -> Result<StoredDelivery, StoreError> {
-        Err(not_yet())
+        write!(self, |commit| deliveries::discard(commit, tenant, key, reason, now).await)
     }
 
     async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError> {
-        Ok(stats::stats(&self.read().await?, Some(tenant)).await?)
+        Ok(counters::stats(&self.read().await?, Some(tenant)).await?)
     }
 
     async fn total_stats(&self) -> Result<Stats, StoreError> {
-        Ok(stats::stats(&self.read().await?, None).await?)
+        Ok(counters::stats(&self.read().await?, None).await?)
     }
 
     fn pending(&self, tenant: TenantSeq) -> u64 {
@@ -229,7 +264,7 @@ impl Store for PostgresStore {
         settings: WebhookSettings,
         now: UnixMicros,
     ) -> Result<WebhookRecord, StoreError> {
-        write!(self, |commit| webhooks::create(&commit, tenant, &settings, now).await)
+        write!(self, |commit| webhooks::create(commit, tenant, &settings, now).await)
     }
 
     async fn update_webhook(
@@ -242,7 +277,7 @@ impl Store for PostgresStore {
         now: UnixMicros,
     ) -> Result<WebhookRecord, StoreError> {
         let update = webhooks::Update { version, settings, close_circuit, now };
-        write!(self, |commit| webhooks::update(&commit, tenant, uuid, &update).await)
+        write!(self, |commit| webhooks::update(commit, tenant, uuid, &update).await)
     }
 
     async fn switch_off(
@@ -251,7 +286,7 @@ impl Store for PostgresStore {
         reason: &str,
         now: UnixMicros,
     ) -> Result<Option<WebhookRecord>, StoreError> {
-        write!(self, |commit| webhooks::switch_off(&commit, webhook, reason, now).await)
+        write!(self, |commit| webhooks::switch_off(commit, webhook, reason, now).await)
     }
 
     async fn delete_webhook(
@@ -260,7 +295,7 @@ impl Store for PostgresStore {
         uuid: Uuid,
         now: UnixMicros,
     ) -> Result<WebhookRecord, StoreError> {
-        write!(self, |commit| webhooks::delete(&commit, tenant, uuid, now).await)
+        write!(self, |commit| webhooks::delete(commit, tenant, uuid, now).await)
     }
 
     async fn webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<WebhookRecord>, StoreError> {
@@ -276,7 +311,7 @@ impl Store for PostgresStore {
     }
 
     async fn create_tenant(&self, patch: TenantPatch, now: UnixMicros) -> Result<TenantRecord, StoreError> {
-        write!(self, |commit| tenants::create(&commit, &patch, now).await)
+        write!(self, |commit| tenants::create(commit, &patch, now).await)
     }
 
     async fn update_tenant(
@@ -285,7 +320,7 @@ impl Store for PostgresStore {
         patch: TenantPatch,
         now: UnixMicros,
     ) -> Result<TenantRecord, StoreError> {
-        write!(self, |commit| tenants::update(&commit, tenant, &patch, now).await)
+        write!(self, |commit| tenants::update(commit, tenant, &patch, now).await)
     }
 
     async fn delete_tenant(
@@ -294,7 +329,7 @@ impl Store for PostgresStore {
         force: bool,
         now: UnixMicros,
     ) -> Result<DeletedTenant, StoreError> {
-        write!(self, |commit| tenants::delete(&commit, tenant, force, now).await)
+        write!(self, |commit| tenants::delete(commit, tenant, force, now).await)
     }
 
     async fn tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {
@@ -302,7 +337,7 @@ impl Store for PostgresStore {
     }
 
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError> {
-        write!(self, |commit| tokens::create(&commit, &token).await)
+        write!(self, |commit| tokens::create(commit, &token).await)
     }
 
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {
@@ -310,7 +345,7 @@ impl Store for PostgresStore {
     }
 
     async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError> {
-        write!(self, |commit| tokens::revoke(&commit, tenant, uuid, now).await)
+        write!(self, |commit| tokens::revoke(commit, tenant, uuid, now).await)
     }
 
     async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
@@ -318,7 +353,7 @@ impl Store for PostgresStore {
     }
 
     async fn touch_token(&self, uuid: Uuid, now: UnixMicros) -> Result<(), StoreError> {
-        write!(self, |commit| tokens::touch(&commit, uuid, now).await)
+        write!(self, |commit| tokens::touch(commit, uuid, now).await)
     }
 
     fn audited(&self, act: &Act) -> Arc<dyn Store> {
@@ -344,6 +379,7 @@ impl Store for PostgresStore {
     }
 
     async fn close(&self) {
-        self.shared.connections.close();
+        self.group.close().await;
+        self.shared.connections.close().await;
     }
 }

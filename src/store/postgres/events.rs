@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 
 use super::pool::Connection;
 use super::transaction::{Failure, corrupt};
+use super::values::utf8;
 use crate::delivery::id::EventSeq;
 use crate::event::Event;
 use crate::store::id_hash::IdHash;
@@ -48,7 +49,7 @@ pub(super) async fn by_seq(connection: &Connection, seqs: &[EventSeq]) -> Result
 }
 
 fn stored(row: &Row) -> Result<StoredEvent, Failure> {
-    let (id, topic, kind): (&str, &str, &str) = (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
+    let (id, topic, kind): (&str, &str, &str) = (row.try_get(2)?, row.try_get(3)?, utf8(row, 4)?);
     let topic = Topic::parse(topic).map_err(corrupt)?;
     let body: Vec<u8> = row.try_get(6)?;
     Ok(StoredEvent {

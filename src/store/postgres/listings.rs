@@ -10,15 +10,14 @@ use std::collections::HashSet;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::deliveries::stored_delivery;
 use super::events;
 use super::pool::Connection;
 use super::transaction::Failure;
-use super::values::{number, optional_number};
-use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::store::id_hash::IdHash;
-use crate::store::paging::{Bounds, Collector, NO_WEBHOOK, start};
+use crate::store::paging::{Bounds, Collector, start};
 use crate::store::{DeliveryFilter, EventFilter, Page, PageOf, StoredDelivery, StoredEvent};
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookSeq};
@@ -203,7 +202,8 @@ impl Scan for EventScan<'_> {
         rows: u32,
         items: u32,
     ) -> Result<Portion<usize>, Failure> {
-        let EventFilter { kind, since, until, .. } = self.filter;
+        let EventFilter { since, until, .. } = self.filter;
+        let kind = self.filter.kind.as_deref().map(str::as_bytes);
         let rows = connection
             .query(
                 "WITH seen AS MATERIALIZED (
@@ -216,7 +216,7 @@ impl Scan for EventScan<'_> {
                      SELECT seq, bytes
                      FROM seen
                      WHERE tenant = $4
-                         AND ($5::text IS NULL OR type = $5)
+                         AND ($5::bytea IS NULL OR type = $5)
                          AND ($6::bigint IS NULL OR accepted_at >= $6)
                          AND ($7::bigint IS NULL OR accepted_at < $7)
                          AND ($8::text IS NULL OR topic ~ $8)
@@ -226,7 +226,7 @@ impl Scan for EventScan<'_> {
                  SELECT ends.seq, 0::bigint, ends.rows, wanted.seq, 0::bigint, wanted.bytes
                  FROM (SELECT min(seq) AS seq, count(*) AS rows FROM seen) AS ends LEFT JOIN wanted ON true
                  ORDER BY wanted.seq DESC",
-                &[&place.event, &i64::from(rows), &i64::from(items), &self.tenant, kind, since, until, &self.topic],
+                &[&place.event, &i64::from(rows), &i64::from(items), &self.tenant, &kind, since, until, &self.topic],
             )
             .await?;
         Portion::read(&rows, |row, _| Ok(usize::try_from(row.try_get::<_, i32>(5)?).unwrap_or(usize::MAX)))
@@ -320,7 +320,7 @@ impl Scan for DeliveryScan<'_> {
                 ],
             )
             .await?;
-        Portion::read(&rows, delivery)
+        Portion::read(&rows, |row, key| stored_delivery(row, key, 5))
     }
 }
 
@@ -343,29 +343,6 @@ impl<T> Portion<T> {
         }
         Ok(portion)
     }
-}
-
-fn delivery(row: &Row, key: DeliveryKey) -> Result<StoredDelivery, Failure> {
-    let (state, deleted_at): (DeliveryState, Option<UnixMicros>) = (row.try_get(12)?, row.try_get(7)?);
-    let delivery = StoredDelivery {
-        key,
-        webhook_uuid: row.try_get(5)?,
-        webhook_name: row.try_get(6)?,
-        event_id: row.try_get(8)?,
-        topic: row.try_get(9)?,
-        kind: row.try_get(10)?,
-        accepted_at: row.try_get(11)?,
-        state,
-        reason: row.try_get(13)?,
-        attempts: number(row, 14)?,
-        status_code: optional_number(row, 15)?,
-        next_attempt_at: row.try_get(16)?,
-        updated_at: row.try_get(17)?,
-    };
-    Ok(match deleted_at {
-        Some(at) if state == DeliveryState::Pending => delivery.of_deleted_webhook(at),
-        _ => delivery,
-    })
 }
 
 /// What of the topics that `pattern` matches a regular expression of the database says: the same. Topics have no empty

@@ -11,7 +11,7 @@ use super::pool::{Connection, Connections};
 use super::transaction::Failure;
 use crate::delivery::client::Roots;
 use crate::store::migrate::{self, Migration};
-use crate::store::seal::{Belonging, MasterKey, Sealer, random_bytes};
+use crate::store::seal::{Belonging, Sealer, random_bytes};
 use crate::store::{OpenError, StoreError};
 use crate::webhook::DEFAULT_TENANT;
 

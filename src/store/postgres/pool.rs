@@ -17,10 +17,13 @@ use crate::store::{OpenError, StoreError};
 
 /// How long reaching the server may take, and how long a call waits for a free connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What every connection sets. A statement that takes longer than its timeout is given up by the server. Statements
-/// are planned once: what they are given never makes another plan better, as all of them go by an index; and without
-/// statistics, in a fresh database, a scan of a whole table would seem as good. A commit is on disk before it is
-/// answered, whatever the server's default is.
+/// Slow work has this part of the connections.
+const SLOW_SHARE: u32 = 2;
+/// What every connection sets. A statement that takes longer than its timeout is given up by the server. A commit is on
+/// disk before it is answered, whatever the server's default is.
+///
+/// Statements are planned once, and look up what they are given by an index, row by row. Left to itself the planner takes
+/// a full scan and a hash for the same in an empty or a small table, and would keep to it when the table has grown.
 const SESSION: &str = "
     SELECT
         set_config('synchronous_commit',
@@ -31,10 +34,10 @@ const SESSION: &str = "
         set_config('default_transaction_isolation', 'read committed', false),
         set_config('plan_cache_mode', 'force_generic_plan', false),
         set_config('enable_seqscan', 'off', false),
+        set_config('enable_hashjoin', 'off', false),
+        set_config('enable_mergejoin', 'off', false),
+        set_config('enable_hashagg', 'off', false),
         set_config('jit', 'off', false);";
-/// Begins a transaction. In all of them what is changed is named by keys, few or many, and found by an index: a plan that
-/// was made while a table was small must not read all of it later.
-const BEGIN: &str = "BEGIN; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 /// Begins a transaction that reads one state of everything. What is asked in it differs from time to time: each statement
 /// is planned for what it is given.
 const BEGIN_SNAPSHOT: &str =
@@ -43,6 +46,9 @@ const BEGIN_SNAPSHOT: &str =
 /// The pool.
 pub(super) struct Connections {
     pool: Pool,
+    /// As many permits as connections; who has all of them knows that nobody uses one.
+    permits: Arc<Semaphore>,
+    max: u32,
     /// What slow work needs beside a connection, so that it leaves some to what must not wait for it.
     slow: Arc<Semaphore>,
 }
@@ -51,17 +57,19 @@ pub(super) struct Connections {
 pub(super) struct Connection {
     client: deadpool_postgres::Object,
     in_transaction: bool,
-    _slow: Option<OwnedSemaphorePermit>,
+    /// Goes after the connection: who gets it finds one.
+    _permit: OwnedSemaphorePermit,
+    slow: Option<OwnedSemaphorePermit>,
 }
 
 impl Connections {
-    pub(super) fn new(mut config: Config, roots: Roots, max: usize, database: &str) -> Result<Self, OpenError> {
+    pub(super) fn new(mut config: Config, roots: Roots, max: u32, database: &str) -> Result<Self, OpenError> {
         let failed = |reason: String| OpenError::Database { database: database.to_owned(), reason };
         config.application_name("postrider").connect_timeout(CONNECT_TIMEOUT);
         let tls = super::tls::connector(roots).map_err(|error| failed(error.to_string()))?;
         let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager)
-            .max_size(max)
+            .max_size(max as usize)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(CONNECT_TIMEOUT))
             .create_timeout(Some(CONNECT_TIMEOUT))
@@ -71,36 +79,44 @@ impl Connections {
             }))
             .build()
             .map_err(|error| failed(error.to_string()))?;
-        Ok(Self { pool, slow: Arc::new(Semaphore::new((max / 2).max(1))) })
+        let permits = |count: u32| Arc::new(Semaphore::new(count as usize));
+        Ok(Self { pool, permits: permits(max), max, slow: permits(max / SLOW_SHARE) })
     }
 
     pub(super) async fn get(&self) -> Result<Connection, StoreError> {
+        let permit = tokio::time::timeout(CONNECT_TIMEOUT, Arc::clone(&self.permits).acquire_owned()).await;
+        let permit = permit.map_err(|_| none_free())?.map_err(|_| closed())?;
         let client = self.pool.get().await.map_err(|error| unavailable(&error))?;
-        Ok(Connection { client, in_transaction: false, _slow: None })
+        Ok(Connection { client, in_transaction: false, _permit: permit, slow: None })
     }
 
     /// For work that may take long: a connection on which everything is read from one state of the database.
     pub(super) async fn snapshot(&self) -> Result<Connection, StoreError> {
         let slow = Arc::clone(&self.slow).acquire_owned().await.map_err(|_| closed())?;
         let mut connection = self.get().await?;
-        connection._slow = Some(slow);
+        connection.slow = Some(slow);
         connection.begin_with(BEGIN_SNAPSHOT).await.map_err(|error| error::store_error(&error))?;
         Ok(connection)
     }
 
-    /// Later calls fail; connections on loan go on.
-    pub(super) fn close(&self) {
-        self.pool.close();
+    /// Waits for who uses a connection now, then closes all. Later calls fail.
+    pub(super) async fn close(&self) {
         self.slow.close();
+        if let Ok(_all) = self.permits.acquire_many(self.max).await {
+            self.permits.close();
+            self.pool.close();
+        }
     }
+}
+
+fn none_free() -> StoreError {
+    StoreError::Unavailable("no connection to the database was free within the time allowed".to_owned())
 }
 
 fn unavailable(error: &PoolError) -> StoreError {
     match error {
         PoolError::Closed => closed(),
-        PoolError::Timeout(_) => {
-            StoreError::Unavailable("no connection to the database within the time allowed".to_owned())
-        }
+        PoolError::Timeout(_) => StoreError::Unavailable("the database does not answer".to_owned()),
         PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
             StoreError::Unavailable(error::text(error))
         }
@@ -148,7 +164,7 @@ impl Connection {
     }
 
     pub(super) async fn begin(&mut self) -> Result<(), tokio_postgres::Error> {
-        self.begin_with(BEGIN).await
+        self.begin_with("BEGIN").await
     }
 
     async fn begin_with(&mut self, begin: &str) -> Result<(), tokio_postgres::Error> {
@@ -157,7 +173,7 @@ impl Connection {
     }
 
     /// On an error nobody knows whether it was committed.
-    pub(super) async fn commit(mut self) -> Result<(), tokio_postgres::Error> {
+    pub(super) async fn commit(&mut self) -> Result<(), tokio_postgres::Error> {
         self.client.batch_execute("COMMIT").await?;
         self.in_transaction = false;
         Ok(())

@@ -363,7 +363,7 @@ impl ReplayStore for PostgresStore {
         job: NewReplay,
         now: UnixMicros,
     ) -> Result<ReplayRecord, StoreError> {
-        write!(self, |commit| create(&commit, tenant, &job, now).await)
+        write!(self, |commit| create(commit, tenant, &job, now).await)
     }
 
     async fn replay(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<ReplayRecord>, StoreError> {
@@ -394,7 +394,7 @@ impl ReplayStore for PostgresStore {
     }
 
     async fn step_replay(&self, step: ReplayStep) -> Result<Stepped, StoreError> {
-        write!(self, |commit| take_step(&mut commit, &step).await)
+        write!(self, |commit| take_step(commit, &step).await)
     }
 
     async fn end_replay(
@@ -405,7 +405,7 @@ impl ReplayStore for PostgresStore {
         reason: &str,
         now: UnixMicros,
     ) -> Result<ReplayRecord, StoreError> {
-        write!(self, |commit| end(&commit, tenant, uuid, state, reason, now).await)
+        write!(self, |commit| end(commit, tenant, uuid, state, reason, now).await)
     }
 
     async fn resend(
@@ -415,6 +415,6 @@ impl ReplayStore for PostgresStore {
         webhooks: Vec<WebhookSeq>,
         now: UnixMicros,
     ) -> Result<Vec<WebhookSeq>, StoreError> {
-        write!(self, |commit| send_again(&mut commit, tenant, event, &webhooks, now).await)
+        write!(self, |commit| send_again(commit, tenant, event, &webhooks, now).await)
     }
 }

@@ -5,7 +5,6 @@ use uuid::Uuid;
 
 use super::pool::Connection;
 use super::replay;
-use super::stats;
 use super::transaction::{Commit, Failure};
 use crate::clock::UnixMicros;
 use crate::store::{Deed, DeletedTenant, Quotas, StoreError, TenantPatch, TenantRecord};
@@ -105,7 +104,7 @@ pub(super) async fn delete(
         .query("SELECT seq FROM webhook WHERE tenant = $1 AND deleted_at IS NULL ORDER BY seq", &[&seq])
         .await?;
     let webhooks: Vec<WebhookSeq> = webhooks.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-    let pending = stats::stats(&commit.connection, Some(seq)).await?.pending;
+    let pending = super::counters::stats(&commit.connection, Some(seq)).await?.pending;
     if !force && (!webhooks.is_empty() || pending > 0) {
         let count = webhooks.len();
         let reason = format!(

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Shared;
+use super::accept::Stored;
 use super::error::{is_passing, store_error};
 use super::pool::Connection;
+use crate::delivery::id::EventSeq;
 use crate::store::counters::Counters;
-use crate::store::{Act, StoreError};
+use crate::store::{Accepted, Act, StoreError};
 use crate::webhook::TenantSeq;
 
 /// How often a transaction is tried that others are in the way of.
@@ -100,13 +102,25 @@ pub(super) struct Commit {
     /// What this call leaves lines in the audit log for.
     pub(super) act: Option<Arc<Act>>,
     counters: BTreeMap<TenantSeq, Counters>,
+    slot: Option<Slot>,
+    /// What is stored already, its counters too.
+    pending: BTreeMap<TenantSeq, i64>,
+    newest: EventSeq,
 }
 
 impl Commit {
     pub(super) async fn begin(shared: &Arc<Shared>, act: Option<&Arc<Act>>) -> Result<Self, StoreError> {
         let mut connection = shared.connections.get().await?;
         connection.begin().await.map_err(|error| store_error(&error))?;
-        Ok(Self { connection, shared: Arc::clone(shared), act: act.cloned(), counters: BTreeMap::new() })
+        Ok(Self {
+            connection,
+            shared: Arc::clone(shared),
+            act: act.cloned(),
+            counters: BTreeMap::new(),
+            slot: None,
+            pending: BTreeMap::new(),
+            newest: EventSeq(0),
+        })
     }
 
     /// What this transaction adds to a tenant's counters.
@@ -114,29 +128,18 @@ impl Commit {
         self.counters.entry(tenant).or_default()
     }
 
-    /// Commits if it is `done`, or rolls back; `Continue` if it should be tried again from the beginning. An error of a
-    /// statement must have come through to here: after one, the server makes a commit a rollback without saying so.
-    pub(super) async fn end<T>(
-        mut self,
-        done: Result<T, Failure>,
-        tries: &mut u32,
-    ) -> ControlFlow<Result<T, StoreError>> {
-        *tries += 1;
-        let counters = std::mem::take(&mut self.counters);
-        let shared = Arc::clone(&self.shared);
-        let ended = match done {
-            Ok(value) => self.commit(&counters).await.map(|()| value),
-            Err(failure) => Err(failure),
-        };
-        match ended {
-            Ok(value) => {
-                // Before anybody is answered: who was admitted is counted here, or nowhere.
-                shared.gauges.add(counters.iter().map(|(tenant, counters)| (*tenant, counters.pending())));
-                ControlFlow::Break(Ok(value))
-            }
-            Err(Failure::Postgres(error)) if is_passing(&error) && *tries < MAX_TRIES => ControlFlow::Continue(()),
-            Err(failure) => ControlFlow::Break(Err(failure.into())),
+    /// The row of the counters that is this transaction's until its end.
+    pub(super) fn slot(&mut self) -> i32 {
+        self.slot.get_or_insert_with(|| Slot::take(&self.shared)).number()
+    }
+
+    /// Takes note of events that were stored within it; returns their answers.
+    pub(super) fn note_stored(&mut self, stored: Stored) -> Vec<Accepted> {
+        for (tenant, pending) in stored.pending {
+            *self.pending.entry(tenant).or_default() += pending;
         }
+        self.newest = self.newest.max(stored.newest);
+        stored.accepted
     }
 
     /// Fails while nothing can be committed.
@@ -151,15 +154,46 @@ impl Commit {
             .map(drop)
     }
 
-    async fn commit(self, counters: &BTreeMap<TenantSeq, Counters>) -> Result<(), Failure> {
-        let _slot = if counters.is_empty() { None } else { Some(self.add_to_counters(counters).await?) };
+    /// Commits if it is `done`, or rolls back; `Continue` if it should be tried again from the beginning. An error of a
+    /// statement must have come through to here: after one, the server makes a commit a rollback without saying so.
+    pub(super) async fn end<T>(
+        mut self,
+        done: Result<T, Failure>,
+        tries: &mut u32,
+    ) -> ControlFlow<Result<T, StoreError>> {
+        *tries += 1;
+        let ended = match done {
+            Ok(value) => self.commit().await.map(|()| value),
+            Err(failure) => Err(failure),
+        };
+        match ended {
+            Err(Failure::Postgres(error)) if is_passing(&error) && *tries < MAX_TRIES => ControlFlow::Continue(()),
+            Err(failure) => {
+                if self.newest > EventSeq(0) {
+                    self.shared.window.doubt();
+                }
+                ControlFlow::Break(Err(failure.into()))
+            }
+            Ok(value) => {
+                // Before anybody is answered: who was admitted is counted here, or nowhere.
+                self.shared.gauges.add(self.counters.iter().map(|(tenant, added)| (*tenant, added.pending())));
+                self.shared.gauges.add(std::mem::take(&mut self.pending).into_iter());
+                self.shared.window.saw(self.newest);
+                ControlFlow::Break(Ok(value))
+            }
+        }
+    }
+
+    async fn commit(&mut self) -> Result<(), Failure> {
+        if !self.counters.is_empty() {
+            self.add_to_counters().await?;
+        }
         Ok(self.connection.commit().await?)
     }
 
-    /// The slot is to be kept until the commit.
-    async fn add_to_counters(&self, counters: &BTreeMap<TenantSeq, Counters>) -> Result<Slot, Failure> {
-        let slot = Slot::take(&self.shared);
-        let column = |of: fn(&Counters) -> i64| counters.values().map(of).collect::<Vec<_>>();
+    async fn add_to_counters(&mut self) -> Result<(), Failure> {
+        let slot = self.slot();
+        let column = |of: fn(&Counters) -> i64| self.counters.values().map(of).collect::<Vec<_>>();
         self.connection
             .execute(
                 "INSERT INTO counters (tenant, slot, events, owed, delivered, dead, skipped, discarded, attempts)
@@ -177,8 +211,8 @@ impl Commit {
                      discarded = counters.discarded + excluded.discarded,
                      attempts = counters.attempts + excluded.attempts",
                 &[
-                    &slot.number(),
-                    &counters.keys().copied().collect::<Vec<_>>(),
+                    &slot,
+                    &self.counters.keys().copied().collect::<Vec<_>>(),
                     &column(|added| added.events),
                     &column(|added| added.owed),
                     &column(|added| added.delivered),
@@ -188,8 +222,8 @@ impl Commit {
                     &column(|added| added.attempts),
                 ],
             )
-            .await?;
-        Ok(slot)
+            .await
+            .map(drop)
     }
 }
 
@@ -199,9 +233,10 @@ macro_rules! write {
     ($store:expr, |$commit:ident| $work:expr) => {{
         let mut tries = 0;
         loop {
-            let mut $commit = $store.begin().await?;
+            let mut transaction = $store.begin().await?;
+            let $commit = &mut transaction;
             let done = $work;
-            if let ::std::ops::ControlFlow::Break(answer) = $commit.end(done, &mut tries).await {
+            if let ::std::ops::ControlFlow::Break(answer) = transaction.end(done, &mut tries).await {
                 break answer;
             }
         }

@@ -1,5 +1,6 @@
 //! How our types are kept in columns.
 
+use std::borrow::Cow;
 use std::error::Error;
 
 use bytes::BytesMut;
@@ -78,9 +79,19 @@ pub(super) fn optional_number<T: TryFrom<i32>>(row: &Row, at: usize) -> Result<O
     number.map(|number| T::try_from(number).map_err(|_| corrupt(format_args!("{number} is out of range")))).transpose()
 }
 
+/// A text of the column `at`, which is `bytea`, because it may hold U+0000.
+pub(super) fn utf8(row: &Row, at: usize) -> Result<&str, Failure> {
+    std::str::from_utf8(row.try_get(at)?).map_err(corrupt)
+}
+
 /// For a column `integer`.
 pub(super) fn integer(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// For a column `text` that holds what others have written: PostgreSQL's texts cannot hold U+0000.
+pub(super) fn text(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
 
 #[cfg(test)]

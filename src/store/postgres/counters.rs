@@ -1,9 +1,21 @@
-//! Counts of deliveries: sums over the slots of `counters`.
+//! Counts of deliveries: sums over the slots of the table `counters`.
 
 use super::pool::Connection;
 use super::transaction::Failure;
 use crate::store::Stats;
 use crate::webhook::TenantSeq;
+
+/// How many deliveries of each tenant are pending.
+pub(super) async fn pending(connection: &Connection) -> Result<Vec<(TenantSeq, i64)>, Failure> {
+    let rows = connection
+        .query(
+            "SELECT tenant, sum(owed - delivered - dead - skipped - discarded)::bigint FROM counters
+             GROUP BY tenant",
+            &[],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
 
 /// The counts of a tenant, or of all together.
 pub(super) async fn stats(connection: &Connection, tenant: Option<TenantSeq>) -> Result<Stats, Failure> {
