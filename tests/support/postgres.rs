@@ -23,11 +23,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Another process may take the free port first.
 const PORTS_TRIED: u32 = 5;
 /// As much as the tests need, and no more: several servers may run at once.
-const SETTINGS: [(&str, &str); 4] = [
+const SETTINGS: [(&str, &str); 5] = [
     ("listen_addresses", "127.0.0.1"),
     ("max_connections", "100"),
     ("shared_buffers", "32MB"),
     ("max_wal_size", "256MB"),
+    // After a crash, one call in place of one a file.
+    ("recovery_init_sync_method", "syncfs"),
 ];
 
 /// A server with its data in a temporary folder. Ends with the test, if not before.

@@ -127,7 +127,8 @@ pub(super) async fn discard(
 
 /// The delivery as it is, and stays until the end of the transaction: who settles it waits, or has settled it.
 async fn lock(commit: &Commit, tenant: TenantSeq, key: DeliveryKey) -> Result<StoredDelivery, Failure> {
-    // In the order in which an end goes from one table to the other.
+    // The event first, as who purges it does; then in the order in which an end goes from one table to the other.
+    commit.connection.execute("SELECT FROM event WHERE seq = $1 FOR KEY SHARE", &[&key.event]).await?;
     for sql in [
         "SELECT FROM pending WHERE event_seq = $1 AND webhook_seq = $2 FOR UPDATE",
         "SELECT FROM delivery WHERE event_seq = $1 AND webhook_seq = $2 FOR UPDATE",
