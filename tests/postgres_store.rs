@@ -293,7 +293,10 @@ async fn the_audit_log_cannot_be_changed_by_whoever_has_the_database() {
     client.execute(line, &[]).await.unwrap();
     for sql in ["UPDATE audit SET actor_name = 'nobody'", "DELETE FROM audit", "TRUNCATE audit"] {
         let refused = client.batch_execute(sql).await.unwrap_err();
-        assert!(refused.as_db_error().is_some_and(|error| error.message().contains("cannot be changed")), "{refused:?}");
+        assert!(
+            refused.as_db_error().is_some_and(|error| error.message().contains("cannot be changed")),
+            "{refused:?}"
+        );
     }
     assert_eq!(number(&server, "SELECT count(*) FROM audit WHERE actor_name = 'ops'").await, 1);
 }
