@@ -285,7 +285,8 @@ async fn find(
     let rows = connection
         .query(
             "SELECT event_id.key, event.seq, event.owed
-             FROM event_id JOIN event ON event.seq = event_id.event_seq
+             FROM event_id
+                 CROSS JOIN LATERAL (SELECT seq, owed FROM event WHERE seq = event_id.event_seq OFFSET 0) AS event
              WHERE event_id.key = ANY($1)",
             &[&wanted],
         )

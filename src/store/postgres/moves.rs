@@ -97,7 +97,9 @@ async fn requeue_ended(
                  SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS asked (event_seq, webhook_seq)
              ), ended AS (
                  DELETE FROM delivery USING asked
-                 WHERE delivery.event_seq = asked.event_seq AND delivery.webhook_seq = asked.webhook_seq
+                 WHERE delivery.event_seq BETWEEN asked.event_seq AND asked.event_seq
+                     AND (delivery.event_seq, delivery.webhook_seq)
+                         BETWEEN (asked.event_seq, asked.webhook_seq) AND (asked.event_seq, asked.webhook_seq)
                      AND delivery.state = ANY($3)
                  RETURNING delivery.*
              ), kept AS (
@@ -136,7 +138,8 @@ async fn requeue_pending(
             "UPDATE pending
              SET next_at = $3, updated_at = $4, round_attempts = 0, in_memory = false, reason = NULL
              FROM unnest($1::bigint[], $2::bigint[]) AS asked (event_seq, webhook_seq)
-             WHERE pending.event_seq = asked.event_seq AND pending.webhook_seq = asked.webhook_seq
+             WHERE (pending.event_seq, pending.webhook_seq)
+                     BETWEEN (asked.event_seq, asked.webhook_seq) AND (asked.event_seq, asked.webhook_seq)
                  AND (NOT pending.in_memory OR $5)
              RETURNING pending.event_seq, pending.webhook_seq, 4::smallint",
             &[&asked.events, &asked.webhooks, &next_at, &at, &asked.in_memory],
@@ -157,14 +160,18 @@ async fn end_ended(
             "WITH found AS (
                  SELECT delivery.event_seq, delivery.webhook_seq, delivery.state
                  FROM unnest($1::bigint[], $2::bigint[]) AS asked (event_seq, webhook_seq)
-                     JOIN delivery USING (event_seq, webhook_seq)
+                     JOIN delivery ON delivery.event_seq BETWEEN asked.event_seq AND asked.event_seq
+                         AND (delivery.event_seq, delivery.webhook_seq)
+                             BETWEEN (asked.event_seq, asked.webhook_seq) AND (asked.event_seq, asked.webhook_seq)
                  WHERE delivery.state = ANY($3)
                  FOR NO KEY UPDATE OF delivery
              )
              UPDATE delivery
              SET state = $4, reason = $5, updated_at = $6
              FROM found
-             WHERE delivery.event_seq = found.event_seq AND delivery.webhook_seq = found.webhook_seq
+             WHERE delivery.event_seq BETWEEN found.event_seq AND found.event_seq
+                 AND (delivery.event_seq, delivery.webhook_seq)
+                     BETWEEN (found.event_seq, found.webhook_seq) AND (found.event_seq, found.webhook_seq)
              RETURNING found.event_seq, found.webhook_seq, found.state",
             &[&asked.events, &asked.webhooks, &asked.states, &transition.state(), &transition.reason(), &at],
         )
@@ -187,7 +194,8 @@ async fn end_pending(
             "WITH found AS (
                  DELETE FROM pending
                  USING unnest($1::bigint[], $2::bigint[]) AS asked (event_seq, webhook_seq)
-                 WHERE pending.event_seq = asked.event_seq AND pending.webhook_seq = asked.webhook_seq
+                 WHERE (pending.event_seq, pending.webhook_seq)
+                     BETWEEN (asked.event_seq, asked.webhook_seq) AND (asked.event_seq, asked.webhook_seq)
                      AND (NOT pending.in_memory OR $3)
                  RETURNING pending.*
              )
@@ -247,7 +255,7 @@ pub(super) async fn add(
         .execute(
             "UPDATE event SET owed = changed.owed
              FROM unnest($1::bigint[], $2::bytea[]) AS changed (seq, owed)
-             WHERE event.seq = changed.seq",
+             WHERE event.seq BETWEEN changed.seq AND changed.seq",
             &[&seqs, &lists],
         )
         .await?;

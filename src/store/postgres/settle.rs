@@ -87,7 +87,8 @@ async fn keep(commit: &Commit, kept: &[&Settlement]) -> Result<HashSet<DeliveryK
                  $1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::integer[], $6::integer[], $7::integer[],
                  $8::text[]
              ) AS given (event_seq, webhook_seq, next_at, at, attempt, round_attempts, status_code, reason)
-             WHERE pending.event_seq = given.event_seq AND pending.webhook_seq = given.webhook_seq
+             WHERE (pending.event_seq, pending.webhook_seq)
+                 BETWEEN (given.event_seq, given.webhook_seq) AND (given.event_seq, given.webhook_seq)
              RETURNING pending.event_seq, pending.webhook_seq",
             &[
                 &column(kept, |settlement| settlement.key.event),
@@ -121,7 +122,8 @@ async fn end(commit: &Commit, ended: &[&Settlement]) -> Result<HashSet<DeliveryK
                      event_seq, webhook_seq, state, attempt, round_attempts, at,
                      status_code, reason, started_at, duration_us, error, response
                  )
-                 WHERE pending.event_seq = given.event_seq AND pending.webhook_seq = given.webhook_seq
+                 WHERE (pending.event_seq, pending.webhook_seq)
+                     BETWEEN (given.event_seq, given.webhook_seq) AND (given.event_seq, given.webhook_seq)
                  RETURNING given.*, pending.attempts AS attempts_before, pending.status_code AS status_code_before
              )
              INSERT INTO delivery (
@@ -271,7 +273,7 @@ pub(super) async fn update_health(commit: &Commit, health: &[(WebhookSeq, Webhoo
                  seq, consecutive_failures, last_success_at, last_failure_at, last_error, auto_disabled_at, probe_at,
                  cool_down_us
              )
-             WHERE webhook.seq = given.seq",
+             WHERE webhook.seq BETWEEN given.seq AND given.seq",
             &[
                 &last.keys().copied().collect::<Vec<_>>(),
                 &last.values().map(|health| i64::from(health.consecutive_failures)).collect::<Vec<_>>(),
