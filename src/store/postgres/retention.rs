@@ -367,6 +367,6 @@ impl RetentionStore for PostgresStore {
     }
 
     fn is_busy(&self) -> bool {
-        false
+        self.group.is_busy()
     }
 }
