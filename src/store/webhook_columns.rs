@@ -103,7 +103,7 @@ impl Columns {
         );
         let policy: StoredPolicy = match &self.policy {
             None => StoredPolicy::default(),
-            Some(sealed) => serde_json::from_str(&open(sealed, POLICY_FIELD)?).map_err(corrupt)?,
+            Some(policy) => serde_json::from_str(&open(policy, POLICY_FIELD)?).map_err(corrupt)?,
         };
         policy.keys.restore(&mut keys).map_err(corrupt)?;
         let schedule = |text: &str| {

@@ -328,7 +328,7 @@ impl RetentionStore for PostgresStore {
         let Found { events, through, is_end, .. } = found;
         let count = match &events[..] {
             [] => 0,
-            some => write!(self, |commit| delete_events(&commit, some, retention).await)?,
+            some => write!(self, |commit| delete_events(commit, some, retention).await)?,
         };
         Ok(Purged { count, through, is_end })
     }
@@ -338,7 +338,7 @@ impl RetentionStore for PostgresStore {
         let Found { events, through, is_end, .. } = found;
         let count = match &events[..] {
             [] => 0,
-            some => write!(self, |commit| delete_attempts(&commit, some, retention).await)?,
+            some => write!(self, |commit| delete_attempts(commit, some, retention).await)?,
         };
         Ok(Purged { count, through, is_end })
     }
@@ -347,13 +347,13 @@ impl RetentionStore for PostgresStore {
         if !has_old_records(&self.read().await?, now, jobs_before).await? {
             return Ok(false);
         }
-        write!(self, |commit| delete_records(&commit, now, jobs_before).await)
+        write!(self, |commit| delete_records(commit, now, jobs_before).await)
     }
 
     async fn release_space(&self) -> Result<bool, StoreError> {
         let spent = spent_partitions(&self.shared.connections.snapshot().await?).await?;
         let Some(oldest) = spent.first() else { return Ok(false) };
-        let dropped = write!(self, |commit| match drop_partition(&commit, *oldest).await {
+        let dropped = write!(self, |commit| match drop_partition(commit, *oldest).await {
             // Somebody works with it, as a backup does for long. There will be another time.
             Err(Failure::Postgres(error)) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) =>
                 Err(StoreError::Conflict("the partition is in use".to_owned()).into()),
