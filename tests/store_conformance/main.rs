@@ -214,7 +214,8 @@ stories! {
         a_delivered_one_is_neither_retried_nor_discarded,
         another_tenant_sees_and_changes_nothing,
         the_deliveries_of_a_deleted_webhook_are_discarded,
-        the_figures_add_up;
+        the_figures_add_up,
+        no_character_is_refused;
     listings:
         events_are_listed_newest_first_in_pages,
         events_are_filtered,

@@ -17,7 +17,7 @@ use tokio_postgres::{Client, NoTls};
 /// The superuser of every such server.
 const USER: &str = "postrider";
 /// What starting and stopping may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between looks at a server that starts or ends.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Another process may take the free port first.
@@ -208,6 +208,7 @@ struct Programs {
 }
 
 impl Programs {
+    #[expect(clippy::disallowed_methods, reason = "where programs are is for the environment to say")]
     fn find() -> Self {
         let in_path =
             std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());

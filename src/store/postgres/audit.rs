@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::listings::{Portion, Scan};
 use super::pool::Connection;
 use super::transaction::{Commit, Failure};
+use super::values::text;
 use crate::delivery::id::DeliveryKey;
 use crate::store::{Actor, AuditEntry, AuditFilter, Deed};
 
@@ -78,8 +79,8 @@ impl Scan for AuditFilter {
                     &i64::from(rows),
                     &i64::from(items),
                     &self.tenant,
-                    &self.action,
-                    &self.actor,
+                    &self.action.as_deref().map(text),
+                    &self.actor.as_deref().map(text),
                     &actor_token,
                     &self.since,
                     &self.until,

@@ -357,3 +357,6 @@ pub(super) fn regex(pattern: &Pattern) -> String {
     });
     format!("^{}$", tokens.collect::<Vec<_>>().join("\\."))
 }
+
+#[cfg(test)]
+mod tests;

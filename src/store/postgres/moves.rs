@@ -2,6 +2,7 @@
 //! attempt. Many at once, each with one statement.
 
 use super::transaction::{Commit, Failure};
+use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
@@ -173,7 +174,7 @@ async fn end_ended(
                  AND (delivery.event_seq, delivery.webhook_seq)
                      BETWEEN (found.event_seq, found.webhook_seq) AND (found.event_seq, found.webhook_seq)
              RETURNING found.event_seq, found.webhook_seq, found.state",
-            &[&asked.events, &asked.webhooks, &asked.states, &transition.state(), &transition.reason(), &at],
+            &[&asked.events, &asked.webhooks, &asked.states, &transition.state(), &transition.reason().map(text), &at],
         )
         .await?;
     changed(&rows)
@@ -203,7 +204,14 @@ async fn end_pending(
                  (event_seq, webhook_seq, updated_at, state, attempts, round_attempts, status_code, reason)
              SELECT event_seq, webhook_seq, $4, $5, attempts, round_attempts, status_code, $6 FROM found
              RETURNING event_seq, webhook_seq, 4::smallint",
-            &[&asked.events, &asked.webhooks, &asked.in_memory, &at, &transition.state(), &transition.reason()],
+            &[
+                &asked.events,
+                &asked.webhooks,
+                &asked.in_memory,
+                &at,
+                &transition.state(),
+                &transition.reason().map(text),
+            ],
         )
         .await?;
     changed(&rows)

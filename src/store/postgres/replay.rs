@@ -13,6 +13,7 @@ use super::PostgresStore;
 use super::moves::{self, Wanted};
 use super::pool::Connection;
 use super::transaction::{Commit, Failure, corrupt, write};
+use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
@@ -138,7 +139,7 @@ async fn create(commit: &Commit, tenant: TenantSeq, job: &NewReplay, now: UnixMi
                 &job.selection.since,
                 &job.selection.until,
                 &include_unmatched,
-                &discard_reason,
+                &discard_reason.map(|reason| text(reason)),
                 &i64::from(job.rate_per_s),
                 &first,
                 &last,
@@ -235,7 +236,7 @@ async fn end(
         .connection
         .execute(
             "UPDATE replay_job SET state = $2, reason = $3, updated_at = $4 WHERE uuid = $1",
-            &[&uuid, &code(state), &reason, &now],
+            &[&uuid, &code(state), &text(reason), &now],
         )
         .await?;
     record_deed(commit, tenant, "replay.cancel", uuid, now).await?;

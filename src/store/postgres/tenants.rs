@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::pool::Connection;
 use super::replay;
 use super::transaction::{Commit, Failure};
+use super::values::text;
 use crate::clock::UnixMicros;
 use crate::store::{Deed, DeletedTenant, Quotas, StoreError, TenantPatch, TenantRecord};
 use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
@@ -47,7 +48,7 @@ pub(super) async fn create(commit: &Commit, patch: &TenantPatch, now: UnixMicros
             &[
                 &tenant.uuid,
                 &tenant.name,
-                &tenant.description,
+                &text(&tenant.description),
                 &max_webhooks,
                 &max_events_per_s,
                 &max_pending,
@@ -80,7 +81,7 @@ pub(super) async fn update(
         .execute(
             "UPDATE tenant SET name = $2, description = $3, max_webhooks = $4, max_events_per_s = $5, max_pending = $6
              WHERE seq = $1",
-            &[&seq, &tenant.name, &tenant.description, &max_webhooks, &max_events_per_s, &max_pending],
+            &[&seq, &tenant.name, &text(&tenant.description), &max_webhooks, &max_events_per_s, &max_pending],
         )
         .await?;
     record_deed(commit, "tenant.update", &tenant, now).await?;
