@@ -1,13 +1,20 @@
 //! What a store promises. It speaks intents, not rows; `tests/store_conformance` holds a store to it.
 
 mod audit;
+mod counters;
+mod id_hash;
 pub mod migrate;
+mod owed;
+mod paging;
+pub mod postgres;
 pub mod replay;
 pub mod retention;
 pub mod seal;
+mod shard;
 pub mod sqlite;
 mod tenant;
 mod token;
+mod webhook_columns;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,6 +24,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 pub use self::audit::{Act, Actor, AuditEntry, AuditFilter, Deed};
+pub use self::shard::{SHARDS, Shard};
 pub use self::tenant::{
     DeletedTenant, MAX_TENANT_DESCRIPTION_CHARS, MAX_TENANT_NAME_CHARS, QUOTA, Quotas, TenantPatch, TenantRecord,
 };
@@ -365,6 +373,15 @@ pub struct AttemptRecord {
     pub response: Bytes,
 }
 
+impl AttemptRecord {
+    /// The response as it is kept: of a success only the beginning.
+    fn kept_response(&self) -> &[u8] {
+        let success = matches!(self.status_code, Some(200..=299));
+        let kept = if success { MAX_KEPT_SUCCESS_RESPONSE_BYTES } else { usize::MAX };
+        &self.response[..self.response.len().min(kept)]
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct StoredEvent {
     pub seq: EventSeq,
@@ -391,6 +408,22 @@ pub struct StoredDelivery {
     pub next_attempt_at: Option<UnixMicros>,
     /// When it last changed: its end, if it has ended.
     pub updated_at: UnixMicros,
+}
+
+/// The reason that deliveries of a deleted webhook show.
+const WEBHOOK_DELETED: &str = "webhook deleted";
+
+impl StoredDelivery {
+    /// How one shows that is pending while its webhook is deleted: it counts as discarded.
+    fn of_deleted_webhook(self, deleted_at: UnixMicros) -> Self {
+        Self {
+            state: DeliveryState::Discarded,
+            reason: Some(WEBHOOK_DELETED.to_owned()),
+            next_attempt_at: None,
+            updated_at: deleted_at,
+            ..self
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -492,6 +525,16 @@ pub enum OpenError {
     NewerSchema { path: String, found: i64, known: i64 },
     #[error("the master key is not the one that the secrets in {path} were sealed with")]
     WrongMasterKey { path: String },
+    /// A database server that cannot be reached, or does not do what it is asked.
+    #[error("{database}: {reason}")]
+    Database { database: String, reason: String },
+    #[error("{database} is PostgreSQL {found}, which is older than {needed}")]
+    OldPostgres { database: String, found: String, needed: u32 },
+    #[error(
+        "{database} runs with {setting}=off, so that a crash of its machine can lose or damage what it has committed: \
+         turn it on, or allow it where nothing is lost by that"
+    )]
+    UnsafeServer { database: String, setting: &'static str },
     #[error("SQLite {found} is older than {needed}, which fixed a corruption of the write-ahead log")]
     OldSqlite { found: String, needed: String },
 }

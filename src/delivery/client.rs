@@ -128,7 +128,7 @@ impl Client {
             Some(resolver) => resolver,
             None => Arc::new(HickoryResolver::from_system().map_err(ClientError::Resolver)?),
         };
-        let roots = Arc::new(tls::root_store(roots));
+        let roots = Arc::new(roots.into_store());
         let tls = TlsConnector::from(Arc::new(client_config(Arc::clone(&roots), None, SessionMemory::EveryWebhook)?));
         let pool = Mutex::default();
         Ok(Self { inner: Arc::new(Inner { policy, resolver, roots, tls, connect_timeout, pool }) })

@@ -12,10 +12,8 @@ mod checkpoint;
 mod compact;
 mod deliveries;
 mod idempotency;
-mod keys;
 mod listings;
 mod open;
-mod owed;
 mod pending;
 mod reader;
 mod rekey;
@@ -36,18 +34,19 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use self::accept::IdHash;
 use self::checkpoint::Checkpointer;
 pub use self::compact::Compacted;
-use self::listings::{Bounds, Listing};
+use self::listings::Listing;
 pub use self::open::DATABASE_FILE;
 pub(crate) use self::open::create_folder;
 use self::open::{DELIVERY_ID_KEY, Folder, ID_HASH_KEY, read_meta};
 use self::reader::{READERS, Readers};
 pub(crate) use self::rekey::finish_key_change;
 pub use self::rekey::{ChangeKeyError, Changed, change_master_key};
-use self::tenants::Gauges;
 use self::writer::{Failure, Size, State, Writer};
+use super::counters::Gauges;
+use super::id_hash::IdHash;
+use super::paging::Bounds;
 use super::seal::{MasterKey, Sealer};
 use super::{
     Accepted, AcceptedOnce, Act, AllWebhooks, AttemptRecord, AuditEntry, AuditFilter, Deed, DeletedTenant,
@@ -96,7 +95,7 @@ impl SqliteStore {
         let id_hash = IdHash::new(&key(ID_HASH_KEY)?.try_into().map_err(wrong_length)?);
         let delivery_ids = DeliveryIds::new(&key(DELIVERY_ID_KEY)?.try_into().map_err(wrong_length)?);
         let sealer = Arc::new(Sealer::new(master_key).map_err(|error| folder.corrupt(&error.to_string()))?);
-        let gauges = Arc::new(Gauges::read(&connection).map_err(|error| folder.failed(error))?);
+        let gauges = Arc::new(tenants::read_gauges(&connection).map_err(|error| folder.failed(error))?);
         let state = State {
             window: pending::read_window(&connection).map_err(|error| folder.failed(error))?,
             max_window: options.memory_window_events as usize,

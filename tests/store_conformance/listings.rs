@@ -2,9 +2,9 @@
 
 use postrider::delivery::DeliveryState;
 use postrider::store::{
-    DeliveryFilter, DeliveryKey, Disposition, EventFilter, EventSeq, NewEvent, Page, Store, StoreError,
+    Accepted, DeliveryFilter, DeliveryKey, Disposition, EventFilter, EventSeq, NewEvent, Page, Store, StoreError,
 };
-use postrider::topic::Pattern;
+use postrider::topic::{Pattern, Topic};
 use postrider::webhook::DEFAULT_TENANT;
 use uuid::Uuid;
 
@@ -82,6 +82,105 @@ pub(crate) async fn events_are_filtered<F: Fixture>() {
         (EventFilter { q: Some("ATTACKER".to_owned()), ..none.clone() }, vec![]),
     ] {
         assert_eq!(event_pages(&*store, &filter, 10).await, [expected], "{filter:?}");
+    }
+}
+
+pub(crate) async fn a_topic_of_any_characters_is_found_by_its_patterns<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let topics = [
+        "a",
+        "A",
+        "ab",
+        "a.b",
+        "a.b.c",
+        "axb",
+        "a+",
+        "aa",
+        "a?.b",
+        "(a|b).c",
+        "[ab].c",
+        "^a$",
+        "a\\d.b",
+        "a%.b_",
+        "x.{2}",
+        "a'b.\"c\"",
+        "$1.b",
+        "a-b./c",
+        "~!@#&=;:,<",
+    ];
+    for topic in topics {
+        let topic_of_it = NewEvent { event: event(topic, topic), ..new_event(topic, &[]) };
+        accept(&*store, topic_of_it).await;
+    }
+    for pattern in
+        topics.iter().copied().chain([">", "*", "*.*", "a.*", "a.>", "*.b", "*.b.>", "*.c", "a\\d.*", "(a|b).>"])
+    {
+        let pattern = Pattern::parse(pattern).unwrap();
+        let matching = topics.iter().rev().filter(|topic| pattern.matches(&Topic::parse(topic).unwrap()));
+        let matching: Vec<String> = matching.map(|topic| (*topic).to_owned()).collect();
+        let filter = EventFilter { topic: Some(pattern), ..EventFilter::default() };
+        assert_eq!(event_pages(&*store, &filter, 100).await, [matching], "{filter:?}");
+    }
+}
+
+/// More rows than are looked at in one go, and few that are wanted.
+pub(crate) async fn what_is_rare_is_found_among_many<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let [a, b] = webhooks(&*store).await;
+    let is_rare = |number: usize| [0, 7, 160, 161, 398].contains(&number);
+    let events = (0..400).map(|number| {
+        let id = number.to_string();
+        let mut new = in_memory(&id, &[a, b]);
+        new.event = event(&id, if is_rare(number) { "attacker.rare" } else { "attacker.common" });
+        new
+    });
+    let mut keys = Vec::new();
+    for accepted in store.accept(events.collect()).await.unwrap() {
+        let Accepted::New { seq } = accepted else { panic!("not new: {accepted:?}") };
+        keys.push((key(seq, a), key(seq, b)));
+    }
+    let ends = keys.iter().enumerate().flat_map(|(number, (to_a, to_b))| match number {
+        rare if is_rare(rare) => vec![dead(*to_a, 1), delivered(*to_b, 1)],
+        odd if odd % 2 == 1 => vec![delivered(*to_a, 1), dead(*to_b, 1)],
+        _ => Vec::new(),
+    });
+    settle(&*store, ends.collect()).await;
+
+    let rare: Vec<usize> = (0..400).rev().filter(|number| is_rare(*number)).collect();
+    let rare_ids: Vec<String> = rare.iter().map(usize::to_string).collect();
+    let topic = Some(Pattern::parse("*.rare").unwrap());
+    let by_topic = EventFilter { topic: topic.clone(), ..EventFilter::default() };
+    let by_text = EventFilter { q: Some("attacker.rare".to_owned()), ..EventFilter::default() };
+    for limit in [1, 2, 3, 5, 6, 100] {
+        for filter in [&by_topic, &by_text] {
+            let pages = event_pages(&*store, filter, limit).await;
+            assert!(pages.iter().all(|page| page.len() <= limit as usize));
+            assert_eq!(pages.concat(), rare_ids, "{limit} on a page, {filter:?}");
+        }
+    }
+    let mine = store.webhooks(DEFAULT_TENANT).await.unwrap().into_iter().find(|webhook| webhook.seq == a).unwrap();
+    let in_state = |state| DeliveryFilter { topic: topic.clone(), state, ..DeliveryFilter::default() };
+    let to_a: Vec<_> = rare.iter().map(|number| keys[*number].0).collect();
+    let to_b: Vec<_> = rare.iter().map(|number| keys[*number].1).collect();
+    let both: Vec<_> = rare.iter().flat_map(|number| [keys[*number].1, keys[*number].0]).collect();
+    let of_a = DeliveryFilter { webhook: Some(mine.uuid), ..in_state(None) };
+    let pending: Vec<_> = (0..400).rev().filter(|number| !is_rare(*number) && number % 2 == 0).collect();
+    let pending: Vec<_> = pending.iter().flat_map(|number| [keys[*number].1, keys[*number].0]).collect();
+    let all_pending = DeliveryFilter { state: Some(DeliveryState::Pending), ..DeliveryFilter::default() };
+    for limit in [1, 4, 7, 100] {
+        for (filter, expected) in [
+            (in_state(None), &both),
+            (in_state(Some(DeliveryState::Dead)), &to_a),
+            (in_state(Some(DeliveryState::Delivered)), &to_b),
+            (of_a.clone(), &to_a),
+            (all_pending.clone(), &pending),
+        ] {
+            let pages = delivery_pages(&*store, &filter, limit).await;
+            assert!(pages.iter().all(|page| page.len() <= limit as usize));
+            assert_eq!(&pages.concat(), expected, "{limit} on a page, {filter:?}");
+        }
     }
 }
 

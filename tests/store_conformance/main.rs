@@ -1,7 +1,8 @@
 //! What every store promises, told as short stories and run on each store.
 //!
-//! A story is a function over a [`Fixture`]; the macro at the end makes a test of every story for every
-//! store. To add a store, implement [`Fixture`] for it and name it there.
+//! A story is a function over a [`Fixture`]; the macro at the end makes a test of every story for SQLite, and of
+//! every subject for PostgreSQL, whose stories share a server. To add a store, implement [`Fixture`] for it and name
+//! it there.
 
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -11,17 +12,26 @@ mod delivering;
 mod fixtures;
 mod listings;
 mod operators;
+#[path = "../support/postgres.rs"]
+mod postgres_server;
 mod replaying;
 mod retaining;
 mod tenants;
 mod webhooks;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use postrider::store::Store;
+use postrider::store::postgres::{PostgresOptions, PostgresStore};
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
+
+use crate::postgres_server::Cluster;
+
+const MASTER_KEY: [u8; 32] = [7; 32];
 
 /// A store of a test's own that can be stopped and started again.
 #[async_trait]
@@ -42,7 +52,7 @@ struct Sqlite {
 impl Sqlite {
     fn open(&mut self) {
         let options = SqliteOptions { max_bytes: None, memory_window_events: self.memory_window_events };
-        let store = SqliteStore::open(self.folder.path(), &MasterKey::new([7; 32]), options).unwrap();
+        let store = SqliteStore::open(self.folder.path(), &MasterKey::new(MASTER_KEY), options).unwrap();
         self.store = Some(Arc::new(store));
     }
 }
@@ -67,6 +77,81 @@ impl Fixture for Sqlite {
     }
 }
 
+/// A database of its own on the server of its subject.
+struct Postgres {
+    database: String,
+    options: PostgresOptions,
+    store: Option<Arc<PostgresStore>>,
+}
+
+/// A server, and the database that each story gets a copy of: empty, with its schema.
+struct Subject {
+    server: Cluster,
+    databases: AtomicU32,
+}
+
+tokio::task_local! {
+    static SUBJECT: Arc<Subject>;
+}
+
+const TEMPLATE: &str = "template_of_stories";
+
+impl Subject {
+    async fn start() -> Arc<Self> {
+        let server = Cluster::start().await;
+        server.create_database(TEMPLATE, None).await;
+        open_postgres(Postgres::options(&server.url(TEMPLATE))).await.close().await;
+        Arc::new(Self { server, databases: AtomicU32::new(0) })
+    }
+}
+
+impl Postgres {
+    fn options(url: &str) -> PostgresOptions {
+        PostgresOptions::new(url.to_owned().into())
+    }
+}
+
+async fn open_postgres(options: PostgresOptions) -> PostgresStore {
+    PostgresStore::open(options, &MasterKey::new(MASTER_KEY)).await.unwrap()
+}
+
+#[async_trait]
+impl Fixture for Postgres {
+    async fn fresh(memory_window_events: u32) -> Self {
+        let subject = SUBJECT.get();
+        let database = format!("story_{}", subject.databases.fetch_add(1, Ordering::Relaxed));
+        subject.server.create_database(&database, Some(TEMPLATE)).await;
+        let options = PostgresOptions { memory_window_events, ..Self::options(&subject.server.url(&database)) };
+        let store = Some(Arc::new(open_postgres(options.clone()).await));
+        Self { database, options, store }
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(self.store.as_ref().unwrap()) as Arc<dyn Store>
+    }
+
+    async fn restart(&mut self) {
+        if let Some(store) = self.store.take() {
+            store.close().await;
+        }
+        self.store = Some(Arc::new(open_postgres(self.options.clone()).await));
+    }
+}
+
+type Story = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Runs the stories of a subject, each to its end, and names those that failed.
+async fn tell_on_postgres(stories: Vec<(&str, Story)>) {
+    let subject = Subject::start().await;
+    let mut failed = Vec::new();
+    for (name, story) in stories {
+        if tokio::spawn(SUBJECT.scope(Arc::clone(&subject), story)).await.is_err() {
+            failed.push(name);
+        }
+    }
+    assert!(failed.is_empty(), "stories that failed: {}", failed.join(", "));
+}
+
 macro_rules! stories {
     ($($subject:ident: $($story:ident),+ $(,)?);+ $(;)?) => {
         mod sqlite {
@@ -76,6 +161,18 @@ macro_rules! stories {
                     crate::$subject::$story::<crate::Sqlite>().await;
                 }
             )+)+
+        }
+
+        mod postgres {
+            $(
+                #[tokio::test]
+                async fn $subject() {
+                    crate::tell_on_postgres(vec![
+                        $((stringify!($story), Box::pin(crate::$subject::$story::<crate::Postgres>()))),+
+                    ])
+                    .await;
+                }
+            )+
         }
     };
 }
@@ -117,10 +214,13 @@ stories! {
         a_delivered_one_is_neither_retried_nor_discarded,
         another_tenant_sees_and_changes_nothing,
         the_deliveries_of_a_deleted_webhook_are_discarded,
-        the_figures_add_up;
+        the_figures_add_up,
+        no_character_is_refused;
     listings:
         events_are_listed_newest_first_in_pages,
         events_are_filtered,
+        a_topic_of_any_characters_is_found_by_its_patterns,
+        what_is_rare_is_found_among_many,
         deliveries_merge_owed_lists_with_rows,
         deliveries_are_filtered,
         deliveries_are_paged_within_an_event,

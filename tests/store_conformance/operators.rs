@@ -1,7 +1,10 @@
 //! What operators do to deliveries.
 
-use postrider::delivery::DeliveryState;
-use postrider::store::{DeliveryFilter, Disposition, Stats, StoreError};
+use postrider::delivery::{DeliveryState, Transition};
+use postrider::event::Event;
+use postrider::store::replay::{NewReplay, ReplayAction, ReplayState, Selection};
+use postrider::store::{AuditFilter, DeliveryFilter, Disposition, EventFilter, Stats, StoreError, TenantPatch};
+use postrider::topic::Topic;
 use postrider::webhook::{DEFAULT_TENANT, TenantSeq};
 
 use crate::Fixture;
@@ -177,4 +180,49 @@ pub(crate) async fn the_figures_add_up<F: Fixture>() {
     fixture.restart().await;
     let expected = Stats { events: 4, pending: 6, delivered: 4, dead: 1, skipped: 4, discarded: 1, attempts: 6 };
     assert_eq!(fixture.store().stats(DEFAULT_TENANT).await.unwrap(), expected);
+}
+
+/// What others have written may have any character in it, U+0000 too, which not every database takes in a text.
+pub(crate) async fn no_character_is_refused<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let strange = "a\0b\u{1}\u{fffd}\u{10ffff}'\"\\";
+    let patch = TenantPatch {
+        name: Some("strange".to_owned()),
+        description: Some(strange.to_owned()),
+        ..TenantPatch::default()
+    };
+    let tenant = store.create_tenant(patch.clone(), at(1)).await.unwrap().seq;
+    store.update_tenant(tenant, patch, at(2)).await.unwrap();
+    let [a, b] = webhooks(&*store).await;
+    let mut new = in_memory("e1", &[a, b]);
+    let body = format!(r#"{{"payload":"{strange}"}}"#).into();
+    new.event = Event::from_stored("e1".into(), Topic::parse("a.b").unwrap(), strange.into(), body);
+    let seq = accept(&*store, new.clone()).await;
+    let mut retried = failed(key(seq, a), 1, at(900));
+    retried.attempt.as_mut().unwrap().error = Some(strange.to_owned());
+    retried.transition = Transition::retry_at(at(900), strange.to_owned());
+    settle(&*store, vec![retried]).await;
+    store.discard_delivery(DEFAULT_TENANT, key(seq, b), strange, at(400)).await.unwrap();
+    assert_eq!(store.event(DEFAULT_TENANT, "e1").await.unwrap().unwrap().event, new.event, "not a bit of it is lost");
+    assert_eq!(state(&*store, key(seq, b)).await, DeliveryState::Discarded);
+
+    let by_kind = EventFilter { kind: Some(strange.to_owned()), ..EventFilter::default() };
+    let by_text = EventFilter { q: Some(strange.to_owned()), ..EventFilter::default() };
+    for filter in [by_kind, by_text] {
+        assert_eq!(store.events(DEFAULT_TENANT, &filter, page(10)).await.unwrap().items.len(), 1, "{filter:?}");
+    }
+    let by_event = DeliveryFilter { event: Some(strange.to_owned()), ..DeliveryFilter::default() };
+    assert!(store.deliveries(DEFAULT_TENANT, &by_event, page(10)).await.unwrap().items.is_empty());
+    let (action, actor) = (Some(strange.to_owned()), Some(strange.to_owned()));
+    let by_words = AuditFilter { action, actor, ..AuditFilter::default() };
+    assert!(store.audit(&by_words, page(10)).await.unwrap().items.is_empty());
+    let job = NewReplay {
+        webhook: None,
+        selection: Selection { states: vec![DeliveryState::Pending], ..Selection::default() },
+        action: ReplayAction::Discard { reason: strange.to_owned() },
+        rate_per_s: 1,
+    };
+    let job = store.create_replay(DEFAULT_TENANT, job, at(500)).await.unwrap();
+    store.end_replay(DEFAULT_TENANT, job.uuid, ReplayState::Cancelled, strange, at(600)).await.unwrap();
 }

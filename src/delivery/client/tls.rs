@@ -18,20 +18,22 @@ pub enum Roots {
     Custom(RootCertStore),
 }
 
-/// The authorities that `roots` stands for.
-pub(super) fn root_store(roots: Roots) -> RootCertStore {
-    let mozilla = || webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect::<RootCertStore>();
-    match roots {
-        Roots::WebPki => mozilla(),
-        Roots::Custom(store) => store,
-        Roots::Native => {
-            let mut store = mozilla();
-            let native = rustls_native_certs::load_native_certs();
-            for error in native.errors {
-                tracing::warn!(%error, "some of the system's certificate authorities cannot be read");
+impl Roots {
+    /// The authorities that it stands for.
+    pub(crate) fn into_store(self) -> RootCertStore {
+        let mozilla = || webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect::<RootCertStore>();
+        match self {
+            Self::WebPki => mozilla(),
+            Self::Custom(store) => store,
+            Self::Native => {
+                let mut store = mozilla();
+                let native = rustls_native_certs::load_native_certs();
+                for error in native.errors {
+                    tracing::warn!(%error, "some of the system's certificate authorities cannot be read");
+                }
+                store.add_parsable_certificates(native.certs);
+                store
             }
-            store.add_parsable_certificates(native.certs);
-            store
         }
     }
 }

@@ -1,57 +1,14 @@
 //! Accepting events.
 
-use std::hash::Hasher;
-
 use rusqlite::OptionalExtension;
-use siphasher::sip::SipHasher13;
-use uuid::Uuid;
 
-use super::owed;
 use super::writer::{Commit, Failure, Size};
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
-use crate::store::{Accepted, Disposition, NewEvent};
-use crate::webhook::TenantSeq;
+use crate::store::{Accepted, Disposition, NewEvent, owed};
 
 /// What an event's row takes beside its texts, roughly, in bytes.
 const ROW_BYTES: usize = 64;
-
-/// Bits of a UUIDv7's time that its index key keeps: of 48 bits of milliseconds all but the last 8.
-const TIME_SHIFT: u32 = 8;
-/// The rest of 63 bits.
-const TIMED_HASH_BITS: u32 = 23;
-
-/// Turns event ids into keys of the index: an index of integers is a third of one of ids.
-///
-/// A key has a hash under a secret of this installation, so nobody can choose ids that collide. Of an id that
-/// begins with its time (UUIDv7, RFC 9562, which is what events without an id get) the key does too: such
-/// ids are appended to the index, where others are scattered over it and make every commit write more pages.
-#[derive(Clone)]
-pub(super) struct IdHash(SipHasher13);
-
-impl IdHash {
-    pub(super) fn new(key: &[u8; 16]) -> Self {
-        Self(SipHasher13::new_with_key(key))
-    }
-
-    pub(super) fn of(&self, tenant: TenantSeq, id: &str) -> i64 {
-        let mut hasher = self.0;
-        hasher.write(&tenant.0.to_le_bytes());
-        hasher.write(id.as_bytes());
-        let hash = hasher.finish();
-        match time_ms(id) {
-            Some(ms) => (((ms >> TIME_SHIFT) << TIMED_HASH_BITS) | (hash >> (64 - TIMED_HASH_BITS))).cast_signed(),
-            // Negative, apart from the others.
-            None => (hash | 1 << 63).cast_signed(),
-        }
-    }
-}
-
-/// The first 48 bits of a UUIDv7.
-fn time_ms(id: &str) -> Option<u64> {
-    let uuid = Uuid::try_parse(id).ok().filter(|uuid| uuid.get_version_num() == 7)?;
-    u64::try_from(uuid.as_u128() >> 80).ok()
-}
 
 /// Served by the index `event_id`, and by the table only if the hash is there.
 pub(super) const FIND_EVENT: &str = "SELECT seq, owed FROM event WHERE id_hash = ?1 AND tenant = ?2 AND id = ?3";
@@ -126,32 +83,4 @@ fn accept_deliveries(commit: &mut Commit<'_>, new: &NewEvent, seq: EventSeq) -> 
     counters.owed += i64::try_from(new.owed.len()).unwrap_or(i64::MAX);
     counters.skipped += skipped;
     Ok(rowless)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TENANT: TenantSeq = TenantSeq(1);
-
-    #[test]
-    fn ids_with_a_time_are_in_its_order_and_apart_from_the_others() {
-        let hash = IdHash::new(&[7; 16]);
-        let early = hash.of(TENANT, "019f0000-0000-7fff-bfff-ffffffffffff");
-        let late = hash.of(TENANT, "019f0000-0100-7000-8000-000000000000");
-        let last = hash.of(TENANT, "ffffffff-ffff-7fff-bfff-ffffffffffff");
-        assert!(0 <= early && early < late && late < last);
-        for other in ["a", "", "019f0000-0000-4fff-bfff-ffffffffffff", "019f0000-0000-7fff-bfff-fffffffffffg"] {
-            assert!(hash.of(TENANT, other) < 0, "{other}");
-        }
-    }
-
-    #[test]
-    fn ids_of_one_moment_differ_by_their_hash_and_by_tenant_and_key() {
-        let hash = IdHash::new(&[7; 16]);
-        let (id, twin) = ("019f0000-0000-7000-8000-000000000000", "019f0000-0000-7000-8000-000000000001");
-        assert_ne!(hash.of(TENANT, id), hash.of(TENANT, twin));
-        assert_ne!(hash.of(TENANT, id), hash.of(TenantSeq(2), id));
-        assert_ne!(hash.of(TENANT, id), IdHash::new(&[8; 16]).of(TENANT, id));
-    }
 }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use rusqlite::Row;
 use uuid::Uuid;
 
-use super::listings::{Collector, Listing, NO_WEBHOOK};
+use super::listings::Listing;
 use super::writer::{Commit, Failure};
 use crate::delivery::id::{DeliveryKey, EventSeq};
+use crate::store::paging::{Collector, NO_WEBHOOK};
 use crate::store::{Actor, AuditEntry, AuditFilter, Deed, Page, PageOf};
 
 impl Commit<'_> {

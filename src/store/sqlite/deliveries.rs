@@ -5,17 +5,13 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use super::owed;
 use super::settle::{Change, Existing, put};
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
-use crate::store::{AttemptRecord, Deed, StoreError, StoredDelivery};
+use crate::store::{AttemptRecord, Deed, StoreError, StoredDelivery, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
-
-/// The reason that deliveries of a deleted webhook show.
-pub(super) const WEBHOOK_DELETED: &str = "webhook deleted";
 
 /// What every delivery of an event shows of it.
 #[derive(Clone, Debug)]
@@ -128,7 +124,7 @@ pub(super) fn stored_delivery(
     row: Option<&DeliveryRow>,
 ) -> Result<StoredDelivery, Failure> {
     let head = heads.get(connection, webhook)?;
-    let mut delivery = StoredDelivery {
+    let delivery = StoredDelivery {
         key: DeliveryKey { event: event.seq, webhook },
         webhook_uuid: head.uuid,
         webhook_name: head.name.clone(),
@@ -143,13 +139,10 @@ pub(super) fn stored_delivery(
         next_attempt_at: row.map_or(Some(event.accepted_at), |row| row.next_at),
         updated_at: row.map_or(event.accepted_at, |row| row.updated_at),
     };
-    if let (DeliveryState::Pending, Some(deleted_at)) = (delivery.state, head.deleted_at) {
-        delivery.state = DeliveryState::Discarded;
-        delivery.reason = Some(WEBHOOK_DELETED.to_owned());
-        delivery.next_attempt_at = None;
-        delivery.updated_at = deleted_at;
-    }
-    Ok(delivery)
+    Ok(match head.deleted_at {
+        Some(at) if delivery.state == DeliveryState::Pending => delivery.of_deleted_webhook(at),
+        _ => delivery,
+    })
 }
 
 pub(super) fn delivery(

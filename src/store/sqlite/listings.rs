@@ -4,28 +4,18 @@ use memchr::memmem::Finder;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use super::accept::{FIND_EVENT, IdHash};
+use super::accept::FIND_EVENT;
 use super::deliveries::{DeliveryRow, EventHead, WebhookHeads, delivery_rows, event_head, stored_delivery};
-use super::owed;
 use super::pending::{corrupt, event_by_seq};
 use super::writer::Failure;
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
-use crate::store::{
-    DeliveryFilter, EventFilter, MAX_BODY_BYTES_PER_PAGE, MAX_PAGE_ITEMS, MAX_ROWS_PER_PAGE,
-    MAX_SEARCHED_BYTES_PER_PAGE, Page, PageOf, Stats, StoreError, StoredDelivery, StoredEvent,
-};
+use crate::store::id_hash::IdHash;
+use crate::store::paging::{Bounds, Collector, NEWEST, NO_WEBHOOK, start};
+use crate::store::{DeliveryFilter, EventFilter, Page, PageOf, Stats, StoreError, StoredDelivery, StoredEvent, owed};
 use crate::topic::{Pattern, Topic};
 use crate::webhook::{TenantSeq, WebhookSeq};
-
-/// Before every delivery of every event.
-const NEWEST: DeliveryKey = DeliveryKey { event: EventSeq(i64::MAX), webhook: WebhookSeq(i64::MAX) };
-/// A webhook before all others: a place after every delivery of an event.
-pub(super) const NO_WEBHOOK: WebhookSeq = WebhookSeq(0);
-/// A cursor is the place of the last row seen, in the form of a delivery id, so that no number shows. A
-/// made-up one decodes to some number up to 2^61; one within these bounds is rare.
-const CURSOR_BOUNDS: DeliveryKey = DeliveryKey { event: EventSeq(1 << 44), webhook: WebhookSeq(1 << 32) };
 
 /// What a listing needs beside its filter.
 pub(super) struct Listing<'a> {
@@ -34,85 +24,6 @@ pub(super) struct Listing<'a> {
     pub(super) id_hash: &'a IdHash,
     pub(super) tenant: TenantSeq,
     pub(super) bounds: Bounds,
-}
-
-/// What a page may cost, whatever its filter.
-#[derive(Clone, Copy)]
-pub(super) struct Bounds {
-    /// Rows looked at; at least 2, an event and a delivery of it.
-    rows: u32,
-    /// Of bodies on the page.
-    kept_bytes: usize,
-    /// Of bodies searched for a text.
-    searched_bytes: usize,
-}
-
-impl Bounds {
-    pub(super) const OF_A_PAGE: Self = Self {
-        rows: MAX_ROWS_PER_PAGE,
-        kept_bytes: MAX_BODY_BYTES_PER_PAGE,
-        searched_bytes: MAX_SEARCHED_BYTES_PER_PAGE,
-    };
-}
-
-/// Collects a page: at most `limit` items, and what its bounds allow.
-pub(super) struct Collector<T> {
-    items: Vec<(DeliveryKey, T)>,
-    limit: usize,
-    /// What is left of them.
-    bounds: Bounds,
-    last_seen: DeliveryKey,
-    /// There is an item that the page has no room for.
-    is_full: bool,
-}
-
-impl<T> Collector<T> {
-    pub(super) fn new(page: &Page, bounds: Bounds) -> Self {
-        let limit = page.limit.clamp(1, MAX_PAGE_ITEMS) as usize;
-        Self { items: Vec::new(), limit, bounds, last_seen: NEWEST, is_full: false }
-    }
-
-    /// Another row is looked at.
-    pub(super) fn see(&mut self, place: DeliveryKey) {
-        self.last_seen = place;
-        self.bounds.rows = self.bounds.rows.saturating_sub(1);
-    }
-
-    /// Another body is searched.
-    fn search(&mut self, bytes: usize) {
-        self.bounds.searched_bytes = self.bounds.searched_bytes.saturating_sub(bytes);
-    }
-
-    /// Adds an item with a body of `bytes`, if it fits. One that does not tells that there is another page.
-    pub(super) fn add(&mut self, place: DeliveryKey, item: T, bytes: usize) {
-        let fits = self.items.len() < self.limit && bytes <= self.bounds.kept_bytes;
-        self.is_full = !fits && !self.items.is_empty();
-        if !self.is_full {
-            self.items.push((place, item));
-            self.bounds.kept_bytes = self.bounds.kept_bytes.saturating_sub(bytes);
-        }
-    }
-
-    /// `false`: the row just seen is the page's last.
-    pub(super) fn goes_on(&self) -> bool {
-        !self.is_full && !self.is_exhausted()
-    }
-
-    fn is_exhausted(&self) -> bool {
-        self.bounds.rows == 0 || self.bounds.searched_bytes == 0
-    }
-
-    pub(super) fn finish(self, ids: &DeliveryIds) -> PageOf<T> {
-        let cursor = if self.is_full {
-            self.items.last().map(|(place, _)| *place)
-        } else {
-            self.is_exhausted().then_some(self.last_seen)
-        };
-        PageOf {
-            items: self.items.into_iter().map(|(_, item)| item).collect(),
-            next_cursor: cursor.map(|place| ids.encode(place).to_string()),
-        }
-    }
 }
 
 /// Conditions on an event that deliveries and events share.
@@ -221,10 +132,7 @@ impl Listing<'_> {
 
     /// The place that the page begins after.
     pub(super) fn start(&self, page: &Page) -> Result<DeliveryKey, StoreError> {
-        let Some(cursor) = &page.cursor else { return Ok(NEWEST) };
-        let place = Uuid::try_parse(cursor).ok().and_then(|id| self.ids.decode(id)).ok_or(StoreError::Cursor)?;
-        let made_here = place.event < CURSOR_BOUNDS.event && place.webhook < CURSOR_BOUNDS.webhook;
-        if made_here { Ok(place) } else { Err(StoreError::Cursor) }
+        start(self.ids, page)
     }
 
     /// Also a deleted one: its deliveries can still be listed.

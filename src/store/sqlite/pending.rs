@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::owed;
 use super::window::Window;
 use super::writer::Failure;
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::event::Event;
-use crate::store::{Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, StoreError, StoredEvent, Unsettled};
+use crate::store::{
+    Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, StoreError, StoredEvent, Unsettled, owed,
+};
 use crate::topic::Topic;
 use crate::webhook::WebhookSeq;
 

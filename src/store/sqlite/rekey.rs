@@ -13,11 +13,11 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::open::{DATABASE_FILE, Folder, MASTER_KEY_CHECK, MASTER_KEY_CHECK_TEXT, at, master_key_check};
-use super::webhooks::{DECNET_FIELD, POLICY_FIELD, STANDARD_FIELD};
 use crate::store::OpenError;
 use crate::store::seal::{
     Belonging, CannotSeal, MASTER_KEY_FILE, MasterKey, MasterKeyError, NEW_MASTER_KEY_FILE, Sealer,
 };
+use crate::store::webhook_columns::{DECNET_FIELD, POLICY_FIELD, STANDARD_FIELD};
 use crate::webhook::TenantSeq;
 
 /// What a change of the master key did.

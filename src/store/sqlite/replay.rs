@@ -10,10 +10,10 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
+use super::SqliteStore;
 use super::pending::corrupt;
 use super::settle::{Change, find as find_delivery, insert_unattempted, put};
 use super::writer::{Commit, Failure, Size};
-use super::{SqliteStore, owed};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
@@ -21,7 +21,7 @@ use crate::store::replay::{
     MAX_UNFINISHED_REPLAYS, NewReplay, ReplayAction, ReplayFilter, ReplayRecord, ReplayScan, ReplayState, ReplayStep,
     ReplayStore, ReplayedWebhook, Selection, Stepped,
 };
-use crate::store::{Deed, MAX_PAGE_ITEMS, Page, PageOf, StoreError};
+use crate::store::{Deed, MAX_PAGE_ITEMS, Page, PageOf, StoreError, owed};
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookSeq};
 

@@ -6,16 +6,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::owed;
 use super::writer::{Commit, Failure, Size};
 use super::{SqliteStore, idempotency, replay};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::EventSeq;
-use crate::store::StoreError;
 use crate::store::retention::{
     Cutoffs, MAX_PURGE_BYTES, MAX_PURGE_ROWS, MAX_PURGE_SCAN_EVENTS, Purged, Retention, RetentionStore,
 };
+use crate::store::{StoreError, owed};
 use crate::webhook::TenantSeq;
 
 /// Idempotency keys, and jobs, deleted in one step. The receipts of a batch can take 140 KB.

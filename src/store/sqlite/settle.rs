@@ -2,12 +2,11 @@
 
 use rusqlite::{OptionalExtension, Row};
 
-use super::owed;
 use super::writer::{Commit, Failure, Size};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
-use crate::store::{AttemptRecord, MAX_KEPT_SUCCESS_RESPONSE_BYTES, SettleBatch, Settlement};
+use crate::store::{AttemptRecord, SettleBatch, Settlement, owed};
 use crate::webhook::{WebhookHealth, WebhookSeq};
 
 /// Rows that one transaction writes for events that leave the memory window, beside its calls' own.
@@ -129,7 +128,7 @@ fn insert(commit: &mut Commit<'_>, key: DeliveryKey, change: &Change<'_>) -> rus
             first.map(|attempt| attempt.duration_us),
             first.and_then(|attempt| attempt.status_code),
             first.and_then(|attempt| attempt.error.as_deref()),
-            first.map(kept_response),
+            first.map(AttemptRecord::kept_response),
         ))?;
     if inserted == 0 {
         return Ok(false);
@@ -212,7 +211,7 @@ fn update_first_attempt(commit: &Commit<'_>, key: DeliveryKey, attempt: &Attempt
             attempt.duration_us,
             attempt.status_code,
             &attempt.error,
-            kept_response(attempt),
+            attempt.kept_response(),
         ))
         .map(drop)
 }
@@ -233,16 +232,9 @@ fn insert_attempt(commit: &Commit<'_>, key: DeliveryKey, attempt: &AttemptRecord
             attempt.duration_us,
             attempt.status_code,
             &attempt.error,
-            kept_response(attempt),
+            attempt.kept_response(),
         ))
         .map(drop)
-}
-
-/// The response as it is kept: of a success only the beginning.
-fn kept_response(attempt: &AttemptRecord) -> &[u8] {
-    let success = matches!(attempt.status_code, Some(200..=299));
-    let kept = if success { MAX_KEPT_SUCCESS_RESPONSE_BYTES } else { usize::MAX };
-    &attempt.response[..attempt.response.len().min(kept)]
 }
 
 pub(super) fn update_health(commit: &Commit<'_>, webhook: WebhookSeq, health: &WebhookHealth) -> rusqlite::Result<()> {

@@ -1,39 +1,20 @@
 //! Tenants: records, quotas that a transaction can check, and a gauge of what is pending.
 
-use std::collections::HashMap;
-
-use parking_lot::RwLock;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
 use super::listings;
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
+use crate::store::counters::Gauges;
 use crate::store::{Deed, DeletedTenant, Quotas, StoreError, TenantPatch, TenantRecord};
 use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
 
-/// Pending deliveries by tenant, as of the last commit.
-#[derive(Default)]
-pub(super) struct Gauges(RwLock<HashMap<TenantSeq, i64>>);
-
-impl Gauges {
-    pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        let mut statement =
-            connection.prepare("SELECT tenant, owed - delivered - dead - skipped - discarded FROM counters")?;
-        let pending = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-        Ok(Self(RwLock::new(pending)))
-    }
-
-    pub(super) fn add(&self, changes: impl Iterator<Item = (TenantSeq, i64)>) {
-        let mut gauges = None;
-        for (tenant, change) in changes.filter(|(_, change)| *change != 0) {
-            *gauges.get_or_insert_with(|| self.0.write()).entry(tenant).or_default() += change;
-        }
-    }
-
-    pub(super) fn pending(&self, tenant: TenantSeq) -> u64 {
-        self.0.read().get(&tenant).map_or(0, |pending| u64::try_from(*pending).unwrap_or(0))
-    }
+pub(super) fn read_gauges(connection: &Connection) -> rusqlite::Result<Gauges> {
+    let mut statement =
+        connection.prepare("SELECT tenant, owed - delivered - dead - skipped - discarded FROM counters")?;
+    let pending = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<Vec<_>, _>>()?;
+    Ok(Gauges::new(pending))
 }
 
 /// The columns that [`record`] reads, in its order.

@@ -4,39 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
-use super::keys::StoredKeys;
-use super::pending::corrupt;
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
-use crate::delivery::access::Access;
-use crate::delivery::guard::Destination;
-use crate::delivery::retry::Schedule;
-use crate::signing::{Secret, SigningKeys, StandardKey};
-use crate::store::seal::{Belonging, Sealer};
+use crate::store::seal::Sealer;
+use crate::store::webhook_columns::Columns;
 use crate::store::{AllWebhooks, Deed, StoreError};
-use crate::topic::Pattern;
-use crate::webhook::{
-    Method, Policy, SwitchedOff, TenantSeq, Webhook, WebhookHealth, WebhookPatch, WebhookRecord, WebhookSeq,
-    WebhookSettings,
-};
-
-/// What the sealed columns are bound to.
-pub(super) const DECNET_FIELD: &str = "webhook.decnet_secret";
-pub(super) const STANDARD_FIELD: &str = "webhook.standard_key";
-pub(super) const POLICY_FIELD: &str = "webhook.policy";
-
-/// What the column `policy` holds, sealed.
-#[derive(Default, Serialize, Deserialize)]
-struct StoredPolicy {
-    #[serde(default)]
-    settings: WebhookPatch,
-    #[serde(default, skip_serializing_if = "StoredKeys::is_empty")]
-    keys: StoredKeys,
-}
+use crate::webhook::{SwitchedOff, TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
 
 /// The columns that [`record`] reads, in its order.
 macro_rules! select_webhooks {
@@ -61,7 +36,7 @@ pub(super) fn create(
     refuse_taken_name(commit, tenant, &settings.name, None)?;
     super::tenants::refuse_webhook_beyond_quota(commit, tenant)?;
     let uuid = Uuid::new_v4();
-    let columns = Columns::new(&commit.state.sealer, tenant, uuid, settings)?;
+    let columns = Columns::of(settings, &commit.state.sealer, tenant, uuid)?;
     let mut insert = commit.prepare(
         "INSERT INTO webhook (
              uuid, tenant, version, name, description, url, decnet_secret, standard_key, signatures, timeout_us,
@@ -73,7 +48,7 @@ pub(super) fn create(
         tenant,
         &settings.name,
         &settings.description,
-        settings.receiver.destination.as_str(),
+        &columns.url,
         &columns.decnet_secret,
         &columns.standard_key,
         &columns.signatures,
@@ -121,7 +96,7 @@ pub(super) fn update(
     }
     let settings = &update.settings;
     refuse_taken_name(commit, tenant, &settings.name, Some(uuid))?;
-    let columns = Columns::new(&commit.state.sealer, tenant, uuid, settings)?;
+    let columns = Columns::of(settings, &commit.state.sealer, tenant, uuid)?;
     let mut health = found.health;
     if update.close_circuit {
         health = WebhookHealth {
@@ -145,7 +120,7 @@ pub(super) fn update(
             found.seq,
             &settings.name,
             &settings.description,
-            settings.receiver.destination.as_str(),
+            &columns.url,
             &columns.decnet_secret,
             &columns.standard_key,
             &columns.signatures,
@@ -281,90 +256,23 @@ fn refuse_taken_name(commit: &Commit<'_>, tenant: TenantSeq, name: &str, except:
     if owner.is_some() && owner != except { Err(StoreError::NameTaken.into()) } else { Ok(()) }
 }
 
-/// Settings in the form of their columns.
-struct Columns {
-    decnet_secret: Vec<u8>,
-    standard_key: Vec<u8>,
-    signatures: String,
-    timeout_us: i64,
-    topic_patterns: String,
-    retry_schedule: Option<String>,
-    policy: Vec<u8>,
-}
-
-impl Columns {
-    fn new(sealer: &Sealer, tenant: TenantSeq, uuid: Uuid, settings: &WebhookSettings) -> Result<Self, StoreError> {
-        let receiver = &settings.receiver;
-        let policy = StoredPolicy { settings: settings.policy_patch(), keys: StoredKeys::of(&receiver.keys) };
-        let policy =
-            Zeroizing::new(serde_json::to_string(&policy).map_err(|error| StoreError::Corrupt(error.to_string()))?);
-        let seal = |text: &str, field| {
-            sealer
-                .seal(text.as_bytes(), &Belonging { tenant, webhook: uuid, field })
-                .map_err(|error| StoreError::Unavailable(error.to_string()))
-        };
-        Ok(Self {
-            decnet_secret: seal(receiver.keys.decnet.expose(), DECNET_FIELD)?,
-            standard_key: seal(&receiver.keys.standard.expose(), STANDARD_FIELD)?,
-            signatures: join(receiver.signatures.iter().map(|scheme| scheme.as_str().to_owned())),
-            timeout_us: i64::try_from(receiver.timeout.as_micros()).unwrap_or(i64::MAX),
-            policy: seal(&policy, POLICY_FIELD)?,
-            topic_patterns: join(settings.topic_patterns.iter().map(Pattern::to_string)),
-            retry_schedule: settings.retry_schedule.as_ref().map(|schedule| {
-                // The shortest text that reads back as the same number.
-                join(schedule.delays().iter().map(|delay| delay.as_secs_f64().to_string()))
-            }),
-        })
-    }
-}
-
-fn join(words: impl Iterator<Item = String>) -> String {
-    words.collect::<Vec<_>>().join(" ")
-}
-
 fn record(row: &Row<'_>, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
     let (uuid, tenant) = (row.get(1)?, row.get(2)?);
-    let open = |column, field| -> Result<Zeroizing<String>, Failure> {
-        let bytes = row.get_ref(column)?.as_blob().map_err(corrupt)?;
-        let text = sealer.open(bytes, &Belonging { tenant, webhook: uuid, field }).map_err(corrupt)?;
-        std::str::from_utf8(&text).map(|text| Zeroizing::new(text.to_owned())).map_err(corrupt)
-    };
-    let mut keys = SigningKeys::new(
-        Secret::parse(&open(7, DECNET_FIELD)?).map_err(corrupt)?,
-        StandardKey::parse(&open(8, STANDARD_FIELD)?).map_err(corrupt)?,
-    );
-    let policy = match row.get_ref(26)?.as_blob_or_null().map_err(corrupt)? {
-        None => StoredPolicy::default(),
-        Some(_) => serde_json::from_str(&open(26, POLICY_FIELD)?).map_err(corrupt)?,
-    };
-    policy.keys.restore(&mut keys).map_err(corrupt)?;
-    let words = |column| row.get_ref(column)?.as_str().map(str::split_whitespace).map_err(corrupt);
-    let schedule = match row.get_ref(14)?.as_str_or_null().map_err(corrupt)? {
-        None => None,
-        Some(text) => {
-            let seconds: Vec<f64> =
-                text.split_whitespace().map(str::parse).collect::<Result<_, _>>().map_err(corrupt)?;
-            Some(Schedule::from_seconds(&seconds).map_err(corrupt)?)
-        }
-    };
-    let settings = WebhookSettings {
+    let columns = Columns {
         name: row.get(4)?,
         description: row.get(5)?,
-        receiver: Webhook {
-            destination: Destination::parse(row.get_ref(6)?.as_str().map_err(corrupt)?).map_err(corrupt)?,
-            method: Method::default(),
-            keys,
-            signatures: words(9)?.map(str::parse).collect::<Result<_, _>>().map_err(corrupt)?,
-            timeout: Duration::from_micros(row.get::<_, i64>(10)?.unsigned_abs()),
-            access: Access::default(),
-        },
-        topic_patterns: words(11)?.map(Pattern::parse).collect::<Result<_, _>>().map_err(corrupt)?,
+        url: row.get(6)?,
+        decnet_secret: row.get(7)?,
+        standard_key: row.get(8)?,
+        signatures: row.get(9)?,
+        timeout_us: row.get(10)?,
+        topic_patterns: row.get(11)?,
         enabled: row.get(12)?,
         max_in_flight: row.get(13)?,
-        retry_schedule: schedule,
-        policy: Policy::default(),
+        retry_schedule: row.get(14)?,
+        policy: row.get(26)?,
     };
-    let settings = settings.patched(&policy.settings).map_err(|errors| corrupt(format!("{errors:?}")))?;
+    let settings = columns.settings(sealer, tenant, uuid)?;
     Ok(WebhookRecord {
         seq: row.get(0)?,
         uuid,

@@ -12,14 +12,13 @@ use rusqlite::{CachedStatement, Connection, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::{error, info};
 
-use super::accept::IdHash;
 use super::checkpoint::Checkpointer;
 use super::open::Folder;
 use super::settle;
-use super::tenants::Gauges;
 use super::window::Window;
-use crate::delivery::DeliveryState;
 use crate::delivery::id::DeliveryIds;
+use crate::store::counters::{Counters, Gauges};
+use crate::store::id_hash::IdHash;
 use crate::store::seal::Sealer;
 use crate::store::{Act, StoreError};
 use crate::webhook::{TenantSeq, WebhookSeq};
@@ -244,36 +243,6 @@ pub(super) struct State {
     /// Follows the counters, for readers.
     pub(super) gauges: Arc<Gauges>,
     pub(super) delivery_ids: DeliveryIds,
-}
-
-/// Additions to a tenant's row of `counters`.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counters {
-    pub(super) events: i64,
-    pub(super) owed: i64,
-    pub(super) delivered: i64,
-    pub(super) dead: i64,
-    pub(super) skipped: i64,
-    pub(super) discarded: i64,
-    pub(super) attempts: i64,
-}
-
-impl Counters {
-    /// How many deliveries more are pending.
-    pub(super) fn pending(&self) -> i64 {
-        self.owed - self.delivered - self.dead - self.skipped - self.discarded
-    }
-
-    /// `change` deliveries more are in `state`.
-    pub(super) fn add(&mut self, state: DeliveryState, change: i64) {
-        match state {
-            DeliveryState::Pending => {}
-            DeliveryState::Delivered => self.delivered += change,
-            DeliveryState::Dead => self.dead += change,
-            DeliveryState::Skipped => self.skipped += change,
-            DeliveryState::Discarded => self.discarded += change,
-        }
-    }
 }
 
 /// A transaction under way.

@@ -7,11 +7,11 @@ use rusqlite::Connection;
 
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryKey, EventSeq};
+use crate::store::owed;
 use crate::store::replay::{
     MAX_REPLAY_SCAN_ROWS, MAX_REPLAY_STEP_BYTES, ReplayAction, ReplayRecord, ReplayScan, Selection,
 };
 use crate::store::sqlite::deliveries::{EventHead, delivery_rows, event_head};
-use crate::store::sqlite::owed;
 use crate::store::sqlite::pending::{corrupt, event_by_seq};
 use crate::store::sqlite::writer::Failure;
 use crate::store::{LiveEvent, StoreError};

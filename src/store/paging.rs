@@ -1,0 +1,120 @@
+//! Pages of a listing: cursors, and when a page ends. A page has a bounded number of items and costs no more than its
+//! bounds, whatever its filter.
+
+use uuid::Uuid;
+
+use super::{
+    DeliveryIds, DeliveryKey, EventSeq, MAX_BODY_BYTES_PER_PAGE, MAX_PAGE_ITEMS, MAX_ROWS_PER_PAGE,
+    MAX_SEARCHED_BYTES_PER_PAGE, Page, PageOf, StoreError,
+};
+use crate::webhook::WebhookSeq;
+
+/// Before every delivery of every event.
+pub(super) const NEWEST: DeliveryKey = DeliveryKey { event: EventSeq(i64::MAX), webhook: WebhookSeq(i64::MAX) };
+/// A webhook before all others: a place after every delivery of an event.
+pub(super) const NO_WEBHOOK: WebhookSeq = WebhookSeq(0);
+/// A cursor is the place of the last row seen, in the form of a delivery id, so that no number shows. A
+/// made-up one decodes to some number up to 2^61; one within these bounds is rare.
+const CURSOR_BOUNDS: DeliveryKey = DeliveryKey { event: EventSeq(1 << 44), webhook: WebhookSeq(1 << 32) };
+
+/// What a page may cost, whatever its filter.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// Rows looked at; at least 2, an event and a delivery of it.
+    pub(super) rows: u32,
+    /// Of bodies on the page.
+    pub(super) kept_bytes: usize,
+    /// Of bodies searched for a text.
+    pub(super) searched_bytes: usize,
+}
+
+impl Bounds {
+    pub(super) const OF_A_PAGE: Self = Self {
+        rows: MAX_ROWS_PER_PAGE,
+        kept_bytes: MAX_BODY_BYTES_PER_PAGE,
+        searched_bytes: MAX_SEARCHED_BYTES_PER_PAGE,
+    };
+}
+
+/// Collects a page: at most `limit` items, and what its bounds allow.
+pub(super) struct Collector<T> {
+    items: Vec<(DeliveryKey, T)>,
+    limit: usize,
+    /// What is left of them.
+    bounds: Bounds,
+    last_seen: DeliveryKey,
+    /// There is an item that the page has no room for.
+    is_full: bool,
+}
+
+impl<T> Collector<T> {
+    pub(super) fn new(page: &Page, bounds: Bounds) -> Self {
+        let limit = page.limit.clamp(1, MAX_PAGE_ITEMS) as usize;
+        Self { items: Vec::new(), limit, bounds, last_seen: NEWEST, is_full: false }
+    }
+
+    /// Another row is looked at.
+    pub(super) fn see(&mut self, place: DeliveryKey) {
+        self.see_rows(1, place);
+    }
+
+    /// Rows are looked at up to the one at `last`.
+    pub(super) fn see_rows(&mut self, rows: u32, last: DeliveryKey) {
+        self.last_seen = last;
+        self.bounds.rows = self.bounds.rows.saturating_sub(rows);
+    }
+
+    /// How many more rows the page may look at.
+    pub(super) fn rows_left(&self) -> u32 {
+        self.bounds.rows
+    }
+
+    /// How many more items the page has room for.
+    pub(super) fn room(&self) -> u32 {
+        u32::try_from(self.limit.saturating_sub(self.items.len())).unwrap_or(MAX_PAGE_ITEMS)
+    }
+
+    /// Another body is searched.
+    pub(super) fn search(&mut self, bytes: usize) {
+        self.bounds.searched_bytes = self.bounds.searched_bytes.saturating_sub(bytes);
+    }
+
+    /// Adds an item with a body of `bytes`, if it fits. One that does not tells that there is another page.
+    pub(super) fn add(&mut self, place: DeliveryKey, item: T, bytes: usize) {
+        let fits = self.items.len() < self.limit && bytes <= self.bounds.kept_bytes;
+        self.is_full = !fits && !self.items.is_empty();
+        if !self.is_full {
+            self.items.push((place, item));
+            self.bounds.kept_bytes = self.bounds.kept_bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// `false`: the row just seen is the page's last.
+    pub(super) fn goes_on(&self) -> bool {
+        !self.is_full && !self.is_exhausted()
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.bounds.rows == 0 || self.bounds.searched_bytes == 0
+    }
+
+    pub(super) fn finish(self, ids: &DeliveryIds) -> PageOf<T> {
+        let cursor = if self.is_full {
+            self.items.last().map(|(place, _)| *place)
+        } else {
+            self.is_exhausted().then_some(self.last_seen)
+        };
+        PageOf {
+            items: self.items.into_iter().map(|(_, item)| item).collect(),
+            next_cursor: cursor.map(|place| ids.encode(place).to_string()),
+        }
+    }
+}
+
+/// The place that a page begins after.
+pub(super) fn start(ids: &DeliveryIds, page: &Page) -> Result<DeliveryKey, StoreError> {
+    let Some(cursor) = &page.cursor else { return Ok(NEWEST) };
+    let place = Uuid::try_parse(cursor).ok().and_then(|id| ids.decode(id)).ok_or(StoreError::Cursor)?;
+    let made_here = place.event < CURSOR_BOUNDS.event && place.webhook < CURSOR_BOUNDS.webhook;
+    if made_here { Ok(place) } else { Err(StoreError::Cursor) }
+}

@@ -1,0 +1,303 @@
+//! Accepting events: one statement stores those of all callers that wait, each event with its queue entries and all
+//! of it in one transaction.
+
+use std::collections::{BTreeMap, HashMap};
+
+use uuid::Uuid;
+
+use super::Shared;
+use super::pool::Connection;
+use super::transaction::Failure;
+use super::values::text;
+use crate::clock::UnixMicros;
+use crate::delivery::id::EventSeq;
+use crate::store::{Accepted, Disposition, NewEvent, StoreError, owed};
+use crate::webhook::{TenantSeq, WebhookSeq};
+
+/// How often an event is tried whose id is taken at one moment and free at the next, because it is purged just then.
+const MAX_TRIES: u32 = 3;
+
+/// What became of events.
+pub(super) struct Stored {
+    /// One for each event, in order.
+    pub(super) accepted: Vec<Accepted>,
+    /// Deliveries more that are pending, by tenant.
+    pub(super) pending: BTreeMap<TenantSeq, i64>,
+    /// The highest number that was given; 0 if none was.
+    pub(super) newest: EventSeq,
+}
+
+/// Stores `events`, in a transaction of their own if none is under way. Of events with one id the first counts. `slot` is
+/// the row of the counters that is theirs until the commit.
+pub(super) async fn store(
+    connection: &Connection,
+    shared: &Shared,
+    slot: i32,
+    events: &[&NewEvent],
+) -> Result<Stored, Failure> {
+    let keys: Vec<Uuid> = events.iter().map(|new| shared.id_hash.wide(new.tenant, new.event.id())).collect();
+    let mut known: HashMap<Uuid, Accepted> = HashMap::with_capacity(events.len());
+    let (mut accepted, mut open) = (vec![None; events.len()], first_of_each(&keys));
+    let mut stored = Stored { accepted: Vec::new(), pending: BTreeMap::new(), newest: EventSeq(0) };
+    for _ in 0..MAX_TRIES {
+        insert(connection, slot, events, &keys, &open, &mut accepted, &mut stored).await?;
+        open.retain(|place| accepted[*place].is_none());
+        if open.is_empty() {
+            break;
+        }
+        find(connection, &keys, &open, &mut accepted).await?;
+        open.retain(|place| accepted[*place].is_none());
+        if open.is_empty() {
+            break;
+        }
+    }
+    for (place, (key, new)) in keys.iter().zip(events).enumerate() {
+        let answer = match (accepted[place], known.get(key)) {
+            (Some(answer), _) => {
+                known.insert(*key, as_duplicate(answer, new));
+                answer
+            }
+            (None, Some(duplicate)) => *duplicate,
+            (None, None) => {
+                let reason = format!("the id {} is taken at one moment and free at the next", new.event.id());
+                return Err(StoreError::Unavailable(reason).into());
+            }
+        };
+        stored.accepted.push(answer);
+    }
+    Ok(stored)
+}
+
+/// Places of the first event with each key.
+fn first_of_each(keys: &[Uuid]) -> Vec<usize> {
+    let mut seen = std::collections::HashSet::with_capacity(keys.len());
+    (0..keys.len()).filter(|place| seen.insert(keys[*place])).collect()
+}
+
+/// The answer to who sends the same id once more.
+fn as_duplicate(answer: Accepted, new: &NewEvent) -> Accepted {
+    match answer {
+        Accepted::New { seq } => {
+            Accepted::Duplicate { seq, deliveries: u32::try_from(new.owed.len()).unwrap_or(u32::MAX) }
+        }
+        duplicate @ Accepted::Duplicate { .. } => duplicate,
+    }
+}
+
+/// Columns of what is to be inserted, event by event.
+#[derive(Default)]
+struct EventColumns<'a> {
+    keys: Vec<Uuid>,
+    tenants: Vec<TenantSeq>,
+    accepted_at: Vec<UnixMicros>,
+    ids: Vec<&'a str>,
+    topics: Vec<&'a str>,
+    kinds: Vec<&'a [u8]>,
+    owed: Vec<Vec<u8>>,
+    bodies: Vec<&'a [u8]>,
+    /// How many deliveries it has, and how many of them are skipped.
+    deliveries: Vec<i64>,
+    skipped: Vec<i64>,
+}
+
+/// Columns of the queue's entries. Places are those of the events, from 1.
+#[derive(Default)]
+struct QueueColumns {
+    places: Vec<i64>,
+    webhooks: Vec<WebhookSeq>,
+    next_at: Vec<UnixMicros>,
+    accepted_at: Vec<UnixMicros>,
+    in_memory: Vec<bool>,
+}
+
+/// Columns of deliveries that are skipped.
+#[derive(Default)]
+struct SkippedColumns<'a> {
+    places: Vec<i64>,
+    webhooks: Vec<WebhookSeq>,
+    accepted_at: Vec<UnixMicros>,
+    reasons: Vec<&'a str>,
+}
+
+#[derive(Default)]
+struct Columns<'a> {
+    events: EventColumns<'a>,
+    queue: QueueColumns,
+    skipped: SkippedColumns<'a>,
+}
+
+impl<'a> Columns<'a> {
+    fn add(&mut self, key: Uuid, new: &'a NewEvent) {
+        let events = &mut self.events;
+        events.keys.push(key);
+        events.tenants.push(new.tenant);
+        events.accepted_at.push(new.accepted_at);
+        events.ids.push(new.event.id());
+        events.topics.push(new.event.topic().as_str());
+        events.kinds.push(new.event.kind().as_bytes());
+        events.owed.push(owed::encode(new.owed.iter().map(|owed| owed.webhook)));
+        events.bodies.push(&new.event.body()[..]);
+        let place = i64::try_from(events.keys.len()).unwrap_or(i64::MAX);
+        let mut skipped = 0;
+        for owed in &new.owed {
+            let (next_at, in_memory) = match owed.disposition {
+                Disposition::InMemory => (new.accepted_at, true),
+                Disposition::Stored => (new.accepted_at, false),
+                Disposition::Later(due_at) => (due_at, false),
+                Disposition::Skipped(reason) => {
+                    self.skipped.places.push(place);
+                    self.skipped.webhooks.push(owed.webhook);
+                    self.skipped.accepted_at.push(new.accepted_at);
+                    self.skipped.reasons.push(reason);
+                    skipped += 1;
+                    continue;
+                }
+            };
+            self.queue.places.push(place);
+            self.queue.webhooks.push(owed.webhook);
+            self.queue.next_at.push(next_at);
+            self.queue.accepted_at.push(new.accepted_at);
+            self.queue.in_memory.push(in_memory);
+        }
+        self.events.deliveries.push(i64::try_from(new.owed.len()).unwrap_or(i64::MAX));
+        self.events.skipped.push(skipped);
+    }
+}
+
+/// Who inserts an id into `event_id` first has the event; a second one waits for the commit of the first, and then knows.
+/// Ids are inserted in order, so that no two transactions wait for each other. What is new is asked for in the form
+/// `(… IN (…)) IS TRUE`, because that is always a look-up in a hash.
+const INSERT: &str = "
+    WITH numbers AS MATERIALIZED (
+        SELECT array_agg(nextval('event_number')) AS taken FROM generate_series(1, cardinality($2::uuid[]))
+    ),
+    fresh AS (
+        INSERT INTO event_id (key, event_seq)
+        SELECT key, (SELECT taken FROM numbers)[place]
+        FROM unnest($2::uuid[]) WITH ORDINALITY AS given (key, place)
+        ORDER BY key
+        ON CONFLICT (key) DO NOTHING
+        RETURNING event_seq
+    ),
+    stored AS (
+        INSERT INTO event (seq, tenant, accepted_at, id, topic, type, owed, body)
+        SELECT (SELECT taken FROM numbers)[place], tenant, accepted_at, id, topic, type, owed, body
+        FROM unnest(
+            $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::bytea[]
+        ) WITH ORDINALITY AS given (tenant, accepted_at, id, topic, type, owed, body, place)
+        WHERE ((SELECT taken FROM numbers)[place] IN (SELECT event_seq FROM fresh)) IS TRUE
+    ),
+    queued AS (
+        INSERT INTO pending
+            (event_seq, webhook_seq, next_at, updated_at, attempts, round_attempts, in_memory)
+        SELECT (SELECT taken FROM numbers)[place], webhook_seq, next_at, accepted_at, 0, 0, in_memory
+        FROM unnest($12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::boolean[])
+            AS given (place, webhook_seq, next_at, accepted_at, in_memory)
+        WHERE ((SELECT taken FROM numbers)[place] IN (SELECT event_seq FROM fresh)) IS TRUE
+    ),
+    passed_over AS (
+        INSERT INTO delivery (event_seq, webhook_seq, updated_at, state, attempts, round_attempts, reason)
+        SELECT (SELECT taken FROM numbers)[place], webhook_seq, accepted_at, 2, 0, 0, reason
+        FROM unnest($17::bigint[], $18::bigint[], $19::bigint[], $20::text[])
+            AS given (place, webhook_seq, accepted_at, reason)
+        WHERE ((SELECT taken FROM numbers)[place] IN (SELECT event_seq FROM fresh)) IS TRUE
+    ),
+    counted AS (
+        INSERT INTO counters (tenant, slot, events, owed, delivered, dead, skipped, discarded, attempts)
+        SELECT tenant, $1, count(*), sum(deliveries), 0, 0, sum(skipped), 0, 0
+        FROM unnest($3::bigint[], $10::bigint[], $11::bigint[]) WITH ORDINALITY
+            AS given (tenant, deliveries, skipped, place)
+        WHERE ((SELECT taken FROM numbers)[place] IN (SELECT event_seq FROM fresh)) IS TRUE
+        GROUP BY tenant
+        ORDER BY tenant
+        ON CONFLICT (tenant, slot) DO UPDATE SET
+            events = counters.events + excluded.events,
+            owed = counters.owed + excluded.owed,
+            skipped = counters.skipped + excluded.skipped
+    )
+    SELECT (SELECT taken FROM numbers), ARRAY(SELECT event_seq FROM fresh)";
+
+/// Inserts the events at the places `open` whose ids are free, and notes their answers.
+async fn insert(
+    connection: &Connection,
+    slot: i32,
+    events: &[&NewEvent],
+    keys: &[Uuid],
+    open: &[usize],
+    accepted: &mut [Option<Accepted>],
+    stored: &mut Stored,
+) -> Result<(), Failure> {
+    let mut columns = Columns::default();
+    for place in open {
+        columns.add(keys[*place], events[*place]);
+    }
+    let Columns { events: new, queue, skipped } = &columns;
+    let reasons: Vec<_> = skipped.reasons.iter().map(|reason| text(reason)).collect();
+    let row = connection
+        .query_one(
+            INSERT,
+            &[
+                &slot,
+                &new.keys,
+                &new.tenants,
+                &new.accepted_at,
+                &new.ids,
+                &new.topics,
+                &new.kinds,
+                &new.owed,
+                &new.bodies,
+                &new.deliveries,
+                &new.skipped,
+                &queue.places,
+                &queue.webhooks,
+                &queue.next_at,
+                &queue.accepted_at,
+                &queue.in_memory,
+                &skipped.places,
+                &skipped.webhooks,
+                &skipped.accepted_at,
+                &reasons,
+            ],
+        )
+        .await?;
+    // `array_agg` of nothing is null.
+    let taken: Vec<EventSeq> = row.try_get::<_, Option<_>>(0)?.unwrap_or_default();
+    let mut fresh: Vec<EventSeq> = row.try_get(1)?;
+    fresh.sort_unstable();
+    for (at, (seq, place)) in taken.iter().zip(open).enumerate() {
+        if fresh.binary_search(seq).is_ok() {
+            accepted[*place] = Some(Accepted::New { seq: *seq });
+            stored.newest = stored.newest.max(*seq);
+            *stored.pending.entry(new.tenants[at]).or_default() += new.deliveries[at] - new.skipped[at];
+        }
+    }
+    Ok(())
+}
+
+/// Looks the events up whose ids are taken. An id and its event are purged together, so one that is not found is free.
+async fn find(
+    connection: &Connection,
+    keys: &[Uuid],
+    open: &[usize],
+    accepted: &mut [Option<Accepted>],
+) -> Result<(), Failure> {
+    let wanted: Vec<Uuid> = open.iter().map(|place| keys[*place]).collect();
+    let rows = connection
+        .query(
+            "SELECT event_id.key, event.seq, event.owed
+             FROM event_id
+                 CROSS JOIN LATERAL (SELECT seq, owed FROM event WHERE seq = event_id.event_seq OFFSET 0) AS event
+             WHERE event_id.key = ANY($1)",
+            &[&wanted],
+        )
+        .await?;
+    let mut found: HashMap<Uuid, Accepted> = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let deliveries = owed::count(row.try_get(2)?);
+        found.insert(row.try_get(0)?, Accepted::Duplicate { seq: row.try_get(1)?, deliveries });
+    }
+    for place in open {
+        accepted[*place] = found.get(&keys[*place]).copied();
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! Stored events, by id and by number.
+
+use tokio_postgres::Row;
+
+use super::pool::Connection;
+use super::transaction::{Failure, corrupt};
+use super::values::utf8;
+use crate::delivery::id::EventSeq;
+use crate::event::Event;
+use crate::store::id_hash::IdHash;
+use crate::store::{StoredEvent, owed};
+use crate::topic::Topic;
+use crate::webhook::TenantSeq;
+
+/// Served by the primary key of `event_id`.
+pub(super) async fn find(
+    connection: &Connection,
+    id_hash: &IdHash,
+    tenant: TenantSeq,
+    id: &str,
+) -> Result<Option<EventSeq>, Failure> {
+    let key = id_hash.wide(tenant, id);
+    let row = connection.query_opt("SELECT event_seq FROM event_id WHERE key = $1", &[&key]).await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?)
+}
+
+pub(super) async fn by_id(
+    connection: &Connection,
+    id_hash: &IdHash,
+    tenant: TenantSeq,
+    id: &str,
+) -> Result<Option<StoredEvent>, Failure> {
+    let Some(seq) = find(connection, id_hash, tenant, id).await? else { return Ok(None) };
+    Ok(by_seq(connection, &[seq]).await?.pop())
+}
+
+/// Those that are there, in order of acceptance. Served by the primary key of `event`.
+pub(super) async fn by_seq(connection: &Connection, seqs: &[EventSeq]) -> Result<Vec<StoredEvent>, Failure> {
+    if seqs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = connection
+        .query(
+            "SELECT seq, accepted_at, id, topic, type, owed, body FROM event WHERE seq = ANY($1) ORDER BY seq",
+            &[&seqs],
+        )
+        .await?;
+    rows.iter().map(stored).collect()
+}
+
+fn stored(row: &Row) -> Result<StoredEvent, Failure> {
+    let (id, topic, kind): (&str, &str, &str) = (row.try_get(2)?, row.try_get(3)?, utf8(row, 4)?);
+    let topic = Topic::parse(topic).map_err(corrupt)?;
+    let body: Vec<u8> = row.try_get(6)?;
+    Ok(StoredEvent {
+        seq: row.try_get(0)?,
+        event: Event::from_stored(id.into(), topic, kind.into(), body.into()),
+        accepted_at: row.try_get(1)?,
+        owed: owed::decode(row.try_get(5)?),
+    })
+}

@@ -1,0 +1,191 @@
+//! Group commit: calls of [`accept`](super::accept) that wait share a transaction, and a few of these are under way at
+//! the same time, so that one is prepared while another waits for its commit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::{error, info};
+
+use super::Shared;
+use super::accept;
+use super::error::is_passing;
+use super::pool::closed;
+use super::transaction::{Failure, Slot};
+use crate::store::{Accepted, NewEvent, StoreError};
+
+/// Transactions of this kind under way at once.
+const TRANSACTIONS: usize = 2;
+/// What waiting calls may hold in memory, in KiB, each one at least; a larger one waits until it is alone.
+const MAX_WAITING_KIB: u32 = 64 << 10;
+/// A transaction takes no more calls when it has this many rows or bytes.
+const MAX_COMMIT_ROWS: usize = 4_096;
+const MAX_COMMIT_BYTES: usize = 8 << 20;
+/// What an event's rows take beside its texts, roughly, in bytes.
+const ROW_BYTES: usize = 128;
+/// How often a transaction is tried that others are in the way of.
+const MAX_TRIES: u32 = 5;
+/// How long a task rests before it tries again to put right what an error has left.
+const REST: Duration = Duration::from_secs(1);
+
+/// A handle to the tasks that accept.
+pub(super) struct Group {
+    /// `None` after `close`.
+    calls: Mutex<Option<mpsc::UnboundedSender<Call>>>,
+    room: Arc<Semaphore>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Call {
+    events: Vec<NewEvent>,
+    answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
+    /// Held until it is answered.
+    room: OwnedSemaphorePermit,
+}
+
+impl Group {
+    /// Starts the tasks, which go on until this is closed or dropped.
+    pub(super) fn start(shared: &Arc<Shared>) -> Self {
+        let (calls, waiting) = mpsc::unbounded_channel();
+        let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
+        let task = || tokio::spawn(run(Arc::clone(shared), Arc::clone(&waiting)));
+        Self {
+            calls: Mutex::new(Some(calls)),
+            room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)),
+            tasks: Mutex::new((0..TRANSACTIONS).map(|_| task()).collect()),
+        }
+    }
+
+    pub(super) async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
+        let kib = u32::try_from(bytes(&events) >> 10).map_or(MAX_WAITING_KIB, |kib| kib.clamp(1, MAX_WAITING_KIB));
+        let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| closed())?;
+        let calls = self.calls.lock().clone().ok_or_else(closed)?;
+        let (answer, answered) = oneshot::channel();
+        calls.send(Call { events, answer, room: room }).map_err(|_| closed())?;
+        drop(calls);
+        answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// More waits than goes into one transaction.
+    pub(super) fn is_busy(&self) -> bool {
+        self.room.available_permits() < (MAX_WAITING_KIB as usize) - (MAX_COMMIT_BYTES >> 10)
+    }
+
+    /// Finishes what was handed in. Later calls fail.
+    pub(super) async fn close(&self) {
+        drop(self.calls.lock().take());
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            // It ends, or has ended by a panic, which was shown.
+            let _ = task.await;
+        }
+    }
+}
+
+fn bytes(events: &[NewEvent]) -> usize {
+    events.iter().map(|new| new.event.body().len() + new.event.id().len() + new.event.kind().len() + ROW_BYTES).sum()
+}
+
+fn rows(events: &[NewEvent]) -> usize {
+    events.iter().map(|new| 1 + new.owed.len()).sum()
+}
+
+type Waiting = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Call>>>;
+
+/// One of the tasks: takes what waits, stores it, answers.
+async fn run(shared: Arc<Shared>, waiting: Waiting) {
+    let mut is_failing = false;
+    loop {
+        let calls = if shared.window.is_in_doubt() {
+            let Ok(calls) = tokio::time::timeout(REST, next(&waiting)).await else {
+                // It is tried again after another rest.
+                let _ = shared.settle_doubt().await;
+                continue;
+            };
+            calls
+        } else {
+            next(&waiting).await
+        };
+        let Some(calls) = calls else { return };
+        let (events, callers) = unzip(calls);
+        let stored = store(&shared, &events).await;
+        match &stored {
+            Err(error) if !is_failing => error!(%error, "the store cannot commit"),
+            Ok(_) if is_failing => info!("the store commits again"),
+            _ => {}
+        }
+        is_failing = stored.is_err();
+        if !is_failing {
+            shared.keep_up().await;
+        }
+        answer(callers, stored);
+    }
+}
+
+/// What waits, as much as goes into one transaction, one call at least; `None` when there will be no more.
+async fn next(waiting: &Waiting) -> Option<Vec<Call>> {
+    let mut waiting = waiting.lock().await;
+    let first = waiting.recv().await?;
+    let (mut all_rows, mut all_bytes) = (rows(&first.events), bytes(&first.events));
+    let mut calls = vec![first];
+    while all_rows < MAX_COMMIT_ROWS && all_bytes < MAX_COMMIT_BYTES {
+        let Ok(call) = waiting.try_recv() else { break };
+        all_rows += rows(&call.events);
+        all_bytes += bytes(&call.events);
+        calls.push(call);
+    }
+    Some(calls)
+}
+
+/// Who waits, and for how many answers.
+struct Caller {
+    count: usize,
+    answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
+    room: OwnedSemaphorePermit,
+}
+
+fn unzip(calls: Vec<Call>) -> (Vec<NewEvent>, Vec<Caller>) {
+    let mut all = Vec::new();
+    let callers = calls.into_iter().map(|Call { mut events, answer, room }| {
+        let count = events.len();
+        all.append(&mut events);
+        Caller { count, answer, room }
+    });
+    let callers = callers.collect();
+    (all, callers)
+}
+
+fn answer(callers: Vec<Caller>, stored: Result<Vec<Accepted>, StoreError>) {
+    let mut accepted = stored.map(Vec::into_iter);
+    for Caller { count, answer, room } in callers {
+        let own = accepted.as_mut().map(|accepted| accepted.by_ref().take(count).collect());
+        // The caller may have gone; its events are stored all the same.
+        let _ = answer.send(own.map_err(|error| error.clone()));
+        drop(room);
+    }
+}
+
+async fn store(shared: &Arc<Shared>, events: &[NewEvent]) -> Result<Vec<Accepted>, StoreError> {
+    let events: Vec<&NewEvent> = events.iter().collect();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let connection = shared.connections.get().await?;
+        let slot = Slot::take(shared);
+        match accept::store(&connection, shared, slot.number(), &events).await {
+            Ok(stored) => {
+                shared.gauges.add(stored.pending.into_iter());
+                shared.window.saw(stored.newest);
+                return Ok(stored.accepted);
+            }
+            Err(Failure::Postgres(error)) if is_passing(&error) && tries < MAX_TRIES => {}
+            Err(failure) => {
+                // It may be stored without anybody's knowing; no lane holds it then.
+                shared.window.doubt();
+                return Err(failure.into());
+            }
+        }
+    }
+}

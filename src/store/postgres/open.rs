@@ -1,0 +1,258 @@
+//! Opening: the server's version and settings, migrations, and the keys of the installation.
+
+use std::io;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
+use uuid::Uuid;
+
+use super::pool::{Connection, Connections};
+use super::transaction::Failure;
+use crate::delivery::client::Roots;
+use crate::store::migrate::{self, Migration};
+use crate::store::seal::{Belonging, Sealer, random_bytes};
+use crate::store::{OpenError, StoreError};
+use crate::webhook::DEFAULT_TENANT;
+
+/// Its first migration is where the embedded store's fourth leads.
+const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, sql: include_str!("../../../migrations/postgres/0001_initial.sql") }];
+/// The oldest version that its makers still mend, as of this program's.
+const OLDEST_POSTGRES: u32 = 14;
+/// `pg_advisory_xact_lock`: held by who migrates.
+const MIGRATION_LOCK: i64 = 0x5052_4452_0001;
+/// Connections where the options do not say.
+const DEFAULT_MAX_CONNECTIONS: u32 = 16;
+
+/// Keys of the table `meta`, as in the embedded store.
+const ID_HASH_KEY: &str = "id_hash_key";
+const DELIVERY_ID_KEY: &str = "delivery_id_key";
+const MASTER_KEY_CHECK: &str = "master_key_check";
+const MASTER_KEY_CHECK_TEXT: &[u8] = b"postrider";
+
+/// Where the database is, and how it is used.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    /// `postgresql://user:password@host:port/database?sslmode=…`, or `key=value` pairs: what `tokio_postgres::Config`
+    /// reads. Whenever TLS is used, the server's certificate is checked, the host's name too.
+    pub url: SecretString,
+    /// The certificate authorities that the server's certificate may be of.
+    pub roots: Roots,
+    /// Connections at most; 4 at least.
+    pub max_connections: u32,
+    /// Goes on where the server has `fsync` or `full_page_writes` off. For tests.
+    pub allow_unsafe_server: bool,
+    /// Deliveries that lanes hold of events older than so many event numbers are read from the store again: bounds what
+    /// a restart reads back.
+    pub memory_window_events: u32,
+}
+
+impl PostgresOptions {
+    #[must_use]
+    pub fn new(url: SecretString) -> Self {
+        Self {
+            url,
+            roots: Roots::default(),
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            allow_unsafe_server: false,
+            memory_window_events: 100_000,
+        }
+    }
+
+    /// What the URL says. The error names no part of it, since any could be the password.
+    pub(super) fn config(&self) -> Result<Config, OpenError> {
+        self.url.expose_secret().parse().map_err(|_| OpenError::Database {
+            database: "the database's URL".to_owned(),
+            reason: "expected postgresql://user:password@host:port/database".to_owned(),
+        })
+    }
+}
+
+/// The database as error messages show it: without user and password.
+pub(super) fn shown(config: &Config) -> String {
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(host)) => host.clone(),
+        Some(Host::Unix(path)) => path.display().to_string(),
+        None => String::new(),
+    };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    format!("database {} at {host}:{port}", config.get_dbname().unwrap_or("of the user's name"))
+}
+
+/// What is kept in `meta`.
+pub(super) struct Keys {
+    pub(super) id_hash: [u8; 16],
+    pub(super) delivery_id: [u8; 16],
+}
+
+/// A database that is being opened.
+pub(super) struct Opening<'a> {
+    pub(super) connections: &'a Connections,
+    pub(super) sealer: &'a Sealer,
+    pub(super) database: &'a str,
+}
+
+impl Opening<'_> {
+    /// Checks the server and the schema, and brings the schema up to date. Changes nothing that it refuses.
+    pub(super) async fn prepare(&self, allow_unsafe_server: bool) -> Result<Keys, OpenError> {
+        let connection = self.connections.get().await.map_err(|error| self.failed(error.into()))?;
+        self.check_server(&connection, allow_unsafe_server).await?;
+        let found = schema_version(&connection).await.map_err(|failure| self.failed(failure))?;
+        if found > 0 {
+            self.keys(&connection).await?;
+        }
+        let missing = migrate::missing(MIGRATIONS, found).map_err(|newer| OpenError::NewerSchema {
+            path: self.database.to_owned(),
+            found: newer.found,
+            known: newer.known,
+        })?;
+        drop(connection);
+        for migration in missing {
+            self.migrate(migration).await.map_err(|failure| self.failed(failure))?;
+        }
+        let connection = self.connections.get().await.map_err(|error| self.failed(error.into()))?;
+        self.make_keys(&connection).await?;
+        self.keys(&connection).await
+    }
+
+    async fn check_server(&self, connection: &Connection, allow_unsafe_server: bool) -> Result<(), OpenError> {
+        let read = async || -> Result<(i32, String, bool, bool, bool), Failure> {
+            let row = connection
+                .query_one(
+                    "SELECT current_setting('server_version_num')::integer, current_setting('server_version'),
+                         current_setting('fsync') = 'on', current_setting('full_page_writes') = 'on',
+                         pg_is_in_recovery()",
+                    &[],
+                )
+                .await?;
+            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?))
+        };
+        let (number, version, fsync, full_page_writes, is_standby) =
+            read().await.map_err(|failure| self.failed(failure))?;
+        let database = self.database.to_owned();
+        if number / 10_000 < super::values::integer(OLDEST_POSTGRES) {
+            return Err(OpenError::OldPostgres { database, found: version, needed: OLDEST_POSTGRES });
+        }
+        if is_standby {
+            let reason = "it is a standby server, which takes no writes; connect to the primary".to_owned();
+            return Err(OpenError::Database { database, reason });
+        }
+        for (setting, is_on) in [("fsync", fsync), ("full_page_writes", full_page_writes)] {
+            if !is_on && !allow_unsafe_server {
+                return Err(OpenError::UnsafeServer { database, setting });
+            }
+        }
+        Ok(())
+    }
+
+    /// One migration in its transaction, unless another node was faster.
+    async fn migrate(&self, migration: &Migration) -> Result<(), Failure> {
+        let mut connection = self.connections.get().await?;
+        connection.begin().await?;
+        connection.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
+        connection
+            .batch("CREATE TABLE IF NOT EXISTS schema_version (version bigint PRIMARY KEY, migrated_at timestamptz)")
+            .await?;
+        if read_version(&connection).await? >= migration.version {
+            return Ok(());
+        }
+        connection.batch(migration.sql).await?;
+        connection
+            .execute(
+                "INSERT INTO schema_version (version, migrated_at) VALUES ($1, clock_timestamp())",
+                &[&migration.version],
+            )
+            .await?;
+        Ok(connection.commit().await?)
+    }
+
+    /// Random keys, and the mark of the master key, unless there are some. Of nodes that start together one makes them.
+    async fn make_keys(&self, connection: &Connection) -> Result<(), OpenError> {
+        let io = |error: io::Error| self.other(&error);
+        let id_hash = random_bytes::<16>().map_err(io)?;
+        let delivery_id = random_bytes::<16>().map_err(io)?;
+        let check = self.sealer.seal(MASTER_KEY_CHECK_TEXT, &master_key_check()).map_err(|error| self.other(&error))?;
+        connection
+            .execute(
+                "INSERT INTO meta (key, value)
+                 SELECT key, value
+                 FROM (VALUES ($1::text, $2::bytea), ($3, $4), ($5, $6)) AS made (key, value)
+                 WHERE NOT EXISTS (SELECT 1 FROM meta WHERE meta.key = $1::text)
+                 ON CONFLICT (key) DO NOTHING",
+                &[&ID_HASH_KEY, &&id_hash[..], &DELIVERY_ID_KEY, &&delivery_id[..], &MASTER_KEY_CHECK, &check],
+            )
+            .await
+            .map(drop)
+            .map_err(|failure| self.failed(failure))
+    }
+
+    /// The keys of the installation, if the master key is the one.
+    async fn keys(&self, connection: &Connection) -> Result<Keys, OpenError> {
+        let read = async |name: &str| -> Result<Vec<u8>, OpenError> {
+            let row = connection.query_opt("SELECT value FROM meta WHERE key = $1", &[&name]).await;
+            let value = row.and_then(|row| row.map(|row| Ok(row.try_get(0)?)).transpose());
+            let value = value.map_err(|failure| self.failed(failure))?;
+            value.ok_or_else(|| self.corrupt(&format!("{name} is missing")))
+        };
+        let check = read(MASTER_KEY_CHECK).await?;
+        if self.sealer.open(&check, &master_key_check()).is_err() {
+            return Err(OpenError::WrongMasterKey { path: self.database.to_owned() });
+        }
+        let key = |bytes: Vec<u8>| bytes.try_into().map_err(|_| self.corrupt("a key has the wrong length"));
+        Ok(Keys { id_hash: key(read(ID_HASH_KEY).await?)?, delivery_id: key(read(DELIVERY_ID_KEY).await?)? })
+    }
+
+    pub(super) fn failed(&self, failure: Failure) -> OpenError {
+        match StoreError::from(failure) {
+            StoreError::Corrupt(reason) => self.corrupt(&reason),
+            StoreError::Unavailable(reason) => OpenError::Database { database: self.database.to_owned(), reason },
+            other => self.other(&other),
+        }
+    }
+
+    fn other(&self, error: &dyn std::error::Error) -> OpenError {
+        OpenError::Database { database: self.database.to_owned(), reason: error.to_string() }
+    }
+
+    fn corrupt(&self, reason: &str) -> OpenError {
+        OpenError::Corrupt { path: self.database.to_owned(), reason: reason.to_owned() }
+    }
+}
+
+fn master_key_check() -> Belonging<'static> {
+    Belonging { tenant: DEFAULT_TENANT, webhook: Uuid::nil(), field: MASTER_KEY_CHECK }
+}
+
+/// 0: nothing of ours is there.
+async fn schema_version(connection: &Connection) -> Result<i64, Failure> {
+    let found = connection.query_one("SELECT to_regclass('schema_version') IS NOT NULL", &[]).await?;
+    if found.try_get(0)? { read_version(connection).await } else { Ok(0) }
+}
+
+async fn read_version(connection: &Connection) -> Result<i64, Failure> {
+    let version = connection.query_one("SELECT coalesce(max(version), 0) FROM schema_version", &[]).await?;
+    Ok(version.try_get(0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(url: &str) -> PostgresOptions {
+        PostgresOptions::new(SecretString::from(url.to_owned()))
+    }
+
+    #[test]
+    fn no_message_shows_the_password() {
+        let config = options("postgresql://ann:s3cret@db.example:6432/hooks?sslmode=require").config().unwrap();
+        assert_eq!(shown(&config), "database hooks at db.example:6432");
+        let config = options("host=/run/postgresql user=ann password=s3cret dbname=hooks").config().unwrap();
+        assert_eq!(shown(&config), "database hooks at /run/postgresql:5432");
+        for wrong in ["postgresql://ann:s3cret@db:port/hooks", "s3cret", "host=a s3cret=b"] {
+            let error = options(wrong).config().unwrap_err().to_string();
+            assert!(!error.contains("s3cret") && error.contains("expected postgresql://"), "{error}");
+            assert!(!format!("{:?}", options(wrong)).contains("s3cret"));
+        }
+    }
+}

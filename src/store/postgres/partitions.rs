@@ -1,0 +1,80 @@
+//! Partitions of the tables that grow: each holds a range of event numbers, and so of time.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::pool::{Connection, Connections};
+use super::transaction::Failure;
+use crate::delivery::id::EventSeq;
+use crate::store::StoreError;
+
+/// Event numbers in a partition. Partitions say their range by their number, so this never changes.
+pub(super) const EVENTS_PER_PARTITION: i64 = 4_000_000;
+/// Partitions that are there beyond the one that is written to.
+const PARTITIONS_AHEAD: i64 = 2;
+/// `pg_advisory_xact_lock`: held by who makes or drops partitions.
+pub(super) const PARTITIONS_LOCK: i64 = 0x5052_4452_0002;
+/// The tables, and the column that they are partitioned by.
+pub(super) const PARTITIONED: [&str; 3] = ["event", "delivery", "attempt"];
+
+/// How far partitions are known to be there.
+pub(super) struct Partitions {
+    /// The first number without one.
+    end: AtomicI64,
+}
+
+impl Partitions {
+    pub(super) fn new() -> Self {
+        Self { end: AtomicI64::new(0) }
+    }
+
+    /// Whether partitions should be made, now that `newest` is stored.
+    pub(super) fn are_wanted(&self, newest: EventSeq) -> bool {
+        newest.0 >= self.end.load(Ordering::Relaxed) - PARTITIONS_AHEAD * EVENTS_PER_PARTITION
+    }
+
+    /// Makes those that are missing.
+    pub(super) async fn make(&self, connections: &Connections) -> Result<(), StoreError> {
+        let mut connection = connections.get().await?;
+        let made = async {
+            connection.begin().await?;
+            make_missing(&connection).await
+        };
+        let end = made.await?;
+        connection.commit().await.map_err(Failure::from)?;
+        self.end.fetch_max(end, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Within a transaction. A partition is made as a table of its own and then attached, which does not wait for readers
+/// and writers of the others. Returns the first number without a partition.
+async fn make_missing(connection: &Connection) -> Result<i64, Failure> {
+    connection.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITIONS_LOCK]).await?;
+    let newest: i64 = connection.query_one("SELECT last_value FROM event_number", &[]).await?.try_get(0)?;
+    let present = newest / EVENTS_PER_PARTITION;
+    for number in present..=present + PARTITIONS_AHEAD {
+        let name = format!("event_p{number}");
+        // Not `to_regclass`, which may answer from before the lock.
+        let found = connection
+            .query_one(
+                "SELECT EXISTS (
+                     SELECT FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace
+                 )",
+                &[&name],
+            )
+            .await?;
+        if found.try_get(0)? {
+            continue;
+        }
+        let (first, end) = (number * EVENTS_PER_PARTITION, (number + 1) * EVENTS_PER_PARTITION);
+        for table in PARTITIONED {
+            connection
+                .batch(&format!(
+                    "CREATE TABLE {table}_p{number} (LIKE {table} INCLUDING ALL);
+                     ALTER TABLE {table} ATTACH PARTITION {table}_p{number} FOR VALUES FROM ({first}) TO ({end});"
+                ))
+                .await?;
+        }
+    }
+    Ok((present + PARTITIONS_AHEAD + 1) * EVENTS_PER_PARTITION)
+}

@@ -1,0 +1,169 @@
+//! What is still owed: entries of the queue, with their events. Bodies are read as far as they are wanted; how long they
+//! are is known without reading them.
+
+use std::sync::Arc;
+
+use tokio_postgres::Row;
+
+use super::pool::Connection;
+use super::transaction::{Failure, corrupt};
+use super::values::{number, utf8};
+use crate::clock::UnixMicros;
+use crate::delivery::id::EventSeq;
+use crate::event::Event;
+use crate::store::{Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, Unsettled};
+use crate::topic::Topic;
+use crate::webhook::WebhookSeq;
+
+/// An event from the columns `seq, id, topic, type, body`, at `first` and after.
+fn live_event(row: &Row, first: usize) -> Result<Arc<LiveEvent>, Failure> {
+    let topic = Topic::parse(row.try_get(first + 2)?).map_err(corrupt)?;
+    let body: Vec<u8> = row.try_get(first + 4)?;
+    let (id, kind): (&str, &str) = (row.try_get(first + 1)?, utf8(row, first + 3)?);
+    let event = Event::from_stored(id.into(), topic, kind.into(), body.into());
+    Ok(Arc::new(LiveEvent { seq: row.try_get(first)?, event }))
+}
+
+/// Goes through the primary key of `pending`, and passes over what is not marked.
+pub(super) async fn unsettled(
+    connection: &Connection,
+    after: EventSeq,
+    max_events: u32,
+) -> Result<Vec<Unsettled>, Failure> {
+    let rows = connection
+        .query(
+            "WITH next AS MATERIALIZED (
+                 SELECT event_seq, array_agg(webhook_seq ORDER BY webhook_seq) AS webhooks
+                 FROM pending
+                 WHERE in_memory AND event_seq > $1
+                 GROUP BY event_seq
+                 ORDER BY event_seq
+                 LIMIT $2
+             ),
+             measured AS (
+                 SELECT next.*, event.*,
+                     sum(octet_length(event.body)) OVER (ORDER BY next.event_seq) AS bytes,
+                     row_number() OVER (ORDER BY next.event_seq) AS place
+                 FROM next
+                     CROSS JOIN LATERAL (SELECT * FROM event WHERE seq = next.event_seq OFFSET 0) AS event
+             )
+             SELECT seq, id, topic, type, body, webhooks FROM measured
+             WHERE bytes <= $3 OR place = 1
+             ORDER BY seq",
+            &[&after, &i64::from(max_events), &bigint(MAX_UNSETTLED_BYTES)],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(Unsettled { event: live_event(row, 0)?, webhooks: row.try_get(5)? })).collect()
+}
+
+/// What is due, where `$where` says of which entries of the queue, and `$order` how they follow each other: the entries
+/// as far as there is room for their bodies, and before the first whose time has not come; then, without their bodies,
+/// those that were looked at in vain. One more than wanted is looked at, to know whether there is one.
+macro_rules! select_due {
+    ($where:literal, $order:literal) => {
+        concat!(
+            "WITH next AS MATERIALIZED (
+                 SELECT event_seq, next_at, attempts, round_attempts
+                 FROM pending
+                 WHERE NOT in_memory AND webhook_seq = $1 AND ",
+            $where,
+            " AND (event_seq IN (SELECT unnest($3::bigint[]))) IS NOT TRUE
+                 ORDER BY ",
+            $order,
+            "
+                 LIMIT $4::bigint + 1
+             ),
+             measured AS (
+                 SELECT next.*, event.*,
+                     row_number() OVER in_order AS place,
+                     sum(octet_length(event.body)) OVER in_order AS bytes,
+                     bool_or(next_at > $2) OVER in_order AS must_wait
+                 FROM next
+                     CROSS JOIN LATERAL (
+                         SELECT seq, id, topic, type, body FROM event WHERE seq = next.event_seq OFFSET 0
+                     ) AS event
+                 WINDOW in_order AS (ORDER BY ",
+            $order,
+            ")
+             ),
+             judged AS (
+                 SELECT *, NOT must_wait AND place <= $4 AND (place = 1 OR bytes <= $5) AS fits FROM measured
+             )
+             SELECT seq, id, topic, type, CASE WHEN fits THEN body END, attempts, round_attempts,
+                 fits, must_wait, next_at
+             FROM judged
+             ORDER BY place"
+        )
+    };
+}
+
+/// Served by the index `pending_due`.
+const BY_TIME: &str = select_due!("next_at <= $2", "next_at, event_seq");
+/// Served by the index `pending_in_order`.
+const IN_ORDER: &str = select_due!("true", "event_seq");
+
+pub(super) async fn due(
+    connection: &Connection,
+    webhook: WebhookSeq,
+    now: UnixMicros,
+    portion: &Portion,
+) -> Result<Due, Failure> {
+    let rows = connection
+        .query(
+            if portion.in_order { IN_ORDER } else { BY_TIME },
+            &[
+                &webhook,
+                &now,
+                &portion.held.iter().copied().collect::<Vec<_>>(),
+                &i64::from(portion.max_deliveries),
+                &bigint(portion.max_bytes),
+            ],
+        )
+        .await?;
+    let mut due = Due::default();
+    for row in &rows {
+        if row.try_get(7)? {
+            due.deliveries.push(due_delivery(row, webhook)?);
+            continue;
+        }
+        let must_wait: bool = row.try_get(8)?;
+        due.is_rest_due = !must_wait;
+        if portion.in_order {
+            due.awaited = Some((row.try_get(0)?, if must_wait { row.try_get(9)? } else { now }));
+        }
+        break;
+    }
+    Ok(due)
+}
+
+fn due_delivery(row: &Row, webhook: WebhookSeq) -> Result<DueDelivery, Failure> {
+    Ok(DueDelivery { event: live_event(row, 0)?, webhook, attempts: number(row, 5)?, round_attempts: number(row, 6)? })
+}
+
+fn bigint(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The beginning of each webhook's part of the index `pending_due`; not a scan of what is pending.
+pub(super) async fn next_due(
+    connection: &Connection,
+    webhook: Option<WebhookSeq>,
+    after: UnixMicros,
+) -> Result<Vec<(WebhookSeq, UnixMicros)>, Failure> {
+    let rows = connection
+        .query(
+            "SELECT webhook.seq, earliest.next_at
+             FROM webhook
+                 CROSS JOIN LATERAL (
+                     SELECT next_at FROM pending
+                     WHERE NOT in_memory AND webhook_seq = webhook.seq AND next_at > $2
+                     ORDER BY next_at
+                     LIMIT 1
+                 ) AS earliest
+             WHERE $1::bigint IS NULL OR webhook.seq = $1
+             ORDER BY webhook.seq",
+            &[&webhook, &after],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}

@@ -1,0 +1,195 @@
+//! Connections: how they are made, what is set in each, and a pool of them.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Config, Row};
+
+use super::error;
+use super::transaction::Failure;
+use crate::delivery::client::Roots;
+use crate::store::{OpenError, StoreError};
+
+/// How long reaching the server may take, and how long a call waits for a free connection.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Slow work has this part of the connections.
+const SLOW_SHARE: u32 = 2;
+/// What every connection sets. A statement that takes longer than its timeout is given up by the server. A commit is on
+/// disk before it is answered, whatever the server's default is.
+///
+/// Statements are planned once, and look up what they are given by an index, row by row. Left to itself the planner takes
+/// a full scan of an empty or a small table for as good, and keeps to it when the table has grown. The settings leave it
+/// nested loops, and so do the statements that change what they are given as arrays: they join by `BETWEEN` a key and the
+/// same key, because what is joined by `=` may still be scanned in full. Where rows are only read, a `LATERAL` with an
+/// `OFFSET` does it.
+const SESSION: &str = "
+    SELECT
+        set_config('synchronous_commit',
+            CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),
+        set_config('statement_timeout', '30s', false),
+        set_config('lock_timeout', '10s', false),
+        set_config('idle_in_transaction_session_timeout', '30s', false),
+        set_config('default_transaction_isolation', 'read committed', false),
+        set_config('plan_cache_mode', 'force_generic_plan', false),
+        set_config('enable_seqscan', 'off', false),
+        set_config('enable_hashjoin', 'off', false),
+        set_config('enable_mergejoin', 'off', false),
+        set_config('enable_hashagg', 'off', false),
+        set_config('jit', 'off', false);";
+/// Begins a transaction that reads one state of everything. What is asked in it differs from time to time: each statement
+/// is planned for what it is given.
+const BEGIN_SNAPSHOT: &str =
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
+
+/// The pool.
+pub(super) struct Connections {
+    pool: Pool,
+    /// As many permits as connections; who has all of them knows that nobody uses one.
+    permits: Arc<Semaphore>,
+    max: u32,
+    /// What slow work needs beside a connection, so that it leaves some to what must not wait for it.
+    slow: Arc<Semaphore>,
+}
+
+/// A connection on loan; goes back when dropped. A transaction that was not ended is rolled back.
+pub(super) struct Connection {
+    client: deadpool_postgres::Object,
+    in_transaction: bool,
+    /// Goes after the connection: who gets it finds one.
+    _permit: OwnedSemaphorePermit,
+    slow: Option<OwnedSemaphorePermit>,
+}
+
+impl Connections {
+    pub(super) fn new(mut config: Config, roots: Roots, max: u32, database: &str) -> Result<Self, OpenError> {
+        let failed = |reason: String| OpenError::Database { database: database.to_owned(), reason };
+        config.application_name("postrider").connect_timeout(CONNECT_TIMEOUT);
+        let tls = super::tls::connector(roots).map_err(|error| failed(error.to_string()))?;
+        let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let pool = Pool::builder(manager)
+            .max_size(max as usize)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(CONNECT_TIMEOUT))
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .recycle_timeout(Some(CONNECT_TIMEOUT))
+            .post_create(Hook::async_fn(|client, _| {
+                Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+            }))
+            .build()
+            .map_err(|error| failed(error.to_string()))?;
+        let permits = |count: u32| Arc::new(Semaphore::new(count as usize));
+        Ok(Self { pool, permits: permits(max), max, slow: permits(max / SLOW_SHARE) })
+    }
+
+    pub(super) async fn get(&self) -> Result<Connection, StoreError> {
+        let permit = tokio::time::timeout(CONNECT_TIMEOUT, Arc::clone(&self.permits).acquire_owned()).await;
+        let permit = permit.map_err(|_| none_free())?.map_err(|_| closed())?;
+        let client = self.pool.get().await.map_err(|error| unavailable(&error))?;
+        Ok(Connection { client, in_transaction: false, _permit: permit, slow: None })
+    }
+
+    /// For work that may take long: a connection on which everything is read from one state of the database.
+    pub(super) async fn snapshot(&self) -> Result<Connection, StoreError> {
+        let slow = Arc::clone(&self.slow).acquire_owned().await.map_err(|_| closed())?;
+        let mut connection = self.get().await?;
+        connection.slow = Some(slow);
+        connection.begin_with(BEGIN_SNAPSHOT).await.map_err(|error| error::store_error(&error))?;
+        Ok(connection)
+    }
+
+    /// Waits for who uses a connection now, then closes all. Later calls fail.
+    pub(super) async fn close(&self) {
+        self.slow.close();
+        if let Ok(_all) = self.permits.acquire_many(self.max).await {
+            self.permits.close();
+            self.pool.close();
+        }
+    }
+}
+
+fn none_free() -> StoreError {
+    StoreError::Unavailable("no connection to the database was free within the time allowed".to_owned())
+}
+
+fn unavailable(error: &PoolError) -> StoreError {
+    match error {
+        PoolError::Closed => closed(),
+        PoolError::Timeout(_) => StoreError::Unavailable("the database does not answer".to_owned()),
+        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
+            StoreError::Unavailable(error::text(error))
+        }
+        other => StoreError::Unavailable(other.to_string()),
+    }
+}
+
+pub(super) fn closed() -> StoreError {
+    StoreError::Unavailable("it is closed".to_owned())
+}
+
+/// What a statement is given.
+pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+impl Connection {
+    pub(super) async fn query(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.query(&statement, parameters).await?)
+    }
+
+    /// The only row, or none.
+    pub(super) async fn query_opt(
+        &self,
+        sql: &'static str,
+        parameters: Parameters<'_>,
+    ) -> Result<Option<Row>, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.query_opt(&statement, parameters).await?)
+    }
+
+    pub(super) async fn query_one(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Row, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.query_one(&statement, parameters).await?)
+    }
+
+    /// How many rows it changed.
+    pub(super) async fn execute(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<u64, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.execute(&statement, parameters).await?)
+    }
+
+    /// Statements without parameters, which are neither prepared nor kept.
+    pub(super) async fn batch(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(sql).await
+    }
+
+    pub(super) async fn begin(&mut self) -> Result<(), tokio_postgres::Error> {
+        self.begin_with("BEGIN").await
+    }
+
+    async fn begin_with(&mut self, begin: &str) -> Result<(), tokio_postgres::Error> {
+        self.in_transaction = true;
+        self.client.batch_execute(begin).await
+    }
+
+    /// On an error nobody knows whether it was committed.
+    pub(super) async fn commit(&mut self) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute("COMMIT").await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.in_transaction {
+            // The first poll sends it, before anything that the next borrower sends. Nobody waits for the answer: the
+            // next borrower's statements do.
+            let rollback = pin!(self.client.batch_execute("ROLLBACK"));
+            let _ = rollback.poll(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Transactions that write: begun, done, committed or done again, with what belongs to each of them: counters, and
+//! whose act it is.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::Shared;
+use super::accept::Stored;
+use super::error::{is_passing, store_error};
+use super::pool::Connection;
+use crate::delivery::id::EventSeq;
+use crate::store::counters::Counters;
+use crate::store::{Accepted, Act, StoreError};
+use crate::webhook::TenantSeq;
+
+/// How often a transaction is tried that others are in the way of.
+const MAX_TRIES: u32 = 5;
+
+/// Why an operation did not succeed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// What was asked for is not done; the connection is as before.
+    Refused(StoreError),
+    Postgres(tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) => error,
+            Failure::Postgres(error) => store_error(&error),
+        }
+    }
+}
+
+/// What was read cannot have been written.
+pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
+    Failure::Refused(StoreError::Corrupt(error.to_string()))
+}
+
+/// Numbers of rows of the table `counters`: each belongs to one transaction at a time, so that none waits for another.
+pub(super) struct Slots(Mutex<Vec<i32>>);
+
+impl Slots {
+    pub(super) fn new(count: u32) -> Self {
+        Self(Mutex::new((0..super::values::integer(count)).rev().collect()))
+    }
+}
+
+/// A slot on loan.
+pub(super) struct Slot {
+    number: i32,
+    shared: Arc<Shared>,
+}
+
+impl Slot {
+    /// The lowest that is free, so that few are used. There are as many as connections, and each of these has one
+    /// transaction at most.
+    pub(super) fn take(shared: &Arc<Shared>) -> Self {
+        let mut free = shared.slots.0.lock();
+        free.sort_unstable_by(|a, b| b.cmp(a));
+        Self { number: free.pop().unwrap_or(0), shared: Arc::clone(shared) }
+    }
+
+    pub(super) fn number(&self) -> i32 {
+        self.number
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.shared.slots.0.lock().push(self.number);
+    }
+}
+
+/// A transaction under way. Dropped without [`Commit::end`], nothing of it is left.
+pub(super) struct Commit {
+    pub(super) connection: Connection,
+    pub(super) shared: Arc<Shared>,
+    /// What this call leaves lines in the audit log for.
+    pub(super) act: Option<Arc<Act>>,
+    counters: BTreeMap<TenantSeq, Counters>,
+    slot: Option<Slot>,
+    /// What is stored already, its counters too.
+    pending: BTreeMap<TenantSeq, i64>,
+    newest: EventSeq,
+}
+
+impl Commit {
+    pub(super) async fn begin(shared: &Arc<Shared>, act: Option<&Arc<Act>>) -> Result<Self, StoreError> {
+        let mut connection = shared.connections.get().await?;
+        connection.begin().await.map_err(|error| store_error(&error))?;
+        Ok(Self {
+            connection,
+            shared: Arc::clone(shared),
+            act: act.cloned(),
+            counters: BTreeMap::new(),
+            slot: None,
+            pending: BTreeMap::new(),
+            newest: EventSeq(0),
+        })
+    }
+
+    /// What this transaction adds to a tenant's counters.
+    pub(super) fn counters(&mut self, tenant: TenantSeq) -> &mut Counters {
+        self.counters.entry(tenant).or_default()
+    }
+
+    /// The row of the counters that is this transaction's until its end.
+    pub(super) fn slot(&mut self) -> i32 {
+        self.slot.get_or_insert_with(|| Slot::take(&self.shared)).number()
+    }
+
+    /// Takes note of events that were stored within it; returns their answers.
+    pub(super) fn note_stored(&mut self, stored: Stored) -> Vec<Accepted> {
+        for (tenant, pending) in stored.pending {
+            *self.pending.entry(tenant).or_default() += pending;
+        }
+        self.newest = self.newest.max(stored.newest);
+        stored.accepted
+    }
+
+    /// Fails while nothing can be committed.
+    pub(super) async fn probe(&self) -> Result<(), Failure> {
+        self.connection
+            .execute(
+                "INSERT INTO meta (key, value) VALUES ('probe', decode('00', 'hex'))
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                &[],
+            )
+            .await
+            .map(drop)
+    }
+
+    /// Commits if it is `done`, or rolls back; `Continue` if it should be tried again from the beginning. An error of a
+    /// statement must have come through to here: after one, the server makes a commit a rollback without saying so.
+    pub(super) async fn end<T>(
+        mut self,
+        done: Result<T, Failure>,
+        tries: &mut u32,
+    ) -> ControlFlow<Result<T, StoreError>> {
+        *tries += 1;
+        let ended = match done {
+            Ok(value) => self.commit().await.map(|()| value),
+            Err(failure) => Err(failure),
+        };
+        match ended {
+            Err(Failure::Postgres(error)) if is_passing(&error) && *tries < MAX_TRIES => ControlFlow::Continue(()),
+            Err(failure) => {
+                if self.newest > EventSeq(0) {
+                    self.shared.window.doubt();
+                }
+                ControlFlow::Break(Err(failure.into()))
+            }
+            Ok(value) => {
+                // Before anybody is answered: who was admitted is counted here, or nowhere.
+                self.shared.gauges.add(self.counters.iter().map(|(tenant, added)| (*tenant, added.pending())));
+                self.shared.gauges.add(std::mem::take(&mut self.pending).into_iter());
+                self.shared.window.saw(self.newest);
+                ControlFlow::Break(Ok(value))
+            }
+        }
+    }
+
+    async fn commit(&mut self) -> Result<(), Failure> {
+        if !self.counters.is_empty() {
+            self.add_to_counters().await?;
+        }
+        Ok(self.connection.commit().await?)
+    }
+
+    async fn add_to_counters(&mut self) -> Result<(), Failure> {
+        let slot = self.slot();
+        let column = |of: fn(&Counters) -> i64| self.counters.values().map(of).collect::<Vec<_>>();
+        self.connection
+            .execute(
+                "INSERT INTO counters (tenant, slot, events, owed, delivered, dead, skipped, discarded, attempts)
+                 SELECT tenant, $1, events, owed, delivered, dead, skipped, discarded, attempts
+                 FROM unnest(
+                     $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+                     $9::bigint[]
+                 ) AS added (tenant, events, owed, delivered, dead, skipped, discarded, attempts)
+                 ON CONFLICT (tenant, slot) DO UPDATE SET
+                     events = counters.events + excluded.events,
+                     owed = counters.owed + excluded.owed,
+                     delivered = counters.delivered + excluded.delivered,
+                     dead = counters.dead + excluded.dead,
+                     skipped = counters.skipped + excluded.skipped,
+                     discarded = counters.discarded + excluded.discarded,
+                     attempts = counters.attempts + excluded.attempts",
+                &[
+                    &slot,
+                    &self.counters.keys().copied().collect::<Vec<_>>(),
+                    &column(|added| added.events),
+                    &column(|added| added.owed),
+                    &column(|added| added.delivered),
+                    &column(|added| added.dead),
+                    &column(|added| added.skipped),
+                    &column(|added| added.discarded),
+                    &column(|added| added.attempts),
+                ],
+            )
+            .await
+            .map(drop)
+    }
+}
+
+/// `write!(store, |commit| …)`: does what is asked in a transaction, whose name is `commit`, and returns after its commit;
+/// does it again if others were in the way. It is a macro, as no closure can lend itself to a future that is `Send`.
+macro_rules! write {
+    ($store:expr, |$commit:ident| $work:expr) => {{
+        let mut tries = 0;
+        loop {
+            let mut transaction = $store.begin().await?;
+            let $commit = &mut transaction;
+            let done = $work;
+            if let ::std::ops::ControlFlow::Break(answer) = transaction.end(done, &mut tries).await {
+                break answer;
+            }
+        }
+    }};
+}
+pub(super) use write;

@@ -1,0 +1,111 @@
+//! How our types are kept in columns.
+
+use std::borrow::Cow;
+use std::error::Error;
+
+use bytes::BytesMut;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
+
+use super::error::Unreadable;
+use super::transaction::{Failure, corrupt};
+use crate::clock::UnixMicros;
+use crate::delivery::DeliveryState;
+use crate::delivery::id::EventSeq;
+use crate::webhook::{TenantSeq, WebhookSeq};
+
+macro_rules! bigint_column {
+    ($($type:ident),*) => {$(
+        impl ToSql for $type {
+            fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+                self.0.to_sql(ty, out)
+            }
+            accepts!(INT8);
+            to_sql_checked!();
+        }
+        impl FromSql<'_> for $type {
+            fn from_sql(ty: &Type, raw: &[u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+                i64::from_sql(ty, raw).map(Self)
+            }
+            accepts!(INT8);
+        }
+    )*};
+}
+
+bigint_column!(UnixMicros, EventSeq, WebhookSeq, TenantSeq);
+
+/// States by their code in the column `delivery.state`, as in the embedded store. Partial indexes name the codes too.
+const STATES: [DeliveryState; 5] = [
+    DeliveryState::Delivered,
+    DeliveryState::Dead,
+    DeliveryState::Skipped,
+    DeliveryState::Discarded,
+    DeliveryState::Pending,
+];
+
+impl ToSql for DeliveryState {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        let code: i16 = match self {
+            Self::Delivered => 0,
+            Self::Dead => 1,
+            Self::Skipped => 2,
+            Self::Discarded => 3,
+            Self::Pending => 4,
+        };
+        code.to_sql(ty, out)
+    }
+    accepts!(INT2);
+    to_sql_checked!();
+}
+
+impl FromSql<'_> for DeliveryState {
+    fn from_sql(ty: &Type, raw: &[u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        let code = i16::from_sql(ty, raw)?;
+        let state = usize::try_from(code).ok().and_then(|index| STATES.get(index));
+        Ok(state.copied().ok_or_else(|| Unreadable(format!("{code} is no state of a delivery")))?)
+    }
+    accepts!(INT2);
+}
+
+/// A number of the column `at`, which is an `integer`.
+pub(super) fn number<T: TryFrom<i32>>(row: &Row, at: usize) -> Result<T, Failure> {
+    let number: i32 = row.try_get(at)?;
+    T::try_from(number).map_err(|_| corrupt(format_args!("{number} is out of range")))
+}
+
+/// As [`number`], of a column that may be null.
+pub(super) fn optional_number<T: TryFrom<i32>>(row: &Row, at: usize) -> Result<Option<T>, Failure> {
+    let number: Option<i32> = row.try_get(at)?;
+    number.map(|number| T::try_from(number).map_err(|_| corrupt(format_args!("{number} is out of range")))).transpose()
+}
+
+/// A text of the column `at`, which is `bytea`, because it may hold U+0000.
+pub(super) fn utf8(row: &Row, at: usize) -> Result<&str, Failure> {
+    std::str::from_utf8(row.try_get(at)?).map_err(corrupt)
+}
+
+/// For a column `integer`.
+pub(super) fn integer(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// For a column `text` that holds what others have written: PostgreSQL's texts cannot hold U+0000.
+pub(super) fn text(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_comes_back() {
+        for state in DeliveryState::ALL {
+            let mut raw = BytesMut::new();
+            state.to_sql(&Type::INT2, &mut raw).unwrap();
+            assert_eq!(DeliveryState::from_sql(&Type::INT2, &raw).unwrap(), state);
+        }
+        assert!(DeliveryState::from_sql(&Type::INT2, &[0, 5]).is_err());
+        assert!(DeliveryState::from_sql(&Type::INT2, &[0xff, 0xff]).is_err());
+    }
+}

@@ -1,0 +1,153 @@
+//! The memory window: which entries of the queue may be those that lanes hold since they were accepted.
+//!
+//! An entry is marked `in_memory` while its lane has held it since then, and is passed over where a lane asks for what is
+//! due. The mark goes when so many events were accepted after it, so that what a restart reads back is bounded; and when
+//! it may be wrong, because nobody knows whether a transaction was committed.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::pool::Connection;
+use super::transaction::Failure;
+use super::{Shared, counters};
+use crate::delivery::id::EventSeq;
+use crate::store::StoreError;
+
+/// Marks are taken away in steps of the window's length divided by this.
+const STEPS_PER_WINDOW: i64 = 64;
+/// Event numbers that one statement goes through, so that it is short even where each event is owed to many.
+const MAX_STEP_EVENTS: i64 = 4_096;
+/// Statements for it beside one transaction that accepts: it catches up, and holds nobody up.
+const MAX_STEPS: u32 = 16;
+/// How long after an error a transaction may still be committed: longer than a statement may take.
+const DOUBT: Duration = Duration::from_secs(35);
+
+pub(super) struct Window {
+    /// Its length, in event numbers.
+    length: i64,
+    /// No entry up to this event is marked.
+    parked_through: AtomicI64,
+    /// The newest event that this node knows of.
+    newest: AtomicI64,
+    doubt: Mutex<Option<Doubt>>,
+}
+
+/// Nobody knows what became of a transaction.
+#[derive(Clone, Copy)]
+struct Doubt {
+    /// Events after it are concerned.
+    after: i64,
+    until: Instant,
+}
+
+impl Window {
+    /// `length` is in event numbers.
+    pub(super) async fn read(connection: &Connection, length: u32) -> Result<Self, Failure> {
+        let row = connection
+            .query_one(
+                "SELECT last_value, (SELECT event_seq FROM pending ORDER BY event_seq, webhook_seq LIMIT 1)
+                 FROM event_number",
+                &[],
+            )
+            .await?;
+        let (newest, oldest): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(Self {
+            length: i64::from(length),
+            parked_through: AtomicI64::new(oldest.map_or(newest, |oldest| oldest.min(newest)) - 1),
+            newest: AtomicI64::new(newest),
+            doubt: Mutex::new(None),
+        })
+    }
+
+    /// An event was stored.
+    pub(super) fn saw(&self, event: EventSeq) {
+        self.newest.fetch_max(event.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn newest(&self) -> EventSeq {
+        EventSeq(self.newest.load(Ordering::Relaxed))
+    }
+
+    /// A transaction that accepts has failed, and may be committed all the same.
+    pub(super) fn doubt(&self) {
+        let mut doubt = self.doubt.lock();
+        let after = doubt.map_or_else(|| self.parked_through.load(Ordering::Relaxed), |doubt| doubt.after);
+        *doubt = Some(Doubt { after, until: Instant::now() + DOUBT });
+    }
+
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.doubt.lock().is_some()
+    }
+
+    /// Whether there is enough behind the window to be worth a statement.
+    fn is_too_long(&self) -> bool {
+        let behind = self.newest().0 - self.length - self.parked_through.load(Ordering::Relaxed);
+        behind >= (self.length / STEPS_PER_WINDOW).max(1)
+    }
+
+    /// Takes the marks of what is behind the window. Two tasks may do it at once; both leave it done.
+    async fn slide(&self, connection: &Connection) -> Result<(), Failure> {
+        let end = self.newest().0 - self.length;
+        for _ in 0..MAX_STEPS {
+            let after = self.parked_through.load(Ordering::Relaxed);
+            if after >= end {
+                break;
+            }
+            let through = end.min(after.saturating_add(MAX_STEP_EVENTS));
+            park(connection, after, through).await?;
+            self.parked_through.fetch_max(through, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Takes the marks of events after one and up to another.
+async fn park(connection: &Connection, after: i64, through: i64) -> Result<(), Failure> {
+    connection
+        .execute(
+            "UPDATE pending SET in_memory = false WHERE in_memory AND event_seq > $1 AND event_seq <= $2",
+            &[&after, &through],
+        )
+        .await
+        .map(drop)
+}
+
+impl Shared {
+    /// What is to be done now and then after events were stored: partitions, and the window. What fails is done later.
+    pub(super) async fn keep_up(&self) {
+        if self.partitions.are_wanted(self.window.newest())
+            && let Err(error) = self.partitions.make(&self.connections).await
+        {
+            warn!(%error, "a partition for later events cannot be made yet");
+        }
+        if self.window.is_too_long()
+            && let Err(error) = self.slide_window().await
+        {
+            warn!(%error, "deliveries cannot leave the memory window yet");
+        }
+    }
+
+    async fn slide_window(&self) -> Result<(), StoreError> {
+        let connection = self.connections.get().await?;
+        Ok(self.window.slide(&connection).await?)
+    }
+
+    /// Lanes do not hold what they were not given, and after an error nobody knows what was committed. So all marks go,
+    /// and the lanes find what is owed in the queue; what they hold they pass over. Pending deliveries are counted anew.
+    pub(super) async fn settle_doubt(&self) -> Result<(), StoreError> {
+        let Some(doubt) = *self.window.doubt.lock() else { return Ok(()) };
+        let is_over = Instant::now() >= doubt.until;
+        let connection = self.connections.get().await?;
+        park(&connection, doubt.after, i64::MAX).await?;
+        self.gauges.set(counters::pending(&connection).await?);
+        let mut now = self.window.doubt.lock();
+        if is_over && now.is_some_and(|now| now.until == doubt.until) {
+            *now = None;
+        }
+        Ok(())
+    }
+}
