@@ -26,7 +26,7 @@ use crate::engine::retention::RetentionSettings;
 use crate::serve::ServeSettings;
 use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::sqlite::SqliteOptions;
-use crate::telemetry::{LogFormat, TelemetrySettings};
+use crate::telemetry::{self, LogFormat, TelemetrySettings};
 pub use units::{Keep, Size, Span, parse_span};
 
 /// Read from the working directory if it is there and no other file is named.
@@ -367,7 +367,7 @@ impl Config {
         let seconds: Vec<f64> = values.retry_schedule.iter().map(|delay| delay.0.as_secs_f64()).collect();
         let retry_schedule =
             Schedule::from_seconds(&seconds).map_err(|error| invalid("retry_schedule", error.to_string()))?;
-        tracing_subscriber::EnvFilter::try_new(&values.log).map_err(|error| invalid("log", error.to_string()))?;
+        telemetry::parse_filter(&values.log).map_err(|error| invalid("log", error.to_string()))?;
         if values.max_in_flight.get() < 3 {
             return Err(invalid("max_in_flight", "must be at least 3".to_owned()));
         }

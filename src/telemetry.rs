@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -47,6 +48,13 @@ pub fn init(settings: &TelemetrySettings) -> Result<(), TelemetryError> {
     subscriber(settings, std::io::stderr)?.try_init().map_err(|_| TelemetryError::AlreadySetUp)
 }
 
+/// The filter that comma-separated directives say. Spaces around one mean nothing; they are taken away here, because
+/// `EnvFilter` finds the parts of a directive in the trimmed text and cuts them out of the one before, where they are
+/// other parts or, within a character, a panic.
+pub fn parse_filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(directives.split(',').map(str::trim).collect::<Vec<_>>().join(","))
+}
+
 /// Writes the log to `writer`, where it is set as the default.
 pub fn subscriber<W>(
     settings: &TelemetrySettings,
@@ -55,7 +63,7 @@ pub fn subscriber<W>(
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&settings.filter)
+    let filter = parse_filter(&settings.filter)
         .map_err(|error| TelemetryError::Filter { filter: settings.filter.clone(), reason: error.to_string() })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(settings.colour);
     Ok(match settings.format {
@@ -119,6 +127,13 @@ mod tests {
         let log = logged(&TelemetrySettings::default());
         assert!(log.contains("circuit opened webhook=\"siem\""), "{log}");
         assert!(!log.contains("not shown") && !log.contains('\x1b'), "{log}");
+    }
+
+    #[test]
+    fn spaces_around_the_directives_of_a_filter_mean_nothing() {
+        let filter = " warn , postrider::telemetry=info\n".to_owned();
+        assert!(logged(&TelemetrySettings { filter, ..TelemetrySettings::default() }).contains("circuit opened"));
+        assert!(parse_filter("  res\u{feff}[ info").is_err());
     }
 
     #[test]

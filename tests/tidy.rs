@@ -49,7 +49,7 @@ const OWNERS: [(&str, &[&str]); 23] = [
     ("comfy_table", &["src/cli/"]),
     ("indicatif", &["src/cli/"]),
     ("toml", &["src/config"]),
-    ("tracing_subscriber", &["src/config", "src/telemetry"]),
+    ("tracing_subscriber", &["src/telemetry"]),
     ("env::var", &["src/config"]),
     ("env::vars", &["src/config"]),
     ("SystemTime::now", &["src/clock.rs"]),

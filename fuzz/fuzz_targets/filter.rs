@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use postrider::event::canonical_json;
+use postrider::event::{EventError, canonical_json};
 use postrider::filter::{Filter, FilterError, FilterIndex, MAX_FILTER_BYTES};
 use postrider_fuzz::parts;
 
@@ -21,7 +21,12 @@ fuzz_target!(|input: &[u8]| {
     let mut parts = parts(input);
     let event = parts.next().unwrap_or_default();
     let canonical = canonical_json(event);
-    let body = canonical.as_deref().map_or(event, str::as_bytes);
+    let body = match &canonical {
+        Ok(canonical) => canonical.as_bytes(),
+        // No event has a key twice: of the two members either may be taken.
+        Err(EventError::Json { reason, .. }) if reason.contains("has this key already") => b"{}",
+        Err(_) => event,
+    };
     let mut filters: Vec<Filter> = Vec::new();
     for text in parts.take(8).filter_map(|part| std::str::from_utf8(part).ok()) {
         match Filter::parse(text) {

@@ -130,6 +130,10 @@ impl Json {
         std::str::from_utf8(&self.text).unwrap_or_default()
     }
 
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.text
+    }
+
     fn children(&self) -> &Children {
         self.children.get_or_init(|| {
             let slices = members(&self.text);
