@@ -1,5 +1,5 @@
-//! What a replay job meets next. A scan looks at a bounded number of rows and bytes with one statement, two where bodies
-//! are wanted, and says how far it got. It counts the rows of its own tenant.
+//! What a replay job meets next. A scan looks at a bounded number of rows and bytes with one statement, two where
+//! bodies are wanted, and says how far it got. It counts the rows of its own tenant.
 
 use std::sync::Arc;
 
@@ -74,8 +74,7 @@ fn count(row: &Row, column: usize) -> Result<u32, Failure> {
 
 /// Served by the primary key of `pending` if that state is wanted, and by the index `delivery_ended`, or by the primary
 /// key of `delivery` if delivered ones are wanted.
-const SELECT_DELIVERIES: &str =
-    "WITH seen AS MATERIALIZED (
+const SELECT_DELIVERIES: &str = "WITH seen AS MATERIALIZED (
          (
              SELECT event_seq, webhook_seq, 4::smallint AS state
              FROM pending
