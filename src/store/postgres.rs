@@ -146,10 +146,6 @@ impl Shared {
     }
 }
 
-fn not_yet() -> StoreError {
-    StoreError::Unavailable("not yet".to_owned())
-}
-
 #[async_trait]
 impl Store for PostgresStore {
     async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {

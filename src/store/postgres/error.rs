@@ -26,11 +26,6 @@ pub(super) fn is_passing(error: &Error) -> bool {
     error.code().is_some_and(|code| passing.contains(code))
 }
 
-/// Whether a unique index refused a row.
-pub(super) fn is_taken(error: &Error) -> bool {
-    error.code() == Some(&SqlState::UNIQUE_VIOLATION)
-}
-
 /// A column's value that no version of this program writes.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

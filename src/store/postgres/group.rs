@@ -41,7 +41,8 @@ pub(super) struct Group {
 struct Call {
     events: Vec<NewEvent>,
     answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
-    _room: OwnedSemaphorePermit,
+    /// Held until it is answered.
+    room: OwnedSemaphorePermit,
 }
 
 impl Group {
@@ -62,7 +63,7 @@ impl Group {
         let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| closed())?;
         let calls = self.calls.lock().clone().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
-        calls.send(Call { events, answer, _room: room }).map_err(|_| closed())?;
+        calls.send(Call { events, answer, room: room }).map_err(|_| closed())?;
         drop(calls);
         answered.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -142,15 +143,15 @@ async fn next(waiting: &Waiting) -> Option<Vec<Call>> {
 struct Caller {
     count: usize,
     answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 fn unzip(calls: Vec<Call>) -> (Vec<NewEvent>, Vec<Caller>) {
     let mut all = Vec::new();
-    let callers = calls.into_iter().map(|Call { mut events, answer, _room }| {
+    let callers = calls.into_iter().map(|Call { mut events, answer, room }| {
         let count = events.len();
         all.append(&mut events);
-        Caller { count, answer, _room }
+        Caller { count, answer, room }
     });
     let callers = callers.collect();
     (all, callers)
@@ -158,10 +159,11 @@ fn unzip(calls: Vec<Call>) -> (Vec<NewEvent>, Vec<Caller>) {
 
 fn answer(callers: Vec<Caller>, stored: Result<Vec<Accepted>, StoreError>) {
     let mut accepted = stored.map(Vec::into_iter);
-    for Caller { count, answer, .. } in callers {
+    for Caller { count, answer, room } in callers {
         let own = accepted.as_mut().map(|accepted| accepted.by_ref().take(count).collect());
         // The caller may have gone; its events are stored all the same.
         let _ = answer.send(own.map_err(|error| error.clone()));
+        drop(room);
     }
 }
 

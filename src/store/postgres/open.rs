@@ -151,12 +151,12 @@ impl Opening<'_> {
         let mut connection = self.connections.get().await?;
         connection.begin().await?;
         connection.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
-        if schema_version(&connection).await? >= migration.version {
-            return Ok(());
-        }
         connection
             .batch("CREATE TABLE IF NOT EXISTS schema_version (version bigint PRIMARY KEY, migrated_at timestamptz)")
             .await?;
+        if read_version(&connection).await? >= migration.version {
+            return Ok(());
+        }
         connection.batch(migration.sql).await?;
         connection
             .execute(
@@ -227,9 +227,10 @@ fn master_key_check() -> Belonging<'static> {
 /// 0: nothing of ours is there.
 async fn schema_version(connection: &Connection) -> Result<i64, Failure> {
     let found = connection.query_one("SELECT to_regclass('schema_version') IS NOT NULL", &[]).await?;
-    if !found.try_get(0)? {
-        return Ok(0);
-    }
+    if found.try_get(0)? { read_version(connection).await } else { Ok(0) }
+}
+
+async fn read_version(connection: &Connection) -> Result<i64, Failure> {
     let version = connection.query_one("SELECT coalesce(max(version), 0) FROM schema_version", &[]).await?;
     Ok(version.try_get(0)?)
 }

@@ -54,7 +54,15 @@ async fn make_missing(connection: &Connection) -> Result<i64, Failure> {
     let present = newest / EVENTS_PER_PARTITION;
     for number in present..=present + PARTITIONS_AHEAD {
         let name = format!("event_p{number}");
-        let found = connection.query_one("SELECT to_regclass($1) IS NOT NULL", &[&name]).await?;
+        // Not `to_regclass`, which may answer from before the lock.
+        let found = connection
+            .query_one(
+                "SELECT EXISTS (
+                     SELECT FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace
+                 )",
+                &[&name],
+            )
+            .await?;
         if found.try_get(0)? {
             continue;
         }

@@ -48,13 +48,6 @@ impl From<Failure> for StoreError {
     }
 }
 
-impl Failure {
-    /// Whether a unique index refused a row.
-    pub(super) fn is_taken(&self) -> bool {
-        matches!(self, Self::Postgres(error) if super::error::is_taken(error))
-    }
-}
-
 /// What was read cannot have been written.
 pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
     Failure::Refused(StoreError::Corrupt(error.to_string()))
