@@ -1,7 +1,7 @@
 //! What is special to the PostgreSQL store: partitions, several nodes on one database, and a server that goes away.
 
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 #[path = "support/postgres.rs"]
 mod postgres_server;
