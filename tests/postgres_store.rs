@@ -349,7 +349,7 @@ async fn a_plan_made_for_an_empty_queue_does_not_read_a_full_one() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
+    tokio::time::timeout(Duration::from_mins(1), ended).await.unwrap();
     let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'pending_pkey'";
     let read = number(&server, read).await;
     assert!(read < BACKLOG / 10, "{read} entries were read");
