@@ -1,5 +1,6 @@
 //! Composition root: wire the parts together, listen, and drain.
 
+mod stores;
 mod write_timeout;
 
 use std::future::Future;
@@ -22,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+pub use self::stores::StoreSettings;
 use self::write_timeout::WriteTimeout;
 use crate::api::auth::{Auth, Peer, hash_token, new_token};
 use crate::api::{self, App};
@@ -32,7 +34,6 @@ use crate::dispatcher::DispatcherSettings;
 use crate::engine::retention::RetentionSettings;
 use crate::engine::{Engine, EngineSettings};
 use crate::store::seal::{MasterKey, MasterKeyError};
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{NewToken, Scope, Store, StoreError};
 use crate::webhook::DEFAULT_TENANT;
 
@@ -66,14 +67,14 @@ pub struct ServeSettings {
     pub drain_timeout: Duration,
     /// `None`: made at the first start and told once in [`Started::new_admin_token`].
     pub admin_token: Option<SecretString>,
-    /// `None`: the key file in the data folder, made at the first start.
+    /// `None`: the key file in the data folder, made at the first start of all nodes.
     pub master_key: Option<MasterKey>,
     /// Its `policy.own_listeners` is filled in by the server.
     pub client: ClientOptions,
     pub dispatcher: DispatcherSettings,
     pub retention: RetentionSettings,
     pub idempotency_ttl: Duration,
-    pub store: SqliteOptions,
+    pub store: StoreSettings,
 }
 
 /// A server that listens.
@@ -98,7 +99,7 @@ pub async fn serve(
     client.policy.own_listeners.push(address);
     let client = Client::new(client)?;
 
-    let store = open_store(settings.data_dir, settings.master_key, settings.store).await?;
+    let store = stores::open(settings.data_dir, settings.master_key, settings.store).await?;
     let clock = SystemClock;
     let new_admin_token = match &settings.admin_token {
         Some(_) => None,
@@ -164,23 +165,6 @@ fn max_connections(file_limit: Option<u64>) -> usize {
         );
     }
     max_connections
-}
-
-async fn open_store(
-    folder: PathBuf,
-    master_key: Option<MasterKey>,
-    options: SqliteOptions,
-) -> Result<Arc<dyn Store>, ServeError> {
-    let open = move || -> Result<Arc<dyn Store>, ServeError> {
-        let master_key = match master_key {
-            Some(key) => key,
-            None => MasterKey::load_or_create(&folder)?,
-        };
-        Ok(Arc::new(SqliteStore::open(&folder, &master_key, options)?))
-    };
-    tokio::task::spawn_blocking(open)
-        .await
-        .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("opening it failed: {error}")).into()))
 }
 
 /// Makes an admin's and operator's token if there is no admin's that is good.

@@ -39,7 +39,7 @@ use uuid::Uuid;
 
 use self::group::Group;
 use self::listings::Listing;
-pub use self::open::PostgresOptions;
+pub use self::open::{DEFAULT_MAX_CONNECTIONS, PostgresOptions};
 use self::open::{Opening, shown};
 use self::partitions::Partitions;
 use self::pool::{Connection, Connections};
@@ -59,7 +59,7 @@ use crate::clock::UnixMicros;
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 
 /// Connections that the store needs to have some for everything it does at once.
-const MIN_CONNECTIONS: u32 = 4;
+pub const MIN_CONNECTIONS: u32 = 4;
 
 /// The store in PostgreSQL. A clone is another handle to it.
 #[derive(Clone)]
@@ -87,6 +87,11 @@ struct Shared {
 }
 
 impl PostgresStore {
+    /// Whether the database has no installation yet, which the first [`PostgresStore::open`] makes under its master key.
+    pub async fn is_new(options: &PostgresOptions) -> Result<bool, OpenError> {
+        open::is_new(options).await
+    }
+
     /// Opens the store, or makes it in an empty database.
     pub async fn open(options: PostgresOptions, master_key: &MasterKey) -> Result<Self, OpenError> {
         let config = options.config()?;
