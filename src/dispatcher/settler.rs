@@ -102,7 +102,7 @@ async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = Me
     }
     let health = lanes.values().filter_map(|lane| Some((lane.seq, lane.take_health(now)?))).collect();
     let is_urgent = lanes.values().any(|lane| lane.is_ordered());
-    let batch = Arc::new(SettleBatch { settlements, health, is_urgent });
+    let batch = Arc::new(SettleBatch { settlements, health, is_urgent, fence: None });
     commit(shared, &batch).await;
     for (settlement, was_under_way) in batch.settlements.iter().zip(were_under_way) {
         if let Some(lane) = lanes.get(&settlement.key.webhook) {

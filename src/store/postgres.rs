@@ -11,6 +11,7 @@ mod counters;
 mod deliveries;
 mod error;
 mod events;
+mod fence;
 mod group;
 mod idempotency;
 mod listings;
@@ -182,7 +183,7 @@ impl Store for PostgresStore {
         Ok(pending::next_due(&self.read().await?, webhook, after).await?)
     }
 
-    async fn settle(&self, batch: Arc<SettleBatch>) -> Result<(), StoreError> {
+    async fn settle(&self, batch: Arc<SettleBatch>) -> Result<Vec<WebhookSeq>, StoreError> {
         write!(self, |commit| settle::settle(commit, &batch).await)
     }
 

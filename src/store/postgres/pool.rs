@@ -155,6 +155,23 @@ impl Connection {
         Ok(self.client.query_one(&statement, parameters).await?)
     }
 
+    /// What the second statement reads. It is sent right after the first, which ends before it begins.
+    pub(super) async fn query_after(
+        &self,
+        first: (&'static str, Parameters<'_>),
+        second: (&'static str, Parameters<'_>),
+    ) -> Result<Vec<Row>, Failure> {
+        let before = self.client.prepare_cached(first.0).await?;
+        let statement = self.client.prepare_cached(second.0).await?;
+        // The first poll of each sends it.
+        let (_, rows) = tokio::try_join!(
+            biased;
+            self.client.query(&before, first.1),
+            self.client.query(&statement, second.1),
+        )?;
+        Ok(rows)
+    }
+
     /// How many rows it changed.
     pub(super) async fn execute(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<u64, Failure> {
         let statement = self.client.prepare_cached(sql).await?;

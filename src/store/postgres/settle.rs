@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use super::fence;
 use super::transaction::{Commit, Failure};
 use super::values::{integer, number, text};
 use crate::delivery::DeliveryState;
@@ -12,8 +13,15 @@ use crate::delivery::id::DeliveryKey;
 use crate::store::{AttemptRecord, SettleBatch, Settlement};
 use crate::webhook::{WebhookHealth, WebhookSeq};
 
-pub(super) async fn settle(commit: &mut Commit, batch: &SettleBatch) -> Result<(), Failure> {
-    for round in rounds(&batch.settlements) {
+/// Returns the webhooks of which nothing was written, because others own them now.
+pub(super) async fn settle(commit: &mut Commit, batch: &SettleBatch) -> Result<Vec<WebhookSeq>, Failure> {
+    let guarded = match &batch.fence {
+        Some(fence) => Some(fence::guard(&commit.connection, fence).await?),
+        None => None,
+    };
+    let may_write = |webhook: WebhookSeq| guarded.as_ref().is_none_or(|guarded| guarded.contains(&webhook));
+    let settlements = batch.settlements.iter().filter(|settlement| may_write(settlement.key.webhook));
+    for round in rounds(settlements) {
         let (kept, ended): (Vec<_>, Vec<_>) =
             round.into_iter().partition(|settlement| settlement.transition.state() == DeliveryState::Pending);
         let mut changed = keep(commit, &kept).await?;
@@ -27,13 +35,17 @@ pub(super) async fn settle(commit: &mut Commit, batch: &SettleBatch) -> Result<(
         let later = kept.iter().chain(ended.iter().filter(|settlement| attempt_in_row(settlement).is_none()));
         insert_attempts(commit, later.filter(|settlement| changed.contains(&settlement.key)).copied()).await?;
     }
-    update_health(commit, &batch.health).await
+    let health = batch.health.iter().filter(|(webhook, _)| may_write(*webhook));
+    update_health(commit, health).await?;
+    let spoken_of = batch.settlements.iter().map(|settlement| settlement.key.webhook);
+    let spoken_of: HashSet<_> = spoken_of.chain(batch.health.iter().map(|(webhook, _)| *webhook)).collect();
+    Ok(spoken_of.into_iter().filter(|webhook| !may_write(*webhook)).collect())
 }
 
 /// The settlements in order of their deliveries, so that no two transactions wait for each other; each delivery once a
 /// round, as one statement changes a row once.
-fn rounds(settlements: &[Settlement]) -> Vec<Vec<&Settlement>> {
-    let mut sorted: Vec<&Settlement> = settlements.iter().collect();
+fn rounds<'a>(settlements: impl Iterator<Item = &'a Settlement>) -> Vec<Vec<&'a Settlement>> {
+    let mut sorted: Vec<&Settlement> = settlements.collect();
     sorted.sort_by_key(|settlement| settlement.key);
     let mut rounds: Vec<Vec<&Settlement>> = Vec::new();
     for same in sorted.chunk_by(|a, b| a.key == b.key) {
@@ -251,9 +263,12 @@ async fn insert_attempts<'a>(
         .map(drop)
 }
 
-pub(super) async fn update_health(commit: &Commit, health: &[(WebhookSeq, WebhookHealth)]) -> Result<(), Failure> {
+pub(super) async fn update_health<'a>(
+    commit: &Commit,
+    health: impl Iterator<Item = &'a (WebhookSeq, WebhookHealth)>,
+) -> Result<(), Failure> {
     // One row is changed once by a statement; the last word counts.
-    let last: std::collections::BTreeMap<_, _> = health.iter().map(|(webhook, health)| (*webhook, health)).collect();
+    let last: std::collections::BTreeMap<_, _> = health.map(|(webhook, health)| (*webhook, health)).collect();
     if last.is_empty() {
         return Ok(());
     }
