@@ -7,12 +7,14 @@
 
 mod accept;
 mod audit;
+mod cluster;
 mod counters;
 mod deliveries;
 mod error;
 mod events;
 mod fence;
 mod group;
+mod hints;
 mod idempotency;
 mod listings;
 mod moves;
@@ -20,6 +22,7 @@ mod open;
 mod partitions;
 mod pending;
 mod pool;
+mod presence;
 mod replay;
 mod retention;
 mod settle;
@@ -39,13 +42,16 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 use self::group::Group;
+use self::hints::Hints;
 use self::listings::Listing;
 pub use self::open::{DEFAULT_MAX_CONNECTIONS, PostgresOptions};
 use self::open::{Opening, shown};
 use self::partitions::Partitions;
-use self::pool::{Connection, Connections};
+use self::pool::{Connection, Connections, Server};
+use self::presence::Presence;
 use self::transaction::{Commit, Failure, Slots, write};
 use self::window::Window;
+use super::cluster::Cluster;
 use super::counters::Gauges;
 use super::id_hash::IdHash;
 use super::paging::Bounds;
@@ -61,6 +67,8 @@ use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 
 /// Connections that the store needs to have some for everything it does at once.
 pub const MIN_CONNECTIONS: u32 = 4;
+/// Connections beside these for what nodes do together, which must not wait for deliveries.
+const CONTROL_CONNECTIONS: u32 = 3;
 
 /// The store in PostgreSQL. A clone is another handle to it.
 #[derive(Clone)]
@@ -74,6 +82,11 @@ pub struct PostgresStore {
 /// What all handles, and the tasks behind them, have in common.
 struct Shared {
     connections: Connections,
+    /// For what nodes do together.
+    control: Connections,
+    server: Server,
+    hints: Hints,
+    presence: Presence,
     partitions: Partitions,
     /// Of the table `counters`.
     slots: Slots,
@@ -98,7 +111,10 @@ impl PostgresStore {
         let config = options.config()?;
         let database = shown(&config);
         let max_connections = options.max_connections.max(MIN_CONNECTIONS);
-        let connections = Connections::new(config, options.roots, max_connections, &database)?;
+        let server = Server::new(config, options.roots)
+            .map_err(|reason| OpenError::Database { database: database.clone(), reason })?;
+        let connect = |count| Connections::new(&server, count, &database);
+        let (connections, control) = (connect(max_connections)?, connect(CONTROL_CONNECTIONS)?);
         let sealer = Sealer::new(master_key)
             .map_err(|error| OpenError::Database { database: database.clone(), reason: error.to_string() })?;
         let opening = Opening { connections: &connections, sealer: &sealer, database: &database };
@@ -110,8 +126,13 @@ impl PostgresStore {
         let window = window.await.map_err(|failure| opening.failed(failure))?;
         let pending = counters::pending(&connection).await.map_err(|failure| opening.failed(failure))?;
         drop(connection);
+        let (hints, unsent) = Hints::new();
         let shared = Arc::new(Shared {
             connections,
+            control,
+            server,
+            hints,
+            presence: Presence::default(),
             partitions,
             slots: Slots::new(max_connections),
             gauges: Gauges::new(pending),
@@ -121,6 +142,7 @@ impl PostgresStore {
             id_hash: IdHash::new(&keys.id_hash),
             sealer,
         });
+        tokio::spawn(hints::send_all(Arc::downgrade(&shared), unsent));
         Ok(Self { group: Arc::new(Group::start(&shared)), shared, act: None })
     }
 
@@ -372,6 +394,10 @@ impl Store for PostgresStore {
         Ok(self.listing(&connection).page(filter, &page).await?)
     }
 
+    fn cluster(&self) -> Option<Arc<dyn Cluster>> {
+        Some(Arc::clone(&self.shared) as Arc<dyn Cluster>)
+    }
+
     fn delivery_ids(&self) -> &DeliveryIds {
         &self.shared.delivery_ids
     }
@@ -383,5 +409,6 @@ impl Store for PostgresStore {
     async fn close(&self) {
         self.group.close().await;
         self.shared.connections.close().await;
+        self.shared.control.close().await;
     }
 }

@@ -27,6 +27,11 @@ impl Shard {
     }
 
     #[must_use]
+    pub fn from_number(number: u8) -> Self {
+        Self(number)
+    }
+
+    #[must_use]
     pub fn number(self) -> u8 {
         self.0
     }

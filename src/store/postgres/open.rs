@@ -7,7 +7,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use uuid::Uuid;
 
-use super::pool::{Connection, Connections};
+use super::pool::{Connection, Connections, Server};
 use super::transaction::Failure;
 use crate::delivery::client::Roots;
 use crate::store::migrate::{self, Migration};
@@ -16,8 +16,10 @@ use crate::store::{OpenError, StoreError};
 use crate::webhook::DEFAULT_TENANT;
 
 /// Its first migration is where the embedded store's fourth leads.
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../../../migrations/postgres/0001_initial.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../../migrations/postgres/0001_initial.sql") },
+    Migration { version: 2, sql: include_str!("../../../migrations/postgres/0002_nodes.sql") },
+];
 /// The oldest version that its makers still mend, as of this program's.
 const OLDEST_POSTGRES: u32 = 14;
 /// `pg_advisory_xact_lock`: held by who migrates.
@@ -224,7 +226,9 @@ impl Opening<'_> {
 pub(super) async fn is_new(options: &PostgresOptions) -> Result<bool, OpenError> {
     let config = options.config()?;
     let database = shown(&config);
-    let connections = Connections::new(config, options.roots.clone(), 1, &database)?;
+    let server = Server::new(config, options.roots.clone())
+        .map_err(|reason| OpenError::Database { database: database.clone(), reason })?;
+    let connections = Connections::new(&server, 1, &database)?;
     let found = async { schema_version(&connections.get().await?).await };
     let found = found.await.map_err(|failure| open_error(&database, failure));
     connections.close().await;

@@ -276,7 +276,7 @@ pub(super) async fn update_health<'a>(
     commit
         .connection
         .execute(
-            "UPDATE webhook SET
+            "UPDATE webhook_health SET
                  consecutive_failures = given.consecutive_failures, last_success_at = given.last_success_at,
                  last_failure_at = given.last_failure_at, last_error = given.last_error,
                  auto_disabled_at = given.auto_disabled_at, probe_at = given.probe_at,
@@ -288,7 +288,7 @@ pub(super) async fn update_health<'a>(
                  seq, consecutive_failures, last_success_at, last_failure_at, last_error, auto_disabled_at, probe_at,
                  cool_down_us
              )
-             WHERE webhook.seq BETWEEN given.seq AND given.seq",
+             WHERE webhook_health.seq BETWEEN given.seq AND given.seq",
             &[
                 &last.keys().copied().collect::<Vec<_>>(),
                 &last.values().map(|health| i64::from(health.consecutive_failures)).collect::<Vec<_>>(),
