@@ -23,6 +23,7 @@ use crate::delivery::guard::{EgressPolicy, SystemResolver};
 use crate::delivery::retry::Schedule;
 use crate::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
 use crate::engine::DEFAULT_IDEMPOTENCY_TTL;
+use crate::engine::nodes::{DEFAULT_LEASE, DEFAULT_POLL_INTERVAL, LEASE_S, MIN_POLL_INTERVAL, NodeSettings};
 use crate::engine::retention::RetentionSettings;
 use crate::serve::{ServeSettings, StoreSettings};
 use crate::store::postgres::{DEFAULT_MAX_CONNECTIONS, MIN_CONNECTIONS, PostgresOptions};
@@ -66,6 +67,15 @@ pub struct RawConfig {
     /// Use a database that can lose what it committed, because its fsync is off
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_unsafe_store: Option<bool>,
+    /// Call this node so among those that share its database [default: host name and port]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Let other nodes take over when this one is silent for so long [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub lease: Option<Span>,
+    /// Look this often for what other nodes left or changed, beside their hints [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    pub poll_interval: Option<Span>,
     /// Wait this long for attempts under way when stopping [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub drain_timeout: Option<Span>,
@@ -145,6 +155,9 @@ fn defaults() -> RawConfig {
         store: Some(Location::Embedded),
         store_connections: NonZeroU32::new(DEFAULT_MAX_CONNECTIONS),
         allow_unsafe_store: Some(false),
+        node_name: Some(String::new()),
+        lease: Some(Span(DEFAULT_LEASE)),
+        poll_interval: Some(Span(DEFAULT_POLL_INTERVAL)),
         drain_timeout: Some(Span(Duration::from_secs(30))),
         allow_private: Some(Vec::new()),
         allow_private_destinations: Some(false),
@@ -230,6 +243,9 @@ struct Values {
     store: Location,
     store_connections: NonZeroU32,
     allow_unsafe_store: bool,
+    node_name: String,
+    lease: Span,
+    poll_interval: Span,
     drain_timeout: Span,
     allow_private: Vec<IpNet>,
     allow_private_destinations: bool,
@@ -317,6 +333,12 @@ impl Config {
         }
         if values.store_connections.get() < MIN_CONNECTIONS {
             return Err(invalid("store_connections", format!("must be at least {MIN_CONNECTIONS}")));
+        }
+        if !LEASE_S.contains(&values.lease.0.as_secs()) {
+            return Err(invalid("lease", format!("must be from {}s to {}s", LEASE_S.start(), LEASE_S.end())));
+        }
+        if values.poll_interval.0 < MIN_POLL_INTERVAL {
+            return Err(invalid("poll_interval", format!("must be at least {MIN_POLL_INTERVAL:?}")));
         }
         if values.max_in_flight.get() < 3 {
             return Err(invalid("max_in_flight", "must be at least 3".to_owned()));
@@ -419,6 +441,13 @@ impl Config {
                 interval: RetentionSettings::DEFAULT_INTERVAL,
             },
             idempotency_ttl: values.idempotency_ttl.0,
+            node: NodeSettings {
+                name: values.node_name,
+                lease: values.lease.0,
+                poll_interval: values.poll_interval.0,
+                hand_over_timeout: values.drain_timeout.0,
+                ..NodeSettings::default()
+            },
             store: match values.store {
                 Location::Embedded => StoreSettings::Sqlite(SqliteOptions {
                     max_bytes: values.max_database_size.bytes(),

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::system::uname;
 use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +32,7 @@ use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::dashboard;
 use crate::delivery::client::{Client, ClientOptions};
 use crate::dispatcher::DispatcherSettings;
+use crate::engine::nodes::NodeSettings;
 use crate::engine::retention::RetentionSettings;
 use crate::engine::{Engine, EngineSettings};
 use crate::store::seal::{MasterKey, MasterKeyError};
@@ -74,6 +76,8 @@ pub struct ServeSettings {
     pub dispatcher: DispatcherSettings,
     pub retention: RetentionSettings,
     pub idempotency_ttl: Duration,
+    /// Its `address` is filled in by the server.
+    pub node: NodeSettings,
     pub store: StoreSettings,
 }
 
@@ -110,6 +114,7 @@ pub async fn serve(
         dispatcher: settings.dispatcher,
         retention: settings.retention,
         idempotency_ttl: settings.idempotency_ttl,
+        node: named(settings.node, address),
     };
     let engine = Engine::start(store, client, Arc::new(clock), engine_settings).await?;
     let app = App::new(Arc::clone(&engine), auth, address);
@@ -120,6 +125,15 @@ pub async fn serve(
     let cut_off = engine.drain(settings.drain_timeout.saturating_sub(stopped_at.elapsed())).await;
     tracing::info!(cut_off, "stopped");
     Ok(())
+}
+
+/// With the name and the address that others see.
+fn named(settings: NodeSettings, address: SocketAddr) -> NodeSettings {
+    let name = match settings.name {
+        name if !name.is_empty() => name,
+        _ => format!("{}:{}", uname().nodename().to_string_lossy(), address.port()),
+    };
+    NodeSettings { name, address: address.to_string(), ..settings }
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {

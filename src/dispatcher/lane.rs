@@ -20,12 +20,13 @@ pub(super) use self::queue::Queued;
 pub(crate) use self::state::LaneSettings;
 pub(super) use self::state::Todo;
 use self::state::{Mode, Readiness, State, earlier};
-use super::breaker::{Change, CircuitSettings, Standing};
+use super::DispatcherSettings;
+use super::breaker::{Change, Standing};
 use super::memory::{HeldEvent, Memory};
 use crate::clock::UnixMicros;
 use crate::delivery::Outcome;
 use crate::delivery::retry::Schedule;
-use crate::store::{Disposition, EventSeq};
+use crate::store::{Disposition, EventSeq, Term};
 use crate::webhook::{WebhookHealth, WebhookRecord, WebhookSeq};
 
 /// A success that changes nothing but its time is stored at most this often.
@@ -38,6 +39,8 @@ pub(crate) const WEBHOOK_DELETED: &str = "webhook deleted";
 
 pub(crate) struct Lane {
     pub(crate) seq: WebhookSeq,
+    /// The ownership that it lives by; `None`: this node owns every shard for ever.
+    pub(super) term: Option<Term>,
     /// A permit wakes an idle worker. Permits and [`State::idle_workers`] together are the workers that wait.
     pub(super) wake: Semaphore,
     max_queued: usize,
@@ -100,17 +103,17 @@ pub(super) enum Whereabouts {
 impl Lane {
     pub(super) fn new(
         record: &WebhookRecord,
-        default_schedule: &Schedule,
-        circuit: CircuitSettings,
-        max_queued: usize,
+        settings: &DispatcherSettings,
         memory: Memory,
+        term: Option<Term>,
     ) -> Self {
         Self {
             seq: record.seq,
+            term,
             wake: Semaphore::new(0),
-            max_queued,
+            max_queued: settings.max_lane_deliveries,
             memory,
-            state: Mutex::new(State::new(record, default_schedule, circuit)),
+            state: Mutex::new(State::new(record, &settings.retry_schedule, settings.circuit)),
         }
     }
 
@@ -123,8 +126,8 @@ impl Lane {
         if let Some(reason) = state.refusal() {
             return Disposition::Skipped(reason);
         }
-        if state.is_ordered() {
-            // The store has the order, whatever happens here.
+        if state.is_ordered() || state.mode == Mode::Left {
+            // The store has the order, whatever happens here; or another node has the lane.
             return Disposition::Stored;
         }
         let is_full = state.queue.len() + state.reserved >= self.max_queued.min(room);
@@ -146,6 +149,9 @@ impl Lane {
         state.reserved -= 1;
         let waits_since = Instant::now();
         state.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false, waits_since });
+        if state.mode == Mode::Left {
+            return Todo { evicted: state.queue.take_all(), ..Todo::default() };
+        }
         if state.can_run() { state.employ(1, &self.wake) } else { state.evict() }
     }
 
@@ -265,6 +271,23 @@ impl Lane {
         state.queue.take_all();
     }
 
+    /// Another node is to have the webhook: no attempt starts any more. What waits here is for that one to find.
+    pub(super) fn leave(&self) {
+        let mut state = self.state.lock();
+        state.mode = Mode::Left;
+        state.queue.take_all();
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.term.is_some() && self.state.lock().mode == Mode::Left
+    }
+
+    /// Nothing is under way, and nothing that is being accepted has a place here.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.under_way.is_empty() && state.reserved == 0
+    }
+
     pub(super) fn abort_workers(&self) {
         for worker in self.state.lock().workers.values() {
             worker.abort();
@@ -362,7 +385,7 @@ impl Lane {
         let mut state = self.state.lock();
         state.workers.remove(&me);
         state.pacer.take_if(|pacer| *pacer == me);
-        if state.mode == Mode::Stopped {
+        if matches!(state.mode, Mode::Left | Mode::Stopped) {
             return None;
         }
         if state.breaker.is_open() {
@@ -408,7 +431,8 @@ impl Lane {
         now: UnixMicros,
     ) -> Todo {
         let mut state = self.state.lock();
-        if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Stopped) {
+        if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Left | Mode::Stopped)
+        {
             return Todo::default();
         }
         let was_ordered = state.is_ordered();
@@ -425,6 +449,11 @@ impl Lane {
             return Todo { load: state.mode == Mode::Running, ..todo };
         }
         state.resume_or_evict(&self.wake, now)
+    }
+
+    /// The version of the webhook that it goes by.
+    pub(super) fn version(&self) -> i64 {
+        self.state.lock().settings.version
     }
 
     pub(super) fn remove(&self) -> Todo {

@@ -11,6 +11,7 @@ use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::retry::Schedule;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
 use postrider::engine::DEFAULT_IDEMPOTENCY_TTL;
+use postrider::engine::nodes::NodeSettings;
 use postrider::engine::retention::RetentionSettings;
 use postrider::serve::{ServeError, ServeSettings, Started, StoreSettings, serve};
 use postrider::store::sqlite::SqliteOptions;
@@ -52,6 +53,7 @@ pub fn settings(folder: &Path) -> ServeSettings {
         },
         retention: RetentionSettings::FOREVER,
         idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL,
+        node: NodeSettings::default(),
         store: StoreSettings::Sqlite(SqliteOptions::default()),
     }
 }

@@ -236,8 +236,9 @@ impl Cluster for Shared {
             UPDATE shard SET holder = NULL, lease_until = NULL
             FROM unnest($2::smallint[], $3::bigint[]) AS given (id, epoch)
             WHERE shard.id BETWEEN given.id AND given.id AND shard.epoch = given.epoch AND shard.holder = $1";
-        self.control().await?.execute(sql, &[&node, &ids, &epochs]).await?;
-        Ok(())
+        let connection = self.control().await?;
+        connection.execute(sql, &[&node, &ids, &epochs]).await?;
+        Ok(hints::notify(&connection, Hint::Shards).await?)
     }
 
     async fn leave(&self, node: Uuid) -> Result<(), StoreError> {
@@ -245,7 +246,7 @@ impl Cluster for Shared {
         let free = "UPDATE shard SET holder = NULL, lease_until = NULL WHERE holder = $1";
         connection.execute(free, &[&node]).await?;
         connection.execute("DELETE FROM node WHERE uuid = $1", &[&node]).await?;
-        Ok(())
+        Ok(hints::notify(&connection, Hint::Shards).await?)
     }
 
     async fn take_over(&self, shards: &[Shard]) -> Result<TakenOver, StoreError> {

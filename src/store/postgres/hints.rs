@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use tokio_postgres::AsyncMessage;
 
 use super::Shared;
-use super::pool::{CONNECT_TIMEOUT, Server};
+use super::pool::{CONNECT_TIMEOUT, Connection, Server};
+use super::transaction::Failure;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::store::StoreError;
 use crate::store::cluster::{Hint, MAX_HINTS};
@@ -52,17 +53,24 @@ pub(super) async fn send_all(shared: Weak<Shared>, mut hints: mpsc::Receiver<Hin
         let Some(shared) = shared.upgrade() else { return };
         let distinct: BTreeSet<Hint> = received.drain(..).collect();
         for payload in payloads(distinct) {
-            if let Err(error) = notify(&shared, &payload).await {
+            if let Err(error) = send(&shared, &payload).await {
                 tracing::debug!(%error, "a hint was not sent");
             }
         }
     }
 }
 
-async fn notify(shared: &Shared, payload: &str) -> Result<(), StoreError> {
-    let connection = shared.control.get().await?;
-    connection.execute("SELECT pg_notify('postrider', $1)", &[&payload]).await?;
-    Ok(())
+async fn send(shared: &Shared, payload: &str) -> Result<(), StoreError> {
+    Ok(notify_all(&shared.control.get().await?, payload).await?)
+}
+
+/// Tells the others now.
+pub(super) async fn notify(connection: &Connection, hint: Hint) -> Result<(), Failure> {
+    notify_all(connection, &encode(hint)).await
+}
+
+async fn notify_all(connection: &Connection, payload: &str) -> Result<(), Failure> {
+    connection.execute("SELECT pg_notify('postrider', $1)", &[&payload]).await.map(drop)
 }
 
 fn payloads(hints: impl IntoIterator<Item = Hint>) -> Vec<String> {
