@@ -345,6 +345,8 @@ impl Dispatcher {
             attempts_failed: counters.attempts_failed.get(),
             deliveries_delivered: counters.deliveries_delivered.get(),
             deliveries_dead: counters.deliveries_dead.get(),
+            settlements_stale: counters.settlements_stale.get(),
+            shards: self.shard_count() as u64,
             memory_bytes: self.shared.memory.used_bytes() as u64,
             ..Figures::default()
         };

@@ -27,7 +27,7 @@ use crate::event::Event;
 use crate::ingest::{DryRun, Ingest, PublishError, Receipt};
 use crate::shape::RenderError;
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
-use crate::store::cluster::Hint;
+use crate::store::cluster::{Hint, Node};
 use crate::store::{Act, Deed, DeliveryKey, Idempotency, Store, StoreError, StoredDelivery};
 use crate::tenants::Tenants;
 use crate::topic::Topic;
@@ -60,6 +60,7 @@ pub struct Engine {
     replays: Replays,
     purge: JoinHandle<()>,
     idempotency_ttl: Duration,
+    node: Node,
     /// Set where others share the store.
     membership: Option<Arc<Membership>>,
 }
@@ -109,7 +110,8 @@ impl Engine {
         settings: impl Into<EngineSettings>,
     ) -> Result<Arc<Self>, StoreError> {
         let EngineSettings { dispatcher, retention, idempotency_ttl, node } = settings.into();
-        let member = store.cluster().map(|cluster| Member { node: Uuid::new_v4(), cluster });
+        let this = node.node(Uuid::new_v4(), clock.now());
+        let member = store.cluster().map(|cluster| Member { node: this.uuid, cluster });
         // Before anything is read: what is changed after is read again.
         let mark = match &member {
             Some(member) => Some(member.cluster.changes(None).await?.mark),
@@ -136,7 +138,7 @@ impl Engine {
         }
         let purge = Purge::new(Arc::clone(&store), Arc::clone(&clock), retention, dispatcher.clone());
         let purge = tokio::spawn(purge.run());
-        let membership = member.map(|member| Arc::new(Membership::new(member, node, clock.now())));
+        let membership = member.map(|member| Arc::new(Membership::new(member, this.clone(), node)));
         let changes = Mutex::default();
         let engine = Arc::new(Self {
             store,
@@ -150,6 +152,7 @@ impl Engine {
             replays,
             purge,
             idempotency_ttl,
+            node: this,
             membership,
         });
         tokio::spawn(operations::run(Arc::downgrade(&engine), notices));

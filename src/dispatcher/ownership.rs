@@ -13,7 +13,7 @@ use super::shards::Actions;
 use super::{Dispatcher, FLUSH_TIMEOUT, Shared};
 use crate::clock::{Clock, UnixMicros};
 use crate::store::cluster::{Cluster, Hint, Renewed, TakenOver, Term};
-use crate::store::{DeliveryKey, EventSeq, Shard};
+use crate::store::{DeliveryKey, EventSeq, SHARDS, Shard};
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
 /// How often lanes that are handed over are looked at.
@@ -39,6 +39,10 @@ impl Dispatcher {
 
     pub(crate) fn owned_shards(&self) -> Vec<Shard> {
         self.shared.shards.lock().all_owned()
+    }
+
+    pub(super) fn shard_count(&self) -> usize {
+        if self.shared.member.is_some() { self.owned_shards().len() } else { usize::from(SHARDS) }
     }
 
     /// Whether nothing is owned, coming or leaving.

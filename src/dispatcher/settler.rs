@@ -147,6 +147,8 @@ async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = Me
     let stale = commit(shared, &batch).await;
     if !stale.is_empty() {
         tracing::warn!(webhooks = stale.len(), "outcomes were not recorded: other nodes own their webhooks now");
+        let is_stale = |settlement: &&Settlement| stale.contains(&settlement.key.webhook);
+        shared.counters.settlements_stale.add(batch.settlements.iter().filter(is_stale).count() as u64);
         let lost: Vec<_> = stale.iter().filter_map(|webhook| lanes.remove(webhook)).collect();
         notices.retain(|notice| !stale.contains(&notice.webhook));
         shared.lose(&lost);

@@ -15,7 +15,7 @@ use super::Engine;
 use crate::clock::UnixMicros;
 use crate::dispatcher::Member;
 use crate::store::cluster::{ChangeMark, Changes, Hint, Node, NodeRecord, Renewal, Term};
-use crate::store::{Act, Deed, EventSeq, StoreError};
+use crate::store::{Act, Deed, EventSeq, Shard, StoreError};
 
 /// How long a node that is silent is taken for alive.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(10);
@@ -63,6 +63,13 @@ impl Default for NodeSettings {
     }
 }
 
+impl NodeSettings {
+    pub(super) fn node(&self, uuid: Uuid, started_at: UnixMicros) -> Node {
+        let (name, address) = (self.name.clone(), self.address.clone());
+        Node { uuid, name, address, version: env!("CARGO_PKG_VERSION").to_owned(), started_at }
+    }
+}
+
 /// A node's part among others.
 pub(super) struct Membership {
     member: Member,
@@ -76,22 +83,9 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    pub(super) fn new(member: Member, settings: NodeSettings, started_at: UnixMicros) -> Self {
-        let node = Node {
-            uuid: member.node,
-            name: settings.name.clone(),
-            address: settings.address.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at,
-        };
-        Self {
-            member,
-            node,
-            settings,
-            renew: Notify::new(),
-            is_stopping: AtomicBool::new(false),
-            has_left: Mutex::new(false),
-        }
+    pub(super) fn new(member: Member, node: Node, settings: NodeSettings) -> Self {
+        let (is_stopping, has_left) = (AtomicBool::new(false), Mutex::new(false));
+        Self { member, node, settings, renew: Notify::new(), is_stopping, has_left }
     }
 
     /// Begins to take part. `mark`: changes up to there are known.
@@ -349,17 +343,23 @@ impl Engine {
         }
     }
 
-    /// The nodes that share the store, and their shards; `None`: this one is alone.
-    pub async fn nodes(&self) -> Result<Option<Vec<NodeRecord>>, StoreError> {
+    /// The nodes that share the store, and their shards. One that is alone has all.
+    pub async fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
         match self.store.cluster() {
-            Some(cluster) => cluster.nodes().await.map(Some),
-            None => Ok(None),
+            Some(cluster) => cluster.nodes().await,
+            None => Ok(vec![NodeRecord {
+                node: self.node.clone(),
+                silent_for: Duration::ZERO,
+                is_alive: true,
+                is_draining: false,
+                shards: Shard::all().collect(),
+            }]),
         }
     }
 
-    /// This node, among others.
-    pub fn node(&self) -> Option<Uuid> {
-        self.membership.as_ref().map(|membership| membership.node.uuid)
+    /// This node's UUID.
+    pub fn node(&self) -> Uuid {
+        self.node.uuid
     }
 
     /// Lets a node give its shards to the others, or take some again.
@@ -369,7 +369,11 @@ impl Engine {
         node: Uuid,
         is_draining: bool,
     ) -> Result<NodeRecord, StoreError> {
-        let cluster = self.store.cluster().ok_or(StoreError::NotFound)?;
+        let Some(membership) = &self.membership else {
+            let alone = StoreError::Conflict("there is no other node to take its shards".to_owned());
+            return Err(if node == self.node.uuid { alone } else { StoreError::NotFound });
+        };
+        let cluster = &membership.member.cluster;
         if !cluster.set_draining(node, is_draining).await? {
             return Err(StoreError::NotFound);
         }
@@ -381,9 +385,7 @@ impl Engine {
         let deed = Deed { at: self.now(), tenant: act.tenant, action, target, target_name };
         self.store.audited(&act).record(deed).await?;
         cluster.hint(Hint::Shards);
-        if let Some(membership) = &self.membership {
-            membership.renew.notify_one();
-        }
+        membership.renew.notify_one();
         Ok(record)
     }
 }

@@ -22,7 +22,7 @@ const CIRCUIT: CircuitSettings =
 const MAX_QUEUED: usize = 4;
 const STEPS: usize = 120;
 
-fn settings() -> DispatcherSettings {
+fn limits() -> DispatcherSettings {
     DispatcherSettings {
         max_in_flight: 3,
         max_lane_deliveries: MAX_QUEUED,
@@ -121,7 +121,7 @@ impl World {
             updated_at: now,
         };
         let memory = Memory::new(MIN_MEMORY_BYTES);
-        let lane = Lane::new(&record, &settings(), memory.clone(), None);
+        let lane = Lane::new(&record, &limits(), memory.clone(), None);
         Self {
             record,
             lane,
@@ -259,7 +259,7 @@ impl World {
                 // What was attempted and not committed is attempted again.
                 self.record.health = self.lane.take_health(self.now).unwrap_or_else(|| self.record.health.clone());
                 let (record, memory) = (&self.record, self.memory.clone());
-                self.lane = Lane::new(record, &settings(), memory, None);
+                self.lane = Lane::new(record, &limits(), memory, None);
                 (self.ended, self.read, self.alarm) = (Vec::new(), None, None);
                 if let Some(at) = self.pending.values().min().copied() {
                     let todo = self.lane.note_stored(at);
