@@ -3,6 +3,7 @@
 mod audit;
 pub mod cluster;
 mod counters;
+mod error;
 mod id_hash;
 pub mod migrate;
 mod owed;
@@ -27,6 +28,7 @@ use uuid::Uuid;
 pub use self::audit::{Act, Actor, AuditEntry, AuditFilter, Deed};
 pub use self::cluster::Term;
 use self::cluster::{Cluster, Fence};
+pub use self::error::{OpenError, StoreError};
 pub use self::shard::{SHARDS, Shard};
 pub use self::tenant::{
     DeletedTenant, MAX_TENANT_DESCRIPTION_CHARS, MAX_TENANT_NAME_CHARS, QUOTA, Quotas, TenantPatch, TenantRecord,
@@ -491,60 +493,4 @@ pub struct AllWebhooks {
     pub live: Vec<WebhookRecord>,
     /// Deleted webhooks whose stored pending deliveries are not all discarded yet.
     pub deleted: Vec<WebhookSeq>,
-}
-
-/// Why a store did not do what it was asked.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The disk or the quota is full; nothing of this call was stored.
-    #[error("the store is full: {0}")]
-    Full(String),
-    /// The store cannot be reached or written now; nothing of this call was stored.
-    #[error("the store is unavailable: {0}")]
-    Unavailable(String),
-    #[error("not found")]
-    NotFound,
-    #[error("the name is taken")]
-    NameTaken,
-    /// The idempotency key was used with another body.
-    #[error("the idempotency key was used with another body")]
-    IdempotencyConflict,
-    /// The tenant's quota.
-    #[error("the tenant may have {max} webhooks and has them")]
-    TooManyWebhooks { max: u32 },
-    /// The state does not allow it; says why.
-    #[error("{0}")]
-    Conflict(String),
-    #[error("the cursor is not one that this server gave out")]
-    Cursor,
-    /// Something read back is not what was written.
-    #[error("the store is corrupt: {0}")]
-    Corrupt(String),
-}
-
-/// Why a store could not be opened. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("{path}: {reason}")]
-    Path { path: String, reason: String },
-    #[error("{path} is in use by another process")]
-    InUse { path: String },
-    #[error("{path} is corrupt: {reason}; restore a backup")]
-    Corrupt { path: String, reason: String },
-    #[error("{path} has schema version {found}, this program knows up to {known}: use the newer program")]
-    NewerSchema { path: String, found: i64, known: i64 },
-    #[error("the master key is not the one that the secrets in {path} were sealed with")]
-    WrongMasterKey { path: String },
-    /// A database server that cannot be reached, or does not do what it is asked.
-    #[error("{database}: {reason}")]
-    Database { database: String, reason: String },
-    #[error("{database} is PostgreSQL {found}, which is older than {needed}")]
-    OldPostgres { database: String, found: String, needed: u32 },
-    #[error(
-        "{database} runs with {setting}=off, so that a crash of its machine can lose or damage what it has committed: \
-         turn it on, or allow it where nothing is lost by that"
-    )]
-    UnsafeServer { database: String, setting: &'static str },
-    #[error("SQLite {found} is older than {needed}, which fixed a corruption of the write-ahead log")]
-    OldSqlite { found: String, needed: String },
 }

@@ -1,13 +1,14 @@
 //! What is special to the PostgreSQL store: partitions, several nodes on one database, and a server that goes away.
 
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 #[path = "support/postgres.rs"]
 mod postgres_server;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use postrider::clock::UnixMicros;
@@ -316,4 +317,40 @@ async fn the_audit_log_cannot_be_changed_by_whoever_has_the_database() {
         );
     }
     assert_eq!(number(&server, "SELECT count(*) FROM audit WHERE actor_name = 'ops'").await, 1);
+}
+
+#[tokio::test]
+async fn a_plan_made_for_an_empty_queue_does_not_read_a_full_one() {
+    const BACKLOG: i64 = 50_000;
+    let server = start().await;
+    let store = node(&server).await;
+    let a = webhook(&*store, "a").await;
+    let key = accept(&*store, "e1", a).await;
+    // The planner has never seen the queue other than empty.
+    let empty = "BEGIN; CREATE TEMPORARY TABLE kept AS SELECT * FROM pending; DELETE FROM pending; COMMIT;";
+    let client = server.connect(DATABASE).await;
+    client.batch_execute(empty).await.unwrap();
+    client.batch_execute("VACUUM ANALYZE pending").await.unwrap();
+    bury(&*store, &[key]).await;
+
+    let backlog = format!(
+        "INSERT INTO pending (event_seq, webhook_seq, next_at, updated_at, attempts, round_attempts, in_memory)
+         SELECT number, 99, 0, 0, 0, 0, false FROM generate_series(1000, 1000 + {BACKLOG}) AS number"
+    );
+    client.batch_execute(&backlog).await.unwrap();
+    client.batch_execute("INSERT INTO pending SELECT * FROM kept").await.unwrap();
+    bury(&*store, &[key]).await;
+    assert_eq!(store.stats(DEFAULT_TENANT).await.unwrap().dead, 1);
+    // Sessions have told of what they read when they have ended.
+    store.close().await;
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'postrider'";
+    let ended = async {
+        while number(&server, sessions).await > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), ended).await.unwrap();
+    let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'pending_pkey'";
+    let read = number(&server, read).await;
+    assert!(read < BACKLOG / 10, "{read} entries were read");
 }

@@ -29,12 +29,15 @@ const CYCLES: [(&[&str], &str); 1] = [(
 )];
 
 /// One owner a technology: what only files under these paths may name.
-const OWNERS: [(&str, &[&str]); 23] = [
+const OWNERS: [(&str, &[&str]); 25] = [
     ("rusqlite", &["src/store/"]),
+    ("tokio_postgres", &["src/store/"]),
+    ("deadpool_postgres", &["src/store/"]),
     ("hyper::client", &["src/delivery/"]),
     ("hyper_util::client", &["src/delivery/"]),
     ("hyper::server", &["src/serve", "src/cli/receiver.rs"]),
-    ("rustls", &["src/delivery/"]),
+    // The way to the database is another than that to receivers, with the same roots.
+    ("rustls", &["src/delivery/", "src/store/postgres/tls.rs"]),
     ("tokio_rustls", &["src/delivery/"]),
     ("hickory_resolver", &["src/delivery/"]),
     ("lookup_host", &["src/delivery/"]),

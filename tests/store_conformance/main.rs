@@ -79,7 +79,6 @@ impl Fixture for Sqlite {
 
 /// A database of its own on the server of its subject.
 struct Postgres {
-    database: String,
     options: PostgresOptions,
     store: Option<Arc<PostgresStore>>,
 }
@@ -123,7 +122,7 @@ impl Fixture for Postgres {
         subject.server.create_database(&database, Some(TEMPLATE)).await;
         let options = PostgresOptions { memory_window_events, ..Self::options(&subject.server.url(&database)) };
         let store = Some(Arc::new(open_postgres(options.clone()).await));
-        Self { database, options, store }
+        Self { options, store }
     }
 
     fn store(&self) -> Arc<dyn Store> {

@@ -1,5 +1,6 @@
 //! A PostgreSQL server of a test's own, with the durability that a server has by default.
 #![allow(dead_code, reason = "each test uses its part of it")]
+#![allow(clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};

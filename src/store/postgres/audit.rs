@@ -61,8 +61,8 @@ impl Scan for AuditFilter {
                      ORDER BY seq DESC
                      LIMIT $2
                  ), wanted AS (
-                     SELECT seen.seq, 0::bigint AS webhook_seq, seen.uuid, at, tenant.name, actor_token, actor_name, action,
-                         target, target_name, fields, address
+                     SELECT seen.seq, 0::bigint AS webhook_seq, seen.uuid, at, tenant.name, actor_token, actor_name,
+                         action, target, target_name, fields, address
                      FROM seen LEFT JOIN tenant ON tenant.seq = seen.tenant
                      WHERE ($5::text IS NULL OR action = $5 OR starts_with(action, $5 || '.'))
                          AND ($6::text IS NULL OR actor_name = $6 OR actor_token = $7::uuid)

@@ -242,11 +242,58 @@ struct DeliveryScan<'a> {
     topic: Option<String>,
 }
 
+/// Served by the primary keys of `pending` and `delivery`; where one of the states is wanted that have an index, by
+/// `delivery_ended`. What is pending for a deleted webhook counts as discarded, so that this state is none of them.
+const SELECT_DELIVERIES: &str = "WITH seen AS MATERIALIZED (
+         (
+             SELECT event_seq, webhook_seq, 4::smallint AS state, reason, attempts, status_code, next_at,
+                 updated_at
+             FROM pending
+             WHERE event_seq <= $1::bigint AND (event_seq, webhook_seq) < ($1, $2::bigint)
+                 AND ($5::bigint IS NULL OR event_seq = $5)
+                 AND ($6::smallint IS NULL OR $6 = 4)
+             ORDER BY event_seq DESC, webhook_seq DESC
+             LIMIT $3
+         ) UNION ALL (
+             SELECT event_seq, webhook_seq, state, reason, attempts, status_code, NULL, updated_at
+             FROM delivery
+             WHERE event_seq <= $1::bigint AND (event_seq, webhook_seq) < ($1, $2::bigint)
+                 AND ($5::bigint IS NULL OR event_seq = $5)
+                 AND ($6::smallint IS NULL OR (state = $6 AND state BETWEEN 1 AND 3))
+             ORDER BY event_seq DESC, webhook_seq DESC
+             LIMIT $3
+         )
+         ORDER BY event_seq DESC, webhook_seq DESC
+         LIMIT $3
+     ), wanted AS (
+         SELECT seen.event_seq, seen.webhook_seq, webhook.uuid, webhook.name, webhook.deleted_at, event.id,
+             event.topic, event.type, event.accepted_at, seen.state, seen.reason, seen.attempts,
+             seen.status_code, seen.next_at, seen.updated_at
+         FROM seen
+             CROSS JOIN LATERAL (SELECT * FROM webhook WHERE seq = seen.webhook_seq OFFSET 0) AS webhook
+             CROSS JOIN LATERAL (
+                 SELECT tenant, id, topic, type, accepted_at FROM event WHERE seq = seen.event_seq OFFSET 0
+             ) AS event
+         WHERE ($7::bigint IS NULL OR seen.webhook_seq = $7)
+             AND ($8::smallint IS NULL
+                 OR $8 = CASE WHEN seen.state = 4 AND webhook.deleted_at IS NOT NULL THEN 3 ELSE seen.state END)
+             AND event.tenant = $9
+             AND ($10::bigint IS NULL OR event.accepted_at >= $10)
+             AND ($11::bigint IS NULL OR event.accepted_at < $11)
+             AND ($12::text IS NULL OR event.topic ~ $12)
+         ORDER BY seen.event_seq DESC, seen.webhook_seq DESC
+         LIMIT $4
+     )
+     SELECT ends.event_seq, ends.webhook_seq, ends.rows, wanted.*
+     FROM (
+             SELECT event_seq, webhook_seq, count(*) OVER () AS rows
+             FROM seen ORDER BY event_seq, webhook_seq LIMIT 1
+         ) AS ends LEFT JOIN wanted ON true
+     ORDER BY wanted.event_seq DESC, wanted.webhook_seq DESC";
+
 impl Scan for DeliveryScan<'_> {
     type Item = StoredDelivery;
 
-    /// Served by the primary keys of `pending` and `delivery`; where one of the states is wanted that have an index, by
-    /// `delivery_ended`. What is pending for a deleted webhook counts as discarded, so that this state is none of them.
     async fn portion(
         &self,
         connection: &Connection,
@@ -258,52 +305,7 @@ impl Scan for DeliveryScan<'_> {
         let apart = state.filter(|state| !matches!(state, DeliveryState::Delivered | DeliveryState::Discarded));
         let rows = connection
             .query(
-                "WITH seen AS MATERIALIZED (
-                     (
-                         SELECT event_seq, webhook_seq, 4::smallint AS state, reason, attempts, status_code, next_at,
-                             updated_at
-                         FROM pending
-                         WHERE event_seq <= $1::bigint AND (event_seq, webhook_seq) < ($1, $2::bigint)
-                             AND ($5::bigint IS NULL OR event_seq = $5)
-                             AND ($6::smallint IS NULL OR $6 = 4)
-                         ORDER BY event_seq DESC, webhook_seq DESC
-                         LIMIT $3
-                     ) UNION ALL (
-                         SELECT event_seq, webhook_seq, state, reason, attempts, status_code, NULL, updated_at
-                         FROM delivery
-                         WHERE event_seq <= $1::bigint AND (event_seq, webhook_seq) < ($1, $2::bigint)
-                             AND ($5::bigint IS NULL OR event_seq = $5)
-                             AND ($6::smallint IS NULL OR (state = $6 AND state BETWEEN 1 AND 3))
-                         ORDER BY event_seq DESC, webhook_seq DESC
-                         LIMIT $3
-                     )
-                     ORDER BY event_seq DESC, webhook_seq DESC
-                     LIMIT $3
-                 ), wanted AS (
-                     SELECT seen.event_seq, seen.webhook_seq, webhook.uuid, webhook.name, webhook.deleted_at, event.id,
-                         event.topic, event.type, event.accepted_at, seen.state, seen.reason, seen.attempts,
-                         seen.status_code, seen.next_at, seen.updated_at
-                     FROM seen
-                         CROSS JOIN LATERAL (SELECT * FROM webhook WHERE seq = seen.webhook_seq OFFSET 0) AS webhook
-                         CROSS JOIN LATERAL (
-                             SELECT tenant, id, topic, type, accepted_at FROM event WHERE seq = seen.event_seq OFFSET 0
-                         ) AS event
-                     WHERE ($7::bigint IS NULL OR seen.webhook_seq = $7)
-                         AND ($8::smallint IS NULL
-                             OR $8 = CASE WHEN seen.state = 4 AND webhook.deleted_at IS NOT NULL THEN 3 ELSE seen.state END)
-                         AND event.tenant = $9
-                         AND ($10::bigint IS NULL OR event.accepted_at >= $10)
-                         AND ($11::bigint IS NULL OR event.accepted_at < $11)
-                         AND ($12::text IS NULL OR event.topic ~ $12)
-                     ORDER BY seen.event_seq DESC, seen.webhook_seq DESC
-                     LIMIT $4
-                 )
-                 SELECT ends.event_seq, ends.webhook_seq, ends.rows, wanted.*
-                 FROM (
-                         SELECT event_seq, webhook_seq, count(*) OVER () AS rows
-                         FROM seen ORDER BY event_seq, webhook_seq LIMIT 1
-                     ) AS ends LEFT JOIN wanted ON true
-                 ORDER BY wanted.event_seq DESC, wanted.webhook_seq DESC",
+                SELECT_DELIVERIES,
                 &[
                     &place.event,
                     &place.webhook,

@@ -22,7 +22,7 @@ use crate::webhook::TenantSeq;
 const MAX_PURGE_RECORDS: u32 = 50;
 /// Events that one statement of a step looks at.
 const PORTION_EVENTS: u32 = 500;
-/// Dropping a partition takes the whole table for a moment. Who wants to write waits behind it, so it does not wait long.
+/// Dropping a partition takes the whole table for a moment, and who wants to write waits behind it: it does not wait long.
 const DROP_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
 /// Where there is no cutoff: nothing was before it.
 const NEVER: UnixMicros = UnixMicros(i64::MIN);
@@ -45,8 +45,9 @@ impl Found {
         self.rows >= MAX_PURGE_ROWS || self.bytes >= MAX_PURGE_BYTES
     }
 
-    /// Takes up what a statement found among the events after `through`: rows of an event's number, when it was accepted,
-    /// whether it has something that may go, how many rows that is, and how many bytes of a body. `false`: it is the last.
+    /// Takes up what a statement found among the events after `through`: rows of an event's number, when it was
+    /// accepted, whether it has something that may go, how many rows that is, and how many bytes of a body. `false`: it
+    /// is the last.
     fn take(&mut self, rows: &[Row], before: UnixMicros) -> Result<bool, Failure> {
         for row in rows {
             let accepted_at: UnixMicros = row.try_get(1)?;
@@ -95,8 +96,8 @@ impl Columns {
     }
 }
 
-/// The columns that [`Found::take`] reads, of the events that `$which` names. An event may go when it is old enough, and
-/// each of its deliveries has ended and is old enough. Served by the primary keys.
+/// The columns that [`Found::take`] reads, of the events that `$which` names. An event may go when it is old enough,
+/// and each of its deliveries has ended and is old enough. Served by the primary keys.
 macro_rules! select_events {
     ($which:literal) => {
         concat!(
@@ -104,8 +105,8 @@ macro_rules! select_events {
                  SELECT seq, tenant, accepted_at, octet_length(body) AS bytes FROM event ",
             $which,
             "), dated AS (
-                 SELECT seen.*, coalesce(own.events, $3) AS events_before, coalesce(own.delivered, $4) AS delivered_before,
-                     coalesce(own.dead, $5) AS dead_before
+                 SELECT seen.*, coalesce(own.events, $3) AS events_before,
+                     coalesce(own.delivered, $4) AS delivered_before, coalesce(own.dead, $5) AS dead_before
                  FROM seen LEFT JOIN unnest($6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
                      AS own (tenant, events, delivered, dead) ON own.tenant = seen.tenant
              )
@@ -302,7 +303,9 @@ async fn spent_partitions(connection: &Connection) -> Result<Vec<i64>, Failure> 
                  CROSS JOIN LATERAL (SELECT digits::bigint AS number) AS parsed
              WHERE inhparent = 'event'::regclass
                  AND number < (SELECT last_value FROM event_number) / $1::bigint - 1
-                 AND NOT EXISTS (SELECT 1 FROM event WHERE seq >= number * $1::bigint AND seq < (number + 1) * $1::bigint)
+                 AND NOT EXISTS (
+                     SELECT 1 FROM event WHERE seq >= number * $1::bigint AND seq < (number + 1) * $1::bigint
+                 )
              ORDER BY number",
             &[&EVENTS_PER_PARTITION],
         )

@@ -1,5 +1,5 @@
-//! What a replay job meets next. A scan looks at a bounded number of rows and bytes with one statement, two where bodies
-//! are wanted, and says how far it got. It counts the rows of its own tenant.
+//! What a replay job meets next. A scan looks at a bounded number of rows and bytes with one statement, two where
+//! bodies are wanted, and says how far it got. It counts the rows of its own tenant.
 
 use std::sync::Arc;
 
@@ -72,58 +72,63 @@ fn count(row: &Row, column: usize) -> Result<u32, Failure> {
     Ok(u32::try_from(row.try_get::<_, i64>(column)?).unwrap_or(u32::MAX))
 }
 
-/// Delivery by delivery. Served by the primary key of `pending` if that state is wanted, and by the index
-/// `delivery_ended`, or by the primary key of `delivery` if delivered ones are wanted.
+/// Served by the primary key of `pending` if that state is wanted, and by the index `delivery_ended`, or by the primary
+/// key of `delivery` if delivered ones are wanted.
+const SELECT_DELIVERIES: &str = "WITH seen AS MATERIALIZED (
+         (
+             SELECT event_seq, webhook_seq, 4::smallint AS state
+             FROM pending
+             WHERE event_seq >= $1::bigint AND (event_seq, webhook_seq) > ($1, $2::bigint) AND event_seq <= $3::bigint
+                 AND $5::boolean
+             ORDER BY event_seq, webhook_seq
+             LIMIT $4
+         ) UNION ALL (
+             SELECT event_seq, webhook_seq, state
+             FROM delivery
+             WHERE event_seq >= $1::bigint AND (event_seq, webhook_seq) > ($1, $2::bigint) AND event_seq <= $3::bigint
+                 AND $6::boolean
+             ORDER BY event_seq, webhook_seq
+             LIMIT $4
+         ) UNION ALL (
+             SELECT event_seq, webhook_seq, state
+             FROM delivery
+             WHERE event_seq >= $1::bigint AND (event_seq, webhook_seq) > ($1, $2::bigint) AND event_seq <= $3::bigint
+                 AND NOT $6::boolean AND state = ANY($7::smallint[]) AND state BETWEEN 1 AND 3
+             ORDER BY event_seq, webhook_seq
+             LIMIT $4
+         )
+         ORDER BY event_seq, webhook_seq
+         LIMIT $4
+     ), own AS MATERIALIZED (
+         SELECT seen.*, topic, accepted_at, row_number() OVER (ORDER BY event_seq, webhook_seq) AS number
+         FROM seen CROSS JOIN LATERAL (
+             SELECT tenant, topic, accepted_at FROM event WHERE seq = seen.event_seq OFFSET 0
+         ) AS event
+         WHERE tenant = $8 AND ($9::bigint IS NULL OR webhook_seq = $9)
+     ), wanted AS (
+         SELECT event_seq, webhook_seq, number
+         FROM own
+         WHERE state = ANY($7::smallint[])
+             AND ($10::bigint IS NULL OR accepted_at >= $10)
+             AND ($11::bigint IS NULL OR accepted_at < $11)
+             AND ($12::text IS NULL OR topic ~ $12)
+         ORDER BY event_seq, webhook_seq
+         LIMIT $13
+     )
+     SELECT ends.event_seq, ends.webhook_seq, ends.rows, (SELECT count(*) FROM own), wanted.*
+     FROM (
+             SELECT event_seq, webhook_seq, count(*) OVER () AS rows
+             FROM seen ORDER BY event_seq DESC, webhook_seq DESC LIMIT 1
+         ) AS ends LEFT JOIN wanted ON true
+     ORDER BY wanted.event_seq, wanted.webhook_seq";
+
+/// Delivery by delivery.
 async fn by_delivery(connection: &Connection, job: &ReplayRecord, max_changes: u32) -> Result<ReplayScan, Failure> {
     let selection = &job.selection;
     let is_wanted = |state| selection.states.contains(&state);
     let rows = connection
         .query(
-            "WITH seen AS MATERIALIZED (
-                 (
-                     SELECT event_seq, webhook_seq, 4::smallint AS state
-                     FROM pending
-                     WHERE event_seq >= $1::bigint AND (event_seq, webhook_seq) > ($1, $2::bigint) AND event_seq <= $3::bigint AND $5::boolean
-                     ORDER BY event_seq, webhook_seq
-                     LIMIT $4
-                 ) UNION ALL (
-                     SELECT event_seq, webhook_seq, state
-                     FROM delivery
-                     WHERE event_seq >= $1::bigint AND (event_seq, webhook_seq) > ($1, $2::bigint) AND event_seq <= $3::bigint AND $6::boolean
-                     ORDER BY event_seq, webhook_seq
-                     LIMIT $4
-                 ) UNION ALL (
-                     SELECT event_seq, webhook_seq, state
-                     FROM delivery
-                     WHERE event_seq >= $1::bigint AND (event_seq, webhook_seq) > ($1, $2::bigint) AND event_seq <= $3::bigint AND NOT $6::boolean
-                         AND state = ANY($7::smallint[]) AND state BETWEEN 1 AND 3
-                     ORDER BY event_seq, webhook_seq
-                     LIMIT $4
-                 )
-                 ORDER BY event_seq, webhook_seq
-                 LIMIT $4
-             ), own AS MATERIALIZED (
-                 SELECT seen.*, topic, accepted_at, row_number() OVER (ORDER BY event_seq, webhook_seq) AS number
-                 FROM seen CROSS JOIN LATERAL (
-                     SELECT tenant, topic, accepted_at FROM event WHERE seq = seen.event_seq OFFSET 0
-                 ) AS event
-                 WHERE tenant = $8 AND ($9::bigint IS NULL OR webhook_seq = $9)
-             ), wanted AS (
-                 SELECT event_seq, webhook_seq, number
-                 FROM own
-                 WHERE state = ANY($7::smallint[])
-                     AND ($10::bigint IS NULL OR accepted_at >= $10)
-                     AND ($11::bigint IS NULL OR accepted_at < $11)
-                     AND ($12::text IS NULL OR topic ~ $12)
-                 ORDER BY event_seq, webhook_seq
-                 LIMIT $13
-             )
-             SELECT ends.event_seq, ends.webhook_seq, ends.rows, (SELECT count(*) FROM own), wanted.*
-             FROM (
-                     SELECT event_seq, webhook_seq, count(*) OVER () AS rows
-                     FROM seen ORDER BY event_seq DESC, webhook_seq DESC LIMIT 1
-                 ) AS ends LEFT JOIN wanted ON true
-             ORDER BY wanted.event_seq, wanted.webhook_seq",
+            SELECT_DELIVERIES,
             &[
                 &job.cursor.event,
                 &job.cursor.webhook,
@@ -156,7 +161,36 @@ async fn by_delivery(connection: &Connection, job: &ReplayRecord, max_changes: u
     Ok(scan)
 }
 
-/// Event by event, for one webhook: what it was owed, and what it was not. Served by the primary keys.
+/// Served by the primary keys.
+const SELECT_EVENTS: &str = "WITH seen AS MATERIALIZED (
+         SELECT seq, tenant, topic, accepted_at, octet_length(body) AS bytes
+         FROM event
+         WHERE seq > $1::bigint AND seq <= $2::bigint
+         ORDER BY seq
+         LIMIT $3
+     ), own AS MATERIALIZED (
+         SELECT seen.*, row_number() OVER (ORDER BY seq) AS number FROM seen WHERE tenant = $4
+     ), wanted AS (
+         SELECT seq, number, state IS NULL AS is_unmatched, bytes
+         FROM own LEFT JOIN LATERAL (
+             SELECT 4::smallint AS state FROM pending WHERE event_seq = own.seq AND webhook_seq = $5
+             UNION ALL
+             SELECT state FROM delivery WHERE event_seq = own.seq AND webhook_seq = $5
+             OFFSET 0
+         ) AS found ON true
+         WHERE (state = ANY($6::smallint[]) OR (state IS NULL AND topic ~ ANY($7::text[])))
+             AND ($8::bigint IS NULL OR accepted_at >= $8)
+             AND ($9::bigint IS NULL OR accepted_at < $9)
+             AND ($10::text IS NULL OR topic ~ $10)
+         ORDER BY seq
+         LIMIT $11
+     )
+     SELECT ends.seq, $12::bigint, ends.rows, (SELECT count(*) FROM own), wanted.*
+     FROM (SELECT seq, count(*) OVER () AS rows FROM seen ORDER BY seq DESC LIMIT 1) AS ends
+         LEFT JOIN wanted ON true
+     ORDER BY wanted.seq";
+
+/// Event by event, for one webhook: what it was owed, and what it was not.
 async fn by_event(
     connection: &Connection,
     job: &ReplayRecord,
@@ -169,33 +203,7 @@ async fn by_event(
     let after = EventSeq(job.cursor.event.0 - i64::from(job.cursor.webhook != LAST_WEBHOOK));
     let rows = connection
         .query(
-            "WITH seen AS MATERIALIZED (
-                 SELECT seq, tenant, topic, accepted_at, octet_length(body) AS bytes
-                 FROM event
-                 WHERE seq > $1::bigint AND seq <= $2::bigint
-                 ORDER BY seq
-                 LIMIT $3
-             ), own AS MATERIALIZED (
-                 SELECT seen.*, row_number() OVER (ORDER BY seq) AS number FROM seen WHERE tenant = $4
-             ), wanted AS (
-                 SELECT seq, number, state IS NULL AS is_unmatched, bytes
-                 FROM own LEFT JOIN LATERAL (
-                     SELECT 4::smallint AS state FROM pending WHERE event_seq = own.seq AND webhook_seq = $5
-                     UNION ALL
-                     SELECT state FROM delivery WHERE event_seq = own.seq AND webhook_seq = $5
-                     OFFSET 0
-                 ) AS found ON true
-                 WHERE (state = ANY($6::smallint[]) OR (state IS NULL AND topic ~ ANY($7::text[])))
-                     AND ($8::bigint IS NULL OR accepted_at >= $8)
-                     AND ($9::bigint IS NULL OR accepted_at < $9)
-                     AND ($10::text IS NULL OR topic ~ $10)
-                 ORDER BY seq
-                 LIMIT $11
-             )
-             SELECT ends.seq, $12::bigint, ends.rows, (SELECT count(*) FROM own), wanted.*
-             FROM (SELECT seq, count(*) OVER () AS rows FROM seen ORDER BY seq DESC LIMIT 1) AS ends
-                 LEFT JOIN wanted ON true
-             ORDER BY wanted.seq",
+            SELECT_EVENTS,
             &[
                 &after,
                 &job.events.1,
