@@ -185,6 +185,7 @@ impl Store for PostgresStore {
     }
 
     async fn settle(&self, batch: Arc<SettleBatch>) -> Result<(), StoreError> {
+        settle::gather(&batch).await;
         write!(self, |commit| settle::settle(commit, &batch).await)
     }
 

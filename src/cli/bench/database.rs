@@ -52,7 +52,7 @@ impl Database {
     }
 }
 
-/// The size of a row is not the whole of the price: adds what each of `events` has cost the server.
+/// Adds what each of `events` has cost the server. What others do on it meanwhile counts, too, but for statements.
 #[expect(clippy::cast_precision_loss, reason = "figures are for people and have three digits")]
 pub(super) fn report(report: &mut Report, before: Usage, after: Usage, events: u64) {
     let each = |before: i64, after: i64| (after - before) as f64 / events as f64;
@@ -62,8 +62,9 @@ pub(super) fn report(report: &mut Report, before: Usage, after: Usage, events: u
         report.add(Figure::new("  CPU of PostgreSQL a delivered event", "µs", cpu_us));
     }
     report.add(Figure::new("  WAL a delivered event", "bytes", each(b.wal_bytes, a.wal_bytes)));
-    report.add(Figure::new("  transactions a delivered event", "", each(b.transactions, a.transactions)));
+    let of_thousand = |before: i64, after: i64| 1e3 * each(before, after);
+    report.add(Figure::new("  transactions a 1,000 of them", "", of_thousand(b.transactions, a.transactions)));
     if let (Some(before), Some(after)) = (b.statements, a.statements) {
-        report.add(Figure::new("  statements a delivered event", "", each(before, after)));
+        report.add(Figure::new("  statements a 1,000 of them", "", of_thousand(before, after)));
     }
 }
