@@ -23,7 +23,7 @@ use crate::delivery::guard::{EgressPolicy, SystemResolver};
 use crate::delivery::retry::Schedule;
 use crate::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
 use crate::engine::DEFAULT_IDEMPOTENCY_TTL;
-use crate::engine::nodes::{DEFAULT_LEASE, DEFAULT_POLL_INTERVAL, LEASE_S, MIN_POLL_INTERVAL, NodeSettings};
+use crate::engine::nodes::{DEFAULT_LEASE, DEFAULT_POLL_INTERVAL, NodeSettings};
 use crate::engine::retention::RetentionSettings;
 use crate::serve::{ServeSettings, StoreSettings};
 use crate::store::postgres::{DEFAULT_MAX_CONNECTIONS, MIN_CONNECTIONS, PostgresOptions};
@@ -334,12 +334,7 @@ impl Config {
         if values.store_connections.get() < MIN_CONNECTIONS {
             return Err(invalid("store_connections", format!("must be at least {MIN_CONNECTIONS}")));
         }
-        if !LEASE_S.contains(&values.lease.0.as_secs()) {
-            return Err(invalid("lease", format!("must be from {}s to {}s", LEASE_S.start(), LEASE_S.end())));
-        }
-        if values.poll_interval.0 < MIN_POLL_INTERVAL {
-            return Err(invalid("poll_interval", format!("must be at least {MIN_POLL_INTERVAL:?}")));
-        }
+        NodeSettings::check(values.lease.0, values.poll_interval.0).map_err(|(key, reason)| invalid(key, reason))?;
         if values.max_in_flight.get() < 3 {
             return Err(invalid("max_in_flight", "must be at least 3".to_owned()));
         }

@@ -20,9 +20,10 @@ pub(crate) mod shaping;
 pub(crate) mod shards;
 mod slots;
 mod timer;
+mod withhold;
 mod worker;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ use uuid::Uuid;
 pub use self::breaker::CircuitSettings;
 use self::figures::Counters;
 pub use self::figures::Figures;
-use self::lane::{Lane, LaneSettings, Queued, Todo, WEBHOOK_DELETED, Whereabouts};
+use self::lane::{Lane, LaneSettings, Queued, Todo, WEBHOOK_DELETED};
 use self::lease::Lease;
 pub use self::memory::MIN_MEMORY_BYTES;
 use self::memory::{HeldEvent, Memory};
@@ -51,7 +52,7 @@ use crate::delivery::retry::Schedule;
 use crate::event::Event;
 use crate::shape::RenderError;
 use crate::store::cluster::Hint;
-use crate::store::{AllWebhooks, DeliveryKey, Disposition, EventSeq, LiveEvent, Shard, Store, StoreError, Term};
+use crate::store::{AllWebhooks, Disposition, EventSeq, LiveEvent, Shard, Store, StoreError, Term};
 use crate::tenants::Tenants;
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
@@ -274,66 +275,11 @@ impl Dispatcher {
         }
     }
 
-    /// Keeps a delivery from being attempted while `change` runs; fails if an attempt is under way.
-    pub(crate) async fn withhold<T>(
-        &self,
-        key: DeliveryKey,
-        change: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let Some(lane) = self.shared.lane(key.webhook) else {
-            return change.await.inspect(|_| self.hint(Hint::Withdrawn(key)));
-        };
-        let Whereabouts::Taken(queued) = lane.take_out(key.event) else {
-            return Err(StoreError::Conflict("an attempt is under way; try again when it has ended".to_owned()));
-        };
-        let result = change.await;
-        let todo = lane.give_back(key.event, queued.filter(|_| result.is_err()), self.shared.clock.now());
-        self.shared.carry_out(&lane, todo);
-        result
-    }
-
     /// A test event as the webhook wants it.
     pub(crate) async fn shape(&self, record: &WebhookRecord, event: Event) -> Result<Shaped, RenderError> {
         let settings = LaneSettings::new(record, &self.shared.settings.retry_schedule);
         let live = Arc::new(LiveEvent { seq: EventSeq(0), event });
         self.shared.shaping.shape(&settings, &live, Uuid::nil(), self.shared.wall.now()).await
-    }
-
-    /// The same for many deliveries; `change` gets those of which no attempt is under way, and says beside its result
-    /// which of them it changed. The others go on as they were.
-    pub(crate) async fn withhold_all<T, F>(
-        &self,
-        keys: Vec<DeliveryKey>,
-        change: impl FnOnce(Vec<DeliveryKey>) -> F,
-    ) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<(T, Vec<DeliveryKey>), StoreError>>,
-    {
-        let mut free = Vec::with_capacity(keys.len());
-        let mut taken: HashMap<WebhookSeq, (Arc<Lane>, Vec<_>)> = HashMap::new();
-        let mut elsewhere = Vec::new();
-        for key in keys {
-            let Some(lane) = self.shared.lane(key.webhook) else {
-                elsewhere.push(key);
-                free.push(key);
-                continue;
-            };
-            if let Whereabouts::Taken(queued) = lane.take_out(key.event) {
-                taken.entry(key.webhook).or_insert_with(|| (lane, Vec::new())).1.push((key.event, queued));
-                free.push(key);
-            }
-        }
-        let result = change(free).await;
-        let changed: HashSet<DeliveryKey> = result.iter().flat_map(|(_, changed)| changed).copied().collect();
-        elsewhere.into_iter().filter(|key| changed.contains(key)).for_each(|key| self.hint(Hint::Withdrawn(key)));
-        for (webhook, (lane, mut events)) in taken {
-            for (event, queued) in &mut events {
-                queued.take_if(|_| changed.contains(&DeliveryKey { event: *event, webhook }));
-            }
-            let todo = lane.give_back_all(events, self.shared.clock.now());
-            self.shared.carry_out(&lane, todo);
-        }
-        result.map(|(result, _)| result)
     }
 
     pub(crate) fn figures(&self) -> Figures {

@@ -110,17 +110,17 @@ impl Owner {
     }
 }
 
-impl Patterns {
-    /// Of webhooks, ascending, who delivers to each; of a node that is alone, those that have a lane.
-    fn owners(&self, dispatcher: &Dispatcher, webhooks: &[WebhookSeq], owners: &mut Vec<Owner>) {
-        let has_others = dispatcher.has_others();
-        dispatcher.lanes(webhooks, |webhook, lane| match lane {
-            Some(lane) => owners.push(Owner::Here(Arc::clone(lane))),
-            None if has_others => owners.push(Owner::Elsewhere(webhook)),
-            None => {}
-        });
-    }
+/// Of webhooks, ascending, who delivers to each; of a node that is alone, those that have a lane.
+fn find_owners(dispatcher: &Dispatcher, webhooks: &[WebhookSeq], owners: &mut Vec<Owner>) {
+    let has_others = dispatcher.has_others();
+    dispatcher.lanes(webhooks, |webhook, lane| match lane {
+        Some(lane) => owners.push(Owner::Here(Arc::clone(lane))),
+        None if has_others => owners.push(Owner::Elsewhere(webhook)),
+        None => {}
+    });
+}
 
+impl Patterns {
     /// Why a webhook of another node gets no more deliveries, if it gets none.
     fn refusal(&self, webhook: WebhookSeq) -> Option<&'static str> {
         self.by_webhook.get(&webhook).filter(|known| !known.is_enabled).map(|_| WEBHOOK_DISABLED)
@@ -196,7 +196,7 @@ impl Ingest {
             let (mut webhooks, mut wanting, mut owners) = (Vec::new(), Vec::new(), Vec::new());
             indexes.of(event.topic()).matches(event.topic(), &mut webhooks);
             indexes.filters.matching(event.body(), &webhooks, &mut wanting);
-            patterns.owners(&self.dispatcher, &webhooks, &mut owners);
+            find_owners(&self.dispatcher, &webhooks, &mut owners);
             prospects.extend(owners.into_iter().filter_map(|owner| {
                 let seq = owner.webhook();
                 let (webhook, name, refusal) = match owner {
@@ -284,7 +284,7 @@ impl Ingest {
                 wanting.clear();
                 filters.matching(event.body(), &webhooks, &mut wanting);
             }
-            patterns.owners(&self.dispatcher, &webhooks, &mut owners);
+            find_owners(&self.dispatcher, &webhooks, &mut owners);
             let has_lane = owners.iter().any(|owner| matches!(owner, Owner::Here(_)));
             let charge = if has_lane { memory.charge(event.body().len()) } else { None };
             let room = charge.as_ref().map_or(0, |_| memory.room_for(event.body().len()));

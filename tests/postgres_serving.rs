@@ -150,3 +150,32 @@ fn no_command_shows_the_password_of_the_store() {
         assert!(silent(&output).contains("line 1"), "{output:?}");
     }
 }
+
+#[tokio::test]
+async fn a_benchmark_measures_what_the_database_does_and_leaves_nothing_in_it() {
+    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let output = command(folder.path())
+        .args(["--json", "bench", "--tiny", "--only", "throughput,latency", "--rate", "200", "--store"])
+        .arg(cluster.url(DATABASE))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let figures = report["figures"].as_array().unwrap();
+    let values = |name: &str| -> Vec<f64> {
+        let named = figures.iter().filter(|figure| figure["name"] == name);
+        named.map(|figure| figure["value"].as_f64().unwrap()).collect()
+    };
+    // Each event is written at least twice, as itself and as its delivery, and has some 600 bytes.
+    assert!(values("WAL a delivered event").iter().all(|bytes| *bytes > 600.0), "{report}");
+    assert!(values("transactions a 1,000 of them").iter().all(|count| *count > 0.0), "{report}");
+    assert_eq!(values("CPU of PostgreSQL a delivered event").len(), 2, "the server is on this machine: {report}");
+    assert_eq!((values("delivered twice"), values("missing")), (vec![0.0], vec![0.0]), "{report}");
+    let client = cluster.connect(DATABASE).await;
+    let left = client.query("SELECT datname FROM pg_database WHERE datname LIKE 'postrider\\_scratch%'", &[]).await;
+    assert!(left.unwrap().is_empty());
+
+    let only = ["bench", "--only", "backlog", "--store", &cluster.url(DATABASE)];
+    let refused = command(folder.path()).args(only).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+}

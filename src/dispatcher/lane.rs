@@ -4,6 +4,7 @@
 //! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
 
 mod later;
+mod leaving;
 mod loading;
 mod queue;
 mod state;
@@ -269,23 +270,6 @@ impl Lane {
         let mut state = self.state.lock();
         state.mode = Mode::Stopped;
         state.queue.take_all();
-    }
-
-    /// Another node is to have the webhook: no attempt starts any more. What waits here is for that one to find.
-    pub(super) fn leave(&self) {
-        let mut state = self.state.lock();
-        state.mode = Mode::Left;
-        state.queue.take_all();
-    }
-
-    pub(crate) fn has_left(&self) -> bool {
-        self.term.is_some() && self.state.lock().mode == Mode::Left
-    }
-
-    /// Nothing is under way, and nothing that is being accepted has a place here.
-    pub(super) fn is_idle(&self) -> bool {
-        let state = self.state.lock();
-        state.under_way.is_empty() && state.reserved == 0
     }
 
     pub(super) fn abort_workers(&self) {

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::lane::Lane;
+use super::lane::{Lane, Whereabouts};
 use super::settler::Message;
 use super::shards::Actions;
 use super::{Dispatcher, FLUSH_TIMEOUT, Shared};
@@ -169,7 +169,7 @@ impl Dispatcher {
     /// A delivery was changed in the store by another node: what a lane holds of it is old.
     pub(crate) fn forget(&self, key: DeliveryKey) {
         let Some(lane) = self.shared.lane(key.webhook) else { return };
-        if let super::Whereabouts::Taken(_) = lane.take_out(key.event) {
+        if let Whereabouts::Taken(_) = lane.take_out(key.event) {
             let todo = lane.give_back(key.event, None, self.shared.clock.now());
             self.shared.carry_out(&lane, todo);
         }

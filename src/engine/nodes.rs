@@ -64,6 +64,17 @@ impl Default for NodeSettings {
 }
 
 impl NodeSettings {
+    /// Fails with the setting that cannot be so, and why.
+    pub fn check(lease: Duration, poll_interval: Duration) -> Result<(), (&'static str, String)> {
+        if !LEASE_S.contains(&lease.as_secs()) {
+            return Err(("lease", format!("must be from {}s to {}s", LEASE_S.start(), LEASE_S.end())));
+        }
+        if poll_interval < MIN_POLL_INTERVAL {
+            return Err(("poll_interval", format!("must be at least {MIN_POLL_INTERVAL:?}")));
+        }
+        Ok(())
+    }
+
     pub(super) fn node(&self, uuid: Uuid, started_at: UnixMicros) -> Node {
         let (name, address) = (self.name.clone(), self.address.clone());
         Node { uuid, name, address, version: env!("CARGO_PKG_VERSION").to_owned(), started_at }
@@ -387,5 +398,23 @@ impl Engine {
         cluster.hint(Hint::Shards);
         membership.renew.notify_one();
         Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_no_shorter_than_a_second_and_polling_no_storm() {
+        let check = |lease: f64, poll: f64| {
+            let seconds = Duration::from_secs_f64;
+            NodeSettings::check(seconds(lease), seconds(poll)).map_err(|(key, _)| key)
+        };
+        assert_eq!(check(1.0, 0.05), Ok(()));
+        assert_eq!(check(600.0, 60.0), Ok(()));
+        assert_eq!(check(0.9, 1.0), Err("lease"));
+        assert_eq!(check(601.0, 1.0), Err("lease"));
+        assert_eq!(check(10.0, 0.049), Err("poll_interval"));
     }
 }

@@ -25,6 +25,7 @@ mod pool;
 mod presence;
 mod replay;
 mod retention;
+mod scratch;
 mod settle;
 mod tenants;
 mod tls;
@@ -49,6 +50,7 @@ use self::open::{Opening, shown};
 use self::partitions::Partitions;
 use self::pool::{Connection, Connections, Server};
 use self::presence::Presence;
+pub use self::scratch::{Counted, Scratch};
 use self::transaction::{Commit, Failure, Slots, write};
 use self::window::Window;
 use super::cluster::Cluster;
@@ -111,8 +113,7 @@ impl PostgresStore {
         let config = options.config()?;
         let database = shown(&config);
         let max_connections = options.max_connections.max(MIN_CONNECTIONS);
-        let server = Server::new(config, options.roots)
-            .map_err(|reason| OpenError::Database { database: database.clone(), reason })?;
+        let server = options.server()?;
         let connect = |count| Connections::new(&server, count, &database);
         let (connections, control) = (connect(max_connections)?, connect(CONTROL_CONNECTIONS)?);
         let sealer = Sealer::new(master_key)
@@ -206,6 +207,7 @@ impl Store for PostgresStore {
     }
 
     async fn settle(&self, batch: Arc<SettleBatch>) -> Result<Vec<WebhookSeq>, StoreError> {
+        settle::gather(&batch).await;
         write!(self, |commit| settle::settle(commit, &batch).await)
     }
 

@@ -41,7 +41,7 @@ pub(super) async fn store(
     let (mut accepted, mut open) = (vec![None; events.len()], first_of_each(&keys));
     let mut stored = Stored { accepted: Vec::new(), pending: BTreeMap::new(), newest: EventSeq(0) };
     for _ in 0..MAX_TRIES {
-        insert(connection, &shared.presence, slot, events, &keys, &open, &mut accepted, &mut stored).await?;
+        insert(connection, (&shared.presence, slot), events, &keys, &open, &mut accepted, &mut stored).await?;
         open.retain(|place| accepted[*place].is_none());
         if open.is_empty() {
             break;
@@ -234,8 +234,7 @@ const INSERT: &str = "
 /// Inserts the events at the places `open` whose ids are free, and notes their answers.
 async fn insert(
     connection: &Connection,
-    presence: &Presence,
-    slot: i32,
+    (presence, slot): (&Presence, i32),
     events: &[&NewEvent],
     keys: &[Uuid],
     open: &[usize],

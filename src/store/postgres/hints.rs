@@ -136,8 +136,8 @@ async fn listen_once(server: &Server, sender: &mpsc::Sender<Hint>) -> Result<(),
     let mut is_listening = false;
     loop {
         tokio::select! {
-            begun = &mut begin, if !is_listening => {
-                begun.map_err(|error| unavailable(&error))?;
+            result = &mut begin, if !is_listening => {
+                result.map_err(|error| unavailable(&error))?;
                 is_listening = true;
                 // Whatever was said before is not known.
                 let _ = sender.try_send(Hint::Changed);

@@ -67,6 +67,13 @@ impl PostgresOptions {
         self.config().map(|config| shown(&config))
     }
 
+    /// The server, ready to be connected to.
+    pub(super) fn server(&self) -> Result<Server, OpenError> {
+        let config = self.config()?;
+        let database = shown(&config);
+        Server::new(config, self.roots.clone()).map_err(|reason| OpenError::Database { database, reason })
+    }
+
     /// What the URL says. The error names no part of it, since any could be the password.
     pub(super) fn config(&self) -> Result<Config, OpenError> {
         self.url.expose_secret().parse().map_err(|_| OpenError::Database {
@@ -226,9 +233,7 @@ impl Opening<'_> {
 pub(super) async fn is_new(options: &PostgresOptions) -> Result<bool, OpenError> {
     let config = options.config()?;
     let database = shown(&config);
-    let server = Server::new(config, options.roots.clone())
-        .map_err(|reason| OpenError::Database { database: database.clone(), reason })?;
-    let connections = Connections::new(&server, 1, &database)?;
+    let connections = Connections::new(&options.server()?, 1, &database)?;
     let found = async { schema_version(&connections.get().await?).await };
     let found = found.await.map_err(|failure| open_error(&database, failure));
     connections.close().await;

@@ -4,6 +4,7 @@
 //! kept in that row if it was the first and ended the delivery, which is the common case, and in `attempt` otherwise.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::fence;
 use super::transaction::{Commit, Failure};
@@ -12,6 +13,19 @@ use crate::delivery::DeliveryState;
 use crate::delivery::id::DeliveryKey;
 use crate::store::{AttemptRecord, SettleBatch, Settlement};
 use crate::webhook::{WebhookHealth, WebhookSeq};
+
+/// How long outcomes are held back, for the next ones to gather meanwhile: their caller hands them in one batch at a
+/// time, and nobody waits for an outcome.
+const PATIENCE: Duration = Duration::from_millis(3);
+/// A batch of so many is worth a transaction of its own, and is not held back.
+const WORTHWHILE_ROWS: usize = 512;
+
+/// Waits, if that makes fewer transactions of what follows.
+pub(super) async fn gather(batch: &SettleBatch) {
+    if !batch.is_urgent && batch.settlements.len() < WORTHWHILE_ROWS {
+        tokio::time::sleep(PATIENCE).await;
+    }
+}
 
 /// Returns the webhooks of which nothing was written, because others own them now.
 pub(super) async fn settle(commit: &mut Commit, batch: &SettleBatch) -> Result<Vec<WebhookSeq>, Failure> {
