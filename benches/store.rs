@@ -79,7 +79,7 @@ impl Bench {
         let settlements = accepted.iter().map(|accepted| self.delivered(accepted)).collect();
         let health = vec![(self.webhook, WebhookHealth::default())];
         self.runtime
-            .block_on(self.store.settle(Arc::new(SettleBatch { settlements, health, is_urgent: false })))
+            .block_on(self.store.settle(Arc::new(SettleBatch { settlements, health, is_urgent: false, fence: None })))
             .unwrap();
     }
 

@@ -9,6 +9,7 @@ mod health;
 mod input;
 mod keys;
 mod metrics;
+mod nodes;
 mod openapi;
 pub mod problem;
 mod replays;
@@ -121,6 +122,9 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(tokens::revoke))
         .routes(routes!(tenants::list, tenants::create))
         .routes(routes!(tenants::show, tenants::update, tenants::delete))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::drain))
+        .routes(routes!(nodes::resume))
         .routes(routes!(audit::list))
         .routes(routes!(openapi::document));
     OpenApiRouter::new()

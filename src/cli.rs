@@ -12,6 +12,7 @@ mod filter;
 mod keys;
 mod listen;
 mod master_key;
+mod node;
 mod openapi;
 mod output;
 mod receiver;
@@ -77,6 +78,8 @@ enum Command {
     Token(token::Args),
     /// Manage tenants: who has webhooks, events and tokens here, and how many
     Tenant(tenant::Args),
+    /// See the servers that share a database, and drain one
+    Node(node::Args),
     /// See who did what
     Audit(audit::Args),
     /// Change the key that seals the keys of webhooks
@@ -133,6 +136,7 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Replay(args) => replay::run(args, output).await,
         Command::Token(args) => token::run(args, output).await,
         Command::Tenant(args) => tenant::run(args, output).await,
+        Command::Node(args) => node::run(args, output).await,
         Command::Audit(args) => audit::run(args, output).await,
         Command::MasterKey(args) => master_key::run(args, output, &environment).await,
         Command::Config(args) => config::run(&args, output, &environment),

@@ -2,9 +2,10 @@
 //!
 //! Every default lives here, and nothing else reads the environment.
 
+mod environment;
+mod location;
 mod units;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -22,11 +23,15 @@ use crate::delivery::guard::{EgressPolicy, SystemResolver};
 use crate::delivery::retry::Schedule;
 use crate::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
 use crate::engine::DEFAULT_IDEMPOTENCY_TTL;
+use crate::engine::nodes::{DEFAULT_LEASE, DEFAULT_POLL_INTERVAL, NodeSettings};
 use crate::engine::retention::RetentionSettings;
-use crate::serve::ServeSettings;
-use crate::store::seal::{MasterKey, MasterKeyError};
+use crate::serve::{ServeSettings, StoreSettings};
+use crate::store::postgres::{DEFAULT_MAX_CONNECTIONS, MIN_CONNECTIONS, PostgresOptions};
+use crate::store::seal::MasterKey;
 use crate::store::sqlite::SqliteOptions;
 use crate::telemetry::{self, LogFormat, TelemetrySettings};
+pub use environment::Environment;
+pub use location::Location;
 pub use units::{Keep, Size, Span, parse_span};
 
 /// Read from the working directory if it is there and no other file is named.
@@ -40,6 +45,8 @@ const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 /// How long deliveries that did not end well are kept: somebody may want them yet.
 const DEFAULT_RETENTION_DEAD: Duration = Duration::from_hours(90 * 24);
 const ENV_PREFIX: &str = "POSTRIDER_";
+/// The setting whose value may hold a password.
+const STORE: &str = "store";
 
 /// One layer of settings, each as somebody gave it or left it out.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, clap::Args)]
@@ -51,6 +58,24 @@ pub struct RawConfig {
     /// Keep everything in this folder [default: ./postrider-data]
     #[arg(long, value_name = "FOLDER")]
     pub data: Option<PathBuf>,
+    /// Keep events in this database instead, as in postgres://user@host/database [default: embedded]
+    #[arg(long, value_name = "URL")]
+    pub store: Option<Location>,
+    /// Open at most this many connections to the database [default: 16]
+    #[arg(long, value_name = "COUNT")]
+    pub store_connections: Option<NonZeroU32>,
+    /// Use a database that can lose what it committed, because its fsync is off
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_unsafe_store: Option<bool>,
+    /// Call this node so among those that share its database [default: host name and port]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Let other nodes take over when this one is silent for so long [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub lease: Option<Span>,
+    /// Look this often for what other nodes left or changed, beside their hints [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    pub poll_interval: Option<Span>,
     /// Wait this long for attempts under way when stopping [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub drain_timeout: Option<Span>,
@@ -127,6 +152,12 @@ fn defaults() -> RawConfig {
     RawConfig {
         listen: Some(SocketAddr::from(([127, 0, 0, 1], 4665))),
         data: Some(PathBuf::from("./postrider-data")),
+        store: Some(Location::Embedded),
+        store_connections: NonZeroU32::new(DEFAULT_MAX_CONNECTIONS),
+        allow_unsafe_store: Some(false),
+        node_name: Some(String::new()),
+        lease: Some(Span(DEFAULT_LEASE)),
+        poll_interval: Some(Span(DEFAULT_POLL_INTERVAL)),
         drain_timeout: Some(Span(Duration::from_secs(30))),
         allow_private: Some(Vec::new()),
         allow_private_destinations: Some(false),
@@ -209,6 +240,12 @@ impl fmt::Display for Origin {
 struct Values {
     listen: SocketAddr,
     data: PathBuf,
+    store: Location,
+    store_connections: NonZeroU32,
+    allow_unsafe_store: bool,
+    node_name: String,
+    lease: Span,
+    poll_interval: Span,
     drain_timeout: Span,
     allow_private: Vec<IpNet>,
     allow_private_destinations: bool,
@@ -247,86 +284,6 @@ pub enum ConfigError {
     Merge(#[from] serde_json::Error),
 }
 
-/// The environment variables that begin with `POSTRIDER_`, and the little else that matters here.
-#[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
-
-/// The variables' names; values may be secrets.
-impl fmt::Debug for Environment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
-    }
-}
-
-impl Environment {
-    /// The process's own; variables that are no UTF-8 are passed over.
-    #[must_use]
-    pub fn read() -> Self {
-        let text =
-            std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
-        Self(text.filter(|(name, _)| name.starts_with(ENV_PREFIX) || name == "NO_COLOR" || name == "TERM").collect())
-    }
-
-    /// Whether the user wants plain text even on a terminal (<https://no-color.org>).
-    #[must_use]
-    pub fn forbids_colour(&self) -> bool {
-        self.0.get("NO_COLOR").is_some_and(|value| !value.is_empty())
-            || self.0.get("TERM").is_some_and(|terminal| terminal == "dumb")
-    }
-
-    fn get(&self, key: &str) -> Option<(String, &str)> {
-        let name = format!("{ENV_PREFIX}{}", key.to_uppercase());
-        let value = self.0.get(&name)?;
-        Some((name, value))
-    }
-
-    /// A secret: the variable itself, or the file that its `_FILE` variant names.
-    fn secret(&self, key: &str) -> Result<Option<(String, String)>, ConfigError> {
-        if let Some((name, value)) = self.get(key) {
-            return Ok(Some((name, value.to_owned())));
-        }
-        let Some((name, path)) = self.get(&format!("{key}_file")) else { return Ok(None) };
-        match std::fs::read_to_string(path) {
-            Ok(text) => Ok(Some((name, text.trim_end().to_owned()))),
-            Err(error) => Err(ConfigError::Env { name, reason: format!("cannot read {path}: {error}") }),
-        }
-    }
-
-    fn master_key(&self, key: &str) -> Result<Option<MasterKey>, ConfigError> {
-        let Some((name, text)) = self.secret(key)? else { return Ok(None) };
-        let malformed = |error: MasterKeyError| format!("{error}; `openssl rand -base64 32` makes one");
-        MasterKey::parse(&text).map(Some).map_err(|error| ConfigError::Env { name, reason: malformed(error) })
-    }
-
-    /// The key that is to replace the master key: `POSTRIDER_NEW_MASTER_KEY`, or the file that its `_FILE` variant names.
-    pub fn new_master_key(&self) -> Result<Option<MasterKey>, ConfigError> {
-        self.master_key("new_master_key")
-    }
-
-    /// The environment's layer. The default's type says how a variable's text is read.
-    fn layer(&self, defaults: &Map<String, Value>) -> Result<Map<String, Value>, ConfigError> {
-        let mut layer = Map::new();
-        for (key, default) in defaults {
-            let Some((name, text)) = self.get(key) else { continue };
-            let value = match default {
-                Value::Bool(_) => text.parse().map(Value::Bool).map_err(|_| "must be true or false".to_owned()),
-                Value::Number(_) => {
-                    text.parse::<u64>().map(Value::from).map_err(|error| format!("{text:?} is no count: {error}"))
-                }
-                Value::Array(_) => Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()),
-                _ => Ok(Value::from(text)),
-            };
-            let value = value.and_then(|value| {
-                let single = Map::from_iter([(key.clone(), value.clone())]);
-                let checked = serde_json::from_value::<RawConfig>(Value::Object(single));
-                checked.map(|_| value).map_err(|error| error.to_string())
-            });
-            layer.insert(key.clone(), value.map_err(|reason| ConfigError::Env { name, reason })?);
-        }
-        Ok(layer)
-    }
-}
-
 impl Config {
     /// Flags over the environment over the file over the defaults. `file` must exist if it is named, here or as
     /// `POSTRIDER_CONFIG`; otherwise [`DEFAULT_FILE`] is read if it is there.
@@ -354,6 +311,9 @@ impl Config {
                 }
             }
             merged.insert(setting.key.clone(), setting.value.clone());
+            if setting.key == STORE {
+                setting.value = Location::shown(&setting.value);
+            }
             shown.push(setting);
         }
         let mut config = Self::validated(serde_json::from_value(Value::Object(merged))?, shown)?;
@@ -368,6 +328,13 @@ impl Config {
         let retry_schedule =
             Schedule::from_seconds(&seconds).map_err(|error| invalid("retry_schedule", error.to_string()))?;
         telemetry::parse_filter(&values.log).map_err(|error| invalid("log", error.to_string()))?;
+        if !values.store.is_valid() {
+            return Err(invalid(STORE, Location::EXPECTED.to_owned()));
+        }
+        if values.store_connections.get() < MIN_CONNECTIONS {
+            return Err(invalid("store_connections", format!("must be at least {MIN_CONNECTIONS}")));
+        }
+        NodeSettings::check(values.lease.0, values.poll_interval.0).map_err(|(key, reason)| invalid(key, reason))?;
         if values.max_in_flight.get() < 3 {
             return Err(invalid("max_in_flight", "must be at least 3".to_owned()));
         }
@@ -405,6 +372,12 @@ impl Config {
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         &self.values.data
+    }
+
+    /// Where events are kept.
+    #[must_use]
+    pub fn store(&self) -> &Location {
+        &self.values.store
     }
 
     /// `None`: the key file in the data folder.
@@ -463,7 +436,25 @@ impl Config {
                 interval: RetentionSettings::DEFAULT_INTERVAL,
             },
             idempotency_ttl: values.idempotency_ttl.0,
-            store: SqliteOptions { max_bytes: values.max_database_size.bytes(), ..SqliteOptions::default() },
+            node: NodeSettings {
+                name: values.node_name,
+                lease: values.lease.0,
+                poll_interval: values.poll_interval.0,
+                hand_over_timeout: values.drain_timeout.0,
+                ..NodeSettings::default()
+            },
+            store: match values.store {
+                Location::Embedded => StoreSettings::Sqlite(SqliteOptions {
+                    max_bytes: values.max_database_size.bytes(),
+                    ..SqliteOptions::default()
+                }),
+                Location::Postgres(url) => StoreSettings::Postgres(PostgresOptions {
+                    roots: Roots::Native,
+                    max_connections: values.store_connections.get(),
+                    allow_unsafe_server: values.allow_unsafe_store,
+                    ..PostgresOptions::new(url)
+                }),
+            },
         }
     }
 }
@@ -485,7 +476,7 @@ fn read_file(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
         Err(error) => return Err(trouble(error.to_string())),
     };
     toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let mut reason = error.to_string();
+        let mut reason = quoted(&text, &error);
         for secret in ["admin_token", "master_key"] {
             if error.message().contains(&format!("unknown field `{secret}`")) {
                 reason.extend(["secrets are read from the environment only: set POSTRIDER_", &secret.to_uppercase()]);
@@ -495,14 +486,12 @@ fn read_file(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::Environment;
-
-    #[test]
-    fn the_environment_shows_names_and_no_values() {
-        let variable = ("POSTRIDER_ADMIN_TOKEN".to_owned(), "not-to-be-shown".to_owned());
-        let environment = Environment([variable].into());
-        assert_eq!(format!("{environment:?}"), r#"{"POSTRIDER_ADMIN_TOKEN"}"#);
+/// What is wrong with a file, and the line that it is in, unless a password may be in that.
+fn quoted(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let (number, start) = (before.matches('\n').count(), before.rfind('\n').map_or(0, |end| end + 1));
+    if text[start..].trim_start().starts_with(STORE) {
+        return format!("line {}: {}", number + 1, error.message());
     }
+    error.to_string()
 }

@@ -8,35 +8,42 @@ mod batch;
 mod breaker;
 mod figures;
 pub(crate) mod lane;
+mod lease;
 mod limiter;
 mod load;
 pub(crate) mod memory;
 pub(crate) mod notices;
+mod ownership;
 mod recovery;
 mod settler;
 pub(crate) mod shaping;
+pub(crate) mod shards;
 mod slots;
 mod timer;
+mod withhold;
 mod worker;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use self::breaker::CircuitSettings;
 use self::figures::Counters;
 pub use self::figures::Figures;
-use self::lane::{Lane, LaneSettings, Queued, Todo, WEBHOOK_DELETED, Whereabouts};
+use self::lane::{Lane, LaneSettings, Queued, Todo, WEBHOOK_DELETED};
+use self::lease::Lease;
 pub use self::memory::MIN_MEMORY_BYTES;
 use self::memory::{HeldEvent, Memory};
 use self::notices::{MAX_NOTICES, Notice};
+pub(crate) use self::ownership::Member;
 use self::settler::Message;
 use self::shaping::{Shaped, Shaping};
+use self::shards::Shards;
 use self::slots::Slots;
 use self::timer::Timer;
 use crate::clock::{Clock, SteadyClock, UnixMicros};
@@ -44,7 +51,8 @@ use crate::delivery::client::Client;
 use crate::delivery::retry::Schedule;
 use crate::event::Event;
 use crate::shape::RenderError;
-use crate::store::{DeliveryKey, Disposition, EventSeq, LiveEvent, Store, StoreError};
+use crate::store::cluster::Hint;
+use crate::store::{AllWebhooks, Disposition, EventSeq, LiveEvent, Shard, Store, StoreError, Term};
 use crate::tenants::Tenants;
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
@@ -86,6 +94,10 @@ pub(crate) struct Dispatcher {
 
 struct Shared {
     store: Arc<dyn Store>,
+    /// Set where others share the store.
+    member: Option<Member>,
+    shards: Mutex<Shards>,
+    lease: Lease,
     client: Client,
     /// Judges what is due.
     clock: SteadyClock,
@@ -109,16 +121,16 @@ struct Shared {
 }
 
 impl Dispatcher {
-    /// Makes the lanes, reads back what a former run left in memory, and starts delivering. Notices must be
-    /// taken in: when [`MAX_NOTICES`] wait, delivering waits too.
-    pub(crate) async fn start(
+    /// Starts with no lanes. Notices must be taken in: when [`MAX_NOTICES`] wait, delivering waits too. A `member` has
+    /// the lanes of its shards, as it is told of them; who is alone calls [`Dispatcher::recover`].
+    pub(crate) fn start(
         store: Arc<dyn Store>,
         client: Client,
         clock: Arc<dyn Clock>,
         settings: DispatcherSettings,
         tenants: Arc<Tenants>,
-    ) -> Result<(Self, Vec<WebhookRecord>, mpsc::Receiver<Notice>), StoreError> {
-        let webhooks = store.all_webhooks().await?;
+        member: Option<Member>,
+    ) -> (Self, mpsc::Receiver<Notice>) {
         let (notices, news) = mpsc::channel(MAX_NOTICES);
         let (outcomes, messages) = mpsc::channel(settler::MAX_WAITING);
         let shared = Arc::new(Shared {
@@ -133,6 +145,9 @@ impl Dispatcher {
             crowding: Notify::new(),
             counters: Counters::default(),
             store,
+            lease: if member.is_some() { Lease::none() } else { Lease::for_ever() },
+            shards: Mutex::default(),
+            member,
             client,
             clock: SteadyClock::new(Arc::clone(&clock)),
             wall: clock,
@@ -141,9 +156,16 @@ impl Dispatcher {
             notices,
         });
         tokio::spawn(settler::run(Arc::clone(&shared), messages));
-        let dispatcher = Self { shared: Arc::clone(&shared) };
+        tokio::spawn(run_timer(Arc::clone(&shared)));
+        tokio::spawn(look_after_crowded(Arc::clone(&shared)));
+        (Self { shared }, news)
+    }
+
+    /// Makes every lane, and reads back what a former run left in memory.
+    pub(crate) async fn recover(&self, webhooks: &AllWebhooks) -> Result<(), StoreError> {
+        let shared = &self.shared;
         for record in &webhooks.live {
-            dispatcher.add(record);
+            self.insert(record, None);
         }
         for (webhook, at) in shared.store.next_due(None, UnixMicros(i64::MIN)).await? {
             if let Some(lane) = shared.lane(webhook) {
@@ -152,12 +174,10 @@ impl Dispatcher {
             }
         }
         shared.recover().await?;
-        for webhook in webhooks.deleted {
-            shared.discard_stored(webhook);
+        for webhook in &webhooks.deleted {
+            shared.discard_stored(*webhook);
         }
-        tokio::spawn(run_timer(Arc::clone(&shared)));
-        tokio::spawn(look_after_crowded(shared));
-        Ok((dispatcher, webhooks.live, news))
+        Ok(())
     }
 
     // --- accepting ---
@@ -170,10 +190,17 @@ impl Dispatcher {
         &self.shared.counters
     }
 
-    /// The lanes of `webhooks` that still exist.
-    pub(crate) fn lanes(&self, webhooks: &[WebhookSeq], found: &mut Vec<Arc<Lane>>) {
+    /// Looks for the lane of each of `webhooks`.
+    pub(crate) fn lanes(&self, webhooks: &[WebhookSeq], mut found: impl FnMut(WebhookSeq, Option<&Arc<Lane>>)) {
         let lanes = self.shared.lanes.read();
-        found.extend(webhooks.iter().filter_map(|webhook| lanes.get(webhook)).map(Arc::clone));
+        for webhook in webhooks {
+            found(*webhook, lanes.get(webhook));
+        }
+    }
+
+    /// Whether other nodes may own what is not here.
+    pub(crate) fn has_others(&self) -> bool {
+        self.shared.member.is_some()
     }
 
     /// An event is committed and owed to `lane` as was decided by [`Lane::reserve`].
@@ -191,14 +218,29 @@ impl Dispatcher {
             (Disposition::Skipped(_), _) => return,
         };
         self.shared.carry_out(lane, todo);
+        if lane.has_left() {
+            self.hint(Hint::Due(lane.seq));
+        }
     }
 
     // --- operating ---
 
+    /// Makes the lane of a new webhook, if it is for this node to have it.
     pub(crate) fn add(&self, record: &WebhookRecord) {
+        if self.shared.member.is_none() {
+            self.insert(record, None);
+            return;
+        }
+        let shards = self.shared.shards.lock();
+        if let Some(term) = shards.owned(Shard::of(record.uuid)) {
+            self.insert(record, Some(term));
+        }
+    }
+
+    fn insert(&self, record: &WebhookRecord, term: Option<Term>) {
         let settings = &self.shared.settings;
         let memory = self.shared.memory.clone();
-        let lane = Lane::new(record, &settings.retry_schedule, settings.circuit, settings.max_lane_deliveries, memory);
+        let lane = Lane::new(record, settings, memory, term);
         self.shared.lanes.write().entry(record.seq).or_insert_with(|| Arc::new(lane));
     }
 
@@ -222,29 +264,15 @@ impl Dispatcher {
         }
     }
 
-    /// A delivery in the store is due now.
+    /// A delivery in the store is due now, here or at another node.
     pub(crate) fn wake(&self, webhook: WebhookSeq) {
         if let Some(lane) = self.shared.lane(webhook) {
             let now = self.shared.clock.now();
             let todo = lane.note_stored(now);
             self.shared.carry_out(&lane, todo);
+        } else {
+            self.hint(Hint::Due(webhook));
         }
-    }
-
-    /// Keeps a delivery from being attempted while `change` runs; fails if an attempt is under way.
-    pub(crate) async fn withhold<T>(
-        &self,
-        key: DeliveryKey,
-        change: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let Some(lane) = self.shared.lane(key.webhook) else { return change.await };
-        let Whereabouts::Taken(queued) = lane.take_out(key.event) else {
-            return Err(StoreError::Conflict("an attempt is under way; try again when it has ended".to_owned()));
-        };
-        let result = change.await;
-        let todo = lane.give_back(key.event, queued.filter(|_| result.is_err()), self.shared.clock.now());
-        self.shared.carry_out(&lane, todo);
-        result
     }
 
     /// A test event as the webhook wants it.
@@ -252,40 +280,6 @@ impl Dispatcher {
         let settings = LaneSettings::new(record, &self.shared.settings.retry_schedule);
         let live = Arc::new(LiveEvent { seq: EventSeq(0), event });
         self.shared.shaping.shape(&settings, &live, Uuid::nil(), self.shared.wall.now()).await
-    }
-
-    /// The same for many deliveries; `change` gets those of which no attempt is under way, and says beside its result
-    /// which of them it changed. The others go on as they were.
-    pub(crate) async fn withhold_all<T, F>(
-        &self,
-        keys: Vec<DeliveryKey>,
-        change: impl FnOnce(Vec<DeliveryKey>) -> F,
-    ) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<(T, Vec<DeliveryKey>), StoreError>>,
-    {
-        let mut free = Vec::with_capacity(keys.len());
-        let mut taken: HashMap<WebhookSeq, (Arc<Lane>, Vec<_>)> = HashMap::new();
-        for key in keys {
-            let Some(lane) = self.shared.lane(key.webhook) else {
-                free.push(key);
-                continue;
-            };
-            if let Whereabouts::Taken(queued) = lane.take_out(key.event) {
-                taken.entry(key.webhook).or_insert_with(|| (lane, Vec::new())).1.push((key.event, queued));
-                free.push(key);
-            }
-        }
-        let result = change(free).await;
-        let changed: HashSet<DeliveryKey> = result.iter().flat_map(|(_, changed)| changed).copied().collect();
-        for (webhook, (lane, mut events)) in taken {
-            for (event, queued) in &mut events {
-                queued.take_if(|_| changed.contains(&DeliveryKey { event: *event, webhook }));
-            }
-            let todo = lane.give_back_all(events, self.shared.clock.now());
-            self.shared.carry_out(&lane, todo);
-        }
-        result.map(|(result, _)| result)
     }
 
     pub(crate) fn figures(&self) -> Figures {
@@ -297,6 +291,8 @@ impl Dispatcher {
             attempts_failed: counters.attempts_failed.get(),
             deliveries_delivered: counters.deliveries_delivered.get(),
             deliveries_dead: counters.deliveries_dead.get(),
+            settlements_stale: counters.settlements_stale.get(),
+            shards: self.shard_count() as u64,
             memory_bytes: self.shared.memory.used_bytes() as u64,
             ..Figures::default()
         };
@@ -327,14 +323,8 @@ impl Dispatcher {
         for lane in &lanes {
             lane.abort_workers();
         }
-        let (done, flushed) = oneshot::channel();
-        let flush = async {
-            if self.shared.outcomes.send(Message::Flush(done)).await.is_ok() {
-                let _ = flushed.await;
-            }
-        };
         // A store that cannot commit must not keep the process from ending.
-        if tokio::time::timeout(FLUSH_TIMEOUT, flush).await.is_err() {
+        if !self.flush().await {
             tracing::error!("outcomes could not be recorded before the end; their deliveries will be made again");
         }
         cut_off
@@ -416,6 +406,10 @@ impl Shared {
     /// webhook end.
     fn write_down(self: &Arc<Self>, lane: &Arc<Lane>, evicted: Vec<Queued>, discard: bool) {
         let now = self.clock.now();
+        if lane.has_left() {
+            self.park(lane.seq, evicted.iter().filter(|queued| !queued.is_stored).map(Queued::seq).collect());
+            return;
+        }
         let keys = evicted.into_iter().filter(|queued| discard || !queued.is_stored);
         let keys = keys.map(|queued| (queued.event.live.seq, queued.round_attempts)).collect();
         tokio::spawn(recovery::write_down(Arc::clone(self), Arc::clone(lane), keys, discard, now));

@@ -1,6 +1,7 @@
 //! One node: its store, its door and its lanes, kept in step. What the API and the command line talk to.
 
 mod administration;
+pub mod nodes;
 mod operations;
 pub mod replay;
 pub mod retention;
@@ -11,19 +12,22 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::nodes::{Membership, NodeSettings};
 use self::operations::Change;
 
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Outcome;
 use crate::delivery::attempt::attempt;
 use crate::delivery::client::{Client, VetError};
-use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures};
+use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures, Member};
 use crate::event::Event;
 use crate::ingest::{DryRun, Ingest, PublishError, Receipt};
 use crate::shape::RenderError;
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
+use crate::store::cluster::{Hint, Node};
 use crate::store::{Act, Deed, DeliveryKey, Idempotency, Store, StoreError, StoredDelivery};
 use crate::tenants::Tenants;
 use crate::topic::Topic;
@@ -56,6 +60,9 @@ pub struct Engine {
     replays: Replays,
     purge: JoinHandle<()>,
     idempotency_ttl: Duration,
+    node: Node,
+    /// Set where others share the store.
+    membership: Option<Arc<Membership>>,
 }
 
 /// What a node is told at its start.
@@ -65,12 +72,14 @@ pub struct EngineSettings {
     pub retention: RetentionSettings,
     /// How long the receipts of a request with an idempotency key are kept.
     pub idempotency_ttl: Duration,
+    pub node: NodeSettings,
 }
 
 /// Everything is kept for ever.
 impl From<DispatcherSettings> for EngineSettings {
     fn from(dispatcher: DispatcherSettings) -> Self {
-        Self { dispatcher, retention: RetentionSettings::FOREVER, idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL }
+        let (retention, idempotency_ttl) = (RetentionSettings::FOREVER, DEFAULT_IDEMPOTENCY_TTL);
+        Self { dispatcher, retention, idempotency_ttl, node: NodeSettings::default() }
     }
 }
 
@@ -100,20 +109,36 @@ impl Engine {
         clock: Arc<dyn Clock>,
         settings: impl Into<EngineSettings>,
     ) -> Result<Arc<Self>, StoreError> {
-        let EngineSettings { dispatcher, retention, idempotency_ttl } = settings.into();
+        let EngineSettings { dispatcher, retention, idempotency_ttl, node } = settings.into();
+        let this = node.node(Uuid::new_v4(), clock.now());
+        let member = store.cluster().map(|cluster| Member { node: this.uuid, cluster });
+        // Before anything is read: what is changed after is read again.
+        let mark = match &member {
+            Some(member) => Some(member.cluster.changes(None).await?.mark),
+            None => None,
+        };
         let tenants = Arc::new(Tenants::default());
         for record in store.tenants().await? {
             tenants.apply(record);
         }
         let parts = (Arc::clone(&store), client.clone(), Arc::clone(&clock));
-        let (dispatcher, webhooks, notices) =
-            Dispatcher::start(parts.0, parts.1, parts.2, dispatcher, Arc::clone(&tenants)).await?;
+        let (dispatcher, notices) =
+            Dispatcher::start(parts.0, parts.1, parts.2, dispatcher, Arc::clone(&tenants), member.clone());
+        let webhooks = store.all_webhooks().await?;
+        if member.is_none() {
+            dispatcher.recover(&webhooks).await?;
+        }
         let ingest = Ingest::new(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock), Arc::clone(&tenants));
-        for record in &webhooks {
+        for record in &webhooks.live {
             ingest.apply(record);
         }
-        let replays = Replays::start(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock)).await?;
-        let purge = tokio::spawn(Purge::new(Arc::clone(&store), Arc::clone(&clock), retention).run());
+        let replays = Replays::new(Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock));
+        if member.is_none() {
+            replays.follow(store.unfinished_replays().await?);
+        }
+        let purge = Purge::new(Arc::clone(&store), Arc::clone(&clock), retention, dispatcher.clone());
+        let purge = tokio::spawn(purge.run());
+        let membership = member.map(|member| Arc::new(Membership::new(member, this.clone(), node)));
         let changes = Mutex::default();
         let engine = Arc::new(Self {
             store,
@@ -127,8 +152,13 @@ impl Engine {
             replays,
             purge,
             idempotency_ttl,
+            node: this,
+            membership,
         });
         tokio::spawn(operations::run(Arc::downgrade(&engine), notices));
+        if let (Some(membership), Some(mark)) = (&engine.membership, mark) {
+            membership.start(&engine, mark);
+        }
         Ok(engine)
     }
 
@@ -206,6 +236,7 @@ impl Engine {
             let record = engine.store.audited(&act).create_webhook(act.tenant, settings, engine.now()).await?;
             engine.dispatcher.add(&record);
             engine.ingest.apply(&record);
+            engine.dispatcher.hint(Hint::Changed);
             operations::tell(&engine, &record, Change::Created).await;
             Ok(record)
         })
@@ -274,6 +305,7 @@ impl Engine {
                 let record = store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
                 engine.dispatcher.apply(&record, close_circuit);
                 engine.ingest.apply(&record);
+                engine.dispatcher.hint(Hint::Changed);
                 if !matches!(&done, Change::Updated(changed) if changed.is_empty()) {
                     operations::tell(&engine, &record, done).await;
                 }
@@ -296,6 +328,7 @@ impl Engine {
             if let Some(record) = engine.store.switch_off(webhook, &reason, engine.now()).await? {
                 engine.dispatcher.apply(&record, false);
                 engine.ingest.apply(&record);
+                engine.dispatcher.hint(Hint::Changed);
             }
             Ok(())
         })
@@ -314,6 +347,7 @@ impl Engine {
             let record = engine.store.audited(&act).delete_webhook(act.tenant, uuid, engine.now()).await?;
             engine.ingest.remove(act.tenant, record.seq);
             engine.dispatcher.remove(record.seq);
+            engine.dispatcher.hint(Hint::Changed);
             operations::tell(&engine, &record, Change::Deleted).await;
             Ok(record)
         })
@@ -401,9 +435,13 @@ impl Engine {
         self.dispatcher.figures()
     }
 
-    /// Starts no more attempts; those under way go on, and events are still accepted. Comes before [`Engine::drain`].
+    /// Starts no more attempts, or lets other nodes make them; those under way go on, and events are still accepted.
+    /// Comes before [`Engine::drain`].
     pub fn stop_attempts(&self) {
-        self.dispatcher.stop();
+        match &self.membership {
+            Some(membership) => membership.stop(),
+            None => self.dispatcher.stop(),
+        }
     }
 
     /// Stops accepting and starting attempts, waits for those under way for at most `timeout`, records them (for
@@ -413,7 +451,11 @@ impl Engine {
         self.ingest.close();
         self.replays.stop();
         self.purge.abort();
-        let cut_off = self.dispatcher.drain(timeout).await;
+        let began_at = Instant::now();
+        if let Some(membership) = &self.membership {
+            membership.leave(self, timeout).await;
+        }
+        let cut_off = self.dispatcher.drain(timeout.saturating_sub(began_at.elapsed())).await;
         self.store.close().await;
         cut_off
     }

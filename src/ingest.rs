@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, UnixMicros};
 use crate::dispatcher::Dispatcher;
-use crate::dispatcher::lane::Lane;
+use crate::dispatcher::lane::{Lane, WEBHOOK_DISABLED};
 use crate::dispatcher::memory::Charge;
 use crate::event::Event;
 use crate::filter::FilterIndex;
@@ -81,8 +81,50 @@ pub(crate) struct Ingest {
 #[derive(Default)]
 struct Patterns {
     by_tenant: HashMap<TenantSeq, Indexes>,
-    /// What the index holds of each webhook, to take it out again.
-    by_webhook: HashMap<WebhookSeq, (i64, Vec<Pattern>)>,
+    by_webhook: HashMap<WebhookSeq, Known>,
+}
+
+/// A webhook of this node or of another.
+struct Known {
+    version: i64,
+    uuid: Uuid,
+    name: String,
+    is_enabled: bool,
+    /// What the index holds of it, to take it out again.
+    patterns: Vec<Pattern>,
+}
+
+/// Who delivers to a webhook.
+enum Owner {
+    Here(Arc<Lane>),
+    /// Another node, or nobody yet.
+    Elsewhere(WebhookSeq),
+}
+
+impl Owner {
+    fn webhook(&self) -> WebhookSeq {
+        match self {
+            Self::Here(lane) => lane.seq,
+            Self::Elsewhere(webhook) => *webhook,
+        }
+    }
+}
+
+/// Of webhooks, ascending, who delivers to each; of a node that is alone, those that have a lane.
+fn find_owners(dispatcher: &Dispatcher, webhooks: &[WebhookSeq], owners: &mut Vec<Owner>) {
+    let has_others = dispatcher.has_others();
+    dispatcher.lanes(webhooks, |webhook, lane| match lane {
+        Some(lane) => owners.push(Owner::Here(Arc::clone(lane))),
+        None if has_others => owners.push(Owner::Elsewhere(webhook)),
+        None => {}
+    });
+}
+
+impl Patterns {
+    /// Why a webhook of another node gets no more deliveries, if it gets none.
+    fn refusal(&self, webhook: WebhookSeq) -> Option<&'static str> {
+        self.by_webhook.get(&webhook).filter(|known| !known.is_enabled).map(|_| WEBHOOK_DISABLED)
+    }
 }
 
 /// The patterns of a tenant. The server's own events are for those who name them: a `>` alone does not mean them.
@@ -107,7 +149,7 @@ impl Indexes {
 /// An event between matching and commit.
 struct Placed {
     event: Event,
-    lanes: Vec<(Arc<Lane>, Disposition)>,
+    owners: Vec<(Owner, Disposition)>,
     charge: Option<Charge>,
 }
 
@@ -151,16 +193,23 @@ impl Ingest {
         let indexes = patterns.by_tenant.get(&tenant);
         let named = named(indexes, event, 0)?;
         if let Some(indexes) = indexes {
-            let (mut webhooks, mut wanting, mut lanes) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut webhooks, mut wanting, mut owners) = (Vec::new(), Vec::new(), Vec::new());
             indexes.of(event.topic()).matches(event.topic(), &mut webhooks);
             indexes.filters.matching(event.body(), &webhooks, &mut wanting);
-            self.dispatcher.lanes(&webhooks, &mut lanes);
-            prospects.extend(lanes.into_iter().map(|lane| {
-                let (webhook, name, refusal) = lane.prospect();
-                let is_named = named.as_ref().is_none_or(|named| named.binary_search(&lane.seq).is_ok());
-                let is_wanted = indexes.filters.is_empty() || wanting.binary_search(&lane.seq).is_ok();
+            find_owners(&self.dispatcher, &webhooks, &mut owners);
+            prospects.extend(owners.into_iter().filter_map(|owner| {
+                let seq = owner.webhook();
+                let (webhook, name, refusal) = match owner {
+                    Owner::Here(lane) => lane.prospect(),
+                    Owner::Elsewhere(seq) => {
+                        let known = patterns.by_webhook.get(&seq)?;
+                        (known.uuid, known.name.clone(), patterns.refusal(seq))
+                    }
+                };
+                let is_named = named.as_ref().is_none_or(|named| named.binary_search(&seq).is_ok());
+                let is_wanted = indexes.filters.is_empty() || wanting.binary_search(&seq).is_ok();
                 let filtered = (!is_wanted).then_some(FILTERED);
-                Prospect { webhook, name, skipped: (!is_named).then_some(NOT_NAMED).or(filtered).or(refusal) }
+                Some(Prospect { webhook, name, skipped: (!is_named).then_some(NOT_NAMED).or(filtered).or(refusal) })
             }));
         }
         Ok(DryRun { id: event.id().to_owned(), webhooks: prospects })
@@ -212,7 +261,7 @@ impl Ingest {
         !webhooks.is_empty()
     }
 
-    /// Finds the lanes of each event and reserves places in them.
+    /// Finds who delivers each event, and reserves places in the lanes that are here.
     fn place(&self, tenant: TenantSeq, events: Vec<Event>, now: UnixMicros) -> Result<Vec<Placed>, PublishError> {
         let patterns = self.patterns.read();
         let indexes = patterns.by_tenant.get(&tenant);
@@ -220,7 +269,7 @@ impl Ingest {
         let directed = events.iter().enumerate().map(|(index, event)| named(indexes, event, index));
         let directed = directed.collect::<Result<Vec<_>, _>>()?;
         let memory = self.dispatcher.memory();
-        let (mut webhooks, mut wanting, mut lanes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut webhooks, mut wanting, mut owners) = (Vec::new(), Vec::new(), Vec::new());
         let filters = indexes.map(|indexes| &indexes.filters).filter(|filters| !filters.is_empty());
         let placed = events.into_iter().zip(directed).map(|(event, named)| {
             webhooks.clear();
@@ -235,20 +284,25 @@ impl Ingest {
                 wanting.clear();
                 filters.matching(event.body(), &webhooks, &mut wanting);
             }
-            self.dispatcher.lanes(&webhooks, &mut lanes);
-            let charge = if lanes.is_empty() { None } else { memory.charge(event.body().len()) };
+            find_owners(&self.dispatcher, &webhooks, &mut owners);
+            let has_lane = owners.iter().any(|owner| matches!(owner, Owner::Here(_)));
+            let charge = if has_lane { memory.charge(event.body().len()) } else { None };
             let room = charge.as_ref().map_or(0, |_| memory.room_for(event.body().len()));
-            let lanes = lanes.drain(..).map(|lane| {
-                let is_wanted = filters.is_none() || wanting.binary_search(&lane.seq).is_ok();
-                let disposition = match due_at {
+            let owners = owners.drain(..).map(|owner| {
+                let is_wanted = filters.is_none() || wanting.binary_search(&owner.webhook()).is_ok();
+                let disposition = match (&owner, due_at) {
                     _ if !is_wanted => Disposition::Skipped(FILTERED),
-                    Some(due_at) => lane.postpone(due_at),
-                    None => lane.reserve(room),
+                    (Owner::Here(lane), Some(due_at)) => lane.postpone(due_at),
+                    (Owner::Here(lane), None) => lane.reserve(room),
+                    (Owner::Elsewhere(webhook), due_at) => match patterns.refusal(*webhook) {
+                        Some(reason) => Disposition::Skipped(reason),
+                        None => due_at.map_or(Disposition::Stored, Disposition::Later),
+                    },
                 };
-                (lane, disposition)
+                (owner, disposition)
             });
-            let lanes = lanes.collect();
-            Placed { event, lanes, charge }
+            let owners = owners.collect();
+            Placed { event, owners, charge }
         });
         Ok(placed.collect())
     }
@@ -258,12 +312,18 @@ impl Ingest {
         let mut patterns = self.patterns.write();
         let patterns = &mut *patterns;
         let indexes = patterns.by_tenant.entry(record.tenant).or_default();
-        let new = (record.version, record.settings.topic_patterns.clone());
-        if let Some((version, old)) = patterns.by_webhook.get(&record.seq) {
-            if *version >= record.version {
+        let new = Known {
+            version: record.version,
+            uuid: record.uuid,
+            name: record.settings.name.clone(),
+            is_enabled: record.settings.enabled,
+            patterns: record.settings.topic_patterns.clone(),
+        };
+        if let Some(known) = patterns.by_webhook.get(&record.seq) {
+            if known.version >= record.version {
                 return;
             }
-            for pattern in old {
+            for pattern in &known.patterns {
                 indexes.for_pattern(pattern).remove(pattern, record.seq);
             }
         }
@@ -271,7 +331,7 @@ impl Ingest {
             Some(filter) => indexes.filters.insert(filter, record.seq),
             None => indexes.filters.remove(record.seq),
         }
-        for pattern in &new.1 {
+        for pattern in &new.patterns {
             indexes.for_pattern(pattern).insert(pattern, record.seq);
         }
         indexes.webhooks.insert(record.uuid, record.seq);
@@ -281,10 +341,10 @@ impl Ingest {
     pub(crate) fn remove(&self, tenant: TenantSeq, webhook: WebhookSeq) {
         let mut patterns = self.patterns.write();
         let patterns = &mut *patterns;
-        if let (Some((_, old)), Some(indexes)) =
+        if let (Some(known), Some(indexes)) =
             (patterns.by_webhook.remove(&webhook), patterns.by_tenant.get_mut(&tenant))
         {
-            for pattern in &old {
+            for pattern in &known.patterns {
                 indexes.for_pattern(pattern).remove(pattern, webhook);
             }
             indexes.filters.remove(webhook);
@@ -304,10 +364,16 @@ impl Ingest {
             Accepted::New { seq } => {
                 self.dispatcher.counters().events_accepted.add(1);
                 let id = placed.event.id().to_owned();
-                let deliveries = u32::try_from(placed.lanes.len()).unwrap_or(u32::MAX);
+                let deliveries = u32::try_from(placed.owners.len()).unwrap_or(u32::MAX);
                 let held = placed.charge.map(|charge| charge.hold(Arc::new(LiveEvent { seq, event: placed.event })));
-                for (lane, disposition) in &placed.lanes {
-                    self.dispatcher.admit(lane, *disposition, held.as_ref(), accepted_at);
+                for (owner, disposition) in &placed.owners {
+                    match owner {
+                        Owner::Here(lane) => self.dispatcher.admit(lane, *disposition, held.as_ref(), accepted_at),
+                        Owner::Elsewhere(webhook) if !matches!(disposition, Disposition::Skipped(_)) => {
+                            self.dispatcher.wake(*webhook);
+                        }
+                        Owner::Elsewhere(_) => {}
+                    }
                 }
                 Receipt { id, deliveries, duplicate: false }
             }
@@ -349,13 +415,14 @@ pub(crate) fn would_match(settings: &WebhookSettings, event: &Event) -> bool {
 
 /// How many deliveries would be pending.
 fn added(placed: &[Placed]) -> u64 {
-    let is_pending = |(_, disposition): &&(Arc<Lane>, Disposition)| !matches!(disposition, Disposition::Skipped(_));
-    placed.iter().map(|placed| placed.lanes.iter().filter(is_pending).count() as u64).sum()
+    let is_pending = |(_, disposition): &&(Owner, Disposition)| !matches!(disposition, Disposition::Skipped(_));
+    placed.iter().map(|placed| placed.owners.iter().filter(is_pending).count() as u64).sum()
 }
 
 fn new_events(tenant: TenantSeq, accepted_at: UnixMicros, placed: &[Placed]) -> Vec<NewEvent> {
-    let new = |Placed { event, lanes, .. }: &Placed| {
-        let owed = lanes.iter().map(|(lane, disposition)| Owed { webhook: lane.seq, disposition: *disposition });
+    let new = |Placed { event, owners, .. }: &Placed| {
+        let owed = owners.iter();
+        let owed = owed.map(|(owner, disposition)| Owed { webhook: owner.webhook(), disposition: *disposition });
         NewEvent { tenant, event: event.clone(), accepted_at, owed: owed.collect() }
     };
     placed.iter().map(new).collect()
@@ -371,8 +438,8 @@ fn refuse_reserved_topics(events: &[Event]) -> Result<(), PublishError> {
 
 /// Frees the places of an event that was not stored.
 fn give_back(placed: &Placed) {
-    for (lane, disposition) in &placed.lanes {
-        if *disposition == Disposition::InMemory {
+    for (owner, disposition) in &placed.owners {
+        if let (Owner::Here(lane), Disposition::InMemory) = (owner, disposition) {
             lane.release();
         }
     }

@@ -1,5 +1,6 @@
 //! Composition root: wire the parts together, listen, and drain.
 
+mod stores;
 mod write_timeout;
 
 use std::future::Future;
@@ -17,11 +18,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::system::uname;
 use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+pub use self::stores::StoreSettings;
 use self::write_timeout::WriteTimeout;
 use crate::api::auth::{Auth, Peer, hash_token, new_token};
 use crate::api::{self, App};
@@ -29,10 +32,10 @@ use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::dashboard;
 use crate::delivery::client::{Client, ClientOptions};
 use crate::dispatcher::DispatcherSettings;
+use crate::engine::nodes::NodeSettings;
 use crate::engine::retention::RetentionSettings;
 use crate::engine::{Engine, EngineSettings};
 use crate::store::seal::{MasterKey, MasterKeyError};
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{NewToken, Scope, Store, StoreError};
 use crate::webhook::DEFAULT_TENANT;
 
@@ -66,14 +69,16 @@ pub struct ServeSettings {
     pub drain_timeout: Duration,
     /// `None`: made at the first start and told once in [`Started::new_admin_token`].
     pub admin_token: Option<SecretString>,
-    /// `None`: the key file in the data folder, made at the first start.
+    /// `None`: the key file in the data folder, made at the first start of all nodes.
     pub master_key: Option<MasterKey>,
     /// Its `policy.own_listeners` is filled in by the server.
     pub client: ClientOptions,
     pub dispatcher: DispatcherSettings,
     pub retention: RetentionSettings,
     pub idempotency_ttl: Duration,
-    pub store: SqliteOptions,
+    /// Its `address` is filled in by the server.
+    pub node: NodeSettings,
+    pub store: StoreSettings,
 }
 
 /// A server that listens.
@@ -98,7 +103,7 @@ pub async fn serve(
     client.policy.own_listeners.push(address);
     let client = Client::new(client)?;
 
-    let store = open_store(settings.data_dir, settings.master_key, settings.store).await?;
+    let store = stores::open(settings.data_dir, settings.master_key, settings.store).await?;
     let clock = SystemClock;
     let new_admin_token = match &settings.admin_token {
         Some(_) => None,
@@ -109,6 +114,7 @@ pub async fn serve(
         dispatcher: settings.dispatcher,
         retention: settings.retention,
         idempotency_ttl: settings.idempotency_ttl,
+        node: named(settings.node, address),
     };
     let engine = Engine::start(store, client, Arc::new(clock), engine_settings).await?;
     let app = App::new(Arc::clone(&engine), auth, address);
@@ -119,6 +125,15 @@ pub async fn serve(
     let cut_off = engine.drain(settings.drain_timeout.saturating_sub(stopped_at.elapsed())).await;
     tracing::info!(cut_off, "stopped");
     Ok(())
+}
+
+/// With the name and the address that others see.
+fn named(settings: NodeSettings, address: SocketAddr) -> NodeSettings {
+    let name = match settings.name {
+        name if !name.is_empty() => name,
+        _ => format!("{}:{}", uname().nodename().to_string_lossy(), address.port()),
+    };
+    NodeSettings { name, address: address.to_string(), ..settings }
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
@@ -164,23 +179,6 @@ fn max_connections(file_limit: Option<u64>) -> usize {
         );
     }
     max_connections
-}
-
-async fn open_store(
-    folder: PathBuf,
-    master_key: Option<MasterKey>,
-    options: SqliteOptions,
-) -> Result<Arc<dyn Store>, ServeError> {
-    let open = move || -> Result<Arc<dyn Store>, ServeError> {
-        let master_key = match master_key {
-            Some(key) => key,
-            None => MasterKey::load_or_create(&folder)?,
-        };
-        Ok(Arc::new(SqliteStore::open(&folder, &master_key, options)?))
-    };
-    tokio::task::spawn_blocking(open)
-        .await
-        .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("opening it failed: {error}")).into()))
 }
 
 /// Makes an admin's and operator's token if there is no admin's that is good.

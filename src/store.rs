@@ -1,6 +1,7 @@
 //! What a store promises. It speaks intents, not rows; `tests/store_conformance` holds a store to it.
 
 mod audit;
+pub mod cluster;
 mod counters;
 mod error;
 mod id_hash;
@@ -25,6 +26,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 pub use self::audit::{Act, Actor, AuditEntry, AuditFilter, Deed};
+pub use self::cluster::Term;
+use self::cluster::{Cluster, Fence};
 pub use self::error::{OpenError, StoreError};
 pub use self::shard::{SHARDS, Shard};
 pub use self::tenant::{
@@ -95,8 +98,9 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     ) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError>;
 
     /// Commits the outcomes of attempts, and the health of the webhooks concerned, in one transaction.
-    /// A settlement that would keep a delivery pending changes nothing if an operator ended it meanwhile.
-    async fn settle(&self, batch: Arc<SettleBatch>) -> Result<(), StoreError>;
+    /// A settlement that would keep a delivery pending changes nothing if an operator ended it meanwhile. Returns the
+    /// webhooks of which nothing was written, because the terms in [`SettleBatch::fence`] are over.
+    async fn settle(&self, batch: Arc<SettleBatch>) -> Result<Vec<WebhookSeq>, StoreError>;
 
     /// Ends at most `limit` stored pending deliveries of a webhook as discarded; returns how many.
     async fn discard_pending(
@@ -226,6 +230,10 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
 
     // --- the store itself ---
 
+    /// What nodes do together that share this store. `None`: the store is one node's own, who holds every shard for ever.
+    fn cluster(&self) -> Option<Arc<dyn Cluster>> {
+        None
+    }
     fn delivery_ids(&self) -> &DeliveryIds;
     /// Fails while the store cannot commit; for readiness.
     async fn check(&self) -> Result<(), StoreError>;
@@ -349,6 +357,8 @@ pub struct SettleBatch {
     pub health: Vec<(WebhookSeq, WebhookHealth)>,
     /// Somebody waits for the commit: an ordered webhook's next delivery.
     pub is_urgent: bool,
+    /// Where the store has a [`Store::cluster`]; `None`: everything is written.
+    pub fence: Option<Fence>,
 }
 
 /// What became of one delivery.

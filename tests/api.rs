@@ -1081,7 +1081,8 @@ async fn a_stop_has_one_deadline_and_starts_no_attempts() {
 async fn a_store_that_is_full_says_when_to_come_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(folder.path());
-    settings.store.max_bytes = Some(1024 * 1024);
+    let options = SqliteOptions { max_bytes: Some(1024 * 1024), ..SqliteOptions::default() };
+    settings.store = postrider::serve::StoreSettings::Sqlite(options);
     let server = TestServer::start_with(settings).await;
     let event = json!({"topic": "a", "payload": "x".repeat(200 * 1024)}).to_string();
     let mut accepted = 0;

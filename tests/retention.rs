@@ -17,6 +17,7 @@ use postrider::delivery::client::{Client, ClientOptions};
 use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::retry::Schedule;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
+use postrider::engine::nodes::NodeSettings;
 use postrider::engine::retention::RetentionSettings;
 use postrider::engine::{DEFAULT_IDEMPOTENCY_TTL, Engine, EngineSettings};
 use postrider::event::Event;
@@ -58,7 +59,12 @@ async fn start(folder: &Path, clock: &Arc<ManualClock>) -> Arc<Engine> {
             max_cool_down: Duration::from_hours(1),
         },
     };
-    let settings = EngineSettings { dispatcher, retention: retention(), idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL };
+    let settings = EngineSettings {
+        dispatcher,
+        retention: retention(),
+        idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL,
+        node: NodeSettings::default(),
+    };
     Engine::start(Arc::new(store), client, Arc::clone(clock) as _, settings).await.unwrap()
 }
 

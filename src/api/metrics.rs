@@ -92,11 +92,13 @@ impl Collector for Snapshot {
             ("attempts_failed", "Attempts failed since the start", figures.attempts_failed),
             ("deliveries_delivered", "Deliveries delivered since the start", figures.deliveries_delivered),
             ("deliveries_dead", "Deliveries given up since the start", figures.deliveries_dead),
+            ("settlements_stale", "Outcomes that came when another node owned the webhook", figures.settlements_stale),
         ] {
             counter(&mut encoder, name, help, None, value)?;
         }
         for (name, help, value) in [
             ("lanes", "Webhooks with a lane", figures.lanes),
+            ("shards_owned", "Shards that this node owns, of 256", figures.shards),
             ("circuits_open", "Webhooks whose circuit is open", figures.circuits_open),
             ("attempts_in_flight", "Attempts under way", figures.in_flight),
             ("deliveries_queued", "Deliveries waiting in memory", figures.queued),

@@ -67,6 +67,7 @@ fn tags() -> Vec<Tag> {
         ("stats", "Figures."),
         ("tokens", "Who may do what."),
         ("tenants", "Who has webhooks, events and tokens here, and how many; for operators."),
+        ("nodes", "The servers that share the store; for operators."),
         ("audit", "Who did what."),
         ("operation", "For those who run the server; without a token."),
     ]

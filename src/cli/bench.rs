@@ -6,6 +6,7 @@
 #![expect(clippy::cast_precision_loss, reason = "figures are for people and have three digits")]
 
 mod bare;
+mod database;
 mod dead;
 mod disk;
 mod isolation;
@@ -14,33 +15,38 @@ mod node;
 mod process;
 mod receiver;
 mod report;
+mod subject;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use serde_json::json;
 
 use self::bare::Bare;
 use self::isolation::Isolation;
-use self::load::{Publisher, Shape, Steady};
+use self::load::{Publisher, Shape};
 use self::node::Node;
 use self::receiver::ReceiverProcess;
 use self::report::{Figure, Report};
+use self::subject::{DatabaseOptions, Subject};
+use super::UsageError;
 use super::output::Output;
+use crate::config::Location;
 use crate::topic::{Pattern, PatternIndex, Topic};
 
 /// Connections of the bare loop, and the cap of the webhook that it is compared with.
 const CONNECTIONS: usize = 32;
-/// The rate at which latencies are measured, in events per second.
+/// The rate at which latencies are measured if none is given, in events per second.
 const STEADY_RATE: u64 = 500;
 const FAN_OUT_WEBHOOKS: u64 = 1_000;
 const PATTERNS: u32 = 100_000;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: postrider bench --quick\n\n\
+#[command(after_help = "Example: postrider bench --quick\n\
+    Example: postrider bench --store postgres://postrider@127.0.0.1/postrider --nodes 3\n\n\
     Takes some minutes; --quick takes about two, with fewer events. The figures of two runs differ by as much as the\n\
     machine is busy with other things: compare within one run.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
@@ -54,6 +60,18 @@ pub(super) struct Args {
     /// Keep the servers' data in a new folder in this one, which should be on the disk that is of interest
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     folder: PathBuf,
+    /// Measure with a PostgreSQL server: in a database of its own beside this one, which is dropped at the end
+    #[arg(long, value_name = "URL")]
+    store: Option<Location>,
+    /// Run so many servers on that database
+    #[arg(long, value_name = "COUNT", default_value = "1", requires = "store", value_parser = clap::value_parser!(u32).range(1..=16))]
+    nodes: u32,
+    /// Measure with a PostgreSQL server whose fsync is off
+    #[arg(long, requires = "store")]
+    allow_unsafe_store: bool,
+    /// Publish so many events a second where latencies are measured
+    #[arg(long, value_name = "RATE", default_value_t = STEADY_RATE, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: u64,
     /// Be the receiver of a benchmark
     #[arg(long, hide = true)]
     receive: bool,
@@ -71,7 +89,7 @@ enum Part {
     Throughput,
     /// The same, one event a request
     Single,
-    /// Latencies at 500 events per second
+    /// Latencies at a steady rate
     Latency,
     /// 100 healthy webhooks alone and beside 10,000 dead ones: a third refuses, is silent, hangs in its answer
     Isolation,
@@ -82,6 +100,9 @@ enum Part {
     /// One topic against 100,000 patterns
     Patterns,
 }
+
+/// What is measured on a database, too.
+const ON_DATABASE: [Part; 3] = [Part::Throughput, Part::Single, Part::Latency];
 
 /// How much is measured.
 struct Size {
@@ -133,6 +154,17 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         dead::run(output).await?;
         return Ok(ExitCode::SUCCESS);
     }
+    let database = match args.store {
+        Some(Location::Postgres(url)) => {
+            if let Some(part) = args.only.iter().find(|part| !ON_DATABASE.contains(part)) {
+                bail!(UsageError(format!(
+                    "{part:?} is measured on the embedded store alone: leave it out, or --store"
+                )));
+            }
+            Some(DatabaseOptions { url, nodes: args.nodes, allow_unsafe_server: args.allow_unsafe_store })
+        }
+        Some(Location::Embedded) | None => None,
+    };
     let folder = tempfile::Builder::new().prefix(".postrider-bench-").tempdir_in(&args.folder);
     let folder = folder.with_context(|| format!("cannot make a folder in {}", args.folder.display()))?;
     let bench = Bench {
@@ -142,6 +174,8 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
             _ => Size::FULL,
         },
         folder: folder.path().canonicalize()?,
+        rate_per_s: args.rate,
+        database,
         only: args.only,
         progress: output.progress(None, ""),
     };
@@ -153,6 +187,9 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
 
 struct Bench {
     size: Size,
+    rate_per_s: u64,
+    /// `None`: the embedded store.
+    database: Option<DatabaseOptions>,
     folder: PathBuf,
     only: Vec<Part>,
     progress: ProgressBar,
@@ -172,20 +209,13 @@ impl Bench {
             None
         };
         if self.wants_any(&[Part::Throughput, Part::Single, Part::Latency]) {
-            let node = Node::start(&self.folder.join("one")).await?;
-            node.add_webhook("bench", "bench.>", &receiver.url(0)).await?;
-            let batches = Shape { events: self.size.events, batch: 100, connections: 16, window: 6_000, webhooks: 1 };
-            let singles = Shape { batch: 1, connections: 64, ..batches };
-            for (part, shape, name) in
-                [(Part::Throughput, batches, "batches of 100"), (Part::Single, singles, "single events")]
-            {
-                if let Some(bare) = bare.filter(|_| self.wants(part)) {
-                    self.throughput(&mut report, &node, &mut receiver, bare, shape, name).await?;
-                }
-            }
-            if self.wants(Part::Latency) {
-                self.latency(&mut report, &node, &mut receiver).await?;
-            }
+            let subject = match &self.database {
+                Some(options) => Subject::on_database(&self.folder, options, &receiver).await?,
+                None => Subject::embedded(&self.folder, &receiver).await?,
+            };
+            let measured = self.measure(&subject, bare, &mut report, &mut receiver).await;
+            subject.give_back().await?;
+            measured?;
         }
         if self.wants(Part::FanOut) {
             self.fan_out(&mut report, &mut receiver).await?;
@@ -205,8 +235,31 @@ impl Bench {
         Ok(report)
     }
 
+    async fn measure(
+        &self,
+        subject: &Subject,
+        bare: Option<Bare>,
+        report: &mut Report,
+        receiver: &mut ReceiverProcess,
+    ) -> anyhow::Result<()> {
+        let batches = Shape { events: self.size.events, batch: 100, connections: 16, window: 6_000, webhooks: 1 };
+        let singles = Shape { batch: 1, connections: 64, ..batches };
+        let say = |what: &str| self.say(what);
+        for (part, shape, name) in
+            [(Part::Throughput, batches, "batches of 100"), (Part::Single, singles, "single events")]
+        {
+            if let Some(bare) = bare.filter(|_| self.wants(part)) {
+                subject.throughput(report, receiver, bare, shape, name, &say).await?;
+            }
+        }
+        if self.wants(Part::Latency) {
+            subject.latency(report, receiver, (self.rate_per_s, self.size.steady), &say).await?;
+        }
+        Ok(())
+    }
+
     fn wants(&self, part: Part) -> bool {
-        self.only.is_empty() || self.only.contains(&part)
+        self.only.contains(&part) || self.only.is_empty() && (self.database.is_none() || ON_DATABASE.contains(&part))
     }
 
     fn wants_any(&self, parts: &[Part]) -> bool {
@@ -216,52 +269,6 @@ impl Bench {
     fn say(&self, what: &str) {
         self.progress.set_message(what.to_owned());
         self.progress.tick();
-    }
-
-    async fn throughput(
-        &self,
-        report: &mut Report,
-        node: &Node,
-        receiver: &mut ReceiverProcess,
-        bare: Bare,
-        shape: Shape,
-        name: &str,
-    ) -> anyhow::Result<()> {
-        let publisher = Publisher::new(node)?;
-        let warm_up = Shape { events: 2_000, ..shape };
-        publisher.closed_loop(warm_up, receiver, |_| {}).await?;
-        let cpu_before = node.cpu()?;
-        let elapsed =
-            publisher.closed_loop(shape, receiver, |count| self.say(&format!("deliveries, {name}: {count}"))).await?;
-        let cpu_us = node.cpu()?.saturating_sub(cpu_before).as_secs_f64() * 1e6 / shape.events as f64;
-        let rate = shape.events as f64 / elapsed.as_secs_f64();
-        let arrived = receiver.arrived()?;
-        let percent = 100.0 * rate / bare.posts_per_s;
-        report.add(Figure::new(format!("deliveries, {name}"), "events/s", rate));
-        report.add(Figure::new("  share of the bare loop", "%", percent).at_least(50.0));
-        report.add(Figure::new("  CPU a delivered event", "µs", cpu_us));
-        report.add(Figure::new("  CPU against the bare loop", "×", cpu_us / bare.cpu_us).at_most(3.0));
-        report.add(Figure::new("  delivered twice", "", arrived.repeated as f64).at_most(0.0));
-        Ok(())
-    }
-
-    async fn latency(&self, report: &mut Report, node: &Node, receiver: &mut ReceiverProcess) -> anyhow::Result<()> {
-        self.say("the disk's own fsync");
-        let disk_us = disk::fsync_us(&self.folder, 1_000)?;
-        self.say("latency at 500 events/s");
-        let Steady { accepted_us, arrived, missing } =
-            Publisher::new(node)?.steady(STEADY_RATE, self.size.steady, receiver).await?;
-        let ms = |us: u64| us as f64 / 1e3;
-        let fsync_p99_ms = ms(disk_us.value_at_quantile(0.99));
-        let accept_p99_ms = ms(accepted_us.value_at_quantile(0.99));
-        report.add(Figure::new("fsync of the disk, p50", "ms", ms(disk_us.value_at_quantile(0.5))));
-        report.add(Figure::new("fsync of the disk, p99", "ms", fsync_p99_ms));
-        report.add(Figure::new("accept at 500/s, p50", "ms", ms(accepted_us.value_at_quantile(0.5))));
-        report.add(Figure::new("accept at 500/s, p99", "ms", accept_p99_ms).at_most(2.0 * fsync_p99_ms + 2.0));
-        report.add(Figure::new("published → received at 500/s, p50", "ms", ms(arrived.p50_us)).at_most(5.0));
-        report.add(Figure::new("published → received at 500/s, p99", "ms", ms(arrived.p99_us)).at_most(20.0));
-        report.add(Figure::new("  missing", "", missing as f64).at_most(0.0));
-        Ok(())
     }
 
     async fn fan_out(&self, report: &mut Report, receiver: &mut ReceiverProcess) -> anyhow::Result<()> {

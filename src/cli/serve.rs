@@ -1,6 +1,6 @@
 //! `postrider serve`: the server, in the foreground.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::output::{NAME, Output, QUIET, STRONG};
 use super::signals::Signals;
-use crate::config::Environment;
+use crate::config::{Environment, Location};
 use crate::serve::{ServeError, Started, serve};
 use crate::store::OpenError;
 use crate::store::seal::MasterKeyError;
@@ -31,7 +31,10 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args, output: Output, environment: &Environment) -> anyhow::Result<ExitCode> {
     let config = args.sources.load(environment)?;
     telemetry::init(&config.telemetry_settings(output.notes_in_colour()))?;
-    let data = std::path::absolute(config.data_dir()).unwrap_or_else(|_| config.data_dir().to_owned());
+    let place = Place {
+        data: std::path::absolute(config.data_dir()).unwrap_or_else(|_| config.data_dir().to_owned()),
+        store: config.store().clone(),
+    };
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(async move {
@@ -44,28 +47,38 @@ pub(super) async fn run(args: Args, output: Output, environment: &Environment) -
     let shutdown = async {
         let _ = stopped.await;
     };
-    match serve(config.serve_settings(), |started| announce(started, &data, output), shutdown).await {
+    match serve(config.serve_settings(), |started| announce(started, &place, output), shutdown).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => match advice(&error) {
+        Err(error) => match advice(&error, &place.store) {
             Some(advice) => anyhow::bail!("{error}\n{advice}"),
             None => Err(error.into()),
         },
     }
 }
 
+/// Where the server keeps what it has.
+struct Place {
+    data: PathBuf,
+    store: Location,
+}
+
 /// Says where the server listens and, at the first start, the admin token.
-fn announce(started: &Started, data: &Path, output: Output) {
+fn announce(started: &Started, place: &Place, output: Output) {
+    let Place { data, store } = place;
     let url = format!("http://{}", started.address);
     let token = started.new_admin_token.as_ref().map(ExposeSecret::expose_secret);
     if output.json {
         // A reader that has gone does not stop a server.
-        let _ = output.json(&json!({ "url": url, "data": data, "new_admin_token": token }));
+        let _ = output.json(&json!({ "url": url, "data": data, "store": store.to_string(), "new_admin_token": token }));
         return;
     }
     let quiet = |text| output.paint_note(QUIET, text);
     output.note(format_args!("\n  {} {}\n", output.paint_note(STRONG, "Postrider"), quiet(env!("CARGO_PKG_VERSION"))));
     output.note(format_args!("  {}  {}", quiet("listening"), output.paint_note(NAME, &url)));
-    output.note(format_args!("  {}  {}\n", quiet("data     "), data.display()));
+    match store {
+        Location::Embedded => output.note(format_args!("  {}  {}\n", quiet("data     "), data.display())),
+        Location::Postgres(_) => output.note(format_args!("  {}  {store}\n", quiet("store    "))),
+    }
     if let Some(token) = token {
         output.note("  The admin token. It is shown this once; the server keeps only its hash.\n");
         output.note(format_args!("  {}\n", output.paint_note(STRONG, format_args!("export POSTRIDER_TOKEN={token}"))));
@@ -73,8 +86,24 @@ fn announce(started: &Started, data: &Path, output: Output) {
 }
 
 /// What to do about a server that does not start; `None`: the error says it already.
-fn advice(error: &ServeError) -> Option<&'static str> {
+fn advice(error: &ServeError, store: &Location) -> Option<&'static str> {
     Some(match error {
+        ServeError::Open(OpenError::Database { .. }) => {
+            "Nothing was changed. See that the database server runs, that the database is there (createdb makes it), \
+             and that --store or POSTRIDER_STORE has the right user and password."
+        }
+        ServeError::Open(OpenError::UnsafeServer { .. }) => {
+            "Nothing was changed. Where nothing is lost by that, as in a test, --allow-unsafe-store allows it."
+        }
+        ServeError::MasterKey(MasterKeyError::Missing { .. }) | ServeError::Open(OpenError::WrongMasterKey { .. })
+            if matches!(store, Location::Postgres(_)) =>
+        {
+            "Nothing was changed. Every node needs the master key that the first one made: copy master.key from its \
+             data folder, or set the same POSTRIDER_MASTER_KEY for all."
+        }
+        ServeError::Open(OpenError::NewerSchema { .. }) if matches!(store, Location::Postgres(_)) => {
+            "Nothing was changed. Start the newer program on this node, too."
+        }
         ServeError::Listen { .. } => "Stop the program that has the address, or choose another with --listen.",
         ServeError::Open(OpenError::InUse { .. })
         | ServeError::MasterKey(MasterKeyError::Unfinished(OpenError::InUse { .. })) => {

@@ -19,6 +19,10 @@ pub struct Figures {
     pub queued: u64,
     /// Bytes of events in memory.
     pub memory_bytes: u64,
+    /// Shards that this node owns.
+    pub shards: u64,
+    /// Outcomes not recorded, because other nodes owned their webhooks by then.
+    pub settlements_stale: u64,
 }
 
 /// One counter; exact, and not ordered with anything else.
@@ -43,4 +47,5 @@ pub(crate) struct Counters {
     pub(super) attempts_failed: Counter,
     pub(super) deliveries_delivered: Counter,
     pub(super) deliveries_dead: Counter,
+    pub(super) settlements_stale: Counter,
 }

@@ -4,6 +4,7 @@
 //! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
 
 mod later;
+mod leaving;
 mod loading;
 mod queue;
 mod state;
@@ -20,12 +21,13 @@ pub(super) use self::queue::Queued;
 pub(crate) use self::state::LaneSettings;
 pub(super) use self::state::Todo;
 use self::state::{Mode, Readiness, State, earlier};
-use super::breaker::{Change, CircuitSettings, Standing};
+use super::DispatcherSettings;
+use super::breaker::{Change, Standing};
 use super::memory::{HeldEvent, Memory};
 use crate::clock::UnixMicros;
 use crate::delivery::Outcome;
 use crate::delivery::retry::Schedule;
-use crate::store::{Disposition, EventSeq};
+use crate::store::{Disposition, EventSeq, Term};
 use crate::webhook::{WebhookHealth, WebhookRecord, WebhookSeq};
 
 /// A success that changes nothing but its time is stored at most this often.
@@ -38,6 +40,8 @@ pub(crate) const WEBHOOK_DELETED: &str = "webhook deleted";
 
 pub(crate) struct Lane {
     pub(crate) seq: WebhookSeq,
+    /// The ownership that it lives by; `None`: this node owns every shard for ever.
+    pub(super) term: Option<Term>,
     /// A permit wakes an idle worker. Permits and [`State::idle_workers`] together are the workers that wait.
     pub(super) wake: Semaphore,
     max_queued: usize,
@@ -100,17 +104,17 @@ pub(super) enum Whereabouts {
 impl Lane {
     pub(super) fn new(
         record: &WebhookRecord,
-        default_schedule: &Schedule,
-        circuit: CircuitSettings,
-        max_queued: usize,
+        settings: &DispatcherSettings,
         memory: Memory,
+        term: Option<Term>,
     ) -> Self {
         Self {
             seq: record.seq,
+            term,
             wake: Semaphore::new(0),
-            max_queued,
+            max_queued: settings.max_lane_deliveries,
             memory,
-            state: Mutex::new(State::new(record, default_schedule, circuit)),
+            state: Mutex::new(State::new(record, &settings.retry_schedule, settings.circuit)),
         }
     }
 
@@ -123,8 +127,8 @@ impl Lane {
         if let Some(reason) = state.refusal() {
             return Disposition::Skipped(reason);
         }
-        if state.is_ordered() {
-            // The store has the order, whatever happens here.
+        if state.is_ordered() || state.mode == Mode::Left {
+            // The store has the order, whatever happens here; or another node has the lane.
             return Disposition::Stored;
         }
         let is_full = state.queue.len() + state.reserved >= self.max_queued.min(room);
@@ -146,6 +150,9 @@ impl Lane {
         state.reserved -= 1;
         let waits_since = Instant::now();
         state.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false, waits_since });
+        if state.mode == Mode::Left {
+            return Todo { evicted: state.queue.take_all(), ..Todo::default() };
+        }
         if state.can_run() { state.employ(1, &self.wake) } else { state.evict() }
     }
 
@@ -362,7 +369,7 @@ impl Lane {
         let mut state = self.state.lock();
         state.workers.remove(&me);
         state.pacer.take_if(|pacer| *pacer == me);
-        if state.mode == Mode::Stopped {
+        if matches!(state.mode, Mode::Left | Mode::Stopped) {
             return None;
         }
         if state.breaker.is_open() {
@@ -408,7 +415,8 @@ impl Lane {
         now: UnixMicros,
     ) -> Todo {
         let mut state = self.state.lock();
-        if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Stopped) {
+        if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Left | Mode::Stopped)
+        {
             return Todo::default();
         }
         let was_ordered = state.is_ordered();
@@ -425,6 +433,11 @@ impl Lane {
             return Todo { load: state.mode == Mode::Running, ..todo };
         }
         state.resume_or_evict(&self.wake, now)
+    }
+
+    /// The version of the webhook that it goes by.
+    pub(super) fn version(&self) -> i64 {
+        self.state.lock().settings.version
     }
 
     pub(super) fn remove(&self) -> Todo {

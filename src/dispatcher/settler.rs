@@ -11,6 +11,7 @@ use super::lane::Lane;
 use super::notices::Notice;
 use crate::clock::Clock;
 use crate::delivery::DeliveryState;
+use crate::store::cluster::Fence;
 use crate::store::{SettleBatch, Settlement};
 use crate::webhook::WebhookSeq;
 
@@ -22,7 +23,7 @@ const MAX_FAILURES: usize = 16;
 /// Settlements that may wait for a commit; then workers wait with their next attempts.
 pub(super) const MAX_WAITING: usize = 2_048;
 /// How long to wait before a commit that failed is tried again.
-const RETRY_DELAY: Duration = Duration::from_millis(500);
+pub(super) const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) enum Message {
     /// `was_under_way`: it ends what was taken from the lane's queue.
@@ -75,35 +76,83 @@ fn portion(received: &[Message]) -> usize {
     received.iter().position(is_too_much).unwrap_or(received.len())
 }
 
-/// Commits what messages say, and tells those concerned.
-async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = Message>) {
-    let mut lanes: HashMap<WebhookSeq, Arc<Lane>> = HashMap::new();
-    let mut settlements = Vec::with_capacity(messages.len());
-    let mut were_under_way = Vec::with_capacity(messages.len());
-    let mut flushes = Vec::new();
-    let mut notices = Vec::new();
-    for message in messages {
-        match message {
-            Message::Ended { lane, settlement, was_under_way, notice } => {
-                notices.extend(notice);
-                lanes.entry(lane.seq).or_insert(lane);
-                settlements.push(settlement);
-                were_under_way.push(was_under_way);
+/// What goes into one commit, and who is concerned.
+#[derive(Default)]
+struct Portion {
+    lanes: HashMap<WebhookSeq, Arc<Lane>>,
+    ended: Vec<Ended>,
+    flushes: Vec<oneshot::Sender<()>>,
+}
+
+struct Ended {
+    lane: Arc<Lane>,
+    settlement: Settlement,
+    was_under_way: bool,
+    notice: Option<Box<Notice>>,
+}
+
+impl Portion {
+    fn of(messages: impl ExactSizeIterator<Item = Message>) -> Self {
+        let mut portion = Self { ended: Vec::with_capacity(messages.len()), ..Self::default() };
+        for message in messages {
+            match message {
+                Message::Ended { lane, settlement, was_under_way, notice } => {
+                    portion.concerns(&lane);
+                    portion.ended.push(Ended { lane, settlement, was_under_way, notice });
+                }
+                Message::Health(lane) => portion.concerns(&lane),
+                Message::Flush(done) => portion.flushes.push(done),
             }
-            Message::Health(lane) => {
-                lanes.insert(lane.seq, lane);
-            }
-            Message::Flush(done) => flushes.push(done),
+        }
+        let lanes = &portion.lanes;
+        // A webhook that was lost and came back has another lane now; what the old one did is over.
+        portion.ended.retain(|ended| {
+            lanes.get(&ended.settlement.key.webhook).is_some_and(|lane| Arc::ptr_eq(lane, &ended.lane))
+        });
+        portion
+    }
+
+    /// Of two lanes of a webhook the one of the later term counts.
+    fn concerns(&mut self, lane: &Arc<Lane>) {
+        let known = self.lanes.entry(lane.seq).or_insert_with(|| Arc::clone(lane));
+        if known.term < lane.term {
+            *known = Arc::clone(lane);
         }
     }
+}
+
+/// Commits what messages say, and tells those concerned.
+async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = Message>) {
+    let Portion { mut lanes, ended, flushes } = Portion::of(messages);
     let now = shared.clock.now();
     if !flushes.is_empty() {
-        lanes.extend(shared.lanes.read().iter().map(|(seq, lane)| (*seq, Arc::clone(lane))));
+        for (seq, lane) in shared.lanes.read().iter() {
+            lanes.entry(*seq).or_insert_with(|| Arc::clone(lane));
+        }
     }
     let health = lanes.values().filter_map(|lane| Some((lane.seq, lane.take_health(now)?))).collect();
     let is_urgent = lanes.values().any(|lane| lane.is_ordered());
-    let batch = Arc::new(SettleBatch { settlements, health, is_urgent });
-    commit(shared, &batch).await;
+    let fence = shared.member.as_ref().map(|member| {
+        let terms = lanes.values().filter_map(|lane| Some((lane.seq, lane.term?)));
+        Fence { node: member.node, terms: terms.collect() }
+    });
+    let mut notices = Vec::new();
+    let (mut settlements, mut were_under_way) = (Vec::with_capacity(ended.len()), Vec::with_capacity(ended.len()));
+    for Ended { settlement, was_under_way, notice, .. } in ended {
+        notices.extend(notice);
+        settlements.push(settlement);
+        were_under_way.push(was_under_way);
+    }
+    let batch = Arc::new(SettleBatch { settlements, health, is_urgent, fence });
+    let stale = commit(shared, &batch).await;
+    if !stale.is_empty() {
+        tracing::warn!(webhooks = stale.len(), "outcomes were not recorded: other nodes own their webhooks now");
+        let is_stale = |settlement: &&Settlement| stale.contains(&settlement.key.webhook);
+        shared.counters.settlements_stale.add(batch.settlements.iter().filter(is_stale).count() as u64);
+        let lost: Vec<_> = stale.iter().filter_map(|webhook| lanes.remove(webhook)).collect();
+        notices.retain(|notice| !stale.contains(&notice.webhook));
+        shared.lose(&lost);
+    }
     for (settlement, was_under_way) in batch.settlements.iter().zip(were_under_way) {
         if let Some(lane) = lanes.get(&settlement.key.webhook) {
             after_commit(shared, lane, settlement, was_under_way);
@@ -117,22 +166,28 @@ async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = Me
     }
 }
 
-/// Tries until it succeeds: what has been sent must be recorded, and meanwhile nothing more is sent.
-async fn commit(shared: &Shared, batch: &Arc<SettleBatch>) {
+/// Tries until it succeeds: what has been sent must be recorded, and meanwhile nothing more is sent. Returns the webhooks
+/// that are not ours any more, of which nothing is recorded.
+async fn commit(shared: &Shared, batch: &Arc<SettleBatch>) -> Vec<WebhookSeq> {
     if batch.settlements.is_empty() && batch.health.is_empty() {
-        return;
+        return Vec::new();
     }
     let mut failures = 0_u32;
-    while let Err(error) = shared.store.settle(Arc::clone(batch)).await {
-        if failures == 0 {
-            tracing::error!(%error, settlements = batch.settlements.len(), "cannot record outcomes; delivery pauses until the store works again");
+    let stale = loop {
+        match shared.store.settle(Arc::clone(batch)).await {
+            Ok(stale) => break stale,
+            Err(error) if failures == 0 => {
+                tracing::error!(%error, settlements = batch.settlements.len(), "cannot record outcomes; delivery pauses until the store works again");
+            }
+            Err(_) => {}
         }
         failures = failures.saturating_add(1);
         tokio::time::sleep(RETRY_DELAY).await;
-    }
+    };
     if failures > 0 {
         tracing::info!(failures, "the store works again; delivery resumes");
     }
+    stale
 }
 
 fn after_commit(shared: &Arc<Shared>, lane: &Arc<Lane>, settlement: &Settlement, was_under_way: bool) {

@@ -53,7 +53,13 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
         }
         hold.job.push(job.queued.clone());
         hold.job.extend_from_slice(&job.more);
-        let outcome = match attempt_once(&shared, &lane, &job, &mut connection).await {
+        let attempt = attempt_once(&shared, &lane, &job, &mut connection);
+        let Some(attempted) = shared.lease.while_it_lasts(attempt).await else {
+            // Others may own the webhook now, and this lane is about to go.
+            hold.job.clear();
+            return;
+        };
+        let outcome = match attempted {
             Ok(outcome) => outcome,
             Err(error) => {
                 shared.carry_out(&lane, lane.not_attempted(shared.clock.now()));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Engine, to_the_end};
+use crate::store::cluster::Hint;
 use crate::store::{Act, StoreError, TenantPatch, TenantRecord};
 use crate::webhook::TenantSeq;
 
@@ -14,6 +15,7 @@ impl Engine {
             let _in_order = engine.changes.lock().await;
             let record = engine.store.audited(&act).create_tenant(patch, engine.now()).await?;
             engine.tenants.apply(record.clone());
+            engine.dispatcher.hint(Hint::Changed);
             Ok(record)
         })
         .await
@@ -31,6 +33,7 @@ impl Engine {
             let _in_order = engine.changes.lock().await;
             let record = engine.store.audited(&act).update_tenant(tenant, patch, engine.now()).await?;
             engine.tenants.apply(record.clone());
+            engine.dispatcher.hint(Hint::Changed);
             Ok(record)
         })
         .await
@@ -52,6 +55,7 @@ impl Engine {
                 engine.ingest.remove(tenant, webhook);
                 engine.dispatcher.remove(webhook);
             }
+            engine.dispatcher.hint(Hint::Changed);
             Ok(deleted.tenant)
         })
         .await

@@ -3,12 +3,13 @@
 //! A job reads what it meets next, keeps it from being attempted, commits a step, and rests. What is under way is left
 //! alone. Events go first: a step is small, waits while the writer is busy, and a job makes no more than its rate.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -16,10 +17,11 @@ use super::{Engine, to_the_end};
 use crate::clock::Clock;
 use crate::dispatcher::Dispatcher;
 use crate::ingest::would_match;
+use crate::store::cluster::Hint;
 use crate::store::replay::{
     MAX_RESEND_DELIVERIES, NewReplay, ReplayAction, ReplayRecord, ReplayState, ReplayStep, Stepped,
 };
-use crate::store::{Act, Deed, DeliveryKey, EventSeq, Store, StoreError};
+use crate::store::{Act, Deed, DeliveryKey, EventSeq, Shard, Store, StoreError};
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookSeq, WebhookSettings};
 
@@ -55,7 +57,13 @@ pub struct Resent {
 /// The jobs that wait or run.
 pub(super) struct Replays {
     runner: Runner,
-    tasks: Mutex<JoinSet<()>>,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    all: JoinSet<()>,
+    running: HashMap<Uuid, AbortHandle>,
 }
 
 #[derive(Clone)]
@@ -67,38 +75,54 @@ struct Runner {
 }
 
 impl Replays {
-    /// Goes on with the jobs that have not ended.
-    pub(super) async fn start(
-        store: Arc<dyn Store>,
-        dispatcher: Dispatcher,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn new(store: Arc<dyn Store>, dispatcher: Dispatcher, clock: Arc<dyn Clock>) -> Self {
         let slots = Arc::new(Semaphore::new(MAX_RUNNING_REPLAYS));
-        let jobs = store.unfinished_replays().await?;
-        let replays = Self { runner: Runner { store, dispatcher, clock, slots }, tasks: Mutex::default() };
-        for job in jobs {
-            replays.run(job);
-        }
-        Ok(replays)
+        Self { runner: Runner { store, dispatcher, clock, slots }, tasks: Mutex::default() }
     }
 
+    /// Goes on with the jobs that have not ended, as far as they are for this node: the one that owns the shard of the
+    /// job's id. Those that are for others now stop.
+    pub(super) fn follow(&self, unfinished: Vec<ReplayRecord>) {
+        let mut tasks = self.tasks.lock();
+        tasks.running.retain(|job, task| {
+            let is_ours = self.runner.is_ours(*job);
+            if !is_ours {
+                task.abort();
+            }
+            is_ours && !task.is_finished()
+        });
+        drop(tasks);
+        for job in unfinished {
+            self.run(job);
+        }
+    }
+
+    /// Runs a job, if it is for this node and does not run.
     fn run(&self, job: ReplayRecord) {
         let mut tasks = self.tasks.lock();
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(self.runner.clone().run(job));
+        while tasks.all.try_join_next().is_some() {}
+        if self.runner.is_ours(job.uuid) && !tasks.running.contains_key(&job.uuid) {
+            let uuid = job.uuid;
+            let task = tasks.all.spawn(self.runner.clone().run(job));
+            tasks.running.insert(uuid, task);
+        }
     }
 
     /// Stops all of them where they are; the next start goes on.
     pub(super) fn stop(&self) {
-        self.tasks.lock().abort_all();
+        self.tasks.lock().all.abort_all();
     }
 }
 
 impl Runner {
+    fn is_ours(&self, job: Uuid) -> bool {
+        self.dispatcher.owns(Shard::of(job))
+    }
+
     async fn run(self, mut job: ReplayRecord) {
         let Ok(_slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
         let mut is_failing = false;
-        while !job.state.has_ended() {
+        while !job.state.has_ended() && self.is_ours(job.uuid) {
             let started = Instant::now();
             match self.step(&job).await {
                 Ok(stepped) => {
@@ -197,6 +221,7 @@ impl Engine {
         to_the_end(async move {
             let record = engine.store.audited(&act).create_replay(act.tenant, job, engine.now()).await?;
             engine.replays.run(record.clone());
+            engine.dispatcher.hint(Hint::Changed);
             Ok(record)
         })
         .await

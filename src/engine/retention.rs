@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, UnixMicros};
+use crate::dispatcher::Dispatcher;
 use crate::store::retention::{Cutoffs, Purged, Retention};
-use crate::store::{EventSeq, Store, StoreError};
+use crate::store::{EventSeq, Shard, Store, StoreError};
 
 /// The rest between two steps.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
@@ -64,6 +65,8 @@ pub(super) struct Purge {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     settings: RetentionSettings,
+    /// One node purges: who owns the first shard.
+    dispatcher: Dispatcher,
     /// Where the next round goes on: events before were looked at.
     events_through: EventSeq,
     attempts_through: EventSeq,
@@ -72,16 +75,24 @@ pub(super) struct Purge {
 }
 
 impl Purge {
-    pub(super) fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, settings: RetentionSettings) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        settings: RetentionSettings,
+        dispatcher: Dispatcher,
+    ) -> Self {
         let full_round_at = clock.now();
         let (events_through, attempts_through) = (EventSeq(0), EventSeq(0));
-        Self { store, clock, settings, events_through, attempts_through, full_round_at }
+        Self { store, clock, settings, dispatcher, events_through, attempts_through, full_round_at }
     }
 
     pub(super) async fn run(mut self) {
         let mut is_failing = false;
         loop {
             tokio::time::sleep(self.settings.interval).await;
+            if !self.dispatcher.owns(Shard::from_number(0)) {
+                continue;
+            }
             let round = self.round().await;
             if let Err(error) = &round
                 && !is_failing

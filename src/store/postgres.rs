@@ -7,11 +7,14 @@
 
 mod accept;
 mod audit;
+mod cluster;
 mod counters;
 mod deliveries;
 mod error;
 mod events;
+mod fence;
 mod group;
+mod hints;
 mod idempotency;
 mod listings;
 mod moves;
@@ -19,8 +22,10 @@ mod open;
 mod partitions;
 mod pending;
 mod pool;
+mod presence;
 mod replay;
 mod retention;
+mod scratch;
 mod settle;
 mod tenants;
 mod tls;
@@ -38,13 +43,17 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 use self::group::Group;
+use self::hints::Hints;
 use self::listings::Listing;
-pub use self::open::PostgresOptions;
+pub use self::open::{DEFAULT_MAX_CONNECTIONS, PostgresOptions};
 use self::open::{Opening, shown};
 use self::partitions::Partitions;
-use self::pool::{Connection, Connections};
+use self::pool::{Connection, Connections, Server};
+use self::presence::Presence;
+pub use self::scratch::{Counted, Scratch};
 use self::transaction::{Commit, Failure, Slots, write};
 use self::window::Window;
+use super::cluster::Cluster;
 use super::counters::Gauges;
 use super::id_hash::IdHash;
 use super::paging::Bounds;
@@ -59,7 +68,9 @@ use crate::clock::UnixMicros;
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 
 /// Connections that the store needs to have some for everything it does at once.
-const MIN_CONNECTIONS: u32 = 4;
+pub const MIN_CONNECTIONS: u32 = 4;
+/// Connections beside these for what nodes do together, which must not wait for deliveries.
+const CONTROL_CONNECTIONS: u32 = 3;
 
 /// The store in PostgreSQL. A clone is another handle to it.
 #[derive(Clone)]
@@ -73,6 +84,11 @@ pub struct PostgresStore {
 /// What all handles, and the tasks behind them, have in common.
 struct Shared {
     connections: Connections,
+    /// For what nodes do together.
+    control: Connections,
+    server: Server,
+    hints: Hints,
+    presence: Presence,
     partitions: Partitions,
     /// Of the table `counters`.
     slots: Slots,
@@ -87,12 +103,19 @@ struct Shared {
 }
 
 impl PostgresStore {
+    /// Whether the database has no installation yet, which the first [`PostgresStore::open`] makes under its master key.
+    pub async fn is_new(options: &PostgresOptions) -> Result<bool, OpenError> {
+        open::is_new(options).await
+    }
+
     /// Opens the store, or makes it in an empty database.
     pub async fn open(options: PostgresOptions, master_key: &MasterKey) -> Result<Self, OpenError> {
         let config = options.config()?;
         let database = shown(&config);
         let max_connections = options.max_connections.max(MIN_CONNECTIONS);
-        let connections = Connections::new(config, options.roots, max_connections, &database)?;
+        let server = options.server()?;
+        let connect = |count| Connections::new(&server, count, &database);
+        let (connections, control) = (connect(max_connections)?, connect(CONTROL_CONNECTIONS)?);
         let sealer = Sealer::new(master_key)
             .map_err(|error| OpenError::Database { database: database.clone(), reason: error.to_string() })?;
         let opening = Opening { connections: &connections, sealer: &sealer, database: &database };
@@ -104,8 +127,13 @@ impl PostgresStore {
         let window = window.await.map_err(|failure| opening.failed(failure))?;
         let pending = counters::pending(&connection).await.map_err(|failure| opening.failed(failure))?;
         drop(connection);
+        let (hints, unsent) = Hints::new();
         let shared = Arc::new(Shared {
             connections,
+            control,
+            server,
+            hints,
+            presence: Presence::default(),
             partitions,
             slots: Slots::new(max_connections),
             gauges: Gauges::new(pending),
@@ -115,6 +143,7 @@ impl PostgresStore {
             id_hash: IdHash::new(&keys.id_hash),
             sealer,
         });
+        tokio::spawn(hints::send_all(Arc::downgrade(&shared), unsent));
         Ok(Self { group: Arc::new(Group::start(&shared)), shared, act: None })
     }
 
@@ -177,7 +206,8 @@ impl Store for PostgresStore {
         Ok(pending::next_due(&self.read().await?, webhook, after).await?)
     }
 
-    async fn settle(&self, batch: Arc<SettleBatch>) -> Result<(), StoreError> {
+    async fn settle(&self, batch: Arc<SettleBatch>) -> Result<Vec<WebhookSeq>, StoreError> {
+        settle::gather(&batch).await;
         write!(self, |commit| settle::settle(commit, &batch).await)
     }
 
@@ -366,6 +396,10 @@ impl Store for PostgresStore {
         Ok(self.listing(&connection).page(filter, &page).await?)
     }
 
+    fn cluster(&self) -> Option<Arc<dyn Cluster>> {
+        Some(Arc::clone(&self.shared) as Arc<dyn Cluster>)
+    }
+
     fn delivery_ids(&self) -> &DeliveryIds {
         &self.shared.delivery_ids
     }
@@ -377,5 +411,6 @@ impl Store for PostgresStore {
     async fn close(&self) {
         self.group.close().await;
         self.shared.connections.close().await;
+        self.shared.control.close().await;
     }
 }

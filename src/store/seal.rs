@@ -44,7 +44,7 @@ pub enum MasterKeyError {
     File { path: String, error: io::Error },
     #[error("{path} can be read by others (mode {mode:03o}): run chmod 600 {path}")]
     Permissions { path: String, mode: u32 },
-    #[error("{path} is missing, but there is a database: restore the key file that belongs to it")]
+    #[error("{path} is missing, but the database was made with one: restore the key file that belongs to it")]
     Missing { path: String },
     /// A change of the master key was cut off, and cannot be finished now.
     #[error(transparent)]
@@ -76,17 +76,38 @@ impl MasterKey {
         super::sqlite::finish_key_change(folder)?;
         let path = folder.join(MASTER_KEY_FILE);
         let shown = path.display().to_string();
-        let in_file = |error| MasterKeyError::File { path: shown.clone(), error };
         match Self::load(&path)? {
             Some(key) => Ok(key),
             None if folder.join(DATABASE_FILE).exists() => Err(MasterKeyError::Missing { path: shown }),
-            None => {
-                super::sqlite::create_folder(folder).map_err(in_file)?;
-                let key = Self::generate().map_err(in_file)?;
-                key.save(&path).map_err(in_file)?;
-                Ok(key)
-            }
+            None => Self::create(folder),
         }
+    }
+
+    /// The key in `folder`, which is for a database elsewhere; `None`: there is none. Finishes a change of the key that was
+    /// cut off.
+    pub fn in_folder(folder: &Path) -> Result<Option<Self>, MasterKeyError> {
+        super::sqlite::finish_key_change(folder)?;
+        Self::load(&folder.join(MASTER_KEY_FILE))
+    }
+
+    /// Makes a key in `folder`, which has none.
+    pub fn create(folder: &Path) -> Result<Self, MasterKeyError> {
+        let path = folder.join(MASTER_KEY_FILE);
+        let in_file = |error| MasterKeyError::File { path: path.display().to_string(), error };
+        super::sqlite::create_folder(folder).map_err(in_file)?;
+        let key = Self::generate().map_err(in_file)?;
+        key.save(&path).map_err(in_file)?;
+        Ok(key)
+    }
+
+    /// Deletes the key in `folder` if it is this one: it was made in vain.
+    pub fn discard(&self, folder: &Path) -> Result<(), MasterKeyError> {
+        let path = folder.join(MASTER_KEY_FILE);
+        if Self::load(&path)?.is_some_and(|key| key.expose() == self.expose()) {
+            let in_file = |error| MasterKeyError::File { path: path.display().to_string(), error };
+            fs::remove_file(&path).map_err(in_file)?;
+        }
+        Ok(())
     }
 
     /// The key in the file `path`; `None`: there is no such file.

@@ -21,6 +21,16 @@ impl Shard {
         Self(hash.to_be_bytes().into_iter().fold(0, |folded, byte| folded ^ byte))
     }
 
+    /// Every shard.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..=u8::MAX).map(Self)
+    }
+
+    #[must_use]
+    pub fn from_number(number: u8) -> Self {
+        Self(number)
+    }
+
     #[must_use]
     pub fn number(self) -> u8 {
         self.0
@@ -30,6 +40,11 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_are_as_many_as_there_are() {
+        assert_eq!(Shard::all().count(), usize::from(SHARDS));
+    }
 
     #[test]
     fn a_webhook_stays_in_its_shard() {

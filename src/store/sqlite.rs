@@ -160,8 +160,9 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| pending::next_due(connection, webhook, after)).await
     }
 
-    async fn settle(&self, batch: Arc<SettleBatch>) -> Result<(), StoreError> {
-        self.writer.write(settle::size(&batch), move |commit| settle::settle(commit, &batch)).await
+    async fn settle(&self, batch: Arc<SettleBatch>) -> Result<Vec<WebhookSeq>, StoreError> {
+        self.writer.write(settle::size(&batch), move |commit| settle::settle(commit, &batch)).await?;
+        Ok(Vec::new())
     }
 
     async fn discard_pending(

@@ -325,6 +325,7 @@ pub(crate) async fn the_health_of_a_webhook_is_settled_too<F: Fixture>() {
             settlements: vec![discarded],
             health: vec![(a, health.clone())],
             is_urgent: true,
+            fence: None,
         }))
         .await
         .unwrap();

@@ -83,7 +83,12 @@ pub(crate) async fn a_change_can_close_the_circuit<F: Fixture>() {
         auto_disabled_at: Some(at(9)),
         ..Default::default()
     };
-    let batch = SettleBatch { settlements: Vec::new(), health: vec![(created.seq, broken.clone())], is_urgent: false };
+    let batch = SettleBatch {
+        settlements: Vec::new(),
+        health: vec![(created.seq, broken.clone())],
+        is_urgent: false,
+        fence: None,
+    };
     store.settle(Arc::new(batch)).await.unwrap();
     let kept = store.update_webhook(DEFAULT_TENANT, created.uuid, 1, settings("a"), false, at(10)).await.unwrap();
     assert_eq!(kept.health, broken);

@@ -11,8 +11,9 @@ use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::retry::Schedule;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
 use postrider::engine::DEFAULT_IDEMPOTENCY_TTL;
+use postrider::engine::nodes::NodeSettings;
 use postrider::engine::retention::RetentionSettings;
-use postrider::serve::{ServeError, ServeSettings, Started, serve};
+use postrider::serve::{ServeError, ServeSettings, Started, StoreSettings, serve};
 use postrider::store::sqlite::SqliteOptions;
 use postrider::telemetry::{TelemetrySettings, subscriber};
 use secrecy::{ExposeSecret, SecretString};
@@ -52,7 +53,8 @@ pub fn settings(folder: &Path) -> ServeSettings {
         },
         retention: RetentionSettings::FOREVER,
         idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL,
-        store: SqliteOptions::default(),
+        node: NodeSettings::default(),
+        store: StoreSettings::Sqlite(SqliteOptions::default()),
     }
 }
 

@@ -42,9 +42,15 @@ pub(super) struct Publisher {
     /// Into how many topics those of each `bench.node-…` are spread; 0 for one.
     pub cases: u64,
     client: Client,
+    /// Events go to the nodes in turn.
+    doors: Arc<[Door]>,
+    next: Arc<AtomicU64>,
+}
+
+/// Where a node takes events.
+struct Door {
     events: Destination,
     batches: Destination,
-    next: Arc<AtomicU64>,
 }
 
 /// How fast to publish.
@@ -92,13 +98,18 @@ pub(super) fn event(topic: &str, n: u64, sent_us: i64) -> String {
 
 impl Publisher {
     pub(super) fn new(node: &Node) -> anyhow::Result<Self> {
-        Ok(Self {
-            cases: 0,
-            client: client()?,
-            events: Destination::parse(&format!("{}/api/v1/events", node.url))?,
-            batches: Destination::parse(&format!("{}/api/v1/events/batch", node.url))?,
-            next: Arc::default(),
-        })
+        Self::to_all(std::slice::from_ref(node))
+    }
+
+    /// To nodes in turn.
+    pub(super) fn to_all(nodes: &[Node]) -> anyhow::Result<Self> {
+        let door = |node: &Node| -> anyhow::Result<Door> {
+            let events = Destination::parse(&format!("{}/api/v1/events", node.url))?;
+            Ok(Door { events, batches: Destination::parse(&format!("{}/api/v1/events/batch", node.url))? })
+        };
+        let doors = nodes.iter().map(door).collect::<anyhow::Result<Vec<_>>>()?;
+        anyhow::ensure!(!doors.is_empty(), "there is no node to publish to");
+        Ok(Self { cases: 0, client: client()?, doors: doors.into(), next: Arc::default() })
     }
 
     /// Publishes as fast as deliveries arrive, and returns when all have: the time it took.
@@ -202,13 +213,15 @@ impl Publisher {
 
     /// Publishes one event on a topic that is none of the measured ones.
     pub(super) async fn aside(&self, topic: &str) -> anyhow::Result<()> {
-        self.post(&self.events, event(topic, 0, 0)).await
+        self.post(&self.doors[0].events, event(topic, 0, 0)).await
     }
 
     async fn send(&self, first: u64, count: u64) -> anyhow::Result<()> {
         let sent_us = SystemClock.now().0;
+        // Batches begin at multiples of their size.
+        let door = &self.doors[usize::try_from(first / count)? % self.doors.len()];
         let (destination, body) = if count == 1 {
-            (&self.events, event(&topic(first, self.cases), first, sent_us))
+            (&door.events, event(&topic(first, self.cases), first, sent_us))
         } else {
             let mut batch = String::with_capacity(2 * FILLER.len() * usize::try_from(count)?);
             for n in first..first + count {
@@ -216,7 +229,7 @@ impl Publisher {
                 batch.push_str(&event(&topic(n, self.cases), n, sent_us));
             }
             batch.push(']');
-            (&self.batches, batch)
+            (&door.batches, batch)
         };
         self.post(destination, body).await
     }

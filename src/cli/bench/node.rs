@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use super::super::remote::Remote;
@@ -16,6 +17,8 @@ use super::process;
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 /// The admin token of the servers that this benchmark starts for itself.
 pub(super) const TOKEN: &str = "pr_benchmarkbenchmarkbenchmarkbenchmarkbenchma";
+/// Their master key, since they share a database.
+const MASTER_KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 
 /// A server's process.
 pub(super) struct Node {
@@ -27,7 +30,13 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// On the embedded store in `folder`.
     pub(super) async fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_on(folder, None).await
+    }
+
+    /// `store`: the URL of a database in place of the embedded store, and whether its fsync may be off.
+    pub(super) async fn start_on(folder: &Path, store: Option<(&SecretString, bool)>) -> anyhow::Result<Self> {
         let began_at = Instant::now();
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--json", "serve", "--listen", "127.0.0.1:0", "--allow-private", "127.0.0.0/8"])
@@ -35,6 +44,9 @@ impl Node {
             .arg(folder)
             .current_dir(folder.parent().unwrap_or(folder))
             .env("POSTRIDER_ADMIN_TOKEN", TOKEN)
+            .env("POSTRIDER_STORE", store.map_or("embedded", |(url, _)| url.expose_secret()))
+            .env("POSTRIDER_ALLOW_UNSAFE_STORE", store.is_some_and(|(_, allow)| allow).to_string())
+            .env("POSTRIDER_MASTER_KEY", MASTER_KEY)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

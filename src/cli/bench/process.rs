@@ -18,11 +18,43 @@ pub(super) struct Memory {
 
 /// CPU time of a process so far, of all threads, in user and kernel mode; in steps of 10 ms.
 pub(super) fn cpu(pid: u32) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The command's name, in parentheses, may itself hold spaces. utime and stime are fields 14 and 15.
-    let after_name = stat.rsplit(") ").next().unwrap_or_default();
-    let ticks: u64 = after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Ok(Duration::from_millis(ticks * 1_000 / TICKS_PER_S))
+    Ok(cpu_fields(&fs::read_to_string(format!("/proc/{pid}/stat"))?, 2))
+}
+
+/// The same of a process, of the children that it has now, and of those that it had.
+pub(super) fn family_cpu(pid: u32) -> anyhow::Result<Duration> {
+    let mut sum = cpu_fields(&fs::read_to_string(format!("/proc/{pid}/stat"))?, 4);
+    for entry in fs::read_dir("/proc")?.flatten() {
+        // One that ends meanwhile is counted by its parent the next time.
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        if parent_field(&stat) == Some(pid) {
+            sum += cpu_fields(&stat, 2);
+        }
+    }
+    Ok(sum)
+}
+
+pub(super) fn parent(pid: u32) -> Option<u32> {
+    parent_field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+pub(super) fn name(pid: u32) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
+}
+
+/// The fields of `/proc/PID/stat` from the third on: the command's name before, in parentheses, may itself hold spaces.
+fn fields(stat: &str) -> std::str::Split<'_, char> {
+    stat.rsplit(") ").next().unwrap_or_default().split(' ')
+}
+
+fn parent_field(stat: &str) -> Option<u32> {
+    fields(stat).nth(1)?.parse().ok()
+}
+
+/// The sum of `count` fields from the 14th on: utime and stime, then cutime and cstime of children that have ended.
+fn cpu_fields(stat: &str, count: usize) -> Duration {
+    let ticks: u64 = fields(stat).skip(11).take(count).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 1_000 / TICKS_PER_S)
 }
 
 pub(super) fn memory(pid: u32) -> anyhow::Result<Memory> {
@@ -33,4 +65,17 @@ pub(super) fn memory(pid: u32) -> anyhow::Result<Memory> {
         Ok(kib * 1_024)
     };
     Ok(Memory { resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_moves_no_field() {
+        let stat = "7 (a b) c) S 3 7 7 0 -1 4194560 1 0 0 0 150 50 200 100 20 0 1 0 5 6 7";
+        assert_eq!(parent_field(stat), Some(3));
+        assert_eq!(cpu_fields(stat, 2), Duration::from_secs(2));
+        assert_eq!(cpu_fields(stat, 4), Duration::from_secs(5));
+    }
 }

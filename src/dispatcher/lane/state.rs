@@ -56,6 +56,8 @@ pub(super) enum Mode {
     Off,
     /// Deleted: what is pending is discarded.
     Removed,
+    /// Another node owns the webhook, or is about to.
+    Left,
     /// The node shuts down: what is pending is read back at the next start.
     Stopped,
 }
@@ -210,7 +212,7 @@ impl State {
         match self.mode {
             Mode::Off => Some(WEBHOOK_DISABLED),
             Mode::Removed => Some(WEBHOOK_DELETED),
-            Mode::Running | Mode::Paused | Mode::Stopped => None,
+            Mode::Running | Mode::Paused | Mode::Left | Mode::Stopped => None,
         }
     }
 
@@ -348,7 +350,7 @@ impl State {
 
     /// Empties the queue, because nothing will be attempted for now or ever.
     pub(super) fn evict(&mut self) -> Todo {
-        if self.mode == Mode::Stopped {
+        if matches!(self.mode, Mode::Left | Mode::Stopped) {
             self.queue.take_all();
             return Todo::default();
         }

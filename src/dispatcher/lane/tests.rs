@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::delivery::End;
+use crate::dispatcher::CircuitSettings;
 use crate::dispatcher::memory::MIN_MEMORY_BYTES;
 use crate::event::Event;
 use crate::signing::SigningKeys;
@@ -20,6 +21,16 @@ const CIRCUIT: CircuitSettings =
     CircuitSettings { threshold: 4, cool_down: Duration::from_secs(5), max_cool_down: Duration::from_secs(20) };
 const MAX_QUEUED: usize = 4;
 const STEPS: usize = 120;
+
+fn limits() -> DispatcherSettings {
+    DispatcherSettings {
+        max_in_flight: 3,
+        max_lane_deliveries: MAX_QUEUED,
+        max_memory_bytes: MIN_MEMORY_BYTES,
+        retry_schedule: Schedule::original(),
+        circuit: CIRCUIT,
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -110,7 +121,7 @@ impl World {
             updated_at: now,
         };
         let memory = Memory::new(MIN_MEMORY_BYTES);
-        let lane = Lane::new(&record, &Schedule::original(), CIRCUIT, MAX_QUEUED, memory.clone());
+        let lane = Lane::new(&record, &limits(), memory.clone(), None);
         Self {
             record,
             lane,
@@ -248,7 +259,7 @@ impl World {
                 // What was attempted and not committed is attempted again.
                 self.record.health = self.lane.take_health(self.now).unwrap_or_else(|| self.record.health.clone());
                 let (record, memory) = (&self.record, self.memory.clone());
-                self.lane = Lane::new(record, &Schedule::original(), CIRCUIT, MAX_QUEUED, memory);
+                self.lane = Lane::new(record, &limits(), memory, None);
                 (self.ended, self.read, self.alarm) = (Vec::new(), None, None);
                 if let Some(at) = self.pending.values().min().copied() {
                     let todo = self.lane.note_stored(at);

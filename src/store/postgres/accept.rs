@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::pool::Connection;
+use super::presence::Presence;
 use super::transaction::Failure;
 use super::values::text;
 use crate::clock::UnixMicros;
@@ -40,7 +41,7 @@ pub(super) async fn store(
     let (mut accepted, mut open) = (vec![None; events.len()], first_of_each(&keys));
     let mut stored = Stored { accepted: Vec::new(), pending: BTreeMap::new(), newest: EventSeq(0) };
     for _ in 0..MAX_TRIES {
-        insert(connection, slot, events, &keys, &open, &mut accepted, &mut stored).await?;
+        insert(connection, (&shared.presence, slot), events, &keys, &open, &mut accepted, &mut stored).await?;
         open.retain(|place| accepted[*place].is_none());
         if open.is_empty() {
             break;
@@ -108,6 +109,8 @@ struct QueueColumns {
     next_at: Vec<UnixMicros>,
     accepted_at: Vec<UnixMicros>,
     in_memory: Vec<bool>,
+    /// Of webhooks whose lanes are to hold it in memory.
+    shards: Vec<Option<i16>>,
 }
 
 /// Columns of deliveries that are skipped.
@@ -127,7 +130,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn add(&mut self, key: Uuid, new: &'a NewEvent) {
+    fn add(&mut self, presence: &Presence, key: Uuid, new: &'a NewEvent) {
         let events = &mut self.events;
         events.keys.push(key);
         events.tenants.push(new.tenant);
@@ -158,6 +161,8 @@ impl<'a> Columns<'a> {
             self.queue.next_at.push(next_at);
             self.queue.accepted_at.push(new.accepted_at);
             self.queue.in_memory.push(in_memory);
+            let shard = if in_memory { presence.shard(owed.webhook) } else { None };
+            self.queue.shards.push(shard.map(|shard| i16::from(shard.number())));
         }
         self.events.deliveries.push(i64::try_from(new.owed.len()).unwrap_or(i64::MAX));
         self.events.skipped.push(skipped);
@@ -167,9 +172,17 @@ impl<'a> Columns<'a> {
 /// Who inserts an id into `event_id` first has the event; a second one waits for the commit of the first, and then knows.
 /// Ids are inserted in order, so that no two transactions wait for each other. What is new is asked for in the form
 /// `(… IN (…)) IS TRUE`, because that is always a look-up in a hash.
+///
+/// `own` are the shards that are this node's after the events got their numbers. An entry is marked as held in memory only
+/// where its shard is among them: the next owner takes the marks of all events that got their numbers before it.
 const INSERT: &str = "
     WITH numbers AS MATERIALIZED (
         SELECT array_agg(nextval('event_number')) AS taken FROM generate_series(1, cardinality($2::uuid[]))
+    ),
+    own AS MATERIALIZED (
+        SELECT id FROM shard
+        WHERE id = ANY($23::smallint[]) AND holder = $21
+            AND CASE WHEN (SELECT taken FROM numbers) IS NULL THEN false ELSE lease_until > clock_timestamp() END
     ),
     fresh AS (
         INSERT INTO event_id (key, event_seq)
@@ -190,9 +203,10 @@ const INSERT: &str = "
     queued AS (
         INSERT INTO pending
             (event_seq, webhook_seq, next_at, updated_at, attempts, round_attempts, in_memory)
-        SELECT (SELECT taken FROM numbers)[place], webhook_seq, next_at, accepted_at, 0, 0, in_memory
-        FROM unnest($12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::boolean[])
-            AS given (place, webhook_seq, next_at, accepted_at, in_memory)
+        SELECT (SELECT taken FROM numbers)[place], webhook_seq, next_at, accepted_at, 0, 0,
+            in_memory AND ($21::uuid IS NULL OR (shard IN (SELECT id FROM own)) IS TRUE)
+        FROM unnest($12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::boolean[], $22::smallint[])
+            AS given (place, webhook_seq, next_at, accepted_at, in_memory, shard)
         WHERE ((SELECT taken FROM numbers)[place] IN (SELECT event_seq FROM fresh)) IS TRUE
     ),
     passed_over AS (
@@ -220,7 +234,7 @@ const INSERT: &str = "
 /// Inserts the events at the places `open` whose ids are free, and notes their answers.
 async fn insert(
     connection: &Connection,
-    slot: i32,
+    (presence, slot): (&Presence, i32),
     events: &[&NewEvent],
     keys: &[Uuid],
     open: &[usize],
@@ -229,8 +243,11 @@ async fn insert(
 ) -> Result<(), Failure> {
     let mut columns = Columns::default();
     for place in open {
-        columns.add(keys[*place], events[*place]);
+        columns.add(presence, keys[*place], events[*place]);
     }
+    let mut shards: Vec<i16> = columns.queue.shards.iter().copied().flatten().collect();
+    shards.sort_unstable();
+    shards.dedup();
     let Columns { events: new, queue, skipped } = &columns;
     let reasons: Vec<_> = skipped.reasons.iter().map(|reason| text(reason)).collect();
     let row = connection
@@ -257,6 +274,9 @@ async fn insert(
                 &skipped.webhooks,
                 &skipped.accepted_at,
                 &reasons,
+                &presence.node(),
+                &queue.shards,
+                &shards,
             ],
         )
         .await?;

@@ -7,7 +7,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use uuid::Uuid;
 
-use super::pool::{Connection, Connections};
+use super::pool::{Connection, Connections, Server};
 use super::transaction::Failure;
 use crate::delivery::client::Roots;
 use crate::store::migrate::{self, Migration};
@@ -16,14 +16,16 @@ use crate::store::{OpenError, StoreError};
 use crate::webhook::DEFAULT_TENANT;
 
 /// Its first migration is where the embedded store's fourth leads.
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../../../migrations/postgres/0001_initial.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../../migrations/postgres/0001_initial.sql") },
+    Migration { version: 2, sql: include_str!("../../../migrations/postgres/0002_nodes.sql") },
+];
 /// The oldest version that its makers still mend, as of this program's.
 const OLDEST_POSTGRES: u32 = 14;
 /// `pg_advisory_xact_lock`: held by who migrates.
 const MIGRATION_LOCK: i64 = 0x5052_4452_0001;
 /// Connections where the options do not say.
-const DEFAULT_MAX_CONNECTIONS: u32 = 16;
+pub const DEFAULT_MAX_CONNECTIONS: u32 = 16;
 
 /// Keys of the table `meta`, as in the embedded store.
 const ID_HASH_KEY: &str = "id_hash_key";
@@ -60,16 +62,27 @@ impl PostgresOptions {
         }
     }
 
+    /// The database as messages show it: without user and password.
+    pub fn shown(&self) -> Result<String, OpenError> {
+        self.config().map(|config| shown(&config))
+    }
+
+    /// The server, ready to be connected to.
+    pub(super) fn server(&self) -> Result<Server, OpenError> {
+        let config = self.config()?;
+        let database = shown(&config);
+        Server::new(config, self.roots.clone()).map_err(|reason| OpenError::Database { database, reason })
+    }
+
     /// What the URL says. The error names no part of it, since any could be the password.
     pub(super) fn config(&self) -> Result<Config, OpenError> {
         self.url.expose_secret().parse().map_err(|_| OpenError::Database {
             database: "the database's URL".to_owned(),
-            reason: "expected postgresql://user:password@host:port/database".to_owned(),
+            reason: "expected postgres://user:password@host:port/database".to_owned(),
         })
     }
 }
 
-/// The database as error messages show it: without user and password.
 pub(super) fn shown(config: &Config) -> String {
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(host)) => host.clone(),
@@ -204,11 +217,7 @@ impl Opening<'_> {
     }
 
     pub(super) fn failed(&self, failure: Failure) -> OpenError {
-        match StoreError::from(failure) {
-            StoreError::Corrupt(reason) => self.corrupt(&reason),
-            StoreError::Unavailable(reason) => OpenError::Database { database: self.database.to_owned(), reason },
-            other => self.other(&other),
-        }
+        open_error(self.database, failure)
     }
 
     fn other(&self, error: &dyn std::error::Error) -> OpenError {
@@ -217,6 +226,26 @@ impl Opening<'_> {
 
     fn corrupt(&self, reason: &str) -> OpenError {
         OpenError::Corrupt { path: self.database.to_owned(), reason: reason.to_owned() }
+    }
+}
+
+/// Whether nobody has made an installation in the database yet.
+pub(super) async fn is_new(options: &PostgresOptions) -> Result<bool, OpenError> {
+    let config = options.config()?;
+    let database = shown(&config);
+    let connections = Connections::new(&options.server()?, 1, &database)?;
+    let found = async { schema_version(&connections.get().await?).await };
+    let found = found.await.map_err(|failure| open_error(&database, failure));
+    connections.close().await;
+    Ok(found? == 0)
+}
+
+fn open_error(database: &str, failure: Failure) -> OpenError {
+    let database = database.to_owned();
+    match StoreError::from(failure) {
+        StoreError::Corrupt(reason) => OpenError::Corrupt { path: database, reason },
+        StoreError::Unavailable(reason) => OpenError::Database { database, reason },
+        other => OpenError::Database { database, reason: other.to_string() },
     }
 }
 
@@ -251,7 +280,7 @@ mod tests {
         assert_eq!(shown(&config), "database hooks at /run/postgresql:5432");
         for wrong in ["postgresql://ann:s3cret@db:port/hooks", "s3cret", "host=a s3cret=b"] {
             let error = options(wrong).config().unwrap_err().to_string();
-            assert!(!error.contains("s3cret") && error.contains("expected postgresql://"), "{error}");
+            assert!(!error.contains("s3cret") && error.contains("expected postgres://"), "{error}");
             assert!(!format!("{:?}", options(wrong)).contains("s3cret"));
         }
     }

@@ -11,6 +11,7 @@ use deadpool_postgres::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, Row};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error;
 use super::transaction::Failure;
@@ -19,6 +20,8 @@ use crate::store::{OpenError, StoreError};
 
 /// How long reaching the server may take, and how long a call waits for a free connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection on which nothing comes for so long is asked whether it is there.
+const SILENCE: Duration = Duration::from_secs(4);
 /// Slow work has this part of the connections.
 const SLOW_SHARE: u32 = 2;
 /// What every connection sets. A statement that takes longer than its timeout is given up by the server. A commit is on
@@ -48,6 +51,27 @@ const SESSION: &str = "
 const BEGIN_SNAPSHOT: &str =
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
 
+/// Where the server is, and how it is reached.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) config: Config,
+    pub(super) tls: MakeRustlsConnect,
+}
+
+impl Server {
+    pub(super) fn new(mut config: Config, roots: Roots) -> Result<Self, String> {
+        config
+            .application_name("postrider")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .keepalives_idle(SILENCE)
+            .keepalives_interval(SILENCE / 2)
+            .keepalives_retries(2)
+            .tcp_user_timeout(CONNECT_TIMEOUT);
+        let tls = super::tls::connector(roots).map_err(|error| error.to_string())?;
+        Ok(Self { config, tls })
+    }
+}
+
 /// The pool.
 pub(super) struct Connections {
     pool: Pool,
@@ -68,10 +92,9 @@ pub(super) struct Connection {
 }
 
 impl Connections {
-    pub(super) fn new(mut config: Config, roots: Roots, max: u32, database: &str) -> Result<Self, OpenError> {
+    pub(super) fn new(server: &Server, max: u32, database: &str) -> Result<Self, OpenError> {
         let failed = |reason: String| OpenError::Database { database: database.to_owned(), reason };
-        config.application_name("postrider").connect_timeout(CONNECT_TIMEOUT);
-        let tls = super::tls::connector(roots).map_err(|error| failed(error.to_string()))?;
+        let (config, tls) = (server.config.clone(), server.tls.clone());
         let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager)
             .max_size(max as usize)
@@ -157,6 +180,23 @@ impl Connection {
     pub(super) async fn query_one(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Row, Failure> {
         let statement = self.client.prepare_cached(sql).await?;
         Ok(self.client.query_one(&statement, parameters).await?)
+    }
+
+    /// What the second statement reads. It is sent right after the first, which ends before it begins.
+    pub(super) async fn query_after(
+        &self,
+        first: (&'static str, Parameters<'_>),
+        second: (&'static str, Parameters<'_>),
+    ) -> Result<Vec<Row>, Failure> {
+        let before = self.client.prepare_cached(first.0).await?;
+        let statement = self.client.prepare_cached(second.0).await?;
+        // The first poll of each sends it.
+        let (_, rows) = tokio::try_join!(
+            biased;
+            self.client.query(&before, first.1),
+            self.client.query(&statement, second.1),
+        )?;
+        Ok(rows)
     }
 
     /// How many rows it changed.

@@ -4,7 +4,9 @@
 //! kept in that row if it was the first and ended the delivery, which is the common case, and in `attempt` otherwise.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use super::fence;
 use super::transaction::{Commit, Failure};
 use super::values::{integer, number, text};
 use crate::delivery::DeliveryState;
@@ -12,8 +14,28 @@ use crate::delivery::id::DeliveryKey;
 use crate::store::{AttemptRecord, SettleBatch, Settlement};
 use crate::webhook::{WebhookHealth, WebhookSeq};
 
-pub(super) async fn settle(commit: &mut Commit, batch: &SettleBatch) -> Result<(), Failure> {
-    for round in rounds(&batch.settlements) {
+/// How long outcomes are held back, for the next ones to gather meanwhile: their caller hands them in one batch at a
+/// time, and nobody waits for an outcome.
+const PATIENCE: Duration = Duration::from_millis(3);
+/// A batch of so many is worth a transaction of its own, and is not held back.
+const WORTHWHILE_ROWS: usize = 512;
+
+/// Waits, if that makes fewer transactions of what follows.
+pub(super) async fn gather(batch: &SettleBatch) {
+    if !batch.is_urgent && batch.settlements.len() < WORTHWHILE_ROWS {
+        tokio::time::sleep(PATIENCE).await;
+    }
+}
+
+/// Returns the webhooks of which nothing was written, because others own them now.
+pub(super) async fn settle(commit: &mut Commit, batch: &SettleBatch) -> Result<Vec<WebhookSeq>, Failure> {
+    let guarded = match &batch.fence {
+        Some(fence) => Some(fence::guard(&commit.connection, fence).await?),
+        None => None,
+    };
+    let may_write = |webhook: WebhookSeq| guarded.as_ref().is_none_or(|guarded| guarded.contains(&webhook));
+    let settlements = batch.settlements.iter().filter(|settlement| may_write(settlement.key.webhook));
+    for round in rounds(settlements) {
         let (kept, ended): (Vec<_>, Vec<_>) =
             round.into_iter().partition(|settlement| settlement.transition.state() == DeliveryState::Pending);
         let mut changed = keep(commit, &kept).await?;
@@ -27,13 +49,17 @@ pub(super) async fn settle(commit: &mut Commit, batch: &SettleBatch) -> Result<(
         let later = kept.iter().chain(ended.iter().filter(|settlement| attempt_in_row(settlement).is_none()));
         insert_attempts(commit, later.filter(|settlement| changed.contains(&settlement.key)).copied()).await?;
     }
-    update_health(commit, &batch.health).await
+    let health = batch.health.iter().filter(|(webhook, _)| may_write(*webhook));
+    update_health(commit, health).await?;
+    let spoken_of = batch.settlements.iter().map(|settlement| settlement.key.webhook);
+    let spoken_of: HashSet<_> = spoken_of.chain(batch.health.iter().map(|(webhook, _)| *webhook)).collect();
+    Ok(spoken_of.into_iter().filter(|webhook| !may_write(*webhook)).collect())
 }
 
 /// The settlements in order of their deliveries, so that no two transactions wait for each other; each delivery once a
 /// round, as one statement changes a row once.
-fn rounds(settlements: &[Settlement]) -> Vec<Vec<&Settlement>> {
-    let mut sorted: Vec<&Settlement> = settlements.iter().collect();
+fn rounds<'a>(settlements: impl Iterator<Item = &'a Settlement>) -> Vec<Vec<&'a Settlement>> {
+    let mut sorted: Vec<&Settlement> = settlements.collect();
     sorted.sort_by_key(|settlement| settlement.key);
     let mut rounds: Vec<Vec<&Settlement>> = Vec::new();
     for same in sorted.chunk_by(|a, b| a.key == b.key) {
@@ -251,9 +277,12 @@ async fn insert_attempts<'a>(
         .map(drop)
 }
 
-pub(super) async fn update_health(commit: &Commit, health: &[(WebhookSeq, WebhookHealth)]) -> Result<(), Failure> {
+pub(super) async fn update_health<'a>(
+    commit: &Commit,
+    health: impl Iterator<Item = &'a (WebhookSeq, WebhookHealth)>,
+) -> Result<(), Failure> {
     // One row is changed once by a statement; the last word counts.
-    let last: std::collections::BTreeMap<_, _> = health.iter().map(|(webhook, health)| (*webhook, health)).collect();
+    let last: std::collections::BTreeMap<_, _> = health.map(|(webhook, health)| (*webhook, health)).collect();
     if last.is_empty() {
         return Ok(());
     }
@@ -261,7 +290,7 @@ pub(super) async fn update_health(commit: &Commit, health: &[(WebhookSeq, Webhoo
     commit
         .connection
         .execute(
-            "UPDATE webhook SET
+            "UPDATE webhook_health SET
                  consecutive_failures = given.consecutive_failures, last_success_at = given.last_success_at,
                  last_failure_at = given.last_failure_at, last_error = given.last_error,
                  auto_disabled_at = given.auto_disabled_at, probe_at = given.probe_at,
@@ -273,7 +302,7 @@ pub(super) async fn update_health(commit: &Commit, health: &[(WebhookSeq, Webhoo
                  seq, consecutive_failures, last_success_at, last_failure_at, last_error, auto_disabled_at, probe_at,
                  cool_down_us
              )
-             WHERE webhook.seq BETWEEN given.seq AND given.seq",
+             WHERE webhook_health.seq BETWEEN given.seq AND given.seq",
             &[
                 &last.keys().copied().collect::<Vec<_>>(),
                 &last.values().map(|health| i64::from(health.consecutive_failures)).collect::<Vec<_>>(),

@@ -145,6 +145,19 @@ pub(super) async fn list(connection: &Connection) -> Result<Vec<TenantRecord>, F
     connection.query(select_tenants!("ORDER BY seq"), &[]).await?.iter().map(record).collect()
 }
 
+/// Those that were changed, and those that were deleted, by transactions from `since` on.
+pub(super) async fn changed(
+    connection: &Connection,
+    since: &str,
+) -> Result<(Vec<TenantRecord>, Vec<TenantSeq>), Failure> {
+    let rows = connection.query(select_tenants!("AND changed_in >= $1::text::xid8"), &[&since]).await?;
+    let changed = rows.iter().map(record).collect::<Result<_, _>>()?;
+    let sql = "SELECT seq FROM tenant WHERE changed_in >= $1::text::xid8 AND deleted_at IS NOT NULL";
+    let rows = connection.query(sql, &[&since]).await?;
+    let deleted = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    Ok((changed, deleted))
+}
+
 fn record(row: &Row) -> Result<TenantRecord, Failure> {
     let quota =
         |column| Ok::<_, Failure>(row.try_get::<_, Option<i64>>(column)?.and_then(|max| u32::try_from(max).ok()));

@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::pool::Connection;
 use super::transaction::{Commit, Failure};
 use super::values::{integer, number};
-use super::{replay, tenants};
+use super::{replay, settle, tenants};
 use crate::clock::UnixMicros;
+use crate::store::cluster::ChangedWebhook;
 use crate::store::seal::Sealer;
 use crate::store::shard::Shard;
 use crate::store::webhook_columns::Columns;
@@ -23,8 +24,8 @@ macro_rules! select_webhooks {
             "SELECT seq, uuid, tenant, version, name, description, url, decnet_secret, standard_key, signatures,
                  timeout_us, topic_patterns, enabled, max_in_flight, retry_schedule, created_at, updated_at,
                  consecutive_failures, last_success_at, last_failure_at, last_error, auto_disabled_at, probe_at,
-                 cool_down_us, off_reason, off_at, policy
-             FROM webhook ",
+                 cool_down_us, off_reason, off_at, policy, circuit_closed_by
+             FROM webhook JOIN webhook_health USING (seq) ",
             $rest
         )
     };
@@ -70,6 +71,9 @@ pub(super) async fn create(
         )
         .await?;
     let seq = row.try_get(0)?;
+    commit.connection.execute("INSERT INTO webhook_health (seq) VALUES ($1)", &[&seq]).await?;
+    // Whether or not it is committed: nothing is sent to a webhook that is not there.
+    commit.shared.presence.note(seq, Shard::of(uuid));
     record_deed(commit, "webhook.create", tenant, uuid, &settings.name, now).await?;
     Ok(WebhookRecord {
         seq,
@@ -125,7 +129,7 @@ pub(super) async fn update(
                  version = version + 1, name = $2, description = $3, url = $4, decnet_secret = $5, standard_key = $6,
                  signatures = $7, timeout_us = $8, topic_patterns = $9, enabled = $10, max_in_flight = $11,
                  retry_schedule = $12, updated_at = $13, policy = $14, off_reason = $15, off_at = $16,
-                 consecutive_failures = $17, auto_disabled_at = $18, probe_at = $19, cool_down_us = $20
+                 circuit_closed_by = CASE WHEN $17 THEN version + 1 ELSE circuit_closed_by END
              WHERE seq = $1",
             &[
                 &found.seq,
@@ -144,13 +148,13 @@ pub(super) async fn update(
                 &columns.policy,
                 &switched_off.as_ref().map(|off| &off.reason),
                 &switched_off.as_ref().map(|off| off.at),
-                &i64::from(health.consecutive_failures),
-                &health.auto_disabled_at,
-                &health.probe_at,
-                &i64::try_from(health.cool_down.as_micros()).unwrap_or(i64::MAX),
+                &update.close_circuit,
             ],
         )
         .await?;
+    if update.close_circuit {
+        settle::update_health(commit, std::iter::once(&(found.seq, health.clone()))).await?;
+    }
     record_deed(commit, "webhook.update", tenant, uuid, &settings.name, update.now).await?;
     Ok(WebhookRecord {
         version: found.version + 1,
@@ -211,7 +215,7 @@ async fn record_deed(
 
 /// The webhook, which nobody else changes until the transaction ends.
 async fn lock(commit: &Commit, tenant: TenantSeq, uuid: Uuid) -> Result<WebhookRecord, Failure> {
-    let sql = select_webhooks!("WHERE uuid = $1 AND tenant = $2 AND deleted_at IS NULL FOR NO KEY UPDATE");
+    let sql = select_webhooks!("WHERE uuid = $1 AND tenant = $2 AND deleted_at IS NULL FOR NO KEY UPDATE OF webhook");
     let row = commit.connection.query_opt(sql, &[&uuid, &tenant]).await?;
     record(&row.ok_or(StoreError::NotFound)?, &commit.shared.sealer)
 }
@@ -251,6 +255,53 @@ pub(super) async fn all(connection: &Connection, sealer: &Sealer) -> Result<AllW
         .await?;
     let deleted = deleted.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     Ok(AllWebhooks { live: webhooks(connection, sealer, None).await?, deleted })
+}
+
+/// The webhooks of shards.
+pub(super) async fn of_shards(
+    connection: &Connection,
+    sealer: &Sealer,
+    shards: &[i16],
+) -> Result<Vec<WebhookRecord>, Failure> {
+    let sql = select_webhooks!("WHERE shard = ANY($1) AND deleted_at IS NULL ORDER BY seq");
+    connection.query(sql, &[&shards]).await?.iter().map(|row| record(row, sealer)).collect()
+}
+
+/// The deleted ones of shards that still have stored pending deliveries.
+pub(super) async fn deleted_of_shards(connection: &Connection, shards: &[i16]) -> Result<Vec<WebhookSeq>, Failure> {
+    let rows = connection
+        .query(
+            "SELECT seq FROM webhook
+             WHERE shard = ANY($1) AND deleted_at IS NOT NULL AND EXISTS (
+                 SELECT 1 FROM pending WHERE NOT in_memory AND webhook_seq = webhook.seq
+             )
+             ORDER BY seq",
+            &[&shards],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// Those that were changed by transactions from `since` on.
+pub(super) async fn changed(
+    connection: &Connection,
+    sealer: &Sealer,
+    since: &str,
+) -> Result<Vec<ChangedWebhook>, Failure> {
+    let sql = select_webhooks!("WHERE changed_in >= $1::text::xid8 AND deleted_at IS NULL ORDER BY seq");
+    let rows = connection.query(sql, &[&since]).await?;
+    let changed = |row| Ok(ChangedWebhook { record: record(row, sealer)?, circuit_closed_by: row.try_get(27)? });
+    rows.iter().map(changed).collect()
+}
+
+/// Those that were deleted by transactions from `since` on.
+pub(super) async fn deleted_since(
+    connection: &Connection,
+    since: &str,
+) -> Result<Vec<(TenantSeq, WebhookSeq)>, Failure> {
+    let sql = "SELECT tenant, seq FROM webhook WHERE changed_in >= $1::text::xid8 AND deleted_at IS NOT NULL";
+    let rows = connection.query(sql, &[&since]).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
 /// Also checked by the index `webhook_name`. The tenant is locked.

@@ -1,0 +1,103 @@
+//! The environment, which nothing else reads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::{ConfigError, ENV_PREFIX, RawConfig, STORE};
+use crate::store::seal::{MasterKey, MasterKeyError};
+
+/// The environment variables that begin with `POSTRIDER_`, and the little else that matters here.
+#[derive(Clone, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+/// The variables' names; values may be secrets.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Environment {
+    /// The process's own; variables that are no UTF-8 are passed over.
+    #[must_use]
+    pub fn read() -> Self {
+        let text =
+            std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
+        Self(text.filter(|(name, _)| name.starts_with(ENV_PREFIX) || name == "NO_COLOR" || name == "TERM").collect())
+    }
+
+    /// Whether the user wants plain text even on a terminal (<https://no-color.org>).
+    #[must_use]
+    pub fn forbids_colour(&self) -> bool {
+        self.0.get("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || self.0.get("TERM").is_some_and(|terminal| terminal == "dumb")
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<(String, &str)> {
+        let name = format!("{ENV_PREFIX}{}", key.to_uppercase());
+        let value = self.0.get(&name)?;
+        Some((name, value))
+    }
+
+    /// A secret: the variable itself, or the file that its `_FILE` variant names.
+    pub(super) fn secret(&self, key: &str) -> Result<Option<(String, String)>, ConfigError> {
+        if let Some((name, value)) = self.get(key) {
+            return Ok(Some((name, value.to_owned())));
+        }
+        let Some((name, path)) = self.get(&format!("{key}_file")) else { return Ok(None) };
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some((name, text.trim_end().to_owned()))),
+            Err(error) => Err(ConfigError::Env { name, reason: format!("cannot read {path}: {error}") }),
+        }
+    }
+
+    pub(super) fn master_key(&self, key: &str) -> Result<Option<MasterKey>, ConfigError> {
+        let Some((name, text)) = self.secret(key)? else { return Ok(None) };
+        let malformed = |error: MasterKeyError| format!("{error}; `openssl rand -base64 32` makes one");
+        MasterKey::parse(&text).map(Some).map_err(|error| ConfigError::Env { name, reason: malformed(error) })
+    }
+
+    /// The key that is to replace the master key: `POSTRIDER_NEW_MASTER_KEY`, or the file that its `_FILE` variant names.
+    pub fn new_master_key(&self) -> Result<Option<MasterKey>, ConfigError> {
+        self.master_key("new_master_key")
+    }
+
+    /// The environment's layer. The default's type says how a variable's text is read.
+    pub(super) fn layer(&self, defaults: &Map<String, Value>) -> Result<Map<String, Value>, ConfigError> {
+        let mut layer = Map::new();
+        for (key, default) in defaults {
+            let given =
+                if key == STORE { self.secret(key)? } else { self.get(key).map(|(n, text)| (n, text.to_owned())) };
+            let Some((name, text)) = given else { continue };
+            let value = match default {
+                Value::Bool(_) => text.parse().map(Value::Bool).map_err(|_| "must be true or false".to_owned()),
+                Value::Number(_) => {
+                    text.parse::<u64>().map(Value::from).map_err(|error| format!("{text:?} is no count: {error}"))
+                }
+                Value::Array(_) => Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()),
+                _ => Ok(Value::from(text.as_str())),
+            };
+            let value = value.and_then(|value| {
+                let single = Map::from_iter([(key.clone(), value.clone())]);
+                let checked = serde_json::from_value::<RawConfig>(Value::Object(single));
+                checked.map(|_| value).map_err(|error| error.to_string())
+            });
+            layer.insert(key.clone(), value.map_err(|reason| ConfigError::Env { name, reason })?);
+        }
+        Ok(layer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Environment;
+
+    #[test]
+    fn the_environment_shows_names_and_no_values() {
+        let variable = ("POSTRIDER_ADMIN_TOKEN".to_owned(), "not-to-be-shown".to_owned());
+        let environment = Environment([variable].into());
+        assert_eq!(format!("{environment:?}"), r#"{"POSTRIDER_ADMIN_TOKEN"}"#);
+    }
+}

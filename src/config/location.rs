@@ -1,0 +1,78 @@
+//! Where a server keeps what it must not lose.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::str::FromStr;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::store::postgres::PostgresOptions;
+
+/// What stands for the store in the data folder.
+const EMBEDDED: &str = "embedded";
+
+/// The store in the data folder, or a database elsewhere. Any text is read as one or the other, and judged by
+/// [`Location::is_valid`] alone: an error of parsing would be shown with the text, which may hold a password.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Location {
+    Embedded,
+    /// Its URL, as [`PostgresOptions::url`].
+    Postgres(SecretString),
+}
+
+impl Location {
+    /// What it has to be.
+    pub(super) const EXPECTED: &str = "expected `embedded`, or postgres://user:password@host:port/database";
+
+    pub(super) fn is_valid(&self) -> bool {
+        match self {
+            Self::Embedded => true,
+            Self::Postgres(url) => PostgresOptions::new(url.clone()).shown().is_ok(),
+        }
+    }
+
+    /// The value of the setting as others may see it.
+    pub(super) fn shown(value: &Value) -> Value {
+        value.as_str().map_or(Value::Null, |text| Self::from(text.to_owned()).to_string().into())
+    }
+}
+
+/// Without user and password.
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded => f.write_str(EMBEDDED),
+            Self::Postgres(url) => match PostgresOptions::new(url.clone()).shown() {
+                Ok(shown) => f.write_str(&shown),
+                Err(_) => f.write_str("a URL that cannot be read"),
+            },
+        }
+    }
+}
+
+impl From<String> for Location {
+    fn from(text: String) -> Self {
+        if text == EMBEDDED { Self::Embedded } else { Self::Postgres(text.into()) }
+    }
+}
+
+impl FromStr for Location {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self::from(text.to_owned()))
+    }
+}
+
+/// With the password: a layer of settings is merged in this form.
+impl From<Location> for String {
+    fn from(location: Location) -> Self {
+        match location {
+            Location::Embedded => EMBEDDED.to_owned(),
+            Location::Postgres(url) => url.expose_secret().to_owned(),
+        }
+    }
+}

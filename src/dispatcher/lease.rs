@@ -1,0 +1,98 @@
+//! Until when this node may act as the owner of its shards, by its own clock: less long than the store says.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What is left of a lease when its node stops acting by it is this part of the whole: time for what was begun to end, and
+/// for clocks that run differently fast.
+const MARGIN_SHARE: u32 = 5;
+/// No end.
+const FOR_EVER: u64 = u64::MAX;
+
+/// A moment that is moved while attempts look at it.
+pub(super) struct Lease {
+    since: Instant,
+    /// Microseconds after `since`.
+    until: AtomicU64,
+}
+
+impl Lease {
+    /// Of a node that shares its store with nobody.
+    pub(super) fn for_ever() -> Self {
+        Self { since: Instant::now(), until: AtomicU64::new(FOR_EVER) }
+    }
+
+    /// Of a node that owns nothing yet.
+    pub(super) fn none() -> Self {
+        Self { since: Instant::now(), until: AtomicU64::new(0) }
+    }
+
+    /// The node's word was sent at `sent_at`, and taken for `lease`. Returns until when it may act by it.
+    pub(super) fn extend(&self, sent_at: Instant, lease: Duration) -> Instant {
+        let until = sent_at + lease.saturating_sub(lease / MARGIN_SHARE);
+        let micros = until.saturating_duration_since(self.since).as_micros();
+        self.until.store(u64::try_from(micros).unwrap_or(FOR_EVER - 1), Ordering::Release);
+        until
+    }
+
+    /// Ends it now.
+    pub(super) fn end(&self) {
+        self.until.store(0, Ordering::Release);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        let until = self.until.load(Ordering::Acquire);
+        until != FOR_EVER && self.since.elapsed().as_micros() >= u128::from(until)
+    }
+
+    /// What `work` comes to; `None` if the lease ends before. It takes no step after that moment, also in a process that
+    /// was stopped meanwhile and does not know it yet: timers would tell it too late.
+    pub(super) async fn while_it_lasts<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|context| if self.is_over() { Poll::Ready(None) } else { work.as_mut().poll(context).map(Some) }).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_before_the_store_lets_others_have_the_shards() {
+        let lease = Lease::none();
+        assert!(lease.is_over());
+        let sent_at = Instant::now();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(lease.extend(sent_at, Duration::from_secs(10)), sent_at + Duration::from_secs(8));
+        tokio::time::advance(Duration::from_millis(6_999)).await;
+        assert!(!lease.is_over());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(lease.is_over());
+        lease.extend(Instant::now(), Duration::from_secs(10));
+        assert!(!lease.is_over());
+        lease.end();
+        assert!(lease.is_over());
+        assert!(!Lease::for_ever().is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_takes_no_step_after_it() {
+        let lease = Lease::none();
+        lease.extend(Instant::now(), Duration::from_secs(10));
+        let steps = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            1
+        };
+        assert_eq!(lease.while_it_lasts(steps).await, Some(1));
+        let steps = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            panic!("the lease was over");
+        };
+        assert_eq!(lease.while_it_lasts(steps).await, None::<()>);
+    }
+}

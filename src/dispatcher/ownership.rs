@@ -1,0 +1,235 @@
+//! Lanes that come and go: a node among others has those of the shards that it owns.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::lane::{Lane, Whereabouts};
+use super::settler::Message;
+use super::shards::Actions;
+use super::{Dispatcher, FLUSH_TIMEOUT, Shared};
+use crate::clock::{Clock, UnixMicros};
+use crate::store::cluster::{Cluster, Hint, Renewed, TakenOver, Term};
+use crate::store::{DeliveryKey, EventSeq, SHARDS, Shard};
+use crate::webhook::{WebhookRecord, WebhookSeq};
+
+/// How often lanes that are handed over are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// This node among others that share its store.
+#[derive(Clone)]
+pub(crate) struct Member {
+    pub(crate) node: Uuid,
+    pub(crate) cluster: Arc<dyn Cluster>,
+}
+
+impl Dispatcher {
+    /// Whether this node owns the shard, and so has its lanes. One that shares its store with nobody owns all.
+    pub(crate) fn owns(&self, shard: Shard) -> bool {
+        self.shared.member.is_none() || (self.shared.term(shard).is_some() && !self.shared.lease.is_over())
+    }
+
+    /// The terms to be named in the next renewal.
+    pub(crate) fn terms(&self) -> Vec<Term> {
+        self.shared.shards.lock().terms()
+    }
+
+    pub(crate) fn owned_shards(&self) -> Vec<Shard> {
+        self.shared.shards.lock().all_owned()
+    }
+
+    pub(super) fn shard_count(&self) -> usize {
+        if self.shared.member.is_some() { self.owned_shards().len() } else { usize::from(SHARDS) }
+    }
+
+    /// Whether nothing is owned, coming or leaving.
+    pub(crate) fn is_without_shards(&self) -> bool {
+        self.shared.shards.lock().is_empty()
+    }
+
+    pub(crate) fn is_coming(&self, term: Term) -> bool {
+        self.shared.shards.lock().is_coming(term)
+    }
+
+    /// Takes in the answer to a renewal that was sent at `sent_at` and named `named`. Returns what is left to be done, and
+    /// until when this node may act; `None`: the answer came too late to be acted by.
+    pub(crate) fn renewed(
+        &self,
+        named: &[Term],
+        renewed: &Renewed,
+        sent_at: Instant,
+        lease: Duration,
+    ) -> Option<(Actions, Instant)> {
+        if self.shared.lease.is_over() {
+            self.lapse();
+        }
+        let mut shards = self.shared.shards.lock();
+        let until = self.shared.lease.extend(sent_at, lease);
+        if self.shared.lease.is_over() {
+            drop(shards);
+            self.lapse();
+            return None;
+        }
+        let actions = shards.renewed(named, renewed);
+        drop(shards);
+        self.shared.abandon(|term| actions.lost.contains(&term));
+        Some((actions, until))
+    }
+
+    /// The lease is over: others may own the shards at any moment.
+    pub(crate) fn lapse(&self) {
+        self.shared.lease.end();
+        self.shared.shards.lock().lapse();
+        self.shared.abandon(|_| true);
+    }
+
+    /// The lanes of terms that begin are here from now on. Returns the webhooks of those that were not lost meanwhile.
+    pub(crate) fn begin<'a>(&self, terms: &[Term], taken: &'a TakenOver) -> Vec<&'a WebhookRecord> {
+        let mut shards = self.shared.shards.lock();
+        let begun: Vec<Term> = terms.iter().copied().filter(|term| shards.begin(*term)).collect();
+        let mut ours = Vec::with_capacity(taken.webhooks.len());
+        for record in &taken.webhooks {
+            let shard = Shard::of(record.uuid);
+            if let Some(term) = begun.iter().find(|term| term.shard == shard) {
+                self.insert(record, Some(*term));
+                ours.push(record);
+            }
+        }
+        drop(shards);
+        for webhook in &taken.deleted {
+            self.shared.discard_stored(*webhook);
+        }
+        ours
+    }
+
+    /// Lets lanes of terms that this node gives away end what is under way, and records it. After `timeout` it is cut off.
+    pub(crate) async fn hand_over(&self, terms: &[Term], timeout: Duration) {
+        let lanes = self.shared.depart(|term| terms.contains(&term));
+        let give_up_at = Instant::now() + timeout;
+        while Instant::now() < give_up_at && lanes.iter().any(|lane| !lane.is_idle()) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let cut_off = lanes.iter().filter(|lane| !lane.is_idle()).count();
+        if cut_off > 0 {
+            tracing::warn!(webhooks = cut_off, "attempts under way were cut off; the next owner makes them again");
+        }
+        for lane in lanes {
+            lane.abort_workers();
+            let _ = self.shared.outcomes.send(Message::Health(lane)).await;
+        }
+        self.flush().await;
+    }
+
+    /// Takes in what another node has changed, or this one. `circuit_closed_by` is the version with which an operator
+    /// last closed the circuit.
+    pub(crate) fn follow(&self, record: &WebhookRecord, circuit_closed_by: i64) {
+        match self.shared.lane(record.seq) {
+            Some(lane) => {
+                let close_circuit = circuit_closed_by > lane.version();
+                self.apply(record, close_circuit);
+            }
+            None => self.add(record),
+        }
+    }
+
+    /// They are given back.
+    pub(crate) fn given(&self, terms: &[Term]) {
+        let mut shards = self.shared.shards.lock();
+        for term in terms {
+            shards.given(*term);
+        }
+    }
+
+    /// Waits until what has ended is recorded, for a while.
+    pub(crate) async fn flush(&self) -> bool {
+        let (done, flushed) = oneshot::channel();
+        let flush = async {
+            if self.shared.outcomes.send(Message::Flush(done)).await.is_ok() {
+                let _ = flushed.await;
+            }
+        };
+        tokio::time::timeout(FLUSH_TIMEOUT, flush).await.is_ok()
+    }
+
+    /// Something of the webhook is in the store, due at `at`: if it is ours and its lane does not know, it looks.
+    pub(crate) fn note_owed(&self, webhook: WebhookSeq, at: UnixMicros) {
+        if let Some(lane) = self.shared.lane(webhook) {
+            let todo = if at <= self.shared.clock.now() { lane.note_stored(at) } else { lane.note_later(at) };
+            self.shared.carry_out(&lane, todo);
+        }
+    }
+
+    pub(crate) fn note_due(&self, webhook: WebhookSeq) {
+        self.note_owed(webhook, self.shared.clock.now());
+    }
+
+    /// A delivery was changed in the store by another node: what a lane holds of it is old.
+    pub(crate) fn forget(&self, key: DeliveryKey) {
+        let Some(lane) = self.shared.lane(key.webhook) else { return };
+        if let Whereabouts::Taken(_) = lane.take_out(key.event) {
+            let todo = lane.give_back(key.event, None, self.shared.clock.now());
+            self.shared.carry_out(&lane, todo);
+        }
+    }
+
+    /// Tells the others, if there are any.
+    pub(crate) fn hint(&self, hint: Hint) {
+        if let Some(member) = &self.shared.member {
+            member.cluster.hint(hint);
+        }
+    }
+}
+
+impl Shared {
+    /// The present term of a shard that is ours.
+    pub(super) fn term(&self, shard: Shard) -> Option<Term> {
+        self.shards.lock().owned(shard)
+    }
+
+    /// Takes lanes out that are not ours any more, or not for long. They begin no attempt from now on.
+    fn depart(&self, is_over: impl Fn(Term) -> bool) -> Vec<Arc<Lane>> {
+        let mut lanes = self.lanes.write();
+        let over = lanes.extract_if(|_, lane| lane.term.is_some_and(&is_over));
+        let over: Vec<Arc<Lane>> = over.map(|(_, lane)| lane).collect();
+        drop(lanes);
+        for lane in &over {
+            lane.leave();
+        }
+        over
+    }
+
+    /// The same, and what is under way ends at once.
+    fn abandon(&self, is_over: impl Fn(Term) -> bool) {
+        for lane in self.depart(is_over) {
+            lane.abort_workers();
+        }
+    }
+
+    /// The store says that others own them.
+    pub(super) fn lose(&self, stale: &[Arc<Lane>]) {
+        for lane in stale {
+            lane.leave();
+            lane.abort_workers();
+            let mut lanes = self.lanes.write();
+            if lanes.get(&lane.seq).is_some_and(|present| Arc::ptr_eq(present, lane)) {
+                lanes.remove(&lane.seq);
+            }
+        }
+    }
+
+    /// Deliveries that were accepted for a lane that has left meanwhile are for the next owner to find.
+    pub(super) fn park(self: &Arc<Self>, webhook: WebhookSeq, events: Vec<EventSeq>) {
+        let Some(member) = self.member.clone() else { return };
+        let keys: Vec<_> = events.into_iter().map(|event| DeliveryKey { event, webhook }).collect();
+        tokio::spawn(async move {
+            while let Err(error) = member.cluster.park(&keys).await {
+                tracing::debug!(%error, "deliveries of a lane that has left cannot be passed on yet");
+                tokio::time::sleep(super::settler::RETRY_DELAY).await;
+            }
+            member.cluster.hint(Hint::Due(webhook));
+        });
+    }
+}

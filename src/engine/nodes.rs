@@ -1,0 +1,420 @@
+//! This node among others: it keeps its lease, takes over and hands over shards, and follows what others change.
+//!
+//! Two tasks do it. One renews the lease and acts by the answers. The other listens for hints and polls: hints are what
+//! makes it fast, polling is what makes it true.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Notify};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::Engine;
+use crate::clock::UnixMicros;
+use crate::dispatcher::Member;
+use crate::store::cluster::{ChangeMark, Changes, Hint, Node, NodeRecord, Renewal, Term};
+use crate::store::{Act, Deed, EventSeq, Shard, StoreError};
+
+/// How long a node that is silent is taken for alive.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(10);
+/// What the lease may be set to, in seconds.
+pub const LEASE_S: std::ops::RangeInclusive<u64> = 1..=600;
+/// How often a node looks for what no hint told it of.
+pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The least that this may be set to.
+pub const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long attempts under way may go on when their shard is handed over.
+pub const DEFAULT_HAND_OVER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A node says that it is alive so many times in a lease.
+const RENEWALS_PER_LEASE: u32 = 5;
+/// What a renewal may take, of the lease.
+const RENEWAL_SHARE: (u32, u32) = (3, 5);
+/// The longest rest before something is tried again that failed.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// After this time no statement goes on that was begun before: longer than the store gives any.
+const STATEMENTS_END_AFTER: Duration = Duration::from_secs(35);
+/// The least time between two looks at changes that hints ask for.
+const CHANGES_PAUSE: Duration = Duration::from_millis(20);
+/// How often a drain looks whether it is done.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How a node takes part, where its store has several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSettings {
+    pub name: String,
+    /// Where it answers, as others see it.
+    pub address: String,
+    pub lease: Duration,
+    pub poll_interval: Duration,
+    pub hand_over_timeout: Duration,
+}
+
+impl Default for NodeSettings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            address: String::new(),
+            lease: DEFAULT_LEASE,
+            poll_interval: DEFAULT_POLL_INTERVAL,
+            hand_over_timeout: DEFAULT_HAND_OVER_TIMEOUT,
+        }
+    }
+}
+
+impl NodeSettings {
+    /// Fails with the setting that cannot be so, and why.
+    pub fn check(lease: Duration, poll_interval: Duration) -> Result<(), (&'static str, String)> {
+        if !LEASE_S.contains(&lease.as_secs()) {
+            return Err(("lease", format!("must be from {}s to {}s", LEASE_S.start(), LEASE_S.end())));
+        }
+        if poll_interval < MIN_POLL_INTERVAL {
+            return Err(("poll_interval", format!("must be at least {MIN_POLL_INTERVAL:?}")));
+        }
+        Ok(())
+    }
+
+    pub(super) fn node(&self, uuid: Uuid, started_at: UnixMicros) -> Node {
+        let (name, address) = (self.name.clone(), self.address.clone());
+        Node { uuid, name, address, version: env!("CARGO_PKG_VERSION").to_owned(), started_at }
+    }
+}
+
+/// A node's part among others.
+pub(super) struct Membership {
+    member: Member,
+    node: Node,
+    settings: NodeSettings,
+    /// Do not wait for the next turn to renew.
+    renew: Notify,
+    is_stopping: AtomicBool,
+    /// Held during a renewal; true when this node has taken leave.
+    has_left: Mutex<bool>,
+}
+
+impl Membership {
+    pub(super) fn new(member: Member, node: Node, settings: NodeSettings) -> Self {
+        let (is_stopping, has_left) = (AtomicBool::new(false), Mutex::new(false));
+        Self { member, node, settings, renew: Notify::new(), is_stopping, has_left }
+    }
+
+    /// Begins to take part. `mark`: changes up to there are known.
+    pub(super) fn start(self: &Arc<Self>, engine: &Arc<Engine>, mark: ChangeMark) {
+        tokio::spawn(keep_lease(Arc::downgrade(engine), Arc::clone(self)));
+        tokio::spawn(follow(Arc::downgrade(engine), Arc::clone(self), mark));
+    }
+
+    /// Gives all shards away, from now on.
+    pub(super) fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.renew.notify_one();
+    }
+
+    /// Waits until that is done, for at most `timeout`, and takes leave.
+    pub(super) async fn leave(&self, engine: &Engine, timeout: Duration) {
+        self.stop();
+        let give_up_at = Instant::now() + timeout;
+        while Instant::now() < give_up_at && !engine.dispatcher.is_without_shards() {
+            tokio::time::sleep(DRAIN_LOOK_EVERY).await;
+        }
+        let mut has_left = self.has_left.lock().await;
+        *has_left = true;
+        engine.dispatcher.lapse();
+        let leave = self.member.cluster.leave(self.node.uuid);
+        if !matches!(tokio::time::timeout(RETRY_DELAY * 2, leave).await, Ok(Ok(()))) {
+            tracing::warn!("cannot take leave of the other nodes; they find out when the lease ends");
+        }
+    }
+
+    /// One renewal, and what follows from it. `ends_at` is when the lease ends that was there before.
+    async fn renew(&self, engine: &Arc<Engine>, ends_at: &mut Option<Instant>) -> Result<(), StoreError> {
+        let lease = self.settings.lease;
+        let is_stopping = self.is_stopping.load(Ordering::Acquire);
+        let held = engine.dispatcher.terms();
+        let renewal = Renewal { node: self.node.clone(), lease, held, is_draining: is_stopping };
+        let sent_at = Instant::now();
+        let (part, whole) = RENEWAL_SHARE;
+        let call = tokio::time::timeout(lease * part / whole, self.member.cluster.renew(&renewal));
+        let mut call = std::pin::pin!(call);
+        let answer = loop {
+            tokio::select! {
+                biased;
+                () = reached(*ends_at) => lapse(engine, ends_at),
+                answer = &mut call => break answer,
+            }
+        };
+        let mut renewed = answer.map_err(|_| StoreError::Unavailable("it does not answer".to_owned())).flatten()?;
+        renewed.is_draining |= is_stopping;
+        let Some((actions, until)) = engine.dispatcher.renewed(&renewal.held, &renewed, sent_at, lease) else {
+            *ends_at = None;
+            return Err(StoreError::Unavailable("its answer came too late".to_owned()));
+        };
+        *ends_at = Some(until);
+        if !actions.lost.is_empty() {
+            tracing::warn!(shards = actions.lost.len(), "other nodes have taken shards over from this one");
+        }
+        if !actions.take.is_empty() {
+            tokio::spawn(take_over(Arc::downgrade(engine), self.member.clone(), actions.take));
+        }
+        if !actions.give.is_empty() {
+            let timeout = self.settings.hand_over_timeout;
+            tokio::spawn(hand_over(Arc::downgrade(engine), self.member.clone(), actions.give, timeout));
+        }
+        Ok(())
+    }
+}
+
+/// Ready at a moment; never, if there is none.
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn lapse(engine: &Engine, ends_at: &mut Option<Instant>) {
+    tracing::warn!("the lease could not be renewed in time: nothing is sent until it is");
+    *ends_at = None;
+    engine.dispatcher.lapse();
+}
+
+/// Renews, again and again, until the engine has gone.
+async fn keep_lease(engine: Weak<Engine>, membership: Arc<Membership>) {
+    let interval = membership.settings.lease / RENEWALS_PER_LEASE;
+    let (mut ends_at, mut is_failing, mut is_new) = (None, false, true);
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        let began_at = Instant::now();
+        if ends_at.is_none() && !is_new {
+            // What was sent is recorded before the shards are taken anew: then this node's old terms are over.
+            engine.dispatcher.flush().await;
+        }
+        let has_left = membership.has_left.lock().await;
+        if *has_left {
+            return;
+        }
+        let renewed = membership.renew(&engine, &mut ends_at).await;
+        drop(has_left);
+        match &renewed {
+            Err(error) if !is_failing => tracing::warn!(%error, "cannot renew the lease; trying again"),
+            Ok(()) if is_failing => tracing::info!("the lease is renewed again"),
+            _ => {}
+        }
+        if renewed.is_ok() && std::mem::take(&mut is_new) {
+            membership.member.cluster.hint(Hint::Shards);
+        }
+        is_failing = renewed.is_err();
+        let rest = if is_failing { RETRY_DELAY.min(interval) } else { interval.saturating_sub(began_at.elapsed()) };
+        tokio::select! {
+            biased;
+            () = reached(ends_at) => lapse(&engine, &mut ends_at),
+            () = membership.renew.notified() => {}
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
+
+/// Reads what an owner must know, and begins to act as one. Tries until it succeeds or the terms are lost.
+async fn take_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>) {
+    let began_at = Instant::now();
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        let coming: Vec<Term> = terms.iter().copied().filter(|term| engine.dispatcher.is_coming(*term)).collect();
+        if coming.is_empty() {
+            return;
+        }
+        let shards: Vec<_> = coming.iter().map(|term| term.shard).collect();
+        let in_order = engine.changes.lock().await;
+        match member.cluster.take_over(&shards).await {
+            Ok(taken) => {
+                for record in &taken.webhooks {
+                    engine.ingest.apply(record);
+                }
+                let webhooks = engine.dispatcher.begin(&coming, &taken).len();
+                drop(in_order);
+                tracing::info!(shards = shards.len(), webhooks, took = ?began_at.elapsed(), "took shards over");
+                engine.look_for_owed(&member).await;
+                tokio::spawn(retrieve_late(Arc::downgrade(&engine), member, coming, taken.through));
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "cannot take shards over yet; trying again"),
+        }
+        drop(in_order);
+        drop(engine);
+        tokio::time::sleep(RETRY_DELAY).await;
+    }
+}
+
+/// Looks once more for what an owner before may have accepted, in a statement that was under way when its lease ended.
+async fn retrieve_late(engine: Weak<Engine>, member: Member, terms: Vec<Term>, through: EventSeq) {
+    tokio::time::sleep(STATEMENTS_END_AFTER).await;
+    let Some(engine) = engine.upgrade() else { return };
+    let held = engine.dispatcher.terms();
+    let shards: Vec<_> = terms.iter().filter(|term| held.contains(term)).map(|term| term.shard).collect();
+    drop(engine);
+    while let Err(error) = member.cluster.retrieve(&shards, through).await {
+        tracing::debug!(%error, "cannot look for late deliveries yet");
+        tokio::time::sleep(RETRY_DELAY).await;
+    }
+}
+
+async fn hand_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>, timeout: Duration) {
+    let Some(engine) = engine.upgrade() else { return };
+    engine.dispatcher.hand_over(&terms, timeout).await;
+    loop {
+        // Those that have lapsed meanwhile are not ours to give.
+        let held = engine.dispatcher.terms();
+        let left: Vec<Term> = terms.iter().copied().filter(|term| held.contains(term)).collect();
+        match member.cluster.release(member.node, &left).await {
+            Ok(()) => {
+                engine.dispatcher.given(&left);
+                tracing::info!(shards = left.len(), "handed shards over");
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "cannot give shards back yet; trying again"),
+        }
+        tokio::time::sleep(RETRY_DELAY).await;
+    }
+}
+
+/// Takes in hints, and polls, until the engine has gone.
+async fn follow(engine: Weak<Engine>, membership: Arc<Membership>, mut mark: ChangeMark) {
+    let member = &membership.member;
+    let mut hints = member.cluster.listen();
+    let mut poll_at = Instant::now();
+    let mut is_change_told = false;
+    loop {
+        let next = if is_change_told { poll_at.min(Instant::now() + CHANGES_PAUSE) } else { poll_at };
+        let hint = tokio::time::timeout_at(next, hints.recv()).await;
+        let Some(engine) = engine.upgrade() else { return };
+        match hint {
+            Ok(Some(Hint::Due(webhook))) => engine.dispatcher.note_due(webhook),
+            Ok(Some(Hint::Withdrawn(key))) => engine.dispatcher.forget(key),
+            Ok(Some(Hint::Changed)) => is_change_told = true,
+            Ok(Some(Hint::Shards)) => membership.renew.notify_one(),
+            Ok(None) => tokio::time::sleep_until(next).await,
+            Err(_) => {}
+        }
+        let now = Instant::now();
+        if now < next {
+            continue;
+        }
+        is_change_told = false;
+        if let Err(error) = engine.follow_changes(member, &mut mark).await {
+            tracing::debug!(%error, "cannot read what others have changed");
+        }
+        if now >= poll_at {
+            poll_at = now + membership.settings.poll_interval;
+            engine.look_for_owed(member).await;
+        }
+    }
+}
+
+impl Engine {
+    /// Wakes lanes that have something in the store which they may not know of.
+    async fn look_for_owed(&self, member: &Member) {
+        let shards = self.dispatcher.owned_shards();
+        if shards.is_empty() {
+            return;
+        }
+        match member.cluster.owed(&shards).await {
+            Ok(owed) => owed.into_iter().for_each(|(webhook, at)| self.dispatcher.note_owed(webhook, at)),
+            Err(error) => tracing::debug!(%error, "cannot look for what is owed"),
+        }
+    }
+
+    /// Takes in what other nodes have changed.
+    async fn follow_changes(&self, member: &Member, mark: &mut ChangeMark) -> Result<(), StoreError> {
+        {
+            let _in_order = self.changes.lock().await;
+            let changes = member.cluster.changes(Some(mark)).await?;
+            *mark = changes.mark.clone();
+            self.take_in(changes);
+        }
+        let jobs = self.store.unfinished_replays().await?;
+        self.replays.follow(jobs);
+        Ok(())
+    }
+
+    fn take_in(&self, changes: Changes) {
+        for tenant in changes.tenants {
+            self.tenants.apply(tenant);
+        }
+        for changed in &changes.webhooks {
+            self.dispatcher.follow(&changed.record, changed.circuit_closed_by);
+            self.ingest.apply(&changed.record);
+        }
+        for (tenant, webhook) in changes.deleted_webhooks {
+            self.ingest.remove(tenant, webhook);
+            self.dispatcher.remove(webhook);
+        }
+        for tenant in changes.deleted_tenants {
+            self.tenants.remove(tenant);
+        }
+    }
+
+    /// The nodes that share the store, and their shards. One that is alone has all.
+    pub async fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
+        match self.store.cluster() {
+            Some(cluster) => cluster.nodes().await,
+            None => Ok(vec![NodeRecord {
+                node: self.node.clone(),
+                silent_for: Duration::ZERO,
+                is_alive: true,
+                is_draining: false,
+                shards: Shard::all().collect(),
+            }]),
+        }
+    }
+
+    /// This node's UUID.
+    pub fn node(&self) -> Uuid {
+        self.node.uuid
+    }
+
+    /// Lets a node give its shards to the others, or take some again.
+    pub async fn drain_node(
+        &self,
+        act: impl Into<Act>,
+        node: Uuid,
+        is_draining: bool,
+    ) -> Result<NodeRecord, StoreError> {
+        let Some(membership) = &self.membership else {
+            let alone = StoreError::Conflict("there is no other node to take its shards".to_owned());
+            return Err(if node == self.node.uuid { alone } else { StoreError::NotFound });
+        };
+        let cluster = &membership.member.cluster;
+        if !cluster.set_draining(node, is_draining).await? {
+            return Err(StoreError::NotFound);
+        }
+        let act = act.into();
+        let found = cluster.nodes().await?.into_iter().find(|record| record.node.uuid == node);
+        let record = found.ok_or(StoreError::NotFound)?;
+        let action = if is_draining { "node.drain" } else { "node.resume" };
+        let (target, target_name) = (Some(node.to_string()), Some(record.node.name.clone()));
+        let deed = Deed { at: self.now(), tenant: act.tenant, action, target, target_name };
+        self.store.audited(&act).record(deed).await?;
+        cluster.hint(Hint::Shards);
+        membership.renew.notify_one();
+        Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_no_shorter_than_a_second_and_polling_no_storm() {
+        let check = |lease: f64, poll: f64| {
+            let seconds = Duration::from_secs_f64;
+            NodeSettings::check(seconds(lease), seconds(poll)).map_err(|(key, _)| key)
+        };
+        assert_eq!(check(1.0, 0.05), Ok(()));
+        assert_eq!(check(600.0, 60.0), Ok(()));
+        assert_eq!(check(0.9, 1.0), Err("lease"));
+        assert_eq!(check(601.0, 1.0), Err("lease"));
+        assert_eq!(check(10.0, 0.049), Err("poll_interval"));
+    }
+}

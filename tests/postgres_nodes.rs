@@ -1,0 +1,268 @@
+//! What a PostgreSQL store promises to nodes that share it: each shard has one owner at a time, and who is the owner no
+//! more changes nothing.
+
+#![cfg(feature = "server")]
+#![allow(dead_code, reason = "fixtures are shared with other tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+#[path = "store_conformance/fixtures.rs"]
+mod fixtures;
+#[path = "support/postgres.rs"]
+mod postgres_server;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fixtures::{accept, at, delivered, delivery, in_memory, key, read_due, settings, state};
+use postgres_server::Cluster;
+use postrider::delivery::DeliveryState;
+use postrider::store::cluster::{Fence, Hint, Node, Renewal, Renewed, Term};
+use postrider::store::postgres::{PostgresOptions, PostgresStore};
+use postrider::store::seal::MasterKey;
+use postrider::store::{SettleBatch, Shard, Store, TenantPatch};
+use postrider::webhook::{DEFAULT_TENANT, WebhookHealth, WebhookRecord};
+use uuid::Uuid;
+
+const DATABASE: &str = "nodes";
+const LEASE: Duration = Duration::from_secs(60);
+/// One that is over soon.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// A node with its own way to the database.
+struct Member {
+    store: PostgresStore,
+    node: Node,
+    held: Vec<Term>,
+}
+
+impl Member {
+    async fn new(server: &Cluster, name: &str) -> Self {
+        let options = PostgresOptions::new(server.url(DATABASE).into());
+        let store = PostgresStore::open(options, &MasterKey::new([7; 32])).await.unwrap();
+        let (address, version) = ("127.0.0.1:1".to_owned(), "1".to_owned());
+        let node = Node { uuid: Uuid::new_v4(), name: name.to_owned(), address, version, started_at: at(1) };
+        Self { store, node, held: Vec::new() }
+    }
+
+    fn cluster(&self) -> Arc<dyn postrider::store::cluster::Cluster> {
+        self.store.cluster().unwrap()
+    }
+
+    /// Renews what it holds, and holds what it is given.
+    async fn renew(&mut self, lease: Duration) -> Renewed {
+        let renewal = Renewal { node: self.node.clone(), lease, held: self.held.clone(), is_draining: false };
+        let renewed = self.cluster().renew(&renewal).await.unwrap();
+        self.held.clone_from(&renewed.held);
+        renewed
+    }
+
+    async fn release(&mut self, count: usize) {
+        let given = self.held.split_off(self.held.len() - count);
+        self.cluster().release(self.node.uuid, &given).await.unwrap();
+    }
+
+    fn shards(&self) -> Vec<Shard> {
+        self.held.iter().map(|term| term.shard).collect()
+    }
+
+    fn term_of(&self, webhook: &WebhookRecord) -> Term {
+        *self.held.iter().find(|term| term.shard == Shard::of(webhook.uuid)).unwrap()
+    }
+
+    fn fence(&self, webhook: &WebhookRecord, term: Term) -> Option<Fence> {
+        Some(Fence { node: self.node.uuid, terms: vec![(webhook.seq, term)] })
+    }
+}
+
+async fn server() -> Cluster {
+    let server = Cluster::start().await;
+    server.create_database(DATABASE, None).await;
+    server
+}
+
+fn epochs(held: &[Term]) -> HashSet<i64> {
+    held.iter().map(|term| term.epoch).collect()
+}
+
+#[tokio::test]
+async fn shards_are_shared_evenly_and_each_owner_raises_the_epoch() {
+    let server = server().await;
+    let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    assert_eq!(one.renew(LEASE).await.surplus, 0);
+    assert_eq!((one.held.len(), epochs(&one.held)), (256, HashSet::from([1])));
+    assert_eq!(two.renew(LEASE).await, Renewed::default(), "nothing is free");
+    let again = one.renew(LEASE).await;
+    assert_eq!((again.held.len(), again.surplus, epochs(&again.held)), (256, 128, HashSet::from([1])));
+    one.release(128).await;
+    assert_eq!(two.renew(LEASE).await.held.len(), 128);
+    assert_eq!(epochs(&two.held), HashSet::from([2]));
+    let owned: HashSet<_> = one.shards().into_iter().chain(two.shards()).collect();
+    assert_eq!(owned.len(), 256);
+
+    let nodes = one.cluster().nodes().await.unwrap();
+    assert_eq!(nodes.iter().map(|node| node.shards.len()).collect::<Vec<_>>(), [128, 128]);
+    assert!(nodes.iter().all(|node| node.is_alive && !node.is_draining && node.silent_for < LEASE));
+
+    assert!(one.cluster().set_draining(two.node.uuid, true).await.unwrap());
+    let drained = two.renew(LEASE).await;
+    assert_eq!((drained.is_draining, drained.surplus), (true, 128));
+    two.release(128).await;
+    assert_eq!(one.renew(LEASE).await.held.len(), 256);
+    assert!(one.cluster().set_draining(two.node.uuid, false).await.unwrap());
+    assert!(!one.cluster().set_draining(Uuid::nil(), true).await.unwrap());
+    assert_eq!(one.renew(LEASE).await.surplus, 128);
+    two.cluster().leave(two.node.uuid).await.unwrap();
+    assert_eq!(one.renew(LEASE).await.surplus, 0);
+    assert_eq!(one.cluster().nodes().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_silent_node_had_goes_to_another_and_does_not_come_back() {
+    let server = server().await;
+    let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    one.renew(SHORT).await;
+    let before = one.held.clone();
+    tokio::time::sleep(SHORT).await;
+    assert_eq!(two.renew(LEASE).await.held.len(), 256, "the silent one has no share");
+    assert_eq!(one.renew(LEASE).await.held, []);
+    assert_eq!(two.renew(LEASE).await.surplus, 128);
+    // It may not give back what is another's now.
+    one.cluster().release(one.node.uuid, &before).await.unwrap();
+    assert_eq!(two.renew(LEASE).await.held.len(), 256);
+    // A term that its owner does not name is over, though nobody else has the shard.
+    two.held.truncate(100);
+    let again = two.renew(LEASE).await;
+    assert_eq!(again.held.iter().filter(|term| term.epoch == 2).count(), 100);
+    assert_eq!(again.held.iter().filter(|term| term.epoch == 3).count(), 28);
+}
+
+#[tokio::test]
+async fn a_settlement_of_a_term_that_is_over_changes_no_row() {
+    let server = server().await;
+    let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    one.renew(SHORT).await;
+    let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    let seq = accept(&one.store, in_memory("e-1", &[webhook.seq])).await;
+    let key = key(seq, webhook.seq);
+    let (stale, health) =
+        (one.term_of(&webhook), WebhookHealth { consecutive_failures: 3, ..WebhookHealth::default() });
+    tokio::time::sleep(SHORT).await;
+    two.renew(LEASE).await;
+
+    let before = delivery(&one.store, key).await;
+    let batch = |fence| SettleBatch {
+        settlements: vec![delivered(key, 1)],
+        health: vec![(webhook.seq, health.clone())],
+        is_urgent: false,
+        fence,
+    };
+    let ended = one.store.settle(Arc::new(batch(one.fence(&webhook, stale)))).await.unwrap();
+    assert_eq!(ended, [webhook.seq]);
+    // Nor with the owner's epoch and another name, nor of a webhook that the fence does not name.
+    let present = two.term_of(&webhook);
+    assert_eq!(one.store.settle(Arc::new(batch(one.fence(&webhook, present)))).await.unwrap(), [webhook.seq]);
+    let unnamed = Fence { node: two.node.uuid, terms: Vec::new() };
+    assert_eq!(two.store.settle(Arc::new(batch(Some(unnamed)))).await.unwrap(), [webhook.seq]);
+    let after = delivery(&one.store, key).await;
+    assert_eq!((after.state, after.updated_at, after.attempts), (before.state, before.updated_at, 0));
+    let record = one.store.webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap().unwrap();
+    assert_eq!(record.health, WebhookHealth::default());
+    assert_eq!(one.store.stats(DEFAULT_TENANT).await.unwrap().attempts, 0);
+
+    assert_eq!(two.store.settle(Arc::new(batch(two.fence(&webhook, present)))).await.unwrap(), []);
+    assert_eq!(state(&one.store, key).await, DeliveryState::Delivered);
+}
+
+/// A claim comes before the owner's commit or after it, and never between its look and its writing.
+#[tokio::test]
+async fn a_shard_is_not_taken_while_a_settlement_is_being_committed() {
+    let server = server().await;
+    let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    one.renew(SHORT).await;
+    tokio::time::sleep(SHORT).await;
+    let client = server.connect(DATABASE).await;
+    client.batch_execute("BEGIN; SELECT pg_advisory_xact_lock_shared(20562, 7)").await.unwrap();
+    assert_eq!(two.renew(LEASE).await.held.len(), 255);
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(two.renew(LEASE).await.held.len(), 256);
+}
+
+#[tokio::test]
+async fn what_an_owner_had_in_memory_is_due_for_the_next() {
+    let server = server().await;
+    let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    one.renew(SHORT).await;
+    let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    let first = accept(&one.store, in_memory("e-1", &[webhook.seq])).await;
+    let shards = one.shards();
+    assert_eq!(one.cluster().owed(&shards).await.unwrap(), [], "it is in memory");
+    tokio::time::sleep(SHORT).await;
+    two.renew(LEASE).await;
+    let taken = two.cluster().take_over(&two.shards()).await.unwrap();
+    assert_eq!(taken.webhooks.iter().map(|record| record.seq).collect::<Vec<_>>(), [webhook.seq]);
+    assert_eq!(two.cluster().owed(&two.shards()).await.unwrap(), [(webhook.seq, at(100))]);
+
+    // The one before does not know yet that it is none.
+    let late = accept(&one.store, in_memory("e-2", &[webhook.seq])).await;
+    let owned = accept(&two.store, in_memory("e-3", &[webhook.seq])).await;
+    let due = read_due(&two.store, webhook.seq, at(200), 10).await.deliveries;
+    assert_eq!(due.iter().map(|due| due.event.seq).collect::<Vec<_>>(), [first, late]);
+    two.cluster().retrieve(&two.shards(), late).await.unwrap();
+    assert_eq!(read_due(&two.store, webhook.seq, at(200), 10).await.deliveries.len(), 2);
+    two.cluster().park(&[key(owned, webhook.seq)]).await.unwrap();
+    assert_eq!(read_due(&two.store, webhook.seq, at(200), 10).await.deliveries.len(), 3);
+}
+
+#[tokio::test]
+async fn every_change_is_seen_by_the_others() {
+    let server = server().await;
+    let (one, two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    let start = two.cluster().changes(None).await.unwrap();
+    assert!(start.webhooks.is_empty() && start.tenants.is_empty());
+    let kept = one.store.create_webhook(DEFAULT_TENANT, settings("kept"), at(1)).await.unwrap();
+    let gone = one.store.create_webhook(DEFAULT_TENANT, settings("gone"), at(1)).await.unwrap();
+    // A change that is under way when others are looked at is seen when it has come to its end.
+    let client = server.connect(DATABASE).await;
+    client.batch_execute("BEGIN; UPDATE webhook SET name = 'late' WHERE name = 'kept'").await.unwrap();
+    let seen = two.cluster().changes(Some(&start.mark)).await.unwrap();
+    assert_eq!(seen.webhooks.iter().map(|changed| changed.record.seq).collect::<Vec<_>>(), [kept.seq, gone.seq]);
+    assert!(seen.webhooks.iter().all(|changed| changed.circuit_closed_by == 0));
+    one.store.delete_webhook(DEFAULT_TENANT, gone.uuid, at(2)).await.unwrap();
+    client.batch_execute("COMMIT").await.unwrap();
+    let patch = TenantPatch { name: Some("blue".to_owned()), ..TenantPatch::default() };
+    let tenant = one.store.create_tenant(patch, at(2)).await.unwrap();
+    let changed = one.store.update_webhook(DEFAULT_TENANT, kept.uuid, 1, settings("new"), true, at(3)).await.unwrap();
+    let seen = two.cluster().changes(Some(&seen.mark)).await.unwrap();
+    assert_eq!(seen.webhooks.len(), 1);
+    assert_eq!((seen.webhooks[0].record.version, seen.webhooks[0].circuit_closed_by), (changed.version, 2));
+    assert_eq!(seen.webhooks[0].record.settings.name, "new");
+    assert_eq!(seen.deleted_webhooks, [(DEFAULT_TENANT, gone.seq)]);
+    assert_eq!(seen.tenants, [tenant.clone()]);
+    // Health is no change of the webhook.
+    let health = vec![(kept.seq, WebhookHealth { consecutive_failures: 1, ..WebhookHealth::default() })];
+    one.store.settle(Arc::new(SettleBatch { health, ..SettleBatch::default() })).await.unwrap();
+    one.store.delete_tenant(tenant.seq, false, at(4)).await.unwrap();
+    let seen = two.cluster().changes(Some(&seen.mark)).await.unwrap();
+    assert_eq!((seen.webhooks.len(), seen.deleted_tenants), (0, vec![tenant.seq]));
+}
+
+#[tokio::test]
+async fn hints_reach_the_others() {
+    let server = server().await;
+    let (one, two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    let mut heard = two.cluster().listen();
+    assert_eq!(heard.recv().await, Some(Hint::Changed), "what was said before is not known");
+    let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    one.cluster().hint(Hint::Due(webhook.seq));
+    assert_eq!(heard.recv().await, Some(Hint::Due(webhook.seq)));
+    // It goes on after its connection was cut.
+    let client = server.connect(DATABASE).await;
+    client
+        .batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'LISTEN postrider'")
+        .await
+        .unwrap();
+    assert_eq!(heard.recv().await, Some(Hint::Changed));
+    one.cluster().hint(Hint::Shards);
+    assert_eq!(heard.recv().await, Some(Hint::Shards));
+}
