@@ -63,7 +63,7 @@ impl Group {
         let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| closed())?;
         let calls = self.calls.lock().clone().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
-        calls.send(Call { events, answer, room: room }).map_err(|_| closed())?;
+        calls.send(Call { events, answer, room }).map_err(|_| closed())?;
         drop(calls);
         answered.await.unwrap_or_else(|_| Err(closed()))
     }
