@@ -58,7 +58,7 @@ pub struct RawConfig {
     /// Keep everything in this folder [default: ./postrider-data]
     #[arg(long, value_name = "FOLDER")]
     pub data: Option<PathBuf>,
-    /// Keep events in this database instead, as in postgres://user@host/database [default: embedded]
+    /// Keep events in this database instead, as in `postgres://user@host/database` [default: embedded]
     #[arg(long, value_name = "URL")]
     pub store: Option<Location>,
     /// Open at most this many connections to the database [default: 16]

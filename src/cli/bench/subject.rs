@@ -97,12 +97,12 @@ impl Subject {
         let cpu_us = self.cpu()?.saturating_sub(cpu_before).as_secs_f64() * 1e6 / shape.events as f64;
         let rate = shape.events as f64 / elapsed.as_secs_f64();
         let arrived = receiver.arrived()?;
-        let share = Figure::new("  share of the bare loop", "%", 100.0 * rate / bare.posts_per_s);
-        let cpu_share = Figure::new("  CPU against the bare loop", "×", cpu_us / bare.cpu_us);
+        let of_bare = Figure::new("  share of the bare loop", "%", 100.0 * rate / bare.posts_per_s);
+        let against_bare = Figure::new("  CPU against the bare loop", "×", cpu_us / bare.cpu_us);
         report.add(Figure::new(format!("deliveries, {name}"), "events/s", rate));
-        report.add(if self.database.is_some() { share } else { share.at_least(50.0) });
+        report.add(if self.database.is_some() { of_bare } else { of_bare.at_least(50.0) });
         report.add(Figure::new("  CPU a delivered event", "µs", cpu_us));
-        report.add(if self.database.is_some() { cpu_share } else { cpu_share.at_most(3.0) });
+        report.add(if self.database.is_some() { against_bare } else { against_bare.at_most(3.0) });
         if let (Some(before), Some(after)) = (usage_before, self.usage().await?) {
             database::report(report, before, after, shape.events);
         }
