@@ -246,6 +246,7 @@ async fn what_two_nodes_do_at_once_is_done_once() {
             let step = ReplayStep {
                 tenant: DEFAULT_TENANT,
                 job: job.uuid,
+                from: job.cursor,
                 change: scan.found,
                 add: Vec::new(),
                 cursor: scan.cursor,

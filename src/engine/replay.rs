@@ -170,6 +170,7 @@ impl Runner {
         let step = |change| ReplayStep {
             tenant: job.tenant,
             job: job.uuid,
+            from: job.cursor,
             change,
             add,
             cursor: scan.cursor,

@@ -187,7 +187,11 @@ impl Store for PostgresStore {
         events: Vec<NewEvent>,
         once: Idempotency,
     ) -> Result<AcceptedOnce, StoreError> {
-        write!(self, |commit| idempotency::accept_once(commit, tenant, &events, &once).await)
+        let accept = async { write!(self, |commit| idempotency::accept_once(commit, tenant, &events, &once).await) };
+        tokio::time::timeout(group::ANSWER_WITHIN, accept).await.unwrap_or_else(|_| {
+            self.shared.window.doubt();
+            Err(group::too_late())
+        })
     }
 
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError> {

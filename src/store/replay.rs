@@ -222,6 +222,9 @@ pub struct Stepped {
 pub struct ReplayStep {
     pub tenant: TenantSeq,
     pub job: Uuid,
+    /// Where the job was when the step was prepared. If it has got on meanwhile, because another node runs it too, the
+    /// step does nothing.
+    pub from: DeliveryKey,
     /// To be changed if they are still in a state that the job wants.
     pub change: Vec<DeliveryKey>,
     /// To be added, pending.

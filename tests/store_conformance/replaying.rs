@@ -43,6 +43,7 @@ async fn step(store: &dyn Store, job: &ReplayRecord, matching: &[&str], max_chan
     let step = ReplayStep {
         tenant: job.tenant,
         job: job.uuid,
+        from: job.cursor,
         change: scan.found,
         add: scan.unmatched.iter().map(|live| key(live.seq, webhook)).collect(),
         cursor: scan.cursor,
@@ -193,6 +194,7 @@ pub(crate) async fn what_changed_between_scan_and_step_is_left_alone<F: Fixture>
     let late = ReplayStep {
         tenant: DEFAULT_TENANT,
         job: wanted.uuid,
+        from: wanted.cursor,
         change: scan.found,
         add: Vec::new(),
         cursor: scan.cursor,
@@ -203,6 +205,12 @@ pub(crate) async fn what_changed_between_scan_and_step_is_left_alone<F: Fixture>
     let stepped = store.step_replay(late.clone()).await.unwrap();
     assert!(stepped.changed.is_empty());
     assert_eq!((stepped.job.state, stepped.job.scanned, stepped.job.changed), (ReplayState::Done, 1, 0));
+    assert_eq!(state(&*store, key(seq, a)).await, Discarded);
+    // A step does nothing that begins where the job is not, because another has been made.
+    let wanted = start(&*store, job(&[Discarded])).await;
+    let elsewhere = ReplayStep { job: wanted.uuid, from: key(seq, a), change: vec![key(seq, a)], ..late.clone() };
+    let stepped = store.step_replay(elsewhere).await.unwrap();
+    assert_eq!((stepped.job.cursor, stepped.job.scanned, stepped.changed.len()), (wanted.cursor, 0, 0));
     assert_eq!(state(&*store, key(seq, a)).await, Discarded);
     // A step of a job that has ended does nothing.
     let wanted = start(&*store, job(&[Discarded])).await;

@@ -29,6 +29,12 @@ const ROW_BYTES: usize = 128;
 const MAX_TRIES: u32 = 5;
 /// How long a task rests before it tries again to put right what an error has left.
 const REST: Duration = Duration::from_secs(1);
+/// A publisher is told within this time that the database is not there.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_millis(4_500);
+
+pub(super) fn too_late() -> StoreError {
+    StoreError::Unavailable("the database does not answer".to_owned())
+}
 
 /// A handle to the tasks that accept.
 pub(super) struct Group {
@@ -58,7 +64,12 @@ impl Group {
         }
     }
 
+    /// Answers within [`ANSWER_WITHIN`]; then nobody knows what becomes of it.
     pub(super) async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
+        tokio::time::timeout(ANSWER_WITHIN, self.call(events)).await.unwrap_or_else(|_| Err(too_late()))
+    }
+
+    async fn call(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
         let kib = u32::try_from(bytes(&events) >> 10).map_or(MAX_WAITING_KIB, |kib| kib.clamp(1, MAX_WAITING_KIB));
         let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| closed())?;
         let calls = self.calls.lock().clone().ok_or_else(closed)?;
@@ -120,14 +131,23 @@ async fn run(shared: Arc<Shared>, waiting: Waiting) {
         if !is_failing {
             shared.keep_up().await;
         }
-        answer(callers, stored);
+        if !answer(callers, stored) {
+            // What was stored for who had gone is in no lane.
+            shared.window.doubt();
+        }
     }
 }
 
 /// What waits, as much as goes into one transaction, one call at least; `None` when there will be no more.
 async fn next(waiting: &Waiting) -> Option<Vec<Call>> {
     let mut waiting = waiting.lock().await;
-    let first = waiting.recv().await?;
+    let first = loop {
+        let call = waiting.recv().await?;
+        // Who has waited too long was told so, and sends it again.
+        if !call.answer.is_closed() {
+            break call;
+        }
+    };
     let (mut all_rows, mut all_bytes) = (rows(&first.events), bytes(&first.events));
     let mut calls = vec![first];
     while all_rows < MAX_COMMIT_ROWS && all_bytes < MAX_COMMIT_BYTES {
@@ -157,14 +177,18 @@ fn unzip(calls: Vec<Call>) -> (Vec<NewEvent>, Vec<Caller>) {
     (all, callers)
 }
 
-fn answer(callers: Vec<Caller>, stored: Result<Vec<Accepted>, StoreError>) {
+/// `false`: something was stored for a caller that has gone.
+fn answer(callers: Vec<Caller>, stored: Result<Vec<Accepted>, StoreError>) -> bool {
+    let mut all_heard = true;
     let mut accepted = stored.map(Vec::into_iter);
     for Caller { count, answer, room } in callers {
         let own = accepted.as_mut().map(|accepted| accepted.by_ref().take(count).collect());
-        // The caller may have gone; its events are stored all the same.
-        let _ = answer.send(own.map_err(|error| error.clone()));
+        let is_stored = own.is_ok();
+        let is_heard = answer.send(own.map_err(|error| error.clone())).is_ok();
+        all_heard &= is_heard || !is_stored;
         drop(room);
     }
+    all_heard
 }
 
 async fn store(shared: &Arc<Shared>, events: &[NewEvent]) -> Result<Vec<Accepted>, StoreError> {

@@ -282,7 +282,7 @@ pub(super) async fn purge(commit: &Commit, before: UnixMicros, limit: u32) -> Re
 
 async fn take_step(commit: &mut Commit, step: &ReplayStep) -> Result<Stepped, Failure> {
     let mut job = lock(commit, step.tenant, step.job).await?;
-    if job.state.has_ended() {
+    if job.state.has_ended() || job.cursor != step.from {
         return Ok(Stepped { job, changed: Vec::new() });
     }
     let change = of_live_webhooks(commit, step.tenant, &step.change).await?;

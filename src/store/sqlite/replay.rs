@@ -282,7 +282,7 @@ pub(super) fn purge(commit: &mut Commit<'_>, before: UnixMicros, limit: usize) -
 fn take_step(commit: &mut Commit<'_>, step: &ReplayStep) -> Result<Stepped, Failure> {
     let mut job = job_by_uuid(commit.connection, step.tenant, step.job)?.ok_or(StoreError::NotFound)?;
     let mut changed = Vec::new();
-    if job.state.has_ended() {
+    if job.state.has_ended() || job.cursor != step.from {
         return Ok(Stepped { job, changed });
     }
     let mut webhooks = LiveWebhooks::of(step.tenant);
