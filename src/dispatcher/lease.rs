@@ -90,7 +90,7 @@ mod tests {
         };
         assert_eq!(lease.while_it_lasts(steps).await, Some(1));
         let steps = async {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
             panic!("the lease was over");
         };
         assert_eq!(lease.while_it_lasts(steps).await, None::<()>);

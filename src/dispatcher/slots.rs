@@ -121,7 +121,7 @@ mod tests {
     async fn when_all_that_fail_hang_the_others_have_theirs() {
         let slots = Slots::new(8);
         let _held = (slots.take(Standing::Unproven).await, slots.take(Standing::Unproven).await);
-        let one_more = tokio::time::timeout(Duration::from_secs(60), slots.take(Standing::Unproven));
+        let one_more = tokio::time::timeout(Duration::from_mins(1), slots.take(Standing::Unproven));
         assert!(one_more.await.is_err());
         assert!(slots.take(Standing::Prompt).await.is_some());
         assert!(slots.take(Standing::Slow).await.is_some());
