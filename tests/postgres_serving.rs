@@ -1,7 +1,14 @@
 //! A server on PostgreSQL: it delivers, it starts again, and it says why it does not start.
 
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 #[path = "support/postgres.rs"]
 mod postgres_server;
