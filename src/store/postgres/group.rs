@@ -1,4 +1,4 @@
-//! Group commit: calls of [`accept`](super::accept) that wait share a transaction, and a few of these are under way at
+//! Group commit: calls of [`accept`] that wait share a transaction, and a few of these are under way at
 //! the same time, so that one is prepared while another waits for its commit.
 
 use std::sync::Arc;
