@@ -1,0 +1,117 @@
+//! A model of leases, fencing and settlement among nodes that share a store, checked for small sizes in every order in
+//! which things can happen.
+//!
+//! The database is what its statements do (`store/postgres/`), a node what it does by them (`dispatcher/ownership.rs`,
+//! `engine/nodes.rs`); what follows from a renewal is decided by the real code, `dispatcher/shards.rs`. Time is ticks,
+//! which a paused node does not use. All attempts succeed: what a receiver answers does not matter to who may send.
+//!
+//! What is promised:
+//! - a settlement of a term that is over changes no row, and what is delivered stays so;
+//! - who may act by its own clock is the owner in the store's; so no two send for one shard at once, but for what a node
+//!   was about to write when it was paused, or when attempts were cut off to hand over: that may be sent late, once;
+//! - where nodes renew in time and none stops before its time, nothing is sent twice, however shards move;
+//! - what is accepted is delivered, if from some moment on nothing more is against it.
+//!
+//! Each part that this needs has a test in which it is missing, and the model finds what goes wrong.
+
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
+
+mod explorer;
+#[path = "../../src/dispatcher/shards.rs"]
+#[allow(dead_code, reason = "the model needs less of it than the dispatcher")]
+mod shards;
+mod state;
+mod steps;
+mod world;
+
+use explorer::{Explored, STAYS_OWED, explore};
+// The name by which `shards.rs` knows it.
+use postrider::store;
+use steps::{LATE_SEND, SENT_TWICE, STALE_SETTLEMENT};
+use world::{Fault, Flaw, World};
+
+/// One shard and one delivery.
+const SMALL: World = World { shards: 1, deliveries: 1, possible: &[], faults: 0, is_calm: false, flaw: None };
+
+fn check(name: &str, world: &World) -> Explored {
+    let explored = explore(world);
+    eprintln!("{name}: {} states, up to {} steps from the first", explored.states, explored.depth);
+    explored
+}
+
+fn holds(name: &str, world: &World) {
+    if let Some((what, way)) = check(name, world).failure {
+        eprintln!("{way}");
+        assert_eq!(Some(what), None, "{name}: {world:?}");
+    }
+}
+
+/// The model finds it, and nothing else goes wrong with what is there instead.
+fn fails(name: &str, what: &str, world: World, flaw: Flaw) {
+    let explored = check(name, &World { flaw: Some(flaw), ..world.clone() });
+    assert_eq!(explored.failure(), Some(what), "{name}: {flaw:?} in {world:?}");
+}
+
+#[test]
+fn shards_that_are_handed_over_in_time_send_nothing_twice() {
+    let drains = World { possible: &[Fault::Drain], faults: 2, is_calm: true, ..SMALL };
+    holds("one shard, drained", &drains);
+    holds("one shard, two deliveries", &World { deliveries: 2, faults: 1, ..drains.clone() });
+    holds("two shards", &World { shards: 2, faults: 1, ..drains });
+}
+
+#[test]
+fn nodes_that_crash_or_lapse_owe_nothing_in_the_end() {
+    let crashes = World { possible: &[Fault::Crash, Fault::Leave, Fault::GiveUp, Fault::Drain], faults: 2, ..SMALL };
+    holds("crashes", &crashes);
+}
+
+#[test]
+fn what_a_paused_node_was_about_to_send_may_come_late_and_changes_nothing() {
+    let pauses = World { possible: &[Fault::Pause, Fault::Drain, Fault::CutOff], faults: 2, ..SMALL };
+    holds("pauses", &pauses);
+}
+
+#[test]
+fn renewals_may_be_done_late() {
+    let lags = World { possible: &[Fault::Lag, Fault::Crash], faults: 2, ..SMALL };
+    holds("late renewals", &lags);
+}
+
+#[test]
+fn without_the_fence_a_node_that_was_paused_settles_what_is_not_its_own() {
+    let pauses = World { possible: &[Fault::Pause], faults: 1, ..SMALL };
+    fails("no fence", STALE_SETTLEMENT, pauses.clone(), Flaw::NoFence);
+    fails("a fence without lock", STALE_SETTLEMENT, pauses, Flaw::NoFenceLock);
+}
+
+#[test]
+fn without_the_margin_a_node_sends_when_another_may_own_the_shard() {
+    fails("no margin", LATE_SEND, SMALL, Flaw::NoMargin);
+}
+
+#[test]
+fn without_looking_twice_what_was_accepted_in_between_is_lost() {
+    let crashes = World { possible: &[Fault::Crash], faults: 1, ..SMALL };
+    fails("no look", STAYS_OWED, crashes.clone(), Flaw::NoTakeOver);
+    fails("no second look", STAYS_OWED, crashes, Flaw::NoSecondLook);
+    let gives_up = World { possible: &[Fault::GiveUp], faults: 1, ..SMALL };
+    fails("no doubt", STAYS_OWED, gives_up, Flaw::NoDoubt);
+}
+
+#[test]
+fn a_second_look_at_everything_would_send_twice() {
+    let drains = World { possible: &[Fault::Drain], faults: 1, is_calm: true, ..SMALL };
+    fails("second look at all", SENT_TWICE, drains, Flaw::SecondLookAtAll);
+}
+
+/// A shard is given back, or its node takes leave, while a statement of that node is under way: what the statement read
+/// before it had its numbers is what was true before.
+#[test]
+fn an_accept_that_reads_the_owner_before_it_has_numbers_is_lost() {
+    let leaves = World { possible: &[Fault::Leave], faults: 1, ..SMALL };
+    fails("owner of the snapshot", STAYS_OWED, leaves, Flaw::OwnerOfSnapshot);
+    let crashes = World { possible: &[Fault::Drain, Fault::GiveUp, Fault::Crash], faults: 3, ..SMALL };
+    fails("the same after a hand-over", STAYS_OWED, crashes, Flaw::OwnerOfSnapshot);
+}
