@@ -113,9 +113,9 @@ impl Seen {
 fn is_undone(before: &State, after: &State) -> bool {
     use crate::state::Entry::{Delivered, Refused};
     let entries = before.deliveries.iter().zip(&after.deliveries);
-    entries.into_iter().any(|(before, after)| {
-        matches!(before.entry, Delivered | Refused) && before.entry != after.entry
-    })
+    entries
+        .into_iter()
+        .any(|(before, after)| matches!(before.entry, Delivered | Refused) && before.entry != after.entry)
 }
 
 /// The first state that no good steps lead out of to where nothing is owed.

@@ -135,7 +135,10 @@ pub(crate) enum Work {
     None,
     Queued,
     /// An attempt of this term has looked at the lease, and is about to write to the receiver.
-    Checked { epoch: Epoch, age: u8 },
+    Checked {
+        epoch: Epoch,
+        age: u8,
+    },
     /// The request is at the receiver.
     Sent,
 }
@@ -213,8 +216,7 @@ impl Node {
 
     /// Whether a lane of this term is here, be it about to leave.
     pub(crate) fn has_lane(&self, shard: usize, epoch: Epoch) -> bool {
-        self.held[shard]
-            .is_some_and(|held| held.epoch == epoch && matches!(held.phase, Phase::Owned | Phase::Leaving))
+        self.held[shard].is_some_and(|held| held.epoch == epoch && matches!(held.phase, Phase::Owned | Phase::Leaving))
     }
 
     /// The real thing, brought to where this node is.

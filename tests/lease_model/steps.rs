@@ -207,7 +207,8 @@ impl World {
                 held.phase = Phase::Coming { through: Some(numbered) };
             }
             Step::TakeOver { n, s } => {
-                let Some(Held { epoch, phase: Phase::Coming { through: Some(through) } }) = state.nodes[n].held[s] else {
+                let Some(Held { epoch, phase: Phase::Coming { through: Some(through) } }) = state.nodes[n].held[s]
+                else {
                     return;
                 };
                 if !self.has(Flaw::NoTakeOver) {

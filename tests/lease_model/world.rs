@@ -1,8 +1,8 @@
 //! What can happen next in a state. What it changes is in `steps.rs`.
 
 use crate::state::{
-    DELIVERIES, Entry, Epoch, LEASE_TICKS, MARGIN_TICKS, NODES, Phase, SHARDS, STATEMENT_TICKS, Share, Stage, State, Work,
-    shard_of,
+    DELIVERIES, Entry, Epoch, LEASE_TICKS, MARGIN_TICKS, NODES, Phase, SHARDS, STATEMENT_TICKS, Share, Stage, State,
+    Work, shard_of,
 };
 
 /// One thing that happens. `n` is a node, `s` a shard, `d` a delivery.
@@ -12,51 +12,135 @@ pub(crate) enum Step {
     Tick,
 
     /// A renewal with everything that belongs to it, in no time.
-    Renew { n: usize },
+    Renew {
+        n: usize,
+    },
     /// One that takes its time: it is sent, done by the database, its answer heard.
-    SendRenewal { n: usize },
-    DoRenewal { n: usize },
-    HearRenewal { n: usize },
+    SendRenewal {
+        n: usize,
+    },
+    DoRenewal {
+        n: usize,
+    },
+    HearRenewal {
+        n: usize,
+    },
     /// It has taken too long; the database may do it later all the same.
-    GiveRenewalUp { n: usize },
-    DoRenewalLate { n: usize },
-    Lapse { n: usize },
+    GiveRenewalUp {
+        n: usize,
+    },
+    DoRenewalLate {
+        n: usize,
+    },
+    Lapse {
+        n: usize,
+    },
 
-    ReadThrough { n: usize, s: usize },
-    TakeOver { n: usize, s: usize },
-    LookAgain { n: usize, s: usize },
-    HandOver { n: usize, s: usize },
+    ReadThrough {
+        n: usize,
+        s: usize,
+    },
+    TakeOver {
+        n: usize,
+        s: usize,
+    },
+    LookAgain {
+        n: usize,
+        s: usize,
+    },
+    HandOver {
+        n: usize,
+        s: usize,
+    },
     /// Attempts are still under way when it is handed over.
-    CutOff { n: usize, s: usize },
+    CutOff {
+        n: usize,
+        s: usize,
+    },
 
-    Accept { n: usize, d: usize },
-    Number { d: usize },
-    Commit { d: usize },
-    FailAccept { d: usize },
-    HearAccepted { d: usize },
+    Accept {
+        n: usize,
+        d: usize,
+    },
+    Number {
+        d: usize,
+    },
+    Commit {
+        d: usize,
+    },
+    FailAccept {
+        d: usize,
+    },
+    HearAccepted {
+        d: usize,
+    },
     /// The publisher is told that nobody knows what becomes of it.
-    GiveAcceptUp { d: usize },
-    Park { n: usize, d: usize },
+    GiveAcceptUp {
+        d: usize,
+    },
+    Park {
+        n: usize,
+        d: usize,
+    },
 
-    Load { n: usize, d: usize },
-    Check { n: usize, d: usize },
+    Load {
+        n: usize,
+        d: usize,
+    },
+    Check {
+        n: usize,
+        d: usize,
+    },
     /// An attempt looks at the lease at each poll: it goes on, or ends there.
-    CheckAgain { n: usize, d: usize },
-    Drop { n: usize, d: usize },
-    Write { n: usize, d: usize },
-    Answer { n: usize, d: usize },
+    CheckAgain {
+        n: usize,
+        d: usize,
+    },
+    Drop {
+        n: usize,
+        d: usize,
+    },
+    Write {
+        n: usize,
+        d: usize,
+    },
+    Answer {
+        n: usize,
+        d: usize,
+    },
 
-    BeginSettle { n: usize, d: usize },
-    CommitSettle { n: usize, d: usize },
-    LoseSettle { n: usize, d: usize },
+    BeginSettle {
+        n: usize,
+        d: usize,
+    },
+    CommitSettle {
+        n: usize,
+        d: usize,
+    },
+    LoseSettle {
+        n: usize,
+        d: usize,
+    },
 
-    Crash { n: usize },
+    Crash {
+        n: usize,
+    },
     /// It stops without waiting for what is under way, and takes leave.
-    Leave { n: usize },
-    Pause { n: usize },
-    Resume { n: usize },
-    Drain { n: usize },
-    Undrain { n: usize },
+    Leave {
+        n: usize,
+    },
+    Pause {
+        n: usize,
+    },
+    Resume {
+        n: usize,
+    },
+    Drain {
+        n: usize,
+    },
+    Undrain {
+        n: usize,
+    },
 }
 
 /// What can be against it. Of all of them together [`World::faults`] happen at most.
