@@ -224,7 +224,7 @@ impl Node {
         let mut shards = Shards::default();
         let held = terms(&self.epochs());
         shards.renewed(&[], &Renewed { held: held.clone(), surplus: 0, is_draining: false });
-        let mut begin = |wanted: Phase, shards: &mut Shards| {
+        let begin = |wanted: Phase, shards: &mut Shards| {
             for (shard, held) in self.held.iter().enumerate() {
                 if let Some(held) = held.filter(|held| held.phase == wanted) {
                     assert!(shards.begin(term(shard, held.epoch)));
@@ -279,7 +279,48 @@ impl Node {
     }
 }
 
+impl Delivery {
+    /// Nothing becomes of it any more.
+    pub(crate) fn is_over(&self) -> bool {
+        let is_idle = |share: &Share| share.work == Work::None && share.settle.is_none() && !share.is_doubled;
+        matches!(self.entry, Entry::Delivered | Entry::Refused) && self.accept.is_none() && self.at.iter().all(is_idle)
+    }
+
+    /// A mark may come that nobody has a lane for.
+    fn is_being_marked(&self) -> bool {
+        self.accept.is_some_and(|accept| accept.stage == Stage::Numbered { in_memory: true })
+    }
+}
+
 impl State {
+    /// Forgets what makes no difference any more.
+    pub(crate) fn forget(&mut self, looks_at_all: bool) {
+        let being_marked = self.deliveries.map(|delivery| delivery.is_being_marked());
+        let marked = self.deliveries.map(|delivery| delivery.entry == (Entry::Pending { in_memory: true }));
+        for node in &mut self.nodes {
+            if node.held.iter().all(Option::is_none) {
+                node.left = 0;
+            }
+            for (held, late) in node.held.iter_mut().zip(&mut node.late) {
+                if let Some(Held { phase: Phase::Coming { through: Some(through) }, .. }) = held {
+                    through.iter_mut().zip(being_marked).for_each(|(through, marked)| *through &= marked);
+                }
+                let epoch = held.map(|held| held.epoch);
+                late.take_if(|late| {
+                    let relevant = being_marked.iter().zip(marked).map(|(first, second)| *first || second);
+                    late.through.iter_mut().zip(relevant).for_each(|(through, relevant)| *through &= relevant);
+                    Some(late.epoch) != epoch || !(looks_at_all || late.through.contains(&true))
+                });
+            }
+        }
+        for delivery in &mut self.deliveries {
+            delivery.is_numbered &= delivery.is_being_marked();
+            if matches!(delivery.entry, Entry::Delivered | Entry::Refused) {
+                delivery.at.iter_mut().for_each(|share| share.is_to_be_parked = false);
+            }
+        }
+    }
+
     /// Gives epochs the lowest numbers that keep their order, so that states which differ in nothing else are one.
     pub(crate) fn renumber(&mut self, shards: usize) {
         for shard in 0..shards {

@@ -42,6 +42,7 @@ impl World {
             step => self.live(&mut state, step),
         }
         self.check_owners(&mut state);
+        state.forget(self.has(Flaw::SecondLookAtAll));
         state.renumber(self.shards);
         state
     }
@@ -344,7 +345,7 @@ impl World {
             (Step::Write { .. }, Work::Checked { epoch, .. }) => {
                 let has_lane = node.has_lane(self.shard_of(d), epoch);
                 share.work = if has_lane { Work::Sent } else { Work::None };
-                delivery.sent = (delivery.sent + 1).min(2);
+                delivery.sent = if self.is_calm { delivery.sent + 1 } else { 0 };
                 if row.holder != Some(n) {
                     delivery.sent_late += 1;
                 }

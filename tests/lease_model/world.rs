@@ -1,8 +1,8 @@
 //! What can happen next in a state. What it changes is in `steps.rs`.
 
 use crate::state::{
-    DELIVERIES, Entry, Epoch, LEASE_TICKS, MARGIN_TICKS, NODES, Phase, SHARDS, STATEMENT_TICKS, Share, Stage, State,
-    Work, shard_of,
+    DELIVERIES, Delivery, Entry, Epoch, LEASE_TICKS, MARGIN_TICKS, NODES, Phase, SHARDS, STATEMENT_TICKS, Share, Stage,
+    State, Work, shard_of,
 };
 
 /// One thing that happens. `n` is a node, `s` a shard, `d` a delivery.
@@ -252,6 +252,9 @@ impl World {
     /// What can happen next.
     pub(crate) fn steps(&self, state: &State, steps: &mut Vec<Step>) {
         steps.clear();
+        if state.deliveries[..self.deliveries].iter().all(Delivery::is_over) {
+            return;
+        }
         if self.may_tick(state) {
             steps.push(Step::Tick);
         }
@@ -299,7 +302,13 @@ impl World {
         if has_lapsed {
             steps.push(Step::Lapse { n });
         }
+        // What an attempt that is aborted was about to write is written before the database answers anything.
+        let is_writing = (0..self.deliveries).any(|d| {
+            let work = state.deliveries[d].at[n].work;
+            matches!(work, Work::Checked { epoch, .. } if !node.has_lane(self.shard_of(d), epoch))
+        });
         match node.renewal {
+            None if is_writing => {}
             None if !has_lapsed => steps.extend([Step::Renew { n }, Step::SendRenewal { n }]),
             None => {}
             Some(renewal) => {
