@@ -82,6 +82,7 @@ impl Seen {
         (number, true)
     }
 
+    /// The steps there, and where they lead. Nodes may have changed their numbers on the way.
     fn way_to(&self, mut number: usize) -> String {
         let mut steps = VecDeque::new();
         let last = number;

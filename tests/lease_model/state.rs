@@ -31,7 +31,7 @@ pub(crate) struct Row {
     pub(crate) left: u8,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Phase {
     /// `through`: the deliveries whose events had numbers when that was read.
     Coming {
@@ -42,14 +42,14 @@ pub(crate) enum Phase {
 }
 
 /// A term as its node sees it: what the real `Shards` says of it, and how far its take-over is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Held {
     pub(crate) epoch: Epoch,
     pub(crate) phase: Phase,
 }
 
 /// The second look of an owner, to come after `wait`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Late {
     pub(crate) epoch: Epoch,
     pub(crate) wait: u8,
@@ -59,7 +59,7 @@ pub(crate) struct Late {
 /// Shards with their epochs: what a renewal names, what its answer gives.
 pub(crate) type Epochs = [Option<Epoch>; SHARDS];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Answer {
     pub(crate) held: Epochs,
     pub(crate) surplus: usize,
@@ -67,7 +67,7 @@ pub(crate) struct Answer {
 }
 
 /// A renewal that takes its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Renewal {
     pub(crate) named: Epochs,
     /// Since it was sent.
@@ -75,7 +75,7 @@ pub(crate) struct Renewal {
     pub(crate) answer: Option<Answer>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Node {
     pub(crate) has_died: bool,
     pub(crate) is_paused: bool,
@@ -317,6 +317,23 @@ impl State {
             delivery.is_numbered &= delivery.is_being_marked();
             if matches!(delivery.entry, Entry::Delivered | Entry::Refused) {
                 delivery.at.iter_mut().for_each(|share| share.is_to_be_parked = false);
+            }
+        }
+    }
+
+    /// Nodes differ in nothing but their numbers: of two states in which they have changed places one stands for both.
+    pub(crate) fn put_nodes_in_order(&mut self) {
+        if self.nodes[0] <= self.nodes[1] {
+            return;
+        }
+        self.nodes.swap(0, 1);
+        for row in &mut self.rows {
+            row.holder = row.holder.map(|holder| 1 - holder);
+        }
+        for delivery in &mut self.deliveries {
+            delivery.at.swap(0, 1);
+            if let Some(accept) = &mut delivery.accept {
+                accept.node = 1 - accept.node;
             }
         }
     }

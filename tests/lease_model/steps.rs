@@ -44,6 +44,7 @@ impl World {
         self.check_owners(&mut state);
         state.forget(self.has(Flaw::SecondLookAtAll));
         state.renumber(self.shards);
+        state.put_nodes_in_order();
         state
     }
 
