@@ -268,7 +268,11 @@ impl World {
                 let others_live = (0..NODES).any(|other| other != n && !state.nodes[other].has_died);
                 let fatal = [Step::Crash { n }, Step::Leave { n }];
                 steps.extend(fatal.into_iter().filter(|_| others_live));
-                steps.push(Step::Pause { n });
+                // A node may be slow at any time. A pause is more than that only where something is to come in time.
+                let is_writing = |delivery: &Delivery| matches!(delivery.at[n].work, Work::Checked { .. });
+                if state.deliveries.iter().any(is_writing) {
+                    steps.push(Step::Pause { n });
+                }
             }
             if state.nodes[n].is_paused {
                 steps.push(Step::Resume { n });
@@ -288,8 +292,7 @@ impl World {
 
     fn steps_of_lease(&self, state: &State, n: usize, steps: &mut Vec<Step>) {
         let node = &state.nodes[n];
-        if let Some(renewal) = node.renewal.filter(|renewal| renewal.answer.is_none()) {
-            let _ = renewal;
+        if node.renewal.is_some_and(|renewal| renewal.answer.is_none()) {
             steps.push(Step::DoRenewal { n });
         }
         if node.orphan.is_some() {
