@@ -175,6 +175,26 @@ async fn a_settlement_of_a_term_that_is_over_changes_no_row() {
     assert_eq!(state(&one.store, key).await, DeliveryState::Delivered);
 }
 
+/// Otherwise each would wait for the commits of the other.
+#[tokio::test]
+async fn nodes_count_in_rows_of_their_own() {
+    let server = server().await;
+    let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    one.renew(LEASE).await;
+    one.release(128).await;
+    two.renew(LEASE).await;
+    one.renew(LEASE).await;
+    let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    for n in 0..3 {
+        accept(&one.store, in_memory(&format!("one-{n}"), &[webhook.seq])).await;
+        accept(&two.store, in_memory(&format!("two-{n}"), &[webhook.seq])).await;
+    }
+    let client = server.connect(DATABASE).await;
+    let rows = client.query("SELECT events FROM counters WHERE events > 0 ORDER BY slot", &[]).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>(), [3, 3]);
+    assert_eq!(one.store.stats(DEFAULT_TENANT).await.unwrap().events, 6);
+}
+
 /// A claim comes before the owner's commit or after it, and never between its look and its writing.
 #[tokio::test]
 async fn a_shard_is_not_taken_while_a_settlement_is_being_committed() {

@@ -86,6 +86,38 @@ async fn what_was_accepted_is_delivered_before_and_after_a_restart() {
     delivered(&again.caller, 2).await;
 }
 
+/// The UUID of the oldest node, when it is in that state.
+async fn oldest_node(caller: &Caller, state: &str) -> String {
+    let found = async {
+        loop {
+            let node = caller.get("/api/v1/nodes").await.1[0].take();
+            if node["state"] == state {
+                return node["uuid"].as_str().unwrap().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), found).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_silent_can_not_be_drained() {
+    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let store = cluster.url(DATABASE);
+    let options = ["--store", &store, "--lease", "1s"];
+    let dead = Program::start(folder.path(), &options, Stdio::inherit());
+    let uuid = oldest_node(&dead.caller, "alive").await;
+    dead.kill();
+    let server = Program::start(folder.path(), &options, Stdio::inherit());
+    assert_eq!(oldest_node(&server.caller, "silent").await, uuid);
+    for act in ["drain", "resume"] {
+        let path = format!("/api/v1/nodes/{uuid}/{act}");
+        let (status, problem) = server.caller.call(Method::POST, &path, &json!({})).await;
+        assert_eq!(status, 409, "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("silent"), "{problem}");
+    }
+}
+
 #[tokio::test]
 async fn a_node_with_another_master_key_is_refused_and_told_where_to_get_it() {
     let (cluster, first, second) = (cluster().await, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

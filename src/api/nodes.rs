@@ -83,7 +83,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, _: Operator, params: Param
     params(("uuid" = Uuid, Path, description = "The server's UUID.")), responses(
     (status = 200, body = Node, description = "It is asked to; its `shards` become fewer until it has none."),
     (status = 404, description = "There is no such server."),
-    (status = 409, description = "It is the only one: its store is embedded."),
+    (status = 409, description = "It is silent, or the only one: its store is embedded."),
 ))]
 pub(super) async fn drain(
     State(app): State<Arc<App>>,
@@ -98,7 +98,7 @@ pub(super) async fn drain(
     params(("uuid" = Uuid, Path, description = "The server's UUID.")), responses(
     (status = 200, body = Node),
     (status = 404, description = "There is no such server."),
-    (status = 409, description = "It is the only one: its store is embedded."),
+    (status = 409, description = "It is silent, or the only one: its store is embedded."),
 ))]
 pub(super) async fn resume(
     State(app): State<Arc<App>>,

@@ -368,12 +368,16 @@ impl Engine {
         }
     }
 
+    async fn find_node(&self, node: Uuid) -> Result<NodeRecord, StoreError> {
+        self.nodes().await?.into_iter().find(|record| record.node.uuid == node).ok_or(StoreError::NotFound)
+    }
+
     /// This node's UUID.
     pub fn node(&self) -> Uuid {
         self.node.uuid
     }
 
-    /// Lets a node give its shards to the others, or take some again.
+    /// Lets a node give its shards to the others, or take some again. [`StoreError::Conflict`] if it is silent.
     pub async fn drain_node(
         &self,
         act: impl Into<Act>,
@@ -385,12 +389,17 @@ impl Engine {
             return Err(if node == self.node.uuid { alone } else { StoreError::NotFound });
         };
         let cluster = &membership.member.cluster;
+        let record = self.find_node(node).await?;
+        if !record.is_alive {
+            let silent =
+                "it is silent, so that others take its shards over by themselves; a restarted server is another node";
+            return Err(StoreError::Conflict(silent.to_owned()));
+        }
         if !cluster.set_draining(node, is_draining).await? {
             return Err(StoreError::NotFound);
         }
         let act = act.into();
-        let found = cluster.nodes().await?.into_iter().find(|record| record.node.uuid == node);
-        let record = found.ok_or(StoreError::NotFound)?;
+        let record = self.find_node(node).await?;
         let action = if is_draining { "node.drain" } else { "node.resume" };
         let (target, target_name) = (Some(node.to_string()), Some(record.node.name.clone()));
         let deed = Deed { at: self.now(), tenant: act.tenant, action, target, target_name };

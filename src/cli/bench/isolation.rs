@@ -4,6 +4,10 @@
 //! of the dead refuses connections, is silent, and hangs in the middle of its answer. They are owed events of their own,
 //! a few each at once and then a hundredth of them one every second, so that something is pending for each of them all
 //! the time; at last also every event that a healthy one gets.
+//!
+//! Minutes lie between the first measurement and the last, in which the machine may become faster or slower by half, where
+//! others share it. So each throughput is taken between two short bare loops, and compared in POSTs of those: by their
+//! CPU time, which the dead webhooks hardly touch, not by their rate.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,12 +16,12 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::STEADY_RATE;
 use super::dead::DeadReceivers;
 use super::load::{NODES, Publisher, Shape, Steady};
 use super::node::Node;
 use super::receiver::ReceiverProcess;
 use super::report::{Figure, Report};
+use super::{CONNECTIONS as BARE_CONNECTIONS, STEADY_RATE, bare};
 
 /// Events that each dead webhook is owed at once; more than the failures that open a circuit.
 const BACKLOG: u64 = 6;
@@ -46,15 +50,32 @@ pub(super) struct Size {
     pub events: u64,
     /// How long to wait at most for the circuits to open.
     pub opening: Duration,
+    /// How long each bare loop takes.
+    pub bare: Duration,
 }
 
 impl Size {
-    pub(super) const FULL: Self =
-        Self { dead: 10_000, steady: Duration::from_secs(20), events: 300_000, opening: Duration::from_mins(5) };
-    pub(super) const QUICK: Self =
-        Self { dead: 1_000, steady: Duration::from_secs(6), events: 100_000, opening: Duration::from_mins(1) };
-    pub(super) const TINY: Self =
-        Self { dead: 30, steady: Duration::from_secs(1), events: 400, opening: Duration::ZERO };
+    pub(super) const FULL: Self = Self {
+        dead: 10_000,
+        steady: Duration::from_secs(20),
+        events: 300_000,
+        opening: Duration::from_mins(5),
+        bare: Duration::from_secs(2),
+    };
+    pub(super) const QUICK: Self = Self {
+        dead: 1_000,
+        steady: Duration::from_secs(6),
+        events: 100_000,
+        opening: Duration::from_mins(1),
+        bare: Duration::from_secs(1),
+    };
+    pub(super) const TINY: Self = Self {
+        dead: 30,
+        steady: Duration::from_secs(1),
+        events: 400,
+        opening: Duration::ZERO,
+        bare: Duration::from_millis(50),
+    };
 }
 
 /// A server with healthy webhooks, and how it is measured.
@@ -70,6 +91,15 @@ pub(super) struct Isolation<'a> {
 struct Healthy {
     steady: Steady,
     rate_per_s: f64,
+    /// CPU time of a bare POST at that time, in microseconds.
+    bare_us: f64,
+}
+
+impl Healthy {
+    /// Events in the time that a thousand bare POSTs take.
+    fn scaled(&self) -> f64 {
+        self.rate_per_s * self.bare_us / 1e3
+    }
 }
 
 impl<'a> Isolation<'a> {
@@ -177,8 +207,14 @@ impl<'a> Isolation<'a> {
         (self.say)(&format!("isolation: healthy webhooks {how}, at 500 events/s"));
         let steady = self.publisher.steady(STEADY_RATE, self.size.steady, self.receiver).await?;
         (self.say)(&format!("isolation: healthy webhooks {how}, as fast as they can"));
+        let bare_before_us = self.bare_us().await?;
         let rate_per_s = self.throughput(self.size.events).await?;
-        Ok(Healthy { steady, rate_per_s })
+        let bare_us = f64::midpoint(bare_before_us, self.bare_us().await?);
+        Ok(Healthy { steady, rate_per_s, bare_us })
+    }
+
+    async fn bare_us(&self) -> anyhow::Result<f64> {
+        Ok(bare::run(&[self.receiver.url(0)], BARE_CONNECTIONS, self.size.bare).await?.cpu_us)
     }
 
     async fn throughput(&mut self, events: u64) -> anyhow::Result<f64> {
@@ -282,15 +318,21 @@ struct Alone {
     p50_ms: f64,
     p99_ms: f64,
     rate_per_s: f64,
+    scaled: f64,
+    /// How far the two are apart, scaled, as a share of their mean.
+    difference: f64,
 }
 
 impl Alone {
     fn new(before: &Healthy, after: &Healthy) -> Self {
         let [first, last] = [&before.steady.arrived, &after.steady.arrived];
+        let scaled = f64::midpoint(before.scaled(), after.scaled());
         Self {
             p50_ms: ms(first.p50_us + last.p50_us) / 2.0,
             p99_ms: ms(first.p99_us + last.p99_us) / 2.0,
             rate_per_s: f64::midpoint(before.rate_per_s, after.rate_per_s),
+            scaled,
+            difference: (before.scaled() - after.scaled()).abs() / scaled,
         }
     }
 
@@ -298,6 +340,8 @@ impl Alone {
         report.add(Figure::new("100 healthy webhooks at 500/s, p50", "ms", self.p50_ms));
         report.add(Figure::new("100 healthy webhooks at 500/s, p99", "ms", self.p99_ms));
         report.add(Figure::new("100 healthy webhooks, batches of 100", "events/s", self.rate_per_s));
+        report.add(Figure::new("  a 1,000 bare POSTs", "events", self.scaled));
+        report.add(Figure::new("  before and after differ by", "%", 100.0 * self.difference));
     }
 
     fn compare(&self, report: &mut Report, name: &str, beside: &Healthy) {
@@ -305,7 +349,8 @@ impl Alone {
         report.add(Figure::new(format!("{name}, p99"), "ms", ms(beside.steady.arrived.p99_us)));
         report.add(self.slower(&beside.steady));
         report.add(Figure::new(format!("{name}, batches of 100"), "events/s", beside.rate_per_s));
-        report.add(Figure::new("  share of alone", "%", 100.0 * beside.rate_per_s / self.rate_per_s).at_least(90.0));
+        report.add(Figure::new("  a 1,000 bare POSTs", "events", beside.scaled()));
+        report.add(Figure::new("  share of alone", "%", 100.0 * beside.scaled() / self.scaled).at_least(90.0));
     }
 
     fn slower(&self, beside: &Steady) -> Figure {

@@ -27,13 +27,14 @@ const RENEW: &str = "
         RETURNING draining
     ),
     share AS (
-        SELECT CASE
-            WHEN $6 OR (SELECT draining FROM me) THEN 0
-            ELSE ceil(256.0 / (1 + count(*)))::bigint
-        END AS most
+        SELECT
+            CASE
+                WHEN $6 OR (SELECT draining FROM me) THEN 0
+                ELSE ceil(256.0 / (1 + count(*) FILTER (WHERE NOT draining AND NOT stopping)))::bigint
+            END AS most,
+            (count(*) FILTER (WHERE (started_at, uuid) < ($5, $1)))::integer AS place
         FROM node
-        WHERE uuid <> $1 AND NOT draining AND NOT stopping
-            AND seen_at > clock_timestamp() - lease_us * interval '1 microsecond'
+        WHERE uuid <> $1 AND seen_at > clock_timestamp() - lease_us * interval '1 microsecond'
     ),
     kept AS MATERIALIZED (
         SELECT shard.id
@@ -63,7 +64,7 @@ const RENEW: &str = "
         WHERE shard.id BETWEEN given.id AND given.id
         RETURNING shard.id, shard.epoch
     )
-    SELECT held.id, held.epoch, me.draining, greatest(0, (SELECT count(*) FROM kept) - share.most)
+    SELECT held.id, held.epoch, me.draining, greatest(0, (SELECT count(*) FROM kept) - share.most), share.place
     FROM me CROSS JOIN share LEFT JOIN held ON true";
 
 /// Goes from the first entry of one webhook in the index `pending_due` to the first of the next.
@@ -138,6 +139,7 @@ impl Shared {
         for row in &rows {
             renewed.is_draining = row.try_get(2)?;
             renewed.surplus = usize::try_from(row.try_get::<_, i64>(3)?).unwrap_or(0);
+            self.slots.begin_at(row.try_get(4)?);
             if let Some(id) = row.try_get::<_, Option<i16>>(0)? {
                 renewed.held.push(Term { shard: shard(id)?, epoch: row.try_get(1)? });
             }

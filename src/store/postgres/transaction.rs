@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use parking_lot::Mutex;
 
@@ -54,11 +55,22 @@ pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
 }
 
 /// Numbers of rows of the table `counters`: each belongs to one transaction at a time, so that none waits for another.
-pub(super) struct Slots(Mutex<Vec<i32>>);
+pub(super) struct Slots {
+    free: Mutex<Vec<i32>>,
+    count: i32,
+    /// The first number of this node. Two nodes may have the same for a moment, and wait for each other then.
+    first: AtomicI32,
+}
 
 impl Slots {
     pub(super) fn new(count: u32) -> Self {
-        Self(Mutex::new((0..super::values::integer(count)).rev().collect()))
+        let count = super::values::integer(count);
+        Self { free: Mutex::new((0..count).rev().collect()), count, first: AtomicI32::new(0) }
+    }
+
+    /// `place`: how many of the nodes that share the store come before this one.
+    pub(super) fn begin_at(&self, place: i32) {
+        self.first.store(place.saturating_mul(self.count), Ordering::Relaxed);
     }
 }
 
@@ -72,19 +84,19 @@ impl Slot {
     /// The lowest that is free, so that few are used. There are as many as connections, and each of these has one
     /// transaction at most.
     pub(super) fn take(shared: &Arc<Shared>) -> Self {
-        let mut free = shared.slots.0.lock();
+        let mut free = shared.slots.free.lock();
         free.sort_unstable_by(|a, b| b.cmp(a));
         Self { number: free.pop().unwrap_or(0), shared: Arc::clone(shared) }
     }
 
     pub(super) fn number(&self) -> i32 {
-        self.number
+        self.shared.slots.first.load(Ordering::Relaxed).saturating_add(self.number)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.shared.slots.0.lock().push(self.number);
+        self.shared.slots.free.lock().push(self.number);
     }
 }
 

@@ -40,6 +40,17 @@ pub(super) fn event_by_seq(connection: &Connection, seq: EventSeq) -> Result<Opt
     rows.next()?.map(|row| stored_event(row, 0)).transpose()
 }
 
+/// An event as it is sent. Its `owed`, which has thousands of entries where an event goes to many, is not decoded: every one
+/// of their lanes reads it.
+fn live_event(connection: &Connection, seq: EventSeq) -> Result<LiveEvent, Failure> {
+    let mut statement = connection.prepare_cached("SELECT id, topic, type, body FROM event WHERE seq = ?1")?;
+    let mut rows = statement.query([seq])?;
+    let row = rows.next()?.ok_or_else(|| corrupt("an event vanished"))?;
+    let topic = Topic::parse(row.get_ref(1)?.as_str().map_err(corrupt)?).map_err(corrupt)?;
+    let body = row.get_ref(3)?.as_blob().map_err(corrupt)?.to_vec();
+    Ok(LiveEvent { seq, event: Event::from_stored(row.get(0)?, topic, row.get(2)?, body.into()) })
+}
+
 /// Counts, for every event from the low-water mark on, the deliveries that no row speaks of. Both tables
 /// are read once, in the order they lie in, and no body is.
 pub(super) fn read_window(connection: &Connection) -> rusqlite::Result<Window> {
@@ -92,12 +103,12 @@ pub(super) fn unsettled(connection: &Connection, after: EventSeq, max_events: u3
         if webhooks.is_empty() {
             continue;
         }
-        let event = event_by_seq(connection, seq)?.ok_or_else(|| corrupt("an event vanished"))?.event;
-        bytes += event.body().len();
+        let event = live_event(connection, seq)?;
+        bytes += event.event.body().len();
         if bytes > MAX_UNSETTLED_BYTES && !unsettled.is_empty() {
             break;
         }
-        unsettled.push(Unsettled { event: Arc::new(LiveEvent { seq, event }), webhooks });
+        unsettled.push(Unsettled { event: Arc::new(event), webhooks });
     }
     Ok(unsettled)
 }
@@ -198,13 +209,13 @@ impl<'a> Gathered<'a> {
         if self.due.is_rest_due {
             return Ok(false);
         }
-        let event = event_by_seq(connection, seq)?.ok_or_else(|| corrupt("an event vanished"))?.event;
-        self.bytes += event.body().len();
+        let event = live_event(connection, seq)?;
+        self.bytes += event.event.body().len();
         self.due.is_rest_due = self.bytes > self.portion.max_bytes && !self.due.deliveries.is_empty();
         if self.due.is_rest_due {
             return Ok(false);
         }
-        let (event, webhook) = (Arc::new(LiveEvent { seq, event }), self.webhook);
+        let (event, webhook) = (Arc::new(event), self.webhook);
         self.due.deliveries.push(DueDelivery { event, webhook, attempts: row.get(1)?, round_attempts: row.get(2)? });
         Ok(true)
     }
