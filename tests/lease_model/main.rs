@@ -14,6 +14,9 @@
 //! - where nodes renew in time and none stops before its time, nothing is sent twice, however shards move;
 //! - what is accepted is delivered, if from some moment on nothing more is against it.
 //!
+//! "Every" order is meant for the sizes below: so many nodes, shards, deliveries and faults. A check takes the model as it
+//! is after each step, without what makes no difference (`State::forget`, `State::put_nodes_in_order`).
+//!
 //! Each part that this needs has a test in which it is missing, and the model finds what goes wrong.
 
 #![cfg(feature = "server")]
@@ -115,6 +118,10 @@ fn without_looking_twice_what_was_accepted_in_between_is_lost() {
     let crashes = World { possible: &[Fault::Crash], faults: 1, ..SMALL };
     fails("no look", STAYS_OWED, crashes.clone(), Flaw::NoTakeOver);
     fails("no second look", STAYS_OWED, crashes, Flaw::NoSecondLook);
+}
+
+#[test]
+fn what_was_stored_for_a_publisher_that_has_gone_is_lost_if_it_stays_marked() {
     let gives_up = World { possible: &[Fault::GiveUp], faults: 1, ..SMALL };
     fails("no doubt", STAYS_OWED, gives_up, Flaw::NoDoubt);
 }
