@@ -125,7 +125,7 @@ pub(crate) fn explore(world: &World) -> Explored {
             if let Some(broken) = after.broken.filter(|_| is_new) {
                 return seen.failed(broken, number);
             }
-            if world.is_good(&state, step) {
+            if World::is_good(&state, step) {
                 good.push((u32::try_from(number).unwrap(), u32::try_from(next).unwrap()));
             }
         }

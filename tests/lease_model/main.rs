@@ -54,7 +54,7 @@ fn holds(name: &str, world: &World) {
 
 /// The model finds it, and nothing else goes wrong with what is there instead.
 fn fails(name: &str, what: &str, world: World, flaw: Flaw) {
-    let explored = check(name, &World { flaw: Some(flaw), ..world.clone() });
+    let explored = check(name, &World { flaw: Some(flaw), ..world });
     assert_eq!(explored.failure(), Some(what), "{name}: {flaw:?} in {world:?}");
 }
 
@@ -62,7 +62,7 @@ fn fails(name: &str, what: &str, world: World, flaw: Flaw) {
 fn shards_that_are_handed_over_in_time_send_nothing_twice() {
     let drains = World { possible: &[Fault::Drain], faults: 2, is_calm: true, ..SMALL };
     holds("one shard, drained", &drains);
-    holds("one shard, two deliveries", &World { deliveries: 2, faults: 1, ..drains.clone() });
+    holds("one shard, two deliveries", &World { deliveries: 2, faults: 1, ..drains });
     holds("two shards", &World { shards: 2, faults: 1, ..drains });
 }
 
@@ -104,7 +104,7 @@ fn renewals_that_are_done_when_their_node_has_given_them_up() {
 #[test]
 fn without_the_fence_a_node_that_was_paused_settles_what_is_not_its_own() {
     let pauses = World { possible: &[Fault::Pause], faults: 1, ..SMALL };
-    fails("no fence", STALE_SETTLEMENT, pauses.clone(), Flaw::NoFence);
+    fails("no fence", STALE_SETTLEMENT, pauses, Flaw::NoFence);
     fails("a fence without lock", STALE_SETTLEMENT, pauses, Flaw::NoFenceLock);
 }
 
@@ -116,7 +116,7 @@ fn without_the_margin_a_node_sends_when_another_may_own_the_shard() {
 #[test]
 fn without_looking_twice_what_was_accepted_in_between_is_lost() {
     let crashes = World { possible: &[Fault::Crash], faults: 1, ..SMALL };
-    fails("no look", STAYS_OWED, crashes.clone(), Flaw::NoTakeOver);
+    fails("no look", STAYS_OWED, crashes, Flaw::NoTakeOver);
     fails("no second look", STAYS_OWED, crashes, Flaw::NoSecondLook);
 }
 

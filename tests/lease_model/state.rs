@@ -195,8 +195,8 @@ fn term(shard: usize, epoch: Epoch) -> Term {
     Term { shard: Shard::from_number(u8::try_from(shard).unwrap()), epoch: i64::from(epoch) }
 }
 
-pub(crate) fn terms(epochs: &Epochs) -> Vec<Term> {
-    let named = epochs.iter().enumerate();
+pub(crate) fn terms(epochs: Epochs) -> Vec<Term> {
+    let named = epochs.into_iter().enumerate();
     named.filter_map(|(shard, epoch)| epoch.map(|epoch| term(shard, epoch))).collect()
 }
 
@@ -222,7 +222,7 @@ impl Node {
     /// The real thing, brought to where this node is.
     pub(crate) fn shards(&self) -> Shards {
         let mut shards = Shards::default();
-        let held = terms(&self.epochs());
+        let held = terms(self.epochs());
         shards.renewed(&[], &Renewed { held: held.clone(), surplus: 0, is_draining: false });
         let begin = |wanted: Phase, shards: &mut Shards| {
             for (shard, held) in self.held.iter().enumerate() {
@@ -259,9 +259,9 @@ impl Node {
         result
     }
 
-    pub(crate) fn renewed(&mut self, named: &Epochs, answer: &Answer) -> Actions {
+    pub(crate) fn renewed(&mut self, named: Epochs, answer: &Answer) -> Actions {
         let Answer { held, surplus, is_draining } = *answer;
-        let renewed = Renewed { held: terms(&held), surplus, is_draining };
+        let renewed = Renewed { held: terms(held), surplus, is_draining };
         self.change(|shards| shards.renewed(&terms(named), &renewed))
     }
 
@@ -344,11 +344,8 @@ impl State {
             let mut known = [false; 32];
             self.each_epoch(shard, shards, &mut |epoch| known[usize::from(*epoch)] = true);
             let mut numbers = [0; 32];
-            let mut next = 0;
-            for (number, _) in numbers.iter_mut().zip(known).filter(|(_, known)| *known) {
-                *number = next;
-                next += 1;
-            }
+            let used = numbers.iter_mut().zip(known).filter(|(_, known)| *known);
+            used.zip(0..).for_each(|((number, _), next)| *number = next);
             self.each_epoch(shard, shards, &mut |epoch| *epoch = numbers[usize::from(*epoch)]);
         }
     }

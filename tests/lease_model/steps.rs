@@ -65,8 +65,8 @@ impl World {
         match step {
             Step::Renew { n } => {
                 let named = state.nodes[n].epochs();
-                let answer = self.renew(state, n, &named);
-                self.take_in(state, n, &named, &answer, 0);
+                let answer = self.renew(state, n, named);
+                self.take_in(state, n, named, &answer, 0);
             }
             Step::SendRenewal { n } => {
                 let node = &mut state.nodes[n];
@@ -74,13 +74,13 @@ impl World {
             }
             Step::DoRenewal { n } => {
                 let Some(mut renewal) = state.nodes[n].renewal else { return };
-                renewal.answer = Some(self.renew(state, n, &renewal.named));
+                renewal.answer = Some(self.renew(state, n, renewal.named));
                 state.nodes[n].renewal = Some(renewal);
             }
             Step::HearRenewal { n } => {
                 let Some(renewal) = state.nodes[n].renewal.take() else { return };
                 let Some(answer) = renewal.answer else { return };
-                self.take_in(state, n, &renewal.named, &answer, renewal.age);
+                self.take_in(state, n, renewal.named, &answer, renewal.age);
             }
             Step::GiveRenewalUp { n } => {
                 let renewal = state.nodes[n].renewal.take();
@@ -89,7 +89,7 @@ impl World {
             }
             Step::DoRenewalLate { n } => {
                 let Some(named) = state.nodes[n].orphan.take() else { return };
-                self.renew(state, n, &named);
+                self.renew(state, n, named);
             }
             Step::Lapse { n } => self.lapse(state, n),
             Step::Crash { n } => die(state, n),
@@ -112,27 +112,27 @@ impl World {
     }
 
     /// The statement `RENEW`.
-    fn renew(&self, state: &mut State, n: usize, named: &Epochs) -> Answer {
+    fn renew(&self, state: &mut State, n: usize, named: Epochs) -> Answer {
         // With one shard everybody's share is one, whoever lives.
         state.nodes[n].seen = if self.shards > 1 { LEASE_TICKS } else { 0 };
         let alive = |node: &Node| node.seen > 0 && !node.is_draining;
         let others = (0..NODES).filter(|other| *other != n && alive(&state.nodes[*other])).count();
         let most = if state.nodes[n].is_draining { 0 } else { self.shards.div_ceil(1 + others) };
         let mut answer = Answer { held: [None; SHARDS], surplus: 0, is_draining: state.nodes[n].is_draining };
-        for s in 0..self.shards {
+        for (s, named) in named.into_iter().enumerate().take(self.shards) {
             let row = &mut state.rows[s];
-            if named[s] == Some(row.epoch) && row.holder == Some(n) {
+            if named == Some(row.epoch) && row.holder == Some(n) {
                 row.left = LEASE_TICKS;
                 answer.held[s] = Some(row.epoch);
             }
         }
         let mut count = answer.held.iter().flatten().count();
         answer.surplus = count.saturating_sub(most);
-        for s in 0..self.shards {
+        for (s, named) in named.into_iter().enumerate().take(self.shards) {
             let is_locked = self.is_locked(state, s);
             let row = &mut state.rows[s];
             let is_free = row.holder.is_none_or(|holder| holder == n) || row.left == 0;
-            if count < most && named[s].is_none() && is_free && !is_locked {
+            if count < most && named.is_none() && is_free && !is_locked {
                 *row = crate::state::Row { holder: Some(n), epoch: row.epoch + 1, left: LEASE_TICKS };
                 answer.held[s] = Some(row.epoch);
                 count += 1;
@@ -152,7 +152,7 @@ impl World {
     }
 
     /// What `Dispatcher::renewed` does with an answer to what was sent so long ago.
-    fn take_in(&self, state: &mut State, n: usize, named: &Epochs, answer: &Answer, age: u8) {
+    fn take_in(&self, state: &mut State, n: usize, named: Epochs, answer: &Answer, age: u8) {
         if state.nodes[n].left == 0 {
             self.lapse(state, n);
         }
@@ -256,9 +256,11 @@ impl World {
                 let s = self.shard_of(d);
                 let row = state.rows[s];
                 let is_own = row.holder == Some(n) && self.has(Flaw::OwnerOfSnapshot);
-                let stage = Stage::Begun { own_left: if is_own { row.left } else { 0 } };
+                let own_left = if is_own { row.left } else { 0 };
                 let lane = state.nodes[n].owned(s);
-                state.deliveries[d].accept = Some(Accept { node: n, lane, is_awaited: true, age: 0, stage });
+                let begun = Stage::Begun { own_left };
+                let accept = Accept { node: n, lane, is_awaited: true, age: 0, stage: begun };
+                state.deliveries[d].accept = Some(accept);
             }
             Step::Number { d } => {
                 let row = state.rows[self.shard_of(d)];

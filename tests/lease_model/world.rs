@@ -183,7 +183,7 @@ pub(crate) enum Flaw {
 }
 
 /// A size of the model, and what happens in it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct World {
     pub(crate) shards: usize,
     pub(crate) deliveries: usize,
@@ -220,7 +220,7 @@ impl World {
     }
 
     /// Whether it happens, again and again, where nothing is against it. Nodes renew in time then.
-    pub(crate) fn is_good(&self, state: &State, step: Step) -> bool {
+    pub(crate) fn is_good(state: &State, step: Step) -> bool {
         match step {
             Step::Tick => Self::is_in_time(state),
             Step::DoRenewalLate { .. } | Step::FailAccept { .. } | Step::LoseSettle { .. } => false,
@@ -262,7 +262,7 @@ impl World {
             self.steps_of_lease(state, n, steps);
             for d in 0..self.deliveries {
                 self.steps_of_delivery(state, n, d, steps);
-                self.steps_of_settling(state, n, d, steps);
+                Self::steps_of_settling(state, n, d, steps);
             }
             if state.nodes[n].is_awake() {
                 let others_live = (0..NODES).any(|other| other != n && !state.nodes[other].has_died);
@@ -399,7 +399,6 @@ impl World {
                 }
             }
             Work::Queued if node.owned(s).is_some() && node.left > 0 => steps.push(Step::Check { n, d }),
-            Work::Queued => {}
             Work::Checked { epoch, age } => {
                 steps.push(Step::Write { n, d });
                 let goes_on = node.left > 0 && node.has_lane(s, epoch);
@@ -410,11 +409,11 @@ impl World {
                 }
             }
             Work::Sent if node.left > 0 && share.settle.is_none() => steps.push(Step::Answer { n, d }),
-            Work::Sent => {}
+            Work::Queued | Work::Sent => {}
         }
     }
 
-    fn steps_of_settling(&self, state: &State, n: usize, d: usize, steps: &mut Vec<Step>) {
+    fn steps_of_settling(state: &State, n: usize, d: usize, steps: &mut Vec<Step>) {
         let Some(settle) = state.deliveries[d].at[n].settle else { return };
         match settle.is_guarded {
             None if state.nodes[n].is_awake() => steps.push(Step::BeginSettle { n, d }),
