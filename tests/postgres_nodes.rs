@@ -28,6 +28,7 @@ const DATABASE: &str = "nodes";
 const LEASE: Duration = Duration::from_mins(1);
 /// One that is over soon.
 const SHORT: Duration = Duration::from_millis(300);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A node with its own way to the database.
 struct Member {
@@ -232,6 +233,35 @@ async fn what_an_owner_had_in_memory_is_due_for_the_next() {
     assert_eq!(read_due(&two.store, webhook.seq, at(200), 10).await.deliveries.len(), 2);
     two.cluster().park(&[key(owned, webhook.seq)]).await.unwrap();
     assert_eq!(read_due(&two.store, webhook.seq, at(200), 10).await.deliveries.len(), 3);
+}
+
+/// The statement has begun when the shard is still its node's, and its event gets a number when it is another's.
+#[tokio::test]
+async fn what_is_accepted_while_the_shard_is_given_away_is_due_for_the_next_owner() {
+    let server = server().await;
+    let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    one.renew(LEASE).await;
+    let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    one.cluster().take_over(&one.shards()).await.unwrap();
+    accept(&one.store, in_memory("e-0", &[])).await;
+    // Nobody gets a number until this ends.
+    let (client, looker) = (server.connect(DATABASE).await, server.connect(DATABASE).await);
+    client.batch_execute("BEGIN; ALTER SEQUENCE event_number CACHE 1").await.unwrap();
+    let give_away = async {
+        let waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'event_number'::regclass";
+        while looker.query(waiting, &[]).await.unwrap().is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        one.cluster().leave(one.node.uuid).await.unwrap();
+        assert_eq!(two.renew(LEASE).await.held.len(), 256);
+        let taken = two.cluster().take_over(&two.shards()).await.unwrap();
+        client.batch_execute("ROLLBACK").await.unwrap();
+        taken.through
+    };
+    let (late, through) = tokio::join!(accept(&one.store, in_memory("e-1", &[webhook.seq])), give_away);
+    assert!(late > through, "the second look of the next owner does not go so far");
+    let due = read_due(&two.store, webhook.seq, at(200), 10).await.deliveries;
+    assert_eq!(due.iter().map(|due| due.event.seq).collect::<Vec<_>>(), [late]);
 }
 
 #[tokio::test]

@@ -174,15 +174,18 @@ impl<'a> Columns<'a> {
 /// `(… IN (…)) IS TRUE`, because that is always a look-up in a hash.
 ///
 /// `own` are the shards that are this node's after the events got their numbers. An entry is marked as held in memory only
-/// where its shard is among them: the next owner takes the marks of all events that got their numbers before it.
+/// where its shard is among them: the next owner takes the marks of all events that got their numbers before it. A function
+/// looks, because this statement itself would see whose they were when it began; where nothing is to be held, it is not asked.
 const INSERT: &str = "
     WITH numbers AS MATERIALIZED (
         SELECT array_agg(nextval('event_number')) AS taken FROM generate_series(1, cardinality($2::uuid[]))
     ),
     own AS MATERIALIZED (
-        SELECT id FROM shard
-        WHERE id = ANY($23::smallint[]) AND holder = $21
-            AND CASE WHEN (SELECT taken FROM numbers) IS NULL THEN false ELSE lease_until > clock_timestamp() END
+        SELECT unnest(
+            CASE WHEN cardinality($23::smallint[]) > 0
+                THEN shards_owned_now((SELECT taken FROM numbers), $23, $21)
+            END
+        ) AS id
     ),
     fresh AS (
         INSERT INTO event_id (key, event_seq)

@@ -19,6 +19,7 @@ use crate::webhook::DEFAULT_TENANT;
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/postgres/0001_initial.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/postgres/0002_nodes.sql") },
+    Migration { version: 3, sql: include_str!("../../../migrations/postgres/0003_present_owner.sql") },
 ];
 /// The oldest version that its makers still mend, as of this program's.
 const OLDEST_POSTGRES: u32 = 14;
