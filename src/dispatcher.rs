@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 pub use self::breaker::CircuitSettings;
 use self::figures::Counters;
-pub use self::figures::Figures;
+pub use self::figures::{Figures, ShardFigures};
 use self::lane::{Lane, LaneSettings, Queued, Todo, WEBHOOK_DELETED};
 use self::lease::Lease;
 pub use self::memory::MIN_MEMORY_BYTES;

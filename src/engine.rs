@@ -22,7 +22,7 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Outcome;
 use crate::delivery::attempt::attempt;
 use crate::delivery::client::{Client, VetError};
-use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures, Member};
+use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures, Member, ShardFigures};
 use crate::event::Event;
 use crate::ingest::{DryRun, Ingest, PublishError, Receipt};
 use crate::shape::RenderError;
@@ -433,6 +433,11 @@ impl Engine {
     /// What happened since the start, and what is going on, for metrics.
     pub fn figures(&self) -> Figures {
         self.dispatcher.figures()
+    }
+
+    /// The same, as far as it is about webhooks, by shard. Empty on a store that is this node's alone.
+    pub fn shard_figures(&self) -> Vec<ShardFigures> {
+        self.dispatcher.shard_figures()
     }
 
     /// Starts no more attempts, or lets other nodes make them; those under way go on, and events are still accepted.

@@ -84,6 +84,12 @@ async fn what_was_accepted_is_delivered_before_and_after_a_restart() {
     let again = Program::start(folder.path(), &["--store", &store], Stdio::inherit());
     publish(&again.caller, "e-2").await;
     delivered(&again.caller, 2).await;
+    let metrics = again.caller.text("/metrics").await;
+    let of_shards = |name: &str| metrics.lines().filter(|line| line.starts_with(&format!("{name}{{shard="))).count();
+    let families = ["postrider_shard_epoch", "postrider_shard_lanes", "postrider_shard_deliveries_queued"];
+    assert_eq!(families.map(of_shards), [256; 3], "{metrics}");
+    let lanes = metrics.lines().filter(|line| line.starts_with("postrider_shard_lanes{") && line.ends_with("} 1"));
+    assert_eq!(lanes.count(), 1, "the webhook is in one shard: {metrics}");
 }
 
 /// The UUID of the oldest node, when it is in that state.

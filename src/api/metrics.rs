@@ -16,7 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::App;
 use super::problem::Problem;
-use crate::dispatcher::Figures;
+use crate::dispatcher::{Figures, ShardFigures};
 use crate::store::Stats;
 
 const CONTENT_TYPE_OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -62,6 +62,7 @@ pub(super) async fn exposition(State(app): State<Arc<App>>) -> Result<impl IntoR
     let stats = app.engine.store().total_stats().await.ok();
     let snapshot = Snapshot {
         figures: app.engine.figures(),
+        shards: app.engine.shard_figures(),
         stats,
         uptime_s: app.uptime().as_secs_f64(),
         process: ProcessUse::read(),
@@ -77,6 +78,7 @@ pub(super) async fn exposition(State(app): State<Arc<App>>) -> Result<impl IntoR
 #[derive(Debug)]
 struct Snapshot {
     figures: Figures,
+    shards: Vec<ShardFigures>,
     stats: Option<Stats>,
     uptime_s: f64,
     process: Option<ProcessUse>,
@@ -107,6 +109,7 @@ impl Collector for Snapshot {
         }
         gauge(&mut encoder, "lanes_memory", "Event bodies in memory", Some(&Unit::Bytes), figures.memory_bytes)?;
         gauge(&mut encoder, "uptime", "Since the start", Some(&Unit::Seconds), self.uptime_s)?;
+        by_shard(&mut encoder, &self.shards)?;
         if let Some(stats) = &self.stats {
             stored(&mut encoder, stats)?;
         }
@@ -116,6 +119,27 @@ impl Collector for Snapshot {
         }
         Ok(())
     }
+}
+
+/// What the shards of this node do; nothing where it shares its store with nobody.
+fn by_shard(encoder: &mut DescriptorEncoder, shards: &[ShardFigures]) -> fmt::Result {
+    type Figure = fn(&ShardFigures) -> u64;
+    let figures: [(&str, &str, Figure); 5] = [
+        ("shard_epoch", "How often the shard has had a new owner", |figures| figures.epoch.unsigned_abs()),
+        ("shard_lanes", "Webhooks with a lane, by shard", |figures| figures.lanes),
+        ("shard_circuits_open", "Webhooks whose circuit is open, by shard", |figures| figures.circuits_open),
+        ("shard_attempts_in_flight", "Attempts under way, by shard", |figures| figures.in_flight),
+        ("shard_deliveries_queued", "Deliveries waiting in memory, by shard", |figures| figures.queued),
+    ];
+    for (name, help, figure) in figures.into_iter().filter(|_| !shards.is_empty()) {
+        let metric_type = prometheus_client::metrics::MetricType::Gauge;
+        let mut family = encoder.encode_descriptor(name, help, None, metric_type)?;
+        for of_shard in shards {
+            let labels = [("shard", of_shard.shard.number())];
+            ConstGauge::new(figure(of_shard)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// What the store has, over all starts.

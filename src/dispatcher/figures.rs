@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::store::Shard;
+
 /// What happened since the start (counters) and what is going on (gauges).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -23,6 +25,18 @@ pub struct Figures {
     pub shards: u64,
     /// Outcomes not recorded, because other nodes owned their webhooks by then.
     pub settlements_stale: u64,
+}
+
+/// What is going on in a shard that this node owns. Only for who shares its store with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardFigures {
+    pub shard: Shard,
+    /// How often it has had a new owner.
+    pub epoch: i64,
+    pub lanes: u64,
+    pub circuits_open: u64,
+    pub in_flight: u64,
+    pub queued: u64,
 }
 
 /// One counter; exact, and not ordered with anything else.

@@ -1,5 +1,6 @@
 //! Lanes that come and go: a node among others has those of the shards that it owns.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use super::lane::{Lane, Whereabouts};
 use super::settler::Message;
 use super::shards::Actions;
-use super::{Dispatcher, FLUSH_TIMEOUT, Shared};
+use super::{Dispatcher, FLUSH_TIMEOUT, ShardFigures, Shared};
 use crate::clock::{Clock, UnixMicros};
 use crate::store::cluster::{Cluster, Hint, Renewed, TakenOver, Term};
 use crate::store::{DeliveryKey, EventSeq, SHARDS, Shard};
@@ -43,6 +44,26 @@ impl Dispatcher {
 
     pub(super) fn shard_count(&self) -> usize {
         if self.shared.member.is_some() { self.owned_shards().len() } else { usize::from(SHARDS) }
+    }
+
+    /// What is going on, by shard.
+    pub(crate) fn shard_figures(&self) -> Vec<ShardFigures> {
+        let shards = self.shared.shards.lock();
+        let owned = shards.all_owned().into_iter().filter_map(|shard| shards.owned(shard));
+        let empty =
+            |Term { shard, epoch }| ShardFigures { shard, epoch, lanes: 0, circuits_open: 0, in_flight: 0, queued: 0 };
+        let mut figures: BTreeMap<Term, ShardFigures> = owned.map(|term| (term, empty(term))).collect();
+        drop(shards);
+        for lane in self.shared.lanes.read().values() {
+            if let Some(of_shard) = lane.term.and_then(|term| figures.get_mut(&term)) {
+                let (queued, under_way, is_open) = lane.gauges();
+                of_shard.lanes += 1;
+                of_shard.circuits_open += u64::from(is_open);
+                of_shard.in_flight += under_way as u64;
+                of_shard.queued += queued as u64;
+            }
+        }
+        figures.into_values().collect()
     }
 
     /// Whether nothing is owned, coming or leaving.

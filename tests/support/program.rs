@@ -90,4 +90,9 @@ impl Caller {
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         self.call(Method::GET, path, &Value::Null).await
     }
+    /// A page as it is.
+    pub(crate) async fn text(&self, path: &str) -> String {
+        let response = self.try_call(Method::GET, path, &Value::Null).await.expect("the server answers");
+        String::from_utf8(response.into_body().to_vec()).expect("a text")
+    }
 }
