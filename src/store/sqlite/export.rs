@@ -19,9 +19,9 @@ use crate::store::{OpenError, Shard, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// Rows that are written together.
-const MAX_BATCH_ROWS: usize = 5_000;
+const MAX_MOVED_ROWS: usize = 5_000;
 /// Bytes that are written together, unless one row alone is larger.
-const MAX_BATCH_BYTES: usize = 8 << 20;
+const MAX_MOVED_BYTES: usize = 8 << 20;
 
 /// The columns of a delivery, in the order of [`delivery`].
 const DELIVERIES: &str = "
@@ -325,7 +325,7 @@ struct Batches<'a> {
 impl Batches<'_> {
     /// `false`: no more rows are wanted.
     fn push(&mut self, key: i64, row: Row) -> bool {
-        let is_full = self.batch.rows.len() >= MAX_BATCH_ROWS || self.bytes >= MAX_BATCH_BYTES;
+        let is_full = self.batch.rows.len() >= MAX_MOVED_ROWS || self.bytes >= MAX_MOVED_BYTES;
         if is_full && key != self.batch.through && !self.hand_over() {
             return false;
         }
