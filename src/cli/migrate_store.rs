@@ -20,10 +20,12 @@ use crate::store::transfer::{Moved, Outcome, Progress, Step, Task, TransferError
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: POSTRIDER_STORE=postgres://postrider@db.example/postrider postrider migrate-store\n\n\
+#[command(
+    after_help = "Example: POSTRIDER_STORE=postgres://postrider@db.example/postrider postrider migrate-store\n\n\
     Stop the server first. The data folder is only read; the database must be empty (createdb makes one).\n\
     A command that was cut off can be given again, and goes on where it was. At the end both sides are compared,\n\
-    row by row; before that no node starts on the database.")]
+    row by row; before that no node starts on the database."
+)]
 pub(super) struct Args {
     /// The data folder of a server that is stopped [default: ./postrider-data]
     #[arg(long, value_name = "FOLDER")]
@@ -78,9 +80,7 @@ fn shown(moved: &Moved, database: &str, from_environment: bool, output: Output) 
             Outcome::WasDone => ("already moved", false),
             Outcome::Verified => ("verified", false),
         };
-        let table = |(name, digest): &(&str, crate::store::transfer::Digest)| {
-            json!({ "table": name, "rows": digest.rows, "checksum": digest.to_string() })
-        };
+        let table = |(name, digest): &(&str, crate::store::transfer::Digest)| json!({ "table": name, "rows": digest.rows, "checksum": digest.to_string() });
         let tables: Vec<_> = moved.tables.iter().map(table).collect();
         output.json(&json!({ "outcome": outcome, "was_begun": was_begun, "store": database, "tables": tables }))?;
         return Ok(());

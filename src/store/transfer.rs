@@ -183,7 +183,8 @@ async fn copy(
     let (first, last) = extent.unwrap_or((0, -1));
     let length = last.abs_diff(first.saturating_sub(1));
     let reached = target.reached(table).await?;
-    let mut progress = Progress { step: Step::Copying, name: table.name(), position: 0, length, rows: 0, is_done: false };
+    let mut progress =
+        Progress { step: Step::Copying, name: table.name(), position: 0, length, rows: 0, is_done: false };
     let (mut after, mut rows) = reached.map_or((i64::MIN, 0), |reached| (reached.through, reached.rows));
     if !reached.is_some_and(|reached| reached.is_done) {
         let (hand_over, mut batches) = mpsc::channel(BATCHES_AHEAD);

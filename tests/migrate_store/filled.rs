@@ -35,8 +35,14 @@ pub(crate) async fn fill(folder: &Path, events: usize) -> u64 {
         webhooks.push(store.create_webhook(DEFAULT_TENANT, settings(name), NOW).await.unwrap().seq);
     }
     store.delete_webhook(DEFAULT_TENANT, store.webhooks(DEFAULT_TENANT).await.unwrap()[2].uuid, NOW).await.unwrap();
-    let token =
-        NewToken { tenant: DEFAULT_TENANT, name: "t".to_owned(), scopes: vec![Scope::Read], hash: [1; 32], expires_at: None, now: NOW };
+    let token = NewToken {
+        tenant: DEFAULT_TENANT,
+        name: "t".to_owned(),
+        scopes: vec![Scope::Read],
+        hash: [1; 32],
+        expires_at: None,
+        now: NOW,
+    };
     store.create_token(token).await.unwrap();
     let once = Idempotency { key: "k".to_owned(), body_hash: [2; 32], expires_at: NOW, now: NOW };
     store.accept_once(DEFAULT_TENANT, Vec::new(), once).await.unwrap();

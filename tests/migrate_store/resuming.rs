@@ -25,7 +25,9 @@ async fn stopping_at(cluster: &Cluster, event: i64) {
         include_str!("../../migrations/postgres/0002_nodes.sql"),
         include_str!("../../migrations/postgres/0003_transfer.sql"),
     ];
-    cluster.execute(DATABASE, "CREATE TABLE schema_version (version bigint PRIMARY KEY, migrated_at timestamptz)").await;
+    cluster
+        .execute(DATABASE, "CREATE TABLE schema_version (version bigint PRIMARY KEY, migrated_at timestamptz)")
+        .await;
     for (number, migration) in (1..).zip(migrations) {
         cluster.execute(DATABASE, &format!("{migration}; INSERT INTO schema_version VALUES ({number}, now())")).await;
     }
@@ -75,7 +77,8 @@ async fn a_move_that_is_killed_goes_on_where_it_was() {
     let node = tempfile::tempdir().unwrap();
     std::fs::create_dir(node.path().join("data")).unwrap();
     std::fs::copy(key, node.path().join("data/master.key")).unwrap();
-    let said = refused(command(node.path()).args(["serve", "--listen", "127.0.0.1:0", "--data", "data", "--store", &store]));
+    let said =
+        refused(command(node.path()).args(["serve", "--listen", "127.0.0.1:0", "--data", "data", "--store", &store]));
     assert!(said.contains("postrider migrate-store") && said.contains("has not finished"), "{said}");
     let said = refused(migrate(folder.path(), &store).arg("--verify"));
     assert!(said.contains("not everything"), "{said}");
@@ -118,7 +121,7 @@ async fn a_move_that_is_killed_at_any_moments_ends_with_everything_once() {
     let document = loop {
         let mut run = migrate(folder.path(), &store).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         // Each run has a little longer, so that one ends at last, however slow the machine is.
-        let moment = Duration::from_millis(fastrand::u64(20..120) + 60 * kills);
+        let moment = Duration::from_millis(fastrand::u64(20..120) + 150 * kills);
         let began = std::time::Instant::now();
         while began.elapsed() < moment && run.try_wait().unwrap().is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;

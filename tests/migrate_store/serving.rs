@@ -16,8 +16,7 @@ use crate::receiver::{Answer, TestReceiver};
 use crate::{DATABASE, cluster, contents, migrate, moved, refused, rows};
 
 /// A circuit that opens stays open for the length of the test.
-const CALM: [&str; 6] =
-    ["--log", "error", "--circuit-cool-down", "1h", "--circuit-max-cool-down", "1h"];
+const CALM: [&str; 6] = ["--log", "error", "--circuit-cool-down", "1h", "--circuit-max-cool-down", "1h"];
 const BLUE: &str = "blue-team";
 /// Digits that no number type keeps.
 const DIGITS: &str = "12345678901234567890.123456789012345678901234567890e-7";
@@ -96,7 +95,8 @@ async fn counted(caller: &Caller, tenant: &str, wanted: [u64; 5]) {
 /// Waits until the replay job has ended.
 async fn job_done(caller: &Caller) {
     let waiting = async {
-        while done(caller, "default", Method::GET, "/api/v1/replays", &Value::Null).await["items"][0]["state"] != "done" {
+        while done(caller, "default", Method::GET, "/api/v1/replays", &Value::Null).await["items"][0]["state"] != "done"
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -138,7 +138,9 @@ async fn live(caller: &Caller, receivers: &Receivers) -> Story {
         json!({ "name": "hanging", "url": receivers.hanging.url("/"), "topic_patterns": ["hang.*"], "timeout_s": 60 }),
     )
     .await;
-    let off = webhook(caller, json!({ "name": "off", "url": receivers.healthy.url("/off"), "topic_patterns": ["off.*"] })).await;
+    let off =
+        webhook(caller, json!({ "name": "off", "url": receivers.healthy.url("/off"), "topic_patterns": ["off.*"] }))
+            .await;
     done(caller, "default", Method::PATCH, &format!("/api/v1/webhooks/{off}"), &json!({ "enabled": false })).await;
 
     let large = "é\u{fffd}x".repeat(100_000);

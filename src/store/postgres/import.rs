@@ -12,7 +12,9 @@ use super::partitions;
 use super::pool::{Connection, Connections};
 use super::transaction::{Failure, corrupt};
 use crate::store::sqlite::export::LastNumbers;
-use crate::store::transfer::{Batch, Digests, Identity, Progress, Row, Step, Table, Task, TransferError, Value, delivery};
+use crate::store::transfer::{
+    Batch, Digests, Identity, Progress, Row, Step, Table, Task, TransferError, Value, delivery,
+};
 use crate::store::{OpenError, StoreError};
 
 /// `pg_advisory_lock`: held for the whole of a move.
@@ -103,7 +105,8 @@ impl Target {
 
     pub(in crate::store) async fn refuse_nodes(&self) -> Result<(), TransferError> {
         // The columns are there from the second migration on.
-        let sql = "SELECT name FROM node WHERE seen_at > clock_timestamp() - lease_us * interval '1 microsecond' LIMIT 1";
+        let sql =
+            "SELECT name FROM node WHERE seen_at > clock_timestamp() - lease_us * interval '1 microsecond' LIMIT 1";
         let alive = self.connection.query_opt(sql, &[]).await;
         match alive {
             Err(Failure::Postgres(error)) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => Ok(()),

@@ -136,7 +136,9 @@ impl Source {
             Table::Tenants => "SELECT (SELECT min(seq) FROM tenant), (SELECT max(seq) FROM tenant)",
             Table::Counters => "SELECT (SELECT min(tenant) FROM counters), (SELECT max(tenant) FROM counters)",
             Table::Webhooks => "SELECT (SELECT min(seq) FROM webhook), (SELECT max(seq) FROM webhook)",
-            Table::WebhookHealth => "SELECT (SELECT min(seq) FROM webhook_health), (SELECT max(seq) FROM webhook_health)",
+            Table::WebhookHealth => {
+                "SELECT (SELECT min(seq) FROM webhook_health), (SELECT max(seq) FROM webhook_health)"
+            }
             Table::Tokens => "SELECT (SELECT min(seq) FROM token), (SELECT max(seq) FROM token)",
             Table::Audit => "SELECT (SELECT min(seq) FROM audit), (SELECT max(seq) FROM audit)",
             Table::IdempotencyKeys => "SELECT (SELECT min(seq) FROM idempotency), (SELECT max(seq) FROM idempotency)",

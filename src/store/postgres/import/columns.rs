@@ -291,7 +291,8 @@ pub(super) static PARTS: [Part; 14] = [
     Part {
         table: Table::Tenants,
         cursor: "tenants",
-        select: "SELECT seq, uuid, name, description, max_webhooks, max_events_per_s, max_pending, created_at, deleted_at
+        select:
+            "SELECT seq, uuid, name, description, max_webhooks, max_events_per_s, max_pending, created_at, deleted_at
             FROM tenant",
     },
     Part {
