@@ -2,7 +2,7 @@
 
 -- At most one row. While it is not finished, no node starts on this database.
 CREATE TABLE transfer (
-    only        boolean PRIMARY KEY DEFAULT true CHECK (only),
+    is_only     boolean PRIMARY KEY DEFAULT true CHECK (is_only),
     source      bytea NOT NULL, -- a hash of the keys of the embedded store
     state       bytea NOT NULL, -- a hash of what a server changes there whenever it works on it
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
