@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// The data folder of a server that is stopped [default: ./postrider-data]
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
-    /// The database, as in `postgres://user@host/database`; with a password better as POSTRIDER_STORE
+    /// The database, as in `postgres://user@host/database`; with a password better as `POSTRIDER_STORE`
     #[arg(long, value_name = "URL")]
     store: Option<Location>,
     /// Use a database that can lose what it committed, because its fsync is off

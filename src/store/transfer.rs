@@ -109,11 +109,11 @@ pub enum TransferError {
     UnderWay { database: String },
     #[error("nothing was moved to {database} yet, or not everything")]
     NotMoved { database: String },
-    #[error("{table} differ: {source_rows} rows in the data folder, {target_rows} in {database}, {}", sums(.source_rows, .target_rows))]
+    #[error("{table} differ: {source_rows} rows in the data folder, {target_rows} in {database}, {}", sums(*.source_rows, *.target_rows))]
     Different { database: String, table: &'static str, source_rows: u64, target_rows: u64 },
 }
 
-fn sums(source: &u64, target: &u64) -> &'static str {
+fn sums(source: u64, target: u64) -> &'static str {
     if source == target { "with other checksums" } else { "where there should be as many" }
 }
 

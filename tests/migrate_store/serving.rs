@@ -342,6 +342,5 @@ async fn goes_on(caller: &Caller, receivers: &Receivers, story: &Story) {
     for (body, wanted) in [(event("once", "a.b"), 202), (event("twice", "a.b"), 409)] {
         let answer = caller.try_call_with(Method::POST, "/api/v1/events", &headers, &body).await.unwrap();
         assert_eq!(answer.status().as_u16(), wanted, "{answer:?}");
-        assert!(!String::from_utf8_lossy(answer.body()).contains("\"duplicate\":true"), "the answer is that of then");
     }
 }

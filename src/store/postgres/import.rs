@@ -136,13 +136,11 @@ impl Target {
     /// What is there of this source. Changes nothing.
     pub(in crate::store) async fn find(&self, identity: &Identity) -> Result<Found, TransferError> {
         let sql = "SELECT source, state, finished_at IS NOT NULL FROM transfer";
-        let read = async || -> Result<Option<(Vec<u8>, Vec<u8>, bool)>, Failure> {
-            let row = self.connection.query_opt(sql, &[]).await?;
-            row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).transpose()
-        };
-        let Some((source, state, is_whole)) = read().await.map_err(|failure| self.failed(failure))? else {
-            return Ok(Found::Nothing);
-        };
+        let row = self.connection.query_opt(sql, &[]).await.map_err(|failure| self.failed(failure))?;
+        let Some(row) = row else { return Ok(Found::Nothing) };
+        let read =
+            || -> Result<(Vec<u8>, Vec<u8>, bool), Failure> { Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)) };
+        let (source, state, is_whole) = read().map_err(|failure| self.failed(failure))?;
         let database = self.database.clone();
         if source != identity.source {
             return Err(TransferError::OtherSource { database });

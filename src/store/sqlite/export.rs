@@ -53,12 +53,10 @@ impl Source {
         if !path.join(DATABASE_FILE).exists() {
             return Err(TransferError::NoDatabase { path: path.display().to_string() });
         }
+        let missing = || MasterKeyError::Missing { path: path.join(MASTER_KEY_FILE).display().to_string() };
         let master_key = match master_key {
             Some(key) => key,
-            None => {
-                let file = || path.join(MASTER_KEY_FILE).display().to_string();
-                MasterKey::in_folder(path)?.ok_or_else(|| MasterKeyError::Missing { path: file() })?
-            }
+            None => MasterKey::in_folder(path)?.ok_or_else(missing)?,
         };
         let folder = Folder::lock(path)?;
         let sealer = Sealer::new(&master_key).map_err(|error| at(&folder.database)(io::Error::other(error)))?;
