@@ -16,7 +16,7 @@ use crate::{DATABASE, cluster, command, migrate, moved, refused, rows};
 
 /// As many events in each half as make more than one batch.
 const EVENTS: usize = 6_000;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The schema as a move makes it, which waits at an event's number for as long as somebody has this advisory lock.
 async fn stopping_at(cluster: &Cluster, event: i64) {

@@ -88,7 +88,7 @@ async fn counted(caller: &Caller, tenant: &str, wanted: [u64; 5]) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+    let in_time = tokio::time::timeout(Duration::from_mins(1), waiting).await;
     assert!(in_time.is_ok(), "{tenant}: wanted {wanted:?} of {names:?}, found {found}");
 }
 
@@ -100,7 +100,7 @@ async fn job_done(caller: &Caller) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
+    tokio::time::timeout(Duration::from_mins(1), waiting).await.unwrap();
 }
 
 async fn webhook(caller: &Caller, body: Value) -> String {
