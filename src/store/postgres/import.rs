@@ -268,8 +268,8 @@ impl Target {
         let mut progress: Option<(Table, Progress)> = None;
         for part in &columns::PARTS {
             let same = progress.take_if(|(table, _)| *table == part.table);
-            if let Some((_, done)) = progress.take() {
-                report(Progress { position: done.length, is_done: true, ..done });
+            if let Some((table, done)) = progress.take() {
+                report(Progress { rows: digests.get(table).rows, position: done.length, is_done: true, ..done });
             }
             let so_far = match same {
                 Some((_, so_far)) => so_far,
@@ -277,8 +277,8 @@ impl Target {
             };
             progress = Some((part.table, self.read(part, so_far, &mut digests, report).await?));
         }
-        if let Some((_, done)) = progress {
-            report(Progress { position: done.length, is_done: true, ..done });
+        if let Some((table, done)) = progress {
+            report(Progress { rows: digests.get(table).rows, position: done.length, is_done: true, ..done });
         }
         self.connection.commit().await.map_err(Failure::from)?;
         Ok(digests)
