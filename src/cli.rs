@@ -12,6 +12,7 @@ mod filter;
 mod keys;
 mod listen;
 mod master_key;
+mod migrate_store;
 mod node;
 mod openapi;
 mod output;
@@ -84,6 +85,8 @@ enum Command {
     Audit(audit::Args),
     /// Change the key that seals the keys of webhooks
     MasterKey(master_key::Args),
+    /// Move everything that a stopped server has into a PostgreSQL database
+    MigrateStore(migrate_store::Args),
     /// Print the server's settings and where each comes from
     Config(config::Args),
     /// Print the API's description for programs, an `openapi.json`
@@ -139,6 +142,7 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Node(args) => node::run(args, output).await,
         Command::Audit(args) => audit::run(args, output).await,
         Command::MasterKey(args) => master_key::run(args, output, &environment).await,
+        Command::MigrateStore(args) => migrate_store::run(args, output, &environment).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
         Command::Compact(args) => compact::run(args, output, &environment).await,

@@ -16,6 +16,7 @@ mod shard;
 pub mod sqlite;
 mod tenant;
 mod token;
+pub mod transfer;
 mod webhook_columns;
 
 use std::collections::HashSet;

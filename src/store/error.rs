@@ -52,6 +52,12 @@ pub enum OpenError {
          turn it on, or allow it where nothing is lost by that"
     )]
     UnsafeServer { database: String, setting: &'static str },
+    /// Its content is being copied from an embedded store, and is not whole yet.
+    #[error(
+        "{database} is being filled by `postrider migrate-store`, which has not finished: run it again with the same \
+         data folder, or begin anew with an empty database"
+    )]
+    UnfinishedTransfer { database: String },
     #[error("SQLite {found} is older than {needed}, which fixed a corruption of the write-ahead log")]
     OldSqlite { found: String, needed: String },
 }

@@ -16,6 +16,7 @@ mod fence;
 mod group;
 mod hints;
 mod idempotency;
+pub(super) mod import;
 mod listings;
 mod moves;
 mod open;

@@ -11,6 +11,7 @@ mod audit;
 mod checkpoint;
 mod compact;
 mod deliveries;
+pub(super) mod export;
 mod idempotency;
 mod listings;
 mod open;

@@ -70,14 +70,21 @@ impl Drop for Program {
 impl Caller {
     /// The answer, or `None` if there is none because the server has gone.
     pub(crate) async fn try_call(&self, method: Method, path: &str, body: &Value) -> Option<Response<Bytes>> {
+        self.try_call_with(method, path, &[("authorization", &format!("Bearer {TOKEN}"))], body).await
+    }
+
+    /// As [`Self::try_call`], with these headers and no other token, and any text as the body.
+    pub(crate) async fn try_call_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &(dyn std::fmt::Display + Sync),
+    ) -> Option<Response<Bytes>> {
         let url = format!("{}{path}", self.url);
-        let request = Request::builder()
-            .method(method)
-            .uri(&url)
-            .header("authorization", format!("Bearer {TOKEN}"))
-            .header("content-type", "application/json")
-            .body(Bytes::from(body.to_string()))
-            .expect("a request");
+        let request = Request::builder().method(method).uri(&url).header("content-type", "application/json");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.body(Bytes::from(body.to_string())).expect("a request");
         let destination = Destination::parse(&url).expect("a destination");
         self.client.request(&destination, request, 1 << 20, TIMEOUT).await.ok()
     }

@@ -7,6 +7,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use uuid::Uuid;
 
+use super::import;
 use super::pool::{Connection, Connections, Server};
 use super::transaction::Failure;
 use crate::delivery::client::Roots;
@@ -20,6 +21,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/postgres/0001_initial.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/postgres/0002_nodes.sql") },
     Migration { version: 3, sql: include_str!("../../../migrations/postgres/0003_present_owner.sql") },
+    Migration { version: 4, sql: include_str!("../../../migrations/postgres/0004_transfer.sql") },
 ];
 /// The oldest version that its makers still mend, as of this program's.
 const OLDEST_POSTGRES: u32 = 14;
@@ -111,74 +113,29 @@ impl Opening<'_> {
     /// Checks the server and the schema, and brings the schema up to date. Changes nothing that it refuses.
     pub(super) async fn prepare(&self, allow_unsafe_server: bool) -> Result<Keys, OpenError> {
         let connection = self.connections.get().await.map_err(|error| self.failed(error.into()))?;
-        self.check_server(&connection, allow_unsafe_server).await?;
+        check_server(&connection, self.database, allow_unsafe_server).await?;
         let found = schema_version(&connection).await.map_err(|failure| self.failed(failure))?;
         if found > 0 {
+            self.refuse_unfinished(&connection).await?;
             self.keys(&connection).await?;
         }
-        let missing = migrate::missing(MIGRATIONS, found).map_err(|newer| OpenError::NewerSchema {
-            path: self.database.to_owned(),
-            found: newer.found,
-            known: newer.known,
-        })?;
+        let missing = missing_migrations(self.database, found)?;
         drop(connection);
         for migration in missing {
-            self.migrate(migration).await.map_err(|failure| self.failed(failure))?;
+            migrate(self.connections, migration).await.map_err(|failure| self.failed(failure))?;
         }
         let connection = self.connections.get().await.map_err(|error| self.failed(error.into()))?;
         self.make_keys(&connection).await?;
+        // A move that began meanwhile has made the keys.
+        self.refuse_unfinished(&connection).await?;
         self.keys(&connection).await
     }
 
-    async fn check_server(&self, connection: &Connection, allow_unsafe_server: bool) -> Result<(), OpenError> {
-        let read = async || -> Result<(i32, String, bool, bool, bool), Failure> {
-            let row = connection
-                .query_one(
-                    "SELECT current_setting('server_version_num')::integer, current_setting('server_version'),
-                         current_setting('fsync') = 'on', current_setting('full_page_writes') = 'on',
-                         pg_is_in_recovery()",
-                    &[],
-                )
-                .await?;
-            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?))
-        };
-        let (number, version, fsync, full_page_writes, is_standby) =
-            read().await.map_err(|failure| self.failed(failure))?;
-        let database = self.database.to_owned();
-        if number / 10_000 < super::values::integer(OLDEST_POSTGRES) {
-            return Err(OpenError::OldPostgres { database, found: version, needed: OLDEST_POSTGRES });
-        }
-        if is_standby {
-            let reason = "it is a standby server, which takes no writes; connect to the primary".to_owned();
-            return Err(OpenError::Database { database, reason });
-        }
-        for (setting, is_on) in [("fsync", fsync), ("full_page_writes", full_page_writes)] {
-            if !is_on && !allow_unsafe_server {
-                return Err(OpenError::UnsafeServer { database, setting });
-            }
+    async fn refuse_unfinished(&self, connection: &Connection) -> Result<(), OpenError> {
+        if import::is_unfinished(connection).await.map_err(|failure| self.failed(failure))? {
+            return Err(OpenError::UnfinishedTransfer { database: self.database.to_owned() });
         }
         Ok(())
-    }
-
-    /// One migration in its transaction, unless another node was faster.
-    async fn migrate(&self, migration: &Migration) -> Result<(), Failure> {
-        let mut connection = self.connections.get().await?;
-        connection.begin().await?;
-        connection.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
-        connection
-            .batch("CREATE TABLE IF NOT EXISTS schema_version (version bigint PRIMARY KEY, migrated_at timestamptz)")
-            .await?;
-        if read_version(&connection).await? >= migration.version {
-            return Ok(());
-        }
-        connection.batch(migration.sql).await?;
-        connection
-            .execute(
-                "INSERT INTO schema_version (version, migrated_at) VALUES ($1, clock_timestamp())",
-                &[&migration.version],
-            )
-            .await?;
-        Ok(connection.commit().await?)
     }
 
     /// Random keys, and the mark of the master key, unless there are some. Of nodes that start together one makes them.
@@ -230,6 +187,71 @@ impl Opening<'_> {
     }
 }
 
+/// Refuses a server that this program cannot use.
+pub(super) async fn check_server(
+    connection: &Connection,
+    database: &str,
+    allow_unsafe_server: bool,
+) -> Result<(), OpenError> {
+    let read = async || -> Result<(i32, String, bool, bool, bool), Failure> {
+        let row = connection
+            .query_one(
+                "SELECT current_setting('server_version_num')::integer, current_setting('server_version'),
+                     current_setting('fsync') = 'on', current_setting('full_page_writes') = 'on',
+                     pg_is_in_recovery()",
+                &[],
+            )
+            .await?;
+        Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?))
+    };
+    let (number, version, fsync, full_page_writes, is_standby) =
+        read().await.map_err(|failure| open_error(database, failure))?;
+    let database = database.to_owned();
+    if number / 10_000 < super::values::integer(OLDEST_POSTGRES) {
+        return Err(OpenError::OldPostgres { database, found: version, needed: OLDEST_POSTGRES });
+    }
+    if is_standby {
+        let reason = "it is a standby server, which takes no writes; connect to the primary".to_owned();
+        return Err(OpenError::Database { database, reason });
+    }
+    for (setting, is_on) in [("fsync", fsync), ("full_page_writes", full_page_writes)] {
+        if !is_on && !allow_unsafe_server {
+            return Err(OpenError::UnsafeServer { database, setting });
+        }
+    }
+    Ok(())
+}
+
+/// What a schema of a version needs; one that is newer than this program is refused.
+pub(super) fn missing_migrations(database: &str, found: i64) -> Result<&'static [Migration], OpenError> {
+    migrate::missing(MIGRATIONS, found).map_err(|newer| OpenError::NewerSchema {
+        path: database.to_owned(),
+        found: newer.found,
+        known: newer.known,
+    })
+}
+
+/// One migration in its transaction, unless another node was faster.
+pub(super) async fn migrate(connections: &Connections, migration: &Migration) -> Result<(), Failure> {
+    let mut connection = connections.get().await?;
+    connection.begin().await?;
+    connection.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
+    connection
+        .batch("CREATE TABLE IF NOT EXISTS schema_version (version bigint PRIMARY KEY, migrated_at timestamptz)")
+        .await?;
+    if read_version(&connection).await? >= migration.version {
+        return Ok(());
+    }
+    connection.batch(migration.sql).await?;
+    connection
+        .execute(
+            "INSERT INTO schema_version (version, migrated_at) VALUES ($1, clock_timestamp())",
+            &[&migration.version],
+        )
+        .await?;
+    Ok(connection.commit().await?)
+}
+
 /// Whether nobody has made an installation in the database yet.
 pub(super) async fn is_new(options: &PostgresOptions) -> Result<bool, OpenError> {
     let config = options.config()?;
@@ -241,7 +263,7 @@ pub(super) async fn is_new(options: &PostgresOptions) -> Result<bool, OpenError>
     Ok(found? == 0)
 }
 
-fn open_error(database: &str, failure: Failure) -> OpenError {
+pub(super) fn open_error(database: &str, failure: Failure) -> OpenError {
     let database = database.to_owned();
     match StoreError::from(failure) {
         StoreError::Corrupt(reason) => OpenError::Corrupt { path: database, reason },
@@ -255,7 +277,7 @@ fn master_key_check() -> Belonging<'static> {
 }
 
 /// 0: nothing of ours is there.
-async fn schema_version(connection: &Connection) -> Result<i64, Failure> {
+pub(super) async fn schema_version(connection: &Connection) -> Result<i64, Failure> {
     let found = connection.query_one("SELECT to_regclass('schema_version') IS NOT NULL", &[]).await?;
     if found.try_get(0)? { read_version(connection).await } else { Ok(0) }
 }

@@ -53,28 +53,35 @@ async fn make_missing(connection: &Connection) -> Result<i64, Failure> {
     let newest: i64 = connection.query_one("SELECT last_value FROM event_number", &[]).await?.try_get(0)?;
     let present = newest / EVENTS_PER_PARTITION;
     for number in present..=present + PARTITIONS_AHEAD {
-        let name = format!("event_p{number}");
-        // Not `to_regclass`, which may answer from before the lock.
-        let found = connection
-            .query_one(
-                "SELECT EXISTS (
-                     SELECT FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace
-                 )",
-                &[&name],
-            )
-            .await?;
-        if found.try_get(0)? {
-            continue;
-        }
-        let (first, end) = (number * EVENTS_PER_PARTITION, (number + 1) * EVENTS_PER_PARTITION);
-        for table in PARTITIONED {
-            connection
-                .batch(&format!(
-                    "CREATE TABLE {table}_p{number} (LIKE {table} INCLUDING ALL);
-                     ALTER TABLE {table} ATTACH PARTITION {table}_p{number} FOR VALUES FROM ({first}) TO ({end});"
-                ))
-                .await?;
-        }
+        make_one(connection, number).await?;
     }
     Ok((present + PARTITIONS_AHEAD + 1) * EVENTS_PER_PARTITION)
+}
+
+/// Within a transaction: makes a partition unless it is there.
+pub(super) async fn make_one(connection: &Connection, number: i64) -> Result<(), Failure> {
+    connection.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITIONS_LOCK]).await?;
+    let name = format!("event_p{number}");
+    // Not `to_regclass`, which may answer from before the lock.
+    let found = connection
+        .query_one(
+            "SELECT EXISTS (
+                 SELECT FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace
+             )",
+            &[&name],
+        )
+        .await?;
+    if found.try_get(0)? {
+        return Ok(());
+    }
+    let (first, end) = (number * EVENTS_PER_PARTITION, (number + 1) * EVENTS_PER_PARTITION);
+    for table in PARTITIONED {
+        connection
+            .batch(&format!(
+                "CREATE TABLE {table}_p{number} (LIKE {table} INCLUDING ALL);
+                 ALTER TABLE {table} ATTACH PARTITION {table}_p{number} FOR VALUES FROM ({first}) TO ({end});"
+            ))
+            .await?;
+    }
+    Ok(())
 }

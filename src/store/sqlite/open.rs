@@ -29,6 +29,9 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, sql: include_str!("../../../migrations/sqlite/0005_webhook_health.sql") },
 ];
 
+/// The version of a database that is up to date.
+pub(super) const SCHEMA_VERSION: i64 = migrate::latest(MIGRATIONS);
+
 /// `PRAGMA application_id`: "PRDR" in ASCII.
 const APPLICATION_ID: i32 = 0x5052_4452;
 /// SQLite 3.51.3, the first without the corruption described at <https://sqlite.org/wal.html#walreset>.
@@ -117,6 +120,12 @@ impl Folder {
         self.inspect_header()?;
         Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))
             .map_err(|error| self.failed(error))
+    }
+
+    /// A connection to the database as it is, after the checks of [`Folder::open`]. Nothing is changed by either.
+    pub(super) fn open_unchanged(&self, sealer: &Sealer) -> Result<Connection, OpenError> {
+        self.inspect(sealer)?;
+        self.open_unchanging().map_err(|error| self.failed(error))
     }
 
     /// A connection for checkpoints.

@@ -1,0 +1,366 @@
+//! A database that is filled with what an embedded store has, and what is there of it.
+
+mod columns;
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::error::SqlState;
+
+use self::columns::{Part, ROWS_PER_FETCH, Written};
+use super::open::{self, PostgresOptions, shown};
+use super::partitions;
+use super::pool::{Connection, Connections};
+use super::transaction::{Failure, corrupt};
+use crate::store::sqlite::export::LastNumbers;
+use crate::store::transfer::{
+    Batch, Digests, Identity, Progress, Row, Step, Table, Task, TransferError, Value, delivery,
+};
+use crate::store::{OpenError, StoreError};
+
+/// `pg_advisory_lock`: held for the whole of a move.
+const TRANSFER_LOCK: i64 = 0x5052_4452_0003;
+/// One that is used, and one for migrations.
+const CONNECTIONS: u32 = 2;
+/// Large batches and whole tables take their time. Partitions and plans are those of a load, not of a server.
+const SESSION: &str = "
+    SELECT set_config('statement_timeout', '0', false), set_config('enable_seqscan', 'on', false)";
+const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// What a database has of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Found {
+    Nothing,
+    Part,
+    Whole,
+}
+
+/// How far a table is copied.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct Reached {
+    pub(in crate::store) through: i64,
+    pub(in crate::store) rows: u64,
+    pub(in crate::store) is_done: bool,
+}
+
+/// A database, locked against other moves until this is dropped.
+pub(in crate::store) struct Target {
+    connection: Connection,
+    database: String,
+    /// That are known to be there.
+    partitions: BTreeSet<i64>,
+}
+
+impl Target {
+    /// Checks the server and, to move, brings the schema up to date. Changes nothing that it refuses.
+    pub(in crate::store) async fn connect(options: &PostgresOptions, task: Task) -> Result<Self, TransferError> {
+        let config = options.config()?;
+        let database = shown(&config);
+        let connections = Connections::new(&options.server()?, CONNECTIONS, &database)?;
+        let failed = |failure: Failure| open::open_error(&database, failure);
+        let connection = connections.get().await.map_err(|error| failed(error.into()))?;
+        open::check_server(&connection, &database, options.allow_unsafe_server).await?;
+        let lock = connection.execute("SELECT pg_advisory_lock($1)", &[&TRANSFER_LOCK]).await;
+        match lock {
+            Err(Failure::Postgres(error)) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                return Err(TransferError::UnderWay { database });
+            }
+            other => other.map_err(failed)?,
+        };
+        let version = open::schema_version(&connection).await.map_err(failed)?;
+        let missing = open::missing_migrations(&database, version)?;
+        if !missing.is_empty() && task == Task::Verify {
+            return Err(TransferError::NotMoved { database });
+        }
+        if version == 0
+            && let Some(content) = foreign_table(&connection).await.map_err(failed)?
+        {
+            return Err(TransferError::NotEmpty { database, content });
+        }
+        let target = Self { connection, database, partitions: BTreeSet::new() };
+        if version > 0 {
+            target.refuse_installation().await?;
+        }
+        target.migrated(&connections, missing).await
+    }
+
+    async fn migrated(
+        self,
+        connections: &Connections,
+        missing: &'static [crate::store::migrate::Migration],
+    ) -> Result<Self, TransferError> {
+        for migration in missing {
+            open::migrate(connections, migration).await.map_err(|failure| self.failed(failure))?;
+        }
+        self.connection.batch(SESSION).await.map_err(|error| self.failed(error.into()))?;
+        Ok(self)
+    }
+
+    pub(in crate::store) fn database(&self) -> &str {
+        &self.database
+    }
+
+    fn failed(&self, failure: Failure) -> OpenError {
+        open::open_error(&self.database, failure)
+    }
+
+    pub(in crate::store) async fn refuse_nodes(&self) -> Result<(), TransferError> {
+        // The columns are there from the second migration on.
+        let sql =
+            "SELECT name FROM node WHERE seen_at > clock_timestamp() - lease_us * interval '1 microsecond' LIMIT 1";
+        let alive = self.connection.query_opt(sql, &[]).await;
+        match alive {
+            Err(Failure::Postgres(error)) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => Ok(()),
+            Err(failure) => Err(self.failed(failure).into()),
+            Ok(None) => Ok(()),
+            Ok(Some(row)) => {
+                let node = row.try_get(0).map_err(|error| self.failed(error.into()))?;
+                Err(TransferError::NodeRunning { database: self.database.clone(), node })
+            }
+        }
+    }
+
+    /// Refuses a database in which nodes have begun something of their own.
+    async fn refuse_installation(&self) -> Result<(), TransferError> {
+        if has_transfer(&self.connection).await.map_err(|failure| self.failed(failure))? {
+            return Ok(());
+        }
+        self.refuse_nodes().await?;
+        let row = self.connection.query_one("SELECT EXISTS (SELECT 1 FROM meta)", &[]).await;
+        if row.and_then(|row| Ok(row.try_get(0)?)).map_err(|failure| self.failed(failure))? {
+            let content = "an installation that nodes have begun".to_owned();
+            return Err(TransferError::NotEmpty { database: self.database.clone(), content });
+        }
+        Ok(())
+    }
+
+    /// What is there of this source. Changes nothing.
+    pub(in crate::store) async fn find(&self, identity: &Identity) -> Result<Found, TransferError> {
+        let sql = "SELECT source, state, finished_at IS NOT NULL FROM transfer";
+        let row = self.connection.query_opt(sql, &[]).await.map_err(|failure| self.failed(failure))?;
+        let Some(row) = row else { return Ok(Found::Nothing) };
+        let read =
+            || -> Result<(Vec<u8>, Vec<u8>, bool), Failure> { Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)) };
+        let (source, state, is_whole) = read().map_err(|failure| self.failed(failure))?;
+        let database = self.database.clone();
+        if source != identity.source {
+            return Err(TransferError::OtherSource { database });
+        }
+        if state != identity.state {
+            return Err(TransferError::SourceChanged { database });
+        }
+        Ok(if is_whole { Found::Whole } else { Found::Part })
+    }
+
+    /// From here on the database belongs to the source: no node starts on it before everything is there. A node that makes
+    /// an installation at the same time is in the way of this, or this of the node, by the rows of `meta`.
+    pub(in crate::store) async fn begin(&mut self, identity: &Identity, keys: &[Row]) -> Result<(), TransferError> {
+        let begun = self.try_begin(identity, keys).await;
+        match begun {
+            Err(Failure::Postgres(error)) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+                let content = "an installation that a node has just begun".to_owned();
+                Err(TransferError::NotEmpty { database: self.database.clone(), content })
+            }
+            other => other.map_err(|failure| self.failed(failure).into()),
+        }
+    }
+
+    async fn try_begin(&mut self, identity: &Identity, keys: &[Row]) -> Result<(), Failure> {
+        self.connection.begin().await?;
+        let Identity { source, state } = identity;
+        let sql = "INSERT INTO transfer (source, state) VALUES ($1, $2)";
+        self.connection.execute(sql, &[&&source[..], &&state[..]]).await?;
+        for key in keys {
+            let sql = "INSERT INTO meta (key, value) VALUES ($1, $2)";
+            self.connection.execute(sql, &[&key[0], &key[1]]).await?;
+        }
+        // The source has one with the same number.
+        self.connection.execute("DELETE FROM tenant", &[]).await?;
+        Ok(self.connection.commit().await?)
+    }
+
+    /// `None`: nothing of the table was copied.
+    pub(in crate::store) async fn reached(&self, table: Table) -> Result<Option<Reached>, StoreError> {
+        let sql = "SELECT through, row_count, is_done FROM transfer_progress WHERE name = $1";
+        let row = self.connection.query_opt(sql, &[&table.name()]).await?;
+        let read = |row: &tokio_postgres::Row| -> Result<Reached, Failure> {
+            let rows = u64::try_from(row.try_get::<_, i64>(1)?).map_err(corrupt)?;
+            Ok(Reached { through: row.try_get(0)?, rows, is_done: row.try_get(2)? })
+        };
+        Ok(row.as_ref().map(read).transpose()?)
+    }
+
+    /// Adds rows, and notes that they are there, in one transaction. `rows`: how many there are then.
+    pub(in crate::store) async fn write(&mut self, table: Table, batch: &Batch, rows: u64) -> Result<(), StoreError> {
+        self.connection.begin().await.map_err(Failure::from)?;
+        if table.is_partitioned() {
+            self.make_partitions(batch).await?;
+        }
+        if table == Table::Deliveries {
+            self.write_deliveries(&batch.rows).await?;
+        } else {
+            self.copy(Written::of(table), batch.rows.iter().map(|row| row.iter().collect())).await?;
+        }
+        self.note(table, batch.through, rows, false).await?;
+        Ok(self.connection.commit().await.map_err(Failure::from)?)
+    }
+
+    /// The whole table is there.
+    pub(in crate::store) async fn end(&mut self, table: Table, through: i64, rows: u64) -> Result<(), StoreError> {
+        Ok(self.note(table, through, rows, true).await?)
+    }
+
+    async fn note(&self, table: Table, through: i64, rows: u64, is_done: bool) -> Result<(), Failure> {
+        let rows = i64::try_from(rows).map_err(corrupt)?;
+        let sql = "INSERT INTO transfer_progress (name, through, row_count, is_done) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (name) DO UPDATE SET
+                through = excluded.through, row_count = excluded.row_count, is_done = excluded.is_done";
+        self.connection.execute(sql, &[&table.name(), &through, &rows, &is_done]).await.map(drop)
+    }
+
+    async fn copy<'a>(&self, written: &Written, rows: impl Iterator<Item = Vec<&'a Value>>) -> Result<(), Failure> {
+        self.connection.copy_in(&written.statement(), &written.types(), rows).await
+    }
+
+    /// What is pending goes to the queue, its first attempt to the others; what has ended keeps it.
+    async fn write_deliveries(&self, rows: &[Row]) -> Result<(), Failure> {
+        let (pending, ended): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| delivery::is_pending(row));
+        let firsts: Vec<Row> = pending.iter().filter_map(|row| delivery::first_attempt(row)).collect();
+        self.copy(&columns::PENDING, pending.into_iter().map(columns::pending)).await?;
+        self.copy(&columns::ENDED, ended.into_iter().map(columns::ended)).await?;
+        self.copy(Written::of(Table::Attempts), firsts.iter().map(|row| row.iter().collect())).await
+    }
+
+    /// Within a transaction: those that rows of `batch` belong to, whose first column is an event's number.
+    async fn make_partitions(&mut self, batch: &Batch) -> Result<(), Failure> {
+        for row in &batch.rows {
+            let Some(Value::Integer(event)) = row.first() else { continue };
+            let number = event / partitions::EVENTS_PER_PARTITION;
+            if !self.partitions.contains(&number) {
+                partitions::make_one(&self.connection, number).await?;
+                // If the transaction comes to nothing, so does this.
+                self.partitions.insert(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// What comes next gets higher numbers than what is there.
+    pub(in crate::store) async fn set_numbers(&self, numbers: &LastNumbers) -> Result<(), StoreError> {
+        let set = async || -> Result<(), Failure> {
+            let sql = "SELECT setval('event_number', greatest($1::bigint, 1), $1::bigint > 0)";
+            self.connection.execute(sql, &[&numbers.event]).await?;
+            for (table, last) in &numbers.others {
+                let sql = "SELECT setval(pg_get_serial_sequence($1, 'seq'), greatest($2::bigint, 1), $2::bigint > 0)";
+                self.connection.execute(sql, &[table, last]).await?;
+            }
+            Ok(())
+        };
+        Ok(set().await?)
+    }
+
+    /// Reads everything, from one state of the database.
+    pub(in crate::store) async fn digests(
+        &mut self,
+        report: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<Digests, StoreError> {
+        let mut digests = Digests::default();
+        self.connection.begin_with(SNAPSHOT).await.map_err(Failure::from)?;
+        let mut progress: Option<(Table, Progress)> = None;
+        for part in &columns::PARTS {
+            let same = progress.take_if(|(table, _)| *table == part.table);
+            if let Some((table, done)) = progress.take() {
+                report(Progress { rows: digests.get(table).rows, position: done.length, is_done: true, ..done });
+            }
+            let so_far = match same {
+                Some((_, so_far)) => so_far,
+                None => self.unread(part.table).await?,
+            };
+            progress = Some((part.table, self.read(part, so_far, &mut digests, report).await?));
+        }
+        if let Some((table, done)) = progress {
+            report(Progress { rows: digests.get(table).rows, position: done.length, is_done: true, ..done });
+        }
+        self.connection.commit().await.map_err(Failure::from)?;
+        Ok(digests)
+    }
+
+    async fn unread(&self, table: Table) -> Result<Progress, StoreError> {
+        let length = self.reached(table).await?.map_or(0, |reached| reached.rows);
+        Ok(Progress { step: Step::Comparing, name: table.name(), position: 0, length, rows: 0, is_done: false })
+    }
+
+    /// Returns how far the table is then.
+    async fn read(
+        &self,
+        part: &Part,
+        mut progress: Progress,
+        digests: &mut Digests,
+        report: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<Progress, Failure> {
+        let declare = format!("DECLARE {} NO SCROLL CURSOR FOR {}", part.cursor, part.select);
+        self.connection.batch(&declare).await?;
+        let fetch = format!("FETCH {ROWS_PER_FETCH} FROM {}", part.cursor);
+        let fetch = self.connection.prepare(&fetch).await?;
+        loop {
+            let rows = self.connection.query_prepared(&fetch).await?;
+            for row in &rows {
+                let row = (0..row.len()).map(|at| row.try_get(at)).collect::<Result<Row, _>>()?;
+                digests.add(part.table, &row);
+            }
+            progress.rows += rows.len() as u64;
+            progress.position = progress.rows.min(progress.length);
+            if rows.is_empty() {
+                break;
+            }
+            report(progress);
+        }
+        self.connection.batch(&format!("CLOSE {}", part.cursor)).await?;
+        Ok(progress)
+    }
+
+    /// From here on nodes may start. Statistics are made at once, because nothing here was ever asked for.
+    pub(in crate::store) async fn finish(&self) -> Result<(), StoreError> {
+        self.connection.batch("ANALYZE").await.map_err(Failure::from)?;
+        let sql = "UPDATE transfer SET finished_at = clock_timestamp()";
+        self.connection.execute(sql, &[]).await?;
+        Ok(())
+    }
+}
+
+/// Some table that is not a part of an extension: the database is somebody's.
+async fn foreign_table(connection: &Connection) -> Result<Option<String>, Failure> {
+    let row = connection
+        .query_opt(
+            "SELECT relname::text FROM pg_class
+             WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')
+                 AND NOT EXISTS (
+                     SELECT 1 FROM pg_depend
+                     WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
+                 )
+             ORDER BY relname LIMIT 1",
+            &[],
+        )
+        .await?;
+    row.map(|row| Ok(format!("the table {}", row.try_get::<_, String>(0)?))).transpose()
+}
+
+async fn has_transfer(connection: &Connection) -> Result<bool, Failure> {
+    if !is_possible(connection).await? {
+        return Ok(false);
+    }
+    Ok(connection.query_one("SELECT EXISTS (SELECT 1 FROM transfer)", &[]).await?.try_get(0)?)
+}
+
+/// Whether a move into the database began and has not ended.
+pub(super) async fn is_unfinished(connection: &Connection) -> Result<bool, Failure> {
+    if !is_possible(connection).await? {
+        return Ok(false);
+    }
+    let sql = "SELECT EXISTS (SELECT 1 FROM transfer WHERE finished_at IS NULL)";
+    Ok(connection.query_one(sql, &[]).await?.try_get(0)?)
+}
+
+/// Whether the schema is so new.
+async fn is_possible(connection: &Connection) -> Result<bool, Failure> {
+    Ok(connection.query_one("SELECT to_regclass('transfer') IS NOT NULL", &[]).await?.try_get(0)?)
+}

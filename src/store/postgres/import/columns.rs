@@ -1,0 +1,414 @@
+//! The columns that rows of an embedded store are written to, and read from again to be compared.
+
+use std::error::Error;
+
+use bytes::BytesMut;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+use uuid::Uuid;
+
+use crate::store::postgres::error::Unreadable;
+use crate::store::transfer::{Row, Table, Value, delivery};
+
+/// Rows that the server sends at once. What may be large in them it sends as a hash.
+pub(super) const ROWS_PER_FETCH: u32 = 2_000;
+
+/// A table that rows are written to, and its columns in the order of their values.
+pub(super) struct Written {
+    table: &'static str,
+    columns: &'static [(&'static str, Type)],
+}
+
+impl Written {
+    pub(super) fn of(table: Table) -> &'static Self {
+        match table {
+            Table::Keys => &KEYS,
+            Table::Tenants => &TENANTS,
+            Table::Counters => &COUNTERS,
+            Table::Webhooks => &WEBHOOKS,
+            Table::WebhookHealth => &WEBHOOK_HEALTH,
+            Table::Tokens => &TOKENS,
+            Table::Audit => &AUDIT,
+            Table::IdempotencyKeys => &IDEMPOTENCY_KEYS,
+            Table::ReplayJobs => &REPLAY_JOBS,
+            Table::Events => &EVENTS,
+            Table::EventIds => &EVENT_IDS,
+            Table::Deliveries => &ENDED,
+            Table::Attempts => &ATTEMPTS,
+        }
+    }
+
+    pub(super) fn statement(&self) -> String {
+        let columns: Vec<&str> = self.columns.iter().map(|(name, _)| *name).collect();
+        format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.table, columns.join(", "))
+    }
+
+    pub(super) fn types(&self) -> Vec<Type> {
+        self.columns.iter().map(|(_, ty)| ty.clone()).collect()
+    }
+}
+
+const fn written(table: &'static str, columns: &'static [(&'static str, Type)]) -> Written {
+    Written { table, columns }
+}
+
+static KEYS: Written = written("meta", &[("key", Type::TEXT), ("value", Type::BYTEA)]);
+
+static TENANTS: Written = written(
+    "tenant",
+    &[
+        ("seq", Type::INT8),
+        ("uuid", Type::UUID),
+        ("name", Type::TEXT),
+        ("description", Type::TEXT),
+        ("max_webhooks", Type::INT8),
+        ("max_events_per_s", Type::INT8),
+        ("max_pending", Type::INT8),
+        ("created_at", Type::INT8),
+        ("deleted_at", Type::INT8),
+    ],
+);
+
+static COUNTERS: Written = written(
+    "counters",
+    &[
+        ("tenant", Type::INT8),
+        ("events", Type::INT8),
+        ("owed", Type::INT8),
+        ("delivered", Type::INT8),
+        ("dead", Type::INT8),
+        ("skipped", Type::INT8),
+        ("discarded", Type::INT8),
+        ("attempts", Type::INT8),
+        ("slot", Type::INT4),
+    ],
+);
+
+static WEBHOOKS: Written = written(
+    "webhook",
+    &[
+        ("seq", Type::INT8),
+        ("uuid", Type::UUID),
+        ("tenant", Type::INT8),
+        ("version", Type::INT8),
+        ("name", Type::TEXT),
+        ("description", Type::TEXT),
+        ("url", Type::TEXT),
+        ("decnet_secret", Type::BYTEA),
+        ("standard_key", Type::BYTEA),
+        ("signatures", Type::TEXT),
+        ("timeout_us", Type::INT8),
+        ("topic_patterns", Type::TEXT),
+        ("enabled", Type::BOOL),
+        ("max_in_flight", Type::INT4),
+        ("retry_schedule", Type::TEXT),
+        ("created_at", Type::INT8),
+        ("updated_at", Type::INT8),
+        ("deleted_at", Type::INT8),
+        ("policy", Type::BYTEA),
+        ("off_reason", Type::TEXT),
+        ("off_at", Type::INT8),
+        ("shard", Type::INT2),
+    ],
+);
+
+static WEBHOOK_HEALTH: Written = written(
+    "webhook_health",
+    &[
+        ("seq", Type::INT8),
+        ("consecutive_failures", Type::INT8),
+        ("last_success_at", Type::INT8),
+        ("last_failure_at", Type::INT8),
+        ("last_error", Type::TEXT),
+        ("auto_disabled_at", Type::INT8),
+        ("probe_at", Type::INT8),
+        ("cool_down_us", Type::INT8),
+    ],
+);
+
+static TOKENS: Written = written(
+    "token",
+    &[
+        ("seq", Type::INT8),
+        ("uuid", Type::UUID),
+        ("tenant", Type::INT8),
+        ("name", Type::TEXT),
+        ("scopes", Type::TEXT),
+        ("hash", Type::BYTEA),
+        ("created_at", Type::INT8),
+        ("expires_at", Type::INT8),
+        ("revoked_at", Type::INT8),
+        ("last_used_at", Type::INT8),
+    ],
+);
+
+static AUDIT: Written = written(
+    "audit",
+    &[
+        ("seq", Type::INT8),
+        ("uuid", Type::UUID),
+        ("at", Type::INT8),
+        ("tenant", Type::INT8),
+        ("actor_token", Type::UUID),
+        ("actor_name", Type::TEXT),
+        ("action", Type::TEXT),
+        ("target", Type::TEXT),
+        ("target_name", Type::TEXT),
+        ("fields", Type::TEXT),
+        ("address", Type::TEXT),
+    ],
+);
+
+static IDEMPOTENCY_KEYS: Written = written(
+    "idempotency",
+    &[
+        ("tenant", Type::INT8),
+        ("key", Type::TEXT),
+        ("body_hash", Type::BYTEA),
+        ("expires_at", Type::INT8),
+        ("receipts", Type::TEXT),
+    ],
+);
+
+static REPLAY_JOBS: Written = written(
+    "replay_job",
+    &[
+        ("seq", Type::INT8),
+        ("uuid", Type::UUID),
+        ("tenant", Type::INT8),
+        ("webhook_seq", Type::INT8),
+        ("states", Type::TEXT),
+        ("topic", Type::TEXT),
+        ("since", Type::INT8),
+        ("until", Type::INT8),
+        ("include_unmatched", Type::BOOL),
+        ("discard_reason", Type::TEXT),
+        ("rate_per_s", Type::INT8),
+        ("first_event", Type::INT8),
+        ("last_event", Type::INT8),
+        ("state", Type::INT2),
+        ("reason", Type::TEXT),
+        ("cursor_event", Type::INT8),
+        ("cursor_webhook", Type::INT8),
+        ("scanned", Type::INT8),
+        ("changed", Type::INT8),
+        ("created_at", Type::INT8),
+        ("updated_at", Type::INT8),
+    ],
+);
+
+static EVENTS: Written = written(
+    "event",
+    &[
+        ("seq", Type::INT8),
+        ("tenant", Type::INT8),
+        ("accepted_at", Type::INT8),
+        ("id", Type::TEXT),
+        ("topic", Type::TEXT),
+        ("type", Type::BYTEA),
+        ("owed", Type::BYTEA),
+        ("body", Type::BYTEA),
+    ],
+);
+
+static EVENT_IDS: Written = written("event_id", &[("key", Type::UUID), ("event_seq", Type::INT8)]);
+
+/// Deliveries that have ended; [`ended`] makes the values.
+pub(super) static ENDED: Written = written(
+    "delivery",
+    &[
+        ("event_seq", Type::INT8),
+        ("webhook_seq", Type::INT8),
+        ("updated_at", Type::INT8),
+        ("state", Type::INT2),
+        ("attempts", Type::INT4),
+        ("round_attempts", Type::INT4),
+        ("status_code", Type::INT4),
+        ("reason", Type::TEXT),
+        ("first_started_at", Type::INT8),
+        ("first_duration_us", Type::INT8),
+        ("first_status_code", Type::INT4),
+        ("first_error", Type::TEXT),
+        ("first_response", Type::BYTEA),
+    ],
+);
+
+pub(super) fn ended(row: &Row) -> Vec<&Value> {
+    row.iter().enumerate().filter(|(place, _)| *place != delivery::NEXT_AT).map(|(_, value)| value).collect()
+}
+
+/// Deliveries that have not; [`pending`] makes the values.
+pub(super) static PENDING: Written = written(
+    "pending",
+    &[
+        ("event_seq", Type::INT8),
+        ("webhook_seq", Type::INT8),
+        ("updated_at", Type::INT8),
+        ("attempts", Type::INT4),
+        ("round_attempts", Type::INT4),
+        ("status_code", Type::INT4),
+        ("reason", Type::TEXT),
+        ("next_at", Type::INT8),
+        ("in_memory", Type::BOOL),
+    ],
+);
+
+/// No lane holds any.
+static NOT_IN_MEMORY: Value = Value::Integer(0);
+
+pub(super) fn pending(row: &Row) -> Vec<&Value> {
+    let (before, after) = (&row[..delivery::STATE], &row[delivery::ATTEMPTS..=delivery::NEXT_AT]);
+    before.iter().chain(after).chain([&NOT_IN_MEMORY]).collect()
+}
+
+static ATTEMPTS: Written = written(
+    "attempt",
+    &[
+        ("event_seq", Type::INT8),
+        ("webhook_seq", Type::INT8),
+        ("number", Type::INT4),
+        ("started_at", Type::INT8),
+        ("duration_us", Type::INT8),
+        ("status_code", Type::INT4),
+        ("error", Type::TEXT),
+        ("response", Type::BYTEA),
+    ],
+);
+
+/// Rows of a table that are read to be compared.
+pub(super) struct Part {
+    pub(super) table: Table,
+    pub(super) cursor: &'static str,
+    /// The columns as in a row of the table.
+    pub(super) select: &'static str,
+}
+
+pub(super) static PARTS: [Part; 14] = [
+    Part {
+        table: Table::Keys,
+        cursor: "keys",
+        select: "SELECT key, value FROM meta WHERE key IN ('id_hash_key', 'delivery_id_key', 'master_key_check')",
+    },
+    Part {
+        table: Table::Tenants,
+        cursor: "tenants",
+        select:
+            "SELECT seq, uuid, name, description, max_webhooks, max_events_per_s, max_pending, created_at, deleted_at
+            FROM tenant",
+    },
+    Part {
+        table: Table::Counters,
+        cursor: "counts",
+        select: "SELECT tenant, events, owed, delivered, dead, skipped, discarded, attempts, slot FROM counters",
+    },
+    Part {
+        table: Table::Webhooks,
+        cursor: "webhooks",
+        select: "SELECT seq, uuid, tenant, version, name, description, url, decnet_secret, standard_key, signatures,
+                timeout_us, topic_patterns, enabled, max_in_flight, retry_schedule, created_at, updated_at, deleted_at,
+                policy, off_reason, off_at, shard
+            FROM webhook",
+    },
+    Part {
+        table: Table::WebhookHealth,
+        cursor: "health",
+        select: "SELECT seq, consecutive_failures, last_success_at, last_failure_at, last_error, auto_disabled_at,
+                probe_at, cool_down_us
+            FROM webhook_health",
+    },
+    Part {
+        table: Table::Tokens,
+        cursor: "tokens",
+        select: "SELECT seq, uuid, tenant, name, scopes, hash, created_at, expires_at, revoked_at, last_used_at
+            FROM token",
+    },
+    Part {
+        table: Table::Audit,
+        cursor: "lines",
+        select: "SELECT seq, uuid, at, tenant, actor_token, actor_name, action, target, target_name, fields, address
+            FROM audit",
+    },
+    Part {
+        table: Table::IdempotencyKeys,
+        cursor: "idempotency_keys",
+        select: "SELECT tenant, key, body_hash, expires_at, receipts FROM idempotency",
+    },
+    Part {
+        table: Table::ReplayJobs,
+        cursor: "jobs",
+        select: "SELECT seq, uuid, tenant, webhook_seq, states, topic, since, until, include_unmatched, discard_reason,
+                rate_per_s, first_event, last_event, state, reason, cursor_event, cursor_webhook, scanned, changed,
+                created_at, updated_at
+            FROM replay_job",
+    },
+    Part {
+        table: Table::Events,
+        cursor: "events",
+        select: "SELECT seq, tenant, accepted_at, id, topic, type, owed, sha256(body) FROM event",
+    },
+    Part { table: Table::EventIds, cursor: "ids", select: "SELECT key, event_seq FROM event_id" },
+    Part {
+        table: Table::Deliveries,
+        cursor: "queue",
+        select: "SELECT event_seq, webhook_seq, updated_at, 4, attempts, round_attempts, status_code, reason, next_at,
+                NULL::bigint, NULL::bigint, NULL::integer, NULL::text, NULL::bytea
+            FROM pending",
+    },
+    Part {
+        table: Table::Deliveries,
+        cursor: "ended",
+        select: "SELECT event_seq, webhook_seq, updated_at, state, attempts, round_attempts, status_code, reason,
+                NULL::bigint, first_started_at, first_duration_us, first_status_code, first_error,
+                CASE WHEN first_started_at IS NOT NULL THEN sha256(coalesce(first_response, '')) END
+            FROM delivery",
+    },
+    Part {
+        table: Table::Attempts,
+        cursor: "attempts",
+        select: "SELECT event_seq, webhook_seq, number, started_at, duration_us, status_code, error, sha256(response)
+            FROM attempt",
+    },
+];
+
+impl ToSql for Value {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        match (self, ty) {
+            (Self::Null, _) => Ok(IsNull::Yes),
+            (Self::Integer(number), &Type::INT8) => number.to_sql(ty, out),
+            (Self::Integer(number), &Type::INT4) => i32::try_from(*number)?.to_sql(ty, out),
+            (Self::Integer(number), &Type::INT2) => i16::try_from(*number)?.to_sql(ty, out),
+            (Self::Integer(number @ (0 | 1)), &Type::BOOL) => (*number == 1).to_sql(ty, out),
+            (Self::Text(text), &Type::TEXT) => text.to_sql(ty, out),
+            (Self::Bytes(bytes), &Type::BYTEA) => bytes.to_sql(ty, out),
+            (Self::Bytes(bytes), &Type::UUID) => Uuid::from_slice(bytes)?.to_sql(ty, out),
+            _ => Err(Unreadable(format!("a value is no {ty}")).into()),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+impl FromSql<'_> for Value {
+    fn from_sql(ty: &Type, raw: &[u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(match *ty {
+            Type::INT8 => Self::Integer(i64::from_sql(ty, raw)?),
+            Type::INT4 => Self::Integer(i32::from_sql(ty, raw)?.into()),
+            Type::INT2 => Self::Integer(i16::from_sql(ty, raw)?.into()),
+            Type::BOOL => Self::Integer(bool::from_sql(ty, raw)?.into()),
+            Type::TEXT => Self::Text(String::from_sql(ty, raw)?),
+            // A UUID is its bytes.
+            _ => Self::Bytes(raw.to_vec()),
+        })
+    }
+
+    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self::Null)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        [Type::INT8, Type::INT4, Type::INT2, Type::BOOL, Type::TEXT, Type::BYTEA, Type::UUID].contains(ty)
+    }
+}

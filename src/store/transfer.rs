@@ -1,0 +1,253 @@
+//! The move of an embedded store into an empty PostgreSQL database.
+//!
+//! The data folder is locked and only read. Each table is copied in order of its keys, in batches; a batch, and how far it
+//! reaches, are one transaction, so that a run that was cut off goes on where it was and no row comes twice. Then both
+//! sides are read from the beginning, and compared by numbers of rows and sums of their hashes. Only when they are the same
+//! the database is marked as whole, and only then nodes start on it.
+//!
+//! Numbers and keys stay what they are, and so do the ids that the API shows, signatures and tokens: what is sealed is
+//! copied as it is, and belongs to the same master key.
+
+mod rows;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+pub use self::rows::Digest;
+pub(super) use self::rows::{Batch, Digests, Row, Table, Value, delivery};
+use super::postgres::PostgresOptions;
+use super::postgres::import::{Found, Target};
+use super::seal::{MasterKey, MasterKeyError};
+use super::sqlite::export::Source;
+use super::{OpenError, StoreError};
+
+/// Batches that are read ahead of the one that is being written.
+const BATCHES_AHEAD: usize = 2;
+
+/// Tells an embedded store from others, and from itself after a server has worked on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) source: [u8; 32],
+    pub(super) state: [u8; 32],
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Copy what is not there yet, and compare.
+    Move,
+    /// Compare, after everything was moved. Writes nothing.
+    Verify,
+}
+
+/// How far a move is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub step: Step,
+    /// The table.
+    pub name: &'static str,
+    /// Keys gone through, of so many; numbers may be missing among them.
+    pub position: u64,
+    pub length: u64,
+    /// Rows until now.
+    pub rows: u64,
+    pub is_done: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Copying,
+    Comparing,
+}
+
+/// What a move did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    pub outcome: Outcome,
+    /// Each table, and what it has on both sides. Empty where nothing was compared.
+    pub tables: Vec<(&'static str, Digest)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Moved {
+        /// It went on where another run was cut off.
+        was_begun: bool,
+    },
+    /// Everything had been moved before. Nothing was done.
+    WasDone,
+    /// Both sides are the same.
+    Verified,
+}
+
+/// Why a store was not moved. The data folder is as it was in any case.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    #[error("{path} has no database")]
+    NoDatabase { path: String },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Key(#[from] MasterKeyError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{path} has schema version {found}, and {known} is needed")]
+    OlderSchema { path: String, found: i64, known: i64 },
+    #[error("{database} is not empty: it has {content}")]
+    NotEmpty { database: String, content: String },
+    #[error("{database} has what was moved from another data folder")]
+    OtherSource { database: String },
+    #[error("the data folder has changed since the move to {database} began: a server has worked on it")]
+    SourceChanged { database: String },
+    #[error("the node {node} runs on {database}")]
+    NodeRunning { database: String, node: String },
+    #[error("another move to {database} is under way")]
+    UnderWay { database: String },
+    #[error("nothing was moved to {database} yet, or not everything")]
+    NotMoved { database: String },
+    #[error("{table} differ: {source_rows} rows in the data folder, {target_rows} in {database}, {}", sums(*.source_rows, *.target_rows))]
+    Different { database: String, table: &'static str, source_rows: u64, target_rows: u64 },
+}
+
+fn sums(source: u64, target: u64) -> &'static str {
+    if source == target { "with other checksums" } else { "where there should be as many" }
+}
+
+/// Moves the store in `folder`, which must not be in use, to a database. `master_key`: in place of the key file in the
+/// folder. Neither side is left locked.
+pub async fn transfer(
+    folder: PathBuf,
+    master_key: Option<MasterKey>,
+    options: &PostgresOptions,
+    task: Task,
+    report: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Moved, TransferError> {
+    let source = blocking(move || Source::open(&folder, master_key)).await??;
+    let source = Arc::new(Mutex::new(source));
+    let asked = Arc::clone(&source);
+    let identity = blocking(move || asked.lock().identity()).await??;
+    let mut target = Target::connect(options, task).await?;
+    let found = target.find(&identity).await?;
+    let was_begun = match (found, task) {
+        (Found::Whole, Task::Move) => return Ok(Moved { outcome: Outcome::WasDone, tables: Vec::new() }),
+        (Found::Whole, Task::Verify) => {
+            target.refuse_nodes().await?;
+            let tables = compare(&source, &mut target, report).await?;
+            return Ok(Moved { outcome: Outcome::Verified, tables });
+        }
+        (_, Task::Verify) => return Err(TransferError::NotMoved { database: target.database().to_owned() }),
+        (Found::Nothing, Task::Move) => {
+            let keys = read_keys(&source).await?;
+            target.begin(&identity, &keys).await?;
+            false
+        }
+        (Found::Part, Task::Move) => true,
+    };
+    for table in Table::ALL.into_iter().filter(|table| *table != Table::Keys) {
+        copy(&source, &mut target, table, report).await?;
+    }
+    let asked = Arc::clone(&source);
+    let numbers = blocking(move || asked.lock().last_numbers()).await??;
+    target.set_numbers(&numbers).await?;
+    let tables = compare(&source, &mut target, report).await?;
+    target.finish().await?;
+    Ok(Moved { outcome: Outcome::Moved { was_begun }, tables })
+}
+
+async fn read_keys(source: &Arc<Mutex<Source>>) -> Result<Vec<Row>, TransferError> {
+    let source = Arc::clone(source);
+    let read = blocking(move || {
+        let mut keys = Vec::new();
+        let mut take = |batch: Batch| {
+            keys.extend(batch.rows);
+            true
+        };
+        source.lock().read(Table::Keys, i64::MIN, &mut take).map(|()| keys)
+    });
+    Ok(read.await??)
+}
+
+/// Copies what is not there yet of a table: one thread reads while another writes.
+async fn copy(
+    source: &Arc<Mutex<Source>>,
+    target: &mut Target,
+    table: Table,
+    report: &mut (dyn FnMut(Progress) + Send),
+) -> Result<(), TransferError> {
+    let asked = Arc::clone(source);
+    let extent = blocking(move || asked.lock().extent(table)).await??;
+    let (first, last) = extent.unwrap_or((0, -1));
+    let length = last.abs_diff(first.saturating_sub(1));
+    let reached = target.reached(table).await?;
+    let mut progress =
+        Progress { step: Step::Copying, name: table.name(), position: 0, length, rows: 0, is_done: false };
+    let (mut after, mut rows) = reached.map_or((i64::MIN, 0), |reached| (reached.through, reached.rows));
+    if !reached.is_some_and(|reached| reached.is_done) {
+        let (hand_over, mut batches) = mpsc::channel(BATCHES_AHEAD);
+        let source = Arc::clone(source);
+        let reading = spawn_blocking(move || {
+            source.lock().read(table, after, &mut |batch| hand_over.blocking_send(batch).is_ok())
+        });
+        while let Some(batch) = batches.recv().await {
+            rows += batch.rows.len() as u64;
+            after = batch.through;
+            target.write(table, &batch, rows).await?;
+            let position = after.abs_diff(first.saturating_sub(1)).min(length);
+            progress = Progress { position, rows, ..progress };
+            report(progress);
+        }
+        reading.await.map_err(|error| stopped(&error))??;
+        target.end(table, after, rows).await?;
+    }
+    report(Progress { position: length, rows, is_done: true, ..progress });
+    Ok(())
+}
+
+/// Reads both sides whole, at the same time.
+async fn compare(
+    source: &Arc<Mutex<Source>>,
+    target: &mut Target,
+    report: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Vec<(&'static str, Digest)>, TransferError> {
+    // Gone when this function returns, however it does; then nobody wants the rest.
+    let wanted = Arc::new(());
+    let (asked, is_wanted) = (Arc::clone(source), Arc::downgrade(&wanted));
+    let reading = spawn_blocking(move || -> Result<Digests, OpenError> {
+        let (source, mut digests) = (asked.lock(), Digests::default());
+        for table in Table::ALL {
+            source.read(table, i64::MIN, &mut |batch| {
+                batch.rows.into_iter().for_each(|row| digests.add(table, &table.condensed(row)));
+                is_wanted.strong_count() > 0
+            })?;
+        }
+        Ok(digests)
+    });
+    let there = target.digests(report).await?;
+    let here = reading.await.map_err(|error| stopped(&error))??;
+    let mut tables = Vec::new();
+    for table in Table::ALL {
+        let (ours, theirs) = (here.get(table), there.get(table));
+        if ours != theirs {
+            return Err(TransferError::Different {
+                database: target.database().to_owned(),
+                table: table.name(),
+                source_rows: ours.rows,
+                target_rows: theirs.rows,
+            });
+        }
+        tables.push((table.name(), ours));
+    }
+    Ok(tables)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, TransferError> {
+    spawn_blocking(work).await.map_err(|error| stopped(&error).into())
+}
+
+fn stopped(error: &tokio::task::JoinError) -> StoreError {
+    StoreError::Unavailable(format!("reading the data folder failed: {error}"))
+}

@@ -1,0 +1,289 @@
+//! Rows on their way from one store to the other, in a form that is neither's, and digests that show that they arrived.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+/// What is in a column. Texts have no U+0000, which PostgreSQL's cannot hold; UUIDs are their bytes, booleans numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Value {
+    Null,
+    Integer(i64),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Value {
+    /// How much memory it takes, roughly.
+    pub(in crate::store) fn bytes(&self) -> usize {
+        match self {
+            Self::Null | Self::Integer(_) => size_of::<Self>(),
+            Self::Text(text) => size_of::<Self>() + text.len(),
+            Self::Bytes(bytes) => size_of::<Self>() + bytes.len(),
+        }
+    }
+
+    /// Large bytes are compared by their hashes, so that the database need not send them.
+    fn hash(&mut self) {
+        if let Self::Bytes(bytes) = self {
+            *bytes = Sha256::digest(&*bytes).to_vec();
+        }
+    }
+}
+
+/// The values of one row, in the order that its [`Table`] says.
+pub(in crate::store) type Row = Vec<Value>;
+
+/// Rows that are written together.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Batch {
+    pub(in crate::store) rows: Vec<Row>,
+    /// The key of the last of them. All rows of that key are here or before.
+    pub(in crate::store) through: i64,
+}
+
+/// What is moved, as both stores know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::store) enum Table {
+    /// Of the installation.
+    Keys,
+    Tenants,
+    Counters,
+    Webhooks,
+    WebhookHealth,
+    Tokens,
+    Audit,
+    IdempotencyKeys,
+    ReplayJobs,
+    Events,
+    EventIds,
+    /// In whatever state, with their first attempts as far as these are a part of them.
+    Deliveries,
+    Attempts,
+}
+
+impl Table {
+    pub(in crate::store) const ALL: [Self; 13] = [
+        Self::Keys,
+        Self::Tenants,
+        Self::Counters,
+        Self::Webhooks,
+        Self::WebhookHealth,
+        Self::Tokens,
+        Self::Audit,
+        Self::IdempotencyKeys,
+        Self::ReplayJobs,
+        Self::Events,
+        Self::EventIds,
+        Self::Deliveries,
+        Self::Attempts,
+    ];
+    /// Those of which at least one changes whenever a server does something; they are short.
+    pub(in crate::store) const TELLING: [Self; 7] = [
+        Self::Keys,
+        Self::Tenants,
+        Self::Counters,
+        Self::Webhooks,
+        Self::WebhookHealth,
+        Self::Tokens,
+        Self::ReplayJobs,
+    ];
+
+    /// Whether there are partitions for ranges of events.
+    pub(in crate::store) fn is_partitioned(self) -> bool {
+        matches!(self, Self::Events | Self::Deliveries | Self::Attempts)
+    }
+
+    pub(in crate::store) fn name(self) -> &'static str {
+        match self {
+            Self::Keys => "keys",
+            Self::Tenants => "tenants",
+            Self::Counters => "counters",
+            Self::Webhooks => "webhooks",
+            Self::WebhookHealth => "webhook health",
+            Self::Tokens => "tokens",
+            Self::Audit => "audit log",
+            Self::IdempotencyKeys => "idempotency keys",
+            Self::ReplayJobs => "replay jobs",
+            Self::Events => "events",
+            Self::EventIds => "event ids",
+            Self::Deliveries => "deliveries",
+            Self::Attempts => "attempts",
+        }
+    }
+
+    /// The column whose bytes may be large.
+    fn large_column(self) -> Option<usize> {
+        match self {
+            Self::Events | Self::Attempts => Some(7),
+            Self::Deliveries => Some(delivery::FIRST_RESPONSE),
+            _ => None,
+        }
+    }
+
+    /// A row with the hash of what may be large in place of it.
+    pub(in crate::store) fn condensed(self, mut row: Row) -> Row {
+        if let Some(large) = self.large_column().and_then(|column| row.get_mut(column)) {
+            large.hash();
+        }
+        row
+    }
+}
+
+/// The columns of a delivery.
+pub(in crate::store) mod delivery {
+    use super::{Row, Value};
+
+    // event, webhook, updated_at, then:
+    pub(in crate::store) const STATE: usize = 3;
+    pub(in crate::store) const ATTEMPTS: usize = 4;
+    pub(in crate::store) const NEXT_AT: usize = 8;
+    // The first attempt, if it is a part of the row.
+    pub(in crate::store) const FIRST_STARTED_AT: usize = 9;
+    const FIRST_DURATION: usize = 10;
+    const FIRST_STATUS_CODE: usize = 11;
+    const FIRST_ERROR: usize = 12;
+    pub(in crate::store) const FIRST_RESPONSE: usize = 13;
+    /// The code of `pending` in both stores.
+    pub(in crate::store) const PENDING: i64 = 4;
+
+    pub(in crate::store) fn is_pending(row: &Row) -> bool {
+        row[STATE] == Value::Integer(PENDING)
+    }
+
+    /// A delivery that was never attempted, and that no row speaks of.
+    pub(in crate::store) fn in_memory(event: i64, webhook: i64, accepted_at: i64) -> Row {
+        let mut row = vec![Value::Null; FIRST_RESPONSE + 1];
+        row[..=ATTEMPTS + 1].clone_from_slice(&[event, webhook, accepted_at, PENDING, 0, 0].map(Value::Integer));
+        row[NEXT_AT] = Value::Integer(accepted_at);
+        row
+    }
+
+    /// The first attempt as a row of [`Table::Attempts`](super::Table::Attempts).
+    pub(in crate::store) fn first_attempt(row: &Row) -> Option<Row> {
+        let columns = [FIRST_STARTED_AT, FIRST_DURATION, FIRST_STATUS_CODE, FIRST_ERROR, FIRST_RESPONSE];
+        let [started_at, duration, status_code, error, response] = columns.map(|column| row[column].clone());
+        if started_at == Value::Null {
+            return None;
+        }
+        let number = Value::Integer(1);
+        Some(vec![row[0].clone(), row[1].clone(), number, started_at, duration, status_code, error, response])
+    }
+}
+
+/// How many rows, and the sum of their hashes: the same in whatever order they come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Digest {
+    pub rows: u64,
+    sum: [u64; 4],
+}
+
+impl Digest {
+    fn add(&mut self, row: &[Value]) {
+        let mut hasher = Sha256::new();
+        // Each value with its kind and its length, so that no two rows are the same bytes.
+        for value in row {
+            let (kind, bytes) = match value {
+                Value::Null => (0_u8, &[][..]),
+                Value::Integer(number) => (1, &number.to_le_bytes()[..]),
+                Value::Text(text) => (2, text.as_bytes()),
+                Value::Bytes(bytes) => (3, &bytes[..]),
+            };
+            hasher.update([kind]);
+            hasher.update((bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        }
+        self.rows += 1;
+        for (sum, part) in self.sum.iter_mut().zip(hasher.finalize().chunks_exact(8)) {
+            *sum = sum.wrapping_add(part.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
+        }
+    }
+}
+
+/// The sum, in hexadecimal digits.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.sum.iter().try_for_each(|part| write!(f, "{part:016x}"))
+    }
+}
+
+/// Digests of everything that one store has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::store) struct Digests(BTreeMap<Table, Digest>);
+
+impl Digests {
+    /// Adds a row that is [condensed](Table::condensed). An attempt counts as one wherever a store keeps it.
+    pub(in crate::store) fn add(&mut self, table: Table, row: &Row) {
+        if table == Table::Deliveries {
+            self.of(table).add(&row[..delivery::FIRST_STARTED_AT]);
+            if let Some(attempt) = delivery::first_attempt(row) {
+                self.of(Table::Attempts).add(&attempt);
+            }
+        } else {
+            self.of(table).add(row);
+        }
+    }
+
+    fn of(&mut self, table: Table) -> &mut Digest {
+        self.0.entry(table).or_default()
+    }
+
+    pub(in crate::store) fn get(&self, table: Table) -> Digest {
+        self.0.get(&table).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(rows: &[&[Value]]) -> Digest {
+        let mut digest = Digest::default();
+        for row in rows {
+            digest.add(row);
+        }
+        digest
+    }
+
+    #[test]
+    fn a_digest_knows_rows_and_not_their_order() {
+        let (a, b) = ([Value::Text("a".to_owned()), Value::Null], [Value::Integer(1), Value::Bytes(vec![0])]);
+        assert_eq!(digest(&[&a, &b]), digest(&[&b, &a]));
+        assert_ne!(digest(&[&a, &a]), digest(&[&b, &b]), "two that are the same do not cancel each other out");
+        assert_eq!(digest(&[&a]).to_string().len(), 64);
+    }
+
+    #[test]
+    fn no_two_rows_look_the_same() {
+        let text = |text: &str| Value::Text(text.to_owned());
+        let rows = [
+            vec![text("ab"), text("")],
+            vec![text("a"), text("b")],
+            vec![text("a"), Value::Bytes(b"b".to_vec())],
+            vec![Value::Null, Value::Integer(0)],
+            vec![Value::Integer(0), Value::Null],
+            vec![Value::Null],
+            vec![text("")],
+        ];
+        for (place, row) in rows.iter().enumerate() {
+            for other in &rows[place + 1..] {
+                assert_ne!(digest(&[row]), digest(&[other]));
+            }
+        }
+    }
+
+    #[test]
+    fn an_attempt_counts_the_same_in_the_row_of_its_delivery_and_in_one_of_its_own() {
+        let mut ended = delivery::in_memory(7, 3, 100);
+        ended[delivery::FIRST_STARTED_AT] = Value::Integer(200);
+        ended[delivery::FIRST_RESPONSE] = Value::Bytes(vec![1; 32]);
+        let (mut inside, mut apart) = (Digests::default(), Digests::default());
+        inside.add(Table::Deliveries, &ended);
+        let attempt = delivery::first_attempt(&ended).unwrap();
+        apart.add(Table::Deliveries, &delivery::in_memory(7, 3, 100));
+        apart.add(Table::Attempts, &attempt);
+        assert_eq!(inside, apart);
+        assert_eq!(inside.get(Table::Attempts).rows, 1);
+    }
+}
