@@ -2,7 +2,8 @@
 //!
 //! A webhook whose attempts fail or take long must not take from the others. So those have shares of their own: when all of
 //! them hang, the others have the rest to themselves. And they begin one after the other: many that time out together
-//! would begin together again, and keep the processors busy for all others at every such beat.
+//! would begin together again, and keep the processors busy for all others at every such beat. Where the processors are
+//! busy, they begin further apart: others have a better use for them.
 
 use std::time::Duration;
 
@@ -18,6 +19,10 @@ const UNPROVEN_SHARE: u32 = 4;
 const SLOW_SHARE: u32 = 4;
 /// The time between the beginnings of two attempts in one of these shares: at most 2,000 a second.
 const SPACING: Duration = Duration::from_micros(500);
+/// The same while the processors are busy: still 125 a second.
+const MAX_SPACING: Duration = Duration::from_millis(8);
+/// A turn that comes this much late shows that they are busy. Timers are late by up to 1 ms anyway.
+const MAX_TURN_DELAY: Duration = Duration::from_millis(2);
 
 /// The attempts that may be under way at once, over all lanes.
 pub(super) struct Slots {
@@ -59,12 +64,33 @@ impl Slots {
 struct Share {
     slots: Semaphore,
     count: u32,
-    next_turn: Mutex<Instant>,
+    turns: Mutex<Turns>,
+}
+
+/// When attempts of a share begin.
+struct Turns {
+    next: Instant,
+    spacing: Duration,
+}
+
+impl Turns {
+    fn take(&mut self, now: Instant) -> Instant {
+        let turn = self.next.max(now);
+        self.next = turn + self.spacing;
+        turn
+    }
+
+    /// A turn came so late. One late turn weighs as much as seven that were in time.
+    fn came(&mut self, late: Duration) {
+        let spacing = if late > MAX_TURN_DELAY { self.spacing * 2 } else { self.spacing * 9 / 10 };
+        self.spacing = spacing.clamp(SPACING, MAX_SPACING);
+    }
 }
 
 impl Share {
     fn new(count: u32) -> Self {
-        Self { slots: Semaphore::new(count as usize), count, next_turn: Mutex::new(Instant::now()) }
+        let turns = Mutex::new(Turns { next: Instant::now(), spacing: SPACING });
+        Self { slots: Semaphore::new(count as usize), count, turns }
     }
 
     async fn take(&self) -> Option<SemaphorePermit<'_>> {
@@ -72,15 +98,11 @@ impl Share {
     }
 
     async fn wait_for_turn(&self) {
-        let (now, turn) = {
-            let mut next = self.next_turn.lock();
-            let now = Instant::now();
-            let turn = (*next).max(now);
-            *next = turn + SPACING;
-            (now, turn)
-        };
+        let now = Instant::now();
+        let turn = self.turns.lock().take(now);
         if turn > now {
             tokio::time::sleep_until(turn).await;
+            self.turns.lock().came(turn.elapsed());
         }
     }
 
@@ -115,6 +137,23 @@ mod tests {
         }
         assert!(began_at.elapsed() >= 99 * SPACING, "{:?}", began_at.elapsed());
         assert_eq!(slots.in_use(), 301);
+    }
+
+    #[test]
+    fn turns_that_come_late_lie_further_apart_until_they_come_in_time() {
+        let began_at = Instant::now();
+        let mut turns = Turns { next: began_at, spacing: SPACING };
+        assert_eq!((turns.take(began_at), turns.take(began_at)), (began_at, began_at + SPACING));
+        for _ in 0..100 {
+            turns.came(MAX_TURN_DELAY + Duration::from_micros(1));
+        }
+        assert_eq!(turns.spacing, MAX_SPACING);
+        let later = began_at + Duration::from_secs(1);
+        assert_eq!((turns.take(later), turns.take(later)), (later, later + MAX_SPACING));
+        for _ in 0..100 {
+            turns.came(MAX_TURN_DELAY);
+        }
+        assert_eq!(turns.spacing, SPACING);
     }
 
     #[tokio::test(start_paused = true)]

@@ -73,6 +73,24 @@ impl Node {
         Ok(created.value["uuid"].as_str().context("the answer has no uuid")?.to_owned())
     }
 
+    /// Waits until `nodes` share the webhooks and this one knows who wants `topic`: the others learn of a webhook some
+    /// milliseconds after its maker.
+    pub(super) async fn wait_for_others(&self, nodes: usize, topic: &str) -> anyhow::Result<()> {
+        let waiting_since = Instant::now();
+        let probe = json!({ "topic": topic, "payload": {} });
+        loop {
+            let shared = self.remote.get(&["nodes"], &[]).await?.value;
+            let with_shards = shared.as_array().into_iter().flatten().filter(|node| node["shards"][0].is_u64());
+            if with_shards.count() == nodes && self.remote.post(&["events"], &probe).await?.value["deliveries"] == 1 {
+                return Ok(());
+            }
+            if waiting_since.elapsed() > START_TIMEOUT {
+                bail!("the servers do not share the webhooks after {} s", START_TIMEOUT.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// CPU time used so far, of all threads, in user and kernel mode.
     pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
         process::cpu(self.child.id())

@@ -57,6 +57,9 @@ impl Subject {
                 .add_webhook(&format!("bench-{webhook}"), &format!("bench.node-{webhook}.>"), &receiver.url(0))
                 .await?;
         }
+        for node in &nodes {
+            node.wait_for_others(nodes.len(), &format!("bench.node-{}.probe", NODES - 1)).await?;
+        }
         Ok(Self { nodes, database: Some(database), folder: folder.to_owned() })
     }
 
