@@ -22,6 +22,11 @@ use crate::store::{OpenError, StoreError};
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes for so long is asked whether it is there.
 const SILENCE: Duration = Duration::from_secs(4);
+/// A transaction in which the node says nothing for so long is rolled back by the server, and the node makes it again. It
+/// may hold locks of shards, which the next owner needs for itself alone, and of event ids: a process that was stopped or
+/// cut off in the middle of it keeps others from them only so long. Nothing here waits for anything else between two
+/// statements, so that a node that runs is far from it.
+const IDLE_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(4);
 /// Slow work has this part of the connections.
 const SLOW_SHARE: u32 = 2;
 /// What every connection sets. A statement that takes longer than its timeout is given up by the server. A commit is on
@@ -38,7 +43,6 @@ const SESSION: &str = "
             CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),
         set_config('statement_timeout', '30s', false),
         set_config('lock_timeout', '10s', false),
-        set_config('idle_in_transaction_session_timeout', '30s', false),
         set_config('default_transaction_isolation', 'read committed', false),
         set_config('plan_cache_mode', 'force_generic_plan', false),
         set_config('enable_seqscan', 'off', false),
@@ -96,6 +100,8 @@ impl Connections {
         let failed = |reason: String| OpenError::Database { database: database.to_owned(), reason };
         let (config, tls) = (server.config.clone(), server.tls.clone());
         let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let idle = IDLE_TRANSACTION_TIMEOUT.as_millis();
+        let session: Arc<str> = format!("{SESSION} SET idle_in_transaction_session_timeout = {idle}").into();
         let pool = Pool::builder(manager)
             .max_size(max as usize)
             // The last one used has its statements prepared, and the server what it needs in its caches.
@@ -104,8 +110,9 @@ impl Connections {
             .wait_timeout(Some(CONNECT_TIMEOUT))
             .create_timeout(Some(CONNECT_TIMEOUT))
             .recycle_timeout(Some(CONNECT_TIMEOUT))
-            .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+            .post_create(Hook::async_fn(move |client, _| {
+                let session = Arc::clone(&session);
+                Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
             }))
             .build()
             .map_err(|error| failed(error.to_string()))?;
