@@ -125,7 +125,7 @@ impl PostgresStore {
         partitions.make(&connections).await.map_err(|error| opening.failed(error.into()))?;
         let connection = connections.get().await.map_err(|error| opening.failed(error.into()))?;
         let window = Window::read(&connection, options.memory_window_events);
-        let window = window.await.map_err(|failure| opening.failed(failure))?;
+        let (window, doubts) = window.await.map_err(|failure| opening.failed(failure))?;
         let pending = counters::pending(&connection).await.map_err(|failure| opening.failed(failure))?;
         drop(connection);
         let (hints, unsent) = Hints::new();
@@ -145,6 +145,7 @@ impl PostgresStore {
             sealer,
         });
         tokio::spawn(hints::send_all(Arc::downgrade(&shared), unsent));
+        tokio::spawn(window::settle_doubts(Arc::downgrade(&shared), doubts));
         Ok(Self { group: Arc::new(Group::start(&shared)), shared, act: None })
     }
 

@@ -17,6 +17,9 @@ use tokio_postgres::{Client, NoTls};
 
 /// The superuser of every such server.
 const USER: &str = "postrider";
+const PROGRAMS: [&str; 3] = ["initdb", "postgres", "pg_basebackup"];
+/// The name of a standby.
+const STANDBY: &str = "standby";
 /// What starting and stopping may take on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Between looks at a server that starts or ends.
@@ -80,13 +83,67 @@ impl Cluster {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let settings = SETTINGS.iter().chain(settings).map(owned).collect();
         let mut cluster = Self { folder, programs, password, settings, port: 0, server: None };
+        cluster.run_on_free_port().await;
+        cluster
+    }
+
+    async fn run_on_free_port(&mut self) {
         for _ in 0..PORTS_TRIED {
-            cluster.port = free_port();
-            if cluster.try_run().await {
-                return cluster;
+            self.port = free_port();
+            if self.try_run().await {
+                return;
             }
         }
-        panic!("the server does not start:\n{}", cluster.log());
+        panic!("the server does not start:\n{}", self.log());
+    }
+
+    /// A copy of `primary` that follows it, as `standby`, and answers what changes nothing.
+    pub(crate) async fn standby_of(primary: &Self) -> Self {
+        let programs = Programs::find();
+        let folder = tempfile::tempdir().expect("a folder");
+        programs.give(folder.path());
+        let copied = programs
+            .command("pg_basebackup", folder.path())
+            .args(["--no-sync", "--checkpoint=fast", "--write-recovery-conf", "--dbname", &primary.url("postgres")])
+            .arg("--pgdata")
+            .arg(folder.path().join("data"))
+            .output()
+            .expect("pg_basebackup runs");
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        let (password, port) = (primary.password.clone(), primary.port);
+        let source = format!("host=127.0.0.1 port={port} user={USER} password={password} application_name={STANDBY}");
+        let mut settings = primary.settings.clone();
+        settings.push(("primary_conninfo".to_owned(), source));
+        let mut standby = Self { folder, programs, password, settings, port: 0, server: None };
+        standby.run_on_free_port().await;
+        standby
+    }
+
+    /// From now on no commit is answered before `standby` has it, too.
+    pub(crate) async fn wait_for_standby(&self) {
+        self.execute("postgres", &format!("ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")).await;
+        self.execute("postgres", "SELECT pg_reload_conf()").await;
+        let client = self.connect("postgres").await;
+        let began = Instant::now();
+        while client
+            .query("SELECT FROM pg_stat_replication WHERE sync_state = 'sync'", &[])
+            .await
+            .expect("rows")
+            .is_empty()
+        {
+            assert!(began.elapsed() < PATIENCE, "the standby does not follow:\n{}", self.log());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Makes a standby the primary, and returns when it is.
+    pub(crate) async fn promote(&self) {
+        self.execute("postgres", "SELECT pg_promote()").await;
+    }
+
+    /// Makes a file or folder belong to the user that the server runs as.
+    pub(crate) fn give(&self, path: &Path) {
+        self.programs.give(path);
     }
 
     /// Where `database` is, with name and password.
@@ -220,7 +277,7 @@ impl Programs {
         versions.sort_by_key(|path| std::cmp::Reverse(version(path)));
         let folder = in_path
             .chain(versions.into_iter().map(|path| path.join("bin")))
-            .find(|folder| folder.join("initdb").is_file() && folder.join("postgres").is_file())
+            .find(|folder| PROGRAMS.iter().all(|program| folder.join(program).is_file()))
             .expect("PostgreSQL is missing: install Debian's package postgresql");
         let user = getuid().is_root().then(|| (id_of_postgres("-u"), id_of_postgres("-g")));
         Self { folder, user }

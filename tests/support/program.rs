@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses its part of it")]
 
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use postrider::delivery::client::{Client, ClientOptions};
 use postrider::delivery::guard::{Destination, EgressPolicy};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// The admin token of every such server.
@@ -32,13 +34,27 @@ pub(crate) struct Caller {
 impl Program {
     /// `options` are those of `serve`; `stderr` gets the log.
     pub(crate) fn start(folder: &Path, options: &[&str], stderr: Stdio) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_postrider"))
-            .args(["--json", "serve", "--listen", "127.0.0.1:0", "--allow-private", "127.0.0.0/8"])
+        let command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        Self::start_as(command, "127.0.0.1:0", folder, options, stderr)
+    }
+
+    /// In a network namespace, at an address of it.
+    pub(crate) fn start_in(namespace: &str, ip: Ipv4Addr, folder: &Path, options: &[&str], stderr: Stdio) -> Self {
+        // It becomes the program itself, so that the process is ours to signal.
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_postrider")]);
+        Self::start_as(command, &format!("{ip}:0"), folder, options, stderr)
+    }
+
+    fn start_as(mut command: Command, listen: &str, folder: &Path, options: &[&str], stderr: Stdio) -> Self {
+        let mut child = command
+            .args(["--json", "serve", "--listen", listen, "--allow-private", "127.0.0.0/8"])
             .args(options)
             .arg("--data")
             .arg(folder.join("data"))
             .current_dir(folder)
             .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("POSTRIDER_ADMIN_TOKEN", TOKEN)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -52,6 +68,10 @@ impl Program {
         let client = Client::new(ClientOptions { policy, ..ClientOptions::default() }).expect("a client");
         let url = started["url"].as_str().expect("an address").to_owned();
         Self { child, caller: Caller { client, url } }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the server is our child");
     }
 
     pub(crate) fn kill(mut self) {

@@ -27,8 +27,6 @@ const MAX_COMMIT_BYTES: usize = 8 << 20;
 const ROW_BYTES: usize = 128;
 /// How often a transaction is tried that others are in the way of.
 const MAX_TRIES: u32 = 5;
-/// How long a task rests before it tries again to put right what an error has left.
-const REST: Duration = Duration::from_secs(1);
 /// A publisher is told within this time that the database is not there.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_millis(4_500);
 
@@ -109,17 +107,7 @@ type Waiting = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Call>>>;
 async fn run(shared: Arc<Shared>, waiting: Waiting) {
     let mut is_failing = false;
     loop {
-        let calls = if shared.window.is_in_doubt() {
-            let Ok(calls) = tokio::time::timeout(REST, next(&waiting)).await else {
-                // It is tried again after another rest.
-                let _ = shared.settle_doubt().await;
-                continue;
-            };
-            calls
-        } else {
-            next(&waiting).await
-        };
-        let Some(calls) = calls else { return };
+        let Some(calls) = next(&waiting).await else { return };
         let (events, callers) = unzip(calls);
         let stored = store(&shared, &events).await;
         match &stored {

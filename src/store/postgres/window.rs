@@ -4,12 +4,14 @@
 //! due. The mark goes when so many events were accepted after it, so that what a restart reads back is bounded; and when
 //! it may be wrong, because nobody knows whether a transaction was committed.
 
+use std::sync::Weak;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::pool::Connection;
 use super::transaction::Failure;
@@ -25,6 +27,8 @@ const MAX_STEP_EVENTS: i64 = 4_096;
 const MAX_STEPS: u32 = 16;
 /// How long after an error a transaction may still be committed: longer than a statement may take.
 const DOUBT: Duration = Duration::from_secs(35);
+/// Between two times that marks are taken away meanwhile.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Window {
     /// Its length, in event numbers.
@@ -34,6 +38,8 @@ pub(super) struct Window {
     /// The newest event that this node knows of.
     newest: AtomicI64,
     doubt: Mutex<Option<Doubt>>,
+    /// The way to the task that settles doubts.
+    doubts: mpsc::Sender<()>,
 }
 
 /// Nobody knows what became of a transaction.
@@ -45,8 +51,8 @@ struct Doubt {
 }
 
 impl Window {
-    /// `length` is in event numbers.
-    pub(super) async fn read(connection: &Connection, length: u32) -> Result<Self, Failure> {
+    /// `length` is in event numbers. What is returned beside it is for [`settle_doubts`].
+    pub(super) async fn read(connection: &Connection, length: u32) -> Result<(Self, mpsc::Receiver<()>), Failure> {
         let row = connection
             .query_one(
                 "SELECT last_value, (SELECT event_seq FROM pending ORDER BY event_seq, webhook_seq LIMIT 1)
@@ -55,12 +61,15 @@ impl Window {
             )
             .await?;
         let (newest, oldest): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(Self {
+        let (doubts, told) = mpsc::channel(1);
+        let window = Self {
             length: i64::from(length),
             parked_through: AtomicI64::new(oldest.map_or(newest, |oldest| oldest.min(newest)) - 1),
             newest: AtomicI64::new(newest),
             doubt: Mutex::new(None),
-        })
+            doubts,
+        };
+        Ok((window, told))
     }
 
     /// An event was stored.
@@ -77,9 +86,11 @@ impl Window {
         let mut doubt = self.doubt.lock();
         let after = doubt.map_or_else(|| self.parked_through.load(Ordering::Relaxed), |doubt| doubt.after);
         *doubt = Some(Doubt { after, until: Instant::now() + DOUBT });
+        // One that is not taken yet is as good.
+        let _ = self.doubts.try_send(());
     }
 
-    pub(super) fn is_in_doubt(&self) -> bool {
+    fn is_in_doubt(&self) -> bool {
         self.doubt.lock().is_some()
     }
 
@@ -116,6 +127,23 @@ async fn park(connection: &Connection, after: i64, through: i64) -> Result<(), F
         .map(drop)
 }
 
+/// Settles doubts until the store has gone. This is a task of its own: those that accept may never come to rest.
+pub(super) async fn settle_doubts(shared: Weak<Shared>, mut doubts: mpsc::Receiver<()>) {
+    while doubts.recv().await.is_some() {
+        loop {
+            let Some(shared) = shared.upgrade() else { return };
+            if !shared.window.is_in_doubt() {
+                break;
+            }
+            if let Err(error) = shared.settle_doubt().await {
+                debug!(%error, "what may have been accepted cannot be looked for yet");
+            }
+            drop(shared);
+            tokio::time::sleep(SETTLE_EVERY).await;
+        }
+    }
+}
+
 impl Shared {
     /// What is to be done now and then after events were stored: partitions, and the window. What fails is done later.
     pub(super) async fn keep_up(&self) {
@@ -138,7 +166,7 @@ impl Shared {
 
     /// Lanes do not hold what they were not given, and after an error nobody knows what was committed. So all marks go,
     /// and the lanes find what is owed in the queue; what they hold they pass over. Pending deliveries are counted anew.
-    pub(super) async fn settle_doubt(&self) -> Result<(), StoreError> {
+    async fn settle_doubt(&self) -> Result<(), StoreError> {
         let Some(doubt) = *self.window.doubt.lock() else { return Ok(()) };
         let is_over = Instant::now() >= doubt.until;
         let connection = self.connections.get().await?;
