@@ -17,6 +17,7 @@ mod program;
 #[path = "support/receiver.rs"]
 mod receiver;
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -166,6 +167,35 @@ async fn a_database_that_cannot_be_used_is_named_with_what_to_do_and_without_the
     }
     let allowed = ["--allow-unsafe-store", "--store", &unsafe_cluster.url("postgres")];
     Program::start(folder.path(), &allowed, Stdio::inherit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_database_is_reached_over_tls_and_its_certificate_is_checked() {
+    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    cluster.use_tls(&certified.cert.pem(), &certified.signing_key.serialize_pem()).await;
+    let store = format!("{}?sslmode=require", cluster.url(DATABASE));
+    let said = refused(folder.path(), &store, &[]);
+    assert!(said.contains("certificate") && !said.contains(cluster.password()), "{said}");
+
+    let authorities = folder.path().join("authorities.pem");
+    std::fs::write(&authorities, certified.cert.pem()).unwrap();
+    let mut server = command(folder.path())
+        .args(["--json", "serve", "--listen", "127.0.0.1:0", "--store", &store])
+        .env("SSL_CERT_FILE", &authorities)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("\"url\""), "{line}");
+    let client = cluster.connect("postgres").await;
+    let ways =
+        "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'postrider'";
+    let ways: Vec<bool> = client.query(ways, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(ways, [true], "every connection is encrypted");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -180,6 +180,19 @@ impl Cluster {
     pub(crate) async fn execute(&self, database: &str, statements: &str) {
         let client = self.connect(database).await;
         client.batch_execute(statements).await.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
+    }
+
+    /// From now on it answers over TLS to who wants that, with this certificate and key in PEM.
+    pub(crate) async fn use_tls(&self, certificate: &str, key: &str) {
+        for (setting, text) in [("ssl_cert_file", certificate), ("ssl_key_file", key)] {
+            let path = self.folder.path().join(setting);
+            fs::write(&path, text).expect("the file can be written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it can be made private");
+            self.give(&path);
+            self.execute("postgres", &format!("ALTER SYSTEM SET {setting} = '{}'", path.display())).await;
+        }
+        self.execute("postgres", "ALTER SYSTEM SET ssl = on").await;
+        self.execute("postgres", "SELECT pg_reload_conf()").await;
     }
 
     /// Makes a database: an empty one, or as `template` is, to which nobody may be connected.
