@@ -464,7 +464,8 @@ async fn the_audit_log_says_who_did_what_and_keeps_no_secret() {
     server.stop().await;
 }
 
-/// A copy of the folder that a server of the first release left, as `tests/fixtures/README.md` says.
+/// A copy of the folder that a server of the first release left, as `tests/fixtures/README.md` says. The retry that it owes is
+/// due in a day from now, as it was then.
 fn folder_of_the_first_release() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in ["postrider.db", "master.key"] {
@@ -473,6 +474,9 @@ fn folder_of_the_first_release() -> TempDir {
     }
     let private = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(folder.path().join("master.key"), private).unwrap();
+    let database = rusqlite::Connection::open(folder.path().join("postrider.db")).unwrap();
+    let due_tomorrow = "UPDATE delivery SET next_at = (unixepoch() + 86400) * 1000000 WHERE next_at IS NOT NULL";
+    assert_eq!(database.execute(due_tomorrow, ()).unwrap(), 1);
     folder
 }
 
