@@ -97,9 +97,10 @@ async fn what_was_accepted_is_delivered_before_and_after_a_restart() {
 async fn oldest_node(caller: &Caller, state: &str) -> String {
     let found = async {
         loop {
-            let node = caller.get("/api/v1/nodes").await.1[0].take();
-            if node["state"] == state {
-                return node["uuid"].as_str().unwrap().to_owned();
+            let (_, nodes) = caller.get("/api/v1/nodes").await;
+            // There is none before the first renewal.
+            if nodes[0]["state"] == state {
+                return nodes[0]["uuid"].as_str().unwrap().to_owned();
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
