@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::error::SqlState;
 
-use self::columns::{Part, ROWS_PER_FETCH, Written};
+use self::columns::{ROWS_PER_FETCH, Written};
 use super::open::{self, PostgresOptions, shown};
 use super::partitions;
 use super::pool::{Connection, Connections};
@@ -265,20 +265,13 @@ impl Target {
     ) -> Result<Digests, StoreError> {
         let mut digests = Digests::default();
         self.connection.begin_with(SNAPSHOT).await.map_err(Failure::from)?;
-        let mut progress: Option<(Table, Progress)> = None;
-        for part in &columns::PARTS {
-            let same = progress.take_if(|(table, _)| *table == part.table);
-            if let Some((table, done)) = progress.take() {
-                report(Progress { rows: digests.get(table).rows, position: done.length, is_done: true, ..done });
+        for table in Table::ALL {
+            let mut progress = self.unread(table).await?;
+            for select in columns::selects(table) {
+                progress = self.read(table, &select, progress, &mut digests, report).await?;
             }
-            let so_far = match same {
-                Some((_, so_far)) => so_far,
-                None => self.unread(part.table).await?,
-            };
-            progress = Some((part.table, self.read(part, so_far, &mut digests, report).await?));
-        }
-        if let Some((table, done)) = progress {
-            report(Progress { rows: digests.get(table).rows, position: done.length, is_done: true, ..done });
+            let rows = digests.get(table).rows;
+            report(Progress { rows, position: progress.length, is_done: true, ..progress });
         }
         self.connection.commit().await.map_err(Failure::from)?;
         Ok(digests)
@@ -292,20 +285,19 @@ impl Target {
     /// Returns how far the table is then.
     async fn read(
         &self,
-        part: &Part,
+        table: Table,
+        select: &str,
         mut progress: Progress,
         digests: &mut Digests,
         report: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Progress, Failure> {
-        let declare = format!("DECLARE {} NO SCROLL CURSOR FOR {}", part.cursor, part.select);
-        self.connection.batch(&declare).await?;
-        let fetch = format!("FETCH {ROWS_PER_FETCH} FROM {}", part.cursor);
-        let fetch = self.connection.prepare(&fetch).await?;
+        self.connection.batch(&format!("DECLARE reading NO SCROLL CURSOR FOR {select}")).await?;
+        let fetch = self.connection.prepare(&format!("FETCH {ROWS_PER_FETCH} FROM reading")).await?;
         loop {
             let rows = self.connection.query_prepared(&fetch).await?;
             for row in &rows {
                 let row = (0..row.len()).map(|at| row.try_get(at)).collect::<Result<Row, _>>()?;
-                digests.add(part.table, &row);
+                digests.add(table, &row);
             }
             progress.rows += rows.len() as u64;
             progress.position = progress.rows.min(progress.length);
@@ -314,7 +306,7 @@ impl Target {
             }
             report(progress);
         }
-        self.connection.batch(&format!("CLOSE {}", part.cursor)).await?;
+        self.connection.batch("CLOSE reading").await?;
         Ok(progress)
     }
 

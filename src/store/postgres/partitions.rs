@@ -46,10 +46,8 @@ impl Partitions {
     }
 }
 
-/// Within a transaction. A partition is made as a table of its own and then attached, which does not wait for readers
-/// and writers of the others. Returns the first number without a partition.
+/// Within a transaction. Returns the first number without a partition.
 async fn make_missing(connection: &Connection) -> Result<i64, Failure> {
-    connection.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITIONS_LOCK]).await?;
     let newest: i64 = connection.query_one("SELECT last_value FROM event_number", &[]).await?.try_get(0)?;
     let present = newest / EVENTS_PER_PARTITION;
     for number in present..=present + PARTITIONS_AHEAD {
@@ -58,7 +56,8 @@ async fn make_missing(connection: &Connection) -> Result<i64, Failure> {
     Ok((present + PARTITIONS_AHEAD + 1) * EVENTS_PER_PARTITION)
 }
 
-/// Within a transaction: makes a partition unless it is there.
+/// Within a transaction: makes a partition unless it is there, as a table of its own that is then attached, which does not
+/// wait for readers and writers of the others.
 pub(super) async fn make_one(connection: &Connection, number: i64) -> Result<(), Failure> {
     connection.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITIONS_LOCK]).await?;
     let name = format!("event_p{number}");

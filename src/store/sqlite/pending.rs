@@ -17,15 +17,19 @@ use crate::webhook::WebhookSeq;
 
 /// An event from the columns `seq, id, topic, type, accepted_at, owed, body`, at `first` and after.
 pub(super) fn stored_event(row: &Row<'_>, first: usize) -> Result<StoredEvent, Failure> {
-    let topic = row.get_ref(first + 2)?.as_str().map_err(corrupt)?;
-    let topic = Topic::parse(topic).map_err(corrupt)?;
-    let body = row.get_ref(first + 6)?.as_blob().map_err(corrupt)?.to_vec();
     Ok(StoredEvent {
         seq: row.get(first)?,
-        event: Event::from_stored(row.get(first + 1)?, topic, row.get(first + 3)?, body.into()),
+        event: event(row, [first + 1, first + 2, first + 3, first + 6])?,
         accepted_at: row.get(first + 4)?,
         owed: owed::decode(row.get_ref(first + 5)?.as_blob().map_err(corrupt)?),
     })
+}
+
+/// An event from the places of its `id, topic, type, body`.
+fn event(row: &Row<'_>, [id, topic, kind, body]: [usize; 4]) -> Result<Event, Failure> {
+    let topic = Topic::parse(row.get_ref(topic)?.as_str().map_err(corrupt)?).map_err(corrupt)?;
+    let body = row.get_ref(body)?.as_blob().map_err(corrupt)?.to_vec();
+    Ok(Event::from_stored(row.get(id)?, topic, row.get(kind)?, body.into()))
 }
 
 /// What was read cannot have been written.
@@ -46,9 +50,7 @@ fn live_event(connection: &Connection, seq: EventSeq) -> Result<LiveEvent, Failu
     let mut statement = connection.prepare_cached("SELECT id, topic, type, body FROM event WHERE seq = ?1")?;
     let mut rows = statement.query([seq])?;
     let row = rows.next()?.ok_or_else(|| corrupt("an event vanished"))?;
-    let topic = Topic::parse(row.get_ref(1)?.as_str().map_err(corrupt)?).map_err(corrupt)?;
-    let body = row.get_ref(3)?.as_blob().map_err(corrupt)?.to_vec();
-    Ok(LiveEvent { seq, event: Event::from_stored(row.get(0)?, topic, row.get(2)?, body.into()) })
+    Ok(LiveEvent { seq, event: event(row, [0, 1, 2, 3])? })
 }
 
 /// Counts, for every event from the low-water mark on, the deliveries that no row speaks of. Both tables

@@ -38,8 +38,16 @@ impl Written {
     }
 
     pub(super) fn statement(&self) -> String {
-        let columns: Vec<&str> = self.columns.iter().map(|(name, _)| *name).collect();
-        format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.table, columns.join(", "))
+        format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.table, self.names())
+    }
+
+    fn select(&self) -> String {
+        format!("SELECT {} FROM {}", self.names(), self.table)
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<&str> = self.columns.iter().map(|(name, _)| *name).collect();
+        names.join(", ")
     }
 
     pub(super) fn types(&self) -> Vec<Type> {
@@ -274,100 +282,30 @@ static ATTEMPTS: Written = written(
     ],
 );
 
-/// Rows of a table that are read to be compared.
-pub(super) struct Part {
-    pub(super) table: Table,
-    pub(super) cursor: &'static str,
-    /// The columns as in a row of the table.
-    pub(super) select: &'static str,
+/// What reads a table to compare it, with the columns as in its rows and hashes in place of what may be large. Deliveries
+/// are in two places.
+pub(super) fn selects(table: Table) -> Vec<String> {
+    let selects: &[&str] = match table {
+        Table::Keys => {
+            &["SELECT key, value FROM meta WHERE key IN ('id_hash_key', 'delivery_id_key', 'master_key_check')"]
+        }
+        Table::Events => &["SELECT seq, tenant, accepted_at, id, topic, type, owed, sha256(body) FROM event"],
+        Table::Deliveries => &[
+            "SELECT event_seq, webhook_seq, updated_at, 4, attempts, round_attempts, status_code, reason, next_at,
+                 NULL::bigint, NULL::bigint, NULL::integer, NULL::text, NULL::bytea
+             FROM pending",
+            "SELECT event_seq, webhook_seq, updated_at, state, attempts, round_attempts, status_code, reason,
+                 NULL::bigint, first_started_at, first_duration_us, first_status_code, first_error,
+                 CASE WHEN first_started_at IS NOT NULL THEN sha256(coalesce(first_response, '')) END
+             FROM delivery",
+        ],
+        Table::Attempts => &["SELECT event_seq, webhook_seq, number, started_at, duration_us, status_code, error,
+                 sha256(response)
+             FROM attempt"],
+        _ => return vec![Written::of(table).select()],
+    };
+    selects.iter().map(|select| (*select).to_owned()).collect()
 }
-
-pub(super) static PARTS: [Part; 14] = [
-    Part {
-        table: Table::Keys,
-        cursor: "keys",
-        select: "SELECT key, value FROM meta WHERE key IN ('id_hash_key', 'delivery_id_key', 'master_key_check')",
-    },
-    Part {
-        table: Table::Tenants,
-        cursor: "tenants",
-        select:
-            "SELECT seq, uuid, name, description, max_webhooks, max_events_per_s, max_pending, created_at, deleted_at
-            FROM tenant",
-    },
-    Part {
-        table: Table::Counters,
-        cursor: "counts",
-        select: "SELECT tenant, events, owed, delivered, dead, skipped, discarded, attempts, slot FROM counters",
-    },
-    Part {
-        table: Table::Webhooks,
-        cursor: "webhooks",
-        select: "SELECT seq, uuid, tenant, version, name, description, url, decnet_secret, standard_key, signatures,
-                timeout_us, topic_patterns, enabled, max_in_flight, retry_schedule, created_at, updated_at, deleted_at,
-                policy, off_reason, off_at, shard
-            FROM webhook",
-    },
-    Part {
-        table: Table::WebhookHealth,
-        cursor: "health",
-        select: "SELECT seq, consecutive_failures, last_success_at, last_failure_at, last_error, auto_disabled_at,
-                probe_at, cool_down_us
-            FROM webhook_health",
-    },
-    Part {
-        table: Table::Tokens,
-        cursor: "tokens",
-        select: "SELECT seq, uuid, tenant, name, scopes, hash, created_at, expires_at, revoked_at, last_used_at
-            FROM token",
-    },
-    Part {
-        table: Table::Audit,
-        cursor: "lines",
-        select: "SELECT seq, uuid, at, tenant, actor_token, actor_name, action, target, target_name, fields, address
-            FROM audit",
-    },
-    Part {
-        table: Table::IdempotencyKeys,
-        cursor: "idempotency_keys",
-        select: "SELECT tenant, key, body_hash, expires_at, receipts FROM idempotency",
-    },
-    Part {
-        table: Table::ReplayJobs,
-        cursor: "jobs",
-        select: "SELECT seq, uuid, tenant, webhook_seq, states, topic, since, until, include_unmatched, discard_reason,
-                rate_per_s, first_event, last_event, state, reason, cursor_event, cursor_webhook, scanned, changed,
-                created_at, updated_at
-            FROM replay_job",
-    },
-    Part {
-        table: Table::Events,
-        cursor: "events",
-        select: "SELECT seq, tenant, accepted_at, id, topic, type, owed, sha256(body) FROM event",
-    },
-    Part { table: Table::EventIds, cursor: "ids", select: "SELECT key, event_seq FROM event_id" },
-    Part {
-        table: Table::Deliveries,
-        cursor: "queue",
-        select: "SELECT event_seq, webhook_seq, updated_at, 4, attempts, round_attempts, status_code, reason, next_at,
-                NULL::bigint, NULL::bigint, NULL::integer, NULL::text, NULL::bytea
-            FROM pending",
-    },
-    Part {
-        table: Table::Deliveries,
-        cursor: "ended",
-        select: "SELECT event_seq, webhook_seq, updated_at, state, attempts, round_attempts, status_code, reason,
-                NULL::bigint, first_started_at, first_duration_us, first_status_code, first_error,
-                CASE WHEN first_started_at IS NOT NULL THEN sha256(coalesce(first_response, '')) END
-            FROM delivery",
-    },
-    Part {
-        table: Table::Attempts,
-        cursor: "attempts",
-        select: "SELECT event_seq, webhook_seq, number, started_at, duration_us, status_code, error, sha256(response)
-            FROM attempt",
-    },
-];
 
 impl ToSql for Value {
     fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
