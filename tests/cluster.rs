@@ -12,6 +12,8 @@
     reason = "a test that cannot go on fails, and one says what it measured"
 )]
 
+#[path = "support/ordered.rs"]
+mod ordered;
 #[path = "support/postgres.rs"]
 mod postgres_server;
 #[path = "support/program.rs"]
@@ -29,6 +31,8 @@ mod cut_off;
 mod database;
 #[path = "cluster/disk.rs"]
 mod disk;
+#[path = "cluster/in_order.rs"]
+mod in_order;
 #[path = "cluster/killed.rs"]
 mod killed;
 #[path = "cluster/namespace.rs"]

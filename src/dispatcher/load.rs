@@ -19,11 +19,13 @@ const LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Reads a portion of what is due for a lane, and queues it.
 pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, portion: Portion, now: UnixMicros) {
     let Ok(_permit) = shared.loads.acquire().await else { return };
-    let loaded = read_due(&shared, &lane, portion, now).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "cannot read deliveries that are due; trying again");
-        Loaded { next_due: Some(now), is_rest_due: true, rest_until: Some(again_at(&shared)), ..Loaded::default() }
-    });
-    let todo = lane.finish_load(loaded, shared.clock.now());
+    let todo = match read_due(&shared, &lane, portion, now).await {
+        Ok(loaded) => lane.finish_load(loaded, shared.clock.now()),
+        Err(error) => {
+            tracing::error!(%error, "cannot read deliveries that are due; trying again");
+            lane.fail_load(again_at(&shared), shared.clock.now())
+        }
+    };
     shared.carry_out(&lane, todo);
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::Method;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::namespace::Namespace;
@@ -64,12 +64,26 @@ impl Directory {
 }
 
 impl Nodes {
-    /// `receiver` is the URL of all webhooks, without a path.
+    /// `receiver` is the URL of all webhooks, without a path: `w0`, `w1` and so on, each of which wants its own topic.
     pub async fn start(store: &str, count: usize, receiver: &str) -> Self {
+        let webhook = |n| {
+            json!({
+                "name": format!("w{n}"), "url": format!("{receiver}/w{n}"), "topic_patterns": [format!("load.w{n}")],
+                "max_in_flight": MAX_IN_FLIGHT, "retry_schedule": vec![0.1; 40],
+            })
+        };
+        Self::start_with(store, count, &(0..WEBHOOKS).map(webhook).collect::<Vec<_>>()).await
+    }
+
+    /// With webhooks of these settings.
+    pub async fn start_with(store: &str, count: usize, webhooks: &[Value]) -> Self {
         let mut nodes = Self { members: Vec::new(), directory: Directory::default() };
         nodes.add(store, None);
         // Before there are other nodes, which would know of them a moment later only.
-        nodes.make_webhooks(receiver).await;
+        for webhook in webhooks {
+            let (status, problem) = nodes.caller(0).call(Method::POST, "/api/v1/webhooks", webhook).await;
+            assert_eq!(status, 201, "{problem}");
+        }
         for _ in 1..count {
             nodes.add(store, None);
         }
@@ -154,18 +168,6 @@ impl Nodes {
         })
         .await;
         status.expect("it has ended")
-    }
-
-    /// Makes the webhooks `w0`, `w1` and so on, each of which wants its own topic.
-    async fn make_webhooks(&self, url: &str) {
-        for n in 0..WEBHOOKS {
-            let webhook = json!({
-                "name": format!("w{n}"), "url": format!("{url}/w{n}"), "topic_patterns": [format!("load.w{n}")],
-                "max_in_flight": MAX_IN_FLIGHT, "retry_schedule": vec![0.1; 40],
-            });
-            let (status, problem) = self.caller(0).call(Method::POST, "/api/v1/webhooks", &webhook).await;
-            assert_eq!(status, 201, "{problem}");
-        }
     }
 
     /// Waits until every node that runs owns its share of the shards, as the database sees it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Lane;
 use super::queue::Queued;
-use super::state::{Mode, Todo, earlier};
+use super::state::{Load, Mode, State, Todo, earlier};
 use crate::clock::UnixMicros;
 use crate::store::{EventSeq, Portion};
 
@@ -21,7 +21,7 @@ pub(in crate::dispatcher) struct Loaded {
     pub(in crate::dispatcher) is_rest_due: bool,
     /// In an ordered lane: what comes next and is not due yet.
     pub(in crate::dispatcher) awaited: Option<(EventSeq, UnixMicros)>,
-    /// The store failed or memory was full: not again before this.
+    /// Memory was full: not again before this.
     pub(in crate::dispatcher) rest_until: Option<UnixMicros>,
 }
 
@@ -90,14 +90,30 @@ impl Lane {
             if state.is_ordered() { state.queue.insert_in_order(queued) } else { state.queue.push(queued) }
         }
         state.has_overflow = loaded.is_rest_due;
+        let added = state.queue.len() - before;
+        let added = if state.is_ordered() { state.queue.len() } else { added };
+        self.go_on(&mut state, added, now)
+    }
+
+    /// The store could not be read. What is known stays known, above all what an ordered lane waits for; the store is asked
+    /// again at `again_at`.
+    pub(in crate::dispatcher) fn fail_load(&self, again_at: UnixMicros, now: UnixMicros) -> Todo {
+        let mut state = self.state.lock();
+        // What became of deliveries meanwhile was noted when it was committed.
+        state.load = Load { is_wanted: true, rest_until: Some(again_at), ..Load::default() };
+        state.stored_due = earlier(state.stored_due, Some(now));
+        state.has_overflow = true;
+        self.go_on(&mut state, 0, now)
+    }
+
+    /// After a load that queued `added` deliveries.
+    fn go_on(&self, state: &mut State, added: usize, now: UnixMicros) -> Todo {
         state.cancel_idle_probe();
         if !state.can_run() {
             let due = state.load_due(now);
             let todo = state.resume_or_evict(&self.wake, now);
             return Todo { wake_at: todo.wake_at.zip(due).map(|(probe, due)| probe.max(due)), ..todo };
         }
-        let added = state.queue.len() - before;
-        let added = if state.is_ordered() { state.queue.len() } else { added };
         let load = state.wants_load(self.max_queued, &self.memory, now);
         Todo { load, wake_at: state.load_due(now).filter(|_| !load), ..state.employ(added, &self.wake) }
     }

@@ -21,6 +21,7 @@ const CIRCUIT: CircuitSettings =
     CircuitSettings { threshold: 4, cool_down: Duration::from_secs(5), max_cool_down: Duration::from_secs(20) };
 const MAX_QUEUED: usize = 4;
 const STEPS: usize = 120;
+const LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 fn limits() -> DispatcherSettings {
     DispatcherSettings {
@@ -44,15 +45,23 @@ enum Step {
         ends: Ending,
     },
     /// What was attempted is committed.
+    Commit,
+    /// And the lane learns of it.
     Settle,
     /// A load begins; it reads the store at this moment.
     Read,
     /// And brings what it read.
     Bring,
+    /// Or the store could not be read.
+    Fail,
     /// An operator ends the first delivery of all, or makes it due at once.
     Discard,
     Retry,
     Restart,
+    /// Another node takes the lane over, and this one has it again: what is under way here comes to nothing.
+    Move,
+    /// What the store answers for a lane that is gone.
+    AnswerLate,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,12 +81,16 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Accept),
         4 => (0..20_u64).prop_map(|seconds| Step::Wait { seconds }),
         8 => ending.prop_map(|ends| Step::Attempt { ends }),
+        4 => Just(Step::Commit),
         6 => Just(Step::Settle),
         4 => Just(Step::Read),
         4 => Just(Step::Bring),
+        2 => Just(Step::Fail),
         1 => Just(Step::Discard),
         1 => Just(Step::Retry),
         1 => Just(Step::Restart),
+        1 => Just(Step::Move),
+        1 => Just(Step::AnswerLate),
     ]
 }
 
@@ -92,10 +105,12 @@ struct World {
     pending: BTreeMap<EventSeq, UnixMicros>,
     /// Attempted, not yet committed.
     ended: Vec<(Vec<EventSeq>, Ending)>,
+    /// Committed, and the lane does not know: when each is to be tried again.
+    committed: Vec<(EventSeq, Option<UnixMicros>)>,
     read: Option<Loaded>,
     alarm: Option<UnixMicros>,
-    /// In the order of attempts.
-    attempted: Vec<EventSeq>,
+    /// The lane that another node took over, and what the store has yet to answer it.
+    former: Option<(Lane, Option<Loaded>, Vec<(EventSeq, Option<UnixMicros>)>)>,
 }
 
 impl World {
@@ -130,9 +145,10 @@ impl World {
             next_event: 1,
             pending: BTreeMap::new(),
             ended: Vec::new(),
+            committed: Vec::new(),
             read: None,
             alarm: None,
-            attempted: Vec::new(),
+            former: None,
         }
     }
 
@@ -179,7 +195,8 @@ impl World {
         let taken: Vec<_> = std::iter::once(&job.queued).chain(&job.more).map(Queued::seq).collect();
         let first: Vec<_> = self.pending.keys().take(taken.len()).copied().collect();
         assert_eq!(taken, first, "of {:?}", self.pending);
-        assert!(self.ended.is_empty(), "{:?} are under way", self.ended);
+        let under_way = (&self.ended, &self.committed);
+        assert!(self.ended.is_empty() && self.committed.is_empty(), "{under_way:?} are under way");
         self.carry_out(&job.todo);
         let (error, end) = match ends {
             Ending::Success => (None, End::Status(200)),
@@ -197,11 +214,10 @@ impl World {
         };
         let booked = self.lane.book(&job.settings, &outcome, error, self.now);
         self.carry_out(&booked.todo);
-        self.attempted.extend(&taken);
         self.ended.push((taken, ends));
     }
 
-    fn settle(&mut self) {
+    fn commit(&mut self) {
         for (events, ends) in std::mem::take(&mut self.ended) {
             for event in events {
                 let retry_at = match ends {
@@ -212,10 +228,44 @@ impl World {
                     Some(at) => self.pending.insert(event, at),
                     None => self.pending.remove(&event),
                 };
-                let todo = self.lane.settled(event, true, retry_at);
-                self.carry_out(&todo);
+                self.committed.push((event, retry_at));
             }
         }
+    }
+
+    fn settle(&mut self) {
+        self.commit();
+        for (event, retry_at) in std::mem::take(&mut self.committed) {
+            let todo = self.lane.settled(event, true, retry_at);
+            self.carry_out(&todo);
+        }
+    }
+
+    /// A lane as its owner makes it, which knows when the first of what is pending is due.
+    fn begin_anew(&mut self) -> Lane {
+        self.record.health = self.lane.take_health(self.now).unwrap_or_else(|| self.record.health.clone());
+        let lane = Lane::new(&self.record, &limits(), self.memory.clone(), None);
+        let former = std::mem::replace(&mut self.lane, lane);
+        (self.ended, self.alarm) = (Vec::new(), None);
+        if let Some(at) = self.pending.values().min().copied() {
+            let todo = self.lane.note_stored(at);
+            self.carry_out(&todo);
+        }
+        former
+    }
+
+    /// A lane that has left asks for nothing and attempts nothing, whatever it is told.
+    fn answer_late(&mut self) {
+        let Some((lane, read, committed)) = self.former.take() else { return };
+        let mut todos = Vec::new();
+        todos.extend(read.map(|loaded| lane.finish_load(loaded, self.now)));
+        todos.extend(committed.into_iter().map(|(event, retry_at)| lane.settled(event, true, retry_at)));
+        todos.push(lane.fail_load(self.now, self.now));
+        for todo in todos {
+            assert!(todo.start_workers == 0 && !todo.discard && todo.evicted.is_empty());
+            assert!(!todo.load || lane.begin_load(self.now).is_err());
+        }
+        assert!(lane.take_job().is_none() && lane.begin_load(self.now).is_err());
     }
 
     fn operate(
@@ -245,8 +295,15 @@ impl World {
                 }
             }
             Step::Attempt { ends } => self.attempt(ends),
+            Step::Commit => self.commit(),
             Step::Settle => self.settle(),
             Step::Read => self.load(),
+            Step::Fail => {
+                if self.read.take().is_some() {
+                    let todo = self.lane.fail_load(self.now.after(LOAD_RETRY_DELAY), self.now);
+                    self.carry_out(&todo);
+                }
+            }
             Step::Bring => {
                 if let Some(loaded) = self.read.take() {
                     let todo = self.lane.finish_load(loaded, self.now);
@@ -257,15 +314,16 @@ impl World {
             Step::Retry => self.operate(BTreeMap::insert),
             Step::Restart => {
                 // What was attempted and not committed is attempted again.
-                self.record.health = self.lane.take_health(self.now).unwrap_or_else(|| self.record.health.clone());
-                let (record, memory) = (&self.record, self.memory.clone());
-                self.lane = Lane::new(record, &limits(), memory, None);
-                (self.ended, self.read, self.alarm) = (Vec::new(), None, None);
-                if let Some(at) = self.pending.values().min().copied() {
-                    let todo = self.lane.note_stored(at);
-                    self.carry_out(&todo);
-                }
+                (self.read, self.committed) = (None, Vec::new());
+                drop(self.begin_anew());
             }
+            Step::Move => {
+                let (read, committed) = (self.read.take(), std::mem::take(&mut self.committed));
+                self.lane.leave();
+                let former = self.begin_anew();
+                self.former = Some((former, read, committed));
+            }
+            Step::AnswerLate => self.answer_late(),
         }
     }
 }
@@ -280,6 +338,7 @@ proptest! {
         for step in steps {
             world.take(step);
         }
+        world.answer_late();
         // From here on the receiver is well, and only what the lane asked for wakes it.
         for _ in 0..4 * STEPS {
             for step in [Step::Bring, Step::Attempt { ends: Ending::Success }, Step::Settle, Step::Wait { seconds: 1 }] {
