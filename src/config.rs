@@ -399,6 +399,7 @@ impl Config {
         ServeSettings {
             listen: values.listen,
             data_dir: values.data,
+            is_new_installation: false,
             drain_timeout: values.drain_timeout.0,
             admin_token: self.admin_token,
             master_key: self.master_key,

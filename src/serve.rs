@@ -65,6 +65,8 @@ pub struct ServeSettings {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
+    /// A data folder with a master key and no database is to have a new database.
+    pub is_new_installation: bool,
     /// How long a shutdown waits for requests and attempts under way; recording their outcomes may take 5 s more.
     pub drain_timeout: Duration,
     /// `None`: made at the first start and told once in [`Started::new_admin_token`].
@@ -103,7 +105,8 @@ pub async fn serve(
     client.policy.own_listeners.push(address);
     let client = Client::new(client)?;
 
-    let store = stores::open(settings.data_dir, settings.master_key, settings.store).await?;
+    let store =
+        stores::open(settings.data_dir, settings.master_key, settings.is_new_installation, settings.store).await?;
     let clock = SystemClock;
     let new_admin_token = match &settings.admin_token {
         Some(_) => None,

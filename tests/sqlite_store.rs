@@ -344,3 +344,36 @@ async fn a_half_made_database_is_made_anew() {
     store.close().await;
     assert_eq!(contents(folder.path()).len(), 1);
 }
+
+#[tokio::test]
+async fn a_deleted_lock_file_lets_no_second_process_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    fs::remove_file(folder.path().join("postrider.lock")).unwrap();
+    assert!(matches!(open(folder.path()), Err(OpenError::InUse { .. })));
+    store.close().await;
+    open(folder.path()).unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_is_damaged_in_the_middle_is_kept_and_the_part_before_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    for n in 0..20 {
+        accept(&store, event(&format!("e{n}"), 600, &[])).await.unwrap();
+    }
+    let killed = tempfile::tempdir().unwrap();
+    for name in [DATABASE_FILE, "postrider.db-wal"] {
+        fs::copy(folder.path().join(name), killed.path().join(name)).unwrap();
+    }
+    let log = killed.path().join("postrider.db-wal");
+    let mut bytes = fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&log, &bytes).unwrap();
+
+    let store = open(killed.path()).unwrap();
+    assert!(store.event(DEFAULT_TENANT, "e0").await.unwrap().is_some());
+    assert!(store.event(DEFAULT_TENANT, "e19").await.unwrap().is_none(), "it lies behind the damage");
+    assert_eq!(fs::read(killed.path().join("postrider.db-wal.damaged-1")).unwrap(), bytes);
+}

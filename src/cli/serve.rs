@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::output::{NAME, Output, QUIET, STRONG};
 use super::signals::Signals;
 use crate::config::{Environment, Location};
-use crate::serve::{ServeError, Started, serve};
+use crate::serve::{ServeError, ServeSettings, Started, serve};
 use crate::store::OpenError;
 use crate::store::seal::MasterKeyError;
 use crate::telemetry;
@@ -26,10 +26,14 @@ const EXIT_INTERRUPTED: i32 = 130;
 pub(super) struct Args {
     #[command(flatten)]
     sources: super::config::Sources,
+    /// Begin with a new database where there is a master key and none: otherwise that is taken for a loss, and refused.
+    #[arg(long)]
+    new_installation: bool,
 }
 
 pub(super) async fn run(args: Args, output: Output, environment: &Environment) -> anyhow::Result<ExitCode> {
-    let config = args.sources.load(environment)?;
+    let Args { sources, new_installation } = args;
+    let config = sources.load(environment)?;
     telemetry::init(&config.telemetry_settings(output.notes_in_colour()))?;
     let place = Place {
         data: std::path::absolute(config.data_dir()).unwrap_or_else(|_| config.data_dir().to_owned()),
@@ -47,7 +51,8 @@ pub(super) async fn run(args: Args, output: Output, environment: &Environment) -
     let shutdown = async {
         let _ = stopped.await;
     };
-    match serve(config.serve_settings(), |started| announce(started, &place, output), shutdown).await {
+    let settings = ServeSettings { is_new_installation: new_installation, ..config.serve_settings() };
+    match serve(settings, |started| announce(started, &place, output), shutdown).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => match advice(&error, &place.store) {
             Some(advice) => anyhow::bail!("{error}\n{advice}"),

@@ -18,15 +18,19 @@ pub enum StoreSettings {
     Postgres(PostgresOptions),
 }
 
-/// Opens the store. `master_key`: in place of the key file in `folder`.
+/// Opens the store. `master_key`: in place of the key file in `folder`. `is_new`: a key without a database is meant so.
 pub(super) async fn open(
     folder: PathBuf,
     master_key: Option<MasterKey>,
+    is_new: bool,
     settings: StoreSettings,
 ) -> Result<Arc<dyn Store>, ServeError> {
     match settings {
         StoreSettings::Sqlite(options) => {
             blocking(move || {
+                if !is_new {
+                    MasterKey::check_database_of(&folder)?;
+                }
                 let master_key = match master_key {
                     Some(key) => key,
                     None => MasterKey::load_or_create(&folder)?,

@@ -46,6 +46,11 @@ pub enum MasterKeyError {
     Permissions { path: String, mode: u32 },
     #[error("{path} is missing, but the database was made with one: restore the key file that belongs to it")]
     Missing { path: String },
+    #[error(
+        "{path} is there, but the database that was made with it is not: put the database back, or start once with \
+         --new-installation, which keeps the key and begins with nothing"
+    )]
+    DatabaseMissing { path: String },
     /// A change of the master key was cut off, and cannot be finished now.
     #[error(transparent)]
     Unfinished(#[from] OpenError),
@@ -72,15 +77,32 @@ impl MasterKey {
 
     /// The key in `folder`, made on the first call. A key file that others can read is refused, and so is
     /// a folder that has a database but no key. Finishes a change of the key that was cut off.
+    ///
+    /// A new key is in a file of another name until its database is made: a first start that was cut off between them is
+    /// no lost database.
     pub fn load_or_create(folder: &Path) -> Result<Self, MasterKeyError> {
         super::sqlite::finish_key_change(folder)?;
         let path = folder.join(MASTER_KEY_FILE);
-        let shown = path.display().to_string();
-        match Self::load(&path)? {
-            Some(key) => Ok(key),
-            None if folder.join(DATABASE_FILE).exists() => Err(MasterKeyError::Missing { path: shown }),
-            None => Self::create(folder),
+        if let Some(key) = Self::load(&path)? {
+            return Ok(key);
         }
+        if folder.join(DATABASE_FILE).exists() {
+            return Err(MasterKeyError::Missing { path: path.display().to_string() });
+        }
+        let new = folder.join(NEW_MASTER_KEY_FILE);
+        match Self::load(&new)? {
+            Some(key) => Ok(key),
+            None => Self::create_in(&new),
+        }
+    }
+
+    /// Fails where there is a key and no database.
+    pub fn check_database_of(folder: &Path) -> Result<(), MasterKeyError> {
+        let path = folder.join(MASTER_KEY_FILE);
+        if path.exists() && !folder.join(DATABASE_FILE).exists() {
+            return Err(MasterKeyError::DatabaseMissing { path: path.display().to_string() });
+        }
+        Ok(())
     }
 
     /// The key in `folder`, which is for a database elsewhere; `None`: there is none. Finishes a change of the key that was
@@ -92,12 +114,26 @@ impl MasterKey {
 
     /// Makes a key in `folder`, which has none.
     pub fn create(folder: &Path) -> Result<Self, MasterKeyError> {
-        let path = folder.join(MASTER_KEY_FILE);
+        Self::create_in(&folder.join(MASTER_KEY_FILE))
+    }
+
+    fn create_in(path: &Path) -> Result<Self, MasterKeyError> {
         let in_file = |error| MasterKeyError::File { path: path.display().to_string(), error };
-        super::sqlite::create_folder(folder).map_err(in_file)?;
+        super::sqlite::create_folder(path.parent().unwrap_or(Path::new("."))).map_err(in_file)?;
         let key = Self::generate().map_err(in_file)?;
-        key.save(&path).map_err(in_file)?;
+        key.save(path).map_err(in_file)?;
         Ok(key)
+    }
+
+    /// The database of this key was made in `folder`: if the key is new, its file gets its name.
+    pub(super) fn keep_new(&self, folder: &Path) -> io::Result<()> {
+        let (new, path) = (folder.join(NEW_MASTER_KEY_FILE), folder.join(MASTER_KEY_FILE));
+        let is_ours = Self::load(&new).is_ok_and(|found| found.is_some_and(|key| key.expose() == self.expose()));
+        if !is_ours || path.exists() {
+            return Ok(());
+        }
+        fs::rename(&new, &path)?;
+        File::open(folder)?.sync_all()
     }
 
     /// Deletes the key in `folder` if it is this one: it was made in vain.
@@ -309,6 +345,13 @@ mod tests {
         let first = MasterKey::load_or_create(&data).unwrap();
         let second = MasterKey::load_or_create(&data).unwrap();
         assert_eq!(first.expose(), second.expose());
+        MasterKey::check_database_of(&data).unwrap();
+        MasterKey::generate().unwrap().keep_new(&data).unwrap();
+        assert!(!data.join(MASTER_KEY_FILE).exists(), "that was another key");
+        first.keep_new(&data).unwrap();
+        assert!(matches!(MasterKey::check_database_of(&data), Err(MasterKeyError::DatabaseMissing { .. })));
+        let third = MasterKey::load_or_create(&data).unwrap();
+        assert_eq!(first.expose(), third.expose());
 
         let path = data.join(MASTER_KEY_FILE);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -321,7 +364,7 @@ mod tests {
     fn a_spoilt_or_lost_key_file_is_never_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(MASTER_KEY_FILE);
-        MasterKey::load_or_create(folder.path()).unwrap();
+        MasterKey::load_or_create(folder.path()).unwrap().keep_new(folder.path()).unwrap();
         fs::write(&path, "").unwrap();
         assert!(matches!(MasterKey::load_or_create(folder.path()), Err(MasterKeyError::File { .. })));
 

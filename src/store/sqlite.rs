@@ -11,12 +11,16 @@ mod audit;
 mod checkpoint;
 mod compact;
 mod deliveries;
+mod disk;
 pub(super) mod export;
+mod files;
 mod idempotency;
 mod listings;
+mod log;
 mod open;
 mod pending;
 mod reader;
+mod recovery;
 mod rekey;
 mod replay;
 mod retention;
@@ -35,13 +39,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use self::checkpoint::Checkpointer;
 pub use self::compact::Compacted;
+use self::files::Files;
 use self::listings::Listing;
 pub use self::open::DATABASE_FILE;
 pub(crate) use self::open::create_folder;
 use self::open::{DELIVERY_ID_KEY, Folder, ID_HASH_KEY, read_meta};
-use self::reader::{READERS, Readers};
+use self::reader::Readers;
 pub(crate) use self::rekey::finish_key_change;
 pub use self::rekey::{ChangeKeyError, Changed, change_master_key};
 use self::writer::{Failure, Size, State, Writer};
@@ -87,31 +91,32 @@ impl SqliteStore {
     /// Opens or creates the store in `folder`; blocks while it does.
     pub fn open(folder: &Path, master_key: &MasterKey, options: SqliteOptions) -> Result<Self, OpenError> {
         let folder = Folder::lock(folder)?;
-        let mut connection = folder.open(master_key, options.max_bytes)?;
+        let connection = folder.open(master_key, options.max_bytes)?;
+        let failed = |error| folder.failed(error);
         let key = |name: &str| -> Result<Vec<u8>, OpenError> {
-            let key = read_meta(&connection, name).map_err(|error| folder.failed(error))?;
+            let key = read_meta(&connection, name).map_err(failed)?;
             key.ok_or_else(|| folder.corrupt(&format!("{name} is missing")))
         };
         let wrong_length = |_| folder.corrupt("a key has the wrong length");
         let id_hash = IdHash::new(&key(ID_HASH_KEY)?.try_into().map_err(wrong_length)?);
         let delivery_ids = DeliveryIds::new(&key(DELIVERY_ID_KEY)?.try_into().map_err(wrong_length)?);
         let sealer = Arc::new(Sealer::new(master_key).map_err(|error| folder.corrupt(&error.to_string()))?);
-        let gauges = Arc::new(tenants::read_gauges(&connection).map_err(|error| folder.failed(error))?);
+        let gauges = Arc::new(tenants::read_gauges(&connection).map_err(failed)?);
         let state = State {
-            window: pending::read_window(&connection).map_err(|error| folder.failed(error))?,
+            window: pending::read_window(&connection).map_err(failed)?,
             max_window: options.memory_window_events as usize,
             sealer: Arc::clone(&sealer),
             id_hash: id_hash.clone(),
-            tenants: webhooks::tenants(&connection).map_err(|error| folder.failed(error))?,
+            tenants: webhooks::tenants(&connection).map_err(failed)?,
             counters: HashMap::new(),
             gauges: Arc::clone(&gauges),
             delivery_ids: delivery_ids.clone(),
         };
-        let readers = (0..READERS).map(|_| folder.open_reader()).collect::<Result<_, _>>()?;
         let thread_failed = folder.cannot_start();
-        let checkpointer = Checkpointer::start(&mut connection, folder.open_copier()?).map_err(&thread_failed)?;
-        let writer = Writer::start(connection, checkpointer, state, folder).map_err(thread_failed)?;
-        Ok(Self { writer, readers: Arc::new(Readers::new(readers)), gauges, delivery_ids, id_hash, sealer })
+        let files = Files::open(folder, connection, options.max_bytes)?;
+        let readers = Arc::clone(files.readers());
+        let writer = Writer::start(files, state).map_err(thread_failed)?;
+        Ok(Self { writer, readers, gauges, delivery_ids, id_hash, sealer })
     }
 
     /// Does `work`, which may take long, with what a listing needs.

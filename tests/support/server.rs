@@ -30,6 +30,7 @@ pub fn settings(folder: &Path) -> ServeSettings {
     ServeSettings {
         listen: "127.0.0.1:0".parse().expect("an address"),
         data_dir: folder.to_owned(),
+        is_new_installation: false,
         drain_timeout: Duration::from_secs(5),
         admin_token: None,
         master_key: None,

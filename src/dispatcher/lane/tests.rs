@@ -94,6 +94,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// An event, and when it is to be tried again.
+type Committed = (EventSeq, Option<UnixMicros>);
+
 /// A lane, the store behind it and the dispatcher around it.
 struct World {
     record: WebhookRecord,
@@ -106,11 +109,11 @@ struct World {
     /// Attempted, not yet committed.
     ended: Vec<(Vec<EventSeq>, Ending)>,
     /// Committed, and the lane does not know: when each is to be tried again.
-    committed: Vec<(EventSeq, Option<UnixMicros>)>,
+    committed: Vec<Committed>,
     read: Option<Loaded>,
     alarm: Option<UnixMicros>,
     /// The lane that another node took over, and what the store has yet to answer it.
-    former: Option<(Lane, Option<Loaded>, Vec<(EventSeq, Option<UnixMicros>)>)>,
+    former: Option<(Lane, Option<Loaded>, Vec<Committed>)>,
 }
 
 impl World {

@@ -14,6 +14,8 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tracing::error;
 
+use super::recovery::is_failed_write;
+
 /// A checkpoint every 16 MiB of log: measured best, 1,000 pages copies hot pages too often.
 const CHECKPOINT_PAGES: u32 = 4_000;
 /// The log may grow by this until the writer finishes a checkpoint though calls wait; and until the next is tried while
@@ -25,6 +27,8 @@ pub(super) struct Checkpointer {
     /// Pages in the log as of the last commit.
     pages: Arc<AtomicU32>,
     is_copying: Arc<AtomicBool>,
+    /// The thread could not write to the database or sync it.
+    has_failed: Arc<AtomicBool>,
     wanted: Option<mpsc::SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
     stage: Stage,
@@ -43,6 +47,7 @@ impl Checkpointer {
     /// Takes checkpoints over from `writer`. `copier` is a connection to the same file that may write.
     pub(super) fn start(writer: &mut Connection, copier: Connection) -> io::Result<Self> {
         let (pages, is_copying) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        let has_failed = Arc::new(AtomicBool::new(false));
         let (wanted, asked) = mpsc::sync_channel(1);
         let counter = Arc::clone(&pages);
         // Takes the place of SQLite's own checkpoints.
@@ -51,19 +56,23 @@ impl Checkpointer {
             Ok(())
         }));
         hooked.map_err(io::Error::other)?;
-        let busy = Arc::clone(&is_copying);
+        let (busy, failed) = (Arc::clone(&is_copying), Arc::clone(&has_failed));
         let thread = std::thread::Builder::new().name("store-checkpoint".to_owned()).spawn(move || {
             while asked.recv().is_ok() {
-                copy(&copier);
+                if !copy(&copier) {
+                    failed.store(true, Ordering::Release);
+                }
                 busy.store(false, Ordering::Release);
             }
         })?;
         let stage = Stage::Waiting { at: CHECKPOINT_PAGES };
-        Ok(Self { pages, is_copying, wanted: Some(wanted), thread: Some(thread), stage })
+        Ok(Self { pages, is_copying, has_failed, wanted: Some(wanted), thread: Some(thread), stage })
     }
 
-    /// After a commit of `writer`; `is_idle`: no call waits for it.
-    pub(super) fn advance(&mut self, writer: &Connection, is_idle: bool) {
+    /// After a commit of `writer`; `is_idle`: no call waits for it. `false`: the disk failed, and nobody knows what the
+    /// database has.
+    #[must_use]
+    pub(super) fn advance(&mut self, writer: &Connection, is_idle: bool) -> bool {
         let pages = self.pages.load(Ordering::Relaxed);
         match self.stage {
             Stage::Waiting { at } if pages >= at => {
@@ -81,12 +90,15 @@ impl Checkpointer {
                     // No commit came meanwhile, so that the next one began the log anew.
                     self.stage = Stage::Waiting { at: CHECKPOINT_PAGES };
                 } else if is_idle || pages >= from.saturating_add(SLACK_PAGES) {
-                    copy(writer);
+                    if !copy(writer) {
+                        self.has_failed.store(true, Ordering::Release);
+                    }
                     self.stage = Stage::Waiting { at: pages.saturating_add(SLACK_PAGES).max(CHECKPOINT_PAGES) };
                 }
             }
             Stage::Waiting { .. } | Stage::Copying { .. } => {}
         }
+        !self.has_failed.load(Ordering::Acquire)
     }
 }
 
@@ -99,11 +111,11 @@ impl Drop for Checkpointer {
     }
 }
 
-/// Copies what no reader needs in the log any more; waits for nobody.
-fn copy(connection: &Connection) {
-    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(())) {
-        error!(%error, "a checkpoint failed; the write-ahead log grows until one succeeds");
-    }
+/// Copies what no reader needs in the log any more; waits for nobody. `false`: the disk failed.
+fn copy(connection: &Connection) -> bool {
+    let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(())) else { return true };
+    error!(%error, "a checkpoint failed; the write-ahead log grows until one succeeds");
+    !is_failed_write(&error)
 }
 
 #[cfg(test)]
@@ -173,13 +185,13 @@ mod tests {
         // The thread copies what is there as of now.
         let reader = logged.reader();
         logged.write(10);
-        logged.checkpointer.advance(&logged.writer, false);
+        assert!(logged.checkpointer.advance(&logged.writer, false));
         logged.wait_for_copy();
         drop(reader);
-        logged.checkpointer.advance(&logged.writer, false);
+        assert!(logged.checkpointer.advance(&logged.writer, false));
         logged.write(1);
         assert!(logged.pages_in_log() > CHECKPOINT_PAGES, "a call waits: later");
-        logged.checkpointer.advance(&logged.writer, true);
+        assert!(logged.checkpointer.advance(&logged.writer, true));
         logged.write(1);
         assert!(logged.pages_in_log() < 10, "{}", logged.pages_in_log());
         assert_eq!(logged.rows(), 4);
@@ -190,7 +202,7 @@ mod tests {
         let mut logged = Logged::new();
         for _ in 0..400 {
             logged.write(100);
-            logged.checkpointer.advance(&logged.writer, false);
+            assert!(logged.checkpointer.advance(&logged.writer, false));
             logged.wait_for_copy();
             assert!(logged.pages_in_log() <= CHECKPOINT_PAGES + 2 * SLACK_PAGES, "{}", logged.pages_in_log());
         }
@@ -206,7 +218,7 @@ mod tests {
         for _ in 0..80 {
             logged.write(100);
             let was_waiting = matches!(logged.checkpointer.stage, Stage::Waiting { .. });
-            logged.checkpointer.advance(&logged.writer, true);
+            assert!(logged.checkpointer.advance(&logged.writer, true));
             copies += u32::from(was_waiting && matches!(logged.checkpointer.stage, Stage::Copying { .. }));
             logged.wait_for_copy();
         }
@@ -215,7 +227,7 @@ mod tests {
         drop(reader);
         for _ in 0..12 {
             logged.write(100);
-            logged.checkpointer.advance(&logged.writer, true);
+            assert!(logged.checkpointer.advance(&logged.writer, true));
             logged.wait_for_copy();
         }
         assert!(logged.pages_in_log() < 2_000, "{}", logged.pages_in_log());

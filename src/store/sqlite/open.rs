@@ -2,13 +2,16 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use uuid::Uuid;
 
+use super::log;
+use super::recovery::bring_home;
 use crate::store::OpenError;
 use crate::store::migrate::{self, Migration};
 use crate::store::seal::{Belonging, MasterKey, Sealer, random_bytes};
@@ -46,7 +49,7 @@ const APPLICATION_ID_AT: usize = 68;
 const MAX_CHECK: Duration = Duration::from_secs(1);
 /// Steps of SQLite's virtual machine between two looks at the time.
 const CHECK_STEPS: i32 = 10_000;
-const PAGE_BYTES: u64 = 4_096;
+pub(super) const PAGE_BYTES: usize = 4_096;
 /// The log is cut back to this after a burst, in bytes.
 const WAL_KEPT_BYTES: u64 = 32 << 20;
 /// Page cache of the writer and of each reader, in KiB.
@@ -64,8 +67,14 @@ pub(super) const MASTER_KEY_CHECK_TEXT: &[u8] = b"postrider";
 /// A data folder, locked until this is dropped.
 pub(super) struct Folder {
     pub(super) database: PathBuf,
-    _lock: File,
+    /// The database and its log, as they were opened.
+    place: Option<[FileId; 2]>,
+    /// The lock file, and the folder itself, which nobody can delete while it has a database.
+    _locks: [File; 2],
 }
+
+/// The device and the inode of a file.
+type FileId = (u64, u64);
 
 /// Makes a data folder that only its owner can enter, unless it is there.
 pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
@@ -77,12 +86,34 @@ impl Folder {
         create_folder(folder).map_err(at(folder))?;
         let path = folder.join(LOCK_FILE);
         let mut options = OpenOptions::new();
-        let lock = options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(at(&path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { database: folder.join(DATABASE_FILE), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: folder.display().to_string() }),
-            Err(TryLockError::Error(error)) => Err(at(&path)(error)),
+        let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(at(&path))?;
+        let itself = File::open(folder).map_err(at(folder))?;
+        for (lock, path) in [(&file, &*path), (&itself, folder)] {
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: folder.display().to_string() }),
+                // Not every file system can lock a folder.
+                Err(TryLockError::Error(_)) if path == folder => {}
+                Err(TryLockError::Error(error)) => return Err(at(path)(error)),
+            }
         }
+        Ok(Self { database: folder.join(DATABASE_FILE), place: None, _locks: [file, itself] })
+    }
+
+    /// Remembers which files are open, for [`Self::is_in_place`].
+    pub(super) fn remember_place(&mut self) -> Result<(), OpenError> {
+        self.place = Some(self.found().map_err(at(&self.database))?);
+        Ok(())
+    }
+
+    /// Whether the database and its log are where they were when they were opened, and no others.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.place.is_none() || self.found().ok() == self.place
+    }
+
+    fn found(&self) -> io::Result<[FileId; 2]> {
+        let id = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
+        Ok([id(&self.database)?, id(&log::path(&self.database))?])
     }
 
     /// Checks the database, or makes one, and opens it for the writer.
@@ -95,20 +126,30 @@ impl Folder {
         let sealer = Sealer::new(master_key).map_err(|error| at(&self.database)(io::Error::other(error)))?;
         if self.database.try_exists().map_err(at(&self.database))? {
             self.inspect(&sealer)?;
+            bring_home(&self.database)?;
         } else if self.log_length() > 0 {
             return Err(self.corrupt("the write-ahead log is there, the database is not"));
         } else {
             self.create(&sealer)?;
+            let folder = self.database.parent().unwrap_or(Path::new("."));
+            master_key.keep_new(folder).map_err(at(folder))?;
         }
+        self.connect(max_bytes)
+    }
+
+    /// Opens the database for the writer. It was checked, and nothing is in its log.
+    pub(super) fn connect(&self, max_bytes: Option<u64>) -> Result<Connection, OpenError> {
         let open = || -> rusqlite::Result<Connection> {
             let mut connection = Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
             configure(&connection, WRITER_CACHE_KIB)?;
             connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
             connection.pragma_update(None, "synchronous", "FULL")?;
+            // Checkpoints are asked for, and their errors seen.
+            connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
             connection.pragma_update_and_check(None, "journal_size_limit", sql_integer(WAL_KEPT_BYTES), |_| Ok(()))?;
             migrate(&mut connection)?;
             super::compact::prepare(&connection)?;
-            let max_pages = max_bytes.map_or(u64::from(u32::MAX - 1), |bytes| bytes / PAGE_BYTES);
+            let max_pages = max_bytes.map_or(u64::from(u32::MAX - 1), |bytes| bytes / PAGE_BYTES as u64);
             connection.pragma_update_and_check(None, "max_page_count", sql_integer(max_pages), |_| Ok(()))?;
             Ok(connection)
         };
@@ -178,7 +219,7 @@ impl Folder {
         let mut header = [0; HEADER_BYTES];
         let mut file = File::open(&self.database).map_err(at(&self.database))?;
         let length = file.seek(SeekFrom::End(0)).map_err(at(&self.database))?;
-        if length < PAGE_BYTES {
+        if length < PAGE_BYTES as u64 {
             return Err(self.corrupt(&format!("it is {length} bytes long, which is less than a page")));
         }
         file.rewind().and_then(|()| file.read_exact(&mut header)).map_err(at(&self.database))?;
@@ -221,7 +262,7 @@ impl Folder {
             .map_err(|error| at(&new)(io::Error::other(error)))?;
         let fill = || -> rusqlite::Result<()> {
             let mut connection = Connection::open_with_flags(&new, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
-            connection.pragma_update(None, "page_size", sql_integer(PAGE_BYTES))?;
+            connection.pragma_update(None, "page_size", sql_integer(PAGE_BYTES as u64))?;
             // Before anything is written: afterwards it takes a VACUUM.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -237,9 +278,7 @@ impl Folder {
     }
 
     fn log_length(&self) -> u64 {
-        let mut log = self.database.clone().into_os_string();
-        log.push("-wal");
-        fs::metadata(log).map_or(0, |metadata| metadata.len())
+        fs::metadata(log::path(&self.database)).map_or(0, |metadata| metadata.len())
     }
 
     /// The error of a thread that does not start.
@@ -275,11 +314,13 @@ pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + use<> {
     move |error| OpenError::Path { path: path.clone(), reason: error.to_string() }
 }
 
-fn flags(access: OpenFlags) -> OpenFlags {
+pub(super) fn flags(access: OpenFlags) -> OpenFlags {
     access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE
 }
 
 fn configure(connection: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
+    // The log is never emptied unseen: what a failed sync left behind would be taken for written.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // SQLite's own readers and writer wait for each other only for moments (a checkpoint's end, recovery).
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);

@@ -1,9 +1,11 @@
 //! The readers: a few read-only connections, each used by one blocking task at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use rusqlite::Connection;
+use rusqlite::{Connection, InterruptHandle};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -16,12 +18,17 @@ pub(super) const READERS: u32 = 4;
 /// Readers that slow work may have at once; the others are for what must not wait for it.
 const SLOW_READERS: usize = READERS as usize / 2;
 
-/// The pool. Its permits and its connections are equally many.
+/// How often those that read are asked to end, while all connections are wanted back.
+const ASK_EVERY: Duration = Duration::from_millis(2);
+
+/// The pool. Its permits and its connections are equally many, but while it is [suspended](Self::suspend).
 pub(super) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
     /// What slow work needs beside a permit.
     slow_permits: Semaphore,
+    is_suspended: AtomicBool,
+    interrupts: Mutex<Vec<InterruptHandle>>,
 }
 
 /// A connection on loan; goes back when dropped, also when a reader panics.
@@ -38,8 +45,36 @@ impl Drop for Loan {
 
 impl Readers {
     pub(super) fn new(connections: Vec<Connection>) -> Self {
-        let permits = Arc::new(Semaphore::new(connections.len()));
-        Self { idle: Arc::new(Mutex::new(connections)), permits, slow_permits: Semaphore::new(SLOW_READERS) }
+        Self {
+            permits: Arc::new(Semaphore::new(connections.len())),
+            slow_permits: Semaphore::new(SLOW_READERS),
+            is_suspended: AtomicBool::new(false),
+            interrupts: Mutex::new(interrupts(&connections)),
+            idle: Arc::new(Mutex::new(connections)),
+        }
+    }
+
+    /// Ends what reads now, and closes all connections; reads fail until [`Self::resume`]. Blocks.
+    pub(super) fn suspend(&self) {
+        self.is_suspended.store(true, Ordering::Release);
+        loop {
+            self.interrupts.lock().iter().for_each(InterruptHandle::interrupt);
+            let mut idle = self.idle.lock();
+            if idle.len() == self.interrupts.lock().len() {
+                idle.clear();
+                self.interrupts.lock().clear();
+                return;
+            }
+            drop(idle);
+            std::thread::sleep(ASK_EVERY);
+        }
+    }
+
+    /// As many connections as there were.
+    pub(super) fn resume(&self, connections: Vec<Connection>) {
+        *self.interrupts.lock() = interrupts(&connections);
+        *self.idle.lock() = connections;
+        self.is_suspended.store(false, Ordering::Release);
     }
 
     /// Does `work` on one snapshot of what is committed.
@@ -49,13 +84,16 @@ impl Readers {
         W: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| closed())?;
+        if self.is_suspended.load(Ordering::Acquire) {
+            return Err(suspended());
+        }
         let idle = Arc::clone(&self.idle);
         let reading = spawn_blocking(move || {
             let connection = idle.lock().pop();
             // The permit goes after the loan: who gets it finds a connection.
             let _permit = permit;
             let loan = Loan { connection, idle };
-            let connection = loan.connection.as_ref().ok_or_else(closed)?;
+            let connection = loan.connection.as_ref().ok_or_else(suspended)?;
             let snapshot = connection.unchecked_transaction().map_err(Failure::from)?;
             Ok(work(&snapshot)?)
         });
@@ -81,10 +119,17 @@ impl Readers {
     }
 }
 
+fn interrupts(connections: &[Connection]) -> Vec<InterruptHandle> {
+    connections.iter().map(Connection::get_interrupt_handle).collect()
+}
+
+fn suspended() -> StoreError {
+    StoreError::Unavailable("it is being opened anew after the disk failed".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
 

@@ -1,19 +1,19 @@
 //! The one writer: a thread that takes everything that waits, writes it in one transaction with one
 //! fsync, and answers all after the commit.
 
+mod thread;
+
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rusqlite::{CachedStatement, Connection, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tracing::{error, info};
 
-use super::checkpoint::Checkpointer;
-use super::open::Folder;
+use self::thread::Thread;
+use super::files::Files;
 use super::settle;
 use super::window::Window;
 use crate::delivery::id::DeliveryIds;
@@ -25,10 +25,6 @@ use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// What waiting calls may hold in memory, in KiB, each one at least; a larger one waits until it is alone.
 const MAX_WAITING_KIB: u32 = 64 << 10;
-/// How long calls for which nobody waits are held back, so that they share the commit of others.
-const PATIENCE: Duration = Duration::from_millis(3);
-/// With this many rows a commit is worth its fsync, and is not held back.
-const WORTHWHILE_ROWS: usize = 512;
 /// A transaction takes no more calls when it has this many rows or bytes.
 const MAX_COMMIT_ROWS: usize = 4_096;
 const MAX_COMMIT_BYTES: usize = 8 << 20;
@@ -113,20 +109,12 @@ struct WriterThread {
 }
 
 impl Writer {
-    /// Starts the thread; `folder` stays locked until it has closed the connection.
-    pub(super) fn start(
-        connection: Connection,
-        checkpointer: Checkpointer,
-        state: State,
-        folder: Folder,
-    ) -> io::Result<Self> {
+    /// Starts the thread; its folder stays locked until it has closed the connections.
+    pub(super) fn start(files: Files, state: State) -> io::Result<Self> {
         let (jobs, waiting) = mpsc::channel();
         let (stopping, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            run(&connection, checkpointer, state, &waiting);
-            empty_log(&connection);
-            drop(connection);
-            drop(folder);
+            Thread::new(files, state).run(&waiting);
             let _ = stopping.send(());
         })?;
         let thread = WriterThread {
@@ -305,113 +293,6 @@ impl<'c> Commit<'c> {
         self.prepare("UPDATE progress SET low_water = ?1, next_event = ?2")?
             .execute((self.state.window.low_water(), self.state.window.next_event()))
             .map(drop)
-    }
-}
-
-fn run(
-    connection: &Connection,
-    mut checkpointer: Checkpointer,
-    mut state: State,
-    waiting: &mpsc::Receiver<Box<dyn Job>>,
-) {
-    let mut failing = false;
-    loop {
-        let at_once = waiting.try_recv();
-        checkpointer.advance(connection, at_once.is_err());
-        let Ok(first) = at_once.or_else(|_| waiting.recv()) else { return };
-        let mut jobs = gather(first, waiting);
-        let committed = commit(connection, &mut state, &mut jobs);
-        match committed {
-            Err(error) if jobs.len() > 1 && error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-                // One that needs room must not take those down that need none.
-                for job in jobs {
-                    let mut alone = [job];
-                    let committed = commit(connection, &mut state, &mut alone);
-                    note(&mut failing, &committed);
-                    answer(alone, &committed);
-                }
-            }
-            committed => {
-                note(&mut failing, &committed);
-                answer(jobs, &committed);
-            }
-        }
-    }
-}
-
-/// Everything that waits, within the bounds of a transaction. While nobody waits for any of it, it is held
-/// back for a moment: an outcome that shares the next event's commit costs no fsync of its own.
-fn gather(first: Box<dyn Job>, waiting: &mpsc::Receiver<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
-    let Size { mut rows, mut bytes, mut is_urgent } = first.size();
-    let mut jobs = vec![first];
-    let deadline = Instant::now() + PATIENCE;
-    while rows < MAX_COMMIT_ROWS && bytes < MAX_COMMIT_BYTES {
-        let patience = if is_urgent || rows >= WORTHWHILE_ROWS {
-            Duration::ZERO
-        } else {
-            deadline.saturating_duration_since(Instant::now())
-        };
-        let Ok(job) = waiting.recv_timeout(patience) else { break };
-        let size = job.size();
-        rows += size.rows;
-        bytes += size.bytes;
-        is_urgent |= size.is_urgent;
-        jobs.push(job);
-    }
-    jobs
-}
-
-/// One transaction: all of `jobs` or, on an error, none, and the state as it was.
-fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
-    let write = || -> rusqlite::Result<()> {
-        connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
-        let mut commit = Commit { connection, state, act: None };
-        for job in jobs {
-            job.apply(&mut commit)?;
-        }
-        commit.finish()?;
-        connection.prepare_cached("COMMIT")?.execute(()).map(drop)
-    };
-    let written = write();
-    if written.is_ok() {
-        // Before anybody is answered: who was admitted is counted here, or nowhere.
-        state.gauges.add(state.counters.iter().map(|(tenant, counters)| (*tenant, counters.pending())));
-    }
-    state.counters.clear();
-    if written.is_ok() {
-        state.window.keep();
-    } else {
-        state.window.undo();
-        // SQLite may have rolled back by itself: https://sqlite.org/lang_transaction.html#immediate
-        if !connection.is_autocommit()
-            && let Err(error) = connection.execute_batch("ROLLBACK")
-        {
-            error!(%error, "cannot roll back");
-        }
-    }
-    written
-}
-
-fn answer(jobs: impl IntoIterator<Item = Box<dyn Job>>, committed: &rusqlite::Result<()>) {
-    for job in jobs {
-        job.answer(committed.as_ref().copied().map_err(store_error));
-    }
-}
-
-/// Logs the first failure of a row of them, and the recovery.
-fn note(failing: &mut bool, committed: &rusqlite::Result<()>) {
-    match committed {
-        Err(error) if !*failing => error!(%error, "the store cannot commit"),
-        Ok(()) if *failing => info!("the store commits again"),
-        _ => {}
-    }
-    *failing = committed.is_err();
-}
-
-/// Empties the log into the database, so that what is left is one file.
-fn empty_log(connection: &Connection) {
-    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())) {
-        error!(%error, "the write-ahead log remains; the next start reads it");
     }
 }
 

@@ -1,0 +1,246 @@
+//! The thread that writes: one transaction after another, and what it does when the disk fails or the folder goes.
+
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tracing::{error, info, warn};
+
+use super::{Commit, Job, MAX_COMMIT_BYTES, MAX_COMMIT_ROWS, Size, State, store_error};
+use crate::store::StoreError;
+use crate::store::sqlite::disk;
+use crate::store::sqlite::files::Files;
+use crate::store::sqlite::recovery::is_failed_write;
+
+/// How long calls for which nobody waits are held back, so that they share the commit of others.
+const PATIENCE: Duration = Duration::from_millis(3);
+/// With this many rows a commit is worth its fsync, and is not held back.
+const WORTHWHILE_ROWS: usize = 512;
+/// How often the folder is looked at while nothing is written, and a disk that failed is tried.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two tries of a disk that failed; doubles up to [`MAX_TRY_DELAY`].
+const TRY_DELAY: Duration = Duration::from_millis(100);
+const MAX_TRY_DELAY: Duration = Duration::from_secs(5);
+
+pub(super) struct Thread {
+    files: Files,
+    state: State,
+    disk: Disk,
+    /// The folder was not in its place when it was last looked at.
+    has_moved: bool,
+    /// The last commit failed, and that was said.
+    is_failing: bool,
+}
+
+/// What is known of the disk.
+enum Disk {
+    Sound,
+    /// A write or a sync failed: nobody knows what is on it, and nothing is committed.
+    Failed {
+        error: String,
+        try_at: Instant,
+        delay: Duration,
+    },
+}
+
+impl Thread {
+    pub(super) fn new(files: Files, state: State) -> Self {
+        Self { files, state, disk: Disk::Sound, has_moved: false, is_failing: false }
+    }
+
+    /// Works until nobody can call any more, then closes the files.
+    pub(super) fn run(mut self, waiting: &mpsc::Receiver<Box<dyn Job>>) {
+        loop {
+            let at_once = waiting.try_recv();
+            self.advance_checkpoint(at_once.is_err());
+            let first = match at_once.or_else(|_| waiting.recv_timeout(self.rest())) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if first.is_none() {
+                self.look_at_folder();
+            }
+            self.try_disk();
+            match first {
+                Some(job) if self.refusal().is_some() => answer([job], &self.refusal().map_or(Ok(()), Err)),
+                Some(job) => self.work_off(gather(job, waiting)),
+                None => {}
+            }
+        }
+        let is_sound = matches!(self.disk, Disk::Sound);
+        self.files.close(is_sound);
+    }
+
+    /// How long to wait for a call.
+    fn rest(&self) -> Duration {
+        match &self.disk {
+            Disk::Sound => LOOK_EVERY,
+            Disk::Failed { try_at, .. } => try_at.saturating_duration_since(Instant::now()).min(LOOK_EVERY),
+        }
+    }
+
+    /// Why nothing is committed now.
+    fn refusal(&self) -> Option<StoreError> {
+        let reason = match &self.disk {
+            _ if self.has_moved => {
+                "its folder was removed or replaced while the server ran: put it back, or restart the server".to_owned()
+            }
+            Disk::Failed { error, .. } => {
+                format!("the disk failed ({error}); nothing is accepted until all that was committed is on it again")
+            }
+            Disk::Sound => return None,
+        };
+        Some(StoreError::Unavailable(reason))
+    }
+
+    fn work_off(&mut self, mut jobs: Vec<Box<dyn Job>>) {
+        let committed = self.commit(&mut jobs);
+        if jobs.len() > 1 && matches!(committed, Err(StoreError::Full(_))) {
+            // One that needs room must not take those down that need none.
+            for job in jobs {
+                let mut alone = [job];
+                let committed = self.commit(&mut alone);
+                self.note(&committed);
+                answer(alone, &committed);
+            }
+            return;
+        }
+        self.note(&committed);
+        answer(jobs, &committed);
+    }
+
+    /// One transaction; what was committed where nobody will look for it does not count.
+    fn commit(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        let Some(connection) = self.files.connection() else { return Err(super::closed()) };
+        match commit(connection, &mut self.state, jobs) {
+            Ok(()) => {
+                self.look_at_folder();
+                self.refusal().map_or(Ok(()), Err)
+            }
+            Err(error) => {
+                if is_failed_write(&error) {
+                    self.fail(error.to_string());
+                }
+                Err(store_error(&error))
+            }
+        }
+    }
+
+    /// Logs the first failure of a row of them, and the recovery.
+    fn note(&mut self, committed: &Result<(), StoreError>) {
+        match committed {
+            Err(error) if !self.is_failing => error!(%error, "the store cannot commit"),
+            Ok(()) if self.is_failing => info!("the store commits again"),
+            _ => {}
+        }
+        self.is_failing = committed.is_err();
+    }
+
+    fn look_at_folder(&mut self) {
+        let has_moved = !self.files.folder().is_in_place();
+        if has_moved && !self.has_moved {
+            let path = self.files.folder().database.display().to_string();
+            error!(path, "the database is not where it was: it was removed or replaced; nothing is accepted");
+        } else if self.has_moved && !has_moved {
+            info!("the database is where it was");
+        }
+        self.has_moved = has_moved;
+    }
+
+    fn advance_checkpoint(&mut self, is_idle: bool) {
+        if matches!(self.disk, Disk::Sound) && !self.files.advance_checkpoint(is_idle) {
+            self.fail("a checkpoint failed".to_owned());
+        }
+    }
+
+    fn fail(&mut self, error: String) {
+        error!(error, "the disk failed; nothing is accepted until all that was committed is on it again");
+        self.disk = Disk::Failed { error, try_at: Instant::now() + TRY_DELAY, delay: TRY_DELAY };
+    }
+
+    /// Once a disk that failed works again, what readers can see is written to it anew.
+    fn try_disk(&mut self) {
+        let Disk::Failed { try_at, delay, .. } = &mut self.disk else { return };
+        if self.has_moved || Instant::now() < *try_at {
+            return;
+        }
+        let folder = self.files.folder().database.parent().unwrap_or(Path::new("."));
+        match disk::attempt_write(folder).and_then(|()| self.files.open_anew()) {
+            Ok(()) => {
+                info!("the disk works again, and has all that was committed");
+                self.disk = Disk::Sound;
+            }
+            Err(error) => {
+                if *delay == MAX_TRY_DELAY {
+                    warn!(%error, "the disk still fails");
+                }
+                *delay = (*delay * 2).min(MAX_TRY_DELAY);
+                *try_at = Instant::now() + *delay;
+            }
+        }
+    }
+}
+
+/// Everything that waits, within the bounds of a transaction. While nobody waits for any of it, it is held
+/// back for a moment: an outcome that shares the next event's commit costs no fsync of its own.
+fn gather(first: Box<dyn Job>, waiting: &mpsc::Receiver<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+    let Size { mut rows, mut bytes, mut is_urgent } = first.size();
+    let mut jobs = vec![first];
+    let deadline = Instant::now() + PATIENCE;
+    while rows < MAX_COMMIT_ROWS && bytes < MAX_COMMIT_BYTES {
+        let patience = if is_urgent || rows >= WORTHWHILE_ROWS {
+            Duration::ZERO
+        } else {
+            deadline.saturating_duration_since(Instant::now())
+        };
+        let Ok(job) = waiting.recv_timeout(patience) else { break };
+        let size = job.size();
+        rows += size.rows;
+        bytes += size.bytes;
+        is_urgent |= size.is_urgent;
+        jobs.push(job);
+    }
+    jobs
+}
+
+/// One transaction: all of `jobs` or, on an error, none, and the state as it was.
+fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+    let write = || -> rusqlite::Result<()> {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
+        let mut commit = Commit { connection, state, act: None };
+        for job in jobs {
+            job.apply(&mut commit)?;
+        }
+        commit.finish()?;
+        connection.prepare_cached("COMMIT")?.execute(()).map(drop)
+    };
+    let written = write();
+    if written.is_ok() {
+        // Before anybody is answered: who was admitted is counted here, or nowhere.
+        state.gauges.add(state.counters.iter().map(|(tenant, counters)| (*tenant, counters.pending())));
+    }
+    state.counters.clear();
+    if written.is_ok() {
+        state.window.keep();
+    } else {
+        state.window.undo();
+        // SQLite may have rolled back by itself: https://sqlite.org/lang_transaction.html#immediate
+        if !connection.is_autocommit()
+            && let Err(error) = connection.execute_batch("ROLLBACK")
+        {
+            error!(%error, "cannot roll back");
+        }
+    }
+    written
+}
+
+fn answer(jobs: impl IntoIterator<Item = Box<dyn Job>>, committed: &Result<(), StoreError>) {
+    for job in jobs {
+        job.answer(committed.clone());
+    }
+}
