@@ -8,9 +8,8 @@ mod program;
 #[path = "support/receiver.rs"]
 mod receiver;
 
-use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -30,7 +29,6 @@ const THINKING: Duration = Duration::from_secs(4);
 /// fails in the kernel, as it does on a full disk.
 struct Server {
     program: Program,
-    data: PathBuf,
     log: mpsc::UnboundedReceiver<String>,
 }
 
@@ -40,7 +38,7 @@ impl Server {
         let (tell, log) = mpsc::unbounded_channel();
         let stderr = BufReader::new(program.child.stderr.take().expect("a pipe"));
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
-        Self { program, data: folder.join("data"), log }
+        Self { program, log }
     }
 
     /// No file may grow beyond `bytes`; `None`: as before.
