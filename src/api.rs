@@ -2,6 +2,7 @@
 
 mod audit;
 pub mod auth;
+mod clock;
 mod deliveries;
 mod events;
 mod filters;
@@ -122,6 +123,7 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(tokens::revoke))
         .routes(routes!(tenants::list, tenants::create))
         .routes(routes!(tenants::show, tenants::update, tenants::delete))
+        .routes(routes!(clock::confirm))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::drain))
         .routes(routes!(nodes::resume))

@@ -1,6 +1,7 @@
 //! One node: its store, its door and its lanes, kept in step. What the API and the command line talk to.
 
 mod administration;
+mod clock_trust;
 pub mod nodes;
 mod operations;
 pub mod replay;
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::clock_trust::ClockTrust;
 use self::nodes::{Membership, NodeSettings};
 use self::operations::Change;
 
@@ -59,6 +61,7 @@ pub struct Engine {
     is_full_told: AtomicBool,
     replays: Replays,
     purge: JoinHandle<()>,
+    clock_trust: Arc<ClockTrust>,
     idempotency_ttl: Duration,
     node: Node,
     /// Set where others share the store.
@@ -136,7 +139,9 @@ impl Engine {
         if member.is_none() {
             replays.follow(store.unfinished_replays().await?);
         }
-        let purge = Purge::new(Arc::clone(&store), Arc::clone(&clock), retention, dispatcher.clone());
+        let clock_trust = Arc::new(ClockTrust::default());
+        let parts = (Arc::clone(&store), Arc::clone(&clock), dispatcher.clone(), Arc::clone(&clock_trust));
+        let purge = Purge::new(parts.0, parts.1, retention, parts.2, parts.3);
         let purge = tokio::spawn(purge.run());
         let membership = member.map(|member| Arc::new(Membership::new(member, this.clone(), node)));
         let changes = Mutex::default();
@@ -151,6 +156,7 @@ impl Engine {
             is_full_told: AtomicBool::new(false),
             replays,
             purge,
+            clock_trust,
             idempotency_ttl,
             node: this,
             membership,

@@ -119,6 +119,18 @@ async fn delivered(engine: &Engine) -> usize {
     engine.store().deliveries(DEFAULT_TENANT, &filter, Page { limit: 500, cursor: None }).await.unwrap().items.len()
 }
 
+/// Waits until the clock's jump is noticed, and says that it is right.
+async fn confirm_clock(engine: &Engine) {
+    for _ in 0..3_000 {
+        if engine.is_clock_doubted() {
+            assert!(engine.confirm_clock(DEFAULT_TENANT).await.unwrap());
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("nobody notices that the clock has jumped");
+}
+
 fn size(folder: &Path) -> u64 {
     std::fs::metadata(folder.join(DATABASE_FILE)).unwrap().len()
 }
@@ -146,10 +158,12 @@ async fn old_events_go_and_the_disk_gets_its_space_back() {
     // A day before it is time, nothing goes.
     clock.advance(29 * DAY);
     let engine = start(folder.path(), &clock).await;
+    confirm_clock(&engine).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(delivered(&engine).await, 500, "a full page");
 
     clock.advance(2 * DAY);
+    confirm_clock(&engine).await;
     let left = wait_for_events(&engine, 2).await;
     assert_eq!(left, ["owed.one", "dead.one"]);
     let stats = engine.store().stats(DEFAULT_TENANT).await.unwrap();
@@ -167,6 +181,48 @@ async fn old_events_go_and_the_disk_gets_its_space_back() {
     // The dead one goes in its time; what is owed stays.
     clock.advance(60 * DAY);
     let engine = start(folder.path(), &clock).await;
+    confirm_clock(&engine).await;
     assert_eq!(wait_for_events(&engine, 1).await, ["owed.one"]);
     assert_eq!(engine.drain(Duration::from_secs(10)).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_wrong_for_a_while_deletes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(START));
+    let engine = start(folder.path(), &clock).await;
+    let healthy = TestReceiver::healthy().await;
+    subscribe(&engine, "good.>", &healthy.url("/")).await;
+    publish(&engine, "good.one", 1).await;
+    wait_for_stats(&engine, |stats| stats.delivered == 1).await;
+    // Rounds in which the clock is right.
+    tokio::time::sleep(5 * retention().interval).await;
+
+    // While the server runs, and while it does not.
+    for is_running in [true, false] {
+        if !is_running {
+            engine.drain(Duration::from_secs(10)).await;
+        }
+        clock.advance(400 * DAY);
+        let other = if is_running { None } else { Some(start(folder.path(), &clock).await) };
+        let engine = other.as_ref().unwrap_or(&engine);
+        for _ in 0..3_000 {
+            if engine.is_clock_doubted() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(5 * retention().interval).await;
+        assert!(engine.is_clock_doubted());
+        assert_eq!(wait_for_events(engine, 1).await, ["good.one"]);
+        clock.set(START);
+        while engine.is_clock_doubted() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if let Some(other) = other {
+            clock.advance(400 * DAY);
+            confirm_clock(&other).await;
+            wait_for_events(&other, 0).await;
+        }
+    }
 }

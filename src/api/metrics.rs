@@ -64,6 +64,7 @@ pub(super) async fn exposition(State(app): State<Arc<App>>) -> Result<impl IntoR
         figures: app.engine.figures(),
         shards: app.engine.shard_figures(),
         stats,
+        is_clock_doubted: app.engine.is_clock_doubted(),
         uptime_s: app.uptime().as_secs_f64(),
         process: ProcessUse::read(),
     };
@@ -80,6 +81,7 @@ struct Snapshot {
     figures: Figures,
     shards: Vec<ShardFigures>,
     stats: Option<Stats>,
+    is_clock_doubted: bool,
     uptime_s: f64,
     process: Option<ProcessUse>,
 }
@@ -104,6 +106,7 @@ impl Collector for Snapshot {
             ("circuits_open", "Webhooks whose circuit is open", figures.circuits_open),
             ("attempts_in_flight", "Attempts under way", figures.in_flight),
             ("deliveries_queued", "Deliveries waiting in memory", figures.queued),
+            ("purge_held", "1: nothing is purged, because the clock jumped", u64::from(self.is_clock_doubted)),
         ] {
             gauge(&mut encoder, name, help, None, value)?;
         }

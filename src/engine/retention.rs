@@ -4,10 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::Engine;
+use super::clock_trust::{CLOCK_PROBATION, ClockTrust, Look};
 use crate::clock::{Clock, UnixMicros};
 use crate::dispatcher::Dispatcher;
 use crate::store::retention::{Cutoffs, Purged, Retention};
-use crate::store::{EventSeq, Shard, Store, StoreError};
+use crate::store::{Act, Deed, EventSeq, Shard, Store, StoreError};
 
 /// The rest between two steps.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
@@ -67,6 +71,9 @@ pub(super) struct Purge {
     settings: RetentionSettings,
     /// One node purges: who owns the first shard.
     dispatcher: Dispatcher,
+    trust: Arc<ClockTrust>,
+    /// The zero of the steady clock.
+    began_at: Instant,
     /// Where the next round goes on: events before were looked at.
     events_through: EventSeq,
     attempts_through: EventSeq,
@@ -80,10 +87,12 @@ impl Purge {
         clock: Arc<dyn Clock>,
         settings: RetentionSettings,
         dispatcher: Dispatcher,
+        trust: Arc<ClockTrust>,
     ) -> Self {
         let full_round_at = clock.now();
         let (events_through, attempts_through) = (EventSeq(0), EventSeq(0));
-        Self { store, clock, settings, dispatcher, events_through, attempts_through, full_round_at }
+        let began_at = Instant::now();
+        Self { store, clock, settings, dispatcher, trust, began_at, events_through, attempts_through, full_round_at }
     }
 
     pub(super) async fn run(mut self) {
@@ -105,6 +114,9 @@ impl Purge {
 
     async fn round(&mut self) -> Result<(), StoreError> {
         let now = self.clock.now();
+        if !self.may_delete(now).await? {
+            return Ok(());
+        }
         // The clock may have been set back.
         if (now.0 - self.full_round_at.0).unsigned_abs() >= FULL_ROUND_US {
             self.full_round_at = now;
@@ -143,6 +155,28 @@ impl Purge {
         Ok(())
     }
 
+    /// Whether the clock is to be believed.
+    async fn may_delete(&self, now: UnixMicros) -> Result<bool, StoreError> {
+        let newest = self.store.newest_event_at().await?;
+        let hours = CLOCK_PROBATION.as_secs() / 3_600;
+        match self.trust.look(now, self.began_at.elapsed(), newest) {
+            Look::Trusted => Ok(true),
+            Look::Jumped { by } => {
+                tracing::warn!(
+                    %now, jump_s = by.as_secs(), hours,
+                    "the clock is far ahead of when it was last seen: nothing is purged until it has run on for so many \
+                     hours, or POST /api/v1/clock/confirm says that it is right"
+                );
+                Ok(false)
+            }
+            Look::StillDoubted => Ok(false),
+            Look::TrustedAgain => {
+                tracing::info!(%now, "the clock is believed again: what is old is purged");
+                Ok(true)
+            }
+        }
+    }
+
     async fn rest(&self) {
         tokio::time::sleep(STEP_PAUSE).await;
         for _ in 0..MAX_BUSY_PAUSES {
@@ -151,6 +185,22 @@ impl Purge {
             }
             tokio::time::sleep(BUSY_PAUSE).await;
         }
+    }
+}
+
+impl Engine {
+    /// Whether nothing is purged because the clock jumped.
+    pub fn is_clock_doubted(&self) -> bool {
+        self.clock_trust.is_doubted()
+    }
+
+    /// An operator says that this node's clock is right. Returns whether that was in doubt.
+    pub async fn confirm_clock(&self, act: impl Into<Act>) -> Result<bool, StoreError> {
+        let act = act.into();
+        let deed =
+            Deed { at: self.now(), tenant: act.tenant, action: "clock.confirm", target: None, target_name: None };
+        self.store.audited(&act).record(deed).await?;
+        Ok(self.clock_trust.confirm())
     }
 }
 

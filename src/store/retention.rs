@@ -26,6 +26,8 @@ pub trait RetentionStore: Send + Sync + 'static {
     /// Deletes idempotency keys that expired by `now` and replay jobs that ended before `jobs_before`. Returns
     /// whether there is more.
     async fn purge_records(&self, now: UnixMicros, jobs_before: UnixMicros) -> Result<bool, StoreError>;
+    /// When the newest event was accepted, by the clock of then.
+    async fn newest_event_at(&self) -> Result<Option<UnixMicros>, StoreError>;
     /// Gives some free space back to the file system. Returns whether there is more to give.
     async fn release_space(&self) -> Result<bool, StoreError>;
     /// Calls wait for the writer: what is not urgent should wait.

@@ -353,6 +353,13 @@ impl RetentionStore for PostgresStore {
         write!(self, |commit| delete_records(commit, now, jobs_before).await)
     }
 
+    async fn newest_event_at(&self) -> Result<Option<UnixMicros>, StoreError> {
+        let connection = self.shared.connections.snapshot().await?;
+        let newest = connection.query_opt("SELECT accepted_at FROM event ORDER BY seq DESC LIMIT 1", &[]).await;
+        let newest = newest?;
+        Ok(newest.map(|row| row.try_get(0)).transpose().map_err(Failure::from)?)
+    }
+
     async fn release_space(&self) -> Result<bool, StoreError> {
         let spent = spent_partitions(&self.shared.connections.snapshot().await?).await?;
         let Some(oldest) = spent.first() else { return Ok(false) };

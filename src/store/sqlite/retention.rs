@@ -265,6 +265,14 @@ impl RetentionStore for SqliteStore {
         self.writer.write(RECORDS_SIZE, move |commit| delete_records(commit, now, jobs_before)).await
     }
 
+    async fn newest_event_at(&self) -> Result<Option<UnixMicros>, StoreError> {
+        let newest = |connection: &Connection| {
+            let mut newest = connection.prepare_cached("SELECT accepted_at FROM event ORDER BY seq DESC LIMIT 1")?;
+            Ok(newest.query_row((), |row| row.get(0)).optional()?)
+        };
+        self.readers.read(newest).await
+    }
+
     async fn release_space(&self) -> Result<bool, StoreError> {
         if self.readers.read(spare_pages).await? == 0 {
             return Ok(false);

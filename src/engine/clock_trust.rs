@@ -1,0 +1,137 @@
+//! Whether the machine's clock may be deleted by: one that is wrong for a minute must not end what was to be kept for months.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::clock::UnixMicros;
+
+/// The clock may run ahead of the steady one by so much between two looks; more is a jump.
+pub(super) const MAX_CLOCK_JUMP: Duration = Duration::from_mins(1);
+/// The newest event may be so old at a start; beyond it the clock may have jumped while nobody looked.
+pub(super) const MAX_UNSEEN_TIME: Duration = Duration::from_hours(24);
+/// A clock that ran on for so long after a jump is right.
+pub(super) const CLOCK_PROBATION: Duration = Duration::from_hours(24);
+
+/// What is known of the clock.
+#[derive(Debug, Default)]
+pub(super) struct ClockTrust(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The clock and the steady clock at the last look.
+    last: Option<(UnixMicros, Duration)>,
+    doubt: Option<Doubt>,
+}
+
+/// The clock jumped ahead.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    /// Where it would be without that, and when that was, by the steady clock.
+    expected: UnixMicros,
+    since: Duration,
+}
+
+/// What a look came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Trusted,
+    /// For the first time at this look.
+    Jumped {
+        by: Duration,
+    },
+    StillDoubted,
+    /// It was set right, or has run on for long enough.
+    TrustedAgain,
+}
+
+impl ClockTrust {
+    /// `steady` never jumps. `newest` is when the newest event was accepted; it counts at the first look.
+    pub(super) fn look(&self, now: UnixMicros, steady: Duration, newest: Option<UnixMicros>) -> Look {
+        let mut state = self.0.lock();
+        let last = state.last.replace((now, steady));
+        if let Some(Doubt { expected, since }) = state.doubt {
+            let passed = steady.saturating_sub(since);
+            let is_set_right = now <= expected.after(passed).after(MAX_CLOCK_JUMP);
+            if !is_set_right && passed < CLOCK_PROBATION {
+                return Look::StillDoubted;
+            }
+            state.doubt = None;
+            return Look::TrustedAgain;
+        }
+        let (expected, allowed) = match (last, newest) {
+            (Some((at, then)), _) => (at.after(steady.saturating_sub(then)), MAX_CLOCK_JUMP),
+            (None, Some(newest)) => (newest, MAX_UNSEEN_TIME),
+            (None, None) => return Look::Trusted,
+        };
+        let by = now.since(expected);
+        if by <= allowed {
+            return Look::Trusted;
+        }
+        state.doubt = Some(Doubt { expected: expected.after(allowed), since: steady });
+        Look::Jumped { by }
+    }
+
+    pub(super) fn is_doubted(&self) -> bool {
+        self.0.lock().doubt.is_some()
+    }
+
+    /// An operator says that the clock is right. Returns whether that was in doubt.
+    pub(super) fn confirm(&self) -> bool {
+        self.0.lock().doubt.take().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
+    const HOUR: Duration = Duration::from_hours(1);
+    const START: UnixMicros = UnixMicros(1_790_000_000_000_000);
+
+    fn trusted() -> ClockTrust {
+        let trust = ClockTrust::default();
+        assert_eq!(trust.look(START, HOUR, Some(START)), Look::Trusted);
+        trust
+    }
+
+    #[test]
+    fn a_clock_that_runs_is_trusted_and_one_that_is_set_back_too() {
+        let trust = trusted();
+        assert_eq!(trust.look(START.after(DAY), HOUR + DAY, None), Look::Trusted);
+        assert_eq!(trust.look(START, HOUR + DAY + HOUR, None), Look::Trusted);
+        assert_eq!(trust.look(START.after(HOUR), HOUR + DAY + 2 * HOUR, None), Look::Trusted);
+    }
+
+    #[test]
+    fn a_jump_ahead_is_doubted_until_it_is_set_right() {
+        let trust = trusted();
+        let later = |minutes: u32| HOUR + Duration::from_mins(1) * minutes;
+        let ahead = START.after(400 * DAY);
+        assert_eq!(trust.look(ahead, later(1), None), Look::Jumped { by: 400 * DAY - Duration::from_mins(1) });
+        assert_eq!(trust.look(ahead.after(Duration::from_mins(1)), later(2), None), Look::StillDoubted);
+        assert!(trust.is_doubted());
+        assert_eq!(trust.look(START.after(Duration::from_mins(3)), later(3), None), Look::TrustedAgain);
+        assert_eq!(trust.look(START.after(Duration::from_mins(4)), later(4), None), Look::Trusted);
+    }
+
+    #[test]
+    fn a_jump_that_lasts_or_is_confirmed_is_the_time() {
+        let trust = trusted();
+        let ahead = START.after(40 * DAY);
+        assert!(matches!(trust.look(ahead, HOUR, None), Look::Jumped { .. }));
+        assert_eq!(trust.look(ahead.after(DAY), HOUR + DAY, None), Look::TrustedAgain);
+        assert!(matches!(trust.look(ahead.after(9 * DAY), HOUR + DAY, None), Look::Jumped { .. }));
+        assert!(trust.confirm() && !trust.confirm());
+        assert_eq!(trust.look(ahead.after(9 * DAY), HOUR + DAY, None), Look::Trusted);
+    }
+
+    #[test]
+    fn a_start_long_after_the_newest_event_is_in_doubt() {
+        for (age, expected) in [(DAY, Look::Trusted), (DAY + HOUR, Look::Jumped { by: DAY + HOUR })] {
+            assert_eq!(ClockTrust::default().look(START.after(age), HOUR, Some(START)), expected);
+        }
+        assert_eq!(ClockTrust::default().look(START, HOUR, None), Look::Trusted, "nothing is there to be deleted");
+    }
+}
