@@ -1,6 +1,7 @@
 //! Durations and sizes as people write them.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -25,6 +26,37 @@ pub enum Size {
 pub enum Keep {
     For(Duration),
     Forever,
+}
+
+/// A port, as a number or as the text of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawPort")]
+pub struct Port(pub NonZeroU16);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawPort {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<RawPort> for Port {
+    type Error = String;
+
+    fn try_from(raw: RawPort) -> Result<Self, String> {
+        match raw {
+            RawPort::Number(number) => number.to_string().parse(),
+            RawPort::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.trim().parse().map(Self).map_err(|_| format!("{text:?} is no port, 1 to 65535"))
+    }
 }
 
 /// Milliseconds of each unit, the largest first.
