@@ -28,7 +28,9 @@ pub(super) fn read(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
 fn quoted(text: &str, error: &toml::de::Error) -> String {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let (number, start) = (before.matches('\n').count(), before.rfind('\n').map_or(0, |end| end + 1));
-    if text[start..].trim_start().starts_with(STORE) {
+    // Also a secret that has no place here.
+    let line = text[start..].trim_start().trim_start_matches(['"', '\'']);
+    if [STORE, "admin_token", "master_key"].iter().any(|secret| line.starts_with(secret)) {
         return format!("line {}: {}", number + 1, error.message());
     }
     error.to_string()

@@ -98,7 +98,7 @@ impl Columns {
             std::str::from_utf8(&text).map(|text| Zeroizing::new(text.to_owned())).map_err(corrupt)
         };
         let mut keys = SigningKeys::new(
-            Secret::parse(&open(&self.decnet_secret, DECNET_FIELD)?).map_err(corrupt)?,
+            Secret::kept(&open(&self.decnet_secret, DECNET_FIELD)?).map_err(corrupt)?,
             StandardKey::parse(&open(&self.standard_key, STANDARD_FIELD)?).map_err(corrupt)?,
         );
         let policy: StoredPolicy = match &self.policy {
