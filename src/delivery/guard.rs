@@ -35,7 +35,7 @@ use rustls::pki_types::ServerName;
 pub use self::ranges::METADATA_NETWORKS;
 use self::ranges::{carried_v4, denied_range, metadata, port_owner};
 
-/// The longest URL of a webhook, in bytes as given.
+/// The longest URL of a webhook, in bytes, as given and as sent.
 pub const MAX_URL_BYTES: usize = 2_048;
 
 /// How long the resolver remembers that a name does not exist, at most: a corrected zone is seen soon.
@@ -109,6 +109,13 @@ impl Destination {
     pub fn parse(url: &str) -> Result<Self, DestinationError> {
         check_spelling(url)?;
         let url = url::Url::parse(url).or_else(|error| invalid(format_args!("the URL is malformed: {error}")))?;
+        // What is sent and kept is this form, in which a letter may have nine bytes.
+        if url.as_str().len() > MAX_URL_BYTES {
+            let length = url.as_str().len();
+            return invalid(format_args!(
+                "the URL is {length} bytes long with all encoded, the limit is {MAX_URL_BYTES}"
+            ));
+        }
         let host = match url.host() {
             Some(url::Host::Ipv4(ip)) => Host::Ip(ip.into()),
             Some(url::Host::Ipv6(ip)) => Host::Ip(ip.into()),
