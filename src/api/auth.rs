@@ -257,6 +257,11 @@ fn for_tenant(found: Option<TenantSeq>, own: TenantSeq, is_operator: bool) -> Re
 pub(super) struct Publisher(pub(super) TenantSeq);
 /// A caller that may see everything but secrets, tokens and the audit log.
 pub(super) struct Reader(pub(super) TenantSeq);
+/// A [`Reader`], and whether it may see the whole URLs of webhooks: an [`Admin`] may.
+pub(super) struct WebhookReader {
+    pub(super) tenant: TenantSeq,
+    pub(super) sees_urls: bool,
+}
 /// A caller that may do everything for a tenant; what is done with this is in the audit log.
 pub(super) struct Admin(pub(super) Act);
 /// A caller that may manage tenants.
@@ -293,6 +298,15 @@ impl FromRequestParts<Arc<App>> for Reader {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         Ok(Self(admit(parts, app, Scope::Read).await?.tenant))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for WebhookReader {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let caller = admit(parts, app, Scope::Read).await?;
+        let sees_urls = caller.token.as_ref().is_none_or(|cached| cached.token.permits(Scope::Admin));
+        Ok(Self { tenant: caller.tenant, sees_urls })
     }
 }
 

@@ -50,7 +50,7 @@ pub enum Host {
 }
 
 /// A webhook's URL, parsed strictly: what to connect to and what to ask for, ready for the wire.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Destination {
     url: url::Url,
     host: Host,
@@ -58,6 +58,13 @@ pub struct Destination {
     authority: HeaderValue,
     target: Uri,
     server_name: ServerName<'static>,
+}
+
+/// Without path and query.
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Destination").field(&self.masked()).finish()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,6 +144,11 @@ impl Destination {
                 .or_else(|_| invalid("the URL's host is no valid name of DNS"))?,
         };
         Ok(Self { host, port, authority, target: Uri::from(target), server_name, url })
+    }
+    /// The URL for those who may not see its path and query, which can be a receiver's password: `https://host/…`.
+    #[must_use]
+    pub fn masked(&self) -> String {
+        format!("{}/…", &self.url[..url::Position::BeforePath])
     }
     /// The URL in its normalised form.
     #[must_use]

@@ -20,6 +20,7 @@ mod reader;
 mod rekey;
 mod replay;
 mod retention;
+mod sealed_urls;
 mod settle;
 mod tenants;
 mod tokens;

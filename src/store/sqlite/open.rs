@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use uuid::Uuid;
 
+use super::sealed_urls::seal_urls;
 use crate::store::OpenError;
 use crate::store::migrate::{self, Migration};
 use crate::store::seal::{Belonging, MasterKey, Sealer, random_bytes};
@@ -100,19 +101,22 @@ impl Folder {
         } else {
             self.create(&sealer)?;
         }
-        let open = || -> rusqlite::Result<Connection> {
-            let mut connection = Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
-            configure(&connection, WRITER_CACHE_KIB)?;
-            connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-            connection.pragma_update(None, "synchronous", "FULL")?;
-            connection.pragma_update_and_check(None, "journal_size_limit", sql_integer(WAL_KEPT_BYTES), |_| Ok(()))?;
-            migrate(&mut connection)?;
-            super::compact::prepare(&connection)?;
-            let max_pages = max_bytes.map_or(u64::from(u32::MAX - 1), |bytes| bytes / PAGE_BYTES);
-            connection.pragma_update_and_check(None, "max_page_count", sql_integer(max_pages), |_| Ok(()))?;
-            Ok(connection)
-        };
-        open().map_err(|error| self.failed(error))
+        let mut connection = self.open_writer(max_bytes).map_err(|error| self.failed(error))?;
+        seal_urls(&mut connection, self, &sealer)?;
+        Ok(connection)
+    }
+
+    fn open_writer(&self, max_bytes: Option<u64>) -> rusqlite::Result<Connection> {
+        let mut connection = Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+        configure(&connection, WRITER_CACHE_KIB)?;
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update_and_check(None, "journal_size_limit", sql_integer(WAL_KEPT_BYTES), |_| Ok(()))?;
+        migrate(&mut connection)?;
+        super::compact::prepare(&connection)?;
+        let max_pages = max_bytes.map_or(u64::from(u32::MAX - 1), |bytes| bytes / PAGE_BYTES);
+        connection.pragma_update_and_check(None, "max_page_count", sql_integer(max_pages), |_| Ok(()))?;
+        Ok(connection)
     }
 
     /// The database as it is, for work on the file alone; it must be ours and there.
