@@ -15,13 +15,17 @@ mod program;
 #[path = "support/server.rs"]
 mod server;
 
+use std::net::IpAddr;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::api::auth::{AUTH_FAILURES, new_token};
+use postrider::delivery::guard::Resolve;
 use postrider::log_rate::MAX_LOG_LINES;
 use program::Program;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 use server::{TestServer, settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -90,6 +94,44 @@ async fn a_request_that_readers_may_read_otherwise_is_refused_and_nothing_behind
     }
     let after = server.get("/api/v1/stats").await.expect(200);
     assert_eq!(after["events"], accepted["events"], "none of them was accepted");
+    server.stop().await;
+}
+
+/// Knows one name, which leads inside.
+struct Inside;
+
+#[async_trait::async_trait]
+impl Resolve for Inside {
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        if host == "is-inside.example" { Ok(vec![[10, 0, 0, 1].into()]) } else { Err(format!("{host} does not exist")) }
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_learns_nothing_about_names_inside_and_the_log_says_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(folder.path());
+    settings.client.resolver = Some(Arc::new(Inside));
+    let server = TestServer::start_with(settings).await;
+    let mut seen = Vec::new();
+    for name in ["is-inside", "not-there"] {
+        let url = format!("https://{name}.example/");
+        let body = json!({"name": name, "url": url, "topic_patterns": [name]}).to_string();
+        let created = server.post("/api/v1/webhooks", &body).await;
+        let status = created.status;
+        let path = format!("/api/v1/webhooks/{}", created.expect(201)["uuid"].as_str().unwrap());
+        let tested = server.post(&format!("{path}/test"), "").await.expect(200);
+        assert!(tested["timings"]["dns_ms"].is_number(), "{tested}");
+        let event = json!({"topic": name, "payload": {}}).to_string();
+        server.post("/api/v1/events", &event).await.expect(202);
+        let ended = server.wait_for(&path, |webhook| webhook["consecutive_failures"] == 1).await;
+        assert_eq!(tested["error"], ended["last_error"]);
+        seen.push((status, ended["last_error"].as_str().unwrap().replace(name, "name")));
+    }
+    assert_eq!(seen[0], seen[1]);
+    let log = server.log.text();
+    let led: Vec<_> = log.lines().filter(|line| line.contains("leads to an address that may not be")).collect();
+    assert!(!led.is_empty() && led.iter().all(|line| line.contains("is-inside.example") && line.contains("10.0.0.1")));
     server.stop().await;
 }
 

@@ -209,6 +209,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_port_is_a_number_or_the_text_of_one() {
+        let port = |json: &str| serde_json::from_str::<Port>(json).map(|port| port.0.get()).ok();
+        assert_eq!((port("9200"), port("\"9200\""), port("65535")), (Some(9200), Some(9200), Some(65_535)));
+        assert_eq!((port("0"), port("65536"), port("-1"), port("\"http\"")), (None, None, None, None));
+        assert_eq!(serde_json::to_string(&Port(NonZeroU16::MIN)).unwrap(), "1");
+    }
+
+    #[test]
     fn durations_are_read_and_written_as_people_do() {
         for (text, ms) in
             [("500ms", 500), ("30s", 30_000), ("2m", 120_000), ("1.5s", 1_500), ("1h", 3_600_000), ("0s", 0)]
