@@ -13,6 +13,7 @@ mod metrics;
 mod nodes;
 mod openapi;
 pub mod problem;
+mod refusals;
 mod replays;
 mod shapes;
 mod stats;
@@ -39,11 +40,12 @@ use tower_http::normalize_path::NormalizePath;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::auth::Auth;
+use self::auth::{Auth, Peer};
 use self::health::Readiness;
 use self::metrics::Requests;
 pub use self::openapi::openapi;
 use self::problem::Problem;
+use self::refusals::Refusals;
 use crate::engine::Engine;
 
 /// What every handler may use.
@@ -56,6 +58,7 @@ pub struct App {
     readiness: Readiness,
     /// Set when a shutdown begins, for [`health`].
     draining: AtomicBool,
+    refusals: Refusals,
     started: Instant,
     /// Where it listens.
     address: SocketAddr,
@@ -71,6 +74,7 @@ impl App {
             bodies: input::body_budget(),
             readiness: Readiness::default(),
             draining: AtomicBool::new(false),
+            refusals: Refusals::default(),
             started: Instant::now(),
             address,
         })
@@ -87,6 +91,14 @@ impl App {
     /// Tells load balancers to send no more requests.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes a connection that broke. One that did not speak HTTP was refused with 400.
+    pub fn note_broken(&self, error: &hyper::Error, Peer(peer): Peer) {
+        if error.is_parse() {
+            self.refusals.note_malformed(Some(peer));
+        }
+        tracing::debug!(%error, "a connection broke");
     }
 
     pub fn uptime(&self) -> Duration {
@@ -162,12 +174,21 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
 async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     let started = Instant::now();
-    let mut response = next.run(request).await;
+    let mut response = match refusals::of_head(&request) {
+        None => next.run(request).await,
+        Some(refusal) => {
+            app.refusals.note_malformed(peer);
+            refusal
+        }
+    };
+    let path = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    app.refusals.note(response.status(), &method, path, peer);
     app.requests.count(&method, route.as_ref(), response.status());
     tracing::debug!(
         %method,
-        route = route.as_ref().map_or("unmatched", MatchedPath::as_str),
+        route = path,
         status = response.status().as_u16(),
         elapsed_us = started.elapsed().as_micros(),
         "answered"

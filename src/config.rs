@@ -3,6 +3,7 @@
 //! Every default lives here, and nothing else reads the environment.
 
 mod environment;
+mod file;
 mod location;
 mod units;
 
@@ -32,7 +33,7 @@ use crate::store::sqlite::SqliteOptions;
 use crate::telemetry::{self, LogFormat, TelemetrySettings};
 pub use environment::Environment;
 pub use location::Location;
-pub use units::{Keep, Size, Span, parse_span};
+pub use units::{Keep, Port, Size, Span, parse_span};
 
 /// Read from the working directory if it is there and no other file is named.
 pub const DEFAULT_FILE: &str = "postrider.toml";
@@ -82,9 +83,12 @@ pub struct RawConfig {
     /// Let webhooks reach this private network (repeatable)
     #[arg(long, value_name = "CIDR")]
     pub allow_private: Option<Vec<IpNet>>,
-    /// Let webhooks reach every private address but those of cloud metadata services
+    /// Let webhooks reach every private address but link-local ones and those of cloud metadata services
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_private_destinations: Option<bool>,
+    /// Let webhooks reach this port, although it belongs to a database, mail or the like, as 9200 (repeatable)
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+    pub allow_ports: Option<Vec<Port>>,
     /// Let webhooks leave it to their proxies to resolve names, which no address check sees
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_proxy_resolution: Option<bool>,
@@ -161,6 +165,7 @@ fn defaults() -> RawConfig {
         drain_timeout: Some(Span(Duration::from_secs(30))),
         allow_private: Some(Vec::new()),
         allow_private_destinations: Some(false),
+        allow_ports: Some(Vec::new()),
         allow_proxy_resolution: Some(false),
         https_only: Some(false),
         resolver: Some(Resolver::Hickory),
@@ -249,6 +254,7 @@ struct Values {
     drain_timeout: Span,
     allow_private: Vec<IpNet>,
     allow_private_destinations: bool,
+    allow_ports: Vec<Port>,
     allow_proxy_resolution: bool,
     https_only: bool,
     resolver: Resolver,
@@ -289,7 +295,7 @@ impl Config {
     /// `POSTRIDER_CONFIG`; otherwise [`DEFAULT_FILE`] is read if it is there.
     pub fn load(file: Option<&Path>, environment: &Environment, flags: &RawConfig) -> Result<Self, ConfigError> {
         let named = file.map(Path::to_owned).or_else(|| environment.get("config").map(|(_, path)| path.into()));
-        Self::layered(&read_file(named)?, environment, flags)
+        Self::layered(&file::read(named)?, environment, flags)
     }
 
     /// `flags` over the defaults, whatever the file and the environment say: for a server of its own kind.
@@ -407,6 +413,7 @@ impl Config {
                 policy: EgressPolicy {
                     allow_private: values.allow_private,
                     allow_all_private: values.allow_private_destinations,
+                    allow_ports: values.allow_ports.iter().map(|port| port.0.get()).collect(),
                     own_listeners: Vec::new(),
                     allow_proxy_resolution: values.allow_proxy_resolution,
                     https_only: values.https_only,
@@ -465,34 +472,4 @@ fn layer(raw: &RawConfig) -> Result<Map<String, Value>, serde_json::Error> {
     let Value::Object(mut layer) = serde_json::to_value(raw)? else { return Ok(Map::new()) };
     layer.retain(|_, value| !value.is_null());
     Ok(layer)
-}
-
-fn read_file(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
-    let is_named = named.is_some();
-    let path = named.unwrap_or_else(|| DEFAULT_FILE.into());
-    let trouble = |reason: String| ConfigError::File { path: path.display().to_string(), reason };
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_named => return Ok(RawConfig::default()),
-        Err(error) => return Err(trouble(error.to_string())),
-    };
-    toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let mut reason = quoted(&text, &error);
-        for secret in ["admin_token", "master_key"] {
-            if error.message().contains(&format!("unknown field `{secret}`")) {
-                reason.extend(["secrets are read from the environment only: set POSTRIDER_", &secret.to_uppercase()]);
-            }
-        }
-        trouble(reason)
-    })
-}
-
-/// What is wrong with a file, and the line that it is in, unless a password may be in that.
-fn quoted(text: &str, error: &toml::de::Error) -> String {
-    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-    let (number, start) = (before.matches('\n').count(), before.rfind('\n').map_or(0, |end| end + 1));
-    if text[start..].trim_start().starts_with(STORE) {
-        return format!("line {}: {}", number + 1, error.message());
-    }
-    error.to_string()
 }

@@ -140,12 +140,14 @@ pub enum End {
     /// This machine could not open a connection: it has no descriptor, port or memory left.
     Local(String),
     Tls(String),
-    Dns(String),
-    /// The egress guard refused the destination. `detail` may name addresses: for admins and logs only.
-    Blocked {
+    /// The name has no address that may be contacted. `reason` is the same of names that are not there and of those that
+    /// lead inside, so that nobody learns from it what is inside; `detail` is for logs and says which.
+    Dns {
         reason: String,
         detail: String,
     },
+    /// The egress guard refused the destination as it is written.
+    Blocked(String),
     /// The answer was not HTTP/1.1 within the limits on its size.
     Protocol(String),
     /// The credential that the webhook asks for could not be had.
@@ -215,7 +217,7 @@ impl End {
     /// the operator's affair.
     #[must_use]
     pub fn counts_as_failure(&self) -> bool {
-        !matches!(self, Self::Status(200..=299) | Self::Blocked { .. } | Self::Local(_) | Self::Proxy(_))
+        !matches!(self, Self::Status(200..=299) | Self::Blocked(_) | Self::Local(_) | Self::Proxy(_))
     }
 
     /// See [`Outcome::error_text`].
@@ -228,8 +230,8 @@ impl End {
             Self::Timeout(phase) => format!("timeout: {phase}"),
             Self::Connect(reason) | Self::Local(reason) => format!("connect: {reason}"),
             Self::Tls(reason) => format!("tls: {reason}"),
-            Self::Dns(reason) => format!("dns: {reason}"),
-            Self::Blocked { reason, .. } => format!("egress_blocked: {reason}"),
+            Self::Dns { reason, .. } => format!("dns: {reason}"),
+            Self::Blocked(reason) => format!("egress_blocked: {reason}"),
             Self::Protocol(reason) => format!("protocol: {reason}"),
             Self::Auth(reason) => format!("auth: {reason}"),
             Self::Proxy(reason) => format!("proxy: {reason}"),

@@ -235,7 +235,7 @@ impl Engine {
     ) -> Result<WebhookRecord, ChangeError> {
         let act = act.into();
         let settings = WebhookSettings::create(patch).map_err(ChangeError::Invalid)?;
-        self.vet(&settings).await?;
+        self.vet(&settings)?;
         let engine = Arc::clone(self);
         to_the_end(async move {
             let _in_order = engine.changes.lock().await;
@@ -298,7 +298,7 @@ impl Engine {
             let settings = change(&old.settings, self.now())?;
             let (new, known) = (&settings.receiver, &old.settings.receiver);
             if new.destination != known.destination || new.access != known.access {
-                self.vet(&settings).await?;
+                self.vet(&settings)?;
             }
             let done = match act.action {
                 Some(ROTATE) => Change::Rotated,
@@ -386,8 +386,8 @@ impl Engine {
     }
 
     /// Refuses a destination that an attempt would refuse.
-    async fn vet(&self, settings: &WebhookSettings) -> Result<(), ChangeError> {
-        self.client.vet(&settings.receiver).await.map_err(|VetError { field, error }| {
+    fn vet(&self, settings: &WebhookSettings) -> Result<(), ChangeError> {
+        self.client.vet(&settings.receiver).map_err(|VetError { field, error }| {
             let error = match field {
                 "url" => error.into(),
                 _ => WebhookError::Field { field, reason: error.to_string() },

@@ -1,6 +1,7 @@
 //! Postrider delivers events to other people's servers as signed HTTP POSTs (webhooks), durably.
 
 pub mod clock;
+pub mod log_rate;
 pub mod topic;
 
 pub mod delivery;

@@ -1,6 +1,7 @@
 //! Composition root: wire the parts together, listen, and drain.
 
 mod stores;
+mod strict;
 mod write_timeout;
 
 use std::future::Future;
@@ -17,7 +18,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::system::uname;
 use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use self::stores::StoreSettings;
+use self::strict::Strict;
 use self::write_timeout::WriteTimeout;
 use crate::api::auth::{Auth, Peer, hash_token, new_token};
 use crate::api::{self, App};
@@ -101,6 +103,7 @@ pub async fn serve(
     let (listener, address) = listen(settings.listen).await?;
     let max_connections = max_connections(raise_file_limit());
     survive_file_size_limit();
+    forbid_core_dumps();
     let mut client = settings.client;
     client.policy.own_listeners.push(address);
     let client = Client::new(client)?;
@@ -167,6 +170,15 @@ fn raise_file_limit() -> Option<u64> {
 fn survive_file_size_limit() {
     if let Err(error) = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())) {
         tracing::warn!(%error, "cannot catch SIGXFSZ: a limit on the size of files would end the server");
+    }
+}
+
+/// Keys and tokens are in memory: a process that crashes leaves no copy of it, in no file and in no crash reporter.
+fn forbid_core_dumps() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let done = setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    if let Err(error) = done {
+        tracing::warn!(%error, "cannot turn core dumps off: a crash may leave keys on the disk");
     }
 }
 
@@ -240,19 +252,19 @@ async fn answer(
             () = &mut shutdown => break,
             accepted = accept(&listener, &free) => accepted,
         };
-        let stream = TokioIo::new(WriteTimeout::new(stream, WRITE_TIMEOUT));
+        let stream = TokioIo::new(Strict::new(WriteTimeout::new(stream, WRITE_TIMEOUT)));
         let answers = Answers::clone(&answers);
         let answers = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             answers.call(request)
         });
         let connection = graceful.watch(http.serve_connection(stream, answers));
-        let mut closed = closed.clone();
+        let (mut closed, app) = (closed.clone(), Arc::clone(app));
         tokio::spawn(async move {
             let _permit = permit;
             tokio::select! {
                 // A client that goes away or talks nonsense is no failure of ours.
-                ended = connection => if let Err(error) = ended { tracing::debug!(%error, "a connection broke") },
+                ended = connection => if let Err(error) = ended { app.note_broken(&error, peer) },
                 _ = closed.changed() => {}
             }
         });

@@ -1,5 +1,7 @@
 //! What the process says about itself: the log on standard error.
 
+pub(crate) mod visible;
+
 use std::str::FromStr;
 
 use tracing::Subscriber;
@@ -65,10 +67,11 @@ where
 {
     let filter = parse_filter(&settings.filter)
         .map_err(|error| TelemetryError::Filter { filter: settings.filter.clone(), reason: error.to_string() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(settings.colour);
+    let colour = settings.colour;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour);
     Ok(match settings.format {
-        LogFormat::Text => Box::new(builder.finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+        LogFormat::Text => Box::new(builder.with_writer(visible::Gate { inner: writer, colour }).finish()),
+        LogFormat::Json => Box::new(builder.with_writer(writer).json().flatten_event(true).finish()),
     })
 }
 
@@ -127,6 +130,27 @@ mod tests {
         let log = logged(&TelemetrySettings::default());
         assert!(log.contains("circuit opened webhook=\"siem\""), "{log}");
         assert!(!log.contains("not shown") && !log.contains('\x1b'), "{log}");
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_speak_to_the_terminal_or_begin_a_line() {
+        for colour in [false, true] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let settings = TelemetrySettings { colour, ..TelemetrySettings::default() };
+            let subscriber = subscriber(&settings, move || writer.clone()).unwrap();
+            tracing::subscriber::with_default(subscriber, || {
+                let hostile =
+                    "a\u{200b}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}\u{61c}\u{feff}\x1b[2J\nb";
+                tracing::info!(display = %hostile, debug = hostile, "{hostile}");
+            });
+            let log = String::from_utf8(lines.0.lock().clone()).unwrap();
+            assert_eq!(log.lines().count(), 1, "{log}");
+            let plain = log.strip_suffix('\n').unwrap().replace("\x1b[0m", "").replace("\x1b[2m", "");
+            let plain = plain.replace("\x1b[32m", "").replace("\x1b[3m", "");
+            assert!(!plain.contains(visible::is_spelt_out), "{plain:?}");
+            assert_eq!(plain.matches("\\u{202e}").count(), 3, "{plain}");
+        }
     }
 
     #[test]

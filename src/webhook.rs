@@ -1,6 +1,8 @@
 //! Webhooks: where to deliver, with which keys, how; and what a server keeps about each.
 
 #[cfg(feature = "server")]
+mod credentials;
+#[cfg(feature = "server")]
 mod patch;
 #[cfg(feature = "server")]
 mod policy;

@@ -747,6 +747,69 @@ async fn a_webhook_is_made_shown_changed_and_deleted() {
 }
 
 #[tokio::test]
+async fn the_credentials_of_a_webhook_are_seen_by_nobody_and_its_path_by_admins_alone() {
+    let (_folder, server) = server().await;
+    let receiver = TestReceiver::healthy().await;
+    let events = json!({"name": "events", "url": receiver.url("/own"), "topic_patterns": ["postrider.>"]});
+    server.post("/api/v1/webhooks", &events.to_string()).await.expect(201);
+    let url = "http://127.0.0.1:4/services/hidden-in-the-path?key=hidden-in-the-query";
+    let token_url = "https://127.0.0.1:5/hidden-in-the-path/token";
+    let created = json!({
+        "name": "chat", "url": url, "topic_patterns": ["chat"],
+        "headers": {"X-Team": "hidden-in-a-header", "X-Key": "hidden-in-another"},
+        "auth": {"type": "oauth2", "token_url": token_url, "client_id": "me", "client_secret": "hidden-client-secret"},
+    });
+    let created = server.post("/api/v1/webhooks", &created.to_string()).await.expect(201);
+    let path = format!("/api/v1/webhooks/{}", created["uuid"].as_str().unwrap());
+    assert_eq!(created["headers"], json!({"X-Team": "…", "X-Key": "…"}));
+    assert_eq!((&created["url"], &created["auth"]["token_url"]), (&json!(url), &json!(token_url)));
+    assert_eq!(server.get(&path).await.expect(200)["url"], url, "an admin sees it");
+
+    let reader = server.token(r#"["read"]"#).await;
+    for path in [path.as_str(), "/api/v1/webhooks"] {
+        let seen = server.call("GET", path, &reader, "").await;
+        assert!(seen.status == 200 && !seen.body.contains("hidden-"), "{}", seen.body);
+        assert!(seen.body.contains(r#""http://127.0.0.1:4/…""#) && seen.body.contains(r#""https://127.0.0.1:5/…""#));
+    }
+    // What is shown is taken back as it is, by whomever it was shown to.
+    let seen = server.call("GET", &path, &reader, "").await.expect(200);
+    let back = json!({"url": seen["url"], "headers": seen["headers"]});
+    assert_eq!(server.call("PATCH", &path, &server.admin, &back.to_string()).await.expect(200)["url"], url);
+    server.call("PATCH", &path, &server.admin, r#"{"url": "http://127.0.0.1:6/…"}"#).await.expect_refusal(
+        422,
+        "url",
+        "stands for its path",
+    );
+    let told = receiver.wait_for(2).await;
+    let told: String = told.iter().map(|request| String::from_utf8_lossy(&request.body)).collect();
+    assert!(told.contains("http://127.0.0.1:4/…") && !told.contains("hidden-"), "the server's own events: {told}");
+    let log = server.log.text();
+    assert!(!log.contains("hidden-in") && !log.contains("hidden-client"), "neither does the log");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn credentials_are_asked_for_again_where_a_webhook_is_led_elsewhere() {
+    let (_folder, server) = server().await;
+    let (receiver, other) = (TestReceiver::healthy().await, TestReceiver::healthy().await);
+    let webhook =
+        json!({"name": "chat", "url": receiver.url("/"), "topic_patterns": [">"], "headers": {"X-Key": "one"}});
+    let webhook = server.post("/api/v1/webhooks", &webhook.to_string()).await.expect(201);
+    let path = format!("/api/v1/webhooks/{}", webhook["uuid"].as_str().unwrap());
+    let change = async |change: Value| server.call("PATCH", &path, &server.admin, &change.to_string()).await;
+    let elsewhere = other.url("/");
+    for refused in [json!({"url": elsewhere}), json!({"url": elsewhere, "headers": {"X-Key": "…"}})] {
+        change(refused).await.expect_refusal(422, "headers", "with the values of X-Key");
+    }
+    server.post("/api/v1/events", EVENT).await.expect(202);
+    assert_eq!(receiver.wait_for(1).await[0].header("x-key"), "one", "it goes where it went");
+    change(json!({"url": elsewhere, "headers": {"X-Key": "two"}})).await.expect(200);
+    server.post("/api/v1/events", &EVENT.replace("e-1", "e-2")).await.expect(202);
+    assert_eq!(other.wait_for(1).await[0].header("x-key"), "two");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_webhook_with_wrong_settings_is_refused_with_all_that_is_wrong() {
     let (_folder, server) = server().await;
     server.webhook("taken", "https://127.0.0.1/", ">").await;
@@ -771,7 +834,9 @@ async fn a_webhook_with_wrong_settings_is_refused_with_all_that_is_wrong() {
         (with("simple_events", json!(["Everything"])), 422, "simple_events", "Everything"),
         (with("url", json!("ftp://127.0.0.1/")), 422, "url", ""),
         (with("url", json!("https://10.0.0.1/")), 422, "url", "egress_blocked"),
-        (with("url", json!("http://localhost/")), 422, "url", "egress_blocked"),
+        (with("url", json!("http://metadata.google.internal/")), 422, "url", "egress_blocked"),
+        (with("url", json!("https://127.0.0.1:6379/")), 422, "url", "port 6379 belongs to Redis"),
+        (with("secret", json!("0123456789abcdef\n")), 422, "secret", "control character"),
         (with("url", json!(format!("http://{}/", server.address))), 422, "url", "egress_blocked"),
         (with("secret", json!("short")), 422, "secret", "16 to 256"),
         (with("standard_secret", json!("short")), 422, "standard_secret", "whsec_"),

@@ -231,8 +231,8 @@ fn setting(shown: &Value, key: &str) -> (Value, String) {
 #[test]
 fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
     let folder = tempfile::tempdir().unwrap();
-    let file =
-        "listen = \"127.0.0.1:1001\"\ndrain_timeout = \"1m\"\nmax_in_flight = 7\nallow_private = [\"10.0.0.0/8\"]\n";
+    let file = "listen = \"127.0.0.1:1001\"\ndrain_timeout = \"1m\"\nmax_in_flight = 7\nallow_private = [\"10.0.0.0/8\"]\n\
+         allow_ports = [9200]\n";
     std::fs::write(folder.path().join("postrider.toml"), file).unwrap();
     let mut command = postrider(folder.path(), &["config", "--json", "--listen", "127.0.0.1:1003"]);
     command.env("POSTRIDER_LISTEN", "127.0.0.1:1002").env("POSTRIDER_DRAIN_TIMEOUT", "90s");
@@ -246,6 +246,7 @@ fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
     expect("retry_schedule", vec!["1s", "500ms"].into(), "env");
     expect("max_in_flight", 7.into(), "file");
     expect("allow_private", vec!["10.0.0.0/8"].into(), "file");
+    expect("allow_ports", vec![9200].into(), "file");
     expect("max_memory", "64MiB".into(), "default");
     expect("admin_token", "set".into(), "env");
     expect("master_key", "not set".into(), "default");

@@ -42,7 +42,7 @@ impl Route {
     /// The scope that it needs. A route that is another way round is said here.
     fn scope(&self) -> &'static str {
         match (self.resource(), self.method.as_str(), self.path.as_str()) {
-            ("tenants" | "nodes", ..) => "operator",
+            ("tenants" | "nodes" | "clock", ..) => "operator",
             ("tokens" | "audit", ..) => "admin",
             (_, "GET", _) | (_, _, "/api/v1/shapes/preview" | "/api/v1/filters/preview") => "read",
             (_, "POST", "/api/v1/events" | "/api/v1/events/batch") => "publish",
@@ -277,7 +277,9 @@ async fn without_a_token_every_route_is_shut_but_those_that_show_nothing() {
         let status = world.call(route, "", "").await.status;
         assert_eq!(status, if route.is_open { 200 } else { 401 }, "{} {}", route.method, route.path);
         let made_up = world.call(route, &format!("pr_{}", "A".repeat(43)), "").await.status;
-        assert_eq!(made_up, status, "{} {} with a token that is none", route.method, route.path);
+        // Whoever sends so many is slowed down.
+        let is_shut = if route.is_open { made_up == status } else { matches!(made_up, 401 | 429) };
+        assert!(is_shut, "{} {} with a token that is none: {made_up}", route.method, route.path);
     }
     assert_eq!(world.state().await, before);
     world.server.stop().await;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider::clock::UnixMicros;
 use postrider::delivery::Transition;
+use postrider::delivery::guard::Destination;
 use postrider::event::Event;
 use postrider::signing::SigningKeys;
 use postrider::store::postgres::{PostgresOptions, PostgresStore};
@@ -44,6 +45,34 @@ async fn open_with(server: &Cluster, key: [u8; 32]) -> Result<PostgresStore, Ope
 
 async fn open(server: &Cluster) -> Arc<PostgresStore> {
     Arc::new(open_with(server, KEY).await.unwrap())
+}
+
+#[tokio::test]
+async fn urls_of_before_they_were_sealed_are_sealed_by_the_first_node() {
+    let server = start().await;
+    let store = open(&server).await;
+    webhook(&*store).await;
+    let record = store.webhooks(DEFAULT_TENANT).await.unwrap().remove(0);
+    let mut settings = record.settings.clone();
+    settings.receiver.destination = Destination::parse("https://receiver.example/T0000/secret?key=secret").unwrap();
+    let changed = store.update_webhook(DEFAULT_TENANT, record.uuid, 1, settings.clone(), false, at(2)).await.unwrap();
+    assert_eq!(changed.settings, settings);
+    let column = async || -> String {
+        let client = server.connect(DATABASE).await;
+        client.query_one("SELECT url FROM webhook", &[]).await.unwrap().get(0)
+    };
+    assert_eq!(column().await, "https://receiver.example/…", "a URL that is set is sealed");
+    store.close().await;
+    // As an older program leaves a row.
+    server
+        .execute(DATABASE, "UPDATE webhook SET url = 'https://receiver.example/T0000/secret?key=secret', policy = NULL")
+        .await;
+    let (one, other) = tokio::join!(open(&server), open(&server));
+    assert_eq!(column().await, "https://receiver.example/…");
+    for store in [one, other] {
+        assert_eq!(store.webhooks(DEFAULT_TENANT).await.unwrap()[0].settings, settings);
+        store.close().await;
+    }
 }
 
 async fn webhook(store: &dyn Store) -> WebhookSeq {

@@ -119,7 +119,10 @@ fn check(outcome: &Outcome, took: Duration) {
     assert!(text.len() <= MAX_ERROR_BYTES);
     assert!(!text.contains(CLIENT_SECRET) && !text.contains(PROXY_PASSWORD), "{text}");
     assert!(!text.chars().any(char::is_control), "{text:?} goes into logs");
-    assert!(!matches!(outcome.end, End::Blocked { .. } | End::Local(_) | End::Dns(_) | End::Timeout(_)), "{outcome:?}");
+    assert!(
+        !matches!(outcome.end, End::Blocked { .. } | End::Local(_) | End::Dns { .. } | End::Timeout(_)),
+        "{outcome:?}"
+    );
     if let End::Status(status) = outcome.end {
         assert!((100..1000).contains(&status));
     }

@@ -1,5 +1,7 @@
 //! Who calls, and what they may do: bearer tokens and their scopes.
 
+mod slowdown;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,10 +19,12 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use self::slowdown::Slowdown;
+pub use self::slowdown::{AUTH_FAILURE_COUNTS, AUTH_FAILURES, MAX_FAILING_PEERS};
 use super::App;
 use super::problem::Problem;
 use crate::clock::UnixMicros;
-use crate::store::{Act, Actor, Scope, Store, StoreError, TokenRecord};
+use crate::store::{Act, Actor, Scope, Store, TokenRecord};
 use crate::tenants::Tenants;
 use crate::webhook::{DEFAULT_TENANT, TenantSeq};
 
@@ -63,18 +67,22 @@ pub struct Auth {
     /// The operator's token that the environment gave; it needs no row.
     environment: Option<TokenHash>,
     cache: RwLock<Cache>,
+    slowdown: Slowdown,
 }
 
 #[derive(Default)]
 struct Cache {
+    /// Good ones, also those that have to be asked for again: a token that was good costs its peer nothing.
     tokens: HashMap<TokenHash, Arc<Cached>>,
-    /// Counts revocations: a look-up that was under way during one is not remembered.
+    /// Counts revocations: what was looked up before the last one is not believed.
     generation: u64,
 }
 
 struct Cached {
     token: TokenRecord,
     read_at: Instant,
+    /// That of the cache when it was looked up.
+    generation: u64,
     /// The time of use that was last written, in microseconds since 1970.
     noted_at: AtomicI64,
 }
@@ -101,13 +109,14 @@ impl Caller {
 
 impl Auth {
     pub fn new(store: Arc<dyn Store>, environment: Option<TokenHash>) -> Self {
-        Self { store, environment, cache: RwLock::default() }
+        Self { store, environment, cache: RwLock::default(), slowdown: Slowdown::default() }
     }
 
     /// Who sends a request with these headers, if they may do what `needed` allows.
     async fn admit(
         &self,
         headers: &HeaderMap,
+        peer: Option<Peer>,
         needed: Scope,
         tenants: &Tenants,
         now: UnixMicros,
@@ -120,10 +129,7 @@ impl Auth {
             (DEFAULT_TENANT, true, None)
         } else {
             let unknown = || Problem::unauthorized("the token is unknown, revoked or expired");
-            if !is_well_formed(token) {
-                return Err(unknown());
-            }
-            let cached = self.look_up(hash).await?.ok_or_else(unknown)?;
+            let cached = self.look_up(hash, is_well_formed(token), peer).await?.ok_or_else(unknown)?;
             let token = &cached.token;
             if token.expires_at.is_some_and(|expires_at| expires_at <= now) {
                 return Err(unknown());
@@ -159,17 +165,41 @@ impl Auth {
         });
     }
 
-    async fn look_up(&self, hash: TokenHash) -> Result<Option<Arc<Cached>>, StoreError> {
-        let generation = {
+    /// The token, from memory or from the store. A peer pays for tokens that are not known here before they are looked
+    /// up, and gets it back for good ones.
+    async fn look_up(
+        &self,
+        hash: TokenHash,
+        is_well_formed: bool,
+        peer: Option<Peer>,
+    ) -> Result<Option<Arc<Cached>>, Problem> {
+        let (generation, was_good) = {
             let cache = self.cache.read();
-            match cache.tokens.get(&hash) {
-                Some(cached) if cached.read_at.elapsed() < CACHE_TTL => return Ok(Some(Arc::clone(cached))),
-                _ => cache.generation,
+            let cached = cache.tokens.get(&hash);
+            let is_fresh =
+                |cached: &Cached| cached.generation == cache.generation && cached.read_at.elapsed() < CACHE_TTL;
+            if let Some(cached) = cached.filter(|cached| is_fresh(cached)) {
+                return Ok(Some(Arc::clone(cached)));
             }
+            (cache.generation, cached.is_some())
         };
-        let Some(token) = self.store.token_by_hash(hash).await? else { return Ok(None) };
+        let mut charge = None;
+        if !was_good {
+            let charged = self.slowdown.charge(peer.map(|peer| peer.0), Instant::now());
+            charge = Some(charged.map_err(Problem::too_many_failures)?);
+        }
+        if !is_well_formed {
+            return Ok(None);
+        }
+        let Some(token) = self.store.token_by_hash(hash).await? else {
+            self.cache.write().tokens.remove(&hash);
+            return Ok(None);
+        };
+        if let Some(charge) = charge {
+            self.slowdown.give_back(charge);
+        }
         let noted_at = AtomicI64::new(token.last_used_at.map_or(i64::MIN, |at| at.0));
-        let cached = Arc::new(Cached { token, read_at: Instant::now(), noted_at });
+        let cached = Arc::new(Cached { token, read_at: Instant::now(), generation, noted_at });
         let mut cache = self.cache.write();
         if cache.generation == generation {
             if cache.tokens.len() >= MAX_CACHED_TOKENS {
@@ -180,11 +210,9 @@ impl Auth {
         Ok(Some(cached))
     }
 
-    /// Forgets what is remembered: a revocation takes effect at once.
+    /// Believes no more what is remembered: a revocation takes effect at once.
     pub(super) fn forget(&self) {
-        let mut cache = self.cache.write();
-        cache.tokens.clear();
-        cache.generation += 1;
+        self.cache.write().generation += 1;
     }
 }
 
@@ -229,6 +257,11 @@ fn for_tenant(found: Option<TenantSeq>, own: TenantSeq, is_operator: bool) -> Re
 pub(super) struct Publisher(pub(super) TenantSeq);
 /// A caller that may see everything but secrets, tokens and the audit log.
 pub(super) struct Reader(pub(super) TenantSeq);
+/// A [`Reader`], and whether it may see the whole URLs of webhooks: an [`Admin`] may.
+pub(super) struct WebhookReader {
+    pub(super) tenant: TenantSeq,
+    pub(super) sees_urls: bool,
+}
 /// A caller that may do everything for a tenant; what is done with this is in the audit log.
 pub(super) struct Admin(pub(super) Act);
 /// A caller that may manage tenants.
@@ -246,7 +279,8 @@ pub(super) struct TokenAdmin {
 pub struct Peer(pub IpAddr);
 
 async fn admit(parts: &Parts, app: &App, needed: Scope) -> Result<Caller, Problem> {
-    app.auth.admit(&parts.headers, needed, app.engine.tenants(), app.engine.now()).await
+    let peer = parts.extensions.get::<Peer>().copied();
+    app.auth.admit(&parts.headers, peer, needed, app.engine.tenants(), app.engine.now()).await
 }
 
 fn act(caller: &Caller, parts: &Parts) -> Act {
@@ -264,6 +298,15 @@ impl FromRequestParts<Arc<App>> for Reader {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         Ok(Self(admit(parts, app, Scope::Read).await?.tenant))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for WebhookReader {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let caller = admit(parts, app, Scope::Read).await?;
+        let sees_urls = caller.token.as_ref().is_none_or(|cached| cached.token.permits(Scope::Admin));
+        Ok(Self { tenant: caller.tenant, sees_urls })
     }
 }
 

@@ -203,6 +203,23 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJsonBody<T
     }
 }
 
+/// Fields whose values are secrets, in any body: what is wrong with one is said without any of it.
+const SECRET_FIELDS: [&str; 7] = ["auth", "client_certificate", "headers", "proxy", "secret", "standard_secret", "url"];
+
+/// What is wrong with `field`, in words of serde's. Those repeat what was given.
+fn reason(field: &str, error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let top = field.split(['.', '[']).next().unwrap_or_default();
+    if !SECRET_FIELDS.contains(&top) || text.starts_with("missing field ") {
+        return text;
+    }
+    // What was given comes before what was expected.
+    match text.rsplit_once(", expected ") {
+        Some((_, expected)) => format!("is not what it must be: expected {expected}"),
+        None => "is not what it must be".to_owned(),
+    }
+}
+
 /// Parses an object. An array is refused although serde would read it as the fields in their order.
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let no_json = |error: serde_json::Error| Problem::json("body".to_owned(), error.to_string());
@@ -214,7 +231,7 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = Some(error.path().to_string()).filter(|path| path != ".").unwrap_or_else(|| "body".to_owned());
         let error = error.into_inner();
-        if error.is_data() { Problem::field(field, error.to_string()) } else { no_json(error) }
+        if error.is_data() { Problem::field(&field, reason(&field, &error)) } else { no_json(error) }
     })?;
     json.end().map_err(no_json)?;
     Ok(value)
@@ -353,6 +370,41 @@ mod tests {
         assert_eq!(status_of(body, &budget).await, Ok(3_000));
         tokio::time::sleep(2 * BODY_TIMEOUT).await;
         assert_eq!(budget.available_permits() * BUDGET_UNIT_BYTES, MAX_BODIES_BYTES, "all is given back");
+    }
+
+    #[test]
+    fn no_error_repeats_a_secret() {
+        let bodies = [
+            r#"{"secret": ["geheim"]}"#,
+            r#"{"secret": {"geheim": 1}}"#,
+            r#"{"standard_secret": 4242}"#,
+            r#"{"url": {"geheim": "geheim"}}"#,
+            r#"{"headers": "geheim"}"#,
+            r#"{"headers": ["geheim"]}"#,
+            r#"{"headers": {"X-Key": ["geheim"]}}"#,
+            r#"{"headers": {"X-Key": 4242}}"#,
+            r#"{"auth": "geheim, expected geheim"}"#,
+            r#"{"auth": {"type": "geheim"}}"#,
+            r#"{"auth": {"type": "basic", "username": "me", "password": ["geheim"]}}"#,
+            r#"{"auth": {"type": "basic", "username": "me", "geheim": 1}}"#,
+            r#"{"auth": {"type": "bearer", "token": 4242}}"#,
+            r#"{"auth": {"type": "oauth2", "auth_style": "geheim"}}"#,
+            r#"{"auth": {"type": "oauth2", "token_url": "a", "client_id": "b", "client_secret": 4242}}"#,
+            r#"{"proxy": "http://me:geheim@proxy.example:1"}"#,
+            r#"{"proxy": {"url": ["geheim"]}}"#,
+            r#"{"proxy": {"url": "http://a:1", "resolve": "geheim"}}"#,
+            r#"{"client_certificate": "geheim"}"#,
+            r#"{"client_certificate": {"certificate": "a", "key": 4242}}"#,
+        ];
+        for body in bodies {
+            let Err(problem) = parse_json::<crate::webhook::WebhookPatch>(body.as_bytes()) else { panic!("{body}") };
+            let shown = format!("{problem:?}");
+            assert!(!shown.contains("geheim") && !shown.contains("4242"), "{body}: {shown}");
+        }
+        let wrong = parse_json::<crate::webhook::WebhookPatch>(br#"{"auth": {"type": "bearer"}}"#);
+        assert!(format!("{:?}", wrong.err()).contains("missing field `token`"));
+        let wrong = parse_json::<crate::webhook::WebhookPatch>(br#"{"timeout_s": "soon"}"#);
+        assert!(format!("{:?}", wrong.err()).contains("soon"), "what is no secret is shown");
     }
 
     #[test]

@@ -17,10 +17,11 @@ use super::problem::{CONTENT_TYPE_PROBLEM, FieldError, Problem};
 const TOKEN: &str = "token";
 
 /// Refusals that every route with a token may answer with.
-const REFUSALS: [(&str, &str); 5] = [
+const REFUSALS: [(&str, &str); 6] = [
     ("401", "The token is missing, unknown, revoked or expired."),
     ("403", "The token lacks the scope, or is for another tenant than `X-Postrider-Tenant` names."),
     ("404", "There is no tenant that `X-Postrider-Tenant` names."),
+    ("429", "Too many tokens from this address were not known; `Retry-After` says when to come back."),
     ("500", "The server failed; its log says why."),
     ("503", "The store is unavailable or the server is shutting down; `Retry-After` says when to try again."),
 ];

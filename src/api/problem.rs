@@ -1,5 +1,7 @@
 //! Errors as a client sees them: problem details (RFC 9457), and what is logged beside them.
 
+use std::time::Duration;
+
 use axum::extract::rejection::PathRejection;
 use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
@@ -86,6 +88,13 @@ impl Problem {
 
     pub(super) fn unauthorized(detail: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+
+    /// Of a peer whose tokens were not known so often that it must wait.
+    pub(super) fn too_many_failures(wait: Duration) -> Self {
+        let detail = "too many tokens from this address were not known; come back later";
+        let retry_after_s = Some(whole_seconds(wait));
+        Self { retry_after_s, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-failures", detail) }
     }
 
     pub(super) fn forbidden(detail: impl Into<String>) -> Self {
@@ -210,15 +219,18 @@ impl From<PublishError> for Problem {
     }
 }
 
+/// Rounded up: who waits so long is let through.
+fn whole_seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
+}
+
 impl From<QuotaError> for Problem {
     fn from(error: QuotaError) -> Self {
         let kind = match error {
             QuotaError::EventRate { .. } | QuotaError::TooManyAtOnce { .. } => "quota-events",
             QuotaError::Pending { .. } => "quota-pending",
         };
-        // Whole seconds, rounded up: who waits so long is let through.
-        let retry_after_s =
-            error.retry_after().map(|wait| u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1));
+        let retry_after_s = error.retry_after().map(whole_seconds);
         Self { retry_after_s, ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, error.to_string()) }
     }
 }

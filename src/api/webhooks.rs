@@ -15,7 +15,7 @@ use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use super::App;
-use super::auth::{Admin, Reader};
+use super::auth::{Admin, WebhookReader};
 use super::input::{Given, Id, Params};
 use super::keys::{self, Keys};
 use super::problem::Problem;
@@ -57,6 +57,7 @@ pub(super) struct Webhook {
     uuid: Uuid,
     name: String,
     description: String,
+    /// Path and query are shown to admins alone: others see `https://host/…`.
     url: String,
     /// `POST`, `PUT` or `PATCH`.
     #[schema(value_type = String)]
@@ -90,7 +91,7 @@ pub(super) struct Webhook {
     /// A built-in shape's name, or a template with its content type.
     #[schema(value_type = Object)]
     shape: ShapeInput,
-    /// Headers beside those that Postrider sets; credentials among them are not shown.
+    /// Headers beside those that Postrider sets; each value is shown as `…`.
     #[schema(value_type = BTreeMap<String, String>)]
     headers: BTreeMap<String, SecretText>,
     #[schema(required)]
@@ -147,6 +148,16 @@ pub(super) struct CreatedWebhook {
 }
 
 impl Webhook {
+    /// For a caller that sees whole URLs, or for one that does not.
+    fn shown(record: &WebhookRecord, now: UnixMicros, sees_urls: bool) -> Self {
+        let webhook = Self::new(record, now);
+        if sees_urls {
+            return webhook;
+        }
+        let url = record.settings.receiver.destination.masked();
+        Self { url, auth: webhook.auth.map(RawAuth::without_path), ..webhook }
+    }
+
     fn new(record: &WebhookRecord, now: UnixMicros) -> Self {
         let (settings, health) = (&record.settings, &record.health);
         let (receiver, policy) = (&settings.receiver, &settings.policy);
@@ -208,13 +219,13 @@ fn warnings(record: &WebhookRecord) -> Vec<String> {
 #[utoipa::path(get, path = "/webhooks", tag = "webhooks", responses((status = 200, body = [Webhook])))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
-    Reader(tenant): Reader,
+    WebhookReader { tenant, sees_urls }: WebhookReader,
     params: Params,
 ) -> Result<Json<Vec<Webhook>>, Problem> {
     params.finish()?;
     let webhooks = app.engine.store().webhooks(tenant).await?;
     let now = app.engine.now();
-    Ok(Json(webhooks.iter().map(|record| Webhook::new(record, now)).collect()))
+    Ok(Json(webhooks.iter().map(|record| Webhook::shown(record, now, sees_urls)).collect()))
 }
 
 /// Create a webhook
@@ -252,11 +263,11 @@ pub(super) async fn create(
 ))]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
-    Reader(tenant): Reader,
+    WebhookReader { tenant, sees_urls }: WebhookReader,
     Id(uuid): Id<Uuid>,
 ) -> Result<Json<Webhook>, Problem> {
     let record = app.engine.store().webhook(tenant, uuid).await?.ok_or_else(|| Problem::not_found("webhook"))?;
-    Ok(Json(Webhook::new(&record, app.engine.now())))
+    Ok(Json(Webhook::shown(&record, app.engine.now(), sees_urls)))
 }
 
 /// Change a webhook

@@ -12,6 +12,8 @@ use serde_json::Value;
 use super::remote::Answer;
 use crate::clock::UnixMicros;
 use crate::config::Environment;
+use crate::telemetry::visible::{gated, visible_json};
+pub(super) use crate::telemetry::visible::{visible, visible_lines};
 
 pub(super) const GOOD: Style = AnsiColor::Green.on_default();
 pub(super) const BAD: Style = AnsiColor::Red.on_default();
@@ -61,13 +63,18 @@ impl Output {
 
     /// One JSON document on one line.
     pub(super) fn json(self, document: &impl Serialize) -> io::Result<()> {
-        self.verbatim(serde_json::to_string(document)?)
+        self.document(&serde_json::to_string(document)?)
+    }
+
+    /// JSON as it is, but for what a terminal would obey or hide.
+    fn document(self, json: &str) -> io::Result<()> {
+        if self.stdout.is_terminal { self.verbatim(visible_json(json)) } else { self.verbatim(json) }
     }
 
     /// A server's answer as it came, if JSON is wanted; says whether that is so.
     pub(super) fn answer(self, answer: &Answer) -> io::Result<bool> {
         if self.json {
-            self.verbatim(answer.text.trim_end())?;
+            self.document(answer.text.trim_end())?;
         }
         Ok(self.json)
     }
@@ -177,39 +184,6 @@ fn paint(colour: bool, style: Style, text: impl Display) -> String {
     if colour { format!("{style}{text}{style:#}") } else { text }
 }
 
-/// One line of text that others wrote, as a terminal may show it. What it would obey (control characters: C0, DEL,
-/// C1), and what would show letters in another order than they have (Unicode UAX #9, explicit embeddings, overrides
-/// and isolates), is spelt out: `\u{1b}`, `\n`.
-pub(super) fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            shown.extend(character.escape_debug());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
-/// As [`visible`], for text of several lines.
-pub(super) fn visible_lines(text: &str) -> String {
-    text.split('\n').map(visible).collect::<Vec<_>>().join("\n")
-}
-
-/// What goes to a stream: nothing that a terminal obeys but line ends and, on a stream that has them, colours.
-fn gated(text: &str, colour: bool) -> String {
-    let mut parts = text.split("\x1b[");
-    let mut passed = visible_lines(parts.next().unwrap_or_default());
-    for part in parts {
-        let digits = part.trim_start_matches(|character: char| character.is_ascii_digit() || character == ';');
-        let is_colour = colour && digits.starts_with('m');
-        passed += if is_colour { "\x1b[" } else { "\\u{1b}[" };
-        passed += &visible_lines(part);
-    }
-    passed
-}
-
 /// A table without lines, flush left, columns two spaces apart. Cells are never broken: ids are there to be copied.
 fn columns() -> Table {
     let mut table = Table::new();
@@ -282,6 +256,21 @@ mod tests {
         assert_eq!(text(&document, "b"), format!("{SPELT_OUT}, {{\"c\":\"\\u{{9b}}2J\"}}"));
         assert_eq!(output(false).paint(BAD, HOSTILE), SPELT_OUT);
         assert_eq!(output(true).state(HOSTILE), format!("\x1b[2m{SPELT_OUT}\x1b[0m"));
+    }
+
+    #[test]
+    fn what_nobody_sees_is_spelt_out() {
+        let hidden = (0x200b..=0x200f).chain(0x2028..=0x202e).chain(0x2060..=0x2069).chain([0x61c, 0xfeff]);
+        for hidden in hidden.map(|code| char::from_u32(code).unwrap()) {
+            let shown = format!("a\\u{{{:x}}}b", u32::from(hidden));
+            assert_eq!(visible(&format!("a{hidden}b")), shown);
+            assert_eq!(gated(&format!("a{hidden}b"), true), shown);
+            let json = serde_json::json!({ "a": format!("{hidden}\u{7f}\n") });
+            let escaped = visible_json(&json.to_string());
+            assert!(!escaped.contains(crate::telemetry::visible::is_spelt_out), "{escaped:?}");
+            assert_eq!(serde_json::from_str::<Value>(&escaped).unwrap(), json, "a program reads the same");
+        }
+        assert_eq!(visible("naïve ✓ 日本 \u{301}"), "naïve ✓ 日本 \u{301}");
     }
 
     #[test]

@@ -87,7 +87,11 @@ impl Remote {
                 UsageError(format!("{server:?} is no address of a server; it looks like {DEFAULT_SERVER}"))
             })?;
         let client = Client::new(ClientOptions {
-            policy: EgressPolicy { allow_all_private: true, ..EgressPolicy::default() },
+            policy: EgressPolicy {
+                allow_all_private: true,
+                allow_ports: base.port().into_iter().collect(),
+                ..EgressPolicy::default()
+            },
             resolver: Some(std::sync::Arc::new(SystemResolver)),
             roots: Roots::Native,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
@@ -243,11 +247,11 @@ impl Remote {
         let reason = match end {
             End::Status(status) => format!("http {status}"),
             End::Timeout(reason) => format!("timeout: {reason}"),
-            End::Blocked { reason, .. }
+            End::Blocked(reason)
             | End::Connect(reason)
             | End::Local(reason)
             | End::Tls(reason)
-            | End::Dns(reason)
+            | End::Dns { detail: reason, .. }
             | End::Protocol(reason)
             | End::Auth(reason)
             | End::Proxy(reason) => reason.clone(),
@@ -278,6 +282,9 @@ impl Remote {
             }
         }
         match status {
+            StatusCode::UNPROCESSABLE_ENTITY if text.contains("egress_blocked: port ") => {
+                text += "\nIf a receiver of webhooks has that port: a server that runs with --allow-ports lets webhooks reach it.";
+            }
             StatusCode::UNPROCESSABLE_ENTITY if text.contains("egress_blocked") => {
                 text += "\nIf that is a network of your own: a server that runs with --allow-private CIDR lets webhooks reach it.";
             }

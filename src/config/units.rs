@@ -1,6 +1,7 @@
 //! Durations and sizes as people write them.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -25,6 +26,37 @@ pub enum Size {
 pub enum Keep {
     For(Duration),
     Forever,
+}
+
+/// A port, as a number or as the text of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawPort")]
+pub struct Port(pub NonZeroU16);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawPort {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<RawPort> for Port {
+    type Error = String;
+
+    fn try_from(raw: RawPort) -> Result<Self, String> {
+        match raw {
+            RawPort::Number(number) => number.to_string().parse(),
+            RawPort::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.trim().parse().map(Self).map_err(|_| format!("{text:?} is no port, 1 to 65535"))
+    }
 }
 
 /// Milliseconds of each unit, the largest first.
@@ -175,6 +207,14 @@ as_text!(Keep);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_a_number_or_the_text_of_one() {
+        let port = |json: &str| serde_json::from_str::<Port>(json).map(|port| port.0.get()).ok();
+        assert_eq!((port("9200"), port("\"9200\""), port("65535")), (Some(9200), Some(9200), Some(65_535)));
+        assert_eq!((port("0"), port("65536"), port("-1"), port("\"http\"")), (None, None, None, None));
+        assert_eq!(serde_json::to_string(&Port(NonZeroU16::MIN)).unwrap(), "1");
+    }
 
     #[test]
     fn durations_are_read_and_written_as_people_do() {

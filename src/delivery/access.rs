@@ -20,6 +20,7 @@
 mod auth;
 mod headers;
 mod identity;
+mod masks;
 mod oauth2;
 mod proxy;
 mod secret;
@@ -85,15 +86,13 @@ impl AccessError {
 }
 
 impl RawAccess {
-    /// For people: the same shape with [`SHOWN_SECRET`] instead of each secret. It cannot be given back by
-    /// mistake: that text is refused where a secret is wanted.
+    /// For people: the same shape with [`SHOWN_SECRET`] instead of each secret, and of each value of a header, since no
+    /// name says for sure that there is none. Given back over the settings it was made of, it changes nothing
+    /// ([`Self::unmasked`]); elsewhere that text is refused.
     #[must_use]
     pub fn shown(&self) -> Self {
-        let header = |(name, value): (&String, &SecretText)| {
-            (name.clone(), if headers::is_sensitive(name) { SecretText::placeholder() } else { value.clone() })
-        };
         Self {
-            headers: self.headers.iter().map(header).collect(),
+            headers: self.headers.keys().map(|name| (name.clone(), SecretText::placeholder())).collect(),
             content_type: self.content_type.clone(),
             auth: self.auth.as_ref().map(RawAuth::shown),
             ca: self.ca.clone(),
@@ -275,8 +274,14 @@ impl Access {
         Target { destination, route: self.0.as_ref().and_then(|inner| inner.route.as_ref()) }
     }
 
+    /// Where the proxy is, if there is one.
+    #[must_use]
+    pub fn proxy_address(&self) -> Option<&Destination> {
+        self.0.as_ref()?.route.as_ref()?.proxy.as_ref().map(|proxy| &proxy.address)
+    }
+
     /// Where tokens come from, if they have to be fetched.
-    pub(super) fn token_endpoint(&self) -> Option<&Destination> {
+    pub(crate) fn token_endpoint(&self) -> Option<&Destination> {
         self.0.as_ref()?.tokens.as_ref().map(TokenSource::endpoint)
     }
 

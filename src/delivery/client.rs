@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response, header};
 use http_body_util::Full;
 use rustls::RootCertStore;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::connection::Stream;
@@ -26,12 +26,11 @@ pub use self::tunnel::MAX_PROXY_HEAD_BYTES;
 use super::access::Target;
 use super::guard::{Destination, DestinationError, EgressPolicy, GuardedAddr, HickoryResolver, Host, SharedResolver};
 use super::{End, Timings};
+use crate::log_rate::LogRate;
 use crate::webhook::Webhook;
 
 /// How long a connection may take to be made, TLS included, resolution not.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the registration of a webhook waits for its name to resolve.
-pub const VET_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many addresses of a name are tried, one after the other.
 pub const MAX_ADDRESSES_TRIED: usize = 4;
 
@@ -48,6 +47,8 @@ struct Inner {
     tls: TlsConnector,
     connect_timeout: Duration,
     pool: Mutex<Pool>,
+    /// Names that led inside, for the log.
+    refusals: LogRate,
 }
 
 /// What a [`Client`] is made of. By default: nothing private may be contacted, hickory resolves,
@@ -130,8 +131,8 @@ impl Client {
         };
         let roots = Arc::new(roots.into_store());
         let tls = TlsConnector::from(Arc::new(client_config(Arc::clone(&roots), None, SessionMemory::EveryWebhook)?));
-        let pool = Mutex::default();
-        Ok(Self { inner: Arc::new(Inner { policy, resolver, roots, tls, connect_timeout, pool }) })
+        let (pool, refusals) = (Mutex::default(), LogRate::default());
+        Ok(Self { inner: Arc::new(Inner { policy, resolver, roots, tls, connect_timeout, pool, refusals }) })
     }
 
     #[must_use]
@@ -139,29 +140,31 @@ impl Client {
         &self.inner.policy
     }
 
-    /// Whether an attempt would be let through to the webhook now, names resolved: to its URL, its proxy and its token
-    /// endpoint. A name that does not resolve within [`VET_TIMEOUT`] passes: the next attempt will ask again.
-    pub async fn vet(&self, webhook: &Webhook) -> Result<(), VetError> {
+    /// Whether the webhook may be registered: its URL, its proxy and its token endpoint, as they are written. No name is
+    /// resolved: whoever could learn here where a name leads could find out what is inside. Each attempt resolves.
+    pub fn vet(&self, webhook: &Webhook) -> Result<(), VetError> {
         let Webhook { destination, access, .. } = webhook;
+        let policy = &self.inner.policy;
         let target = access.target(destination);
         let refused = |field| move |error| VetError { field, error };
-        self.inner.policy.check_scheme(destination).map_err(refused("url"))?;
-        self.vet_target(target).await.map_err(refused(if target.delegates() { "proxy" } else { "url" }))?;
+        policy.check_scheme(destination).map_err(refused("url"))?;
+        self.vet_target(target).map_err(refused(if target.delegates() { "proxy" } else { "url" }))?;
         if let Some(proxy) = target.proxy() {
-            self.vet_target(Target::direct(&proxy.address)).await.map_err(refused("proxy"))?;
+            policy.check_destination(&proxy.address).map_err(refused("proxy"))?;
         }
         if let Some(endpoint) = access.token_endpoint() {
-            self.inner.policy.check_scheme(endpoint).map_err(refused("auth"))?;
-            self.vet_target(access.target(endpoint)).await.map_err(refused("auth"))?;
+            policy.check_scheme(endpoint).map_err(refused("auth"))?;
+            self.vet_target(access.target(endpoint)).map_err(refused("auth"))?;
         }
         Ok(())
     }
 
-    async fn vet_target(&self, target: Target<'_>) -> Result<(), DestinationError> {
-        let mut trace = Trace::default();
-        match timeout(VET_TIMEOUT, self.resolve_target(target, &mut trace)).await {
-            Ok(Err(End::Blocked { reason, .. })) => Err(DestinationError::Forbidden(reason)),
-            _ => Ok(()),
+    fn vet_target(&self, target: Target<'_>) -> Result<(), DestinationError> {
+        let policy = &self.inner.policy;
+        if target.delegates() {
+            policy.check_delegated(target.destination)
+        } else {
+            policy.check_destination(target.destination)
         }
     }
 
@@ -237,7 +240,7 @@ impl Client {
         max_body_bytes: usize,
         trace: &mut Trace,
     ) -> Result<(), End> {
-        self.inner.policy.check_scheme(target.destination).map_err(|error| blocked(error, None))?;
+        self.inner.policy.check_scheme(target.destination).map_err(blocked)?;
         let mut idle = self.confirm(slot.take(), target, trace).await?;
         loop {
             let reused = idle.is_some();
@@ -295,7 +298,7 @@ impl Client {
         if !target.delegates() {
             return self.resolve(target.destination, trace).await;
         }
-        self.inner.policy.check_delegated(target.destination).map_err(|error| blocked(error, None))?;
+        self.inner.policy.check_delegated(target.destination).map_err(blocked)?;
         Ok(Vec::new())
     }
 
@@ -303,22 +306,33 @@ impl Client {
     async fn resolve(&self, destination: &Destination, trace: &mut Trace) -> Result<Vec<GuardedAddr>, End> {
         let inner = &*self.inner;
         trace.phase = Phase::Dns;
-        inner.policy.check_destination(destination).map_err(|error| blocked(error, None))?;
+        inner.policy.check_destination(destination).map_err(blocked)?;
         let name = match destination.host() {
             Host::Ip(ip) => {
                 let address = SocketAddr::new(*ip, destination.port());
-                return inner.policy.check(address).map(|address| vec![address]).map_err(|error| blocked(error, None));
+                return inner.policy.check(address).map(|address| vec![address]).map_err(blocked);
             }
             Host::Domain(name) => name,
         };
         let asked_at = Instant::now();
-        let addresses = inner.resolver.resolve(name).await.map_err(End::Dns)?;
+        let answer = inner.resolver.resolve(name).await;
+        // Also of a name that is not there: a time that only some have would tell them apart.
         *trace.timings.dns.get_or_insert_default() += asked_at.elapsed();
+        let addresses = answer.map_err(|detail| unresolved(name, detail))?;
         if addresses.is_empty() {
-            return Err(End::Dns(format!("{name} has no address")));
+            return Err(unresolved(name, format!("{name} has no address")));
         }
         let check = |ip| inner.policy.check(SocketAddr::new(ip, destination.port()));
-        addresses.into_iter().map(check).collect::<Result<_, _>>().map_err(|error| blocked(error, Some(name)))
+        addresses.into_iter().map(check).collect::<Result<_, _>>().map_err(|error| self.led_inside(name, &error))
+    }
+
+    /// The end of an attempt whose receiver's name leads to where it may not. The log alone says so.
+    fn led_inside(&self, name: &str, error: &DestinationError) -> End {
+        let (DestinationError::Invalid(detail) | DestinationError::Forbidden(detail)) = error;
+        if let Some(left_out) = self.inner.refusals.admit(Instant::now().into_std()) {
+            tracing::warn!(name, detail, left_out, "a receiver's name leads to an address that may not be contacted");
+        }
+        unresolved(name, format!("{name}: {detail}"))
     }
 
     async fn connect_traced(&self, target: Target<'_>, trace: &mut Trace) -> Result<Connection, End> {
@@ -358,14 +372,13 @@ pub struct VetError {
     pub error: DestinationError,
 }
 
-/// `name`: what was resolved, if the user did not write the address; the address is then for admins only.
-fn blocked(error: DestinationError, name: Option<&str>) -> End {
-    let (DestinationError::Invalid(detail) | DestinationError::Forbidden(detail)) = error;
-    match name {
-        None => End::Blocked { reason: detail.clone(), detail },
-        Some(name) => End::Blocked {
-            reason: format!("{name} resolves to an address that may not be contacted"),
-            detail: format!("{name}: {detail}"),
-        },
-    }
+/// What is wrong with a destination as it is written is no secret.
+fn blocked(error: DestinationError) -> End {
+    let (DestinationError::Invalid(reason) | DestinationError::Forbidden(reason)) = error;
+    End::Blocked(reason)
+}
+
+/// The end of an attempt whose receiver's name has no address that may be contacted, for whatever reason.
+fn unresolved(name: &str, detail: String) -> End {
+    End::Dns { reason: format!("{name} is not there, or has an address that may not be contacted"), detail }
 }

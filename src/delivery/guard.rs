@@ -18,8 +18,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod ranges;
+
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,86 +29,17 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
 use http::HeaderValue;
 use http::uri::{PathAndQuery, Uri};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
-/// The longest URL of a webhook, in bytes as given.
+pub use self::ranges::METADATA_NETWORKS;
+use self::ranges::{carried_v4, denied_range, metadata, port_owner};
+
+/// The longest URL of a webhook, in bytes, as given and as sent.
 pub const MAX_URL_BYTES: usize = 2_048;
 
 /// How long the resolver remembers that a name does not exist, at most: a corrected zone is seen soon.
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
-
-/// Ports that belong to protocols in which a POST could pass for commands.
-/// Source: WHATWG Fetch, "bad port", <https://fetch.spec.whatwg.org/#port-blocking>; ascending.
-const BAD_PORTS: [u16; 83] = [
-    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109,
-    110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531,
-    532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060,
-    5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
-];
-
-/// Where clouds serve credentials to whoever asks from inside. Opened only by a network that names
-/// the one address. Sources: AWS EC2 user guide, "instance metadata" (`169.254.169.254`, `fd00:ec2::254`), ECS
-/// developer guide, "task IAM role" (`169.254.170.2`), EKS user guide, "EKS Pod Identity" (`169.254.170.23`,
-/// `fd00:ec2::23`); Google Compute Engine, "metadata server" (`fd20:ce::254`); Azure `WireServer` (`168.63.129.16`);
-/// Alibaba Cloud ECS metadata (`100.100.100.200`). Google, Oracle, `DigitalOcean` and others share AWS's IPv4 address.
-pub const METADATA_ADDRESSES: [IpAddr; 8] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
-    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
-];
-
-/// Names of the same services, blocked even where private networks are open.
-const METADATA_NAMES: [&str; 3] = ["metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"];
-
-const fn v4(a: u8, b: u8, c: u8, d: u8, prefix_bits: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix_bits)
-}
-
-const fn v6(a: u16, b: u16, c: u16, prefix_bits: u8) -> Ipv6Net {
-    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix_bits)
-}
-
-/// Source: IANA IPv4 Special-Purpose Address Registry, multicast and reserved space, and Azure's `WireServer`.
-const DENIED_V4: [(Ipv4Net, &str); 19] = [
-    (v4(0, 0, 0, 0, 8), "this host"),
-    (v4(10, 0, 0, 0, 8), "private"),
-    (v4(100, 64, 0, 0, 10), "carrier-grade NAT"),
-    (v4(127, 0, 0, 0, 8), "loopback"),
-    (v4(169, 254, 0, 0, 16), "link-local"),
-    (v4(172, 16, 0, 0, 12), "private"),
-    (v4(192, 0, 0, 0, 24), "protocol assignments"),
-    (v4(192, 0, 2, 0, 24), "documentation"),
-    (v4(192, 31, 196, 0, 24), "AS112"),
-    (v4(192, 52, 193, 0, 24), "AMT"),
-    (v4(192, 88, 99, 0, 24), "6to4 relays"),
-    (v4(192, 168, 0, 0, 16), "private"),
-    (v4(192, 175, 48, 0, 24), "AS112"),
-    (v4(198, 18, 0, 0, 15), "benchmarks"),
-    (v4(198, 51, 100, 0, 24), "documentation"),
-    (v4(203, 0, 113, 0, 24), "documentation"),
-    (v4(224, 0, 0, 0, 4), "multicast"),
-    (v4(240, 0, 0, 0, 4), "reserved"),
-    (v4(168, 63, 129, 16, 32), "cloud platform"),
-];
-
-/// The only IPv6 space that IANA hands out as global unicast; everything outside is denied.
-const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
-
-/// Inside of [`GLOBAL_V6`]. Source: IANA IPv6 Special-Purpose Address Registry, and the returned 6bone space.
-const DENIED_V6: [(Ipv6Net, &str); 6] = [
-    (v6(0x2001, 0, 0, 23), "protocol assignments"),
-    (v6(0x2001, 0xdb8, 0, 32), "documentation"),
-    (v6(0x2002, 0, 0, 16), "6to4"),
-    (v6(0x2620, 0x4f, 0x8000, 48), "AS112"),
-    (v6(0x3ffe, 0, 0, 16), "6bone"),
-    (v6(0x3fff, 0, 0, 20), "documentation"),
-];
 
 /// Who a URL names: an address, or a name that must be resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -117,7 +50,7 @@ pub enum Host {
 }
 
 /// A webhook's URL, parsed strictly: what to connect to and what to ask for, ready for the wire.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Destination {
     url: url::Url,
     host: Host,
@@ -125,6 +58,13 @@ pub struct Destination {
     authority: HeaderValue,
     target: Uri,
     server_name: ServerName<'static>,
+}
+
+/// Without path and query.
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Destination").field(&self.masked()).finish()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -176,6 +116,13 @@ impl Destination {
     pub fn parse(url: &str) -> Result<Self, DestinationError> {
         check_spelling(url)?;
         let url = url::Url::parse(url).or_else(|error| invalid(format_args!("the URL is malformed: {error}")))?;
+        // What is sent and kept is this form, in which a letter may have nine bytes.
+        if url.as_str().len() > MAX_URL_BYTES {
+            let length = url.as_str().len();
+            return invalid(format_args!(
+                "the URL is {length} bytes long with all encoded, the limit is {MAX_URL_BYTES}"
+            ));
+        }
         let host = match url.host() {
             Some(url::Host::Ipv4(ip)) => Host::Ip(ip.into()),
             Some(url::Host::Ipv6(ip)) => Host::Ip(ip.into()),
@@ -197,6 +144,11 @@ impl Destination {
                 .or_else(|_| invalid("the URL's host is no valid name of DNS"))?,
         };
         Ok(Self { host, port, authority, target: Uri::from(target), server_name, url })
+    }
+    /// The URL for those who may not see its path and query, which can be a receiver's password: `https://host/…`.
+    #[must_use]
+    pub fn masked(&self) -> String {
+        format!("{}/…", &self.url[..url::Position::BeforePath])
     }
     /// The URL in its normalised form.
     #[must_use]
@@ -241,8 +193,10 @@ impl Destination {
 pub struct EgressPolicy {
     /// Networks that are open although they are private.
     pub allow_private: Vec<IpNet>,
-    /// Opens every private network, but not the addresses of cloud metadata services.
+    /// Opens every private network, but not [`METADATA_NETWORKS`].
     pub allow_all_private: bool,
+    /// Ports that are open although they belong to another service: to databases, mail, caches.
+    pub allow_ports: Vec<u16>,
     /// Addresses this process listens on; refused even where private networks are open.
     pub own_listeners: Vec<SocketAddr>,
     /// Whether a webhook may leave it to its proxy to resolve the receiver's name. What is contacted is the
@@ -265,7 +219,7 @@ impl GuardedAddr {
 impl EgressPolicy {
     /// Whether `addr` may be contacted. The error names the address.
     pub fn check(&self, addr: SocketAddr) -> Result<GuardedAddr, DestinationError> {
-        check_port(addr.port())?;
+        self.check_port(addr.port())?;
         match self.refusal(addr) {
             None => Ok(GuardedAddr(addr)),
             Some(reason) => Err(DestinationError::Forbidden(format!("{} {reason}", addr.ip()))),
@@ -286,7 +240,7 @@ impl EgressPolicy {
 
     /// Whether a webhook with this destination may be registered: checks what needs no resolution.
     pub fn check_destination(&self, destination: &Destination) -> Result<(), DestinationError> {
-        check_port(destination.port)?;
+        self.check_port(destination.port)?;
         match &destination.host {
             Host::Ip(ip) => self.check(SocketAddr::new(*ip, destination.port)).map(|_| ()),
             Host::Domain(name) => check_name(name, self.allow_all_private || !self.allow_private.is_empty()),
@@ -315,16 +269,23 @@ impl EgressPolicy {
         }
     }
 
+    fn check_port(&self, port: u16) -> Result<(), DestinationError> {
+        match port_owner(port).filter(|_| !self.allow_ports.contains(&port)) {
+            Some(owner) => Err(DestinationError::Forbidden(format!("port {port} belongs to {owner}"))),
+            None => Ok(()),
+        }
+    }
+
     /// An IPv6 address that carries an IPv4 address is judged as both, so that it is never more permissive than either.
     fn refusal(&self, addr: SocketAddr) -> Option<String> {
-        let views = || [Some(addr.ip()), carried_v4(addr.ip())].into_iter().flatten();
+        let views = || std::iter::once(addr.ip()).chain(carried_v4(addr.ip()));
         if views().any(|ip| self.is_own_listener(SocketAddr::new(ip, addr.port()))) {
             return Some(format!("port {} is this server itself", addr.port()));
         }
         let named_alone =
             |ip| self.allow_private.iter().any(|net| net.prefix_len() == net.max_prefix_len() && net.network() == ip);
-        if views().any(|ip| METADATA_ADDRESSES.contains(&ip) && !named_alone(ip)) {
-            return Some("is a cloud metadata address".to_owned());
+        if let Some(name) = views().filter(|ip| !named_alone(*ip)).find_map(metadata) {
+            return Some(format!("is where clouds serve metadata ({name})"));
         }
         if self.allow_all_private {
             return None;
@@ -348,6 +309,9 @@ impl EgressPolicy {
     }
 }
 
+/// Names of the services in [`METADATA_NETWORKS`], blocked even where private networks are open.
+const METADATA_NAMES: [&str; 3] = ["metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"];
+
 /// `opened`: whether the name of a private zone may pass.
 fn check_name(name: &str, opened: bool) -> Result<(), DestinationError> {
     let bare = name.trim_end_matches('.');
@@ -360,41 +324,6 @@ fn check_name(name: &str, opened: bool) -> Result<(), DestinationError> {
         return Err(DestinationError::Forbidden(format!("{name} is a private name")));
     }
     Ok(())
-}
-
-fn check_port(port: u16) -> Result<(), DestinationError> {
-    match BAD_PORTS.binary_search(&port) {
-        Ok(_) => Err(DestinationError::Forbidden(format!("port {port} belongs to another protocol than HTTP"))),
-        Err(_) => Ok(()),
-    }
-}
-
-/// Which range of those that are never public has `ip`.
-fn denied_range(ip: IpAddr) -> Option<&'static str> {
-    match ip {
-        IpAddr::V4(ip) => DENIED_V4.iter().find(|(net, _)| net.contains(&ip)).map(|(_, name)| *name),
-        IpAddr::V6(ip) if ip.is_loopback() => Some("loopback"),
-        IpAddr::V6(ip) if !GLOBAL_V6.contains(&ip) => Some("outside of 2000::/3"),
-        IpAddr::V6(ip) => DENIED_V6.iter().find(|(net, _)| net.contains(&ip)).map(|(_, name)| *name),
-    }
-}
-
-/// The IPv4 address inside of a mapped (RFC 4291), compatible (RFC 4291), translated (RFC 7915), NAT64
-/// (RFC 6052, RFC 8215) or 6to4 (RFC 3056) address.
-fn carried_v4(ip: IpAddr) -> Option<IpAddr> {
-    let IpAddr::V6(ip) = ip else { return None };
-    let (high, low) = match ip.segments() {
-        // Not `::`, `::1` and their neighbours: those are addresses of their own.
-        [0, 0, 0, 0, 0, 0, high, low] if high > 0xff => (high, low),
-        [0, 0, 0, 0, 0, 0xffff, high, low]
-        | [0, 0, 0, 0, 0xffff, 0, high, low]
-        | [0x64, 0xff9b, 0 | 1, _, _, _, high, low]
-        | [0x2002, high, low, ..] => (high, low),
-        _ => return None,
-    };
-    let [a, b] = high.to_be_bytes();
-    let [c, d] = low.to_be_bytes();
-    Some(Ipv4Addr::new(a, b, c, d).into())
 }
 
 /// Turns a host name into addresses.

@@ -249,9 +249,9 @@ mod tests {
             (End::Timeout(no_answer()), "timeout: x"),
             (End::Connect(no_answer()), "connect: x"),
             (End::Tls(no_answer()), "tls: x"),
-            (End::Dns(no_answer()), "dns: x"),
+            (End::Dns { reason: no_answer(), detail: "10.0.0.1".to_owned() }, "dns: x"),
             (End::Protocol(no_answer()), "protocol: x"),
-            (End::Blocked { reason: no_answer(), detail: "10.0.0.1".to_owned() }, "egress_blocked: x"),
+            (End::Blocked(no_answer()), "egress_blocked: x"),
         ];
         for (end, text) in ends {
             match next(1, &ended(end, None), &schedule, NOW, 1.0) {

@@ -82,7 +82,7 @@ fn event_of(engine: &Engine, notice: &Notice) -> Option<Event> {
         json!({
             "uuid": settings.uuid,
             "name": settings.name,
-            "url": settings.receiver.destination.as_str(),
+            "url": settings.receiver.destination.masked(),
             "link": format!("/api/v1/webhooks/{}", settings.uuid),
         }),
     );
@@ -150,7 +150,7 @@ pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, change: Change
         json!({
             "uuid": record.uuid,
             "name": settings.name,
-            "url": settings.receiver.destination.as_str(),
+            "url": settings.receiver.destination.masked(),
             "link": format!("/api/v1/webhooks/{}", record.uuid),
         }),
     );

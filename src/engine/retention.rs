@@ -197,8 +197,8 @@ impl Engine {
     /// An operator says that this node's clock is right. Returns whether that was in doubt.
     pub async fn confirm_clock(&self, act: impl Into<Act>) -> Result<bool, StoreError> {
         let act = act.into();
-        let deed =
-            Deed { at: self.now(), tenant: act.tenant, action: "clock.confirm", target: None, target_name: None };
+        let (target, target_name) = (Some(self.node.uuid.to_string()), Some(self.node.name.clone()));
+        let deed = Deed { at: self.now(), tenant: act.tenant, action: "clock.confirm", target, target_name };
         self.store.audited(&act).record(deed).await?;
         Ok(self.clock_trust.confirm())
     }

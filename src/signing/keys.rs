@@ -64,6 +64,10 @@ impl KeyedMac {
 pub enum KeyError {
     #[error("a secret has 16 to 256 characters, this one has {chars}")]
     SecretLength { chars: usize },
+    #[error(
+        "a secret has no control characters; character {number} of this one is one (a line's end that was copied too?)"
+    )]
+    SecretControl { number: usize },
     #[error("a Standard Webhooks key is whsec_ and the base64 of 24 to 64 bytes: {reason}")]
     StandardKey { reason: &'static str },
     #[error(
@@ -75,8 +79,15 @@ pub enum KeyError {
 }
 
 impl Secret {
-    /// A secret given by a user: 16 to 256 characters.
+    /// A secret given by a user: 16 to 256 characters, none of them a control character.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
+        match text.chars().position(char::is_control) {
+            Some(at) => Err(KeyError::SecretControl { number: at + 1 }),
+            None => Self::kept(text),
+        }
+    }
+    /// A secret that has been accepted, perhaps when more were.
+    pub(crate) fn kept(text: &str) -> Result<Self, KeyError> {
         let chars = text.chars().count();
         if !SECRET_CHARS.contains(&chars) {
             return Err(KeyError::SecretLength { chars });

@@ -57,6 +57,10 @@ fn keys_of_the_wrong_form_are_refused() {
     let chars = |text: &str| Secret::parse(text).unwrap_err();
     assert_eq!(chars(&"ü".repeat(15)), KeyError::SecretLength { chars: 15 });
     assert_eq!(chars(&"ü".repeat(257)), KeyError::SecretLength { chars: 257 });
+    for (text, number) in [("0123456789abcdef\n", 17), ("\r0123456789abcdef", 1), ("01234567\u{7f}89abcdef", 9)] {
+        assert_eq!(chars(text), KeyError::SecretControl { number });
+        assert!(Secret::kept(text).is_ok(), "one that a store has goes on");
+    }
     assert!(Secret::parse(&"ü".repeat(16)).is_ok() && Secret::parse(&"ü".repeat(256)).is_ok());
     let reason = |text: &str| StandardKey::parse(text).unwrap_err().to_string();
     assert!(reason("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").contains("does not begin"));

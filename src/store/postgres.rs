@@ -27,6 +27,7 @@ mod presence;
 mod replay;
 mod retention;
 mod scratch;
+mod sealed_urls;
 mod settle;
 mod tenants;
 mod tls;

@@ -24,6 +24,7 @@ mod recovery;
 mod rekey;
 mod replay;
 mod retention;
+mod sealed_urls;
 mod settle;
 mod tenants;
 mod tokens;

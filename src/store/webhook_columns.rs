@@ -29,6 +29,8 @@ pub(super) const POLICY_FIELD: &str = "webhook.policy";
 pub(super) struct Columns {
     pub(super) name: String,
     pub(super) description: String,
+    /// For people who look into a database: scheme, host and port, then `/…`. The URL is in `policy`; in a row from before
+    /// it was, it is here.
     pub(super) url: String,
     pub(super) decnet_secret: Vec<u8>,
     pub(super) standard_key: Vec<u8>,
@@ -60,7 +62,9 @@ impl Columns {
         webhook: Uuid,
     ) -> Result<Self, StoreError> {
         let receiver = &settings.receiver;
-        let policy = StoredPolicy { settings: settings.policy_patch(), keys: StoredKeys::of(&receiver.keys) };
+        let url = Some(receiver.destination.as_str().to_owned());
+        let patch = WebhookPatch { url, ..settings.policy_patch() };
+        let policy = StoredPolicy { settings: patch, keys: StoredKeys::of(&receiver.keys) };
         let policy = Zeroizing::new(serde_json::to_string(&policy).map_err(corrupt)?);
         let seal = |text: &str, field| {
             sealer
@@ -70,7 +74,7 @@ impl Columns {
         Ok(Self {
             name: settings.name.clone(),
             description: settings.description.clone(),
-            url: receiver.destination.as_str().to_owned(),
+            url: receiver.destination.masked(),
             decnet_secret: seal(receiver.keys.decnet.expose(), DECNET_FIELD)?,
             standard_key: seal(&receiver.keys.standard.expose(), STANDARD_FIELD)?,
             signatures: join(receiver.signatures.iter().map(|scheme| scheme.as_str().to_owned())),
@@ -98,7 +102,7 @@ impl Columns {
             std::str::from_utf8(&text).map(|text| Zeroizing::new(text.to_owned())).map_err(corrupt)
         };
         let mut keys = SigningKeys::new(
-            Secret::parse(&open(&self.decnet_secret, DECNET_FIELD)?).map_err(corrupt)?,
+            Secret::kept(&open(&self.decnet_secret, DECNET_FIELD)?).map_err(corrupt)?,
             StandardKey::parse(&open(&self.standard_key, STANDARD_FIELD)?).map_err(corrupt)?,
         );
         let policy: StoredPolicy = match &self.policy {
@@ -117,7 +121,7 @@ impl Columns {
             name: self.name,
             description: self.description,
             receiver: Webhook {
-                destination: Destination::parse(&self.url).map_err(corrupt)?,
+                destination: Destination::parse(policy.settings.url.as_ref().unwrap_or(&self.url)).map_err(corrupt)?,
                 method: Method::default(),
                 keys,
                 signatures: signatures.map(str::parse).collect::<Result<_, _>>().map_err(corrupt)?,
@@ -132,6 +136,26 @@ impl Columns {
         };
         settings.patched(&policy.settings).map_err(|errors| corrupt(format!("{errors:?}")))
     }
+}
+
+/// The columns `url` and `policy` of a row in which the URL is not sealed yet; `policy` is what it has.
+pub(super) fn sealed_url(
+    url: &str,
+    policy: Option<&[u8]>,
+    sealer: &Sealer,
+    tenant: TenantSeq,
+    webhook: Uuid,
+) -> Result<(String, Vec<u8>), StoreError> {
+    let belonging = Belonging { tenant, webhook, field: POLICY_FIELD };
+    let mut stored = match policy {
+        None => StoredPolicy::default(),
+        Some(policy) => serde_json::from_slice(&sealer.open(policy, &belonging).map_err(corrupt)?).map_err(corrupt)?,
+    };
+    stored.settings.url = Some(url.to_owned());
+    let text = Zeroizing::new(serde_json::to_string(&stored).map_err(corrupt)?);
+    let policy =
+        sealer.seal(text.as_bytes(), &belonging).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    Ok((Destination::parse(url).map_err(corrupt)?.masked(), policy))
 }
 
 fn join(words: impl Iterator<Item = String>) -> String {

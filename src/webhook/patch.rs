@@ -27,7 +27,8 @@ pub struct WebhookPatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1024)]
     pub description: Option<String>,
-    /// Where to POST to, `https` or `http`; an address within the network is refused.
+    /// Where to POST to, `https` or `http`; an address within the network is refused. Where scheme, host or port change,
+    /// `headers` and `auth` must be given again.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = "uri")]
     pub url: Option<String>,
@@ -104,8 +105,8 @@ pub struct WebhookPatch {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub shape: Option<Option<ShapeInput>>,
-    /// Headers beside those that Postrider sets, by name; they replace those before. Values of headers that carry
-    /// credentials are not shown again.
+    /// Headers beside those that Postrider sets, by name; they replace those before. Values are not shown again; `…`, which
+    /// is shown instead, is the value of before.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     pub headers: Option<BTreeMap<String, SecretText>>,
@@ -139,7 +140,7 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Res
 }
 
 impl WebhookPatch {
-    /// `access` with what this names over it; `None`: it names nothing of it.
+    /// `access` with what this names over it, and what is masked as before; `None`: it names nothing of it.
     pub(super) fn access_over(&self, access: &RawAccess) -> Option<RawAccess> {
         let mut changed = access.clone();
         let mut is_named = false;
@@ -150,7 +151,7 @@ impl WebhookPatch {
         set(self.ca.as_ref().map(|given| changed.ca.clone_from(given)).is_some());
         set(self.client_certificate.as_ref().map(|given| changed.client_certificate.clone_from(given)).is_some());
         set(self.proxy.as_ref().map(|given| changed.proxy.clone_from(given)).is_some());
-        is_named.then_some(changed)
+        is_named.then(|| changed.unmasked(access))
     }
 
     /// This patch, which also brings `access` back when it is put over the default.

@@ -5,11 +5,12 @@ use std::time::Duration;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::credentials::needed_again;
 use super::patch::WebhookPatch;
 use super::policy::{Policy, PolicyError};
 use super::{DEFAULT_TIMEOUT, Method, TIMEOUT_S, TenantSeq, Webhook, WebhookSeq};
 use crate::clock::UnixMicros;
-use crate::delivery::access::{Access, AccessError};
+use crate::delivery::access::{Access, AccessError, SHOWN_SECRET};
 use crate::delivery::guard::{Destination, DestinationError};
 use crate::delivery::retry::{Schedule, ScheduleError};
 use crate::signing::{KeyError, Scheme, Secret, SigningKeys, StandardKey};
@@ -147,7 +148,7 @@ impl WebhookSettings {
             errors.push(WebhookError::NoPattern);
         }
         let mut checked = Checked { errors };
-        let url = patch.url.as_deref().and_then(|url| checked.ok(Destination::parse(url)));
+        let url = patch.url.as_deref().and_then(|url| checked.destination(url));
         let keys = SigningKeys::new(
             checked.secret(patch.secret.as_deref()).unwrap_or_else(Secret::generate),
             checked.standard_secret(patch.standard_secret.as_deref()).unwrap_or_else(StandardKey::generate),
@@ -233,6 +234,15 @@ impl Checked {
         self.errors.push(WebhookError::Field { field, reason });
     }
 
+    fn destination(&mut self, url: &str) -> Option<Destination> {
+        // As text it would be a path like others.
+        if url.ends_with(SHOWN_SECRET) {
+            self.field("url", "has the sign that stands for its path; give the URL itself".to_owned());
+            return None;
+        }
+        self.ok(Destination::parse(url))
+    }
+
     fn secret(&mut self, text: Option<&str>) -> Option<Secret> {
         text.and_then(|text| self.ok(Secret::parse(text).map_err(WebhookError::Secret)))
     }
@@ -252,7 +262,9 @@ impl Checked {
         if let Some(description) = &patch.description {
             settings.description = self.text("description", description, 0, MAX_DESCRIPTION_CHARS);
         }
-        if let Some(destination) = patch.url.as_deref().and_then(|url| self.ok(Destination::parse(url))) {
+        let before = settings.receiver.clone();
+        let url = patch.url.as_deref().filter(|url| *url != before.destination.masked());
+        if let Some(destination) = url.and_then(|url| self.destination(url)) {
             settings.receiver.destination = destination;
         }
         if let Some(method) = &patch.method {
@@ -297,6 +309,7 @@ impl Checked {
                 Err(errors) => self.errors.extend(errors.into_iter().map(WebhookError::from)),
             }
         }
+        self.errors.extend(needed_again(&before, &settings.receiver, patch));
         let wrong = settings.policy.apply(patch);
         self.errors
             .extend(wrong.into_iter().map(|PolicyError { field, reason }| WebhookError::Field { field, reason }));

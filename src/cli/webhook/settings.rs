@@ -65,8 +65,8 @@ pub(super) struct Settings {
     #[arg(long, value_name = "TYPE", requires = "shape")]
     shape_content_type: Option<String>,
     /// Send this header too, as in 'X-Team: blue' (repeatable; all that are given replace those before)
-    #[arg(long = "header", value_name = "HEADER", value_parser = parse_header)]
-    headers: Vec<(String, String)>,
+    #[arg(long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
     /// Send this content type; `none` for the shape's own
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
@@ -168,8 +168,10 @@ fn parse_batch(text: &str) -> Result<Given, String> {
     if parts.next().is_some() { Err(wrong()) } else { Ok(Given(batch)) }
 }
 
-fn parse_header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once(':').ok_or("a header is written as 'Name: value'")?;
+/// Not read by clap, whose error would show the text: it may be a secret.
+fn parse_header(text: &str) -> Result<(String, String), UsageError> {
+    let (name, value) =
+        text.split_once(':').ok_or_else(|| UsageError("--header: a header is written as 'Name: value'".to_owned()))?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
@@ -204,6 +206,7 @@ impl Settings {
             (!items.is_empty())
                 .then(|| items.into_iter().map(|(key, value)| (key, value.into())).collect::<Map<_, Value>>())
         };
+        let headers = self.headers.iter().map(|text| parse_header(text)).collect::<Result<_, _>>()?;
         let mut fields = Map::new();
         let mut set = |name: &str, value: Value| {
             if !value.is_null() {
@@ -220,7 +223,7 @@ impl Settings {
         set("ordered", json!(self.ordered));
         set("paused", json!(self.paused));
         set("method", json!(self.method));
-        set("headers", json!(map(self.headers)));
+        set("headers", json!(map(headers)));
         set("metadata", json!(map(self.metadata)));
         if let Some(name) = self.shape {
             set("shape", shape(name, self.shape_content_type)?);

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use zeroize::Zeroizing;
 
 use super::oauth2::TokenSource;
-use super::{AccessError, SecretText};
+use super::{AccessError, SHOWN_SECRET, SecretText};
 use crate::delivery::guard::Destination;
 
 /// The longest user name or client id, in bytes.
@@ -108,12 +108,17 @@ fn is_visible(c: char) -> bool {
 impl RawAuth {
     pub(super) fn shown(&self) -> Self {
         let mut shown = self.clone();
-        match &mut shown {
-            Self::Basic { password: secret, .. }
-            | Self::Bearer { token: secret }
-            | Self::OAuth2 { client_secret: secret, .. } => *secret = SecretText::placeholder(),
-        }
+        *shown.secret_mut() = SecretText::placeholder();
         shown
+    }
+
+    /// What callers see that may see no path of a URL: as it is shown to others, the token endpoint by its origin alone.
+    #[must_use]
+    pub fn without_path(mut self) -> Self {
+        if let Self::OAuth2 { token_url, .. } = &mut self {
+            *token_url = Destination::parse(token_url).map_or_else(|_| SHOWN_SECRET.to_owned(), |url| url.masked());
+        }
+        self
     }
 
     pub(super) fn check(&self) -> Result<Auth, AccessError> {

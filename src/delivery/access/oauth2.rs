@@ -133,9 +133,7 @@ impl TokenSource {
 /// are, since they do not speak against the receiver.
 fn without_token(end: End) -> End {
     match end {
-        End::Blocked { reason, detail } => {
-            End::Blocked { reason: format!("token_url: {reason}"), detail: format!("token_url: {detail}") }
-        }
+        End::Blocked(reason) => End::Blocked(format!("token_url: {reason}")),
         End::Local(_) | End::Proxy(_) => end,
         end => End::Auth(format!("no token: {}", end.error_text().unwrap_or_default())),
     }

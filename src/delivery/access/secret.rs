@@ -4,8 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroize;
 
-/// What is shown in place of a secret. No secret can be this text, so that a form that is sent back as it was
-/// shown overwrites none.
+/// What is shown in place of a secret. No secret can be this text: sent back, it means the secret that was there.
 pub const SHOWN_SECRET: &str = "…";
 
 /// A secret as a user gave it. Its `Debug` shows nothing; memory is cleared on drop. Serialised it is the text.
@@ -25,7 +24,7 @@ impl SecretText {
         Self(SHOWN_SECRET.to_owned())
     }
 
-    pub(super) fn is_placeholder(&self) -> bool {
+    pub(crate) fn is_placeholder(&self) -> bool {
         self.0 == SHOWN_SECRET
     }
 }

@@ -85,7 +85,10 @@ impl Client {
             Host::Ip(_) => None,
             Host::Domain(name) => Some(&**name),
         };
-        self.inner.policy.check_connected(local, peer).map_err(|error| blocked(error, name))
+        self.inner.policy.check_connected(local, peer).map_err(|error| match name {
+            Some(name) => self.led_inside(name, &error),
+            None => blocked(error),
+        })
     }
 
     /// Refuses to be led back to this process by a proxy, at an address of this machine that no check of addresses
@@ -95,7 +98,7 @@ impl Client {
         let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind((any, 0)).map_err(|error| not_connected(&error))?;
         match socket.connect(address).and_then(|()| socket.local_addr()) {
-            Ok(local) => self.inner.policy.check_connected(local, *address).map_err(|error| blocked(error, None)),
+            Ok(local) => self.inner.policy.check_connected(local, *address).map_err(blocked),
             // There is no way there from this machine, so it is not this machine.
             Err(_) => Ok(()),
         }
@@ -111,9 +114,7 @@ fn share(deadline: Instant, remaining: usize) -> Instant {
 /// Says that it was the proxy that could not be reached, of which the receiver knows nothing.
 fn of_proxy(end: End) -> End {
     match end {
-        End::Blocked { reason, detail } => {
-            End::Blocked { reason: format!("proxy: {reason}"), detail: format!("proxy: {detail}") }
-        }
+        End::Blocked(reason) => End::Blocked(format!("proxy: {reason}")),
         End::Local(reason) => End::Local(reason),
         end => End::Proxy(end.error_text().unwrap_or_default()),
     }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::import;
 use super::pool::{Connection, Connections, Server};
+use super::sealed_urls::seal_urls;
 use super::transaction::Failure;
 use crate::delivery::client::Roots;
 use crate::store::migrate::{self, Migration};
@@ -26,7 +27,7 @@ const MIGRATIONS: &[Migration] = &[
 /// The oldest version that its makers still mend, as of this program's.
 const OLDEST_POSTGRES: u32 = 14;
 /// `pg_advisory_xact_lock`: held by who migrates.
-const MIGRATION_LOCK: i64 = 0x5052_4452_0001;
+pub(super) const MIGRATION_LOCK: i64 = 0x5052_4452_0001;
 /// Connections where the options do not say.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 16;
 
@@ -128,7 +129,10 @@ impl Opening<'_> {
         self.make_keys(&connection).await?;
         // A move that began meanwhile has made the keys.
         self.refuse_unfinished(&connection).await?;
-        self.keys(&connection).await
+        let keys = self.keys(&connection).await?;
+        drop(connection);
+        seal_urls(self.connections, self.sealer).await.map_err(|failure| self.failed(failure))?;
+        Ok(keys)
     }
 
     async fn refuse_unfinished(&self, connection: &Connection) -> Result<(), OpenError> {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::log;
 use super::recovery::bring_home;
+use super::sealed_urls::seal_urls;
 use crate::store::OpenError;
 use crate::store::migrate::{self, Migration};
 use crate::store::seal::{Belonging, MasterKey, Sealer, random_bytes};
@@ -134,7 +135,9 @@ impl Folder {
             let folder = self.database.parent().unwrap_or(Path::new("."));
             master_key.keep_new(folder).map_err(at(folder))?;
         }
-        self.connect(max_bytes)
+        let mut connection = self.connect(max_bytes)?;
+        seal_urls(&mut connection, self, &sealer)?;
+        Ok(connection)
     }
 
     /// Opens the database for the writer. It was checked, and nothing is in its log.

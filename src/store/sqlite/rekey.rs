@@ -206,7 +206,7 @@ mod tests {
     fn settings(name: &str) -> WebhookSettings {
         let mut settings = WebhookSettings::create(WebhookPatch {
             name: Some(name.to_owned()),
-            url: Some("https://siem.example/".to_owned()),
+            url: Some("https://siem.example/hook?key=secret".to_owned()),
             topic_patterns: Some(vec![">".to_owned()]),
             signatures: Some(vec!["ed25519".to_owned()]),
             ..WebhookPatch::default()

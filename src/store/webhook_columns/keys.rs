@@ -50,7 +50,7 @@ impl StoredKeys {
         keys.since = self.since.map(UnixMicros);
         let older = self.older.iter().map(|stored| {
             Ok(OlderKeys {
-                decnet: Secret::parse(&stored.decnet)?,
+                decnet: Secret::kept(&stored.decnet)?,
                 standard: StandardKey::parse(&stored.standard)?,
                 ed25519: stored.ed25519.as_deref().map(Ed25519Key::parse).transpose()?,
                 since: stored.since.map(UnixMicros),

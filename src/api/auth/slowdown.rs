@@ -1,0 +1,128 @@
+//! Failed authentications cost a peer time: who guesses tokens, or sends dead ones in a loop, keeps the store from no one.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Tokens that are not known here which one peer may have looked up at once.
+pub const AUTH_FAILURES: u32 = 20;
+/// How long one of them counts: in the long run a peer may have one looked up in so long.
+pub const AUTH_FAILURE_COUNTS: Duration = Duration::from_secs(3);
+/// The most peers of which failures are counted apart; those beyond share one count.
+pub const MAX_FAILING_PEERS: usize = 4_096;
+/// The part of an IPv6 address that one customer has, in bits.
+const IPV6_PREFIX_BITS: u32 = 64;
+/// How often at most the table is searched for peers whose failures count no more.
+const SWEEP_STEP: Duration = Duration::from_secs(1);
+
+/// Counts failures by peer. Good tokens that are known already are none of its business: peers behind one address that
+/// have such are not held up by others there.
+#[derive(Default)]
+pub(super) struct Slowdown(Mutex<Peers>);
+
+#[derive(Default)]
+struct Peers {
+    /// Until when the failures of each count, one after the other.
+    counting_until: HashMap<IpAddr, Instant>,
+    swept_at: Option<Instant>,
+}
+
+/// What one look-up cost a peer in advance.
+#[must_use]
+pub(super) struct Charge(IpAddr);
+
+impl Slowdown {
+    /// Charges `peer` for a look-up that may be in vain. `Err`: it must wait so long.
+    pub(super) fn charge(&self, peer: Option<IpAddr>, now: Instant) -> Result<Charge, Duration> {
+        let mut peers = self.0.lock();
+        let peer = peers.place(group(peer), now);
+        let until = peers.counting_until.entry(peer).or_insert(now);
+        let charged = (*until).max(now) + AUTH_FAILURE_COUNTS;
+        let most = now + AUTH_FAILURE_COUNTS * AUTH_FAILURES;
+        if charged > most {
+            return Err(charged - most);
+        }
+        *until = charged;
+        Ok(Charge(peer))
+    }
+
+    /// The token was good.
+    pub(super) fn give_back(&self, Charge(peer): Charge) {
+        if let Some(until) = self.0.lock().counting_until.get_mut(&peer) {
+            *until = until.checked_sub(AUTH_FAILURE_COUNTS).unwrap_or(*until);
+        }
+    }
+}
+
+impl Peers {
+    /// Where failures of `peer` are counted.
+    fn place(&mut self, peer: IpAddr, now: Instant) -> IpAddr {
+        if self.counting_until.len() < MAX_FAILING_PEERS || self.counting_until.contains_key(&peer) {
+            return peer;
+        }
+        if self.swept_at.is_none_or(|swept_at| now.saturating_duration_since(swept_at) >= SWEEP_STEP) {
+            self.swept_at = Some(now);
+            self.counting_until.retain(|_, until| *until > now);
+        }
+        if self.counting_until.len() < MAX_FAILING_PEERS { peer } else { Ipv6Addr::UNSPECIFIED.into() }
+    }
+}
+
+fn group(peer: Option<IpAddr>) -> IpAddr {
+    match peer.map(|peer| peer.to_canonical()) {
+        Some(IpAddr::V6(peer)) => {
+            Ipv6Addr::from_bits(peer.to_bits() & (u128::MAX << (u128::BITS - IPV6_PREFIX_BITS))).into()
+        }
+        Some(peer) => peer,
+        None => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// How many of a thousand look-ups in vain `peer` gets at `now`.
+    fn in_vain(slowdown: &Slowdown, peer: IpAddr, now: Instant) -> usize {
+        (0..1_000).filter(|_| slowdown.charge(Some(peer), now).is_ok()).count()
+    }
+
+    #[test]
+    fn a_peer_that_guesses_is_told_when_to_come_back_and_others_are_not_held_up() {
+        let (slowdown, now) = (Slowdown::default(), Instant::now());
+        assert_eq!(in_vain(&slowdown, peer("192.0.2.1"), now), AUTH_FAILURES as usize);
+        assert_eq!(slowdown.charge(Some(peer("::ffff:192.0.2.1")), now).err(), Some(AUTH_FAILURE_COUNTS));
+        assert!(slowdown.charge(Some(peer("192.0.2.2")), now).is_ok());
+        assert_eq!(in_vain(&slowdown, peer("192.0.2.1"), now + AUTH_FAILURE_COUNTS), 1);
+        assert_eq!(in_vain(&slowdown, peer("192.0.2.1"), now + AUTH_FAILURE_COUNTS * 100), AUTH_FAILURES as usize);
+        assert_eq!(in_vain(&slowdown, peer("2001:db8::1"), now), AUTH_FAILURES as usize);
+        assert!(slowdown.charge(Some(peer("2001:db8::ffff:1")), now).is_err(), "a customer has all of a /64");
+    }
+
+    #[test]
+    fn good_tokens_cost_nothing() {
+        let (slowdown, now) = (Slowdown::default(), Instant::now());
+        for _ in 0..1_000 {
+            let Ok(charge) = slowdown.charge(Some(peer("192.0.2.1")), now) else { panic!("held up") };
+            slowdown.give_back(charge);
+        }
+    }
+
+    #[test]
+    fn however_many_peers_fail_the_table_stays_small() {
+        let (slowdown, now) = (Slowdown::default(), Instant::now());
+        let addresses = |from: u32| (from..from + 10_000).map(|bits| Some(IpAddr::V4(bits.into())));
+        let admitted = addresses(1).filter(|peer| slowdown.charge(*peer, now).is_ok()).count();
+        assert_eq!(slowdown.0.lock().counting_until.len(), MAX_FAILING_PEERS + 1);
+        assert_eq!(admitted, MAX_FAILING_PEERS + AUTH_FAILURES as usize, "the others share one count");
+        let later = now + AUTH_FAILURE_COUNTS * AUTH_FAILURES;
+        assert!(addresses(1 << 20).take(MAX_FAILING_PEERS).all(|peer| slowdown.charge(peer, later).is_ok()));
+        assert_eq!(slowdown.0.lock().counting_until.len(), MAX_FAILING_PEERS);
+    }
+}

@@ -1,0 +1,88 @@
+//! What the sign that stands for a secret means where a user gives it back: the secret that was there before.
+
+use super::{RawAccess, RawAuth, SecretText};
+
+impl RawAccess {
+    /// With the secrets of `old` in the place of each [`super::SHOWN_SECRET`] that stands for one of them. The sign
+    /// stays where `old` has nothing to put there, and is then refused.
+    #[must_use]
+    pub fn unmasked(mut self, old: &Self) -> Self {
+        for (name, value) in &mut self.headers {
+            let before = old.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+            if let Some((_, before)) = before.filter(|_| value.is_placeholder()) {
+                value.clone_from(before);
+            }
+        }
+        if let (Some(auth), Some(before)) = (&mut self.auth, &old.auth) {
+            auth.unmask(before);
+        }
+        if let (Some(pair), Some(before)) = (&mut self.client_certificate, &old.client_certificate)
+            && pair.key.is_placeholder()
+        {
+            pair.key.clone_from(&before.key);
+        }
+        if let (Some(proxy), Some(before)) = (&mut self.proxy, &old.proxy)
+            && proxy.url == before.shown().url
+        {
+            proxy.url.clone_from(&before.url);
+        }
+        self
+    }
+}
+
+impl RawAuth {
+    /// Whether its secret is the sign.
+    #[must_use]
+    pub fn is_masked(&self) -> bool {
+        self.secret().is_placeholder()
+    }
+
+    fn unmask(&mut self, before: &Self) {
+        if std::mem::discriminant(self) == std::mem::discriminant(before) && self.is_masked() {
+            self.secret_mut().clone_from(before.secret());
+        }
+    }
+
+    fn secret(&self) -> &SecretText {
+        match self {
+            Self::Basic { password: secret, .. }
+            | Self::Bearer { token: secret }
+            | Self::OAuth2 { client_secret: secret, .. } => secret,
+        }
+    }
+
+    pub(super) fn secret_mut(&mut self) -> &mut SecretText {
+        match self {
+            Self::Basic { password: secret, .. }
+            | Self::Bearer { token: secret }
+            | Self::OAuth2 { client_secret: secret, .. } => secret,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::access::{RawClientCertificate, RawProxy, Resolution};
+
+    #[test]
+    fn the_sign_brings_back_the_secret_of_before_and_no_other() {
+        let old = RawAccess {
+            headers: [("X-Key".to_owned(), "one".into()), ("X-Team".to_owned(), "blue".into())].into(),
+            auth: Some(RawAuth::Basic { username: "me".to_owned(), password: "two".into() }),
+            client_certificate: Some(RawClientCertificate { certificate: "c".to_owned(), key: "three".into() }),
+            proxy: Some(RawProxy { url: "http://me:four@proxy.example:1".into(), resolve: Resolution::Here }),
+            ..RawAccess::default()
+        };
+        assert_eq!(old.shown().unmasked(&old), old);
+
+        let mut other = old.shown();
+        other.headers = [("x-key".to_owned(), "…".into()), ("X-New".to_owned(), "…".into())].into();
+        other.auth = Some(RawAuth::Bearer { token: "…".into() });
+        other.proxy = Some(RawProxy { url: "http://me:…@other.example:1".into(), resolve: Resolution::Here });
+        let back = other.clone().unmasked(&old);
+        assert_eq!(back.headers["x-key"].expose(), "one", "a name is the same in any case");
+        assert_eq!(back.headers["X-New"].expose(), "…");
+        assert_eq!((&back.auth, &back.proxy), (&other.auth, &other.proxy), "another's password is not put there");
+    }
+}
