@@ -43,7 +43,7 @@ impl Shaping {
         delivery: Uuid,
         now: UnixMicros,
     ) -> Result<Shaped, RenderError> {
-        let failed = |reason: &str| RenderError { line: None, reason: reason.to_owned() };
+        let failed = |reason: &str| RenderError::new(None, reason);
         let permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_| failed("the server is stopping"))?;
         let (settings, event) = (Arc::clone(settings), Arc::clone(event));
         let tenant = self.tenants.get(settings.tenant);
