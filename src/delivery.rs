@@ -152,6 +152,8 @@ pub enum End {
     Auth(String),
     /// The webhook's proxy could not be reached, or does not do its work: nothing is known of the receiver.
     Proxy(String),
+    /// This machine took too long to make the body; the text is that of the shape's error.
+    Unshaped(String),
 }
 
 /// What one attempt came to. Touches no store.
@@ -215,7 +217,10 @@ impl End {
     /// the operator's affair.
     #[must_use]
     pub fn counts_as_failure(&self) -> bool {
-        !matches!(self, Self::Status(200..=299) | Self::Blocked { .. } | Self::Local(_) | Self::Proxy(_))
+        !matches!(
+            self,
+            Self::Status(200..=299) | Self::Blocked { .. } | Self::Local(_) | Self::Proxy(_) | Self::Unshaped(_)
+        )
     }
 
     /// See [`Outcome::error_text`].
@@ -233,6 +238,7 @@ impl End {
             Self::Protocol(reason) => format!("protocol: {reason}"),
             Self::Auth(reason) => format!("auth: {reason}"),
             Self::Proxy(reason) => format!("proxy: {reason}"),
+            Self::Unshaped(reason) => reason.clone(),
         };
         text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES));
         Some(text)
@@ -240,6 +246,20 @@ impl End {
 }
 
 impl Outcome {
+    /// Of an attempt for which no request was made.
+    #[cfg(feature = "server")]
+    pub(crate) fn without_request(started_at: UnixMicros, end: End) -> Self {
+        Self {
+            started_at,
+            duration: Duration::ZERO,
+            end,
+            response: Bytes::new(),
+            retry_after: None,
+            control: None,
+            timings: Timings::default(),
+        }
+    }
+
     /// The answer's status, if there was an answer.
     #[must_use]
     pub fn status_code(&self) -> Option<u16> {

@@ -42,7 +42,7 @@ use self::memory::{HeldEvent, Memory};
 use self::notices::{MAX_NOTICES, Notice};
 pub(crate) use self::ownership::Member;
 use self::settler::Message;
-use self::shaping::{Shaped, Shaping};
+use self::shaping::{PreviewError, Shaped, Shaping};
 use self::shards::Shards;
 use self::slots::Slots;
 use self::timer::Timer;
@@ -54,7 +54,7 @@ use crate::shape::RenderError;
 use crate::store::cluster::Hint;
 use crate::store::{AllWebhooks, Disposition, EventSeq, LiveEvent, Shard, Store, StoreError, Term};
 use crate::tenants::Tenants;
-use crate::webhook::{WebhookRecord, WebhookSeq};
+use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
 /// Workers that are added at one look, over all lanes: opening connections must not itself make work slow.
 const MAX_RELIEF: usize = 8;
@@ -280,6 +280,15 @@ impl Dispatcher {
         let settings = LaneSettings::new(record, &self.shared.settings.retry_schedule);
         let live = Arc::new(LiveEvent { seq: EventSeq(0), event });
         self.shared.shaping.shape(&settings, &live, Uuid::nil(), self.shared.wall.now()).await
+    }
+
+    /// Computes what a user wants to see where shapes are rendered.
+    pub(crate) async fn preview<T: Send + 'static>(
+        &self,
+        tenant: TenantSeq,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PreviewError> {
+        self.shared.shaping.preview(tenant, compute).await
     }
 
     pub(crate) fn figures(&self) -> Figures {

@@ -22,6 +22,7 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Outcome;
 use crate::delivery::attempt::attempt;
 use crate::delivery::client::{Client, VetError};
+use crate::dispatcher::shaping::PreviewError;
 use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures, Member, ShardFigures};
 use crate::event::Event;
 use crate::ingest::{DryRun, Ingest, PublishError, Receipt};
@@ -218,6 +219,15 @@ impl Engine {
     /// What would become of an event, if it was published now; nothing is stored.
     pub fn dry_run(&self, tenant: TenantSeq, event: &Event) -> Result<DryRun, PublishError> {
         self.ingest.dry_run(tenant, event)
+    }
+
+    /// Computes what a user wants to see, bounded and in turns by tenant, beside the shapes of deliveries.
+    pub(crate) async fn preview<T: Send + 'static>(
+        &self,
+        tenant: TenantSeq,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PreviewError> {
+        self.dispatcher.preview(tenant, compute).await
     }
 
     // --- webhooks ---

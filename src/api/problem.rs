@@ -1,5 +1,7 @@
 //! Errors as a client sees them: problem details (RFC 9457), and what is logged beside them.
 
+use std::time::Duration;
+
 use axum::extract::rejection::PathRejection;
 use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
@@ -7,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
+use crate::dispatcher::shaping::PreviewError;
 use crate::engine::ChangeError;
 use crate::event::{BatchError, EventError};
 use crate::ingest::PublishError;
@@ -21,6 +24,8 @@ const WHOLE_EVENT: &str = "event";
 /// When a client may try again: a full disk takes an operator, an unavailable store a moment.
 const RETRY_AFTER_FULL_S: u32 = 5;
 const RETRY_AFTER_UNAVAILABLE_S: u32 = 1;
+/// When there may be room for what a tenant has too much of at once.
+const RETRY_AFTER_BUSY: Duration = Duration::from_secs(1);
 
 /// Problem details (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
@@ -123,6 +128,13 @@ impl Problem {
         Self { retry_after_s: Some(RETRY_AFTER_UNAVAILABLE_S), ..problem }
     }
 
+    /// Too much at once; `wait` is when it is worth to try again.
+    pub(super) fn too_many(kind: &'static str, detail: impl Into<String>, wait: Duration) -> Self {
+        // Whole seconds, rounded up: who waits so long is let through.
+        let seconds = u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1);
+        Self { retry_after_s: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, detail) }
+    }
+
     /// Something went wrong here; `internal` goes to the log and nowhere else.
     pub(super) fn internal(internal: String) -> Self {
         let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the server failed; its log says why");
@@ -216,10 +228,19 @@ impl From<QuotaError> for Problem {
             QuotaError::EventRate { .. } | QuotaError::TooManyAtOnce { .. } => "quota-events",
             QuotaError::Pending { .. } => "quota-pending",
         };
-        // Whole seconds, rounded up: who waits so long is let through.
-        let retry_after_s =
-            error.retry_after().map(|wait| u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1));
-        Self { retry_after_s, ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, error.to_string()) }
+        match error.retry_after() {
+            Some(wait) => Self::too_many(kind, error.to_string(), wait),
+            None => Self::new(StatusCode::TOO_MANY_REQUESTS, kind, error.to_string()),
+        }
+    }
+}
+
+impl From<PreviewError> for Problem {
+    fn from(error: PreviewError) -> Self {
+        match error {
+            PreviewError::TooMany => Self::too_many("too-many-previews", error.to_string(), RETRY_AFTER_BUSY),
+            PreviewError::BrokeOff => Self::internal(error.to_string()),
+        }
     }
 }
 

@@ -246,6 +246,7 @@ impl Remote {
             End::Blocked { reason, .. }
             | End::Connect(reason)
             | End::Local(reason)
+            | End::Unshaped(reason)
             | End::Tls(reason)
             | End::Dns(reason)
             | End::Protocol(reason)

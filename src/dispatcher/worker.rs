@@ -18,7 +18,7 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
 use crate::delivery::retry::{self, Next, Rules};
-use crate::delivery::{DeliveryState, Outcome, Transition, random_jitter};
+use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
 use crate::shape::RenderError;
 use crate::store::{AttemptRecord, DeliveryKey, MAX_KEPT_SUCCESS_RESPONSE_BYTES, Settlement};
 
@@ -156,7 +156,14 @@ async fn attempt_once(
             let message = attempt::Message::of(&event.event);
             return Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await);
         }
-        let body = shared.shaping.shape(&job.settings, event, id, clock.now()).await?;
+        let began_at = clock.now();
+        let body = match shared.shaping.shape(&job.settings, event, id, began_at).await {
+            // The machine may be busy: tried again as any attempt that failed here.
+            Err(error) if error.took_too_long => {
+                return Ok(Outcome::without_request(began_at, End::Unshaped(error.to_string())));
+            }
+            shaped => shaped?,
+        };
         return Ok(attempt(client, connection, receiver, &body.message(), webhook_id, clock).await);
     }
     let members = || std::iter::once(&job.queued).chain(&job.more);
