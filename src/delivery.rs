@@ -128,6 +128,9 @@ pub const MAX_ERROR_BYTES: usize = 512;
 /// The status by which a receiver says that it will never come back.
 pub const GONE: u16 = 410;
 
+/// The status by which a server says that a request goes in circles (RFC 5842, section 7.2): another Postrider, or this one.
+pub const LOOP_DETECTED: u16 = 508;
+
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -228,7 +231,7 @@ impl End {
     pub fn error_text(&self) -> Option<String> {
         let mut text = match self {
             Self::Status(200..=299) => return None,
-            Self::Status(status @ (429 | 500..=599)) => format!("http {status}"),
+            Self::Status(status @ (429 | 500..=599)) => http_text(*status),
             Self::Status(status) => format!("non-retryable {status}"),
             Self::Timeout(phase) => format!("timeout: {phase}"),
             Self::Connect(reason) | Self::Local(reason) => format!("connect: {reason}"),
@@ -242,6 +245,16 @@ impl End {
         };
         text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES));
         Some(text)
+    }
+}
+
+/// The words for a status that is tried again.
+fn http_text(status: u16) -> String {
+    match status {
+        LOOP_DETECTED => {
+            format!("http {status} (loop: the event has been at the receiver before, or at too many servers)")
+        }
+        _ => format!("http {status}"),
     }
 }
 

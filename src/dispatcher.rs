@@ -49,7 +49,7 @@ use self::timer::Timer;
 use crate::clock::{Clock, SteadyClock, UnixMicros};
 use crate::delivery::client::Client;
 use crate::delivery::retry::Schedule;
-use crate::event::Event;
+use crate::event::{Event, Stamp};
 use crate::shape::RenderError;
 use crate::store::cluster::Hint;
 use crate::store::{AllWebhooks, Disposition, EventSeq, LiveEvent, Shard, Store, StoreError, Term};
@@ -112,6 +112,8 @@ struct Shared {
     loads: Semaphore,
     timer: Timer,
     shaping: Shaping,
+    /// What requests say of where their events have been.
+    stamp: Stamp,
     /// Lanes in which deliveries wait for hands.
     crowded: Mutex<Vec<Arc<Lane>>>,
     crowding: Notify,
@@ -141,6 +143,7 @@ impl Dispatcher {
             lanes: RwLock::default(),
             timer: Timer::default(),
             shaping: Shaping::new(tenants),
+            stamp: Stamp::new(store.delivery_ids().instance()),
             crowded: Mutex::default(),
             crowding: Notify::new(),
             counters: Counters::default(),
@@ -221,6 +224,11 @@ impl Dispatcher {
         if lane.has_left() {
             self.hint(Hint::Due(lane.seq));
         }
+    }
+
+    /// What requests say of where their events have been.
+    pub(crate) fn stamp(&self) -> &Stamp {
+        &self.shared.stamp
     }
 
     // --- operating ---

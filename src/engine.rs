@@ -24,7 +24,7 @@ use crate::delivery::attempt::attempt;
 use crate::delivery::client::{Client, VetError};
 use crate::dispatcher::shaping::PreviewError;
 use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures, Member, ShardFigures};
-use crate::event::Event;
+use crate::event::{Event, Instance};
 use crate::ingest::{DryRun, Ingest, PublishError, Receipt};
 use crate::shape::RenderError;
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
@@ -216,6 +216,11 @@ impl Engine {
         }
     }
 
+    /// The installation, as other servers know it: the same on all nodes that share the store.
+    pub fn instance(&self) -> Instance {
+        self.dispatcher.stamp().instance()
+    }
+
     /// What would become of an event, if it was published now; nothing is stored.
     pub fn dry_run(&self, tenant: TenantSeq, event: &Event) -> Result<DryRun, PublishError> {
         self.ingest.dry_run(tenant, event)
@@ -385,7 +390,7 @@ impl Engine {
             Ok(shaped) => shaped,
             Err(error) => return Ok(Err(error)),
         };
-        let (webhook, message) = (&record.settings.receiver, shaped.message());
+        let (webhook, message) = (&record.settings.receiver, shaped.message(self.dispatcher.stamp()));
         Ok(Ok(attempt(&self.client, &mut None, webhook, &message, message.event_id, &*self.clock).await))
     }
 

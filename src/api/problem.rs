@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::dispatcher::shaping::PreviewError;
 use crate::engine::ChangeError;
-use crate::event::{BatchError, EventError};
+use crate::event::{BatchError, EventError, HopError};
 use crate::ingest::PublishError;
 use crate::signing::RotationError;
 use crate::store::StoreError;
@@ -218,6 +218,18 @@ impl From<PublishError> for Problem {
                 Self::field(format!("events[{index}].webhooks"), error.to_string())
             }
             PublishError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<HopError> for Problem {
+    fn from(error: HopError) -> Self {
+        match error {
+            HopError::Malformed => {
+                let errors = vec![FieldError { field: "Postrider-Hops".to_owned(), reason: error.to_string() }];
+                Self::with_fields(StatusCode::BAD_REQUEST, "invalid-hops", errors)
+            }
+            HopError::Loop | HopError::TooMany => Self::new(StatusCode::LOOP_DETECTED, "loop", error.to_string()),
         }
     }
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::lane::LaneSettings;
 use crate::clock::UnixMicros;
 use crate::delivery::attempt::Message;
+use crate::event::Stamp;
 use crate::fair::{Caps, Turns};
 use crate::shape::{Context, RenderError};
 use crate::store::LiveEvent;
@@ -106,9 +107,10 @@ impl Shaping {
 }
 
 impl Shaped {
-    pub(crate) fn message(&self) -> Message<'_> {
-        let content_type = Some(self.content_type.clone());
-        Message { body: self.body.clone(), content_type, ..Message::of(&self.event.event) }
+    pub(crate) fn message(&self, stamp: &Stamp) -> Message<'_> {
+        let (event, content_type) = (&self.event.event, Some(self.content_type.clone()));
+        let hops = stamp.value([event.hops()]);
+        Message { body: self.body.clone(), content_type, hops, ..Message::of(event) }
     }
 }
 
