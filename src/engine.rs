@@ -20,9 +20,9 @@ use self::operations::Change;
 
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Outcome;
-use crate::delivery::attempt::attempt;
 use crate::delivery::client::{Client, VetError};
 use crate::dispatcher::shaping::PreviewError;
+use crate::dispatcher::trial::TestRefused;
 use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures, Member, ShardFigures};
 use crate::event::{Event, Instance};
 use crate::ingest::{DryRun, Ingest, PublishError, Receipt};
@@ -93,6 +93,15 @@ pub enum ChangeError {
     Rotation(#[from] RotationError),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why a webhook was not tested.
+#[derive(Debug, thiserror::Error)]
+pub enum TestError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Refused(#[from] TestRefused),
 }
 
 /// Keys for a rotation that a user chose.
@@ -369,14 +378,15 @@ impl Engine {
         .await
     }
 
-    /// One signed attempt now with a test event, no retry; stores nothing but who asked for it. The inner error: there is
-    /// no body to send.
+    /// One signed attempt now with a test event, within the limits of the webhook's deliveries, no retry; stores nothing
+    /// but who asked for it. The inner error: there is no body to send.
     pub async fn test_webhook(
         &self,
         act: impl Into<Act>,
         uuid: Uuid,
-    ) -> Result<Result<Outcome, RenderError>, StoreError> {
+    ) -> Result<Result<Outcome, RenderError>, TestError> {
         let act = act.into();
+        let share = self.dispatcher.test_share(act.tenant)?;
         let record = self.find(act.tenant, uuid).await?;
         let event = Topic::parse(TEST_TOPIC).map_err(|error| error.to_string()).and_then(|topic| {
             let payload = r#"{"message":"This is a test from Postrider: the webhook works."}"#;
@@ -386,12 +396,7 @@ impl Engine {
         let (target, target_name) = (Some(uuid.to_string()), Some(record.settings.name.clone()));
         let deed = Deed { at: self.now(), tenant: act.tenant, action: "webhook.test", target, target_name };
         self.store.audited(&act).record(deed).await?;
-        let shaped = match self.dispatcher.shape(&record, event).await {
-            Ok(shaped) => shaped,
-            Err(error) => return Ok(Err(error)),
-        };
-        let (webhook, message) = (&record.settings.receiver, shaped.message(self.dispatcher.stamp()));
-        Ok(Ok(attempt(&self.client, &mut None, webhook, &message, message.event_id, &*self.clock).await))
+        Ok(self.dispatcher.test(share, &record, event).await?)
     }
 
     /// Refuses a destination that an attempt would refuse.

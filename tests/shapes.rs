@@ -122,15 +122,15 @@ async fn a_tenant_s_previews_end_in_429_and_another_tenant_s_delivery_arrives_be
     server.post("/api/v1/webhooks", &shaped.to_string()).await.expect(201);
     let ask = || server.request("POST", "/api/v1/shapes/preview", &as_flood, asked.as_bytes());
     let round = || async {
-        let (a, b, c, d, e, f, g, h) = tokio::join!(ask(), ask(), ask(), ask(), ask(), ask(), ask(), ask());
-        [a, b, c, d, e, f, g, h]
+        let eight = tokio::join!(ask(), ask(), ask(), ask(), ask(), ask(), ask(), ask());
+        <[server::Answer; 8]>::from(eight)
     };
     let publishing = async {
         server.post("/api/v1/events", EVENT.replace("attacker.seen", "t").as_str()).await.expect(202);
         receiver.wait_for(1).await
     };
-    let (answers, received) = tokio::join!(round(), publishing);
-    assert!(received[0].body.starts_with(b"{"), "{received:?}");
+    let (answers, arrived) = tokio::join!(round(), publishing);
+    assert!(arrived[0].body.starts_with(b"{"), "{arrived:?}");
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
     assert!(!refused.is_empty() && refused.len() < answers.len(), "{} were refused", refused.len());
     for answer in &answers {

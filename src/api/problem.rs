@@ -10,7 +10,8 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::dispatcher::shaping::PreviewError;
-use crate::engine::ChangeError;
+use crate::dispatcher::trial::TestRefused;
+use crate::engine::{ChangeError, TestError};
 use crate::event::{BatchError, EventError, HopError};
 use crate::ingest::PublishError;
 use crate::signing::RotationError;
@@ -219,6 +220,21 @@ impl From<PublishError> for Problem {
             }
             PublishError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<TestError> for Problem {
+    fn from(error: TestError) -> Self {
+        let refused = match error {
+            TestError::Store(error) => return error.into(),
+            TestError::Refused(refused) => refused,
+        };
+        let (kind, wait) = match refused {
+            TestRefused::TooMany => ("too-many-tests", RETRY_AFTER_BUSY),
+            TestRefused::Busy => ("webhook-busy", RETRY_AFTER_BUSY),
+            TestRefused::RateLimited { wait } => ("webhook-rate-limit", wait),
+        };
+        Self::too_many(kind, refused.to_string(), wait)
     }
 }
 
