@@ -128,6 +128,9 @@ pub const MAX_ERROR_BYTES: usize = 512;
 /// The status by which a receiver says that it will never come back.
 pub const GONE: u16 = 410;
 
+/// The status by which a server says that a request goes in circles (RFC 5842, section 7.2): another Postrider, or this one.
+pub const LOOP_DETECTED: u16 = 508;
+
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -154,6 +157,8 @@ pub enum End {
     Auth(String),
     /// The webhook's proxy could not be reached, or does not do its work: nothing is known of the receiver.
     Proxy(String),
+    /// This machine took too long to make the body; the text is that of the shape's error.
+    Unshaped(String),
 }
 
 /// What one attempt came to. Touches no store.
@@ -217,7 +222,10 @@ impl End {
     /// the operator's affair.
     #[must_use]
     pub fn counts_as_failure(&self) -> bool {
-        !matches!(self, Self::Status(200..=299) | Self::Blocked(_) | Self::Local(_) | Self::Proxy(_))
+        !matches!(
+            self,
+            Self::Status(200..=299) | Self::Blocked(_) | Self::Local(_) | Self::Proxy(_) | Self::Unshaped(_)
+        )
     }
 
     /// See [`Outcome::error_text`].
@@ -225,7 +233,7 @@ impl End {
     pub fn error_text(&self) -> Option<String> {
         let mut text = match self {
             Self::Status(200..=299) => return None,
-            Self::Status(status @ (429 | 500..=599)) => format!("http {status}"),
+            Self::Status(status @ (429 | 500..=599)) => http_text(*status),
             Self::Status(status) => format!("non-retryable {status}"),
             Self::Timeout(phase) => format!("timeout: {phase}"),
             Self::Connect(reason) | Self::Local(reason) => format!("connect: {reason}"),
@@ -235,13 +243,38 @@ impl End {
             Self::Protocol(reason) => format!("protocol: {reason}"),
             Self::Auth(reason) => format!("auth: {reason}"),
             Self::Proxy(reason) => format!("proxy: {reason}"),
+            Self::Unshaped(reason) => reason.clone(),
         };
         text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES));
         Some(text)
     }
 }
 
+/// The words for a status that is tried again.
+fn http_text(status: u16) -> String {
+    match status {
+        LOOP_DETECTED => {
+            format!("http {status} (loop: the event has been at the receiver before, or at too many servers)")
+        }
+        _ => format!("http {status}"),
+    }
+}
+
 impl Outcome {
+    /// Of an attempt for which no request was made.
+    #[cfg(feature = "server")]
+    pub(crate) fn without_request(started_at: UnixMicros, end: End) -> Self {
+        Self {
+            started_at,
+            duration: Duration::ZERO,
+            end,
+            response: Bytes::new(),
+            retry_after: None,
+            control: None,
+            timings: Timings::default(),
+        }
+    }
+
     /// The answer's status, if there was an answer.
     #[must_use]
     pub fn status_code(&self) -> Option<u16> {

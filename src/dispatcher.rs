@@ -20,6 +20,7 @@ pub(crate) mod shaping;
 pub(crate) mod shards;
 mod slots;
 mod timer;
+pub mod trial;
 mod withhold;
 mod worker;
 
@@ -30,31 +31,30 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 pub use self::breaker::CircuitSettings;
 use self::figures::Counters;
 pub use self::figures::{Figures, ShardFigures};
-use self::lane::{Lane, LaneSettings, Queued, Todo, WEBHOOK_DELETED};
+use self::lane::{Lane, Queued, Todo, WEBHOOK_DELETED};
 use self::lease::Lease;
 pub use self::memory::MIN_MEMORY_BYTES;
 use self::memory::{HeldEvent, Memory};
 use self::notices::{MAX_NOTICES, Notice};
 pub(crate) use self::ownership::Member;
 use self::settler::Message;
-use self::shaping::{Shaped, Shaping};
+use self::shaping::{PreviewError, Shaping};
 use self::shards::Shards;
 use self::slots::Slots;
 use self::timer::Timer;
 use crate::clock::{Clock, SteadyClock, UnixMicros};
 use crate::delivery::client::Client;
 use crate::delivery::retry::Schedule;
-use crate::event::Event;
-use crate::shape::RenderError;
+use crate::event::Stamp;
+use crate::fair::Caps;
 use crate::store::cluster::Hint;
-use crate::store::{AllWebhooks, Disposition, EventSeq, LiveEvent, Shard, Store, StoreError, Term};
+use crate::store::{AllWebhooks, Disposition, Shard, Store, StoreError, Term};
 use crate::tenants::Tenants;
-use crate::webhook::{WebhookRecord, WebhookSeq};
+use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
 /// Workers that are added at one look, over all lanes: opening connections must not itself make work slow.
 const MAX_RELIEF: usize = 8;
@@ -112,6 +112,9 @@ struct Shared {
     loads: Semaphore,
     timer: Timer,
     shaping: Shaping,
+    /// What requests say of where their events have been.
+    stamp: Stamp,
+    tests: Caps<TenantSeq>,
     /// Lanes in which deliveries wait for hands.
     crowded: Mutex<Vec<Arc<Lane>>>,
     crowding: Notify,
@@ -141,6 +144,8 @@ impl Dispatcher {
             lanes: RwLock::default(),
             timer: Timer::default(),
             shaping: Shaping::new(tenants),
+            stamp: Stamp::new(store.delivery_ids().instance()),
+            tests: Caps::new(trial::MAX_TESTS),
             crowded: Mutex::default(),
             crowding: Notify::new(),
             counters: Counters::default(),
@@ -223,6 +228,11 @@ impl Dispatcher {
         }
     }
 
+    /// What requests say of where their events have been.
+    pub(crate) fn stamp(&self) -> &Stamp {
+        &self.shared.stamp
+    }
+
     // --- operating ---
 
     /// Makes the lane of a new webhook, if it is for this node to have it.
@@ -275,11 +285,13 @@ impl Dispatcher {
         }
     }
 
-    /// A test event as the webhook wants it.
-    pub(crate) async fn shape(&self, record: &WebhookRecord, event: Event) -> Result<Shaped, RenderError> {
-        let settings = LaneSettings::new(record, &self.shared.settings.retry_schedule);
-        let live = Arc::new(LiveEvent { seq: EventSeq(0), event });
-        self.shared.shaping.shape(&settings, &live, Uuid::nil(), self.shared.wall.now()).await
+    /// Computes what a user wants to see where shapes are rendered.
+    pub(crate) async fn preview<T: Send + 'static>(
+        &self,
+        tenant: TenantSeq,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PreviewError> {
+        self.shared.shaping.preview(tenant, compute).await
     }
 
     pub(crate) fn figures(&self) -> Figures {

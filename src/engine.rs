@@ -6,6 +6,7 @@ pub mod nodes;
 mod operations;
 pub mod replay;
 pub mod retention;
+mod trial;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,27 +22,23 @@ use self::nodes::{Membership, NodeSettings};
 use self::operations::Change;
 
 use crate::clock::{Clock, UnixMicros};
-use crate::delivery::Outcome;
-use crate::delivery::attempt::attempt;
 use crate::delivery::client::{Client, VetError};
+use crate::dispatcher::shaping::PreviewError;
 use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures, Member, ShardFigures};
-use crate::event::Event;
+use crate::event::{Event, Instance};
 use crate::ingest::{DryRun, Ingest, PublishError, Receipt};
-use crate::shape::RenderError;
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
 use crate::store::cluster::{Hint, Node};
-use crate::store::{Act, Deed, DeliveryKey, Idempotency, Store, StoreError, StoredDelivery};
+use crate::store::{Act, DeliveryKey, Idempotency, Store, StoreError, StoredDelivery};
 use crate::tenants::Tenants;
-use crate::topic::Topic;
 use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
 
 use self::replay::Replays;
 use self::retention::{Purge, RetentionSettings};
+pub use self::trial::{TEST_TOPIC, TestError};
 
 /// How long an idempotency key is kept, if nothing else is set.
 pub const DEFAULT_IDEMPOTENCY_TTL: Duration = Duration::from_hours(24);
-/// The topic of the event that [`Engine::test_webhook`] sends.
-pub const TEST_TOPIC: &str = "postrider.test";
 /// The action of a rotation, in the audit log.
 const ROTATE: &str = "webhook.rotate";
 /// How often a change is tried again when another one came between reading and writing.
@@ -221,9 +218,23 @@ impl Engine {
         }
     }
 
+    /// The installation, as other servers know it: the same on all nodes that share the store.
+    pub fn instance(&self) -> Instance {
+        self.dispatcher.stamp().instance()
+    }
+
     /// What would become of an event, if it was published now; nothing is stored.
     pub fn dry_run(&self, tenant: TenantSeq, event: &Event) -> Result<DryRun, PublishError> {
         self.ingest.dry_run(tenant, event)
+    }
+
+    /// Computes what a user wants to see, bounded and in turns by tenant, beside the shapes of deliveries.
+    pub(crate) async fn preview<T: Send + 'static>(
+        &self,
+        tenant: TenantSeq,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PreviewError> {
+        self.dispatcher.preview(tenant, compute).await
     }
 
     // --- webhooks ---
@@ -358,31 +369,6 @@ impl Engine {
             Ok(record)
         })
         .await
-    }
-
-    /// One signed attempt now with a test event, no retry; stores nothing but who asked for it. The inner error: there is
-    /// no body to send.
-    pub async fn test_webhook(
-        &self,
-        act: impl Into<Act>,
-        uuid: Uuid,
-    ) -> Result<Result<Outcome, RenderError>, StoreError> {
-        let act = act.into();
-        let record = self.find(act.tenant, uuid).await?;
-        let event = Topic::parse(TEST_TOPIC).map_err(|error| error.to_string()).and_then(|topic| {
-            let payload = r#"{"message":"This is a test from Postrider: the webhook works."}"#;
-            Event::new(topic, "test", payload, self.now()).map_err(|error| error.to_string())
-        });
-        let event = event.map_err(StoreError::Conflict)?;
-        let (target, target_name) = (Some(uuid.to_string()), Some(record.settings.name.clone()));
-        let deed = Deed { at: self.now(), tenant: act.tenant, action: "webhook.test", target, target_name };
-        self.store.audited(&act).record(deed).await?;
-        let shaped = match self.dispatcher.shape(&record, event).await {
-            Ok(shaped) => shaped,
-            Err(error) => return Ok(Err(error)),
-        };
-        let (webhook, message) = (&record.settings.receiver, shaped.message());
-        Ok(Ok(attempt(&self.client, &mut None, webhook, &message, message.event_id, &*self.clock).await))
     }
 
     /// Refuses a destination that an attempt would refuse.

@@ -3,6 +3,7 @@
 
 mod batch;
 mod canonical;
+mod hops;
 mod options;
 mod timestamp;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use self::canonical::{Canonicaliser, quote, unescaped};
+pub use self::hops::{HOPS_HEADER, HopError, Hops, Instance, MAX_HOPS, MAX_VIA, Stamp};
 pub use self::options::{DeliveryOptions, MAX_DELIVERY_DELAY, MAX_DIRECTED_WEBHOOKS};
 
 use crate::clock::UnixMicros;
@@ -38,6 +40,7 @@ pub struct Event {
     kind: Box<str>,
     body: Bytes,
     options: Option<Box<DeliveryOptions>>,
+    hops: Option<Box<Hops>>,
 }
 
 /// JSON as Postrider signs it: no spaces, keys sorted by their UTF-8 bytes, numbers with the digits they came with.
@@ -122,7 +125,7 @@ impl Event {
             ts: &moment(Some(now))?,
             kind: &quote(kind),
         };
-        Ok(Self { id: unquoted(&id), body: parts.body(), topic, kind: kind.into(), options: None })
+        Ok(Self { id: unquoted(&id), body: parts.body(), topic, kind: kind.into(), options: None, hops: None })
     }
 
     /// The event whose object `reader` has just read.
@@ -159,13 +162,13 @@ impl Event {
         let options = DeliveryOptions::parse(fields.deliver_at, fields.webhooks, now)?;
         let payload = payload_or_empty(fields.payload.unwrap_or("{}"));
         let body = CanonicalParts { id: &id, payload, topic, ts: &ts, kind }.body();
-        Ok(Self { id: id_value, topic: topic_value, kind: kind_value, body, options })
+        Ok(Self { id: id_value, topic: topic_value, kind: kind_value, body, options, hops: None })
     }
 
     /// An event as a store read it back; the parts were validated when it was accepted.
     #[must_use]
     pub fn from_stored(id: Box<str>, topic: Topic, kind: Box<str>, body: Bytes) -> Self {
-        Self { id, topic, kind, body, options: None }
+        Self { id, topic, kind, body, options: None, hops: None }
     }
 
     #[must_use]
@@ -191,6 +194,18 @@ impl Event {
     #[must_use]
     pub fn options(&self) -> Option<&DeliveryOptions> {
         self.options.as_deref()
+    }
+
+    /// The same event, come by way of other servers.
+    #[must_use]
+    pub fn with_hops(self, hops: Option<Hops>) -> Self {
+        Self { hops: hops.map(Box::new), ..self }
+    }
+
+    /// The servers that it has passed through before it was accepted; `None`: it came from its publisher.
+    #[must_use]
+    pub fn hops(&self) -> Option<&Hops> {
+        self.hops.as_deref()
     }
 
     /// The payload in its canonical form, as it lies in the body.

@@ -1,6 +1,8 @@
 //! Postrider delivers events to other people's servers as signed HTTP POSTs (webhooks), durably.
 
 pub mod clock;
+#[cfg(feature = "server")]
+mod fair;
 pub mod log_rate;
 pub mod topic;
 

@@ -2,8 +2,8 @@
 //!
 //! A shape is `decnet`, the canonical body itself; one of the built-in ones, each a template in `shape/templates`;
 //! or a template of one's own. Templates are Jinja, less what cannot be bounded (`shape/subset.rs`). Each is compiled once,
-//! when its webhook is validated. A rendering costs at most fuel for its event's size, its result is cut off by the
-//! writer, and an error names the line.
+//! when its webhook is validated. A rendering costs at most fuel for its event's size and takes a bounded time, its result
+//! is cut off by the writer, and an error names the line.
 
 mod builtin;
 mod escape;
@@ -11,12 +11,14 @@ mod filters;
 mod json;
 mod moment;
 mod number;
+mod source;
 mod subset;
 mod template;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -36,6 +38,9 @@ pub const MAX_TEMPLATE_BYTES: usize = 64 * 1024;
 pub const MAX_CONTENT_TYPE_BYTES: usize = 255;
 /// The largest body that a shape makes, in bytes: the largest event, and what is written around it.
 pub const MAX_SHAPED_BYTES: usize = MAX_EVENT_BYTES + 64 * 1024;
+/// The longest that a rendering may take, beside its fuel: a wall where what an instruction costs is misjudged, or the
+/// machine is busy.
+pub const MAX_RENDERING_TIME: Duration = Duration::from_secs(2);
 /// The longest text of a [`RenderError`], in bytes, as of an attempt's error.
 pub const MAX_RENDER_ERROR_BYTES: usize = 512;
 /// The name of the shape that leaves the canonical body as it is.
@@ -122,6 +127,14 @@ pub struct RenderError {
     /// Of the template, from 1; `None` if the result as a whole is at fault.
     pub line: Option<usize>,
     pub reason: String,
+    /// The same rendering may end well where the machine is less busy.
+    pub took_too_long: bool,
+}
+
+impl RenderError {
+    pub(crate) fn new(line: Option<usize>, reason: impl Into<String>) -> Self {
+        Self { line, reason: reason.into(), took_too_long: false }
+    }
 }
 
 impl fmt::Display for RenderError {
@@ -268,10 +281,8 @@ impl Shape {
                 let (line, column) = (error.line(), error.column());
                 let what = error.to_string();
                 let what = what.split(" at line ").next().unwrap_or_default();
-                RenderError {
-                    line: None,
-                    reason: format!("the result is no JSON: {what}, in line {line}, column {column} of the result"),
-                }
+                let reason = format!("the result is no JSON: {what}, in line {line}, column {column} of the result");
+                RenderError::new(None, reason)
             })?;
         }
         Ok(body)

@@ -105,6 +105,7 @@ async fn a_message_that_is_no_event_is_signed_and_sent_as_it_is() {
         topic: None,
         body: Bytes::from_static(b"<event/>"),
         content_type: Some("application/xml".parse().unwrap()),
+        hops: Some("1; via=0123456789abcdef".parse().unwrap()),
     };
     let own = RawAccess { content_type: Some("text/xml".to_owned()), ..RawAccess::default() };
     for (access, content_type) in [(RawAccess::default(), "application/xml"), (own, "text/xml")] {
@@ -117,6 +118,7 @@ async fn a_message_that_is_no_event_is_signed_and_sent_as_it_is() {
         assert_eq!(request.headers["content-type"], content_type);
         assert_eq!(request.headers["x-decnet-event-id"], "batch_1");
         assert!(!request.headers.contains_key("x-decnet-event-topic"));
+        assert_eq!(request.headers["postrider-hops"], "1; via=0123456789abcdef");
         verify_decnet(&webhook.keys.decnet, &request.headers, &request.body).unwrap();
     }
 }

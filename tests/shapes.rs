@@ -10,6 +10,8 @@
     reason = "a test that cannot go on fails"
 )]
 
+#[path = "support/receiver.rs"]
+mod receiver;
 #[path = "support/server.rs"]
 mod server;
 
@@ -19,6 +21,7 @@ use std::process::Output;
 use postrider::clock::UnixMicros;
 use postrider::event::Event;
 use postrider::shape::{Context, Shape, ShapeInput, TemplateInput, builtins};
+use receiver::TestReceiver;
 use serde_json::{Value, json};
 use server::TestServer;
 use tempfile::TempDir;
@@ -95,6 +98,54 @@ async fn a_preview_says_what_is_wrong_and_where() {
     refused(json!({"shape": "slack", "event": {}})).await.expect_refusal(422, "topic", "is required");
     refused(json!({"shape": 1})).await.expect_refusal(422, "shape", "the name of a shape or");
     refused(json!({})).await.expect_refusal(422, "body", "missing field `shape`");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_s_previews_end_in_429_and_another_tenant_s_delivery_arrives_between_them() {
+    let (_folder, server) = server().await;
+    server.post("/api/v1/tenants", r#"{"name":"flood"}"#).await.expect(201);
+    let as_flood = format!(
+        "Authorization: Bearer {}\r\nX-Postrider-Tenant: flood\r\nContent-Type: application/json\r\n",
+        server.admin
+    );
+    let text = "x".repeat(400_000);
+    let large = format!(r#"{{"id":"large","topic":"t","payload":{{"a":"{text}a","b":"{text}b"}}}}"#);
+    server.request("POST", "/api/v1/events", &as_flood, large.as_bytes()).await.expect(202);
+    // It uses up its fuel by comparing long texts, for as long as can be.
+    let template = "{% set a = event.payload.a %}{% set b = event.payload.b %}{% for c in body %}{% if a < b > a < b > a < b \
+        > a < b > a < b > a %}{% endif %}{% endfor %}";
+    let asked = json!({"shape": {"template": template}, "event_id": "large"}).to_string();
+
+    let receiver = TestReceiver::healthy().await;
+    let shaped = json!({"name": "quiet", "url": receiver.url("/"), "topic_patterns": ["t"], "shape": "slack"});
+    server.post("/api/v1/webhooks", &shaped.to_string()).await.expect(201);
+    let ask = || server.request("POST", "/api/v1/shapes/preview", &as_flood, asked.as_bytes());
+    let round = || async {
+        let eight = tokio::join!(ask(), ask(), ask(), ask(), ask(), ask(), ask(), ask());
+        <[server::Answer; 8]>::from(eight)
+    };
+    let publishing = async {
+        server.post("/api/v1/events", EVENT.replace("attacker.seen", "t").as_str()).await.expect(202);
+        receiver.wait_for(1).await
+    };
+    let (answers, arrived) = tokio::join!(round(), publishing);
+    assert!(arrived[0].body.starts_with(b"{"), "{arrived:?}");
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(!refused.is_empty() && refused.len() < answers.len(), "{} were refused", refused.len());
+    for answer in &answers {
+        if answer.status == 429 {
+            assert_eq!(answer.header("retry-after"), Some("1"), "{}", answer.head);
+            assert_eq!(answer.json()["type"], "urn:postrider:problem:too-many-previews");
+        } else {
+            let problem = answer.json();
+            assert!(problem["detail"].as_str().unwrap().contains("does too much"), "{problem}");
+        }
+    }
+    // Filters have the same place, and the other tenant its own share of it.
+    let filter = json!({"filter": {"payload": {"n": [1]}}, "event_id": "e-1"}).to_string();
+    let (_, tried) = tokio::join!(round(), server.post("/api/v1/filters/preview", &filter));
+    assert_eq!(tried.expect(200), json!({"matches": false}));
     server.stop().await;
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -18,7 +18,7 @@ use super::deliveries::{Delivery, DeliveryPage};
 use super::input::{Id, JSON, Params, idempotency_key, media_type, read_body};
 use super::problem::Problem;
 use super::views::Time;
-use crate::event::{Event, MAX_BATCH_BYTES, MAX_EVENT_BYTES};
+use crate::event::{Event, HOPS_HEADER, Hops, MAX_BATCH_BYTES, MAX_EVENT_BYTES};
 use crate::ingest;
 use crate::store::{DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, Page, StoredEvent};
 use crate::topic::Pattern;
@@ -143,6 +143,7 @@ impl From<ingest::Receipt> for Receipt {
     (status = 422, description = "A field is missing or invalid."),
     (status = 429, description = "The tenant sends too much (`quota-events`) or has too much pending (`quota-pending`)."),
     (status = 507, description = "The store is full."),
+    (status = 508, description = "The request has passed through this server before, or through more than 5."),
 ))]
 pub(super) async fn publish(
     State(app): State<Arc<App>>,
@@ -161,8 +162,9 @@ pub(super) async fn publish(
     let request = Request::from_parts(head, body);
     media_type(request.headers(), &[JSON])?;
     let key = idempotency_key(request.headers())?;
+    let hops = hops(&app, request.headers())?;
     let received = read_body(&app.bodies, request, MAX_EVENT_BYTES).await?;
-    let event = Event::from_json(&received.bytes, app.engine.now())?;
+    let event = Event::from_json(&received.bytes, app.engine.now())?.with_hops(hops);
     if is_dry_run == Some(true) {
         let duplicate = app.engine.store().event(tenant, event.id()).await?.is_some();
         let ingest::DryRun { id, webhooks } = app.engine.dry_run(tenant, &event)?;
@@ -172,6 +174,11 @@ pub(super) async fn publish(
     let receipt = accept(&app, tenant, vec![event], key, &received.bytes).await?.into_iter().next();
     let receipt = receipt.ok_or_else(|| Problem::internal("no receipt for an event".to_owned()))?;
     Ok((StatusCode::ACCEPTED, Json(Receipt::from(receipt))).into_response())
+}
+
+/// Where a request has been; refused if that is here, or at too many servers.
+fn hops(app: &App, headers: &HeaderMap) -> Result<Option<Hops>, Problem> {
+    Ok(Hops::of_request(headers.get_all(HOPS_HEADER), app.engine.instance())?)
 }
 
 /// Accepts events, once if there is a key for it.
@@ -205,6 +212,7 @@ async fn accept(
     (status = 422, description = "An event is invalid, or there are none or more than 1,000."),
     (status = 429, description = "The tenant sends too much (`quota-events`) or has too much pending (`quota-pending`)."),
     (status = 507, description = "The store is full."),
+    (status = 508, description = "The request has passed through this server before, or through more than 5."),
 ))]
 pub(super) async fn publish_batch(
     State(app): State<Arc<App>>,
@@ -213,6 +221,7 @@ pub(super) async fn publish_batch(
 ) -> Result<(StatusCode, Json<BatchReceipt>), Problem> {
     let media_type = media_type(request.headers(), &[JSON, NDJSON[0], NDJSON[1]])?;
     let key = idempotency_key(request.headers())?;
+    let hops = hops(&app, request.headers())?;
     let received = read_body(&app.bodies, request, MAX_BATCH_BYTES).await?;
     let now = app.engine.now();
     let events = if media_type == JSON {
@@ -220,6 +229,7 @@ pub(super) async fn publish_batch(
     } else {
         Event::batch_from_ndjson(&received.bytes, now)
     }?;
+    let events = events.into_iter().map(|event| event.with_hops(hops.clone())).collect();
     let receipts = accept(&app, tenant, events, key, &received.bytes).await?;
     let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
     let answer = BatchReceipt {

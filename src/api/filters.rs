@@ -51,20 +51,29 @@ pub(super) struct Preview {
     (status = 413, description = "The body is too large."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "The filter or the event is invalid; the reason says where."),
+    (status = 429, description = "Too many previews of this tenant at once; `Retry-After` says when to try again."),
 ))]
 pub(super) async fn preview(
     State(app): State<Arc<App>>,
     Reader(tenant): Reader,
     JsonBody(input): JsonBody<PreviewInput>,
 ) -> Result<Json<Preview>, Problem> {
-    let filter = Filter::parse(input.filter.get()).map_err(|error| Problem::field("filter", error.to_string()))?;
-    let event = match (&input.event, &input.event_id) {
-        (Some(event), None) => Event::from_json(event.get().as_bytes(), app.engine.now())?,
-        (None, Some(id)) => {
+    if input.event.is_some() == input.event_id.is_some() {
+        return Err(Problem::field("event", "one of `event` and `event_id` is needed"));
+    }
+    let now = app.engine.now();
+    let stored = match &input.event_id {
+        Some(id) => {
             let stored = app.engine.store().event(tenant, id).await?;
-            stored.ok_or_else(|| Problem::not_found("event"))?.event
+            Some(stored.ok_or_else(|| Problem::not_found("event"))?.event)
         }
-        _ => return Err(Problem::field("event", "one of `event` and `event_id` is needed")),
+        None => None,
     };
-    Ok(Json(Preview { matches: filter.matches(event.body()) }))
+    let matching = app.engine.preview(tenant, move || -> Result<Preview, Problem> {
+        let filter = Filter::parse(input.filter.get()).map_err(|error| Problem::field("filter", error.to_string()))?;
+        let given = || input.event.as_ref().map_or("", |event| event.get());
+        let event = stored.map_or_else(|| Event::from_json(given().as_bytes(), now), Ok)?;
+        Ok(Preview { matches: filter.matches(event.body()) })
+    });
+    matching.await?.map(Json)
 }

@@ -9,8 +9,10 @@ use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use crate::engine::ChangeError;
-use crate::event::{BatchError, EventError};
+use crate::dispatcher::shaping::PreviewError;
+use crate::dispatcher::trial::TestRefused;
+use crate::engine::{ChangeError, TestError};
+use crate::event::{BatchError, EventError, HopError};
 use crate::ingest::PublishError;
 use crate::signing::RotationError;
 use crate::store::StoreError;
@@ -23,6 +25,8 @@ const WHOLE_EVENT: &str = "event";
 /// When a client may try again: a full disk takes an operator, an unavailable store a moment.
 const RETRY_AFTER_FULL_S: u32 = 5;
 const RETRY_AFTER_UNAVAILABLE_S: u32 = 1;
+/// When there may be room for what a tenant has too much of at once.
+const RETRY_AFTER_BUSY: Duration = Duration::from_secs(1);
 
 /// Problem details (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
@@ -93,8 +97,7 @@ impl Problem {
     /// Of a peer whose tokens were not known so often that it must wait.
     pub(super) fn too_many_failures(wait: Duration) -> Self {
         let detail = "too many tokens from this address were not known; come back later";
-        let retry_after_s = Some(whole_seconds(wait));
-        Self { retry_after_s, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-failures", detail) }
+        Self::too_many("too-many-failures", detail, wait)
     }
 
     pub(super) fn forbidden(detail: impl Into<String>) -> Self {
@@ -130,6 +133,13 @@ impl Problem {
     pub(super) fn unavailable(detail: &str) -> Self {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
         Self { retry_after_s: Some(RETRY_AFTER_UNAVAILABLE_S), ..problem }
+    }
+
+    /// Too much at once; `wait` is when it is worth to try again.
+    pub(super) fn too_many(kind: &'static str, detail: impl Into<String>, wait: Duration) -> Self {
+        // Whole seconds, rounded up: who waits so long is let through.
+        let seconds = u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1);
+        Self { retry_after_s: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, detail) }
     }
 
     /// Something went wrong here; `internal` goes to the log and nowhere else.
@@ -219,9 +229,31 @@ impl From<PublishError> for Problem {
     }
 }
 
-/// Rounded up: who waits so long is let through.
-fn whole_seconds(wait: Duration) -> u32 {
-    u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
+impl From<TestError> for Problem {
+    fn from(error: TestError) -> Self {
+        let refused = match error {
+            TestError::Store(error) => return error.into(),
+            TestError::Refused(refused) => refused,
+        };
+        let (kind, wait) = match refused {
+            TestRefused::TooMany => ("too-many-tests", RETRY_AFTER_BUSY),
+            TestRefused::Busy => ("webhook-busy", RETRY_AFTER_BUSY),
+            TestRefused::RateLimited { wait } => ("webhook-rate-limit", wait),
+        };
+        Self::too_many(kind, refused.to_string(), wait)
+    }
+}
+
+impl From<HopError> for Problem {
+    fn from(error: HopError) -> Self {
+        match error {
+            HopError::Malformed => {
+                let errors = vec![FieldError { field: "Postrider-Hops".to_owned(), reason: error.to_string() }];
+                Self::with_fields(StatusCode::BAD_REQUEST, "invalid-hops", errors)
+            }
+            HopError::Loop | HopError::TooMany => Self::new(StatusCode::LOOP_DETECTED, "loop", error.to_string()),
+        }
+    }
 }
 
 impl From<QuotaError> for Problem {
@@ -230,8 +262,19 @@ impl From<QuotaError> for Problem {
             QuotaError::EventRate { .. } | QuotaError::TooManyAtOnce { .. } => "quota-events",
             QuotaError::Pending { .. } => "quota-pending",
         };
-        let retry_after_s = error.retry_after().map(whole_seconds);
-        Self { retry_after_s, ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, error.to_string()) }
+        match error.retry_after() {
+            Some(wait) => Self::too_many(kind, error.to_string(), wait),
+            None => Self::new(StatusCode::TOO_MANY_REQUESTS, kind, error.to_string()),
+        }
+    }
+}
+
+impl From<PreviewError> for Problem {
+    fn from(error: PreviewError) -> Self {
+        match error {
+            PreviewError::TooMany => Self::too_many("too-many-previews", error.to_string(), RETRY_AFTER_BUSY),
+            PreviewError::BrokeOff => Self::internal(error.to_string()),
+        }
     }
 }
 

@@ -109,7 +109,7 @@ pub(super) async fn list(Reader(_tenant): Reader, params: Params) -> Result<Json
 
 /// Preview a shape
 ///
-/// Shows the body that a receiver would get. Nothing is sent.
+/// Shows the body that a receiver would get. Nothing is sent. Previews have their turn between the tenants' renderings.
 #[utoipa::path(post, path = "/shapes/preview", tag = "shapes", request_body = PreviewInput, responses(
     (status = 200, body = Preview),
     (status = 400, description = "The body is no JSON."),
@@ -117,24 +117,27 @@ pub(super) async fn list(Reader(_tenant): Reader, params: Params) -> Result<Json
     (status = 413, description = "The body is too large."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "The template does not parse, or fails on this event; the reason names the line."),
+    (status = 429, description = "Too many previews of this tenant at once; `Retry-After` says when to try again."),
 ))]
 pub(super) async fn preview(
     State(app): State<Arc<App>>,
     Reader(tenant): Reader,
     JsonBody(input): JsonBody<PreviewInput>,
 ) -> Result<Json<Preview>, Problem> {
+    if input.event.is_some() && input.event_id.is_some() {
+        return Err(Problem::field("event_id", "is given beside `event`; one of them is enough"));
+    }
     let now = app.engine.now();
-    let event = match (&input.event, &input.event_id) {
-        (Some(_), Some(_)) => return Err(Problem::field("event_id", "is given beside `event`; one of them is enough")),
-        (Some(event), None) => Event::from_json(event.get().as_bytes(), now)?,
-        (None, Some(id)) => {
+    let stored = match &input.event_id {
+        Some(id) => {
             let stored = app.engine.store().event(tenant, id).await?;
-            stored.ok_or_else(|| Problem::not_found("event"))?.event
+            Some(stored.ok_or_else(|| Problem::not_found("event"))?.event)
         }
-        (None, None) => Event::from_json(shape::sample().as_bytes(), now)?,
+        None => None,
     };
-    // A template computes; other requests go on meanwhile.
-    let rendering = tokio::task::spawn_blocking(move || -> Result<Preview, Problem> {
+    let rendering = app.engine.preview(tenant, move || -> Result<Preview, Problem> {
+        let given = || input.event.as_ref().map_or(shape::sample(), |event| event.get());
+        let event = stored.map_or_else(|| Event::from_json(given().as_bytes(), now), Ok)?;
         let shape = Shape::parse(&input.shape)?;
         let context = Context {
             webhook_name: "preview",
@@ -147,5 +150,5 @@ pub(super) async fn preview(
         let (content_type, body) = shape::preview(&shape, &event, &context)?;
         Ok(Preview { content_type: content_type.to_str().unwrap_or_default().to_owned(), body })
     });
-    rendering.await.map_err(|error| Problem::internal(format!("a preview ended: {error}")))?.map(Json)
+    rendering.await?.map(Json)
 }

@@ -343,10 +343,13 @@ pub(super) struct Timings {
 
 /// Try a webhook
 ///
-/// One signed attempt now with a test event; it is not repeated and not stored.
+/// One signed attempt now with a test event; it is not repeated and not stored. It waits for the webhook's rate limit, for
+/// room among the attempts that the webhook may have at once, and for one of the server's slots, 10 s at most.
 #[utoipa::path(post, path = "/webhooks/{uuid}/test", tag = "webhooks", params(("uuid" = Uuid, Path)), responses(
     (status = 200, body = TestResult, description = "The attempt was made; `delivered` says what came of it."),
     (status = 404, description = "There is no such webhook."),
+    (status = 429, description = "Too many tests of this tenant at once, or no attempt of this webhook may begin yet; \
+        `Retry-After` says when to try again."),
 ))]
 pub(super) async fn test(
     State(app): State<Arc<App>>,

@@ -250,6 +250,7 @@ impl Remote {
             End::Blocked(reason)
             | End::Connect(reason)
             | End::Local(reason)
+            | End::Unshaped(reason)
             | End::Tls(reason)
             | End::Dns { detail: reason, .. }
             | End::Protocol(reason)

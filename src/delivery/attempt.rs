@@ -13,7 +13,7 @@ use super::client::{Client, Connection, Phase, Trace};
 use super::retry::parse_retry_after;
 use super::{DeliveryControl, End, Outcome};
 use crate::clock::{Clock, UnixMicros};
-use crate::event::Event;
+use crate::event::{Event, HOPS_HEADER};
 use crate::signing::{Scheme, decnet_signature};
 use crate::webhook::Webhook;
 
@@ -28,13 +28,14 @@ static X_DECNET_SIGNATURE_PREVIOUS: HeaderName = HeaderName::from_static("x-decn
 static X_DECNET_EVENT_ID: HeaderName = HeaderName::from_static("x-decnet-event-id");
 static X_DECNET_EVENT_TOPIC: HeaderName = HeaderName::from_static("x-decnet-event-topic");
 static X_DECNET_TIMESTAMP: HeaderName = HeaderName::from_static("x-decnet-timestamp");
+static POSTRIDER_HOPS: HeaderName = HeaderName::from_static(HOPS_HEADER);
 static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 static WEBHOOK_DELIVERY: HeaderName = HeaderName::from_static("webhook-delivery");
 static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 /// Room for the headers below and `Host`; a webhook's own come on top.
-const HEADER_COUNT: usize = 11;
+const HEADER_COUNT: usize = 12;
 
 /// What is sent: an event's body, something else that stands for an event, or for several.
 #[derive(Clone, Debug)]
@@ -47,6 +48,9 @@ pub struct Message<'a> {
     pub body: Bytes,
     /// `None`: `application/json`. A webhook's own `content_type` goes before.
     pub content_type: Option<HeaderValue>,
+    /// Sent as `Postrider-Hops`, which keeps servers from delivering in circles; see [`Stamp`](crate::event::Stamp). `None`:
+    /// there is no such header.
+    pub hops: Option<HeaderValue>,
 }
 
 impl<'a> Message<'a> {
@@ -58,6 +62,7 @@ impl<'a> Message<'a> {
             topic: Some(event.topic().as_str()),
             body: event.body().clone(),
             content_type: None,
+            hops: None,
         }
     }
 }
@@ -173,6 +178,9 @@ fn request(
     headers.insert(&X_DECNET_EVENT_ID, HeaderValue::from_str(message.event_id).map_err(unsendable)?);
     if let Some(topic) = message.topic {
         headers.insert(&X_DECNET_EVENT_TOPIC, HeaderValue::from_str(topic).map_err(unsendable)?);
+    }
+    if let Some(hops) = &message.hops {
+        headers.insert(&POSTRIDER_HOPS, hops.clone());
     }
     let (keys, schemes, body) = (&webhook.keys, &webhook.signatures, &message.body);
     if schemes.contains(&Scheme::Decnet) {

@@ -10,6 +10,7 @@ use std::hash::Hasher;
 use siphasher::sip::SipHasher24;
 use uuid::Uuid;
 
+use crate::event::Instance;
 use crate::webhook::WebhookSeq;
 
 /// Sequential number of an event inside a store, in order of acceptance; never shown outside.
@@ -65,6 +66,16 @@ impl DeliveryIds {
             (left, right) = (right ^ self.mix(round, left), left);
         }
         Some(DeliveryKey { event: EventSeq(left.cast_signed()), webhook: WebhookSeq(right.cast_signed()) })
+    }
+
+    /// The installation's name for others, which says nothing of the key: the same for all nodes that share a store, and
+    /// for as long as there is one.
+    #[must_use]
+    pub fn instance(&self) -> Instance {
+        let mut hasher = self.round;
+        // Longer than what is hashed for an id.
+        hasher.write(b"postrider instance");
+        Instance(hasher.finish())
     }
 
     fn mix(&self, round: u8, half: u64) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{DeliveryControl, End, Outcome};
+use super::{DeliveryControl, End, Outcome, http_text};
 use crate::clock::UnixMicros;
 use crate::event::MAX_DELIVERY_DELAY;
 
@@ -141,7 +141,7 @@ pub fn next<'a>(attempt: u32, outcome: &Outcome, rules: impl Into<Rules<'a>>, no
     let verdict = verdict(&outcome.end, retry_on);
     // A status that is tried again is not called otherwise.
     let error = || match (&verdict, &outcome.end) {
-        (Verdict::Retry, End::Status(status)) => format!("http {status}"),
+        (Verdict::Retry, End::Status(status)) => http_text(*status),
         _ => outcome.error_text().unwrap_or_default(),
     };
     match (&verdict, outcome.control) {

@@ -8,6 +8,7 @@ mod leaving;
 mod loading;
 mod queue;
 mod state;
+mod trial;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub(super) use self::queue::Queued;
 pub(crate) use self::state::LaneSettings;
 pub(super) use self::state::Todo;
 use self::state::{Mode, Readiness, State, earlier};
+pub(super) use self::trial::Turn;
 use super::DispatcherSettings;
 use super::breaker::{Change, Standing};
 use super::memory::{HeldEvent, Memory};
@@ -174,7 +176,7 @@ impl Lane {
     pub(super) fn find_work(&self, me: Id) -> Work {
         let mut state = self.state.lock();
         state.pacer.take_if(|pacer| *pacer == me);
-        if !state.can_run() || state.workers.len() > state.max_workers() {
+        if !state.can_run() || state.has_workers_to_spare() {
             state.workers.remove(&me);
             // It may have been woken for a job; then that is for another one.
             if state.can_run() && !state.queue.is_empty() && state.idle_workers > 0 {

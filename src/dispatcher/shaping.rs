@@ -1,26 +1,41 @@
-//! Bodies in the shape that a webhook wants.
+//! Bodies in the shape that a webhook wants, and whatever else is computed at a user's wish: aside from everything else,
+//! and in turns by tenant.
 
 use std::sync::Arc;
 
 use http::HeaderValue;
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::lane::LaneSettings;
 use crate::clock::UnixMicros;
 use crate::delivery::attempt::Message;
+use crate::event::Stamp;
+use crate::fair::{Caps, Turns};
 use crate::shape::{Context, RenderError};
 use crate::store::LiveEvent;
 use crate::tenants::Tenants;
+use crate::webhook::TenantSeq;
 
 /// Templates that are rendered at once, over all lanes: one that uses up its fuel each time takes one processor.
 const MAX_RENDERINGS: usize = 1;
+/// Previews of one tenant that wait or are made.
+const MAX_PREVIEWS: usize = 4;
 
 /// Renders aside from everything else.
 pub(crate) struct Shaping {
-    places: Arc<Semaphore>,
+    turns: Turns<TenantSeq>,
+    previews: Caps<TenantSeq>,
     /// Whose names templates can show.
     tenants: Arc<Tenants>,
+}
+
+/// Why there is no preview.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PreviewError {
+    #[error("{MAX_PREVIEWS} previews of this tenant are being made; try again when one has ended")]
+    TooMany,
+    #[error("a preview broke off")]
+    BrokeOff,
 }
 
 /// A body and what it is.
@@ -32,7 +47,35 @@ pub(crate) struct Shaped {
 
 impl Shaping {
     pub(super) fn new(tenants: Arc<Tenants>) -> Self {
-        Self { places: Arc::new(Semaphore::new(MAX_RENDERINGS)), tenants }
+        Self { turns: Turns::new(MAX_RENDERINGS), previews: Caps::new(MAX_PREVIEWS), tenants }
+    }
+
+    /// Computes in the tenant's turn; `None`: it broke off. Whoever stops waiting does not end what has begun.
+    async fn aside<T: Send + 'static>(
+        &self,
+        tenant: TenantSeq,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let permit = self.turns.acquire(tenant).await;
+        let computing = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            compute()
+        });
+        computing.await.ok()
+    }
+
+    /// Computes what a user wants to see, in the tenant's turn.
+    pub(crate) async fn preview<T: Send + 'static>(
+        &self,
+        tenant: TenantSeq,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PreviewError> {
+        let share = self.previews.take(tenant).ok_or(PreviewError::TooMany)?;
+        let computed = self.aside(tenant, move || {
+            let _share = share;
+            compute()
+        });
+        computed.await.ok_or(PreviewError::BrokeOff)
     }
 
     /// The event as `settings` want it.
@@ -43,12 +86,9 @@ impl Shaping {
         delivery: Uuid,
         now: UnixMicros,
     ) -> Result<Shaped, RenderError> {
-        let failed = |reason: &str| RenderError { line: None, reason: reason.to_owned() };
-        let permit = Arc::clone(&self.places).acquire_owned().await.map_err(|_| failed("the server is stopping"))?;
         let (settings, event) = (Arc::clone(settings), Arc::clone(event));
         let tenant = self.tenants.get(settings.tenant);
-        let rendering = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+        let rendered = self.aside(settings.tenant, move || {
             let (webhook_id, delivery_id) = (settings.uuid.to_string(), delivery.to_string());
             let context = Context {
                 webhook_name: &settings.name,
@@ -62,13 +102,61 @@ impl Shaping {
             let body = shape.render(&event.event, &context)?;
             Ok(Shaped { body, content_type: shape.content_type(), event })
         });
-        rendering.await.unwrap_or_else(|_| Err(failed("the rendering broke off")))
+        rendered.await.unwrap_or_else(|| Err(RenderError::new(None, "the rendering broke off")))
     }
 }
 
 impl Shaped {
-    pub(crate) fn message(&self) -> Message<'_> {
-        let content_type = Some(self.content_type.clone());
-        Message { body: self.body.clone(), content_type, ..Message::of(&self.event.event) }
+    pub(crate) fn message(&self, stamp: &Stamp) -> Message<'_> {
+        let (event, content_type) = (&self.event.event, Some(self.content_type.clone()));
+        let hops = stamp.value([event.hops()]);
+        Message { body: self.body.clone(), content_type, hops, ..Message::of(event) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    const FLOOD: TenantSeq = TenantSeq(1);
+    const QUIET: TenantSeq = TenantSeq(2);
+
+    #[tokio::test]
+    async fn a_tenant_s_previews_hold_up_another_s_rendering_by_one_and_no_more() {
+        let shaping = Arc::new(Shaping::new(Arc::default()));
+        let (begun, order) = (Arc::new(tokio::sync::Notify::new()), Arc::new(Mutex::new(Vec::new())));
+        let (release, released) = mpsc::channel::<()>();
+        let (holder, has_begun) = (Arc::clone(&shaping), Arc::clone(&begun));
+        let held = tokio::spawn(async move {
+            let hold = move || {
+                has_begun.notify_one();
+                released.recv().ok();
+            };
+            holder.preview(FLOOD, hold).await
+        });
+        begun.notified().await;
+        let compute = |name: &'static str| {
+            let order = Arc::clone(&order);
+            move || order.lock().push(name)
+        };
+        let mut others = tokio::task::JoinSet::new();
+        for name in ["flood 1", "flood 2", "flood 3"] {
+            let (shaping, compute) = (Arc::clone(&shaping), compute(name));
+            others.spawn(async move { shaping.preview(FLOOD, compute).await });
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(shaping.preview(FLOOD, || ()).await, Err(PreviewError::TooMany));
+        let (quiet, delivered) = (Arc::clone(&shaping), compute("quiet"));
+        others.spawn(async move { quiet.aside(QUIET, delivered).await.ok_or(PreviewError::BrokeOff) });
+        tokio::task::yield_now().await;
+        release.send(()).unwrap();
+        assert_eq!(held.await.unwrap(), Ok(()));
+        assert!(others.join_all().await.iter().all(Result::is_ok));
+        assert_eq!(*order.lock(), ["flood 1", "quiet", "flood 2", "flood 3"]);
+        assert_eq!(shaping.preview(FLOOD, || 1).await, Ok(1), "what has ended makes room");
     }
 }

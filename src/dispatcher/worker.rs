@@ -18,7 +18,8 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
 use crate::delivery::retry::{self, Next, Rules};
-use crate::delivery::{DeliveryState, Outcome, Transition, random_jitter};
+use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
+use crate::event::Event;
 use crate::shape::RenderError;
 use crate::store::{AttemptRecord, DeliveryKey, MAX_KEPT_SUCCESS_RESPONSE_BYTES, Settlement};
 
@@ -153,15 +154,26 @@ async fn attempt_once(
         let (id, event) = (id_of(&job.queued), &job.queued.event.live);
         let webhook_id = id.hyphenated().encode_lower(&mut buffer);
         if policy.shape.is_decnet() {
-            let message = attempt::Message::of(&event.event);
+            let hops = shared.stamp.value([event.event.hops()]);
+            let message = attempt::Message { hops, ..attempt::Message::of(&event.event) };
             return Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await);
         }
-        let body = shared.shaping.shape(&job.settings, event, id, clock.now()).await?;
-        return Ok(attempt(client, connection, receiver, &body.message(), webhook_id, clock).await);
+        let began_at = clock.now();
+        let body = match shared.shaping.shape(&job.settings, event, id, began_at).await {
+            // The machine may be busy: tried again as any attempt that failed here.
+            Err(error) if error.took_too_long => {
+                return Ok(Outcome::without_request(began_at, End::Unshaped(error.to_string())));
+            }
+            body => body?,
+        };
+        let message = body.message(&shared.stamp);
+        return Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await);
     }
     let members = || std::iter::once(&job.queued).chain(&job.more);
     let webhook_id = batch::id(members().map(id_of)).hyphenated().encode_lower(&mut buffer);
-    let message = batch::message(webhook_id, members().map(|queued| &queued.event.live.event));
+    let events = || members().map(|queued| &queued.event.live.event);
+    let hops = shared.stamp.value(events().map(Event::hops));
+    let message = attempt::Message { hops, ..batch::message(webhook_id, events()) };
     Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await)
 }
 

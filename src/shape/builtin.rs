@@ -73,7 +73,7 @@ pub(super) fn names() -> String {
 impl Builtin {
     pub(super) fn template(&self) -> Result<&Template, RenderError> {
         // A test compiles all of them.
-        let missing = || RenderError { line: None, reason: format!("the shape {} has no template", self.name) };
+        let missing = || RenderError::new(None, format!("the shape {} has no template", self.name));
         self.compiled.as_ref().ok_or_else(missing)
     }
 }

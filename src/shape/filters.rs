@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters, tests};
 
-use super::json::{BYTES_PER_FUEL, Digits, Json, text, write_json};
+use super::json::{Digits, Json, part, text, write_json};
+use super::source::{BYTES_PER_FUEL, charge, settle};
 use super::{escape, moment};
 
 /// Every filter, as the documentation has them.
@@ -111,15 +112,14 @@ pub(super) fn register(env: &mut Environment<'_>) {
     register_texts(env);
     register_lists(env);
     env.add_filter("tojson", |state: &State, value: &Value| -> Result<String> {
+        settle(state)?;
         let mut json = String::new();
         write_json(value, state, &mut json)?;
         Ok(json)
     });
     env.add_filter("pretty", |state: &State, value: &Value, chars: Option<usize>| -> Result<String> {
-        let mut json = String::new();
-        write_json(value, state, &mut json)?;
         // What comes out is short, what went in need not be.
-        state.consume_fuel((json.len() / BYTES_PER_FUEL) as u64)?;
+        let json = if part(value).is_some() { text(value, state)? } else { Cow::Owned(json_of(value, state)?) };
         Ok(escape::pretty(&json, chars.unwrap_or(DEFAULT_PRETTY_CHARS).min(MAX_PRETTY_CHARS)))
     });
     env.add_filter("default", filters::default);
@@ -128,9 +128,10 @@ pub(super) fn register(env: &mut Environment<'_>) {
         let found = table.get_item(value).unwrap_or_default();
         Ok(if found.is_undefined() { other.unwrap_or_default() } else { found })
     });
-    env.add_filter("int", |value: &Value, other: Option<Value>| integer(value, other));
-    env.add_filter("float", |value: &Value, other: Option<Value>| -> Value {
-        as_float(value).map_or_else(|| other.filter(is_number).unwrap_or_else(|| Value::from(0.0)), Value::from)
+    env.add_filter("int", |state: &State, value: &Value, other: Option<Value>| integer(value, other, state));
+    env.add_filter("float", |state: &State, value: &Value, other: Option<Value>| -> Result<Value> {
+        let other = || other.filter(is_number).unwrap_or_else(|| Value::from(0.0));
+        Ok(as_float(value, state)?.map_or_else(other, Value::from))
     });
     env.add_filter("abs", filters::abs);
     env.add_filter("round", round);
@@ -156,24 +157,28 @@ fn register_tests(env: &mut Environment<'_>) {
     env.add_test("boolean", tests::is_boolean);
     env.add_test("defined", tests::is_defined);
     env.add_test("divisibleby", tests::is_divisibleby);
-    env.add_test("endingwith", |value: &Value, other: &str| value.as_str().is_some_and(|text| text.ends_with(other)));
-    env.add_test("eq", tests::is_eq);
+    env.add_test("endingwith", |state: &State, value: &Value, other: &str| -> Result<bool> {
+        charge(state, other.len())?;
+        Ok(value.as_str().is_some_and(|text| text.ends_with(other)))
+    });
+    add_comparison(env, "eq", Ordering::is_eq);
     env.add_test("even", tests::is_even);
     env.add_test("float", tests::is_float);
-    env.add_test("ge", tests::is_ge);
-    env.add_test("gt", tests::is_gt);
+    add_comparison(env, "ge", Ordering::is_ge);
+    add_comparison(env, "gt", Ordering::is_gt);
     env.add_test("in", tests::is_in);
     env.add_test("integer", tests::is_integer);
-    env.add_test("le", tests::is_le);
-    env.add_test("lt", tests::is_lt);
+    add_comparison(env, "le", Ordering::is_le);
+    add_comparison(env, "lt", Ordering::is_lt);
     env.add_test("mapping", tests::is_mapping);
-    env.add_test("ne", tests::is_ne);
+    add_comparison(env, "ne", Ordering::is_ne);
     env.add_test("none", tests::is_none);
     env.add_test("number", |value: &Value| is_number(value) || value.downcast_object_ref::<Digits>().is_some());
     env.add_test("odd", tests::is_odd);
     env.add_test("sequence", tests::is_sequence);
-    env.add_test("startingwith", |value: &Value, other: &str| {
-        value.as_str().is_some_and(|text| text.starts_with(other))
+    env.add_test("startingwith", |state: &State, value: &Value, other: &str| -> Result<bool> {
+        charge(state, other.len())?;
+        Ok(value.as_str().is_some_and(|text| text.starts_with(other)))
     });
     env.add_test("string", tests::is_string);
     env.add_test("undefined", tests::is_undefined);
@@ -249,7 +254,7 @@ fn register_lists(env: &mut Environment<'_>) {
     env.add_filter("sort", |state: &State, value: &Value, options: Kwargs| sort(state, value, &options));
     env.add_filter("unique", |state: &State, value: &Value| -> Result<Value> {
         let items = list(value, state)?;
-        charge_sort(state, items.len(), items.len())?;
+        charge_sort(state, &items)?;
         let mut seen = std::collections::BTreeSet::new();
         Ok(items.into_iter().filter(|item| seen.insert(item.clone())).collect())
     });
@@ -260,15 +265,21 @@ fn register_lists(env: &mut Environment<'_>) {
         if value.kind() != ValueKind::Map && !value.is_undefined() {
             return Err(invalid(format!("items: needs a map, not {}", value.kind())));
         }
-        let pair = |key: Value| {
-            let item = value.get_item(&key).unwrap_or_default();
-            Value::from(vec![key, item])
-        };
-        Ok(list(value, state)?.into_iter().map(pair).collect())
+        let keys = list(value, state)?;
+        let pair = |(key, item): (Value, Value)| Value::from(vec![key, item]);
+        if let Some(json) = value.downcast_object_ref::<Json>() {
+            return Ok(json.members()?.unwrap_or_default().iter().cloned().map(pair).collect());
+        }
+        let item = |key: Value| (key.clone(), value.get_item(&key).unwrap_or_default());
+        Ok(keys.into_iter().map(item).map(pair).collect())
     });
     env.add_filter("pluck", |state: &State, value: &Value, path: &str| -> Result<Value> {
         let steps = steps("pluck", path)?;
-        Ok(list(value, state)?.into_iter().map(|item| follow(item, &steps)).collect())
+        let items = list(value, state)?;
+        charge_paths(state, &items, &steps)?;
+        let found = items.into_iter().map(|item| follow(item, &steps)).collect();
+        settle(state)?;
+        Ok(found)
     });
 }
 
@@ -277,9 +288,18 @@ fn list(value: &Value, state: &State<'_, '_>) -> Result<Vec<Value>> {
     if value.is_undefined() || value.is_none() {
         return Ok(Vec::new());
     }
+    settle(state)?;
     let items: Vec<Value> = value.try_iter()?.take(MAX_ITEMS + 1).collect();
     counted(state, items.len())?;
+    settle(state)?;
     Ok(items)
+}
+
+fn json_of(value: &Value, state: &State<'_, '_>) -> Result<String> {
+    let mut json = String::new();
+    write_json(value, state, &mut json)?;
+    charge(state, json.len())?;
+    Ok(json)
 }
 
 fn counted(state: &State<'_, '_>, items: usize) -> Result<()> {
@@ -289,9 +309,38 @@ fn counted(state: &State<'_, '_>, items: usize) -> Result<()> {
     state.consume_fuel(items as u64 * FUEL_PER_ITEM)
 }
 
-/// `units`: fuel for looking at every item once.
-fn charge_sort(state: &State<'_, '_>, items: usize, units: usize) -> Result<()> {
-    state.consume_fuel(units as u64 * u64::from(usize::BITS - items.leading_zeros()))
+/// How many bytes a comparison may look at.
+fn compared_bytes(value: &Value) -> usize {
+    part(value).or_else(|| value.as_str()).map_or(0, str::len)
+}
+
+/// Pays for every comparison of a sort by them.
+fn charge_sort<'a>(state: &State<'_, '_>, keys: impl IntoIterator<Item = &'a Value>) -> Result<()> {
+    let (mut count, mut bytes) = (0_usize, 0_usize);
+    for key in keys {
+        count += 1;
+        bytes += compared_bytes(key);
+    }
+    let looks = u64::from(usize::BITS - count.leading_zeros());
+    state.consume_fuel((count + bytes / BYTES_PER_FUEL) as u64 * looks)
+}
+
+/// Pays for following a path from each item.
+fn charge_paths(state: &State<'_, '_>, items: &[Value], steps: &[&str]) -> Result<()> {
+    state.consume_fuel((items.len() * steps.len()) as u64 * FUEL_PER_ITEM)
+}
+
+/// Registers a test that compares, paid for by the bytes that it may look at.
+fn add_comparison(env: &mut Environment<'_>, name: &'static str, holds: fn(Ordering) -> bool) {
+    env.add_test(name, move |state: &State, value: &Value, other: &Value| -> Result<bool> {
+        charge(state, compared_bytes(value).min(compared_bytes(other)))?;
+        Ok(match name {
+            // Equal is not only what has the same order.
+            "eq" => value == other,
+            "ne" => value != other,
+            _ => holds(value.cmp(other)),
+        })
+    });
 }
 
 fn steps<'a>(filter: &str, path: &'a str) -> Result<Vec<&'a str>> {
@@ -318,13 +367,10 @@ fn sort(state: &State<'_, '_>, value: &Value, options: &Kwargs) -> Result<Value>
     let is_case_sensitive = options.get::<Option<bool>>("case_sensitive")?.unwrap_or(false);
     options.assert_all_used()?;
     let items = list(value, state)?;
+    charge_paths(state, &items, &steps)?;
     let mut keyed: Vec<(Value, Value)> = items.into_iter().map(|item| (follow(item.clone(), &steps), item)).collect();
-    let bytes = |key: &Value| match key.downcast_object_ref::<Json>() {
-        Some(json) => json.as_bytes().len(),
-        None => key.as_str().map_or(0, str::len),
-    };
-    let bytes: usize = keyed.iter().map(|(key, _)| bytes(key)).sum();
-    charge_sort(state, keyed.len(), keyed.len() + bytes / BYTES_PER_FUEL)?;
+    settle(state)?;
+    charge_sort(state, keyed.iter().map(|(key, _)| key))?;
     if !is_case_sensitive {
         for (key, _) in &mut keyed {
             if let Some(text) = key.as_str() {
@@ -338,8 +384,8 @@ fn sort(state: &State<'_, '_>, value: &Value, options: &Kwargs) -> Result<Value>
 
 /// As values compare, but parts of the event to their end.
 fn order(a: &Value, b: &Value) -> Ordering {
-    match (a.downcast_object_ref::<Json>(), b.downcast_object_ref::<Json>()) {
-        (Some(a), Some(b)) => a.as_bytes().cmp(b.as_bytes()),
+    match (part(a), part(b)) {
+        (Some(in_a), Some(in_b)) if a.kind() == b.kind() => in_a.cmp(in_b),
         _ => a.cmp(b),
     }
 }
@@ -351,7 +397,7 @@ fn join(value: &Value, separator: Option<&str>, state: &State<'_, '_>) -> Result
         let separator = if index > 0 { separator } else { "" };
         let item = text(item, state)?;
         // Paid for before it is there.
-        state.consume_fuel(((separator.len() + item.len()) / BYTES_PER_FUEL) as u64)?;
+        charge(state, separator.len() + item.len())?;
         joined.push_str(separator);
         joined.push_str(&item);
     }
@@ -362,36 +408,40 @@ fn is_number(value: &Value) -> bool {
     value.kind() == ValueKind::Number
 }
 
-fn as_float(value: &Value) -> Option<f64> {
+fn as_float(value: &Value, state: &State<'_, '_>) -> Result<Option<f64>> {
     if value.kind() == ValueKind::Bool {
-        return Some(if value.is_true() { 1.0 } else { 0.0 });
+        return Ok(Some(if value.is_true() { 1.0 } else { 0.0 }));
     }
     if is_number(value) {
         // A double takes every integer, if need be to its own precision.
-        return f64::try_from(value.clone()).ok().or_else(|| value.to_string().parse().ok());
+        return Ok(f64::try_from(value.clone()).ok().or_else(|| value.to_string().parse().ok()));
     }
-    let digits = value.downcast_object_ref::<Digits>().map(|digits| &*digits.0);
-    digits.or_else(|| value.as_str().map(str::trim))?.parse().ok().filter(|number: &f64| number.is_finite())
+    let digits = value.downcast_object_ref::<Digits>().map(Digits::as_str);
+    if let Some(digits) = digits {
+        charge(state, digits.len())?;
+    }
+    let number = digits.or_else(|| value.as_str().map(str::trim)).and_then(|text| text.parse().ok());
+    Ok(number.filter(|number: &f64| number.is_finite()))
 }
 
-fn integer(value: &Value, other: Option<Value>) -> Value {
+fn integer(value: &Value, other: Option<Value>, state: &State<'_, '_>) -> Result<Value> {
     if value.is_integer() {
-        return value.clone();
+        return Ok(value.clone());
     }
     if let Some(integer) = value.as_str().and_then(|text| text.trim().parse::<i128>().ok()) {
-        return Value::from(integer);
+        return Ok(Value::from(integer));
     }
     #[expect(clippy::cast_possible_truncation, reason = "a number beyond 128 bits becomes the largest")]
-    let truncated = as_float(value).map(|number| Value::from(number.trunc() as i128));
-    truncated.or_else(|| other.filter(is_number)).unwrap_or_else(|| Value::from(0))
+    let truncated = as_float(value, state)?.map(|number| Value::from(number.trunc() as i128));
+    Ok(truncated.or_else(|| other.filter(is_number)).unwrap_or_else(|| Value::from(0)))
 }
 
-fn round(value: &Value, digits: Option<u32>) -> Result<Value> {
+fn round(state: &State<'_, '_>, value: &Value, digits: Option<u32>) -> Result<Value> {
     const MAX_ROUND_DIGITS: u32 = 15;
     if value.is_integer() {
         return Ok(value.clone());
     }
-    let number = as_float(value).ok_or_else(|| invalid("round: needs a number"))?;
+    let number = as_float(value, state)?.ok_or_else(|| invalid("round: needs a number"))?;
     let factor = 10_f64.powi(digits.unwrap_or(0).min(MAX_ROUND_DIGITS).cast_signed());
     let rounded = (number * factor).round() / factor;
     Ok(Value::from(if rounded.is_finite() { rounded } else { number }))

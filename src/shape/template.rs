@@ -2,20 +2,22 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use minijinja::value::{Enumerator, Object};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
-use super::json::{SOURCE, Source, SourceHandle, write_text};
-use super::{Context, MAX_SHAPED_BYTES, RenderError, TemplateError, filters, subset};
+use super::json::write_text;
+use super::source::{Limits, SOURCE, Source, SourceHandle, settle};
+use super::{Context, MAX_RENDERING_TIME, MAX_SHAPED_BYTES, RenderError, TemplateError, filters, subset};
 use crate::event::Event;
 
 /// Fuel of every rendering. One unit pays for one instruction, or for 64 bytes that are made or written.
 pub(super) const BASE_FUEL: u64 = 20_000;
-/// Fuel beside it for each KiB of the event: enough to write the whole event two times, once as a JSON string.
-pub(super) const FUEL_PER_KIB: u64 = 64;
+/// Fuel beside it for each KiB of the event: enough to read all of it, and to write it two times, once as a JSON string.
+pub(super) const FUEL_PER_KIB: u64 = 80;
 /// Blocks inside blocks.
 const MAX_NESTING: usize = 100;
 /// Under this name an environment knows its one template.
@@ -27,7 +29,10 @@ static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     // `event.payload.a.b` is nothing, not an error, where there is no `a`: events of one topic differ.
     env.set_undefined_behavior(UndefinedBehavior::Chainable);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_formatter(|out, state, value| write_text(value, state, out).map_err(Error::from));
+    env.set_formatter(|out, state, value| {
+        settle(state)?;
+        write_text(value, state, out)
+    });
     env.set_recursion_limit(MAX_NESTING);
     filters::register(&mut env);
     env
@@ -56,37 +61,49 @@ impl Template {
     }
 
     pub(super) fn render(&self, event: &Event, context: &Context<'_>) -> Result<Bytes, RenderError> {
-        // A bug of the engine must cost this delivery only, and not be tried again for ever.
-        catch_unwind(AssertUnwindSafe(|| self.render_within_limits(event, context))).unwrap_or_else(|_| {
-            Err(RenderError { line: None, reason: "the template engine failed on this event".to_owned() })
-        })
+        self.render_until(Instant::now() + MAX_RENDERING_TIME, event, context)
     }
 
-    fn render_within_limits(&self, event: &Event, context: &Context<'_>) -> Result<Bytes, RenderError> {
-        let source = Arc::new(Source::default());
-        let root = Root::new(event, context, &source);
+    pub(super) fn render_until(
+        &self,
+        deadline: Instant,
+        event: &Event,
+        context: &Context<'_>,
+    ) -> Result<Bytes, RenderError> {
         let kib = u64::try_from(event.body().len().div_ceil(1024)).unwrap_or(u64::MAX);
+        let limits = Limits { fuel: BASE_FUEL + kib * FUEL_PER_KIB, deadline };
+        // A bug of the engine must cost this delivery only, and not be tried again for ever.
+        catch_unwind(AssertUnwindSafe(|| self.render_within(limits, event, context)))
+            .unwrap_or_else(|_| Err(RenderError::new(None, "the template engine failed on this event")))
+    }
+
+    fn render_within(&self, limits: Limits, event: &Event, context: &Context<'_>) -> Result<Bytes, RenderError> {
+        let source = Arc::new(Source::new(event.body(), limits));
+        let root = Root::new(context, &source);
         // Fuel is a setting of the environment; a copy of that is a few counted references.
         let mut env = self.env.clone();
-        env.set_fuel(Some(BASE_FUEL + kib * FUEL_PER_KIB));
+        env.set_fuel(Some(limits.fuel));
         let mut body = BoundedBody::default();
         let rendered = env
             .get_template(NAME)
             .and_then(|template| template.render_captured_to(Value::from_object(root), &mut body).map(drop));
+        let line = rendered.as_ref().err().and_then(Error::line);
         let too_much = "the template does too much for an event of this size; loops cost the most";
         match rendered {
-            _ if body.is_full => {
-                Err(RenderError { line: None, reason: format!("the result is longer than {MAX_SHAPED_BYTES} bytes") })
-            }
-            Ok(()) if source.is_exhausted() => Err(RenderError { line: None, reason: too_much.to_owned() }),
-            Ok(()) => Ok(Bytes::from(body.bytes)),
-            Err(error) if error.kind() == ErrorKind::OutOfFuel => {
-                Err(RenderError { line: error.line(), reason: too_much.to_owned() })
-            }
-            Err(error) => Err(RenderError {
-                line: error.line(),
-                reason: reason(&error).chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+            _ if source.is_late() => Err(RenderError {
+                took_too_long: true,
+                ..RenderError::new(line, format!("the rendering took longer than {MAX_RENDERING_TIME:?}"))
             }),
+            _ if body.is_full => {
+                Err(RenderError::new(None, format!("the result is longer than {MAX_SHAPED_BYTES} bytes")))
+            }
+            _ if source.is_exhausted() => Err(RenderError::new(line, too_much)),
+            Ok(()) => Ok(Bytes::from(body.bytes)),
+            Err(error) if error.kind() == ErrorKind::OutOfFuel => Err(RenderError::new(line, too_much)),
+            Err(error) => {
+                let shown = reason(&error).chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+                Err(RenderError::new(line, shown))
+            }
         }
     }
 }
@@ -122,16 +139,15 @@ struct Root {
     tenant: Value,
     now: Value,
     source: Value,
-    /// The canonical body; as text once it is asked for.
-    body: Bytes,
-    body_text: OnceLock<Value>,
+    /// The canonical body as a text.
+    body: Value,
 }
 
 impl Root {
-    fn new(event: &Event, context: &Context<'_>, source: &Arc<Source>) -> Self {
+    fn new(context: &Context<'_>, source: &Arc<Source>) -> Self {
         let metadata = context.webhook_metadata.iter().map(|(key, value)| (Value::from(key), Value::from(value)));
         Self {
-            event: source.value(event.body().clone()),
+            event: source.root(),
             webhook: Value::from_pairs([
                 ("name", Value::from(context.webhook_name)),
                 ("id", Value::from(context.webhook_id)),
@@ -141,8 +157,7 @@ impl Root {
             tenant: Value::from(context.tenant),
             now: Value::from(context.now.to_string()),
             source: Value::from_object(SourceHandle(Arc::clone(source))),
-            body: event.body().clone(),
-            body_text: OnceLock::new(),
+            body: Value::from(Arc::clone(source.text())),
         }
     }
 }
@@ -151,10 +166,7 @@ impl Object for Root {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         match key.as_str()? {
             "event" => Some(self.event.clone()),
-            "body" => {
-                let text = || Value::from(String::from_utf8_lossy(&self.body));
-                Some(self.body_text.get_or_init(text).clone())
-            }
+            "body" => Some(self.body.clone()),
             "webhook" => Some(self.webhook.clone()),
             "delivery" => Some(self.delivery.clone()),
             "tenant" => Some(self.tenant.clone()),

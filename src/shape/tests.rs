@@ -529,7 +529,7 @@ fn an_error_at_delivery_names_the_line() {
         let error = try_render(text, &event).unwrap_err();
         assert!(error.starts_with(expected), "{text:?}: {error}");
     }
-    let long = RenderError { line: Some(3), reason: "ä".repeat(1_000) }.to_string();
+    let long = RenderError::new(Some(3), "ä".repeat(1_000)).to_string();
     assert!(long.starts_with("shape: line 3: ä") && long.len() <= MAX_RENDER_ERROR_BYTES, "{}", long.len());
 }
 
@@ -632,6 +632,13 @@ fn attacks() -> Vec<(String, &'static str)> {
             "",
         ),
         (format!("{loops}{{% if event.payload.s == event.payload.r %}}{{% endif %}}{ends}"), "does too much"),
+        (
+            format!(
+                "{{% set x = event.payload.r %}}{{% set y = event.payload.s %}}{loops}{{% if y{} %}}{{% endif %}}{ends}",
+                " <= x >= y".repeat(45)
+            ),
+            "does too much",
+        ),
         (format!("{loops}{{% if event.payload == event %}}{{% endif %}}{ends}"), "does too much"),
         (format!("{loops}{{% if event.payload in 'x' %}}{{% endif %}}{ends}"), "does too much"),
         (format!("{loops}{{% if 'zz' in event.payload.s %}}{{% endif %}}{ends}"), "does too much"),
@@ -787,5 +794,128 @@ fn a_sort_that_compares_too_much_says_so() {
         let payload = format!(r#"{{"l":[{}]}}"#, (0..960).map(item).collect::<Vec<_>>().join(","));
         let error = try_render("{{ event.payload.l|sort|length }}", &with_payload(&payload)).unwrap_err();
         assert!(error.contains("line 1: the template does too much"), "{seed}: {error}");
+    }
+}
+
+// --- events that cost the most to read ---
+
+/// Bytes of the payload that an event of the greatest size may have.
+const MOST_BYTES: usize = MAX_EVENT_BYTES - 1_024;
+
+/// As many of `item(0)`, `item(1)`, … as an event of the greatest size holds, within `around`.
+fn filled(around: [&str; 2], item: impl Fn(usize) -> String) -> Event {
+    let mut payload = around[0].to_owned();
+    for at in 0.. {
+        let next = item(at);
+        if payload.len() + next.len() + around[1].len() + 1 > MOST_BYTES {
+            break;
+        }
+        if at > 0 {
+            payload.push(',');
+        }
+        payload.push_str(&next);
+    }
+    with_payload(&(payload + around[1]))
+}
+
+#[test]
+fn forty_thousand_keys_are_read_once() {
+    let event = filled(["{", "}"], |at| format!(r#""ключ{at:06}":"é{at}""#));
+    let shown = "{{ event.payload|length }} {{ event.payload['ключ000007'] }}";
+    assert_eq!(try_render(shown, &event).unwrap(), "39209 é7");
+}
+
+/// Events of the greatest size, each the worst of its kind to read.
+fn large_events() -> [(&'static str, Event); 7] {
+    // Objects and lists in turn, as deep as may be, with something to pass over at each level.
+    let nested = |levels: usize, inside: &str, padding: usize| {
+        let level = |at: usize| format!(r#"{{"a":[{}"{}","#, "0,".repeat(9), "x".repeat(padding / levels + at % 2));
+        let opened: String = (0..levels).map(level).collect();
+        format!("{opened}{inside}{}", "]}".repeat(levels))
+    };
+    [
+        ("keys", filled(["{", "}"], |at| format!(r#""é{at:06}":{at}"#))),
+        ("long keys", filled(["{", "}"], |at| format!(r#""{}{at:03}":0"#, "x".repeat(10_000)))),
+        ("numbers", filled(["[", "]"], |_| "0".to_owned())),
+        ("spelt numbers", filled(["[", "]"], |at| format!("{at}.50"))),
+        ("containers", filled(["[", "]"], |_| "[]".to_owned())),
+        ("escapes", filled(["[", "]"], |_| format!(r#""{}""#, r"\n\u0000".repeat(100)))),
+        ("depth", with_payload(&nested(60, "1", 900_000))),
+    ]
+}
+
+/// A template that goes down so many levels of the deep one.
+fn down(levels: usize, then: &str) -> String {
+    format!("{{% set deep = event.payload %}}{}{then}", "{% set deep = deep.a[10] %}".repeat(levels))
+}
+
+#[test]
+fn what_costs_the_most_to_read_is_read_once_and_within_the_time() {
+    let walk = "{% for a in event.payload %}{% endfor %}";
+    let templates = [
+        "{{ event.payload|length }}".to_owned(),
+        walk.repeat(2),
+        "{{ event.payload|items|length }}{{ event.payload|take(9000)|sort|unique|length }}".to_owned(),
+        "{% for a in event.payload %}{% for b in event.payload %}{{ a == b }}{% endfor %}{% endfor %}".to_owned(),
+        "{% for a in event.payload %}{{ event.payload[a|string]|tojson }}{{ event|pretty(1) }}{% endfor %}".to_owned(),
+        down(60, "{{ deep|string|length }}"),
+        "{{ event.payload|tojson }}".to_owned(),
+        "{{ event.payload ~ event.payload ~ event.payload }}".to_owned(),
+    ];
+    for (name, event) in large_events() {
+        for text in &templates {
+            let (result, _) = attack(text, &event);
+            let shown = result.as_ref().map_or_else(Clone::clone, |body| format!("{} bytes", body.len()));
+            let is_named = |reason: &String| {
+                ["does too much", "has more than 10000 items", "items: needs a map", "is longer than"]
+                    .iter()
+                    .any(|known| reason.contains(known))
+            };
+            assert!(result.as_ref().err().is_none_or(is_named), "{name}: {shown}");
+        }
+        assert!(try_render(&templates[0], &event).is_ok(), "{name}");
+        assert!(
+            try_render("{{ event.payload|tojson }}", &event).is_ok_and(|body| body.len() > MOST_BYTES / 2),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_value_at_the_bottom_of_a_large_event_is_found() {
+    let (_, deep) = large_events().into_iter().next_back().unwrap();
+    assert_eq!(try_render(&down(60, "{{ deep }}"), &deep).unwrap(), "1");
+}
+
+#[test]
+fn reading_is_paid_for_before_it_is_done() {
+    let event = filled(["[", "]"], |_| "[0]".to_owned());
+    let source = |fuel| {
+        let deadline = Instant::now() + MAX_RENDERING_TIME;
+        std::sync::Arc::new(source::Source::new(event.body(), source::Limits { fuel, deadline }))
+    };
+    let poor = source(100);
+    assert!(poor.root().get_attr("payload").is_err() || poor.is_exhausted());
+    assert!(poor.containers().is_err(), "nothing was read");
+    let rich = source(100_000);
+    assert_eq!(rich.root().get_attr("payload").unwrap().len(), Some(261_887));
+}
+
+#[test]
+fn a_rendering_ends_when_its_time_is_over() {
+    let event = with_payload(r#"{"l":[1,2,3],"n":1e999,"s":"text"}"#);
+    for text in [
+        "{{ event.topic }}",
+        "{{ event.payload.l|length }}",
+        "{% for x in event.payload.l %}{% endfor %}",
+        "{% if event.payload.l == event.payload.l %}{% endif %}",
+        "{{ 'constant' }}",
+        "{{ (event.payload.l ~ '')|upper }}",
+    ] {
+        let compiled = template::Template::compile(text).unwrap();
+        let late = compiled.render_until(Instant::now(), &event, &CONTEXT).unwrap_err();
+        assert!(late.took_too_long, "{text}: {late}");
+        assert!(late.to_string().contains("the rendering took longer than 2s"), "{text}: {late}");
+        assert!(compiled.render(&event, &CONTEXT).is_ok(), "{text}");
     }
 }

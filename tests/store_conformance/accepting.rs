@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use postrider::delivery::DeliveryState;
+use postrider::event::Hops;
 use postrider::store::{Accepted, Disposition, EventFilter, EventSeq, NewEvent, StoreError};
 use postrider::webhook::{DEFAULT_TENANT, TenantSeq};
 
@@ -29,6 +30,30 @@ pub(crate) async fn an_accepted_event_is_there_after_a_restart<F: Fixture>() {
     assert_eq!(read_due(&*store, b, at(100), 10).await.deliveries.len(), 1);
     let skipped = delivery(&*store, key(seq, c)).await;
     assert_eq!((skipped.state, skipped.reason.as_deref()), (DeliveryState::Skipped, Some("webhook disabled")));
+}
+
+pub(crate) async fn the_way_that_an_event_came_is_kept<F: Fixture>() {
+    let mut fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let [a, b] = webhooks(&*store).await;
+    let hops = Hops::from_bytes(&[2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]).unwrap();
+    let mut come = new_event("come", &[(a, Disposition::InMemory), (b, Disposition::Stored)]);
+    come.event = come.event.with_hops(Some(hops.clone()));
+    let own = new_event("own", &[(a, Disposition::InMemory), (b, Disposition::Stored)]);
+    store.accept(vec![own, come]).await.unwrap();
+
+    drop(store);
+    fixture.restart().await;
+    let store = fixture.store();
+    let expected = [None, Some(&hops)];
+    for (id, expected) in ["own", "come"].into_iter().zip(expected) {
+        let stored = store.event(DEFAULT_TENANT, id).await.unwrap().unwrap();
+        assert_eq!(stored.event.hops(), expected, "{id}");
+    }
+    let due = read_due(&*store, b, at(100), 10).await.deliveries;
+    assert_eq!(due.iter().map(|delivery| delivery.event.event.hops()).collect::<Vec<_>>(), expected);
+    let unsettled = store.unsettled(EventSeq(0), 10).await.unwrap();
+    assert_eq!(unsettled.iter().map(|owed| owed.event.event.hops()).collect::<Vec<_>>(), expected);
 }
 
 pub(crate) async fn an_event_that_matched_nothing_is_stored_and_shown<F: Fixture>() {

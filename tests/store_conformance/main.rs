@@ -179,6 +179,7 @@ macro_rules! stories {
 stories! {
     accepting:
         an_accepted_event_is_there_after_a_restart,
+        the_way_that_an_event_came_is_kept,
         an_event_that_matched_nothing_is_stored_and_shown,
         an_id_is_accepted_once,
         an_id_is_accepted_once_within_one_call,

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use http::{HeaderName, HeaderValue};
 
 use super::{AccessError, SecretText};
+use crate::event::HOPS_HEADER;
 
 /// The most custom headers of a webhook. Many servers take a hundred headers in all.
 pub const MAX_HEADERS: usize = 32;
@@ -20,7 +21,7 @@ pub const MAX_CONTENT_TYPE_BYTES: usize = 256;
 
 /// Set by Postrider itself, or part of how HTTP/1.1 frames a message (RFC 9110, sections 7.6.1 and 10.1.1, and
 /// RFC 9112, sections 6 and 9). Who could set these could make one request look like two.
-const RESERVED: [&str; 11] = [
+const RESERVED: [&str; 12] = [
     "connection",
     "content-encoding",
     "content-length",
@@ -28,6 +29,7 @@ const RESERVED: [&str; 11] = [
     "expect",
     "host",
     "keep-alive",
+    HOPS_HEADER,
     "te",
     "trailer",
     "transfer-encoding",
@@ -142,7 +144,7 @@ mod tests {
     fn postrider_s_own_and_hop_by_hop_headers_are_refused_in_any_spelling() {
         let names = "Host content-length Content-Type content-encoding Connection TE trailer Transfer-Encoding upgrade \
             Keep-Alive Proxy-Authorization proxy-connection Expect X-DECNET-Signature x-decnet-anything webhook-id \
-            Webhook-Signature x_decnet_signature Content_Length";
+            Webhook-Signature x_decnet_signature Content_Length Postrider-Hops POSTRIDER_HOPS";
         for name in names.split_whitespace() {
             assert_eq!(errors(&[(name, "x")]), [format!("{name:?} is set by Postrider itself")]);
         }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::queue::{Queue, Queued};
+use super::trial::{Trials, Turn};
 use super::{Off, WEBHOOK_DELETED, WEBHOOK_DISABLED};
 use crate::clock::UnixMicros;
 use crate::delivery::retry::{MAX_WAIT, Schedule};
@@ -76,6 +77,8 @@ pub(super) struct State {
     /// The idle worker that waits for the moment when the queue may go on.
     pub(super) pacer: Option<Id>,
     pub(super) limiter: Option<Limiter>,
+    /// Attempts that users ask for, beside those of workers.
+    pub(super) trials: Trials,
     /// In an ordered lane: the first delivery that is in the store alone, as far as is known, and when it is due. It must
     /// end before later ones begin.
     pub(super) awaited: Option<(EventSeq, UnixMicros)>,
@@ -175,6 +178,7 @@ impl State {
             workers: HashMap::new(),
             idle_workers: 0,
             pacer: None,
+            trials: Trials::default(),
             awaited: None,
             is_crowded: false,
             jobs_taken: 0,
@@ -321,7 +325,25 @@ impl State {
     /// While the last attempt failed, or there was none, one worker is enough to find out: so many dead
     /// webhooks do not stand in each other's way, and a circuit opens after as many attempts as it should.
     pub(super) fn room_for_workers(&self) -> usize {
-        self.breaker.width(self.max_workers()).saturating_sub(self.workers.len())
+        let most = self.max_workers().saturating_sub(self.trials.expected);
+        self.breaker.width(self.max_workers()).min(most).saturating_sub(self.workers.len())
+    }
+
+    /// Whether there are more workers than tests leave room for.
+    pub(super) fn has_workers_to_spare(&self) -> bool {
+        self.workers.len() + self.trials.expected > self.max_workers()
+    }
+
+    /// When a test may begin, if it comes to that: its attempt counts as one of a worker does.
+    pub(super) fn trial_turn(&self, now: Instant) -> Turn {
+        let busy = self.workers.len().saturating_sub(self.idle_workers);
+        if busy + self.trials.under_way >= self.max_workers() {
+            return Turn::AfterOthers;
+        }
+        match self.limiter.as_ref().map(Limiter::ready_at) {
+            Some(at) if at > now => Turn::At(at),
+            _ => Turn::Now,
+        }
     }
 
     pub(super) fn resume(&mut self, wake: &Semaphore) -> Todo {

@@ -12,6 +12,7 @@ use super::transaction::Failure;
 use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
+use crate::event::Hops;
 use crate::store::{Accepted, Disposition, NewEvent, StoreError, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
@@ -96,6 +97,7 @@ struct EventColumns<'a> {
     kinds: Vec<&'a [u8]>,
     owed: Vec<Vec<u8>>,
     bodies: Vec<&'a [u8]>,
+    hops: Vec<Option<Vec<u8>>>,
     /// How many deliveries it has, and how many of them are skipped.
     deliveries: Vec<i64>,
     skipped: Vec<i64>,
@@ -140,6 +142,7 @@ impl<'a> Columns<'a> {
         events.kinds.push(new.event.kind().as_bytes());
         events.owed.push(owed::encode(new.owed.iter().map(|owed| owed.webhook)));
         events.bodies.push(&new.event.body()[..]);
+        events.hops.push(new.event.hops().map(Hops::to_bytes));
         let place = i64::try_from(events.keys.len()).unwrap_or(i64::MAX);
         let mut skipped = 0;
         for owed in &new.owed {
@@ -196,11 +199,11 @@ const INSERT: &str = "
         RETURNING event_seq
     ),
     stored AS (
-        INSERT INTO event (seq, tenant, accepted_at, id, topic, type, owed, body)
-        SELECT (SELECT taken FROM numbers)[place], tenant, accepted_at, id, topic, type, owed, body
+        INSERT INTO event (seq, tenant, accepted_at, id, topic, type, owed, body, hops)
+        SELECT (SELECT taken FROM numbers)[place], tenant, accepted_at, id, topic, type, owed, body, hops
         FROM unnest(
-            $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::bytea[]
-        ) WITH ORDINALITY AS given (tenant, accepted_at, id, topic, type, owed, body, place)
+            $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::bytea[], $24::bytea[]
+        ) WITH ORDINALITY AS given (tenant, accepted_at, id, topic, type, owed, body, hops, place)
         WHERE ((SELECT taken FROM numbers)[place] IN (SELECT event_seq FROM fresh)) IS TRUE
     ),
     queued AS (
@@ -280,6 +283,7 @@ async fn insert(
                 &presence.node(),
                 &queue.shards,
                 &shards,
+                &new.hops,
             ],
         )
         .await?;

@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 
 use super::pool::Connection;
 use super::transaction::{Failure, corrupt};
-use super::values::utf8;
+use super::values::{hops, utf8};
 use crate::delivery::id::EventSeq;
 use crate::event::Event;
 use crate::store::id_hash::IdHash;
@@ -41,7 +41,7 @@ pub(super) async fn by_seq(connection: &Connection, seqs: &[EventSeq]) -> Result
     }
     let rows = connection
         .query(
-            "SELECT seq, accepted_at, id, topic, type, owed, body FROM event WHERE seq = ANY($1) ORDER BY seq",
+            "SELECT seq, accepted_at, id, topic, type, owed, body, hops FROM event WHERE seq = ANY($1) ORDER BY seq",
             &[&seqs],
         )
         .await?;
@@ -54,7 +54,7 @@ fn stored(row: &Row) -> Result<StoredEvent, Failure> {
     let body: Vec<u8> = row.try_get(6)?;
     Ok(StoredEvent {
         seq: row.try_get(0)?,
-        event: Event::from_stored(id.into(), topic, kind.into(), body.into()),
+        event: Event::from_stored(id.into(), topic, kind.into(), body.into()).with_hops(hops(row, 7)?),
         accepted_at: row.try_get(1)?,
         owed: owed::decode(row.try_get(5)?),
     })

@@ -12,6 +12,7 @@ use super::transaction::{Failure, corrupt};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::EventSeq;
+use crate::event::Hops;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 macro_rules! bigint_column {
@@ -82,6 +83,12 @@ pub(super) fn optional_number<T: TryFrom<i32>>(row: &Row, at: usize) -> Result<O
 /// A text of the column `at`, which is `bytea`, because it may hold U+0000.
 pub(super) fn utf8(row: &Row, at: usize) -> Result<&str, Failure> {
     std::str::from_utf8(row.try_get(at)?).map_err(corrupt)
+}
+
+/// The servers that an event has passed through.
+pub(super) fn hops(row: &Row, at: usize) -> Result<Option<Hops>, Failure> {
+    let bytes: Option<&[u8]> = row.try_get(at)?;
+    bytes.map(|bytes| Hops::from_bytes(bytes).ok_or_else(|| corrupt("hops are unreadable"))).transpose()
 }
 
 /// For a column `integer`.

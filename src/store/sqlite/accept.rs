@@ -5,6 +5,7 @@ use rusqlite::OptionalExtension;
 use super::writer::{Commit, Failure, Size};
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
+use crate::event::Hops;
 use crate::store::{Accepted, Disposition, NewEvent, owed};
 
 /// What an event's row takes beside its texts, roughly, in bytes.
@@ -42,8 +43,8 @@ fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accep
     let seq = commit.state.window.next_event();
     commit
         .prepare(
-            "INSERT INTO event (seq, id_hash, tenant, id, topic, type, accepted_at, owed, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO event (seq, id_hash, tenant, id, topic, type, accepted_at, owed, body, hops)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute((
             seq,
@@ -55,6 +56,7 @@ fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accep
             new.accepted_at,
             owed::encode(new.owed.iter().map(|owed| owed.webhook)),
             &event.body()[..],
+            event.hops().map(Hops::to_bytes),
         ))?;
     let rowless = accept_deliveries(commit, new, seq)?;
     commit.state.window.push(rowless);

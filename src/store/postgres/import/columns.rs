@@ -215,6 +215,7 @@ static EVENTS: Written = written(
         ("type", Type::BYTEA),
         ("owed", Type::BYTEA),
         ("body", Type::BYTEA),
+        ("hops", Type::BYTEA),
     ],
 );
 
@@ -289,7 +290,7 @@ pub(super) fn selects(table: Table) -> Vec<String> {
         Table::Keys => {
             &["SELECT key, value FROM meta WHERE key IN ('id_hash_key', 'delivery_id_key', 'master_key_check')"]
         }
-        Table::Events => &["SELECT seq, tenant, accepted_at, id, topic, type, owed, sha256(body) FROM event"],
+        Table::Events => &["SELECT seq, tenant, accepted_at, id, topic, type, owed, sha256(body), hops FROM event"],
         Table::Deliveries => &[
             "SELECT event_seq, webhook_seq, updated_at, 4, attempts, round_attempts, status_code, reason, next_at,
                  NULL::bigint, NULL::bigint, NULL::integer, NULL::text, NULL::bytea

@@ -1,0 +1,64 @@
+//! Tests of a webhook that a user asks for: attempts beside the queue, within the same limits.
+
+use tokio::time::Instant;
+
+use super::{Lane, Todo};
+use crate::dispatcher::breaker::Standing;
+
+/// How many tests a lane knows of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Trials {
+    /// Waiting or under way: workers leave them room.
+    pub(super) expected: usize,
+    pub(super) under_way: usize,
+}
+
+/// When a test may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dispatcher) enum Turn {
+    Now,
+    /// The rate limit lets it go then.
+    At(Instant),
+    /// All attempts that the webhook may have at once are under way; a worker that ends its attempt makes room.
+    AfterOthers,
+}
+
+impl Lane {
+    /// A test waits from now on, until [`Lane::forget_trial`]; says what the last attempt was like.
+    pub(in crate::dispatcher) fn expect_trial(&self) -> Standing {
+        let mut state = self.state.lock();
+        state.trials.expected += 1;
+        state.breaker.standing()
+    }
+
+    /// When the test may begin, as things are.
+    pub(in crate::dispatcher) fn trial_turn(&self) -> Turn {
+        self.state.lock().trial_turn(Instant::now())
+    }
+
+    /// Begins the test, if it may; right before its attempt.
+    pub(in crate::dispatcher) fn begin_trial(&self) -> bool {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        if state.trial_turn(now) != Turn::Now {
+            return false;
+        }
+        if let Some(limiter) = &mut state.limiter {
+            limiter.take(now);
+        }
+        state.trials.under_way += 1;
+        true
+    }
+
+    /// The test has ended or is given up: the queue has its room again.
+    pub(in crate::dispatcher) fn forget_trial(&self, was_under_way: bool) -> Todo {
+        let mut state = self.state.lock();
+        state.trials.expected -= 1;
+        state.trials.under_way -= usize::from(was_under_way);
+        if !state.can_run() || state.queue.is_empty() {
+            return Todo::default();
+        }
+        let jobs = state.queue.len();
+        state.employ(jobs, &self.wake)
+    }
+}
