@@ -303,6 +303,7 @@ impl Dispatcher {
             attempts_failed: counters.attempts_failed.get(),
             deliveries_delivered: counters.deliveries_delivered.get(),
             deliveries_dead: counters.deliveries_dead.get(),
+            deliveries_damaged: counters.deliveries_damaged.get(),
             settlements_stale: counters.settlements_stale.get(),
             shards: self.shard_count() as u64,
             memory_bytes: self.shared.memory.used_bytes() as u64,

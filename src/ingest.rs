@@ -365,7 +365,8 @@ impl Ingest {
                 self.dispatcher.counters().events_accepted.add(1);
                 let id = placed.event.id().to_owned();
                 let deliveries = u32::try_from(placed.owners.len()).unwrap_or(u32::MAX);
-                let held = placed.charge.map(|charge| charge.hold(Arc::new(LiveEvent { seq, event: placed.event })));
+                let live = LiveEvent { seq, event: placed.event, is_damaged: false };
+                let held = placed.charge.map(|charge| charge.hold(Arc::new(live)));
                 for (owner, disposition) in &placed.owners {
                     match owner {
                         Owner::Here(lane) => self.dispatcher.admit(lane, *disposition, held.as_ref(), accepted_at),

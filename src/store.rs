@@ -9,6 +9,7 @@ pub mod migrate;
 mod owed;
 mod paging;
 pub mod postgres;
+mod read_back;
 pub mod replay;
 pub mod retention;
 pub mod seal;
@@ -30,6 +31,7 @@ pub use self::audit::{Act, Actor, AuditEntry, AuditFilter, Deed};
 pub use self::cluster::Term;
 use self::cluster::{Cluster, Fence};
 pub use self::error::{OpenError, StoreError};
+pub use self::paging::{Page, PageOf};
 pub use self::shard::{SHARDS, Shard};
 pub use self::tenant::{
     DeletedTenant, MAX_TENANT_DESCRIPTION_CHARS, MAX_TENANT_NAME_CHARS, QUOTA, Quotas, TenantPatch, TenantRecord,
@@ -310,6 +312,8 @@ pub enum AcceptedOnce {
 pub struct LiveEvent {
     pub seq: EventSeq,
     pub event: Event,
+    /// It came back from the disk otherwise than it was written: it is not to be sent.
+    pub is_damaged: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -402,6 +406,8 @@ pub struct StoredEvent {
     pub accepted_at: UnixMicros,
     /// Webhooks it is or was owed to, by number.
     pub owed: Vec<WebhookSeq>,
+    /// It came back from the disk otherwise than it was written.
+    pub is_damaged: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -459,21 +465,6 @@ pub struct DeliveryFilter {
     pub topic: Option<Pattern>,
     pub since: Option<UnixMicros>,
     pub until: Option<UnixMicros>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Page {
-    /// 1 to [`MAX_PAGE_ITEMS`].
-    pub limit: u32,
-    /// The cursor of the page before; an unreadable one is a [`StoreError::Cursor`].
-    pub cursor: Option<String>,
-}
-
-#[derive(Clone, Debug)]
-pub struct PageOf<T> {
-    pub items: Vec<T>,
-    /// Set when there may be more, also on a page with few items or none.
-    pub next_cursor: Option<String>,
 }
 
 /// Counts since the installation.

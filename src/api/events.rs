@@ -7,7 +7,7 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -252,6 +252,9 @@ pub(super) struct StoredEventView {
     /// With the digits that the publisher sent.
     #[schema(value_type = serde_json::Value)]
     payload: Box<RawValue>,
+    /// It came back from the disk otherwise than it was stored, and is not sent; `payload` is a text of what is there.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    damaged: bool,
     accepted_at: Time,
     /// Webhooks it is or was owed to.
     deliveries: usize,
@@ -276,10 +279,21 @@ struct RawParts {
     payload: Box<RawValue>,
 }
 
+impl RawParts {
+    /// What is there, as a text; the time of acceptance stands for its own.
+    fn of_damaged(stored: &StoredEvent) -> serde_json::Result<Self> {
+        Ok(Self {
+            ts: to_raw_value(&Time(stored.accepted_at))?,
+            payload: to_raw_value(&String::from_utf8_lossy(stored.event.body()))?,
+        })
+    }
+}
+
 impl StoredEventView {
     fn new(stored: &StoredEvent, delivery_page: Option<DeliveryPage>) -> Result<Self, Problem> {
         let event = &stored.event;
-        let RawParts { ts, payload } = serde_json::from_slice(event.body())
+        let parts = if stored.is_damaged { RawParts::of_damaged(stored) } else { serde_json::from_slice(event.body()) };
+        let RawParts { ts, payload } = parts
             .map_err(|error| Problem::internal(format!("the body of event {} is no event: {error}", event.id())))?;
         Ok(Self {
             id: event.id().to_owned(),
@@ -287,6 +301,7 @@ impl StoredEventView {
             r#type: event.kind().to_owned(),
             ts,
             payload,
+            damaged: stored.is_damaged,
             accepted_at: Time(stored.accepted_at),
             deliveries: stored.owed.len(),
             delivery_page,

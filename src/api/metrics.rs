@@ -96,6 +96,11 @@ impl Collector for Snapshot {
             ("attempts_failed", "Attempts failed since the start", figures.attempts_failed),
             ("deliveries_delivered", "Deliveries delivered since the start", figures.deliveries_delivered),
             ("deliveries_dead", "Deliveries given up since the start", figures.deliveries_dead),
+            (
+                "deliveries_damaged",
+                "Deliveries given up because their stored event was damaged",
+                figures.deliveries_damaged,
+            ),
             ("settlements_stale", "Outcomes that came when another node owned the webhook", figures.settlements_stale),
         ] {
             counter(&mut encoder, name, help, None, value)?;

@@ -82,7 +82,10 @@ fn shown(moved: &Moved, database: &str, from_environment: bool, output: Output) 
         };
         let table = |(name, digest): &(&str, crate::store::transfer::Digest)| json!({ "table": name, "rows": digest.rows, "checksum": digest.to_string() });
         let tables: Vec<_> = moved.tables.iter().map(table).collect();
-        output.json(&json!({ "outcome": outcome, "was_begun": was_begun, "store": database, "tables": tables }))?;
+        let damaged = moved.damaged_events;
+        output.json(&json!({
+            "outcome": outcome, "was_begun": was_begun, "store": database, "tables": tables, "damaged_events": damaged,
+        }))?;
         return Ok(());
     }
     let rows: u64 = moved.tables.iter().map(|(_, digest)| digest.rows).sum();
@@ -99,6 +102,11 @@ fn shown(moved: &Moved, database: &str, from_environment: bool, output: Output) 
         vec![(*name).to_owned(), HumanCount(digest.rows).to_string(), output.paint(QUIET, digest)]
     });
     output.table(&["table", "rows", "checksum"], rows.collect())?;
+    if moved.damaged_events > 0 {
+        let count = HumanCount(moved.damaged_events);
+        output
+            .note(format_args!("\n{count} events are damaged in the data folder, and so here: they will not be sent."));
+    }
     output.note(if from_environment {
         "\nNext: start each node with the same POSTRIDER_MASTER_KEY and `postrider serve --store …`."
     } else {

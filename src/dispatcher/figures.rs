@@ -13,6 +13,8 @@ pub struct Figures {
     pub attempts_failed: u64,
     pub deliveries_delivered: u64,
     pub deliveries_dead: u64,
+    /// Of these, those whose stored event was damaged.
+    pub deliveries_damaged: u64,
     pub lanes: u64,
     pub circuits_open: u64,
     /// Attempts under way, or ended and not yet recorded.
@@ -61,5 +63,6 @@ pub(crate) struct Counters {
     pub(super) attempts_failed: Counter,
     pub(super) deliveries_delivered: Counter,
     pub(super) deliveries_dead: Counter,
+    pub(super) deliveries_damaged: Counter,
     pub(super) settlements_stale: Counter,
 }

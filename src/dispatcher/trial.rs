@@ -58,7 +58,7 @@ impl Dispatcher {
     ) -> Result<Tested, TestRefused> {
         let shared = &self.shared;
         let settings = LaneSettings::new(record, &shared.settings.retry_schedule);
-        let live = Arc::new(LiveEvent { seq: EventSeq(0), event });
+        let live = Arc::new(LiveEvent { seq: EventSeq(0), event, is_damaged: false });
         let body = match shared.shaping.shape(&settings, &live, Uuid::nil(), shared.wall.now()).await {
             Ok(body) => body,
             Err(error) => return Ok(Err(error)),

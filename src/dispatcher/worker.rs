@@ -28,6 +28,8 @@ const KEEP_IDLE: Duration = Duration::from_secs(15);
 /// When and why an attempt is made again that ended by a fault of this program.
 const UNEXPECTED_END_DELAY: Duration = Duration::from_mins(1);
 const UNEXPECTED_END: &str = "internal: the attempt ended unexpectedly";
+/// Why a delivery ended whose event came back from the disk otherwise than it was stored.
+const DAMAGED: &str = "stored body is damaged";
 /// Works until the lane needs this worker no more.
 pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
     let me = tokio::task::id();
@@ -54,6 +56,11 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
         }
         hold.job.push(job.queued.clone());
         hold.job.extend_from_slice(&job.more);
+        let Some(job) = sound(&shared, &lane, job).await else {
+            hold.job.clear();
+            continue;
+        };
+        hold.job.retain(|queued| !queued.is_damaged());
         let attempt = attempt_once(&shared, &lane, &job, &mut connection);
         let Some(attempted) = shared.lease.while_it_lasts(attempt).await else {
             // Others may own the webhook now, and this lane is about to go.
@@ -64,7 +71,8 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
             Ok(outcome) => outcome,
             Err(error) => {
                 shared.carry_out(&lane, lane.not_attempted(shared.clock.now()));
-                if shared.outcomes.send(unshaped(&shared, &lane, &job, &error)).await.is_err() {
+                let unsent = unsent(&shared, &lane, &job.settings, &job.queued, error.to_string());
+                if shared.outcomes.send(unsent).await.is_err() {
                     return;
                 }
                 hold.job.clear();
@@ -177,14 +185,36 @@ async fn attempt_once(
     Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await)
 }
 
-/// An event that has no body in the webhook's shape ends its delivery, and speaks neither for nor against the receiver.
-fn unshaped(shared: &Shared, lane: &Arc<Lane>, job: &Job, error: &RenderError) -> Message {
-    let (at, error) = (shared.clock.now(), error.to_string());
-    let key = DeliveryKey { event: job.queued.seq(), webhook: lane.seq };
-    let notice = Notice::dead(&job.settings, key, &job.queued, job.queued.attempts, None, &error, at);
-    let round_attempts = job.queued.round_attempts;
+/// An event that has no body in the webhook's shape, or is damaged, ends its delivery, and speaks neither for nor against the
+/// receiver.
+fn unsent(shared: &Shared, lane: &Arc<Lane>, settings: &Arc<LaneSettings>, queued: &Queued, error: String) -> Message {
+    let (at, round_attempts) = (shared.clock.now(), queued.round_attempts);
+    let key = DeliveryKey { event: queued.seq(), webhook: lane.seq };
+    let notice = Notice::dead(settings, key, queued, queued.attempts, None, &error, at);
     let settlement = Settlement { key, attempt: None, round_attempts, transition: Transition::dead(error), at };
     Message::ended(lane, settlement, Some(notice))
+}
+
+/// What of a job may be sent; deliveries of damaged events end.
+async fn sound(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job) -> Option<Job> {
+    if !job.queued.is_damaged() && !job.more.iter().any(Queued::is_damaged) {
+        return Some(job);
+    }
+    let Job { queued, more, settings, todo } = job;
+    let (damaged, sound): (Vec<_>, Vec<_>) = std::iter::once(queued).chain(more).partition(Queued::is_damaged);
+    for queued in damaged {
+        let (event, webhook) = (queued.event.live.event.id(), &settings.name);
+        tracing::error!(event, webhook, "the stored event is damaged: it is not sent; look at the disk");
+        shared.counters.deliveries_damaged.add(1);
+        let unsent = unsent(shared, lane, &settings, &queued, DAMAGED.to_owned());
+        shared.outcomes.send(unsent).await.ok()?;
+    }
+    let mut sound = sound.into_iter();
+    let Some(queued) = sound.next() else {
+        shared.carry_out(lane, lane.not_attempted(shared.clock.now()));
+        return None;
+    };
+    Some(Job { queued, more: sound.collect(), settings, todo })
 }
 
 /// What an attempt came to, for each delivery that it was made for.

@@ -109,7 +109,10 @@ mod tests {
         let trust = trusted();
         let later = |minutes: u32| HOUR + Duration::from_mins(1) * minutes;
         let ahead = START.after(400 * DAY);
-        assert_eq!(trust.look(ahead, later(1), None), Look::Jumped { by: 400 * DAY - Duration::from_mins(1) });
+        assert_eq!(
+            trust.look(ahead, later(1), None),
+            Look::Jumped { by: 399 * DAY + Duration::from_mins(24 * 60 - 1) }
+        );
         assert_eq!(trust.look(ahead.after(Duration::from_mins(1)), later(2), None), Look::StillDoubted);
         assert!(trust.is_doubted());
         assert_eq!(trust.look(START.after(Duration::from_mins(3)), later(3), None), Look::TrustedAgain);

@@ -5,9 +5,24 @@ use uuid::Uuid;
 
 use super::{
     DeliveryIds, DeliveryKey, EventSeq, MAX_BODY_BYTES_PER_PAGE, MAX_PAGE_ITEMS, MAX_ROWS_PER_PAGE,
-    MAX_SEARCHED_BYTES_PER_PAGE, Page, PageOf, StoreError,
+    MAX_SEARCHED_BYTES_PER_PAGE, StoreError,
 };
 use crate::webhook::WebhookSeq;
+
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// 1 to [`MAX_PAGE_ITEMS`].
+    pub limit: u32,
+    /// The cursor of the page before; an unreadable one is a [`StoreError::Cursor`].
+    pub cursor: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PageOf<T> {
+    pub items: Vec<T>,
+    /// Set when there may be more, also on a page with few items or none.
+    pub next_cursor: Option<String>,
+}
 
 /// Before every delivery of every event.
 pub(super) const NEWEST: DeliveryKey = DeliveryKey { event: EventSeq(i64::MAX), webhook: WebhookSeq(i64::MAX) };

@@ -21,6 +21,7 @@ pub use self::rows::Digest;
 pub(super) use self::rows::{Batch, Digests, Row, Table, Value, delivery};
 use super::postgres::PostgresOptions;
 use super::postgres::import::{Found, Target};
+use super::read_back::Columns;
 use super::seal::{MasterKey, MasterKeyError};
 use super::sqlite::export::Source;
 use super::{OpenError, StoreError};
@@ -70,6 +71,8 @@ pub struct Moved {
     pub outcome: Outcome,
     /// Each table, and what it has on both sides. Empty where nothing was compared.
     pub tables: Vec<(&'static str, Digest)>,
+    /// Events that are not as they were stored, on both sides: they are not sent.
+    pub damaged_events: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,11 +136,13 @@ pub async fn transfer(
     let mut target = Target::connect(options, task).await?;
     let found = target.find(&identity).await?;
     let was_begun = match (found, task) {
-        (Found::Whole, Task::Move) => return Ok(Moved { outcome: Outcome::WasDone, tables: Vec::new() }),
+        (Found::Whole, Task::Move) => {
+            return Ok(Moved { outcome: Outcome::WasDone, tables: Vec::new(), damaged_events: 0 });
+        }
         (Found::Whole, Task::Verify) => {
             target.refuse_nodes().await?;
-            let tables = compare(&source, &mut target, report).await?;
-            return Ok(Moved { outcome: Outcome::Verified, tables });
+            let (tables, damaged_events) = compare(&source, &mut target, report).await?;
+            return Ok(Moved { outcome: Outcome::Verified, tables, damaged_events });
         }
         (_, Task::Verify) => return Err(TransferError::NotMoved { database: target.database().to_owned() }),
         (Found::Nothing, Task::Move) => {
@@ -153,9 +158,9 @@ pub async fn transfer(
     let asked = Arc::clone(&source);
     let numbers = blocking(move || asked.lock().last_numbers()).await??;
     target.set_numbers(&numbers).await?;
-    let tables = compare(&source, &mut target, report).await?;
+    let (tables, damaged_events) = compare(&source, &mut target, report).await?;
     target.finish().await?;
-    Ok(Moved { outcome: Outcome::Moved { was_begun }, tables })
+    Ok(Moved { outcome: Outcome::Moved { was_begun }, tables, damaged_events })
 }
 
 async fn read_keys(source: &Arc<Mutex<Source>>) -> Result<Vec<Row>, TransferError> {
@@ -207,27 +212,30 @@ async fn copy(
     Ok(())
 }
 
-/// Reads both sides whole, at the same time.
+/// Reads both sides whole, at the same time. Returns what each table has, and how many events are damaged.
 async fn compare(
     source: &Arc<Mutex<Source>>,
     target: &mut Target,
     report: &mut (dyn FnMut(Progress) + Send),
-) -> Result<Vec<(&'static str, Digest)>, TransferError> {
+) -> Result<(Vec<(&'static str, Digest)>, u64), TransferError> {
     // Gone when this function returns, however it does; then nobody wants the rest.
     let wanted = Arc::new(());
     let (asked, is_wanted) = (Arc::clone(source), Arc::downgrade(&wanted));
-    let reading = spawn_blocking(move || -> Result<Digests, OpenError> {
-        let (source, mut digests) = (asked.lock(), Digests::default());
+    let reading = spawn_blocking(move || -> Result<(Digests, u64), OpenError> {
+        let (source, mut digests, mut damaged) = (asked.lock(), Digests::default(), 0);
         for table in Table::ALL {
             source.read(table, i64::MIN, &mut |batch| {
-                batch.rows.into_iter().for_each(|row| digests.add(table, &table.condensed(row)));
+                for row in batch.rows {
+                    damaged += u64::from(table == Table::Events && is_damaged_event(&row));
+                    digests.add(table, &table.condensed(row));
+                }
                 is_wanted.strong_count() > 0
             })?;
         }
-        Ok(digests)
+        Ok((digests, damaged))
     });
     let there = target.digests(report).await?;
-    let here = reading.await.map_err(|error| stopped(&error))??;
+    let (here, damaged) = reading.await.map_err(|error| stopped(&error))??;
     let mut tables = Vec::new();
     for table in Table::ALL {
         let (ours, theirs) = (here.get(table), there.get(table));
@@ -241,7 +249,20 @@ async fn compare(
         }
         tables.push((table.name(), ours));
     }
-    Ok(tables)
+    Ok((tables, damaged))
+}
+
+/// Whether a row of `Table::Events` is not as it was stored.
+fn is_damaged_event(row: &Row) -> bool {
+    let [_, _, _, Value::Text(id), Value::Text(topic), Value::Bytes(kind), _, Value::Bytes(body), hops, checksum] =
+        &row[..]
+    else {
+        return true;
+    };
+    let hops = if let Value::Bytes(hops) = hops { Some(&hops[..]) } else { None };
+    let checksum = if let Value::Integer(checksum) = checksum { Some(*checksum) } else { None };
+    let columns = Columns { id: id.as_bytes(), topic: topic.as_bytes(), kind, body: body.clone(), hops, checksum };
+    columns.read().map_or(true, |found| found.is_damaged)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, TransferError> {

@@ -21,6 +21,11 @@ pub(in crate::dispatcher) struct Queued {
 }
 
 impl Queued {
+    /// The store gave back another event than it got.
+    pub(in crate::dispatcher) fn is_damaged(&self) -> bool {
+        self.event.live.is_damaged
+    }
+
     pub(in crate::dispatcher) fn seq(&self) -> EventSeq {
         self.event.live.seq
     }

@@ -189,7 +189,7 @@ impl World {
         let topic = Topic::parse("a.b").unwrap();
         let event = Event::from_stored(seq.0.to_string().into(), topic, "".into(), Bytes::from_static(b"{}"));
         let charge = self.memory.charge(2).unwrap();
-        let event = charge.hold(Arc::new(LiveEvent { seq, event }));
+        let event = charge.hold(Arc::new(LiveEvent { seq, event, is_damaged: false }));
         Queued { event, attempts: 0, round_attempts: 0, is_stored: true, waits_since: Instant::now() }
     }
 

@@ -13,6 +13,7 @@ use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::event::Hops;
+use crate::store::read_back::checksum;
 use crate::store::{Accepted, Disposition, NewEvent, StoreError, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
@@ -98,6 +99,7 @@ struct EventColumns<'a> {
     owed: Vec<Vec<u8>>,
     bodies: Vec<&'a [u8]>,
     hops: Vec<Option<Vec<u8>>>,
+    checksums: Vec<i64>,
     /// How many deliveries it has, and how many of them are skipped.
     deliveries: Vec<i64>,
     skipped: Vec<i64>,
@@ -143,6 +145,7 @@ impl<'a> Columns<'a> {
         events.owed.push(owed::encode(new.owed.iter().map(|owed| owed.webhook)));
         events.bodies.push(&new.event.body()[..]);
         events.hops.push(new.event.hops().map(Hops::to_bytes));
+        events.checksums.push(checksum(&new.event));
         let place = i64::try_from(events.keys.len()).unwrap_or(i64::MAX);
         let mut skipped = 0;
         for owed in &new.owed {
@@ -199,11 +202,11 @@ const INSERT: &str = "
         RETURNING event_seq
     ),
     stored AS (
-        INSERT INTO event (seq, tenant, accepted_at, id, topic, type, owed, body, hops)
-        SELECT (SELECT taken FROM numbers)[place], tenant, accepted_at, id, topic, type, owed, body, hops
+        INSERT INTO event (seq, tenant, accepted_at, id, topic, type, owed, body, hops, checksum)
+        SELECT (SELECT taken FROM numbers)[place], tenant, accepted_at, id, topic, type, owed, body, hops, checksum
         FROM unnest(
-            $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::bytea[], $24::bytea[]
-        ) WITH ORDINALITY AS given (tenant, accepted_at, id, topic, type, owed, body, hops, place)
+            $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::bytea[], $24::bytea[], $25::bigint[]
+        ) WITH ORDINALITY AS given (tenant, accepted_at, id, topic, type, owed, body, hops, checksum, place)
         WHERE ((SELECT taken FROM numbers)[place] IN (SELECT event_seq FROM fresh)) IS TRUE
     ),
     queued AS (
@@ -284,6 +287,7 @@ async fn insert(
                 &queue.shards,
                 &shards,
                 &new.hops,
+                &new.checksums,
             ],
         )
         .await?;

@@ -3,13 +3,12 @@
 use tokio_postgres::Row;
 
 use super::pool::Connection;
-use super::transaction::{Failure, corrupt};
-use super::values::{hops, utf8};
+use super::transaction::Failure;
+use super::values::event;
 use crate::delivery::id::EventSeq;
-use crate::event::Event;
 use crate::store::id_hash::IdHash;
+use crate::store::read_back::ReadBack;
 use crate::store::{StoredEvent, owed};
-use crate::topic::Topic;
 use crate::webhook::TenantSeq;
 
 /// Served by the primary key of `event_id`.
@@ -41,7 +40,8 @@ pub(super) async fn by_seq(connection: &Connection, seqs: &[EventSeq]) -> Result
     }
     let rows = connection
         .query(
-            "SELECT seq, accepted_at, id, topic, type, owed, body, hops FROM event WHERE seq = ANY($1) ORDER BY seq",
+            "SELECT seq, accepted_at, id, topic, type, owed, body, hops, checksum FROM event
+             WHERE seq = ANY($1) ORDER BY seq",
             &[&seqs],
         )
         .await?;
@@ -49,13 +49,12 @@ pub(super) async fn by_seq(connection: &Connection, seqs: &[EventSeq]) -> Result
 }
 
 fn stored(row: &Row) -> Result<StoredEvent, Failure> {
-    let (id, topic, kind): (&str, &str, &str) = (row.try_get(2)?, row.try_get(3)?, utf8(row, 4)?);
-    let topic = Topic::parse(topic).map_err(corrupt)?;
-    let body: Vec<u8> = row.try_get(6)?;
+    let ReadBack { event, is_damaged } = event(row, [2, 3, 4, 6, 7, 8])?;
     Ok(StoredEvent {
         seq: row.try_get(0)?,
-        event: Event::from_stored(id.into(), topic, kind.into(), body.into()).with_hops(hops(row, 7)?),
+        event,
         accepted_at: row.try_get(1)?,
         owed: owed::decode(row.try_get(5)?),
+        is_damaged,
     })
 }

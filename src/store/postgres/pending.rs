@@ -6,22 +6,18 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 
 use super::pool::Connection;
-use super::transaction::{Failure, corrupt};
-use super::values::{hops, number, utf8};
+use super::transaction::Failure;
+use super::values::{event, number};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
-use crate::event::Event;
+use crate::store::read_back::ReadBack;
 use crate::store::{Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, Unsettled};
-use crate::topic::Topic;
 use crate::webhook::WebhookSeq;
 
-/// An event from the columns `seq, id, topic, type, body, hops`, at `first` and after.
+/// An event from the columns `seq, id, topic, type, body, hops, checksum`, at `first` and after.
 fn live_event(row: &Row, first: usize) -> Result<Arc<LiveEvent>, Failure> {
-    let topic = Topic::parse(row.try_get(first + 2)?).map_err(corrupt)?;
-    let body: Vec<u8> = row.try_get(first + 4)?;
-    let (id, kind): (&str, &str) = (row.try_get(first + 1)?, utf8(row, first + 3)?);
-    let event = Event::from_stored(id.into(), topic, kind.into(), body.into()).with_hops(hops(row, first + 5)?);
-    Ok(Arc::new(LiveEvent { seq: row.try_get(first)?, event }))
+    let ReadBack { event, is_damaged } = event(row, [1, 2, 3, 4, 5, 6].map(|at| first + at))?;
+    Ok(Arc::new(LiveEvent { seq: row.try_get(first)?, event, is_damaged }))
 }
 
 /// Goes through the primary key of `pending`, and passes over what is not marked.
@@ -47,13 +43,13 @@ pub(super) async fn unsettled(
                  FROM next
                      CROSS JOIN LATERAL (SELECT * FROM event WHERE seq = next.event_seq OFFSET 0) AS event
              )
-             SELECT seq, id, topic, type, body, hops, webhooks FROM measured
+             SELECT seq, id, topic, type, body, hops, checksum, webhooks FROM measured
              WHERE bytes <= $3 OR place = 1
              ORDER BY seq",
             &[&after, &i64::from(max_events), &bigint(MAX_UNSETTLED_BYTES)],
         )
         .await?;
-    rows.iter().map(|row| Ok(Unsettled { event: live_event(row, 0)?, webhooks: row.try_get(6)? })).collect()
+    rows.iter().map(|row| Ok(Unsettled { event: live_event(row, 0)?, webhooks: row.try_get(7)? })).collect()
 }
 
 /// What is due, where `$where` says of which entries of the queue, and `$order` how they follow each other: the entries
@@ -80,7 +76,8 @@ macro_rules! select_due {
                      bool_or(next_at > $2) OVER in_order AS must_wait
                  FROM next
                      CROSS JOIN LATERAL (
-                         SELECT seq, id, topic, type, body, hops FROM event WHERE seq = next.event_seq OFFSET 0
+                         SELECT seq, id, topic, type, body, hops, checksum FROM event
+                         WHERE seq = next.event_seq OFFSET 0
                      ) AS event
                  WINDOW in_order AS (ORDER BY ",
             $order,
@@ -89,7 +86,7 @@ macro_rules! select_due {
              judged AS (
                  SELECT *, NOT must_wait AND place <= $4 AND (place = 1 OR bytes <= $5) AS fits FROM measured
              )
-             SELECT seq, id, topic, type, CASE WHEN fits THEN body END, hops, attempts, round_attempts,
+             SELECT seq, id, topic, type, CASE WHEN fits THEN body END, hops, checksum, attempts, round_attempts,
                  fits, must_wait, next_at
              FROM judged
              ORDER BY place"
@@ -122,14 +119,14 @@ pub(super) async fn due(
         .await?;
     let mut due = Due::default();
     for row in &rows {
-        if row.try_get(8)? {
+        if row.try_get(9)? {
             due.deliveries.push(due_delivery(row, webhook)?);
             continue;
         }
-        let must_wait: bool = row.try_get(9)?;
+        let must_wait: bool = row.try_get(10)?;
         due.is_rest_due = !must_wait;
         if portion.in_order {
-            due.awaited = Some((row.try_get(0)?, if must_wait { row.try_get(10)? } else { now }));
+            due.awaited = Some((row.try_get(0)?, if must_wait { row.try_get(11)? } else { now }));
         }
         break;
     }
@@ -137,7 +134,7 @@ pub(super) async fn due(
 }
 
 fn due_delivery(row: &Row, webhook: WebhookSeq) -> Result<DueDelivery, Failure> {
-    Ok(DueDelivery { event: live_event(row, 0)?, webhook, attempts: number(row, 6)?, round_attempts: number(row, 7)? })
+    Ok(DueDelivery { event: live_event(row, 0)?, webhook, attempts: number(row, 7)?, round_attempts: number(row, 8)? })
 }
 
 fn bigint(number: usize) -> i64 {

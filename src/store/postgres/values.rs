@@ -12,7 +12,7 @@ use super::transaction::{Failure, corrupt};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::EventSeq;
-use crate::event::Hops;
+use crate::store::read_back::{Columns, ReadBack};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 macro_rules! bigint_column {
@@ -85,10 +85,18 @@ pub(super) fn utf8(row: &Row, at: usize) -> Result<&str, Failure> {
     std::str::from_utf8(row.try_get(at)?).map_err(corrupt)
 }
 
-/// The servers that an event has passed through.
-pub(super) fn hops(row: &Row, at: usize) -> Result<Option<Hops>, Failure> {
-    let bytes: Option<&[u8]> = row.try_get(at)?;
-    bytes.map(|bytes| Hops::from_bytes(bytes).ok_or_else(|| corrupt("hops are unreadable"))).transpose()
+/// An event from the columns `id, topic, type, body, hops, checksum`, at these places.
+pub(super) fn event(row: &Row, [id, topic, kind, body, hops, checksum]: [usize; 6]) -> Result<ReadBack, Failure> {
+    let (id, topic): (&str, &str) = (row.try_get(id)?, row.try_get(topic)?);
+    let columns = Columns {
+        id: id.as_bytes(),
+        topic: topic.as_bytes(),
+        kind: row.try_get(kind)?,
+        body: row.try_get(body)?,
+        hops: row.try_get(hops)?,
+        checksum: row.try_get(checksum)?,
+    };
+    columns.read().map_err(corrupt)
 }
 
 /// For a column `integer`.

@@ -6,6 +6,7 @@ use super::writer::{Commit, Failure, Size};
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Hops;
+use crate::store::read_back::checksum;
 use crate::store::{Accepted, Disposition, NewEvent, owed};
 
 /// What an event's row takes beside its texts, roughly, in bytes.
@@ -43,8 +44,8 @@ fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accep
     let seq = commit.state.window.next_event();
     commit
         .prepare(
-            "INSERT INTO event (seq, id_hash, tenant, id, topic, type, accepted_at, owed, body, hops)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            "INSERT INTO event (seq, id_hash, tenant, id, topic, type, accepted_at, owed, body, hops, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute((
             seq,
@@ -57,6 +58,7 @@ fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accep
             owed::encode(new.owed.iter().map(|owed| owed.webhook)),
             &event.body()[..],
             event.hops().map(Hops::to_bytes),
+            checksum(event),
         ))?;
     let rowless = accept_deliveries(commit, new, seq)?;
     commit.state.window.push(rowless);

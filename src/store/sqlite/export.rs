@@ -287,7 +287,7 @@ fn select(table: Table) -> &'static str {
         }
         // The type may have U+0000, and is kept as bytes.
         Table::Events => {
-            "SELECT seq, tenant, accepted_at, id, topic, CAST(type AS BLOB), owed, body, hops
+            "SELECT seq, tenant, accepted_at, id, topic, CAST(type AS BLOB), owed, body, hops, checksum
              FROM event WHERE seq > ?1 ORDER BY seq"
         }
         Table::EventIds => "SELECT seq, tenant, id FROM event WHERE seq > ?1 ORDER BY seq",

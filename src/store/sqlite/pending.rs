@@ -8,30 +8,37 @@ use super::window::Window;
 use super::writer::Failure;
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
-use crate::event::{Event, Hops};
+use crate::store::read_back::{Columns, ReadBack};
 use crate::store::{
     Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, StoreError, StoredEvent, Unsettled, owed,
 };
-use crate::topic::Topic;
 use crate::webhook::WebhookSeq;
 
-/// An event from the columns `seq, id, topic, type, accepted_at, owed, body, hops`, at `first` and after.
+/// An event from the columns `seq, id, topic, type, accepted_at, owed, body, hops, checksum`, at `first` and after.
 pub(super) fn stored_event(row: &Row<'_>, first: usize) -> Result<StoredEvent, Failure> {
+    let ReadBack { event, is_damaged } =
+        event(row, [first + 1, first + 2, first + 3, first + 6, first + 7, first + 8])?;
     Ok(StoredEvent {
         seq: row.get(first)?,
-        event: event(row, [first + 1, first + 2, first + 3, first + 6, first + 7])?,
+        event,
         accepted_at: row.get(first + 4)?,
         owed: owed::decode(row.get_ref(first + 5)?.as_blob().map_err(corrupt)?),
+        is_damaged,
     })
 }
 
-/// An event from the places of its `id, topic, type, body, hops`.
-fn event(row: &Row<'_>, [id, topic, kind, body, hops]: [usize; 5]) -> Result<Event, Failure> {
-    let topic = Topic::parse(row.get_ref(topic)?.as_str().map_err(corrupt)?).map_err(corrupt)?;
-    let body = row.get_ref(body)?.as_blob().map_err(corrupt)?.to_vec();
-    let hops = row.get_ref(hops)?.as_blob_or_null().map_err(corrupt)?;
-    let hops = hops.map(|bytes| Hops::from_bytes(bytes).ok_or_else(|| corrupt("hops are unreadable"))).transpose()?;
-    Ok(Event::from_stored(row.get(id)?, topic, row.get(kind)?, body.into()).with_hops(hops))
+/// An event from the places of its `id, topic, type, body, hops, checksum`.
+fn event(row: &Row<'_>, [id, topic, kind, body, hops, checksum]: [usize; 6]) -> Result<ReadBack, Failure> {
+    let bytes = |at: usize| row.get_ref(at)?.as_bytes().map_err(corrupt);
+    let columns = Columns {
+        id: bytes(id)?,
+        topic: bytes(topic)?,
+        kind: bytes(kind)?,
+        body: bytes(body)?.to_vec(),
+        hops: row.get_ref(hops)?.as_blob_or_null().map_err(corrupt)?,
+        checksum: row.get(checksum)?,
+    };
+    columns.read().map_err(corrupt)
 }
 
 /// What was read cannot have been written.
@@ -40,8 +47,9 @@ pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
 }
 
 pub(super) fn event_by_seq(connection: &Connection, seq: EventSeq) -> Result<Option<StoredEvent>, Failure> {
-    let mut statement = connection
-        .prepare_cached("SELECT seq, id, topic, type, accepted_at, owed, body, hops FROM event WHERE seq = ?1")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT seq, id, topic, type, accepted_at, owed, body, hops, checksum FROM event WHERE seq = ?1",
+    )?;
     let mut rows = statement.query([seq])?;
     rows.next()?.map(|row| stored_event(row, 0)).transpose()
 }
@@ -49,10 +57,12 @@ pub(super) fn event_by_seq(connection: &Connection, seq: EventSeq) -> Result<Opt
 /// An event as it is sent. Its `owed`, which has thousands of entries where an event goes to many, is not decoded: every one
 /// of their lanes reads it.
 fn live_event(connection: &Connection, seq: EventSeq) -> Result<LiveEvent, Failure> {
-    let mut statement = connection.prepare_cached("SELECT id, topic, type, body, hops FROM event WHERE seq = ?1")?;
+    let mut statement =
+        connection.prepare_cached("SELECT id, topic, type, body, hops, checksum FROM event WHERE seq = ?1")?;
     let mut rows = statement.query([seq])?;
     let row = rows.next()?.ok_or_else(|| corrupt("an event vanished"))?;
-    Ok(LiveEvent { seq, event: event(row, [0, 1, 2, 3, 4])? })
+    let ReadBack { event, is_damaged } = event(row, [0, 1, 2, 3, 4, 5])?;
+    Ok(LiveEvent { seq, event, is_damaged })
 }
 
 /// Counts, for every event from the low-water mark on, the deliveries that no row speaks of. Both tables

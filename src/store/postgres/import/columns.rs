@@ -216,6 +216,7 @@ static EVENTS: Written = written(
         ("owed", Type::BYTEA),
         ("body", Type::BYTEA),
         ("hops", Type::BYTEA),
+        ("checksum", Type::INT8),
     ],
 );
 
@@ -290,7 +291,8 @@ pub(super) fn selects(table: Table) -> Vec<String> {
         Table::Keys => {
             &["SELECT key, value FROM meta WHERE key IN ('id_hash_key', 'delivery_id_key', 'master_key_check')"]
         }
-        Table::Events => &["SELECT seq, tenant, accepted_at, id, topic, type, owed, sha256(body), hops FROM event"],
+        Table::Events => &["SELECT seq, tenant, accepted_at, id, topic, type, owed, sha256(body), hops, checksum
+             FROM event"],
         Table::Deliveries => &[
             "SELECT event_seq, webhook_seq, updated_at, 4, attempts, round_attempts, status_code, reason, next_at,
                  NULL::bigint, NULL::bigint, NULL::integer, NULL::text, NULL::bytea

@@ -241,7 +241,7 @@ async fn by_event(
     scan.unmatched = events::by_seq(connection, &unmatched)
         .await?
         .into_iter()
-        .map(|found| Arc::new(LiveEvent { seq: found.seq, event: found.event }))
+        .map(|found| Arc::new(LiveEvent { seq: found.seq, event: found.event, is_damaged: found.is_damaged }))
         .collect();
     Ok(scan)
 }

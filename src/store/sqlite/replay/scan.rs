@@ -14,7 +14,7 @@ use crate::store::replay::{
 use crate::store::sqlite::deliveries::{EventHead, delivery_rows, event_head};
 use crate::store::sqlite::pending::{corrupt, event_by_seq};
 use crate::store::sqlite::writer::Failure;
-use crate::store::{LiveEvent, StoreError};
+use crate::store::{LiveEvent, StoreError, StoredEvent};
 use crate::topic::{Pattern, Topic};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
@@ -195,9 +195,10 @@ impl Scan<'_> {
             return Ok(false);
         }
         let event = event_by_seq(self.connection, head.seq)?;
-        let event = event.ok_or_else(|| StoreError::Corrupt("an event vanished".to_owned()))?.event;
+        let StoredEvent { event, is_damaged, .. } =
+            event.ok_or_else(|| StoreError::Corrupt("an event vanished".to_owned()))?;
         self.bytes += event.body().len();
-        self.found.unmatched.push(Arc::new(LiveEvent { seq: head.seq, event }));
+        self.found.unmatched.push(Arc::new(LiveEvent { seq: head.seq, event, is_damaged }));
         Ok(true)
     }
 
