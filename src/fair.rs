@@ -18,7 +18,8 @@ impl<K: Clone + Eq + Hash> Key for K {}
 /// A number of places that keys take in turns.
 ///
 /// A place that becomes free goes to the next key that waits, however many others wait for the key that had it. Nobody
-/// overtakes: a place is taken at once only while nobody waits.
+/// overtakes: places are taken at once only while nobody waits for them. A key that has its share of the places waits for
+/// itself alone.
 pub(crate) struct Turns<K: Key> {
     state: Arc<Mutex<State<K>>>,
 }
@@ -31,88 +32,161 @@ impl<K: Key> Clone for Turns<K> {
 
 struct State<K: Key> {
     free: usize,
+    /// The most places that a key may have; `None`: all, and nobody counts.
+    share: Option<usize>,
+    /// Where there are shares: what each key has.
+    taken: HashMap<K, usize>,
     next_id: u64,
     /// Each key with those who wait for it, in the order in which they came.
-    waiting: HashMap<K, BTreeMap<u64, oneshot::Sender<Permit<K>>>>,
+    waiting: HashMap<K, BTreeMap<u64, Waiting<K>>>,
     /// The keys of `waiting`, the next first.
     order: VecDeque<K>,
 }
 
-/// A place; dropping it passes it on.
+struct Waiting<K: Key> {
+    places: usize,
+    sender: oneshot::Sender<Permit<K>>,
+}
+
+/// Some places; dropping it passes them on.
 pub(crate) struct Permit<K: Key> {
-    turns: Option<Turns<K>>,
+    /// `None`: it is another's now.
+    turns: Option<(Turns<K>, K)>,
+    places: usize,
 }
 
 impl<K: Key> Turns<K> {
     pub(crate) fn new(places: usize) -> Self {
-        let state = State { free: places, next_id: 0, waiting: HashMap::new(), order: VecDeque::new() };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self::of(places, None)
+    }
+
+    /// No key has more than `share` of the places, also while nobody else wants them.
+    pub(crate) fn with_share(places: usize, share: usize) -> Self {
+        Self::of(places, Some(share))
+    }
+
+    fn of(free: usize, share: Option<usize>) -> Self {
+        let (taken, waiting, order) = (HashMap::new(), HashMap::new(), VecDeque::new());
+        Self { state: Arc::new(Mutex::new(State { free, share, taken, next_id: 0, waiting, order })) }
     }
 
     /// Waits for a place, and for the key's turn. A future that is dropped leaves nothing behind.
     pub(crate) async fn acquire(&self, key: K) -> Permit<K> {
+        self.acquire_many(key, 1).await
+    }
+
+    /// The same for so many places, which are no more than there are.
+    pub(crate) async fn acquire_many(&self, key: K, places: usize) -> Permit<K> {
         let (waiter, handed_over) = {
             let mut state = self.state.lock();
-            if state.free > 0 {
-                state.free -= 1;
-                return self.permit();
+            if state.take_at_once(&key, places) {
+                return self.permit(key, places);
             }
             let (sender, handed_over) = oneshot::channel();
-            let id = state.queue(key.clone(), sender);
+            let id = state.queue(key.clone(), Waiting { places, sender });
             (Waiter { turns: self, key, id }, handed_over)
         };
         let permit = handed_over.await;
         drop(waiter);
         // The sender cannot go without a permit: it lies in a queue that is there as long as `self` is.
-        permit.unwrap_or(Permit { turns: None })
+        permit.unwrap_or(Permit { turns: None, places: 0 })
     }
 
-    fn permit(&self) -> Permit<K> {
-        Permit { turns: Some(self.clone()) }
+    /// Places that nobody has.
+    pub(crate) fn free(&self) -> usize {
+        self.state.lock().free
     }
 
-    /// Gives a place to whoever is next, outside of the lock: a permit that nobody wants any more comes back.
-    fn pass_on(&self) {
+    fn permit(&self, key: K, places: usize) -> Permit<K> {
+        Permit { turns: Some((self.clone(), key)), places }
+    }
+
+    /// Gives places to whoever is next, outside of the lock: a permit that nobody wants any more comes back.
+    fn pass_on(&self, key: &K, places: usize) {
+        self.state.lock().give_back(key, places);
         loop {
-            let next = {
-                let mut state = self.state.lock();
-                let next = state.next();
-                state.free += usize::from(next.is_none());
-                next
-            };
-            let Some(sender) = next else { return };
-            match sender.send(self.permit()) {
-                Ok(()) => return,
-                Err(mut unwanted) => unwanted.turns = None,
+            let next = self.state.lock().next();
+            let Some((key, Waiting { places, sender })) = next else { return };
+            if let Err(mut unwanted) = sender.send(self.permit(key.clone(), places)) {
+                unwanted.turns = None;
+                self.state.lock().give_back(&key, places);
             }
         }
     }
 }
 
 impl<K: Key> State<K> {
-    fn queue(&mut self, key: K, sender: oneshot::Sender<Permit<K>>) -> u64 {
+    fn has_room(&self, key: &K, places: usize) -> bool {
+        let taken = || self.taken.get(key).copied().unwrap_or_default();
+        self.share.is_none_or(|share| taken() == 0 || taken() + places <= share)
+    }
+
+    fn take(&mut self, key: &K, places: usize) {
+        self.free -= places;
+        if self.share.is_some() {
+            *self.taken.entry(key.clone()).or_default() += places;
+        }
+    }
+
+    fn give_back(&mut self, key: &K, places: usize) {
+        self.free += places;
+        if let Some(taken) = self.taken.get_mut(key) {
+            *taken -= places;
+            if *taken == 0 {
+                self.taken.remove(key);
+            }
+        }
+    }
+
+    /// Whether that was possible without overtaking anybody.
+    fn take_at_once(&mut self, key: &K, places: usize) -> bool {
+        let is_wanted = |(key, queue): (&K, &BTreeMap<u64, Waiting<K>>)| {
+            queue.values().next().is_some_and(|first| self.has_room(key, first.places))
+        };
+        if self.free < places || !self.has_room(key, places) || self.waiting.iter().any(is_wanted) {
+            return false;
+        }
+        self.take(key, places);
+        true
+    }
+
+    fn queue(&mut self, key: K, waiting: Waiting<K>) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         if !self.waiting.contains_key(&key) {
             self.order.push_back(key.clone());
         }
-        self.waiting.entry(key).or_default().insert(id, sender);
+        self.waiting.entry(key).or_default().insert(id, waiting);
         id
     }
 
-    /// The first of the next key, which goes to the end of the order if more wait for it.
-    fn next(&mut self) -> Option<oneshot::Sender<Permit<K>>> {
-        while let Some(key) = self.order.pop_front() {
-            let Some(queue) = self.waiting.get_mut(&key) else { continue };
-            let first = queue.pop_first();
+    /// Takes the places of the first of the next key that may have some; the key goes to the end of the order if more wait
+    /// for it. One that needs more than is free waits for it, and all others with it.
+    fn next(&mut self) -> Option<(K, Waiting<K>)> {
+        for _ in 0..self.order.len() {
+            let key = self.order.pop_front()?;
+            let first = self.waiting.get(&key).and_then(|queue| queue.values().next()).map(|first| first.places);
+            let Some(places) = first else {
+                self.waiting.remove(&key);
+                continue;
+            };
+            if !self.has_room(&key, places) {
+                self.order.push_back(key);
+                continue;
+            }
+            if places > self.free {
+                self.order.push_front(key);
+                return None;
+            }
+            let queue = self.waiting.get_mut(&key)?;
+            let (_, first) = queue.pop_first()?;
             if queue.is_empty() {
                 self.waiting.remove(&key);
             } else {
-                self.order.push_back(key);
+                self.order.push_back(key.clone());
             }
-            if let Some((_, sender)) = first {
-                return Some(sender);
-            }
+            self.take(&key, places);
+            return Some((key, first));
         }
         None
     }
@@ -120,8 +194,8 @@ impl<K: Key> State<K> {
 
 impl<K: Key> Drop for Permit<K> {
     fn drop(&mut self) {
-        if let Some(turns) = self.turns.take() {
-            turns.pass_on();
+        if let Some((turns, key)) = self.turns.take() {
+            turns.pass_on(&key, self.places);
         }
     }
 }
@@ -137,8 +211,11 @@ impl<K: Key> Drop for Waiter<'_, K> {
     fn drop(&mut self) {
         let mut state = self.turns.state.lock();
         // A queue that is empty now keeps the key's place in the order until its turn, so that it has one place there.
-        if let Some(queue) = state.waiting.get_mut(&self.key) {
-            queue.remove(&self.id);
+        let left = state.waiting.get_mut(&self.key).and_then(|queue| queue.remove(&self.id));
+        drop(state);
+        if left.is_some() {
+            // It may have been what the others waited behind.
+            self.turns.pass_on(&self.key, 0);
         }
     }
 }
@@ -198,8 +275,12 @@ mod tests {
 
     /// Begins to wait for a place; what is to be polled on.
     async fn begun(turns: &Turns<u32>, key: u32) -> Result<Permit<u32>, Acquiring> {
+        begun_many(turns, key, 1).await
+    }
+
+    async fn begun_many(turns: &Turns<u32>, key: u32, places: usize) -> Result<Permit<u32>, Acquiring> {
         let turns = turns.clone();
-        let mut acquiring: Acquiring = Box::pin(async move { turns.acquire(key).await });
+        let mut acquiring: Acquiring = Box::pin(async move { turns.acquire_many(key, places).await });
         match poll_once(&mut acquiring).await {
             Some(permit) => Ok(permit),
             None => Err(acquiring),
@@ -245,6 +326,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_key_has_no_more_than_its_share_and_others_go_by() {
+        let turns = Turns::with_share(2, 1);
+        let held = turns.acquire(1).await;
+        let mut second = begun(&turns, 1).await.err().unwrap();
+        let other = begun(&turns, 2).await.ok().unwrap();
+        drop(other);
+        assert!(poll_once(&mut second).await.is_none(), "the place that is free is not for it");
+        drop(held);
+        assert!(poll_once(&mut second).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn one_that_needs_much_is_not_passed_by_others_that_need_little() {
+        let turns = Turns::new(4);
+        let held = turns.acquire_many(1, 2).await;
+        let mut large = begun_many(&turns, 2, 4).await.err().unwrap();
+        let mut small = begun_many(&turns, 3, 1).await.err().unwrap();
+        assert!(poll_once(&mut small).await.is_none());
+        drop(held);
+        let large = poll_once(&mut large).await.unwrap();
+        assert!(poll_once(&mut small).await.is_none());
+        drop(large);
+        assert!(poll_once(&mut small).await.is_some());
+        // Or it gives up, and they need not wait any more.
+        let held = turns.acquire_many(1, 2).await;
+        let large = begun_many(&turns, 2, 4).await.err().unwrap();
+        let mut small = begun_many(&turns, 3, 1).await.err().unwrap();
+        drop(large);
+        assert!(poll_once(&mut small).await.is_some());
+        drop(held);
+        assert_eq!(turns.free(), 4);
+    }
+
+    #[tokio::test]
     async fn who_gives_up_leaves_nothing_behind() {
         let turns = Turns::new(1);
         let held = turns.acquire(1).await;
@@ -278,7 +393,8 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Come(u32),
+        /// A key wants so many places.
+        Come(u32, usize),
         /// The place of the n-th holder becomes free.
         Leave(usize),
         GiveUp(usize),
@@ -286,45 +402,58 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            3 => (0..4_u32).prop_map(Step::Come),
+            3 => (0..4_u32, 1..3_usize).prop_map(|(key, places)| Step::Come(key, places)),
             2 => any::<usize>().prop_map(Step::Leave),
             1 => any::<usize>().prop_map(Step::GiveUp),
         ]
     }
 
     proptest! {
-        /// Over any history no place is lost or taken twice, and none lies idle while someone waits.
+        /// Over any history no place is lost or taken twice, none has more than a share, and none lies idle while someone waits
+        /// who may have it.
         #[test]
-        fn places_are_neither_lost_nor_idle(places in 1..4_usize, steps in prop::collection::vec(step(), 1..200)) {
+        fn places_are_neither_lost_nor_idle(
+            places in 2..5_usize,
+            share in prop::option::of(2..5_usize),
+            steps in prop::collection::vec(step(), 1..200),
+        ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let (turns, mut held, mut waiting) = (Turns::new(places), Vec::new(), Vec::<(u32, Acquiring)>::new());
+            let turns = share.map_or_else(|| Turns::new(places), |share| Turns::with_share(places, share));
+            let (mut held, mut waiting) = (Vec::<(u32, Permit<u32>)>::new(), Vec::<(u32, usize, Acquiring)>::new());
             runtime.block_on(async {
                 for step in steps {
                     match step {
-                        Step::Come(key) => match begun(&turns, key).await {
-                            Ok(permit) => held.push(permit),
-                            Err(acquiring) => waiting.push((key, acquiring)),
+                        Step::Come(key, places) => match begun_many(&turns, key, places).await {
+                            Ok(permit) => held.push((key, permit)),
+                            Err(acquiring) => waiting.push((key, places, acquiring)),
                         },
                         Step::Leave(at) if !held.is_empty() => drop(held.swap_remove(at % held.len())),
                         Step::GiveUp(at) if !waiting.is_empty() => drop(waiting.remove(at % waiting.len())),
                         Step::Leave(_) | Step::GiveUp(_) => {}
                     }
                     let mut still = Vec::new();
-                    for (key, mut acquiring) in waiting.drain(..) {
+                    for (key, places, mut acquiring) in waiting.drain(..) {
                         match poll_once(&mut acquiring).await {
-                            Some(permit) => held.push(permit),
-                            None => still.push((key, acquiring)),
+                            Some(permit) => held.push((key, permit)),
+                            None => still.push((key, places, acquiring)),
                         }
                     }
                     waiting = still;
-                    prop_assert!(held.len() <= places);
-                    prop_assert!(waiting.is_empty() || held.len() == places, "a place lies idle");
+                    let of = |key: u32| held.iter().filter(|held| held.0 == key).map(|held| held.1.places).sum::<usize>();
+                    let all: usize = (0..4).map(of).sum();
+                    prop_assert!(all <= places && (0..4).all(|key| share.is_none_or(|share| of(key) <= share)));
+                    let may = |key: u32, places: usize| share.is_none_or(|share| of(key) == 0 || of(key) + places <= share);
+                    // Within a key it is first come, first served, and who is next may need two where one is free.
+                    let firsts = (0..4).filter_map(|key| waiting.iter().find(|waiting| waiting.0 == key));
+                    let mut wanted = firsts.filter(|first| may(first.0, first.1)).map(|first| first.1);
+                    prop_assert!(wanted.clone().count() == 0 || wanted.any(|wanted| all + wanted > places), "idle");
                 }
                 Ok(())
             })?;
             drop(waiting);
             drop(held);
             prop_assert_eq!(turns.state.lock().free, places);
+            prop_assert!(turns.state.lock().taken.is_empty());
         }
     }
 }

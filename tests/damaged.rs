@@ -1,7 +1,7 @@
 //! A bit of a stored event flips on the disk: the event is not sent, its deliveries end and say so, and all others arrive.
 
 #![cfg(feature = "server")]
-#![expect(clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![expect(clippy::expect_used, reason = "these are tests")]
 
 #[path = "support/postgres.rs"]
 mod postgres_server;
@@ -76,21 +76,21 @@ async fn assert_not_sent(server: &Program, receiver: &TestReceiver) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let sound: BTreeSet<String> = (0..EVENTS).filter(|n| !DAMAGED.contains(n)).map(id).collect();
-    let received = receiver.received();
+    let requests = receiver.received();
     for name in ["single", "ordered"] {
-        let arrived = received.iter().filter(|request| request.path == format!("/{name}"));
+        let arrived = requests.iter().filter(|request| request.path == format!("/{name}"));
         let arrived: Vec<String> = arrived.map(receiver::Received::event_id).collect();
         assert_eq!(arrived.iter().cloned().collect::<BTreeSet<_>>(), sound, "{name}");
         assert!(name != "ordered" || arrived.is_sorted(), "{arrived:?}");
     }
-    let batches = received.iter().filter(|request| request.path == "/batch");
-    let batched = batches.flat_map(|request| {
+    let in_batches = requests.iter().filter(|request| request.path == "/batch");
+    let batched = in_batches.flat_map(|request| {
         let body: Value = serde_json::from_slice(&request.body).expect("a batch");
         let events = body["events"].as_array().expect("a list").clone();
         events.into_iter().map(|event| event["id"].as_str().expect("a text").to_owned())
     });
     assert_eq!(batched.collect::<BTreeSet<_>>(), sound);
-    assert_eq!(received.iter().filter(|request| request.path == "/shaped").count(), sound.len());
+    assert_eq!(requests.iter().filter(|request| request.path == "/shaped").count(), sound.len());
 
     for n in DAMAGED {
         let (_, found) = server.caller.get(&format!("/api/v1/deliveries?event={}", id(n))).await;
@@ -120,7 +120,9 @@ async fn a_bit_that_flips_in_the_data_folder_is_not_sent() {
         // Pages that were split have left copies behind.
         let places: Vec<usize> = memchr::memmem::find_iter(&bytes, text.as_bytes()).collect();
         assert!(!places.is_empty(), "the body is there");
-        places.into_iter().for_each(|at| bytes[at + 5] ^= 1);
+        for at in places {
+            bytes[at + 5] ^= 1;
+        }
     }
     fs::write(&database, bytes).expect("it can be written");
 
@@ -141,8 +143,8 @@ async fn whatever_changes_of_an_event_in_a_database_is_not_sent() {
     let client = cluster.connect("hooks").await;
     let changes = ["body = set_bit(body, 90, 1 - get_bit(body, 90))", "topic = 'rot..'", "type = 'x'", "body = ''"];
     for (n, change) in DAMAGED.into_iter().zip(changes) {
-        let changed = client.execute(&format!("UPDATE event SET {change} WHERE id = '{}'", id(n)), &[]).await;
-        assert_eq!(changed.expect("the database answers"), 1);
+        let rows = client.execute(&format!("UPDATE event SET {change} WHERE id = '{}'", id(n)), &[]).await;
+        assert_eq!(rows.expect("the database answers"), 1);
     }
 
     let server = start(folder.path(), &["--store", &url]);

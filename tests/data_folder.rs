@@ -1,7 +1,7 @@
 //! The data folder is removed, renamed or replaced under a running server, or is not whole when one starts.
 
 #![cfg(feature = "server")]
-#![expect(clippy::expect_used, clippy::panic, reason = "these are tests")]
+#![expect(clippy::expect_used, reason = "these are tests")]
 
 #[path = "support/program.rs"]
 mod program;

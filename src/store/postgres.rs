@@ -238,7 +238,7 @@ impl Store for PostgresStore {
         filter: &EventFilter,
         page: Page,
     ) -> Result<PageOf<StoredEvent>, StoreError> {
-        let connection = self.shared.connections.snapshot().await?;
+        let connection = self.shared.connections.snapshot(Some(tenant)).await?;
         Ok(self.listing(&connection).events(tenant, filter, &page).await?)
     }
 
@@ -252,7 +252,7 @@ impl Store for PostgresStore {
         filter: &DeliveryFilter,
         page: Page,
     ) -> Result<PageOf<StoredDelivery>, StoreError> {
-        let connection = self.shared.connections.snapshot().await?;
+        let connection = self.shared.connections.snapshot(Some(tenant)).await?;
         Ok(self.listing(&connection).deliveries(tenant, filter, &page).await?)
     }
 
@@ -399,7 +399,7 @@ impl Store for PostgresStore {
     }
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<PageOf<AuditEntry>, StoreError> {
-        let connection = self.shared.connections.snapshot().await?;
+        let connection = self.shared.connections.snapshot(filter.tenant).await?;
         Ok(self.listing(&connection).page(filter, &page).await?)
     }
 

@@ -128,7 +128,7 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         let (ids, id_hash) = (self.delivery_ids.clone(), self.id_hash.clone());
         self.readers
-            .read_slowly(move |connection| {
+            .read_slowly(Some(tenant), move |connection| {
                 work(&Listing { connection, ids: &ids, id_hash: &id_hash, tenant, bounds: Bounds::OF_A_PAGE })
             })
             .await
@@ -180,7 +180,7 @@ impl Store for SqliteStore {
         now: UnixMicros,
     ) -> Result<u32, StoreError> {
         let reason = reason.to_owned();
-        let size = Size { rows: limit as usize, bytes: 0, is_urgent: false };
+        let size = Size { rows: limit as usize, bytes: 0, is_urgent: false, tenant: None };
         self.writer.write(size, move |commit| deliveries::discard_pending(commit, webhook, &reason, limit, now)).await
     }
 

@@ -165,7 +165,7 @@ impl Shared {
     }
 
     async fn read_changes(&self, since: Option<&ChangeMark>) -> Result<Changes, Failure> {
-        let mut connection = self.control.snapshot().await?;
+        let mut connection = self.control.snapshot(None).await?;
         let row = connection.query_one("SELECT pg_snapshot_xmin(pg_current_snapshot())::text", &[]).await?;
         let mut changes = Changes {
             mark: ChangeMark(row.try_get(0)?),

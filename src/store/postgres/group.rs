@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
@@ -14,15 +14,18 @@ use super::accept;
 use super::error::is_passing;
 use super::pool::closed;
 use super::transaction::{Failure, Slot};
+use crate::fair::{Permit, Turns};
 use crate::store::{Accepted, NewEvent, StoreError};
+use crate::webhook::TenantSeq;
 
 /// Transactions of this kind under way at once.
 const TRANSACTIONS: usize = 2;
-/// What waiting calls may hold in memory, in KiB, each one at least; a larger one waits until it is alone.
-const MAX_WAITING_KIB: u32 = 64 << 10;
+/// What the calls of the transactions under way, and those that wait for the next, may hold in KiB, each one at least; a
+/// larger one waits until it is alone. Tenants take turns at it.
+const MAX_WAITING_KIB: usize = 6 << 10;
 /// A transaction takes no more calls when it has this many rows or bytes.
 const MAX_COMMIT_ROWS: usize = 4_096;
-const MAX_COMMIT_BYTES: usize = 8 << 20;
+const MAX_COMMIT_BYTES: usize = 2 << 20;
 /// What an event's rows take beside its texts, roughly, in bytes.
 const ROW_BYTES: usize = 128;
 /// How often a transaction is tried that others are in the way of.
@@ -38,7 +41,7 @@ pub(super) fn too_late() -> StoreError {
 pub(super) struct Group {
     /// `None` after `close`.
     calls: Mutex<Option<mpsc::UnboundedSender<Call>>>,
-    room: Arc<Semaphore>,
+    room: Turns<Option<TenantSeq>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -46,7 +49,7 @@ struct Call {
     events: Vec<NewEvent>,
     answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
     /// Held until it is answered.
-    room: OwnedSemaphorePermit,
+    room: Permit<Option<TenantSeq>>,
 }
 
 impl Group {
@@ -57,7 +60,7 @@ impl Group {
         let task = || tokio::spawn(run(Arc::clone(shared), Arc::clone(&waiting)));
         Self {
             calls: Mutex::new(Some(calls)),
-            room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)),
+            room: Turns::new(MAX_WAITING_KIB),
             tasks: Mutex::new((0..TRANSACTIONS).map(|_| task()).collect()),
         }
     }
@@ -68,8 +71,8 @@ impl Group {
     }
 
     async fn call(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
-        let kib = u32::try_from(bytes(&events) >> 10).map_or(MAX_WAITING_KIB, |kib| kib.clamp(1, MAX_WAITING_KIB));
-        let room = Arc::clone(&self.room).acquire_many_owned(kib).await.map_err(|_| closed())?;
+        let tenant = events.first().map(|new| new.tenant);
+        let room = self.room.acquire_many(tenant, (bytes(&events) >> 10).clamp(1, MAX_WAITING_KIB)).await;
         let calls = self.calls.lock().clone().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
         calls.send(Call { events, answer, room }).map_err(|_| closed())?;
@@ -79,7 +82,7 @@ impl Group {
 
     /// More waits than goes into one transaction.
     pub(super) fn is_busy(&self) -> bool {
-        self.room.available_permits() < (MAX_WAITING_KIB as usize) - (MAX_COMMIT_BYTES >> 10)
+        self.room.free() < MAX_WAITING_KIB - (MAX_COMMIT_BYTES >> 10)
     }
 
     /// Finishes what was handed in. Later calls fail.
@@ -151,7 +154,7 @@ async fn next(waiting: &Waiting) -> Option<Vec<Call>> {
 struct Caller {
     count: usize,
     answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
-    room: OwnedSemaphorePermit,
+    room: Permit<Option<TenantSeq>>,
 }
 
 fn unzip(calls: Vec<Call>) -> (Vec<NewEvent>, Vec<Caller>) {

@@ -17,7 +17,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::error;
 use super::transaction::Failure;
 use crate::delivery::client::Roots;
+use crate::fair::{Permit, Turns};
 use crate::store::{OpenError, StoreError};
+use crate::webhook::TenantSeq;
 
 /// How long reaching the server may take, and how long a call waits for a free connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +32,8 @@ const SILENCE: Duration = Duration::from_secs(4);
 const IDLE_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(4);
 /// Slow work has this part of the connections.
 const SLOW_SHARE: u32 = 2;
+/// And a tenant's slow work has this part of these, one at least, so that another's finds one.
+const SLOW_SHARE_OF_A_TENANT: usize = 2;
 /// What every connection sets. A statement that takes longer than its timeout is given up by the server. A commit is on
 /// disk before it is answered, whatever the server's default is.
 ///
@@ -83,8 +87,8 @@ pub(super) struct Connections {
     /// As many permits as connections; who has all of them knows that nobody uses one.
     permits: Arc<Semaphore>,
     max: u32,
-    /// What slow work needs beside a connection, so that it leaves some to what must not wait for it.
-    slow: Arc<Semaphore>,
+    /// What slow work needs beside a connection, so that it leaves some to what must not wait for it; in turns by tenant.
+    slow: Turns<Option<TenantSeq>>,
 }
 
 /// A connection on loan; goes back when dropped. A transaction that was not ended is rolled back.
@@ -93,7 +97,7 @@ pub(super) struct Connection {
     in_transaction: bool,
     /// Goes after the connection: who gets it finds one.
     _permit: OwnedSemaphorePermit,
-    slow: Option<OwnedSemaphorePermit>,
+    slow: Option<Permit<Option<TenantSeq>>>,
 }
 
 impl Connections {
@@ -118,7 +122,13 @@ impl Connections {
             .build()
             .map_err(|error| failed(error.to_string()))?;
         let permits = |count: u32| Arc::new(Semaphore::new(count as usize));
-        Ok(Self { pool, permits: permits(max), max, slow: permits(max / SLOW_SHARE) })
+        let slow = (max / SLOW_SHARE) as usize;
+        Ok(Self {
+            pool,
+            permits: permits(max),
+            max,
+            slow: Turns::with_share(slow, slow.div_ceil(SLOW_SHARE_OF_A_TENANT)),
+        })
     }
 
     pub(super) async fn get(&self) -> Result<Connection, StoreError> {
@@ -129,8 +139,8 @@ impl Connections {
     }
 
     /// For work that may take long: a connection on which everything is read from one state of the database.
-    pub(super) async fn snapshot(&self) -> Result<Connection, StoreError> {
-        let slow = Arc::clone(&self.slow).acquire_owned().await.map_err(|_| closed())?;
+    pub(super) async fn snapshot(&self, tenant: Option<TenantSeq>) -> Result<Connection, StoreError> {
+        let slow = self.slow.acquire(tenant).await;
         let mut connection = self.get().await?;
         connection.slow = Some(slow);
         connection.begin_with(BEGIN_SNAPSHOT).await.map_err(|error| error::store_error(&error))?;
@@ -139,7 +149,6 @@ impl Connections {
 
     /// Waits for who uses a connection now, then closes all. Later calls fail.
     pub(super) async fn close(&self) {
-        self.slow.close();
         if let Ok(_all) = self.permits.acquire_many(self.max).await {
             self.permits.close();
             self.pool.close();

@@ -390,7 +390,7 @@ impl ReplayStore for PostgresStore {
         patterns: Arc<[Pattern]>,
         max_changes: u32,
     ) -> Result<ReplayScan, StoreError> {
-        let connection = self.shared.connections.snapshot().await?;
+        let connection = self.shared.connections.snapshot(Some(job.tenant)).await?;
         Ok(scan::scan(&connection, job, &patterns, max_changes).await?)
     }
 

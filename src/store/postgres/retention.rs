@@ -327,7 +327,7 @@ async fn drop_partition(commit: &Commit, number: i64) -> Result<(), Failure> {
 #[async_trait]
 impl RetentionStore for PostgresStore {
     async fn purge_events(&self, after: EventSeq, retention: &Retention) -> Result<Purged, StoreError> {
-        let found = find_events(&self.shared.connections.snapshot().await?, after, retention).await?;
+        let found = find_events(&self.shared.connections.snapshot(None).await?, after, retention).await?;
         let Found { events, through, is_end, .. } = found;
         let count = match &events[..] {
             [] => 0,
@@ -337,7 +337,7 @@ impl RetentionStore for PostgresStore {
     }
 
     async fn purge_attempts(&self, after: EventSeq, retention: &Retention) -> Result<Purged, StoreError> {
-        let found = find_attempts(&self.shared.connections.snapshot().await?, after, retention).await?;
+        let found = find_attempts(&self.shared.connections.snapshot(None).await?, after, retention).await?;
         let Found { events, through, is_end, .. } = found;
         let count = match &events[..] {
             [] => 0,
@@ -354,14 +354,14 @@ impl RetentionStore for PostgresStore {
     }
 
     async fn newest_event_at(&self) -> Result<Option<UnixMicros>, StoreError> {
-        let connection = self.shared.connections.snapshot().await?;
+        let connection = self.shared.connections.snapshot(None).await?;
         let newest = connection.query_opt("SELECT accepted_at FROM event ORDER BY seq DESC LIMIT 1", &[]).await;
         let newest = newest?;
         Ok(newest.map(|row| row.try_get(0)).transpose().map_err(Failure::from)?)
     }
 
     async fn release_space(&self) -> Result<bool, StoreError> {
-        let spent = spent_partitions(&self.shared.connections.snapshot().await?).await?;
+        let spent = spent_partitions(&self.shared.connections.snapshot(None).await?).await?;
         let Some(oldest) = spent.first() else { return Ok(false) };
         let dropped = write!(self, |commit| match drop_partition(commit, *oldest).await {
             // Somebody works with it, as a backup does for long. There will be another time.

@@ -18,7 +18,8 @@ pub(super) const FIND_EVENT: &str = "SELECT seq, owed FROM event WHERE id_hash =
 pub(super) fn size(events: &[NewEvent]) -> Size {
     let bytes = |new: &NewEvent| new.event.body().len() + new.event.id().len() + new.event.kind().len() + ROW_BYTES;
     let rows = |new: &NewEvent| 1 + new.owed.iter().filter(|owed| owed.disposition != Disposition::InMemory).count();
-    Size { rows: events.iter().map(rows).sum(), bytes: events.iter().map(bytes).sum(), is_urgent: true }
+    let tenant = events.first().map(|new| new.tenant);
+    Size { rows: events.iter().map(rows).sum(), bytes: events.iter().map(bytes).sum(), is_urgent: true, tenant }
 }
 
 pub(super) fn accept(commit: &mut Commit<'_>, events: &[NewEvent]) -> Result<Vec<Accepted>, Failure> {

@@ -13,9 +13,9 @@ use crate::webhook::TenantSeq;
 const RECEIPT_BYTES: usize = 16;
 
 pub(super) fn size(events: &[NewEvent]) -> Size {
-    let Size { rows, bytes, is_urgent } = accept::size(events);
+    let size = accept::size(events);
     let receipts: usize = events.iter().map(|new| new.event.id().len() + RECEIPT_BYTES).sum();
-    Size { rows: rows + 1, bytes: bytes + receipts, is_urgent }
+    Size { rows: size.rows + 1, bytes: size.bytes + receipts, ..size }
 }
 
 pub(super) fn accept_once(

@@ -10,13 +10,17 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::writer::{Failure, closed};
+use crate::fair::Turns;
 use crate::store::StoreError;
+use crate::webhook::TenantSeq;
 
 /// Read-only connections: what reads at once.
 pub(super) const READERS: u32 = 4;
 
 /// Readers that slow work may have at once; the others are for what must not wait for it.
 const SLOW_READERS: usize = READERS as usize / 2;
+/// And how many of these the slow work of one tenant may have, so that another's finds one.
+const SLOW_READERS_A_TENANT: usize = SLOW_READERS / 2;
 
 /// How often those that read are asked to end, while all connections are wanted back.
 const ASK_EVERY: Duration = Duration::from_millis(2);
@@ -26,7 +30,7 @@ pub(super) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
     /// What slow work needs beside a permit.
-    slow_permits: Semaphore,
+    slow_permits: Turns<Option<TenantSeq>>,
     is_suspended: AtomicBool,
     interrupts: Mutex<Vec<InterruptHandle>>,
 }
@@ -47,7 +51,7 @@ impl Readers {
     pub(super) fn new(connections: Vec<Connection>) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(connections.len())),
-            slow_permits: Semaphore::new(SLOW_READERS),
+            slow_permits: Turns::with_share(SLOW_READERS, SLOW_READERS_A_TENANT),
             is_suspended: AtomicBool::new(false),
             interrupts: Mutex::new(interrupts(&connections)),
             idle: Arc::new(Mutex::new(connections)),
@@ -100,13 +104,13 @@ impl Readers {
         reading.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
     }
 
-    /// As [`Self::read`], for work that may take long.
-    pub(super) async fn read_slowly<T, W>(&self, work: W) -> Result<T, StoreError>
+    /// As [`Self::read`], for work that may take long: a tenant's, or the server's own.
+    pub(super) async fn read_slowly<T, W>(&self, tenant: Option<TenantSeq>, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
         W: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     {
-        let _slow = self.slow_permits.acquire().await.map_err(|_| closed())?;
+        let _slow = self.slow_permits.acquire(tenant).await;
         self.read(work).await
     }
 
@@ -141,7 +145,7 @@ mod tests {
         let released = Arc::new(Mutex::new(released));
         let (begun, mut beginnings) = tokio::sync::mpsc::unbounded_channel();
         let slow: Vec<_> = (0..2 * READERS)
-            .map(|_| {
+            .map(|n| {
                 let (readers, released, begun) = (Arc::clone(&readers), Arc::clone(&released), begun.clone());
                 tokio::spawn(async move {
                     let work = move |_: &Connection| {
@@ -150,7 +154,7 @@ mod tests {
                         let _ = released.lock().recv();
                         Ok(())
                     };
-                    readers.read_slowly(work).await
+                    readers.read_slowly(Some(TenantSeq(i64::from(n % 3))), work).await
                 })
             })
             .collect();

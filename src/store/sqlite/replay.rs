@@ -442,12 +442,14 @@ impl ReplayStore for SqliteStore {
         max_changes: u32,
     ) -> Result<ReplayScan, StoreError> {
         let job = job.clone();
-        self.readers.read_slowly(move |connection| scan::scan(connection, &job, &patterns, max_changes)).await
+        self.readers
+            .read_slowly(Some(job.tenant), move |connection| scan::scan(connection, &job, &patterns, max_changes))
+            .await
     }
 
     async fn step_replay(&self, step: ReplayStep) -> Result<Stepped, StoreError> {
         let rows = step.change.len() + step.add.len() + 1;
-        let size = Size { rows, bytes: rows * CHANGE_BYTES, is_urgent: false };
+        let size = Size { rows, bytes: rows * CHANGE_BYTES, is_urgent: false, tenant: None };
         self.writer.write(size, move |commit| take_step(commit, &step)).await
     }
 
@@ -470,7 +472,7 @@ impl ReplayStore for SqliteStore {
         webhooks: Vec<WebhookSeq>,
         now: UnixMicros,
     ) -> Result<Vec<WebhookSeq>, StoreError> {
-        let size = Size { rows: webhooks.len(), bytes: webhooks.len() * CHANGE_BYTES, is_urgent: true };
+        let size = Size { rows: webhooks.len(), bytes: webhooks.len() * CHANGE_BYTES, is_urgent: true, tenant: None };
         self.writer.write(size, move |commit| send_again(commit, tenant, event, &webhooks, now)).await
     }
 }

@@ -214,9 +214,9 @@ fn delete_records(commit: &mut Commit<'_>, now: UnixMicros, jobs_before: UnixMic
     Ok(keys == MAX_PURGE_RECORDS || jobs == MAX_PURGE_RECORDS)
 }
 
-const RECORDS_SIZE: Size = Size { rows: MAX_PURGE_RECORDS, bytes: 1 << 20, is_urgent: false };
+const RECORDS_SIZE: Size = Size { rows: MAX_PURGE_RECORDS, bytes: 1 << 20, is_urgent: false, tenant: None };
 const RELEASE_SIZE: Size =
-    Size { rows: RELEASED_PAGES as usize, bytes: (RELEASED_PAGES as usize) << 12, is_urgent: false };
+    Size { rows: RELEASED_PAGES as usize, bytes: (RELEASED_PAGES as usize) << 12, is_urgent: false, tenant: None };
 
 /// Free pages beyond those that stay.
 fn spare_pages(connection: &Connection) -> Result<u32, Failure> {
@@ -246,14 +246,15 @@ impl RetentionStore for SqliteStore {
     async fn purge_events(&self, after: EventSeq, retention: &Retention) -> Result<Purged, StoreError> {
         let retention = Arc::new(retention.clone());
         let reading = Arc::clone(&retention);
-        let found = self.readers.read_slowly(move |connection| find_events(connection, after, &reading)).await?;
+        let found = self.readers.read_slowly(None, move |connection| find_events(connection, after, &reading)).await?;
         self.purge(found, move |commit, events| delete_events(commit, events, &retention)).await
     }
 
     async fn purge_attempts(&self, after: EventSeq, retention: &Retention) -> Result<Purged, StoreError> {
         let retention = Arc::new(retention.clone());
         let reading = Arc::clone(&retention);
-        let found = self.readers.read_slowly(move |connection| find_attempts(connection, after, &reading)).await?;
+        let found =
+            self.readers.read_slowly(None, move |connection| find_attempts(connection, after, &reading)).await?;
         self.purge(found, move |commit, events| delete_attempts(commit, events, &retention)).await
     }
 
@@ -292,7 +293,7 @@ impl SqliteStore {
         found: Found,
         mut delete: impl FnMut(&mut Commit<'_>, &[EventSeq]) -> Result<u64, Failure> + Send + 'static,
     ) -> Result<Purged, StoreError> {
-        let size = Size { rows: found.rows, bytes: found.bytes, is_urgent: false };
+        let size = Size { rows: found.rows, bytes: found.bytes, is_urgent: false, tenant: None };
         let Found { events, through, is_end, .. } = found;
         let count =
             if events.is_empty() { 0 } else { self.writer.write(size, move |commit| delete(commit, &events)).await? };

@@ -33,7 +33,7 @@ pub(super) struct Existing {
 pub(super) fn size(batch: &SettleBatch) -> Size {
     let response = |settlement: &Settlement| settlement.attempt.as_ref().map_or(0, |attempt| attempt.response.len());
     let bytes = batch.settlements.iter().map(|settlement| response(settlement) + ROW_BYTES).sum();
-    Size { rows: batch.settlements.len() + batch.health.len(), bytes, is_urgent: batch.is_urgent }
+    Size { rows: batch.settlements.len() + batch.health.len(), bytes, is_urgent: batch.is_urgent, tenant: None }
 }
 
 pub(super) fn settle(commit: &mut Commit<'_>, batch: &SettleBatch) -> Result<(), Failure> {

@@ -10,24 +10,26 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use rusqlite::{CachedStatement, Connection, ErrorCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use self::thread::Thread;
 use super::files::Files;
 use super::settle;
 use super::window::Window;
 use crate::delivery::id::DeliveryIds;
+use crate::fair::{Permit, Turns};
 use crate::store::counters::{Counters, Gauges};
 use crate::store::id_hash::IdHash;
 use crate::store::seal::Sealer;
 use crate::store::{Act, StoreError};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// What waiting calls may hold in memory, in KiB, each one at least; a larger one waits until it is alone.
-const MAX_WAITING_KIB: u32 = 64 << 10;
+/// What the calls of a commit, and those that wait for the next, may hold in KiB, each one at least; a larger one waits until
+/// it is alone. Tenants take turns at it: who has little to write waits for three commits, however much others have.
+const MAX_WAITING_KIB: usize = 6 << 10;
 /// A transaction takes no more calls when it has this many rows or bytes.
 const MAX_COMMIT_ROWS: usize = 4_096;
-const MAX_COMMIT_BYTES: usize = 8 << 20;
+const MAX_COMMIT_BYTES: usize = 2 << 20;
 
 /// Why an operation inside a transaction did not succeed.
 #[derive(Debug)]
@@ -85,11 +87,13 @@ pub(super) struct Size {
     pub(super) bytes: usize,
     /// Whether somebody waits for it.
     pub(super) is_urgent: bool,
+    /// Who takes turns with others; `None`: the server itself.
+    pub(super) tenant: Option<TenantSeq>,
 }
 
 impl Size {
     /// A change of configuration.
-    pub(super) const SMALL: Self = Self { rows: 1, bytes: 4_096, is_urgent: true };
+    pub(super) const SMALL: Self = Self { rows: 1, bytes: 4_096, is_urgent: true, tenant: None };
 }
 
 /// A handle to the writer's thread, and for whom it writes.
@@ -103,7 +107,7 @@ pub(super) struct Writer {
 struct WriterThread {
     /// `None` after `close`.
     jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
-    room: Arc<Semaphore>,
+    room: Turns<Option<TenantSeq>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     stopped: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -119,7 +123,7 @@ impl Writer {
         })?;
         let thread = WriterThread {
             jobs: Mutex::new(Some(jobs)),
-            room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)),
+            room: Turns::new(MAX_WAITING_KIB),
             thread: Mutex::new(Some(thread)),
             stopped: Mutex::new(Some(stopped)),
         };
@@ -139,8 +143,7 @@ impl Writer {
         T: Send + 'static,
         W: FnMut(&mut Commit<'_>) -> Result<T, Failure> + Send + 'static,
     {
-        let kib = u32::try_from(size.bytes >> 10).map_or(MAX_WAITING_KIB, |kib| kib.clamp(1, MAX_WAITING_KIB));
-        let room = Arc::clone(&self.thread.room).acquire_many_owned(kib).await.map_err(|_| closed())?;
+        let room = self.thread.room.acquire_many(size.tenant, (size.bytes >> 10).clamp(1, MAX_WAITING_KIB)).await;
         let jobs = self.thread.jobs.lock().clone().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
         let call = Call { work, size, act: self.act.clone(), done: None, answer, _room: room };
@@ -151,7 +154,7 @@ impl Writer {
 
     /// More waits than goes into one transaction.
     pub(super) fn is_busy(&self) -> bool {
-        self.thread.room.available_permits() < (MAX_WAITING_KIB as usize) - (MAX_COMMIT_BYTES >> 10)
+        self.thread.room.free() < MAX_WAITING_KIB - (MAX_COMMIT_BYTES >> 10)
     }
 
     /// Lets the thread finish what it was given, and waits until it has closed the file.
@@ -188,7 +191,7 @@ struct Call<T, W> {
     act: Option<Arc<Act>>,
     done: Option<Result<T, StoreError>>,
     answer: oneshot::Sender<Result<T, StoreError>>,
-    _room: OwnedSemaphorePermit,
+    _room: Permit<Option<TenantSeq>>,
 }
 
 impl<T, W> Job for Call<T, W>

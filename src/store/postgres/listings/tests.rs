@@ -74,7 +74,7 @@ impl Filled {
     /// How many events each page has, walked to the end, and all of them.
     async fn events(&self, bounds: Bounds, q: Option<&str>) -> (Vec<usize>, Vec<String>) {
         let filter = EventFilter { q: q.map(str::to_owned), ..EventFilter::default() };
-        let connection = self.store.shared.connections.snapshot().await.unwrap();
+        let connection = self.store.shared.connections.snapshot(None).await.unwrap();
         let listing = Listing { bounds, ..self.store.listing(&connection) };
         let (mut sizes, mut ids) = (Vec::new(), Vec::new());
         let mut page = Page { limit: 100, cursor: None };
@@ -93,7 +93,7 @@ impl Filled {
     /// As [`Self::events`], of deliveries.
     async fn deliveries(&self, bounds: Bounds, state: Option<DeliveryState>) -> (Vec<usize>, Vec<DeliveryKey>) {
         let filter = DeliveryFilter { state, ..DeliveryFilter::default() };
-        let connection = self.store.shared.connections.snapshot().await.unwrap();
+        let connection = self.store.shared.connections.snapshot(None).await.unwrap();
         let listing = Listing { bounds, ..self.store.listing(&connection) };
         let (mut sizes, mut keys) = (Vec::new(), Vec::new());
         let mut page = Page { limit: 100, cursor: None };

@@ -189,7 +189,7 @@ impl Thread {
 /// Everything that waits, within the bounds of a transaction. While nobody waits for any of it, it is held
 /// back for a moment: an outcome that shares the next event's commit costs no fsync of its own.
 fn gather(first: Box<dyn Job>, waiting: &mpsc::Receiver<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
-    let Size { mut rows, mut bytes, mut is_urgent } = first.size();
+    let Size { mut rows, mut bytes, mut is_urgent, .. } = first.size();
     let mut jobs = vec![first];
     let deadline = Instant::now() + PATIENCE;
     while rows < MAX_COMMIT_ROWS && bytes < MAX_COMMIT_BYTES {
