@@ -843,7 +843,7 @@ fn ctrl_c_ends_the_demonstration_with_its_sum() {
 fn a_benchmark_names_its_parts_and_measures_the_one_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let help = text(&run(&mut postrider(folder.path(), &["bench", "--help"])).stdout);
-    for part in ["throughput", "single", "latency", "isolation", "fan-out", "backlog", "patterns"] {
+    for part in ["throughput", "single", "latency", "isolation", "tenants", "fan-out", "backlog", "patterns"] {
         assert!(help.contains(&format!("- {part}:")), "{part} in {help}");
     }
     let output = run(&mut postrider(folder.path(), &["bench", "--quick", "--only", "patterns", "--json"]));
@@ -878,6 +878,19 @@ fn a_benchmark_of_dead_webhooks_measures_the_healthy_ones_alone_and_beside_them(
     assert!(value(named("missing at healthy ones")[0]) < 0.5, "{report}");
     // A third refuses connections, and fails five times at once.
     assert!(value(named("circuits open")[0]) >= 10.0, "{report}");
+}
+
+#[test]
+fn a_benchmark_of_tenants_measures_the_quiet_one_beside_each_flood() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&mut postrider(folder.path(), &["bench", "--tiny", "--only", "tenants", "--json"]));
+    expect_exit(&output, 0);
+    let report = json(&output.stdout);
+    let figures = report["figures"].as_array().unwrap();
+    let against: Vec<_> = figures.iter().filter(|figure| figure["name"] == "against alone").collect();
+    assert!(against.len() == 16 && against.iter().all(|figure| figure["at_most"] == 2.0), "{report}");
+    let missing = figures.iter().find(|figure| figure["name"] == "missing at the quiet one").unwrap();
+    assert!(missing["value"].as_f64().unwrap() < 0.5, "{report}");
 }
 
 #[test]

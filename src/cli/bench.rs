@@ -16,6 +16,7 @@ mod process;
 mod receiver;
 mod report;
 mod subject;
+mod tenants;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ use self::node::Node;
 use self::receiver::ReceiverProcess;
 use self::report::{Figure, Report};
 use self::subject::{DatabaseOptions, Subject};
+use self::tenants::Tenants;
 use super::UsageError;
 use super::output::Output;
 use crate::config::Location;
@@ -93,6 +95,8 @@ enum Part {
     Latency,
     /// 100 healthy webhooks alone and beside 10,000 dead ones: a third refuses, is silent, hangs in its answer
     Isolation,
+    /// A quiet tenant alone and beside each of a loud one's floods
+    Tenants,
     /// One event to 1,000 webhooks
     FanOut,
     /// Start-up and memory with a million pending deliveries
@@ -113,6 +117,7 @@ struct Size {
     backlog: u64,
     drain: Duration,
     isolation: isolation::Size,
+    tenants: tenants::Size,
 }
 
 impl Size {
@@ -124,6 +129,7 @@ impl Size {
         backlog: 1_000_000,
         drain: Duration::from_secs(10),
         isolation: isolation::Size::FULL,
+        tenants: tenants::Size::FULL,
     };
     const QUICK: Self = Self {
         bare: Duration::from_secs(2),
@@ -133,6 +139,7 @@ impl Size {
         backlog: 100_000,
         drain: Duration::from_secs(3),
         isolation: isolation::Size::QUICK,
+        tenants: tenants::Size::QUICK,
     };
     const TINY: Self = Self {
         bare: Duration::from_millis(200),
@@ -142,6 +149,7 @@ impl Size {
         backlog: 1_000,
         drain: Duration::from_millis(200),
         isolation: isolation::Size::TINY,
+        tenants: tenants::Size::TINY,
     };
 }
 
@@ -225,6 +233,11 @@ impl Bench {
             let say = |what: &str| self.say(what);
             let isolation = Isolation::start(self.size.isolation, node, &mut receiver, &say).await?;
             isolation.measure(&mut report).await?;
+        }
+        if self.wants(Part::Tenants) {
+            let node = Node::start(&self.folder.join("tenants")).await?;
+            let say = |what: &str| self.say(what);
+            Tenants::start(self.size.tenants, node, &mut receiver, &say).await?.measure(&mut report).await?;
         }
         if self.wants(Part::Patterns) {
             report.add(match_patterns()?);
