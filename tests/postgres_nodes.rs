@@ -17,7 +17,7 @@ use std::time::Duration;
 use fixtures::{accept, at, delivered, delivery, in_memory, key, read_due, settings, state};
 use postgres_server::Cluster;
 use postrider::delivery::DeliveryState;
-use postrider::store::cluster::{Fence, Hint, Node, Renewal, Renewed, Term};
+use postrider::store::cluster::{ChangeMark, Fence, Hint, Node, Renewal, Renewed, Term};
 use postrider::store::postgres::{PostgresOptions, PostgresStore};
 use postrider::store::seal::MasterKey;
 use postrider::store::{SettleBatch, Shard, Store, TenantPatch};
@@ -295,6 +295,54 @@ async fn every_change_is_seen_by_the_others() {
     one.store.delete_tenant(tenant.seq, false, at(4)).await.unwrap();
     let seen = two.cluster().changes(Some(&seen.mark)).await.unwrap();
     assert_eq!((seen.webhooks.len(), seen.deleted_tenants), (0, vec![tenant.seq]));
+}
+
+#[tokio::test]
+async fn a_change_is_unknown_to_who_is_alive_and_has_not_looked_since_its_commit() {
+    let server = server().await;
+    let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    let unaware = async |one: &Member, of: Option<&ChangeMark>| one.cluster().unaware(one.node.uuid, of).await.unwrap();
+    let nobody: [&str; 0] = [];
+    assert_eq!(unaware(&one, None).await.nodes, nobody, "it is alone");
+    two.renew(LEASE).await;
+    assert_eq!(unaware(&one, None).await.nodes, ["two"]);
+    let look = async |member: &Member| {
+        let mark = member.cluster().changes(None).await.unwrap().mark;
+        member.cluster().know(member.node.uuid, &mark).await.unwrap();
+    };
+    look(&two).await;
+    assert_eq!(unaware(&one, None).await.nodes, ["two"], "with no other node alive nothing is written");
+    one.renew(LEASE).await;
+    look(&two).await;
+    assert_eq!(unaware(&one, None).await.nodes, nobody);
+
+    // A change is under way at the look, and committed after it.
+    let client = server.connect(DATABASE).await;
+    client.batch_execute("BEGIN; UPDATE meta SET value = value").await.unwrap();
+    look(&two).await;
+    let before = unaware(&one, None).await;
+    assert_eq!(before.nodes, nobody, "nobody can see it yet");
+    // Others are committed meanwhile, whose numbers are higher.
+    one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    look(&two).await;
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(unaware(&one, Some(&before.mark)).await.nodes, nobody);
+    let after = unaware(&one, None).await;
+    assert_eq!(after.nodes, ["two"]);
+    look(&two).await;
+    assert_eq!(unaware(&one, Some(&after.mark)).await.nodes, nobody);
+
+    // Who is silent, and a program that does not say what it knows, are not waited for.
+    one.store.create_webhook(DEFAULT_TENANT, settings("b"), at(1)).await.unwrap();
+    let after = unaware(&one, None).await;
+    assert_eq!(after.nodes, ["two"]);
+    two.renew(SHORT).await;
+    tokio::time::sleep(SHORT).await;
+    assert_eq!(unaware(&one, Some(&after.mark)).await.nodes, nobody);
+    two.renew(LEASE).await;
+    assert_eq!(unaware(&one, Some(&after.mark)).await.nodes, ["two"]);
+    client.batch_execute("UPDATE node SET known = NULL WHERE name = 'two'").await.unwrap();
+    assert_eq!(unaware(&one, Some(&after.mark)).await.nodes, nobody);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, sql: include_str!("../../../migrations/postgres/0003_present_owner.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/postgres/0004_transfer.sql") },
     Migration { version: 5, sql: include_str!("../../../migrations/postgres/0005_hops.sql") },
+    Migration { version: 6, sql: include_str!("../../../migrations/postgres/0006_known.sql") },
 ];
 /// The oldest version that its makers still mend, as of this program's.
 const OLDEST_POSTGRES: u32 = 14;
