@@ -136,11 +136,16 @@ impl Membership {
     }
 
     /// One renewal, and what follows from it. `ends_at` is when the lease ends that was there before.
-    async fn renew(&self, engine: &Arc<Engine>, ends_at: &mut Option<Instant>) -> Result<(), StoreError> {
+    async fn renew(
+        &self,
+        engine: &Arc<Engine>,
+        ends_at: &mut Option<Instant>,
+        takes_silent: bool,
+    ) -> Result<(), StoreError> {
         let lease = self.settings.lease;
         let is_stopping = self.is_stopping.load(Ordering::Acquire);
         let held = engine.dispatcher.terms();
-        let renewal = Renewal { node: self.node.clone(), lease, held, is_draining: is_stopping };
+        let renewal = Renewal { node: self.node.clone(), lease, held, is_draining: is_stopping, takes_silent };
         let sent_at = Instant::now();
         let (part, whole) = RENEWAL_SHARE;
         let call = tokio::time::timeout(lease * part / whole, self.member.cluster.renew(&renewal));
@@ -191,19 +196,31 @@ fn lapse(engine: &Engine, ends_at: &mut Option<Instant>) {
 async fn keep_lease(engine: Weak<Engine>, membership: Arc<Membership>) {
     let interval = membership.settings.lease / RENEWALS_PER_LEASE;
     let (mut ends_at, mut is_failing, mut is_new) = (None, false, true);
+    // Where the store was away for this node it was so for others, too: they get the time to come back and record what they
+    // have sent, before their shards are taken.
+    let mut takes_silent_from = Instant::now();
     loop {
         let Some(engine) = engine.upgrade() else { return };
         let began_at = Instant::now();
-        if ends_at.is_none() && !is_new {
-            // What was sent is recorded before the shards are taken anew: then this node's old terms are over.
-            engine.dispatcher.flush().await;
+        // What was sent is recorded before the shards are taken anew: then this node's old terms are over.
+        let has_lapsed = !is_new && ends_at.is_none();
+        let is_recorded = !has_lapsed || engine.dispatcher.flush().await;
+        if has_lapsed {
+            takes_silent_from = Instant::now() + membership.settings.lease;
         }
         let has_left = membership.has_left.lock().await;
         if *has_left {
             return;
         }
-        let renewed = membership.renew(&engine, &mut ends_at).await;
+        let renewed = if is_recorded {
+            membership.renew(&engine, &mut ends_at, Instant::now() >= takes_silent_from).await
+        } else {
+            Err(StoreError::Unavailable("outcomes cannot be recorded yet".to_owned()))
+        };
         drop(has_left);
+        if renewed.is_err() {
+            takes_silent_from = Instant::now() + membership.settings.lease;
+        }
         match &renewed {
             Err(error) if !is_failing => tracing::warn!(%error, "cannot renew the lease; trying again"),
             Ok(()) if is_failing => tracing::info!("the lease is renewed again"),

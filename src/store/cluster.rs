@@ -91,6 +91,8 @@ pub struct Renewal {
     pub held: Vec<Term>,
     /// It gives its shards away, and takes none.
     pub is_draining: bool,
+    /// It also takes shards whose owners are silent. Without it, those that nobody or this node itself holds.
+    pub takes_silent: bool,
 }
 
 /// What a node has after a renewal.

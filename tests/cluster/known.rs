@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::nodes::{self, DATABASE, LEASE, Nodes};
+use crate::nodes::{self, DATABASE, LEASE};
 use crate::postgres_server::Cluster;
 use crate::program::Caller;
 use crate::receiver::{Answer, TestReceiver};

@@ -50,7 +50,7 @@ const RENEW: &str = "
         FROM shard
         WHERE CASE
             WHEN id = ANY($8) THEN false
-            WHEN holder IS NULL OR holder = $1 OR lease_until <= clock_timestamp()
+            WHEN holder IS NULL OR holder = $1 OR ($10 AND lease_until <= clock_timestamp())
                 THEN pg_try_advisory_xact_lock(20562, id)
             ELSE false
         END
@@ -153,6 +153,7 @@ impl Shared {
                     &micros(renewal.lease),
                     &ids,
                     &epochs,
+                    &renewal.takes_silent,
                 ],
             )
             .await?;
