@@ -162,7 +162,7 @@ impl Shared {
     /// A row has found no partition: some were dropped, or detached, by somebody else.
     pub(super) async fn mend_partitions(&self) {
         match self.partitions.make(&self.connections).await {
-            Ok(()) => warn!("a partition was missing and has been made again; what was in it is gone"),
+            Ok(()) => warn!("a partition was missing, and has been made or attached again"),
             Err(error) => warn!(%error, "a missing partition cannot be made again yet"),
         }
     }
