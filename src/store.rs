@@ -9,6 +9,7 @@ pub mod migrate;
 mod owed;
 mod paging;
 pub mod postgres;
+mod rehearsal;
 pub mod replay;
 pub mod retention;
 pub mod seal;
@@ -39,8 +40,8 @@ use crate::clock::UnixMicros;
 pub use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Event;
-use crate::topic::{Pattern, Topic};
-use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
+use crate::topic::Pattern;
+use crate::webhook::{TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
 pub use replay::ReplayStore;
 pub use retention::RetentionStore;
 
@@ -250,18 +251,6 @@ pub struct NewEvent {
     pub accepted_at: UnixMicros,
     /// Ascending by webhook, each once.
     pub owed: Vec<Owed>,
-}
-
-impl NewEvent {
-    /// One that writes to every table that accepting writes to, and is not to be committed. Its id is a new one, so that no
-    /// two of them wait for each other.
-    fn rehearsal() -> Self {
-        let (topic, body) = (Topic::of_probes(), Bytes::from_static(b"{}"));
-        let event = Event::from_stored(Uuid::new_v4().to_string().into(), topic, Box::default(), body);
-        let owed = |webhook, disposition| Owed { webhook: WebhookSeq(webhook), disposition };
-        let owed = vec![owed(0, Disposition::Stored), owed(i64::MAX, Disposition::Skipped("probe"))];
-        Self { tenant: DEFAULT_TENANT, event, accepted_at: UnixMicros(0), owed }
-    }
 }
 
 /// A webhook that an event is owed to.
