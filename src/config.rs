@@ -424,6 +424,7 @@ impl Config {
                 },
                 roots: if values.native_roots { Roots::Native } else { Roots::WebPki },
                 connect_timeout: values.connect_timeout.0,
+                sockets: None,
             },
             dispatcher: DispatcherSettings {
                 max_in_flight: values.max_in_flight.get(),

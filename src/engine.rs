@@ -2,6 +2,7 @@
 
 mod administration;
 mod clock_trust;
+mod known;
 pub mod nodes;
 mod operations;
 pub mod replay;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::clock_trust::ClockTrust;
+use self::known::Revocations;
 use self::nodes::{Membership, NodeSettings};
 use self::operations::Change;
 
@@ -52,6 +54,7 @@ pub struct Engine {
     dispatcher: Dispatcher,
     ingest: Ingest,
     tenants: Arc<Tenants>,
+    revocations: Revocations,
     /// Held while a webhook or a tenant is changed, so that store, lanes and patterns take changes in the same order.
     changes: Mutex<()>,
     /// The store has refused events, and a task is about to tell so.
@@ -140,7 +143,8 @@ impl Engine {
         let parts = (Arc::clone(&store), Arc::clone(&clock), dispatcher.clone(), Arc::clone(&clock_trust));
         let purge = Purge::new(parts.0, parts.1, retention, parts.2, parts.3);
         let purge = tokio::spawn(purge.run());
-        let membership = member.map(|member| Arc::new(Membership::new(member, this.clone(), node)));
+        let membership =
+            member.zip(mark).map(|(member, mark)| Arc::new(Membership::new(member, this.clone(), node, mark)));
         let changes = Mutex::default();
         let engine = Arc::new(Self {
             store,
@@ -149,6 +153,7 @@ impl Engine {
             dispatcher,
             ingest,
             tenants,
+            revocations: Revocations::default(),
             changes,
             is_full_told: AtomicBool::new(false),
             replays,
@@ -159,8 +164,8 @@ impl Engine {
             membership,
         });
         tokio::spawn(operations::run(Arc::downgrade(&engine), notices));
-        if let (Some(membership), Some(mark)) = (&engine.membership, mark) {
-            membership.start(&engine, mark);
+        if let Some(membership) = &engine.membership {
+            membership.start(&engine);
         }
         Ok(engine)
     }
@@ -191,7 +196,11 @@ impl Engine {
         events: Vec<Event>,
     ) -> Result<Vec<Receipt>, PublishError> {
         let engine = Arc::clone(self);
-        let published = to_the_end(async move { engine.ingest.publish(tenant, events, None).await }).await;
+        let published = to_the_end(async move {
+            engine.be_informed().await?;
+            engine.ingest.publish(tenant, events, None).await
+        })
+        .await;
         self.note_full(&published);
         published
     }
@@ -207,7 +216,11 @@ impl Engine {
         let engine = Arc::clone(self);
         let now = self.now();
         let once = Idempotency { key, body_hash, now, expires_at: now.after(self.idempotency_ttl) };
-        let published = to_the_end(async move { engine.ingest.publish(tenant, events, Some(once)).await }).await;
+        let published = to_the_end(async move {
+            engine.be_informed().await?;
+            engine.ingest.publish(tenant, events, Some(once)).await
+        })
+        .await;
         self.note_full(&published);
         published
     }
@@ -249,18 +262,19 @@ impl Engine {
         self.vet(&settings)?;
         let engine = Arc::clone(self);
         to_the_end(async move {
-            let _in_order = engine.changes.lock().await;
+            let in_order = engine.changes.lock().await;
             let record = engine.store.audited(&act).create_webhook(act.tenant, settings, engine.now()).await?;
             engine.dispatcher.add(&record);
             engine.ingest.apply(&record);
-            engine.dispatcher.hint(Hint::Changed);
             operations::tell(&engine, &record, Change::Created).await;
+            drop(in_order);
+            engine.make_known().await?;
             Ok(record)
         })
         .await
     }
 
-    /// Changes what `patch` names; takes effect at once. `enabled: Some(true)` also closes the circuit.
+    /// Changes what `patch` names; takes effect at once, on every node. `enabled: Some(true)` also closes the circuit.
     pub async fn update_webhook(
         self: &Arc<Self>,
         act: impl Into<Act>,
@@ -317,15 +331,16 @@ impl Engine {
             };
             let (engine, store) = (Arc::clone(self), self.store.audited(&act));
             let updated = to_the_end(async move {
-                let _in_order = engine.changes.lock().await;
+                let in_order = engine.changes.lock().await;
                 let now = engine.now();
                 let record = store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
                 engine.dispatcher.apply(&record, close_circuit);
                 engine.ingest.apply(&record);
-                engine.dispatcher.hint(Hint::Changed);
                 if !matches!(&done, Change::Updated(changed) if changed.is_empty()) {
                     operations::tell(&engine, &record, done).await;
                 }
+                drop(in_order);
+                engine.make_known().await?;
                 Ok(record)
             })
             .await;
@@ -360,12 +375,13 @@ impl Engine {
     ) -> Result<WebhookRecord, StoreError> {
         let (engine, act) = (Arc::clone(self), act.into());
         to_the_end(async move {
-            let _in_order = engine.changes.lock().await;
+            let in_order = engine.changes.lock().await;
             let record = engine.store.audited(&act).delete_webhook(act.tenant, uuid, engine.now()).await?;
             engine.ingest.remove(act.tenant, record.seq);
             engine.dispatcher.remove(record.seq);
-            engine.dispatcher.hint(Hint::Changed);
             operations::tell(&engine, &record, Change::Deleted).await;
+            drop(in_order);
+            engine.make_known().await?;
             Ok(record)
         })
         .await

@@ -1,5 +1,6 @@
 //! Composition root: wire the parts together, listen, and drain.
 
+mod descriptors;
 mod stores;
 mod strict;
 mod write_timeout;
@@ -18,13 +19,14 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, setrlimit};
 use rustix::system::uname;
 use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use self::descriptors::{Descriptors, raise_file_limit};
 pub use self::stores::StoreSettings;
 use self::strict::Strict;
 use self::write_timeout::WriteTimeout;
@@ -41,12 +43,6 @@ use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::{NewToken, Scope, Store, StoreError};
 use crate::webhook::DEFAULT_TENANT;
 
-/// Connections open at once, if the process may open enough files; more wait in the kernel's backlog.
-const MAX_CONNECTIONS: usize = 8_192;
-/// Fewer than this are worth a warning.
-const FEW_CONNECTIONS: usize = 1_024;
-/// The part of the file descriptors that clients may take: the rest is for receivers, the store and DNS.
-const CLIENTS_SHARE: u64 = 4;
 /// How long a client may take to send a request's head, and how long a connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an answer may wait for a client that takes none of it.
@@ -101,11 +97,12 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     // First of all, so that a port that is taken fails before anything is changed.
     let (listener, address) = listen(settings.listen).await?;
-    let max_connections = max_connections(raise_file_limit());
+    let descriptors = Descriptors::shared_out(raise_file_limit(), settings.store.max_connections());
     survive_file_size_limit();
     forbid_core_dumps();
     let mut client = settings.client;
     client.policy.own_listeners.push(address);
+    client.sockets = descriptors.receivers;
     let client = Client::new(client)?;
 
     let store =
@@ -117,7 +114,7 @@ pub async fn serve(
     };
     let auth = Auth::new(Arc::clone(&store), settings.admin_token.as_ref().map(hash_token));
     let engine_settings = EngineSettings {
-        dispatcher: settings.dispatcher,
+        dispatcher: descriptors.within(settings.dispatcher),
         retention: settings.retention,
         idempotency_ttl: settings.idempotency_ttl,
         node: named(settings.node, address),
@@ -127,7 +124,7 @@ pub async fn serve(
 
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     started(&Started { address, new_admin_token });
-    let stopped_at = answer(listener, &app, max_connections, shutdown, settings.drain_timeout).await;
+    let stopped_at = answer(listener, &app, descriptors.clients, shutdown, settings.drain_timeout).await;
     let cut_off = engine.drain(settings.drain_timeout.saturating_sub(stopped_at.elapsed())).await;
     tracing::info!(cut_off, "stopped");
     Ok(())
@@ -149,22 +146,6 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeE
     Ok((listener, bound))
 }
 
-/// Every lane and every connection takes a file descriptor; the usual soft limit is 1,024. Returns the limit that
-/// then holds; `None`: there is none.
-fn raise_file_limit() -> Option<u64> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current == maximum {
-        return current;
-    }
-    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        Ok(()) => maximum,
-        Err(error) => {
-            tracing::warn!(%error, limit = ?current, "cannot raise the limit of open files");
-            current
-        }
-    }
-}
-
 /// A file that reaches its size limit (`ulimit -f`) must be an error of the store, and not the end of the
 /// process, which is what SIGXFSZ does if nobody catches it. Once caught it stays caught.
 fn survive_file_size_limit() {
@@ -180,20 +161,6 @@ fn forbid_core_dumps() {
     if let Err(error) = done {
         tracing::warn!(%error, "cannot turn core dumps off: a crash may leave keys on the disk");
     }
-}
-
-/// How many connections clients may have open at once.
-fn max_connections(file_limit: Option<u64>) -> usize {
-    let share = file_limit.and_then(|limit| usize::try_from(limit / CLIENTS_SHARE).ok());
-    let max_connections = share.map_or(MAX_CONNECTIONS, |share| share.clamp(1, MAX_CONNECTIONS));
-    if max_connections < FEW_CONNECTIONS {
-        tracing::warn!(
-            max_connections,
-            file_limit,
-            "few connections at once are possible: raise the limit of open files"
-        );
-    }
-    max_connections
 }
 
 /// Makes an admin's and operator's token if there is no admin's that is good.
@@ -315,18 +282,4 @@ pub enum ServeError {
     Client(#[from] crate::delivery::client::ClientError),
     #[error("the operating system has no randomness to give")]
     Random,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clients_leave_file_descriptors_to_receivers() {
-        for (file_limit, expected) in
-            [(None, 8_192), (Some(1_048_576), 8_192), (Some(32_768), 8_192), (Some(4_096), 1_024), (Some(2), 1)]
-        {
-            assert_eq!(max_connections(file_limit), expected, "{file_limit:?}");
-        }
-    }
 }

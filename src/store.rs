@@ -10,6 +10,7 @@ mod owed;
 mod paging;
 pub mod postgres;
 mod read_back;
+mod rehearsal;
 pub mod replay;
 pub mod retention;
 pub mod seal;
@@ -238,7 +239,7 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
         None
     }
     fn delivery_ids(&self) -> &DeliveryIds;
-    /// Fails while the store cannot commit; for readiness.
+    /// Fails while the store cannot accept or commit; for readiness. Leaves nothing.
     async fn check(&self) -> Result<(), StoreError>;
     /// Finishes what was handed in, then closes the files. Later calls fail.
     async fn close(&self);

@@ -39,6 +39,11 @@ pub enum TopicError {
 }
 
 impl Topic {
+    /// Of events that stores try themselves with, and that are never committed.
+    #[cfg(feature = "server")]
+    pub(crate) fn of_probes() -> Self {
+        Self("postrider.probe".into())
+    }
     pub fn parse(text: &str) -> Result<Self, TopicError> {
         check(text, Wildcards::Forbidden)?;
         Ok(Self(text.into()))

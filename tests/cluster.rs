@@ -35,6 +35,8 @@ mod disk;
 mod in_order;
 #[path = "cluster/killed.rs"]
 mod killed;
+#[path = "cluster/known.rs"]
+mod known;
 #[path = "cluster/namespace.rs"]
 mod namespace;
 #[path = "cluster/nodes.rs"]

@@ -17,7 +17,7 @@ use std::time::Duration;
 use fixtures::{accept, at, delivered, delivery, in_memory, key, read_due, settings, state};
 use postgres_server::Cluster;
 use postrider::delivery::DeliveryState;
-use postrider::store::cluster::{Fence, Hint, Node, Renewal, Renewed, Term};
+use postrider::store::cluster::{ChangeMark, Fence, Hint, Node, Renewal, Renewed, Term};
 use postrider::store::postgres::{PostgresOptions, PostgresStore};
 use postrider::store::seal::MasterKey;
 use postrider::store::{SettleBatch, Shard, Store, TenantPatch};
@@ -52,7 +52,12 @@ impl Member {
 
     /// Renews what it holds, and holds what it is given.
     async fn renew(&mut self, lease: Duration) -> Renewed {
-        let renewal = Renewal { node: self.node.clone(), lease, held: self.held.clone(), is_draining: false };
+        self.renew_as(lease, true).await
+    }
+
+    async fn renew_as(&mut self, lease: Duration, takes_silent: bool) -> Renewed {
+        let (node, held) = (self.node.clone(), self.held.clone());
+        let renewal = Renewal { node, lease, held, is_draining: false, takes_silent };
         let renewed = self.cluster().renew(&renewal).await.unwrap();
         self.held.clone_from(&renewed.held);
         renewed
@@ -136,6 +141,39 @@ async fn what_a_silent_node_had_goes_to_another_and_does_not_come_back() {
     let again = two.renew(LEASE).await;
     assert_eq!(again.held.iter().filter(|term| term.epoch == 2).count(), 100);
     assert_eq!(again.held.iter().filter(|term| term.epoch == 3).count(), 28);
+}
+
+/// A database that was away has let all leases end. Who comes back first leaves the others what they have, and they record
+/// what they have sent.
+#[tokio::test]
+async fn who_comes_back_takes_what_is_its_own_or_nobody_s_and_leaves_silent_ones_theirs() {
+    let server = server().await;
+    let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    one.renew(LEASE).await;
+    one.release(128).await;
+    two.renew(SHORT).await;
+    one.release(28).await;
+    let webhook = loop {
+        let name = format!("a-{}", fastrand::u64(..));
+        let webhook = one.store.create_webhook(DEFAULT_TENANT, settings(&name), at(1)).await.unwrap();
+        if two.shards().contains(&Shard::of(webhook.uuid)) {
+            break webhook;
+        }
+    };
+    let seq = accept(&two.store, in_memory("e-1", &[webhook.seq])).await;
+    let sent = SettleBatch {
+        settlements: vec![delivered(key(seq, webhook.seq), 1)],
+        fence: Some(two.fence(&webhook, two.term_of(&webhook))),
+        ..SettleBatch::default()
+    };
+    one.renew(SHORT).await;
+    tokio::time::sleep(SHORT).await;
+    // What it had has lapsed, too.
+    one.held.clear();
+    assert_eq!(one.renew_as(LEASE, false).await.held.len(), 128, "its own, and those of nobody");
+    assert_eq!(two.store.settle(Arc::new(sent)).await.unwrap(), [], "its shard is still its own");
+    assert_eq!(state(&two.store, key(seq, webhook.seq)).await, DeliveryState::Delivered);
+    assert_eq!(one.renew(LEASE).await.held.len(), 256);
 }
 
 #[tokio::test]
@@ -295,6 +333,52 @@ async fn every_change_is_seen_by_the_others() {
     one.store.delete_tenant(tenant.seq, false, at(4)).await.unwrap();
     let seen = two.cluster().changes(Some(&seen.mark)).await.unwrap();
     assert_eq!((seen.webhooks.len(), seen.deleted_tenants), (0, vec![tenant.seq]));
+}
+
+#[tokio::test]
+async fn a_change_is_unknown_to_who_is_alive_and_has_not_looked_since_its_commit() {
+    let server = server().await;
+    let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    let unaware = async |one: &Member, of: Option<&ChangeMark>| one.cluster().unaware(one.node.uuid, of).await.unwrap();
+    let nobody: [&str; 0] = [];
+    assert_eq!(unaware(&one, None).await.nodes, nobody, "it is alone");
+    two.renew(LEASE).await;
+    let moment = unaware(&one, None).await;
+    assert_eq!(moment.nodes, ["two"], "it has never looked");
+    let look = async |member: &Member| {
+        let mark = member.cluster().changes(None).await.unwrap().mark;
+        member.cluster().know(member.node.uuid, &mark).await.unwrap();
+    };
+    look(&two).await;
+    assert_eq!(unaware(&one, Some(&moment.mark)).await.nodes, ["two"], "with no other node alive nothing is written");
+    one.renew(LEASE).await;
+    look(&two).await;
+    assert_eq!(unaware(&one, Some(&moment.mark)).await.nodes, nobody);
+
+    // A change is under way at the look, and committed after it; others are committed meanwhile, whose numbers are higher.
+    let client = server.connect(DATABASE).await;
+    client.batch_execute("BEGIN; UPDATE meta SET value = value").await.unwrap();
+    let before = unaware(&one, None).await;
+    one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
+    look(&two).await;
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(unaware(&one, Some(&before.mark)).await.nodes, nobody, "nobody could see it then");
+    let after = unaware(&one, None).await;
+    assert_eq!(after.nodes, ["two"]);
+    look(&two).await;
+    assert_eq!(unaware(&one, Some(&after.mark)).await.nodes, nobody);
+
+    // Who is silent, and a program that does not say what it knows, are not waited for.
+    one.store.create_webhook(DEFAULT_TENANT, settings("b"), at(1)).await.unwrap();
+    let after = unaware(&one, None).await;
+    assert_eq!(after.nodes, ["two"]);
+    two.renew(SHORT).await;
+    tokio::time::sleep(SHORT).await;
+    assert_eq!(unaware(&one, Some(&after.mark)).await.nodes, nobody);
+    two.renew(LEASE).await;
+    assert_eq!(unaware(&one, Some(&after.mark)).await.nodes, ["two"]);
+    client.batch_execute("UPDATE node SET known = NULL WHERE name = 'two'").await.unwrap();
+    assert_eq!(unaware(&one, Some(&after.mark)).await.nodes, nobody);
 }
 
 #[tokio::test]

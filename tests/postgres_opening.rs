@@ -1,8 +1,10 @@
 //! Opening the PostgreSQL store, and what it does when the server is in the way of a commit.
 
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
+#[path = "support/pooler.rs"]
+mod pooler;
 #[path = "support/postgres.rs"]
 mod postgres_server;
 
@@ -312,4 +314,104 @@ async fn two_nodes_that_accept_the_same_ids_in_any_order_have_each_once() {
     assert_eq!(new, 25);
     let stats = nodes[1].stats(DEFAULT_TENANT).await.unwrap();
     assert_eq!((stats.events, stats.pending), (25, 25));
+}
+
+#[tokio::test]
+async fn a_pooler_in_transaction_mode_is_refused_and_called_so() {
+    let server = start().await;
+    let pooler = pooler::Pooler::before(server.connect(DATABASE).await).await;
+    let url = format!("postgres://postrider:x@{}/{DATABASE}", pooler.address);
+    let options = PostgresOptions::new(url.into());
+    let opened = PostgresStore::open(options.clone(), &MasterKey::new(KEY)).await;
+    let is_new = PostgresStore::is_new(&options).await;
+    for error in [opened.err().unwrap(), is_new.err().unwrap()] {
+        let said = error.to_string();
+        assert!(matches!(error, OpenError::SharedSessions { .. }), "{said}");
+        assert!(said.contains("transaction mode") && said.contains("pool_mode = session"), "{said}");
+    }
+}
+
+/// Columns that were added last are known, too.
+#[tokio::test]
+async fn a_missing_table_or_column_is_named() {
+    let server = start().await;
+    open(&server).await.close().await;
+    let client = server.connect(DATABASE).await;
+    let last_columns = "
+        SELECT DISTINCT ON (relname) relname, attname
+        FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+        WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::regnamespace
+            AND attnum > 0 AND NOT attisdropped AND relname <> 'schema_version'
+        ORDER BY relname, attnum DESC";
+    let columns = client.query(last_columns, &[]).await.unwrap();
+    assert!(columns.len() >= 18, "{columns:?}");
+    let said = async || {
+        let error = open_with(&server, KEY).await.err().unwrap();
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+        error.to_string()
+    };
+    for row in columns {
+        let (table, column): (String, String) = (row.get(0), row.get(1));
+        let rename = async |from: &str, to: &str| {
+            client.batch_execute(&format!("ALTER TABLE {table} RENAME COLUMN {from} TO {to}")).await.unwrap();
+        };
+        rename(&column, "other").await;
+        let said = said().await;
+        assert!(said.contains(&format!("the table {table} has no column {column}")), "{said}");
+        rename("other", &column).await;
+    }
+    client.batch_execute("ALTER TABLE idempotency RENAME TO other").await.unwrap();
+    assert!(said().await.contains("the table idempotency is missing"));
+    client.batch_execute("ALTER TABLE other RENAME TO idempotency").await.unwrap();
+    open(&server).await.close().await;
+}
+
+#[tokio::test]
+async fn a_check_fails_while_accepting_would_and_leaves_nothing() {
+    let server = start().await;
+    let store = open(&server).await;
+    let webhook = webhook(&*store).await;
+    store.check().await.unwrap();
+    let mut blocker = server.connect(DATABASE).await;
+    for table in ["event_id", "event", "pending", "delivery", "counters"] {
+        let lock = blocker.transaction().await.unwrap();
+        lock.batch_execute(&format!("LOCK TABLE {table} IN SHARE MODE")).await.unwrap();
+        let check = tokio::time::timeout(Duration::from_secs(2), store.check()).await.expect("it ends by itself");
+        assert!(matches!(check, Err(StoreError::Unavailable(_))), "{table}: {check:?}");
+        lock.rollback().await.unwrap();
+        store.check().await.unwrap();
+    }
+    let client = server.connect(DATABASE).await;
+    for table in ["event_id", "event", "pending", "delivery"] {
+        let count = client.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await.unwrap();
+        assert_eq!(count.get::<_, i64>(0), 0, "{table}");
+    }
+    let stats = store.stats(DEFAULT_TENANT).await.unwrap();
+    assert_eq!((stats.events, stats.skipped, store.pending(DEFAULT_TENANT)), (0, 0, 0));
+    accept(&*store, "e1", "", webhook).await;
+}
+
+#[tokio::test]
+async fn a_partition_that_is_gone_is_made_again() {
+    let server = start().await;
+    let store = open(&server).await;
+    let webhook = webhook(&*store).await;
+    let once = |n: u8| Idempotency { key: n.to_string(), body_hash: [n; 32], now: at(1), expires_at: at(100) };
+    for (n, damage) in (0..).zip([
+        "DROP TABLE IF EXISTS event_p0",
+        "ALTER TABLE event DETACH PARTITION event_p0",
+        "DROP TABLE IF EXISTS delivery_p0",
+        "DROP TABLE IF EXISTS event_p0, delivery_p0, attempt_p0",
+    ]) {
+        server.execute(DATABASE, damage).await;
+        let key = DeliveryKey { event: accept(&*store, &format!("e{n}"), "", webhook).await, webhook };
+        server.execute(DATABASE, damage).await;
+        let again = vec![new(&format!("o{n}"), "", webhook)];
+        store.accept_once(DEFAULT_TENANT, again, once(n)).await.unwrap();
+        server.execute(DATABASE, damage).await;
+        store.check().await.unwrap();
+        let settlement =
+            Settlement { key, attempt: None, round_attempts: 1, transition: Transition::delivered(), at: at(2) };
+        store.settle(Arc::new(SettleBatch { settlements: vec![settlement], ..SettleBatch::default() })).await.unwrap();
+    }
 }

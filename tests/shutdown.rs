@@ -47,10 +47,14 @@ impl Server {
     }
 
     /// Ends it as `systemctl stop` does; returns how, and how long it took.
-    async fn terminate(mut self) -> (ExitStatus, Duration) {
+    async fn terminate(self) -> (ExitStatus, Duration) {
+        self.end(Signal::TERM).await
+    }
+
+    async fn end(mut self, signal: Signal) -> (ExitStatus, Duration) {
         let began = Instant::now();
         let id = Pid::from_raw(self.0.child.id().cast_signed()).expect("a process");
-        kill_process(id, Signal::TERM).expect("it runs");
+        kill_process(id, signal).expect("it runs");
         loop {
             if let Some(status) = self.0.child.try_wait().expect("it is our child") {
                 return (status, began.elapsed());
@@ -105,4 +109,24 @@ async fn an_attempt_that_ends_in_time_is_recorded_and_not_repeated() {
     receiver.wait_for(2).await;
     assert_eq!(receiver.event_ids(), ["e-1", "e-2"]);
     assert!(server.terminate().await.0.success());
+}
+
+#[tokio::test]
+async fn a_quit_lets_the_attempt_under_way_end_and_other_signals_end_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = TestReceiver::start(|_, _| Answer(200, Duration::from_millis(1_500))).await;
+    let server = Server::start(folder.path(), "20s");
+    let webhook = json!({"name": "slow", "url": receiver.url("/"), "topic_patterns": [">"], "timeout_s": 60});
+    server.call(Method::POST, "/webhooks", &webhook).await;
+    server.call(Method::POST, "/events", &json!({"id": "e-1", "topic": "a"})).await;
+    receiver.wait_for(1).await;
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+        server.0.signal(signal);
+        server.call(Method::GET, "/webhooks", &Value::Null).await;
+    }
+    let (status, _) = server.end(Signal::QUIT).await;
+    assert!(status.success(), "{status}");
+    let server = Server::start(folder.path(), "10s");
+    assert_eq!(server.delivery("delivered").await["attempts"], 1, "its answer was recorded before the end");
+    assert_eq!(receiver.received_count(), 1);
 }

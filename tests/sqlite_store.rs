@@ -377,3 +377,26 @@ async fn a_log_that_is_damaged_in_the_middle_is_kept_and_the_part_before_is_read
     assert!(store.event(DEFAULT_TENANT, "e19").await.unwrap().is_none(), "it lies behind the damage");
     assert_eq!(fs::read(killed.path().join("postrider.db-wal.damaged-1")).unwrap(), bytes);
 }
+
+#[tokio::test]
+async fn a_check_fails_while_accepting_would_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    let webhook = webhook(&store).await;
+    let first = accept(&store, event("e-1", 10, &[webhook.seq])).await.unwrap();
+    store.check().await.unwrap();
+    let other = rusqlite::Connection::open(folder.path().join(DATABASE_FILE)).unwrap();
+    for table in ["event", "delivery"] {
+        other.execute_batch(&format!("ALTER TABLE {table} RENAME TO other")).unwrap();
+        assert!(store.check().await.is_err(), "{table}");
+        other.execute_batch(&format!("ALTER TABLE other RENAME TO {table}")).unwrap();
+        store.check().await.unwrap();
+    }
+    let second = accept(&store, event("e-2", 10, &[webhook.seq])).await.unwrap();
+    assert_eq!(second.0, first.0 + 1, "no number is taken");
+    let stats = store.stats(DEFAULT_TENANT).await.unwrap();
+    assert_eq!((stats.events, stats.skipped), (2, 0));
+    store.settle(Arc::new(delivered(first, webhook.seq))).await.unwrap();
+    store.settle(Arc::new(delivered(second, webhook.seq))).await.unwrap();
+    assert_eq!(store.unsettled(EventSeq(0), 10).await.unwrap().len(), 0);
+}

@@ -24,13 +24,13 @@ pub use self::slowdown::{AUTH_FAILURE_COUNTS, AUTH_FAILURES, MAX_FAILING_PEERS};
 use super::App;
 use super::problem::Problem;
 use crate::clock::UnixMicros;
+use crate::engine::Engine;
 use crate::store::{Act, Actor, Scope, Store, TokenRecord};
-use crate::tenants::Tenants;
 use crate::webhook::{DEFAULT_TENANT, TenantSeq};
 
 const TOKEN_PREFIX: &str = "pr_";
 const TOKEN_BYTES: usize = 32;
-/// How long a token is believed without asking the store: bounds how long one lives on that another node revoked.
+/// How long a token is believed without asking the store, beside what the engine says of revocations.
 const CACHE_TTL: Duration = Duration::from_secs(30);
 /// The most tokens remembered; beyond it the memory starts anew.
 const MAX_CACHED_TOKENS: usize = 1_024;
@@ -74,15 +74,13 @@ pub struct Auth {
 struct Cache {
     /// Good ones, also those that have to be asked for again: a token that was good costs its peer nothing.
     tokens: HashMap<TokenHash, Arc<Cached>>,
-    /// Counts revocations: what was looked up before the last one is not believed.
-    generation: u64,
 }
 
 struct Cached {
     token: TokenRecord,
     read_at: Instant,
-    /// That of the cache when it was looked up.
-    generation: u64,
+    /// That of the engine when it was looked up: what was looked up before the last revocation is not believed.
+    generation: Option<u64>,
     /// The time of use that was last written, in microseconds since 1970.
     noted_at: AtomicI64,
 }
@@ -118,9 +116,9 @@ impl Auth {
         headers: &HeaderMap,
         peer: Option<Peer>,
         needed: Scope,
-        tenants: &Tenants,
-        now: UnixMicros,
+        engine: &Engine,
     ) -> Result<Caller, Problem> {
+        let (tenants, now) = (engine.tenants(), engine.now());
         let authorization = headers.get(AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
         let token = bearer(authorization)
             .ok_or_else(|| Problem::unauthorized("a token is needed: send `Authorization: Bearer <token>`"))?;
@@ -129,7 +127,10 @@ impl Auth {
             (DEFAULT_TENANT, true, None)
         } else {
             let unknown = || Problem::unauthorized("the token is unknown, revoked or expired");
-            let cached = self.look_up(hash, is_well_formed(token), peer).await?.ok_or_else(unknown)?;
+            let cached = self
+                .look_up(hash, engine.token_generation(), is_well_formed(token), peer)
+                .await?
+                .ok_or_else(unknown)?;
             let token = &cached.token;
             if token.expires_at.is_some_and(|expires_at| expires_at <= now) {
                 return Err(unknown());
@@ -170,18 +171,20 @@ impl Auth {
     async fn look_up(
         &self,
         hash: TokenHash,
+        generation: Option<u64>,
         is_well_formed: bool,
         peer: Option<Peer>,
     ) -> Result<Option<Arc<Cached>>, Problem> {
-        let (generation, was_good) = {
+        let was_good = {
             let cache = self.cache.read();
             let cached = cache.tokens.get(&hash);
-            let is_fresh =
-                |cached: &Cached| cached.generation == cache.generation && cached.read_at.elapsed() < CACHE_TTL;
+            let is_fresh = |cached: &Cached| {
+                generation.is_some() && cached.generation == generation && cached.read_at.elapsed() < CACHE_TTL
+            };
             if let Some(cached) = cached.filter(|cached| is_fresh(cached)) {
                 return Ok(Some(Arc::clone(cached)));
             }
-            (cache.generation, cached.is_some())
+            cached.is_some()
         };
         let mut charge = None;
         if !was_good {
@@ -201,18 +204,11 @@ impl Auth {
         let noted_at = AtomicI64::new(token.last_used_at.map_or(i64::MIN, |at| at.0));
         let cached = Arc::new(Cached { token, read_at: Instant::now(), generation, noted_at });
         let mut cache = self.cache.write();
-        if cache.generation == generation {
-            if cache.tokens.len() >= MAX_CACHED_TOKENS {
-                cache.tokens.clear();
-            }
-            cache.tokens.insert(hash, Arc::clone(&cached));
+        if cache.tokens.len() >= MAX_CACHED_TOKENS {
+            cache.tokens.clear();
         }
+        cache.tokens.insert(hash, Arc::clone(&cached));
         Ok(Some(cached))
-    }
-
-    /// Believes no more what is remembered: a revocation takes effect at once.
-    pub(super) fn forget(&self) {
-        self.cache.write().generation += 1;
     }
 }
 
@@ -280,7 +276,7 @@ pub struct Peer(pub IpAddr);
 
 async fn admit(parts: &Parts, app: &App, needed: Scope) -> Result<Caller, Problem> {
     let peer = parts.extensions.get::<Peer>().copied();
-    app.auth.admit(&parts.headers, peer, needed, app.engine.tenants(), app.engine.now()).await
+    app.auth.admit(&parts.headers, peer, needed, &app.engine).await
 }
 
 fn act(caller: &Caller, parts: &Parts) -> Act {

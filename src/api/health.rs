@@ -18,10 +18,10 @@ use crate::store::StoreError;
 
 /// A store that does not answer within this time is not ready.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long what a check found is believed. A check is a real commit with its fsync, and asking needs no token.
+/// How long what a check found is believed. A check is an event that is taken back, and a real commit with its fsync, and asking needs no token.
 const CHECK_TTL: Duration = Duration::from_secs(1);
 
-/// Whether the store can commit, as of a moment ago.
+/// Whether the store can accept and commit, as of a moment ago.
 #[derive(Default)]
 pub(super) struct Readiness(Arc<Mutex<Option<Checked>>>);
 
@@ -53,7 +53,7 @@ impl Readiness {
 }
 
 impl App {
-    /// Fails while the store cannot commit, or takes longer than 2 s. May be asked as often as one likes.
+    /// Fails while the store cannot accept or commit, or takes longer than 2 s. May be asked as often as one likes.
     pub async fn check_store(&self) -> Result<(), StoreError> {
         let engine = Arc::clone(&self.engine);
         self.readiness.probe(async move { engine.store().check().await }).await
@@ -75,10 +75,10 @@ pub(super) async fn alive() -> Json<Health> {
 
 /// May it be given work
 ///
-/// It may if its store can commit and it is not shutting down.
+/// It may if its store can accept and commit, and it is not shutting down.
 #[utoipa::path(get, path = "/readyz", tag = "operation", security(()), responses(
     (status = 200, body = Health),
-    (status = 503, description = "It is shutting down, or its store cannot commit."),
+    (status = 503, description = "It is shutting down, or its store cannot accept or commit."),
     (status = 507, description = "The store is full."),
 ))]
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {

@@ -229,9 +229,6 @@ pub(super) async fn delete(
     });
     params.finish()?;
     let seq = find(&app, &tenant)?.seq;
-    let deleted = app.engine.delete_tenant(act, seq, force.unwrap_or(false)).await;
-    // Also after an error: the answer may be lost where the deletion is not.
-    app.auth.forget();
-    deleted?;
+    app.engine.delete_tenant(act, seq, force.unwrap_or(false)).await?;
     Ok(Json(Message { message: "Tenant deleted" }))
 }

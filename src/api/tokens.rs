@@ -197,7 +197,9 @@ pub(super) async fn revoke(
             return Err(Problem::forbidden("only an operator may revoke an operator's token"));
         }
     }
-    let found = app.engine.audited(&act).revoke_token(act.tenant, uuid, app.engine.now()).await?;
-    app.auth.forget();
-    if found { Ok(Json(Message { message: "Token revoked" })) } else { Err(Problem::not_found("token")) }
+    if app.engine.revoke_token(act, uuid).await? {
+        Ok(Json(Message { message: "Token revoked" }))
+    } else {
+        Err(Problem::not_found("token"))
+    }
 }

@@ -95,6 +95,7 @@ impl Remote {
             resolver: Some(std::sync::Arc::new(SystemResolver)),
             roots: Roots::Native,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            sockets: None,
         })?;
         Ok(Self { client, base, token, tenant: None })
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::output::{NAME, Output, QUIET, STRONG};
-use super::signals::Signals;
+use super::signals::{self, Signals};
 use crate::config::{Environment, Location};
 use crate::serve::{ServeError, ServeSettings, Started, serve};
 use crate::store::OpenError;
@@ -40,6 +40,7 @@ pub(super) async fn run(args: Args, output: Output, environment: &Environment) -
         store: config.store().clone(),
     };
     let mut signals = Signals::catch().context("cannot catch signals")?;
+    signals::outlive_others().context("cannot catch signals")?;
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(async move {
         signals.next().await;
@@ -117,7 +118,7 @@ fn advice(error: &ServeError, store: &Location) -> Option<&'static str> {
         ServeError::Open(OpenError::Path { .. }) | ServeError::MasterKey(MasterKeyError::File { .. }) => {
             "Make the folder writable for this user, or choose another with --data."
         }
-        ServeError::Open(OpenError::Corrupt { .. }) => "Nothing was changed.",
+        ServeError::Open(OpenError::Corrupt { .. } | OpenError::SharedSessions { .. }) => "Nothing was changed.",
         ServeError::Open(OpenError::NewerSchema { .. }) => {
             "Nothing was changed. Start the newer program, or choose another folder with --data."
         }

@@ -1,8 +1,8 @@
-//! Ctrl-C and SIGTERM.
+//! Ctrl-C, SIGTERM and SIGQUIT, and signals that end no server.
 
 use std::io;
 
-/// Ready at the first Ctrl-C (SIGINT) or SIGTERM. Must be called inside the runtime; from then on the signals are
+/// Ready at the first Ctrl-C (SIGINT), SIGTERM or SIGQUIT. Must be called inside the runtime; from then on the signals are
 /// caught, so that none is lost between start and wait.
 pub(super) fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut signals = Signals::catch()?;
@@ -15,13 +15,19 @@ pub(super) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    quit: tokio::signal::unix::Signal,
 }
 
 impl Signals {
     #[cfg(unix)]
     pub(super) fn catch() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+        })
     }
 
     #[cfg(unix)]
@@ -29,6 +35,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 
@@ -44,4 +51,32 @@ impl Signals {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// Signals that would end a process that does not catch them, and that ask a server for nothing: a terminal that has gone
+/// (SIGHUP), and those that other programs reload or reopen their files at. Each is noted in the log. Must be called inside
+/// the runtime.
+#[cfg(unix)]
+pub(super) fn outlive_others() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let others = [
+        ("SIGHUP", SignalKind::hangup()),
+        ("SIGUSR1", SignalKind::user_defined1()),
+        ("SIGUSR2", SignalKind::user_defined2()),
+    ];
+    for (name, kind) in others {
+        let mut signals = signal(kind)?;
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                tracing::info!(signal = name, "nothing is done at this signal; settings are read at the start");
+            }
+        });
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "as on Unix")]
+pub(super) fn outlive_others() -> io::Result<()> {
+    Ok(())
 }

@@ -3,6 +3,7 @@
 mod connection;
 mod dial;
 mod pool;
+mod sockets;
 mod tls;
 mod tunnel;
 
@@ -20,6 +21,8 @@ use tokio_rustls::TlsConnector;
 use self::connection::Stream;
 pub use self::connection::{BodyEnd, CONFIRM_AFTER, Connection, MAX_AGE, MAX_HEAD_BYTES, MAX_IDLE};
 use self::pool::Pool;
+pub use self::sockets::SocketLimits;
+use self::sockets::Sockets;
 pub use self::tls::Roots;
 pub(super) use self::tls::{SessionMemory, client_config};
 pub use self::tunnel::MAX_PROXY_HEAD_BYTES;
@@ -46,6 +49,7 @@ struct Inner {
     roots: Arc<RootCertStore>,
     tls: TlsConnector,
     connect_timeout: Duration,
+    sockets: Sockets,
     pool: Mutex<Pool>,
     /// Names that led inside, for the log.
     refusals: LogRate,
@@ -59,6 +63,8 @@ pub struct ClientOptions {
     pub resolver: Option<SharedResolver>,
     pub roots: Roots,
     pub connect_timeout: Duration,
+    /// `None`: as many as the system gives.
+    pub sockets: Option<SocketLimits>,
 }
 
 impl Default for ClientOptions {
@@ -68,6 +74,7 @@ impl Default for ClientOptions {
             resolver: None,
             roots: Roots::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            sockets: None,
         }
     }
 }
@@ -85,6 +92,8 @@ pub enum ClientError {
 pub(super) enum Phase {
     #[default]
     Dns,
+    /// Waits for a descriptor.
+    Socket,
     Connect,
     /// On the way to a proxy.
     Proxy,
@@ -100,6 +109,7 @@ impl Phase {
     pub(super) fn timed_out(self, limit: Duration) -> End {
         let phase = match self {
             Self::Dns => "dns",
+            Self::Socket => return sockets::none_free(),
             Self::Connect => "connect",
             Self::Proxy => return End::Proxy(format!("timeout: connect (limit {} s)", limit.as_secs_f64())),
             Self::Tunnel => "connect: proxy",
@@ -124,7 +134,7 @@ pub(super) struct Trace {
 impl Client {
     /// Reads the system's resolver configuration if no resolver is given; opens nothing yet.
     pub fn new(options: ClientOptions) -> Result<Self, ClientError> {
-        let ClientOptions { policy, resolver, roots, connect_timeout } = options;
+        let ClientOptions { policy, resolver, roots, connect_timeout, sockets } = options;
         let resolver = match resolver {
             Some(resolver) => resolver,
             None => Arc::new(HickoryResolver::from_system().map_err(ClientError::Resolver)?),
@@ -132,7 +142,14 @@ impl Client {
         let roots = Arc::new(roots.into_store());
         let tls = TlsConnector::from(Arc::new(client_config(Arc::clone(&roots), None, SessionMemory::EveryWebhook)?));
         let (pool, refusals) = (Mutex::default(), LogRate::default());
-        Ok(Self { inner: Arc::new(Inner { policy, resolver, roots, tls, connect_timeout, pool, refusals }) })
+        let sockets = Sockets::new(sockets);
+        Ok(Self { inner: Arc::new(Inner { policy, resolver, roots, tls, connect_timeout, sockets, pool, refusals }) })
+    }
+
+    /// Whether connections should not be kept that nobody uses: few can be opened beside them.
+    #[must_use]
+    pub fn is_short_of_sockets(&self) -> bool {
+        self.inner.sockets.are_few()
     }
 
     #[must_use]
@@ -222,7 +239,7 @@ impl Client {
 
     /// Keeps a connection for the next one who wants it.
     pub(super) fn checkin(&self, connection: Option<Connection>) {
-        if let Some(connection) = connection {
+        if let Some(connection) = connection.filter(|_| !self.is_short_of_sockets()) {
             self.inner.pool.lock().unwrap_or_else(PoisonError::into_inner).put(connection);
         }
     }
@@ -315,7 +332,10 @@ impl Client {
             Host::Domain(name) => name,
         };
         let asked_at = Instant::now();
-        let answer = inner.resolver.resolve(name).await;
+        let answer = {
+            let _lookup = inner.sockets.lookup().await;
+            inner.resolver.resolve(name).await
+        };
         // Also of a name that is not there: a time that only some have would tell them apart.
         *trace.timings.dns.get_or_insert_default() += asked_at.elapsed();
         let addresses = answer.map_err(|detail| unresolved(name, detail))?;
@@ -336,6 +356,11 @@ impl Client {
     }
 
     async fn connect_traced(&self, target: Target<'_>, trace: &mut Trace) -> Result<Connection, End> {
+        trace.phase = Phase::Socket;
+        if self.is_short_of_sockets() {
+            *self.inner.pool.lock().unwrap_or_else(PoisonError::into_inner) = Pool::default();
+        }
+        let socket = self.inner.sockets.connection(self.inner.connect_timeout).await?;
         let dialled = match target.proxy() {
             None => self.dial(target.destination, trace).await?,
             // Boxed: the futures of those that have no proxy need not be as large.
@@ -358,7 +383,7 @@ impl Client {
         } else {
             Stream::Plain(dialled.tcp)
         };
-        let started = Connection::start(stream, target, dialled.address).await;
+        let started = Connection::start(stream, target, dialled.address, socket).await;
         started.map_err(|error| End::Connect(error.to_string()))
     }
 }

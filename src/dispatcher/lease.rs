@@ -19,17 +19,19 @@ pub(super) struct Lease {
     since: Instant,
     /// Microseconds after `since`.
     until: AtomicU64,
+    /// How often it has ended.
+    ends: AtomicU64,
 }
 
 impl Lease {
     /// Of a node that shares its store with nobody.
     pub(super) fn for_ever() -> Self {
-        Self { since: Instant::now(), until: AtomicU64::new(FOR_EVER) }
+        Self { since: Instant::now(), until: AtomicU64::new(FOR_EVER), ends: AtomicU64::new(0) }
     }
 
     /// Of a node that owns nothing yet.
     pub(super) fn none() -> Self {
-        Self { since: Instant::now(), until: AtomicU64::new(0) }
+        Self { since: Instant::now(), until: AtomicU64::new(0), ends: AtomicU64::new(0) }
     }
 
     /// The node's word was sent at `sent_at`, and taken for `lease`. Returns until when it may act by it.
@@ -43,6 +45,14 @@ impl Lease {
     /// Ends it now.
     pub(super) fn end(&self) {
         self.until.store(0, Ordering::Release);
+        self.ends.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A number that is the same as long as it has not ended; `None`: it is over.
+    pub(super) fn number(&self) -> Option<u64> {
+        let number = self.ends.load(Ordering::Acquire);
+        let lasts = !self.is_over() && self.ends.load(Ordering::Acquire) == number;
+        lasts.then_some(number)
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -78,6 +88,22 @@ mod tests {
         lease.end();
         assert!(lease.is_over());
         assert!(!Lease::for_ever().is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_after_an_end_is_another() {
+        let lease = Lease::none();
+        assert_eq!(lease.number(), None);
+        let extend = || lease.extend(Instant::now(), Duration::from_secs(10));
+        extend();
+        let number = lease.number();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        extend();
+        assert!(number.is_some() && lease.number() == number);
+        lease.end();
+        assert_eq!(lease.number(), None);
+        extend();
+        assert!(lease.number().is_some() && lease.number() != number);
     }
 
     #[tokio::test(start_paused = true)]

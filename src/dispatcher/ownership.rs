@@ -33,6 +33,11 @@ impl Dispatcher {
         self.shared.member.is_none() || (self.shared.term(shard).is_some() && !self.shared.lease.is_over())
     }
 
+    /// A number that is the same as long as the others have taken this node for alive; `None`: they may not any more.
+    pub(crate) fn lease_number(&self) -> Option<u64> {
+        self.shared.lease.number()
+    }
+
     /// The terms to be named in the next renewal.
     pub(crate) fn terms(&self) -> Vec<Term> {
         self.shared.shards.lock().terms()

@@ -47,6 +47,10 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
                 continue;
             }
         };
+        if shared.client.is_short_of_sockets() {
+            // Who has a slot needs one more than who waits for it.
+            connection = None;
+        }
         let Some(_slot) = shared.slots.take(standing).await else { return };
         let Some(mut job) = lane.take_job() else { continue };
         shared.carry_out(&lane, std::mem::take(&mut job.todo));
@@ -96,8 +100,8 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
 
 /// Waits until there may be something to do; `false`: nothing came, and the worker is no longer counted.
 async fn wait_for_work(shared: &Shared, lane: &Lane, me: Id, until: Option<Instant>) -> bool {
-    let keep = shared.keeps.try_acquire();
-    let patience = Instant::now() + if keep.is_ok() { KEEP_IDLE } else { Duration::ZERO };
+    let keep = (!shared.client.is_short_of_sockets()).then(|| shared.keeps.try_acquire().ok()).flatten();
+    let patience = Instant::now() + if keep.is_some() { KEEP_IDLE } else { Duration::ZERO };
     let woken = tokio::time::timeout_at(until.unwrap_or(patience), lane.wake.acquire()).await;
     if let Ok(Ok(woken)) = woken {
         woken.forget();

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{Engine, to_the_end};
-use crate::store::cluster::Hint;
 use crate::store::{Act, StoreError, TenantPatch, TenantRecord};
 use crate::webhook::TenantSeq;
 
@@ -12,10 +11,11 @@ impl Engine {
     pub async fn create_tenant(self: &Arc<Self>, act: Act, patch: TenantPatch) -> Result<TenantRecord, StoreError> {
         let engine = Arc::clone(self);
         to_the_end(async move {
-            let _in_order = engine.changes.lock().await;
+            let in_order = engine.changes.lock().await;
             let record = engine.store.audited(&act).create_tenant(patch, engine.now()).await?;
             engine.tenants.apply(record.clone());
-            engine.dispatcher.hint(Hint::Changed);
+            drop(in_order);
+            engine.make_known().await?;
             Ok(record)
         })
         .await
@@ -30,10 +30,11 @@ impl Engine {
     ) -> Result<TenantRecord, StoreError> {
         let engine = Arc::clone(self);
         to_the_end(async move {
-            let _in_order = engine.changes.lock().await;
+            let in_order = engine.changes.lock().await;
             let record = engine.store.audited(&act).update_tenant(tenant, patch, engine.now()).await?;
             engine.tenants.apply(record.clone());
-            engine.dispatcher.hint(Hint::Changed);
+            drop(in_order);
+            engine.make_known().await?;
             Ok(record)
         })
         .await
@@ -48,14 +49,18 @@ impl Engine {
     ) -> Result<TenantRecord, StoreError> {
         let engine = Arc::clone(self);
         to_the_end(async move {
-            let _in_order = engine.changes.lock().await;
-            let deleted = engine.store.audited(&act).delete_tenant(tenant, force, engine.now()).await?;
+            let in_order = engine.changes.lock().await;
+            let deleted = engine.store.audited(&act).delete_tenant(tenant, force, engine.now()).await;
+            // Also after an error: the answer may be lost where the deletion is not.
+            engine.forget_tokens();
+            let deleted = deleted?;
             engine.tenants.remove(tenant);
             for webhook in deleted.webhooks {
                 engine.ingest.remove(tenant, webhook);
                 engine.dispatcher.remove(webhook);
             }
-            engine.dispatcher.hint(Hint::Changed);
+            drop(in_order);
+            engine.make_known().await?;
             Ok(deleted.tenant)
         })
         .await

@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Engine;
+use super::known::Knowledge;
 use crate::clock::UnixMicros;
 use crate::dispatcher::Member;
-use crate::store::cluster::{ChangeMark, Changes, Hint, Node, NodeRecord, Renewal, Term};
+use crate::store::cluster::{ChangeMark, Hint, Node, NodeRecord, Renewal, Term};
 use crate::store::{Act, Deed, EventSeq, Shard, StoreError};
 
 /// How long a node that is silent is taken for alive.
@@ -83,9 +84,10 @@ impl NodeSettings {
 
 /// A node's part among others.
 pub(super) struct Membership {
-    member: Member,
+    pub(super) member: Member,
     node: Node,
     settings: NodeSettings,
+    pub(super) knowledge: Knowledge,
     /// Do not wait for the next turn to renew.
     renew: Notify,
     is_stopping: AtomicBool,
@@ -94,15 +96,21 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    pub(super) fn new(member: Member, node: Node, settings: NodeSettings) -> Self {
+    /// `mark`: changes up to there are known.
+    pub(super) fn new(member: Member, node: Node, settings: NodeSettings, mark: ChangeMark) -> Self {
         let (is_stopping, has_left) = (AtomicBool::new(false), Mutex::new(false));
-        Self { member, node, settings, renew: Notify::new(), is_stopping, has_left }
+        let knowledge = Knowledge::new(mark);
+        Self { member, node, settings, knowledge, renew: Notify::new(), is_stopping, has_left }
     }
 
-    /// Begins to take part. `mark`: changes up to there are known.
-    pub(super) fn start(self: &Arc<Self>, engine: &Arc<Engine>, mark: ChangeMark) {
+    /// Begins to take part.
+    pub(super) fn start(self: &Arc<Self>, engine: &Arc<Engine>) {
         tokio::spawn(keep_lease(Arc::downgrade(engine), Arc::clone(self)));
-        tokio::spawn(follow(Arc::downgrade(engine), Arc::clone(self), mark));
+        tokio::spawn(follow(Arc::downgrade(engine), Arc::clone(self)));
+    }
+
+    pub(super) fn lease(&self) -> Duration {
+        self.settings.lease
     }
 
     /// Gives all shards away, from now on.
@@ -128,11 +136,16 @@ impl Membership {
     }
 
     /// One renewal, and what follows from it. `ends_at` is when the lease ends that was there before.
-    async fn renew(&self, engine: &Arc<Engine>, ends_at: &mut Option<Instant>) -> Result<(), StoreError> {
+    async fn renew(
+        &self,
+        engine: &Arc<Engine>,
+        ends_at: &mut Option<Instant>,
+        takes_silent: bool,
+    ) -> Result<(), StoreError> {
         let lease = self.settings.lease;
         let is_stopping = self.is_stopping.load(Ordering::Acquire);
         let held = engine.dispatcher.terms();
-        let renewal = Renewal { node: self.node.clone(), lease, held, is_draining: is_stopping };
+        let renewal = Renewal { node: self.node.clone(), lease, held, is_draining: is_stopping, takes_silent };
         let sent_at = Instant::now();
         let (part, whole) = RENEWAL_SHARE;
         let call = tokio::time::timeout(lease * part / whole, self.member.cluster.renew(&renewal));
@@ -183,19 +196,31 @@ fn lapse(engine: &Engine, ends_at: &mut Option<Instant>) {
 async fn keep_lease(engine: Weak<Engine>, membership: Arc<Membership>) {
     let interval = membership.settings.lease / RENEWALS_PER_LEASE;
     let (mut ends_at, mut is_failing, mut is_new) = (None, false, true);
+    // Where the store was away for this node it was so for others, too: they get the time to come back and record what they
+    // have sent, before their shards are taken.
+    let mut takes_silent_from = Instant::now();
     loop {
         let Some(engine) = engine.upgrade() else { return };
         let began_at = Instant::now();
-        if ends_at.is_none() && !is_new {
-            // What was sent is recorded before the shards are taken anew: then this node's old terms are over.
-            engine.dispatcher.flush().await;
+        // What was sent is recorded before the shards are taken anew: then this node's old terms are over.
+        let has_lapsed = !is_new && ends_at.is_none();
+        let is_recorded = !has_lapsed || engine.dispatcher.flush().await;
+        if has_lapsed {
+            takes_silent_from = Instant::now() + membership.settings.lease;
         }
         let has_left = membership.has_left.lock().await;
         if *has_left {
             return;
         }
-        let renewed = membership.renew(&engine, &mut ends_at).await;
+        let renewed = if is_recorded {
+            membership.renew(&engine, &mut ends_at, Instant::now() >= takes_silent_from).await
+        } else {
+            Err(StoreError::Unavailable("outcomes cannot be recorded yet".to_owned()))
+        };
         drop(has_left);
+        if renewed.is_err() {
+            takes_silent_from = Instant::now() + membership.settings.lease;
+        }
         match &renewed {
             Err(error) if !is_failing => tracing::warn!(%error, "cannot renew the lease; trying again"),
             Ok(()) if is_failing => tracing::info!("the lease is renewed again"),
@@ -225,6 +250,10 @@ async fn take_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>) {
             return;
         }
         let shards: Vec<_> = coming.iter().map(|term| term.shard).collect();
+        // Events would wait for it otherwise, while the take-over holds up all changes.
+        if let Err(error) = engine.be_informed().await {
+            tracing::debug!(%error, "cannot read what others have changed");
+        }
         let in_order = engine.changes.lock().await;
         match member.cluster.take_over(&shards).await {
             Ok(taken) => {
@@ -279,13 +308,14 @@ async fn hand_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>, timeo
 }
 
 /// Takes in hints, and polls, until the engine has gone.
-async fn follow(engine: Weak<Engine>, membership: Arc<Membership>, mut mark: ChangeMark) {
+async fn follow(engine: Weak<Engine>, membership: Arc<Membership>) {
     let member = &membership.member;
     let mut hints = member.cluster.listen();
     let mut poll_at = Instant::now();
+    let mut looked_at = poll_at;
     let mut is_change_told = false;
     loop {
-        let next = if is_change_told { poll_at.min(Instant::now() + CHANGES_PAUSE) } else { poll_at };
+        let next = if is_change_told { poll_at.min(looked_at + CHANGES_PAUSE) } else { poll_at };
         let hint = tokio::time::timeout_at(next, hints.recv()).await;
         let Some(engine) = engine.upgrade() else { return };
         match hint {
@@ -300,8 +330,8 @@ async fn follow(engine: Weak<Engine>, membership: Arc<Membership>, mut mark: Cha
         if now < next {
             continue;
         }
-        is_change_told = false;
-        if let Err(error) = engine.follow_changes(member, &mut mark).await {
+        (is_change_told, looked_at) = (false, now);
+        if let Err(error) = engine.follow_changes(member, &membership.knowledge).await {
             tracing::debug!(%error, "cannot read what others have changed");
         }
         if now >= poll_at {
@@ -321,36 +351,6 @@ impl Engine {
         match member.cluster.owed(&shards).await {
             Ok(owed) => owed.into_iter().for_each(|(webhook, at)| self.dispatcher.note_owed(webhook, at)),
             Err(error) => tracing::debug!(%error, "cannot look for what is owed"),
-        }
-    }
-
-    /// Takes in what other nodes have changed.
-    async fn follow_changes(&self, member: &Member, mark: &mut ChangeMark) -> Result<(), StoreError> {
-        {
-            let _in_order = self.changes.lock().await;
-            let changes = member.cluster.changes(Some(mark)).await?;
-            *mark = changes.mark.clone();
-            self.take_in(changes);
-        }
-        let jobs = self.store.unfinished_replays().await?;
-        self.replays.follow(jobs);
-        Ok(())
-    }
-
-    fn take_in(&self, changes: Changes) {
-        for tenant in changes.tenants {
-            self.tenants.apply(tenant);
-        }
-        for changed in &changes.webhooks {
-            self.dispatcher.follow(&changed.record, changed.circuit_closed_by);
-            self.ingest.apply(&changed.record);
-        }
-        for (tenant, webhook) in changes.deleted_webhooks {
-            self.ingest.remove(tenant, webhook);
-            self.dispatcher.remove(webhook);
-        }
-        for tenant in changes.deleted_tenants {
-            self.tenants.remove(tenant);
         }
     }
 

@@ -18,6 +18,16 @@ pub enum StoreSettings {
     Postgres(PostgresOptions),
 }
 
+impl StoreSettings {
+    /// How many connections it may have to a database.
+    pub(super) fn max_connections(&self) -> usize {
+        match self {
+            Self::Sqlite(_) => 0,
+            Self::Postgres(options) => options.descriptors(),
+        }
+    }
+}
+
 /// Opens the store. `master_key`: in place of the key file in `folder`. `is_new`: a key without a database is meant so.
 pub(super) async fn open(
     folder: PathBuf,

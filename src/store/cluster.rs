@@ -53,6 +53,11 @@ pub trait Cluster: Send + Sync + 'static {
     /// Webhooks and tenants that were changed since a mark: each change once at least. `None`: none of them, only the mark
     /// of now. Also reads how much is pending, for [`Store::pending`](super::Store::pending).
     async fn changes(&self, since: Option<&ChangeMark>) -> Result<Changes, StoreError>;
+    /// This node has taken in what there was at `mark`. The others see it.
+    async fn know(&self, node: Uuid, mark: &ChangeMark) -> Result<(), StoreError>;
+    /// The other nodes that are alive and have not said that they know what there was at `of`; without it, what there is
+    /// now.
+    async fn unaware(&self, node: Uuid, of: Option<&ChangeMark>) -> Result<Unaware, StoreError>;
 
     /// Oldest first; those that died too, for a while.
     async fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError>;
@@ -86,6 +91,8 @@ pub struct Renewal {
     pub held: Vec<Term>,
     /// It gives its shards away, and takes none.
     pub is_draining: bool,
+    /// It also takes shards whose owners are silent. Without it, those that nobody or this node itself holds.
+    pub takes_silent: bool,
 }
 
 /// What a node has after a renewal.
@@ -109,7 +116,7 @@ pub struct TakenOver {
     pub through: EventSeq,
 }
 
-/// Up to where changes were seen.
+/// What was committed at a moment: up to where changes were seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeMark(pub(super) String);
 
@@ -121,6 +128,17 @@ pub struct Changes {
     pub deleted_webhooks: Vec<(TenantSeq, WebhookSeq)>,
     pub tenants: Vec<TenantRecord>,
     pub deleted_tenants: Vec<TenantSeq>,
+    /// Some tokens are good no more.
+    pub are_tokens_revoked: bool,
+}
+
+/// Who does not know of changes yet.
+#[derive(Clone, Debug)]
+pub struct Unaware {
+    /// The moment of the question.
+    pub mark: ChangeMark,
+    /// Names of nodes.
+    pub nodes: Vec<String>,
 }
 
 #[derive(Clone, Debug)]

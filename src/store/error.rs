@@ -45,6 +45,12 @@ pub enum OpenError {
     /// A database server that cannot be reached, or does not do what it is asked.
     #[error("{database}: {reason}")]
     Database { database: String, reason: String },
+    /// Settings of a session, prepared statements, advisory locks and `LISTEN` need a session.
+    #[error(
+        "{database} is reached through a pooler in transaction mode, where a connection has no session of its own: set \
+         the pooler to session mode (in PgBouncer `pool_mode = session`), or go around it"
+    )]
+    SharedSessions { database: String },
     #[error("{database} is PostgreSQL {found}, which is older than {needed}")]
     OldPostgres { database: String, found: String, needed: u32 },
     #[error(

@@ -26,6 +26,7 @@ mod pool;
 mod presence;
 mod replay;
 mod retention;
+mod schema;
 mod scratch;
 mod sealed_urls;
 mod settle;
@@ -73,6 +74,8 @@ use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 pub const MIN_CONNECTIONS: u32 = 4;
 /// Connections beside these for what nodes do together, which must not wait for deliveries.
 const CONTROL_CONNECTIONS: u32 = 3;
+/// And for the hints of other nodes.
+const LISTENING_CONNECTIONS: u32 = 1;
 
 /// The store in PostgreSQL. A clone is another handle to it.
 #[derive(Clone)]

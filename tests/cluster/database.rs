@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use crate::account::account;
-use crate::nodes::{self, DATABASE, Nodes};
+use crate::nodes::{self, DATABASE, LEASE, Nodes, WEBHOOKS};
 use crate::postgres_server::{Cluster, Shutdown};
 use crate::publishers::Publishers;
 use crate::receiver::{Answer, TestReceiver};
 use crate::under_load;
 
-/// Attempts that were cut off when leases ended, and outcomes that could not be recorded before others came.
-const MAX_REPEATS_AN_OUTAGE: usize = 500;
+/// Attempts that were cut off when leases ended, on a machine that is busy.
+const MAX_REPEATS_AN_OUTAGE: usize = 50;
+/// Events beside those of the publishers, right before an outage.
+const BACKLOG: usize = 1_000;
 /// Between two cuts of all connections, and for how long.
 const CUT_EVERY: Duration = Duration::from_millis(200);
 const CUTS: usize = 15;
@@ -34,6 +36,24 @@ async fn a_restart_of_the_database_loses_nothing_whether_it_is_told_or_crashes()
         nodes.wait_for_balance(&cluster).await;
     }
     account(&cluster, &publishers.stop().await, &receiver, outages.len() * MAX_REPEATS_AN_OUTAGE).await;
+}
+
+/// While the database is away, nodes go on with what they have in memory, and wait with the outcomes. All leases end. Whichever
+/// node comes back first leaves the others theirs, and each records what it has sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_in_an_outage_longer_than_all_leases_is_recorded_after_it() {
+    let receiver = receiver().await;
+    let (mut cluster, nodes) = nodes::start(3, &receiver).await;
+    let publishers = Publishers::start(nodes.directory());
+    publishers.wait_for_more(200).await;
+    let id = |n: usize| format!("backlog-{n}.w{}", n % WEBHOOKS);
+    publishers.send_all(&(0..BACKLOG).map(id).collect::<Vec<_>>()).await;
+    cluster.stop(Shutdown::Immediate);
+    under_load(LEASE * 2).await;
+    cluster.run_again().await;
+    publishers.wait_for_more(200).await;
+    nodes.wait_for_balance(&cluster).await;
+    account(&cluster, &publishers.stop().await, &receiver, MAX_REPEATS_AN_OUTAGE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,7 +79,7 @@ impl Nodes {
     pub async fn start_with(store: &str, count: usize, webhooks: &[Value]) -> Self {
         let mut nodes = Self { members: Vec::new(), directory: Directory::default() };
         nodes.add(store, None);
-        // Before there are other nodes, which would know of them a moment later only.
+        // Before there are other nodes, which each answer would wait for.
         for webhook in webhooks {
             let (status, problem) = nodes.caller(0).call(Method::POST, "/api/v1/webhooks", webhook).await;
             assert_eq!(status, 201, "{problem}");

@@ -69,7 +69,12 @@ impl Publishers {
 
     /// Sends one more, until a node accepts it.
     pub async fn send(&self, id: &str) {
-        self.shared.send(&self.directory, &[id.to_owned()]).await;
+        self.send_all(&[id.to_owned()]).await;
+    }
+
+    /// The same, of several in one request.
+    pub async fn send_all(&self, ids: &[String]) {
+        self.shared.send(&self.directory, ids).await;
     }
 
     /// Waits until so many more are accepted: the nodes work.

@@ -38,6 +38,15 @@ impl Program {
         Self::start_as(command, "127.0.0.1:0", folder, options, stderr)
     }
 
+    /// With no more than so many open files.
+    pub(crate) fn start_limited(files: u32, folder: &Path, options: &[&str], stderr: Stdio) -> Self {
+        // It becomes the program itself, so that the process is ours to signal.
+        let mut command = Command::new("/bin/sh");
+        let limited = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+        command.args(["-c", &limited, env!("CARGO_BIN_EXE_postrider")]);
+        Self::start_as(command, "127.0.0.1:0", folder, options, stderr)
+    }
+
     /// In a network namespace, at an address of it.
     pub(crate) fn start_in(namespace: &str, ip: Ipv4Addr, folder: &Path, options: &[&str], stderr: Stdio) -> Self {
         // It becomes the program itself, so that the process is ours to signal.
@@ -112,6 +121,11 @@ impl Caller {
     pub(crate) async fn call(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
         let response = self.try_call(method, path, body).await.expect("the server answers");
         (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap_or_default())
+    }
+
+    /// Where the server is: `127.0.0.1:…`.
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
+use super::sockets::Socket;
 use crate::delivery::End;
 use crate::delivery::access::{RouteId, Target};
 use crate::delivery::guard::{Destination, GuardedAddr};
@@ -47,6 +48,7 @@ pub struct Connection {
     opened_at: Instant,
     used_at: Instant,
     pub(super) confirmed_at: Instant,
+    _socket: Socket,
 }
 
 /// How the reading of a response body ended.
@@ -66,6 +68,7 @@ impl Connection {
         stream: Stream,
         target: Target<'_>,
         address: Option<GuardedAddr>,
+        socket: Socket,
     ) -> Result<Self, hyper::Error> {
         let meter = Arc::new(Meter::default());
         let io = TokioIo::new(Metered { stream, meter: Arc::clone(&meter) });
@@ -82,6 +85,7 @@ impl Connection {
             opened_at: now,
             used_at: now,
             confirmed_at: now,
+            _socket: socket,
         })
     }
 

@@ -9,10 +9,12 @@ use uuid::Uuid;
 
 use super::pool::Connection;
 use super::transaction::{Failure, corrupt};
-use super::{Shared, counters, hints, tenants, webhooks};
+use super::{Shared, counters, hints, tenants, tokens, webhooks};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
-use crate::store::cluster::{ChangeMark, Changes, Cluster, Hint, Node, NodeRecord, Renewal, Renewed, TakenOver, Term};
+use crate::store::cluster::{
+    ChangeMark, Changes, Cluster, Hint, Node, NodeRecord, Renewal, Renewed, TakenOver, Term, Unaware,
+};
 use crate::store::{Shard, StoreError};
 use crate::webhook::WebhookSeq;
 
@@ -20,8 +22,8 @@ use crate::webhook::WebhookSeq;
 /// no statement here waits for another. `20562` is [`SHARD_LOCK`](super::fence::SHARD_LOCK).
 const RENEW: &str = "
     WITH me AS (
-        INSERT INTO node (uuid, name, address, version, started_at, seen_at, stopping, lease_us)
-        VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6, $7)
+        INSERT INTO node (uuid, name, address, version, started_at, seen_at, stopping, lease_us, known)
+        VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6, $7, '1:1:')
         ON CONFLICT (uuid) DO UPDATE SET
             seen_at = excluded.seen_at, stopping = excluded.stopping, lease_us = excluded.lease_us
         RETURNING draining
@@ -48,7 +50,7 @@ const RENEW: &str = "
         FROM shard
         WHERE CASE
             WHEN id = ANY($8) THEN false
-            WHEN holder IS NULL OR holder = $1 OR lease_until <= clock_timestamp()
+            WHEN holder IS NULL OR holder = $1 OR ($10 AND lease_until <= clock_timestamp())
                 THEN pg_try_advisory_xact_lock(20562, id)
             ELSE false
         END
@@ -94,6 +96,25 @@ const RETRIEVE: &str = "
     WHERE in_memory AND event_seq <= $2
         AND (webhook_seq IN (SELECT seq FROM webhook WHERE shard = ANY($1))) IS TRUE";
 
+/// Not waited for: what it says is true whether or not it outlives a crash of the server.
+const KNOW: &str = "
+    WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+    UPDATE node SET known = $2::text::pg_snapshot
+    FROM quick
+    WHERE node.uuid = $1 AND EXISTS (
+        SELECT FROM node AS other
+        WHERE other.uuid <> $1 AND other.seen_at > clock_timestamp() - other.lease_us * interval '1 microsecond'
+    )";
+
+/// The present moment and who does not know what had been committed by then, or by the moment that is given.
+const UNAWARE: &str = "
+    SELECT pg_current_snapshot()::text, ARRAY(
+        SELECT name FROM node
+        WHERE uuid <> $1 AND seen_at > clock_timestamp() - lease_us * interval '1 microsecond'
+            AND NOT sees_all_of(known, coalesce($2::text::pg_snapshot, pg_current_snapshot()))
+        ORDER BY name
+    )";
+
 fn ids(shards: &[Shard]) -> Vec<i16> {
     shards.iter().map(|shard| i16::from(shard.number())).collect()
 }
@@ -132,6 +153,7 @@ impl Shared {
                     &micros(renewal.lease),
                     &ids,
                     &epochs,
+                    &renewal.takes_silent,
                 ],
             )
             .await?;
@@ -166,18 +188,20 @@ impl Shared {
 
     async fn read_changes(&self, since: Option<&ChangeMark>) -> Result<Changes, Failure> {
         let mut connection = self.control.snapshot(None).await?;
-        let row = connection.query_one("SELECT pg_snapshot_xmin(pg_current_snapshot())::text", &[]).await?;
+        let row = connection.query_one("SELECT pg_current_snapshot()::text", &[]).await?;
         let mut changes = Changes {
             mark: ChangeMark(row.try_get(0)?),
             webhooks: Vec::new(),
             deleted_webhooks: Vec::new(),
             tenants: Vec::new(),
             deleted_tenants: Vec::new(),
+            are_tokens_revoked: false,
         };
         if let Some(ChangeMark(since)) = since {
             changes.webhooks = webhooks::changed(&connection, &self.sealer, since).await?;
             changes.deleted_webhooks = webhooks::deleted_since(&connection, since).await?;
             (changes.tenants, changes.deleted_tenants) = tenants::changed(&connection, since).await?;
+            changes.are_tokens_revoked = tokens::any_revoked(&connection, since).await?;
         }
         let pending = counters::pending(&connection).await?;
         connection.commit().await?;
@@ -280,6 +304,18 @@ impl Cluster for Shared {
 
     async fn changes(&self, since: Option<&ChangeMark>) -> Result<Changes, StoreError> {
         Ok(self.read_changes(since).await?)
+    }
+
+    async fn know(&self, node: Uuid, mark: &ChangeMark) -> Result<(), StoreError> {
+        self.control().await?.execute(KNOW, &[&node, &mark.0]).await?;
+        Ok(())
+    }
+
+    async fn unaware(&self, node: Uuid, of: Option<&ChangeMark>) -> Result<Unaware, StoreError> {
+        let connection = self.control().await?;
+        let row = connection.query_one(UNAWARE, &[&node, &of.map(|ChangeMark(snapshot)| snapshot)]).await?;
+        let read = || Ok::<_, Failure>(Unaware { mark: ChangeMark(row.try_get(0)?), nodes: row.try_get(1)? });
+        Ok(read()?)
     }
 
     async fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {

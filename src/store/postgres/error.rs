@@ -26,6 +26,11 @@ pub(super) fn is_passing(error: &Error) -> bool {
     error.code().is_some_and(|code| passing.contains(code))
 }
 
+/// Whether a row found no partition: no constraint of this schema can be violated by what the program writes.
+pub(super) fn lacks_partition(error: &Error) -> bool {
+    error.code() == Some(&SqlState::CHECK_VIOLATION)
+}
+
 /// A column's value that no version of this program writes.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -11,7 +11,7 @@ use tracing::{error, info};
 
 use super::Shared;
 use super::accept;
-use super::error::is_passing;
+use super::error::{is_passing, lacks_partition};
 use super::pool::closed;
 use super::transaction::{Failure, Slot};
 use crate::fair::{Permit, Turns};
@@ -196,6 +196,10 @@ async fn store(shared: &Arc<Shared>, events: &[NewEvent]) -> Result<Vec<Accepted
                 return Ok(stored.accepted);
             }
             Err(Failure::Postgres(error)) if is_passing(&error) && tries < MAX_TRIES => {}
+            Err(Failure::Postgres(error)) if lacks_partition(&error) && tries < MAX_TRIES => {
+                drop((connection, slot));
+                shared.mend_partitions().await;
+            }
             Err(failure) => {
                 // It may be stored without anybody's knowing; no lane holds it then.
                 shared.window.doubt();

@@ -1,5 +1,6 @@
 //! Opening: the server's version and settings, migrations, and the keys of the installation.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -7,10 +8,10 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use uuid::Uuid;
 
-use super::import;
 use super::pool::{Connection, Connections, Server};
 use super::sealed_urls::seal_urls;
 use super::transaction::Failure;
+use super::{CONTROL_CONNECTIONS, LISTENING_CONNECTIONS, MIN_CONNECTIONS, import, schema};
 use crate::delivery::client::Roots;
 use crate::store::migrate::{self, Migration};
 use crate::store::seal::{Belonging, Sealer, random_bytes};
@@ -25,6 +26,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 4, sql: include_str!("../../../migrations/postgres/0004_transfer.sql") },
     Migration { version: 5, sql: include_str!("../../../migrations/postgres/0005_hops.sql") },
     Migration { version: 6, sql: include_str!("../../../migrations/postgres/0006_checksum.sql") },
+    Migration { version: 7, sql: include_str!("../../../migrations/postgres/0007_known.sql") },
 ];
 /// The oldest version that its makers still mend, as of this program's.
 const OLDEST_POSTGRES: u32 = 14;
@@ -32,6 +34,9 @@ const OLDEST_POSTGRES: u32 = 14;
 pub(super) const MIGRATION_LOCK: i64 = 0x5052_4452_0001;
 /// Connections where the options do not say.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 16;
+
+/// How often each of two connections is asked for its process of the server.
+const SESSION_LOOKS: u32 = 3;
 
 /// Keys of the table `meta`, as in the embedded store.
 const ID_HASH_KEY: &str = "id_hash_key";
@@ -71,6 +76,13 @@ impl PostgresOptions {
     /// The database as messages show it: without user and password.
     pub fn shown(&self) -> Result<String, OpenError> {
         self.config().map(|config| shown(&config))
+    }
+
+    /// Connections that a node has at most, those beside the pool included.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        let all = self.max_connections.max(MIN_CONNECTIONS) + CONTROL_CONNECTIONS + LISTENING_CONNECTIONS;
+        usize::try_from(all).unwrap_or(usize::MAX)
     }
 
     /// The server, ready to be connected to.
@@ -115,9 +127,14 @@ pub(super) struct Opening<'a> {
 impl Opening<'_> {
     /// Checks the server and the schema, and brings the schema up to date. Changes nothing that it refuses.
     pub(super) async fn prepare(&self, allow_unsafe_server: bool) -> Result<Keys, OpenError> {
+        refuse_shared_sessions(self.connections, self.database).await?;
         let connection = self.connections.get().await.map_err(|error| self.failed(error.into()))?;
         check_server(&connection, self.database, allow_unsafe_server).await?;
         let found = schema_version(&connection).await.map_err(|failure| self.failed(failure))?;
+        if found == migrate::latest(MIGRATIONS) {
+            let damage = schema::damage(&connection).await.map_err(|failure| self.failed(failure))?;
+            damage.map_or(Ok(()), |damage| Err(self.corrupt(&damage)))?;
+        }
         if found > 0 {
             self.refuse_unfinished(&connection).await?;
             self.keys(&connection).await?;
@@ -193,6 +210,24 @@ impl Opening<'_> {
     }
 }
 
+/// Refuses connections that share the sessions of a server. With a pooler that lends a session for each transaction, two
+/// that are open at the same time are answered by the same process of the server, or one by several.
+async fn refuse_shared_sessions(connections: &Connections, database: &str) -> Result<(), OpenError> {
+    let read = async || -> Result<bool, Failure> {
+        let (one, two) = (connections.get().await?, connections.get().await?);
+        let (mut of_one, mut of_two) = (BTreeSet::new(), BTreeSet::new());
+        for _ in 0..SESSION_LOOKS {
+            of_one.insert(one.server_process().await?);
+            of_two.insert(two.server_process().await?);
+        }
+        Ok(of_one.len() > 1 || of_two.len() > 1 || of_one == of_two)
+    };
+    if read().await.map_err(|failure| open_error(database, failure))? {
+        return Err(OpenError::SharedSessions { database: database.to_owned() });
+    }
+    Ok(())
+}
+
 /// Refuses a server that this program cannot use.
 pub(super) async fn check_server(
     connection: &Connection,
@@ -262,7 +297,8 @@ pub(super) async fn migrate(connections: &Connections, migration: &Migration) ->
 pub(super) async fn is_new(options: &PostgresOptions) -> Result<bool, OpenError> {
     let config = options.config()?;
     let database = shown(&config);
-    let connections = Connections::new(&options.server()?, 1, &database)?;
+    let connections = Connections::new(&options.server()?, 2, &database)?;
+    refuse_shared_sessions(&connections, &database).await?;
     let found = async { schema_version(&connections.get().await?).await };
     let found = found.await.map_err(|failure| open_error(&database, failure));
     connections.close().await;

@@ -1,5 +1,6 @@
 //! Partitions of the tables that grow: each holds a range of event numbers, and so of time.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::pool::{Connection, Connections};
@@ -48,39 +49,52 @@ impl Partitions {
 
 /// Within a transaction. Returns the first number without a partition.
 async fn make_missing(connection: &Connection) -> Result<i64, Failure> {
+    connection.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITIONS_LOCK]).await?;
     let newest: i64 = connection.query_one("SELECT last_value FROM event_number", &[]).await?.try_get(0)?;
     let present = newest / EVENTS_PER_PARTITION;
-    for number in present..=present + PARTITIONS_AHEAD {
+    let mut numbers: BTreeSet<i64> = (present..=present + PARTITIONS_AHEAD).collect();
+    // Those of a number are made and dropped together: what one table has, the others need.
+    let found = connection
+        .query(
+            "SELECT DISTINCT substring(relname FROM '_p([0-9]+)$')::bigint
+             FROM pg_class
+             WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace
+                 AND relname ~ '^(event|delivery|attempt)_p[0-9]{1,12}$'",
+            &[],
+        )
+        .await?;
+    for row in found {
+        numbers.insert(row.try_get(0)?);
+    }
+    for number in numbers {
         make_one(connection, number).await?;
     }
     Ok((present + PARTITIONS_AHEAD + 1) * EVENTS_PER_PARTITION)
 }
 
-/// Within a transaction: makes a partition unless it is there, as a table of its own that is then attached, which does not
-/// wait for readers and writers of the others.
+/// Within a transaction: makes the partitions of a number that are not there, as tables of their own that are then attached,
+/// which does not wait for readers and writers of the others. One that somebody has detached is attached again.
 pub(super) async fn make_one(connection: &Connection, number: i64) -> Result<(), Failure> {
     connection.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITIONS_LOCK]).await?;
-    let name = format!("event_p{number}");
-    // Not `to_regclass`, which may answer from before the lock.
-    let found = connection
-        .query_one(
-            "SELECT EXISTS (
-                 SELECT FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace
-             )",
-            &[&name],
-        )
-        .await?;
-    if found.try_get(0)? {
-        return Ok(());
-    }
     let (first, end) = (number * EVENTS_PER_PARTITION, (number + 1) * EVENTS_PER_PARTITION);
     for table in PARTITIONED {
-        connection
-            .batch(&format!(
-                "CREATE TABLE {table}_p{number} (LIKE {table} INCLUDING ALL);
-                 ALTER TABLE {table} ATTACH PARTITION {table}_p{number} FOR VALUES FROM ({first}) TO ({end});"
-            ))
+        let name = format!("{table}_p{number}");
+        // Not `to_regclass`, which may answer from before the lock.
+        let found = connection
+            .query_opt(
+                "SELECT relispartition FROM pg_class
+                 WHERE relname = $1 AND relnamespace = current_schema()::regnamespace",
+                &[&name],
+            )
             .await?;
+        let is_attached = found.map(|row| row.try_get::<_, bool>(0)).transpose()?;
+        if is_attached.is_none() {
+            connection.batch(&format!("CREATE TABLE {name} (LIKE {table} INCLUDING ALL)")).await?;
+        }
+        if is_attached != Some(true) {
+            let attach = format!("ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({first}) TO ({end})");
+            connection.batch(&attach).await?;
+        }
     }
     Ok(())
 }

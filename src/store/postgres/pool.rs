@@ -11,7 +11,7 @@ use deadpool_postgres::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Config, Row, Statement};
+use tokio_postgres::{Config, Row, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error;
@@ -220,6 +220,16 @@ impl Connection {
     pub(super) async fn execute(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<u64, Failure> {
         let statement = self.client.prepare_cached(sql).await?;
         Ok(self.client.execute(&statement, parameters).await?)
+    }
+
+    /// The process of the server that answers, asked for by a statement that needs no session.
+    pub(super) async fn server_process(&self) -> Result<String, tokio_postgres::Error> {
+        let messages = self.client.simple_query("SELECT pg_backend_pid()").await?;
+        let found = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        Ok(found.unwrap_or_default().to_owned())
     }
 
     /// Statements without parameters, which are neither prepared nor kept.

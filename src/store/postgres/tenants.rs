@@ -145,14 +145,17 @@ pub(super) async fn list(connection: &Connection) -> Result<Vec<TenantRecord>, F
     connection.query(select_tenants!("ORDER BY seq"), &[]).await?.iter().map(record).collect()
 }
 
-/// Those that were changed, and those that were deleted, by transactions from `since` on.
+/// Those that were changed, and those that were deleted, by transactions that had not ended in the snapshot `since`.
 pub(super) async fn changed(
     connection: &Connection,
     since: &str,
 ) -> Result<(Vec<TenantRecord>, Vec<TenantSeq>), Failure> {
-    let rows = connection.query(select_tenants!("AND changed_in >= $1::text::xid8"), &[&since]).await?;
+    let rows = connection
+        .query(select_tenants!("AND changed_in >= pg_snapshot_xmin($1::text::pg_snapshot)"), &[&since])
+        .await?;
     let changed = rows.iter().map(record).collect::<Result<_, _>>()?;
-    let sql = "SELECT seq FROM tenant WHERE changed_in >= $1::text::xid8 AND deleted_at IS NOT NULL";
+    let sql =
+        "SELECT seq FROM tenant WHERE changed_in >= pg_snapshot_xmin($1::text::pg_snapshot) AND deleted_at IS NOT NULL";
     let rows = connection.query(sql, &[&since]).await?;
     let deleted = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     Ok((changed, deleted))

@@ -90,6 +90,15 @@ pub(super) async fn by_hash(connection: &Connection, hash: &[u8; 32]) -> Result<
     row.as_ref().map(record).transpose()
 }
 
+/// Whether any was revoked by a transaction that had not ended in the snapshot `since`.
+pub(super) async fn any_revoked(connection: &Connection, since: &str) -> Result<bool, Failure> {
+    let sql = "
+        SELECT EXISTS (
+            SELECT FROM token WHERE revoked_at IS NOT NULL AND changed_in >= pg_snapshot_xmin($1::text::pg_snapshot)
+        )";
+    Ok(connection.query_one(sql, &[&since]).await?.try_get(0)?)
+}
+
 fn record(row: &Row) -> Result<TokenRecord, Failure> {
     let scopes: &str = row.try_get(3)?;
     Ok(TokenRecord {

@@ -9,16 +9,19 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use parking_lot::Mutex;
 
 use super::Shared;
-use super::accept::Stored;
-use super::error::{is_passing, store_error};
+use super::accept::{self, Stored};
+use super::error::{is_passing, lacks_partition, store_error};
 use super::pool::Connection;
 use crate::delivery::id::EventSeq;
 use crate::store::counters::Counters;
-use crate::store::{Accepted, Act, StoreError};
+use crate::store::{Accepted, Act, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 
 /// How often a transaction is tried that others are in the way of.
 const MAX_TRIES: u32 = 5;
+
+/// A probe that waits for a lock is given up before whoever asked for it gives up, so that it keeps no connection.
+const BEGIN_REHEARSAL: &str = "SET LOCAL lock_timeout = '1s'; SAVEPOINT rehearsal";
 
 /// Why an operation did not succeed.
 #[derive(Debug)]
@@ -147,8 +150,13 @@ impl Commit {
         stored.accepted
     }
 
-    /// Fails while nothing can be committed.
-    pub(super) async fn probe(&self) -> Result<(), Failure> {
+    /// Fails while nothing can be accepted or nothing can be committed: accepts an event for all tables that accepting
+    /// writes to, takes that back, and commits a row.
+    pub(super) async fn probe(&mut self) -> Result<(), Failure> {
+        self.connection.batch(BEGIN_REHEARSAL).await?;
+        let slot = self.slot();
+        accept::store(&self.connection, &self.shared, slot, &[&NewEvent::rehearsal()]).await?;
+        self.connection.batch("ROLLBACK TO rehearsal").await?;
         self.connection
             .execute(
                 "INSERT INTO meta (key, value) VALUES ('probe', decode('00', 'hex'))
@@ -173,6 +181,12 @@ impl Commit {
         };
         match ended {
             Err(Failure::Postgres(error)) if is_passing(&error) && *tries < MAX_TRIES => ControlFlow::Continue(()),
+            Err(Failure::Postgres(error)) if lacks_partition(&error) && *tries < MAX_TRIES => {
+                let shared = Arc::clone(&self.shared);
+                drop(self);
+                shared.mend_partitions().await;
+                ControlFlow::Continue(())
+            }
             Err(failure) => {
                 if self.newest > EventSeq(0) {
                     self.shared.window.doubt();

@@ -282,24 +282,26 @@ pub(super) async fn deleted_of_shards(connection: &Connection, shards: &[i16]) -
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// Those that were changed by transactions from `since` on.
+/// Those that were changed by transactions that had not ended in the snapshot `since`.
 pub(super) async fn changed(
     connection: &Connection,
     sealer: &Sealer,
     since: &str,
 ) -> Result<Vec<ChangedWebhook>, Failure> {
-    let sql = select_webhooks!("WHERE changed_in >= $1::text::xid8 AND deleted_at IS NULL ORDER BY seq");
+    let sql = select_webhooks!(
+        "WHERE changed_in >= pg_snapshot_xmin($1::text::pg_snapshot) AND deleted_at IS NULL ORDER BY seq"
+    );
     let rows = connection.query(sql, &[&since]).await?;
     let changed = |row| Ok(ChangedWebhook { record: record(row, sealer)?, circuit_closed_by: row.try_get(27)? });
     rows.iter().map(changed).collect()
 }
 
-/// Those that were deleted by transactions from `since` on.
+/// Those that were deleted by transactions that had not ended in the snapshot `since`.
 pub(super) async fn deleted_since(
     connection: &Connection,
     since: &str,
 ) -> Result<Vec<(TenantSeq, WebhookSeq)>, Failure> {
-    let sql = "SELECT tenant, seq FROM webhook WHERE changed_in >= $1::text::xid8 AND deleted_at IS NOT NULL";
+    let sql = "SELECT tenant, seq FROM webhook WHERE changed_in >= pg_snapshot_xmin($1::text::pg_snapshot) AND deleted_at IS NOT NULL";
     let rows = connection.query(sql, &[&since]).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }

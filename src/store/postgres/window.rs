@@ -159,6 +159,14 @@ impl Shared {
         }
     }
 
+    /// A row has found no partition: some were dropped, or detached, by somebody else.
+    pub(super) async fn mend_partitions(&self) {
+        match self.partitions.make(&self.connections).await {
+            Ok(()) => warn!("a partition was missing, and has been made or attached again"),
+            Err(error) => warn!(%error, "a missing partition cannot be made again yet"),
+        }
+    }
+
     async fn slide_window(&self) -> Result<(), StoreError> {
         let connection = self.connections.get().await?;
         Ok(self.window.slide(&connection).await?)

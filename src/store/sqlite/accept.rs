@@ -66,6 +66,17 @@ fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accep
     Ok(Accepted::New { seq })
 }
 
+/// Accepts an event for all tables that accepting writes to. The caller rolls it back.
+pub(super) fn rehearse(commit: &mut Commit<'_>) -> rusqlite::Result<()> {
+    let counters = commit.state.counters.clone();
+    let done = accept_one(commit, &NewEvent::rehearsal());
+    commit.state.counters = counters;
+    if let Ok(Accepted::New { .. }) = done {
+        commit.state.window.withdraw();
+    }
+    done.map(drop)
+}
+
 /// Writes rows for what does not stay in memory; returns how many deliveries do.
 fn accept_deliveries(commit: &mut Commit<'_>, new: &NewEvent, seq: EventSeq) -> rusqlite::Result<u32> {
     let (mut rowless, mut skipped) = (0, 0);

@@ -36,6 +36,14 @@ impl Window {
         self.added += 1;
     }
 
+    /// Takes back the last event that was added in this transaction.
+    pub(super) fn withdraw(&mut self) {
+        if self.added > 0 {
+            self.rowless.pop_back();
+            self.added -= 1;
+        }
+    }
+
     /// How many deliveries of an event have no row; 0 for one that is not in the window.
     pub(super) fn rowless(&self, event: EventSeq) -> u32 {
         self.position(event).and_then(|position| self.rowless.get(position)).copied().unwrap_or(0)

@@ -299,12 +299,14 @@ impl<'c> Commit<'c> {
     }
 }
 
-/// Fails while nothing can be committed: needs room for a moment, and a commit.
+/// Fails while nothing can be accepted or nothing can be committed: needs room for a moment, accepts an event that it takes
+/// back, and a commit.
 pub(super) fn probe(commit: &mut Commit<'_>) -> Result<(), Failure> {
     commit.connection.execute_batch("SAVEPOINT probe")?;
-    let room = commit.prepare("INSERT INTO meta (key, value) VALUES ('probe', zeroblob(65536))")?.execute(());
+    let room = commit.prepare("INSERT INTO meta (key, value) VALUES ('probe', zeroblob(65536))");
+    let room = room.and_then(|mut insert| insert.execute(())).and_then(|_| super::accept::rehearse(commit));
     if commit.connection.is_autocommit() {
-        return room.map(drop).map_err(Failure::Sqlite);
+        return room.map_err(Failure::Sqlite);
     }
     commit.connection.execute_batch("ROLLBACK TO probe; RELEASE probe")?;
     room.map_err(|error| Failure::Refused(store_error(&error)))?;
