@@ -2,6 +2,7 @@
 
 mod audit;
 pub mod auth;
+mod change;
 mod clock;
 mod deliveries;
 mod events;

@@ -1,5 +1,6 @@
 //! What a store promises. It speaks intents, not rows; `tests/store_conformance` holds a store to it.
 
+mod accepting;
 mod audit;
 pub mod cluster;
 mod counters;
@@ -26,6 +27,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use self::accepting::{Accepted, AcceptedOnce, Disposition, Idempotency, KeptReceipt, NewEvent, Owed, Share};
 pub use self::audit::{Act, Actor, AuditEntry, AuditFilter, Deed};
 pub use self::cluster::Term;
 use self::cluster::{Cluster, Fence};
@@ -240,69 +242,6 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     async fn check(&self) -> Result<(), StoreError>;
     /// Finishes what was handed in, then closes the files. Later calls fail.
     async fn close(&self);
-}
-
-/// An event to be accepted.
-#[derive(Clone, Debug)]
-pub struct NewEvent {
-    pub tenant: TenantSeq,
-    pub event: Event,
-    pub accepted_at: UnixMicros,
-    /// Ascending by webhook, each once.
-    pub owed: Vec<Owed>,
-}
-
-/// A webhook that an event is owed to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owed {
-    pub webhook: WebhookSeq,
-    pub disposition: Disposition,
-}
-
-/// What becomes of a delivery when its event is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
-    /// The lane has room: no row is written, the caller puts it into the lane after the commit.
-    InMemory,
-    /// The lane is full, its circuit open, memory short or others wait before it: a pending row is written, due at
-    /// once; the lane reads it later.
-    Stored,
-    /// Its publisher wants it later: a pending row is written, due then.
-    Later(UnixMicros),
-    /// It will not be attempted; a row says why.
-    Skipped(&'static str),
-}
-
-/// The answer to one event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accepted {
-    New {
-        seq: EventSeq,
-    },
-    /// The tenant has sent this id before, owed to `deliveries` webhooks then.
-    Duplicate {
-        seq: EventSeq,
-        deliveries: u32,
-    },
-}
-
-/// What makes a request known when it is sent again.
-#[derive(Clone, Debug)]
-pub struct Idempotency {
-    pub key: String,
-    /// SHA-256 of the request's body.
-    pub body_hash: [u8; 32],
-    pub now: UnixMicros,
-    /// From then on the key is free again.
-    pub expires_at: UnixMicros,
-}
-
-/// The answer to a request with an [`Idempotency`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AcceptedOnce {
-    Now(Vec<Accepted>),
-    /// It was accepted before: the events' ids, and to how many webhooks each was owed then.
-    Before(Vec<(String, u32)>),
 }
 
 /// An event of the store, shared by the lanes that hold it.

@@ -1,6 +1,7 @@
 //! What a request brings: its body, its query and its path, within limits and checked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +10,21 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::{DeserializeOwned, IgnoredAny, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::App;
 use super::problem::{FieldError, Problem};
 use crate::clock::UnixMicros;
+use crate::event::MAX_EVENT_BYTES;
 use crate::store::{DEFAULT_PAGE_ITEMS, MAX_PAGE_ITEMS, Page};
 
 /// The largest body of a request that is no event: a webhook with 256 patterns of 255 bytes has room.
@@ -162,10 +169,29 @@ pub(super) struct JsonBody<T>(pub(super) T);
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        refuse_query(&request)?;
         media_type(request.headers(), &[JSON])?;
         let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
         parse_json(&received.bytes).map(Self)
     }
+}
+
+/// The same where an event may be within.
+pub(super) struct PreviewBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for PreviewBody<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        refuse_query(&request)?;
+        media_type(request.headers(), &[JSON])?;
+        let received = read_body(&app.bodies, request, MAX_EVENT_BYTES + MAX_SETTINGS_BYTES).await?;
+        parse_json(&received.bytes).map(Self)
+    }
+}
+
+/// A query where none is taken: somebody means something by it, as `dry_run`.
+pub(super) fn refuse_query(request: &Request) -> Result<(), Problem> {
+    Params::of(request.uri()).finish()
 }
 
 /// The same, and which settings are given: the names of the body's fields, which the type knows.
@@ -177,29 +203,55 @@ pub(super) struct Given<T> {
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for Given<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        refuse_query(&request)?;
         media_type(request.headers(), &[JSON])?;
         let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
-        let input = parse_json(&received.bytes)?;
+        Self::parse(&received.bytes)
+    }
+}
+
+impl<T: DeserializeOwned> Given<T> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        let input = parse_json(bytes)?;
         // Secrets are among the values: they are skipped, and never become values of ours.
-        let fields: BTreeMap<String, IgnoredAny> = serde_json::from_slice(&received.bytes)
-            .map_err(|error| Problem::json("body".to_owned(), error.to_string()))?;
+        let fields: BTreeMap<String, &RawValue> =
+            serde_json::from_slice(bytes).map_err(|error| Problem::json("body".to_owned(), error.to_string()))?;
         Ok(Self { input, fields: fields.into_keys().collect() })
     }
 }
 
-/// The same where the body may be left out.
+/// The same where the body may be left out, or `null`.
 pub(super) struct OptionalJsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJsonBody<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        refuse_query(&request)?;
         let media_type = media_type(request.headers(), &[JSON]);
         let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
         if received.bytes.is_empty() {
             return Ok(Self(T::default()));
         }
         media_type?;
+        if received.bytes.trim_ascii() == b"null" {
+            return Ok(Self(T::default()));
+        }
         parse_json(&received.bytes).map(Self)
+    }
+}
+
+/// An act that is told nothing more: a body or a query that says something is refused, not passed over.
+pub(super) struct NoInput;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl FromRequest<Arc<App>> for NoInput {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        let OptionalJsonBody(Nothing {}) = OptionalJsonBody::from_request(request, app).await?;
+        Ok(Self)
     }
 }
 
@@ -258,12 +310,30 @@ pub(super) struct Params {
 impl<S: Send + Sync> FromRequestParts<S> for Params {
     type Rejection = std::convert::Infallible;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let query = parts.uri.query().unwrap_or_default();
-        Ok(Self { given: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(), errors: Vec::new() })
+        Ok(Self::of(&parts.uri))
     }
 }
 
 impl Params {
+    fn of(uri: &Uri) -> Self {
+        let query = uri.query().unwrap_or_default();
+        Self { given: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(), errors: Vec::new() }
+    }
+
+    /// Whether a switch is on: `?name`, `?name=` and `?name=true` turn it on, `?name=false` leaves it off.
+    pub(super) fn flag(&mut self, name: &str) -> bool {
+        let Some(index) = self.given.iter().position(|(given, _)| given == name) else { return false };
+        match self.given.remove(index).1.as_str() {
+            "" | "true" => true,
+            "false" => false,
+            other => {
+                let reason = format!("is {other:?}, must be true or false");
+                self.errors.push(FieldError { field: name.to_owned(), reason });
+                false
+            }
+        }
+    }
+
     pub(super) fn take<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let index = self.given.iter().position(|(given, _)| given == name)?;
         let (_, value) = self.given.remove(index);
@@ -300,16 +370,52 @@ impl Params {
 }
 
 /// A moment as RFC 3339 or as seconds since 1970, with a fraction if need be.
-pub(super) fn parse_time(text: &str) -> Result<UnixMicros, String> {
-    if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
-        return Ok(UnixMicros(timestamp.as_microsecond()));
-    }
-    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is neither RFC 3339 nor unix seconds"))?;
-    jiff::SignedDuration::try_from_secs_f64(seconds)
-        .and_then(jiff::Timestamp::from_duration)
-        .map(|timestamp| UnixMicros(timestamp.as_microsecond()))
-        .map_err(|_| format!("{text:?} is out of range"))
+fn parse_time(text: &str) -> Result<UnixMicros, String> {
+    text.parse().map_err(|error| format!("{text:?} {error}"))
 }
+
+/// The same in a body, where seconds may be a number.
+pub(super) struct Moment(pub(super) UnixMicros);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrNumber;
+        impl Visitor<'_> for TextOrNumber {
+            type Value = Moment;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("RFC 3339 or unix seconds")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Moment, E> {
+                parse_time(text).map(Moment).map_err(E::custom)
+            }
+            fn visit_u64<E: serde::de::Error>(self, seconds: u64) -> Result<Moment, E> {
+                self.visit_str(&seconds.to_string())
+            }
+            fn visit_i64<E: serde::de::Error>(self, seconds: i64) -> Result<Moment, E> {
+                self.visit_str(&seconds.to_string())
+            }
+            fn visit_f64<E: serde::de::Error>(self, seconds: f64) -> Result<Moment, E> {
+                self.visit_str(&seconds.to_string())
+            }
+        }
+        deserializer.deserialize_any(TextOrNumber)
+    }
+}
+
+impl PartialSchema for Moment {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        let number = ObjectBuilder::new().schema_type(Type::Number);
+        OneOfBuilder::new()
+            .item(text)
+            .item(number)
+            .description(Some("RFC 3339, or seconds since 1970, also as text."))
+            .examples([serde_json::json!("2026-09-21T14:13:20Z"), serde_json::json!(1_790_000_000)])
+            .into()
+    }
+}
+
+impl ToSchema for Moment {}
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::{Admin, TokenAdmin, hash_token, new_token};
-use super::input::{Id, JsonBody, Params, parse_time};
+use super::input::{Id, JsonBody, Moment, Params};
 use super::problem::{FieldError, Problem};
 use super::views::{Message, Time};
 use crate::store::{NewToken, TokenRecord};
@@ -66,9 +66,8 @@ pub(super) struct TokenInput {
     name: String,
     #[schema(min_items = 1)]
     scopes: Vec<Scope>,
-    /// RFC 3339, in the future; without it the token is good until it is revoked.
-    #[schema(format = DateTime)]
-    expires_at: Option<String>,
+    /// In the future; without it the token is good until it is revoked.
+    expires_at: Option<Moment>,
 }
 
 /// A token, without the token itself.
@@ -151,17 +150,10 @@ pub(super) async fn create(
     if wants_operator && act.tenant != DEFAULT_TENANT {
         wrong("scopes", "an operator's token belongs to the tenant `default`".to_owned());
     }
-    let expires_at = match input.expires_at.as_deref().map(parse_time).transpose() {
-        Ok(Some(at)) if at <= now => {
-            wrong("expires_at", "is in the past".to_owned());
-            None
-        }
-        Ok(at) => at,
-        Err(reason) => {
-            wrong("expires_at", reason);
-            None
-        }
-    };
+    let expires_at = input.expires_at.map(|Moment(at)| at);
+    if expires_at.is_some_and(|at| at <= now) {
+        wrong("expires_at", "is in the past".to_owned());
+    }
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
     }
@@ -189,7 +181,9 @@ pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     TokenAdmin { act, is_operator }: TokenAdmin,
     Id(uuid): Id<Uuid>,
+    params: Params,
 ) -> Result<Json<Message>, Problem> {
+    params.finish()?;
     if !is_operator {
         let tokens = app.engine.store().tokens(act.tenant).await?;
         // Scopes never change, so it may be asked before.
