@@ -58,6 +58,8 @@ pub const MAX_BODY_BYTES_PER_PAGE: usize = 8 << 20;
 pub const MAX_SEARCHED_BYTES_PER_PAGE: usize = 64 << 20;
 /// The most bytes of bodies on a page of [`Store::unsettled`], unless one alone is larger.
 pub const MAX_UNSETTLED_BYTES: usize = 16 << 20;
+/// The settings of a tenant's webhooks together, in bytes as they are stored. Less than before is always allowed.
+pub const MAX_TENANT_SETTINGS_BYTES: u64 = 32 << 20;
 /// The most response bytes kept of a successful attempt; of a failed one all that was read.
 pub const MAX_KEPT_SUCCESS_RESPONSE_BYTES: usize = 1_024;
 
@@ -158,7 +160,7 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     // --- webhooks ---
 
     /// A name that is taken is a [`StoreError::NameTaken`], one more than the tenant may have a
-    /// [`StoreError::TooManyWebhooks`].
+    /// [`StoreError::TooManyWebhooks`], more settings than [`MAX_TENANT_SETTINGS_BYTES`] a [`StoreError::TooManySettings`].
     async fn create_webhook(
         &self,
         tenant: TenantSeq,
@@ -189,6 +191,15 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     async fn webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<WebhookRecord>, StoreError>;
     /// Oldest first.
     async fn webhooks(&self, tenant: TenantSeq) -> Result<Vec<WebhookRecord>, StoreError>;
+    /// The same in pages: those whose names have `q` in them, letters of ASCII in either case.
+    async fn webhook_page(
+        &self,
+        tenant: TenantSeq,
+        q: Option<&str>,
+        page: Page,
+    ) -> Result<PageOf<WebhookRecord>, StoreError>;
+    /// How many there are.
+    async fn webhook_count(&self, tenant: TenantSeq) -> Result<u64, StoreError>;
     /// Every webhook of every tenant, and the deleted ones that still have stored pending deliveries.
     async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError>;
 
@@ -209,11 +220,15 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     -> Result<DeletedTenant, StoreError>;
     /// Oldest first.
     async fn tenants(&self) -> Result<Vec<TenantRecord>, StoreError>;
+    /// The same in pages.
+    async fn tenant_page(&self, page: Page) -> Result<PageOf<TenantRecord>, StoreError>;
 
     // --- tokens ---
 
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError>;
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError>;
+    /// The same in pages.
+    async fn token_page(&self, tenant: TenantSeq, page: Page) -> Result<PageOf<TokenRecord>, StoreError>;
     /// `Ok(false)`: there is no such token.
     async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError>;
     /// The token with this SHA-256, unless it is revoked. Expiry is the caller's to judge.

@@ -238,7 +238,11 @@ async fn what_another_tenant_has_is_not_there() {
         );
     }
     let receipt = server.call("POST", "/api/v1/events", &others, EVENT).await.expect(202);
-    assert_eq!(receipt, json!({"id": "e-1", "deliveries": 0, "skipped": 0, "duplicate": false}), "their event, and not for us");
+    assert_eq!(
+        receipt,
+        json!({"id": "e-1", "deliveries": 0, "skipped": 0, "duplicate": false}),
+        "their event, and not for us"
+    );
 
     assert_eq!(server.get(&webhook).await.expect(200)["name"], "siem");
     let delivery = server.get(&delivery).await.expect(200);

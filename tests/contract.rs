@@ -363,3 +363,43 @@ async fn a_receipt_tells_deliveries_from_what_is_skipped() {
     }
     server.stop().await;
 }
+
+#[tokio::test]
+async fn lists_are_bare_arrays_or_pages_as_they_are_asked_for() {
+    let (_folder, server) = server().await;
+    let receiver = TestReceiver::healthy().await;
+    for name in ["siem", "soar", "siem two"] {
+        server.webhook(name, &receiver.url("/hook"), ">").await;
+    }
+    let names = |list: &Value| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let get = async |path: &str| server.get(&format!("/api/v1{path}")).await.expect(200);
+    assert_eq!(names(&get("/webhooks").await), ["siem", "soar", "siem two"]);
+    let page = get("/webhooks?limit=2").await;
+    assert_eq!(names(&page["items"]), ["siem", "soar"]);
+    let rest = get(&format!("/webhooks?limit=2&cursor={}", page["next_cursor"].as_str().unwrap())).await;
+    assert_eq!((names(&rest["items"]), &rest["next_cursor"]), (vec!["siem two".to_owned()], &Value::Null));
+    assert_eq!(names(&get("/webhooks?q=SIEM").await["items"]), ["siem", "siem two"]);
+    assert_eq!(names(&get("/webhooks?q=").await["items"]).len(), 3, "a page, since `q` is given");
+    let short = get("/webhooks?short").await;
+    assert_eq!(short[0]["url"], receiver.url("/hook"));
+    assert!(short[0].get("shape").is_none() && short[0]["enabled"] == true, "{short}");
+    let reader = server.token(r#"["read"]"#).await;
+    let seen = server.call("GET", "/api/v1/webhooks?short&limit=1", &reader, "").await.expect(200);
+    assert!(seen["items"][0]["url"].as_str().unwrap().ends_with("/…"), "{seen}");
+
+    server.post("/api/v1/tenants", r#"{"name": "blue"}"#).await.expect(201);
+    assert_eq!(names(&get("/tenants").await), ["default", "blue"]);
+    assert_eq!(names(&get("/tenants?limit=1").await["items"]), ["default"]);
+    assert_eq!(names(&get("/tokens").await), ["admin", "test"]);
+    let page = get("/tokens?limit=1").await;
+    let rest = get(&format!("/tokens?cursor={}", page["next_cursor"].as_str().unwrap())).await;
+    assert_eq!(names(&rest["items"]), ["test"]);
+    for path in
+        ["/webhooks?limit=0", "/webhooks?limit=501", "/tokens?cursor=x", "/tenants?q=a", "/webhooks?short=maybe"]
+    {
+        assert_eq!(server.get(&format!("/api/v1{path}")).await.status, 422, "{path}");
+    }
+    server.stop().await;
+}

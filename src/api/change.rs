@@ -10,7 +10,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::App;
-use super::input::{Given, JSON, MAX_SETTINGS_BYTES, media_type, read_body, refuse_query};
+use super::body::read_body;
+use super::input::{Given, JSON, MAX_SETTINGS_BYTES, media_type, refuse_query};
 use super::problem::{FieldError, Problem};
 
 /// Settings that a change may give, beside what is only shown of a thing.

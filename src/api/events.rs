@@ -14,8 +14,9 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::{Publisher, Reader};
+use super::body::read_body;
 use super::deliveries::{Delivery, DeliveryPage};
-use super::input::{Id, JSON, Moment, Params, idempotency_key, media_type, read_body};
+use super::input::{Id, JSON, Moment, Params, idempotency_key, media_type};
 use super::problem::Problem;
 use super::views::Time;
 use crate::event::{Event, HOPS_HEADER, Hops, MAX_BATCH_BYTES, MAX_EVENT_BYTES};

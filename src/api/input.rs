@@ -4,24 +4,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, Uri};
-use bytes::Bytes;
-use http_body_util::BodyExt;
+use axum::http::{HeaderMap, Uri};
 use serde::de::{DeserializeOwned, IgnoredAny, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::App;
+use super::body::read_body;
 use super::problem::{FieldError, Problem};
 use crate::clock::UnixMicros;
 use crate::event::MAX_EVENT_BYTES;
@@ -29,107 +25,6 @@ use crate::store::{DEFAULT_PAGE_ITEMS, MAX_PAGE_ITEMS, Page};
 
 /// The largest body of a request that is no event: a webhook with 256 patterns of 255 bytes has room.
 pub(super) const MAX_SETTINGS_BYTES: usize = 256 * 1024;
-/// How long a client may take to send a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bodies of all requests together; beyond it a request is asked to come back. Bodies of one read are not counted.
-const MAX_BODIES_BYTES: usize = 256 * 1024 * 1024;
-const BUDGET_UNIT_BYTES: usize = 1024;
-/// The first memory for a body that does not arrive in one piece; from there it doubles as bytes arrive.
-const FIRST_BUFFER_BYTES: usize = 64 * 1024;
-/// How much of a body that is too large is read and thrown away, so that a client that only then reads sees the answer.
-const MAX_DISCARDED_BYTES: usize = 4 * 1024 * 1024;
-
-/// How much memory the bodies of all requests may take.
-pub(super) fn body_budget() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(MAX_BODIES_BYTES / BUDGET_UNIT_BYTES))
-}
-
-/// A body, and the share of the budget that it holds while it is in use.
-pub(super) struct Received {
-    pub(super) bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
-}
-
-/// Reads a body of at most `limit` bytes.
-pub(super) async fn read_body(budget: &Arc<Semaphore>, request: Request, limit: usize) -> Result<Received, Problem> {
-    let (parts, body) = request.into_parts();
-    if let Some(encoding) = parts.headers.get(CONTENT_ENCODING).filter(|value| value.as_bytes() != b"identity") {
-        return Err(Problem::media_type(format!("{encoding:?} is a content encoding; send the body without one")));
-    }
-    let reading = async {
-        let declared = content_length(&parts.headers);
-        if declared.is_none_or(|length| length <= limit) {
-            return collect(budget, body, declared, limit).await;
-        }
-        // A client that expects `100 Continue` has not begun to send.
-        if !parts.headers.contains_key(EXPECT) {
-            discard(body).await;
-        }
-        Err(Problem::too_large(limit))
-    };
-    tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|_| {
-        let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
-        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", detail))
-    })
-}
-
-async fn collect(
-    budget: &Arc<Semaphore>,
-    mut body: Body,
-    declared: Option<usize>,
-    limit: usize,
-) -> Result<Received, Problem> {
-    let mut whole = Vec::new();
-    let mut share: Option<OwnedSemaphorePermit> = None;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Problem::json("body".to_owned(), format!("was cut off: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > limit {
-            discard(body).await;
-            return Err(Problem::too_large(limit));
-        }
-        // Most bodies arrive in one piece, which is used as it is.
-        if whole.is_empty() && declared == Some(data.len()) {
-            return Ok(Received { bytes: data, _share: None });
-        }
-        // What a client says it will send takes nothing from others until it is here.
-        let needed = whole.len() + data.len();
-        if needed > whole.capacity() {
-            let doubled = (2 * whole.capacity()).max(FIRST_BUFFER_BYTES);
-            let capacity = doubled.min(declared.unwrap_or(limit)).max(needed);
-            let more = reserve(budget, capacity - whole.capacity())?;
-            match &mut share {
-                Some(share) => share.merge(more),
-                None => share = Some(more),
-            }
-            whole.reserve_exact(capacity - whole.len());
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(Received { bytes: whole.into(), _share: share })
-}
-
-fn reserve(budget: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-    u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES))
-        .ok()
-        .and_then(|units| Arc::clone(budget).try_acquire_many_owned(units).ok())
-        .ok_or_else(|| Problem::unavailable("too many large requests are under way"))
-}
-
-async fn discard(mut body: Body) {
-    let mut discarded = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        discarded += frame.data_ref().map_or(0, Bytes::len);
-        if discarded > MAX_DISCARDED_BYTES {
-            return;
-        }
-    }
-}
-
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 /// The media type of the body, without parameters; one of `accepted`.
 pub(super) fn media_type<'a>(headers: &HeaderMap, accepted: &[&'a str]) -> Result<&'a str, Problem> {
     let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -289,6 +184,9 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
+/// What a bare list shows at most.
+pub(super) const FIRST_OF_A_LIST: Page = Page { limit: MAX_PAGE_ITEMS, cursor: None };
+
 /// The last part of the path, parsed; what cannot be an id names nothing (404).
 pub(super) struct Id<T>(pub(super) T);
 
@@ -318,6 +216,16 @@ impl Params {
     fn of(uri: &Uri) -> Self {
         let query = uri.query().unwrap_or_default();
         Self { given: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(), errors: Vec::new() }
+    }
+
+    /// Whether the parameter is given, with or without a value.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.given.iter().any(|(given, _)| given == name)
+    }
+
+    /// The page that is asked for, if `limit` or `cursor` is given; otherwise the first of a bare list, `None`.
+    pub(super) fn page_or_list(&mut self) -> Option<Page> {
+        (self.has("limit") || self.has("cursor")).then(|| self.page())
     }
 
     /// Whether a switch is on: `?name`, `?name=` and `?name=true` turn it on, `?name=false` leaves it off.
@@ -420,63 +328,6 @@ impl ToSchema for Moment {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::Full;
-    use http_body_util::combinators::BoxBody;
-    use hyper::body::Frame;
-    use std::convert::Infallible;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    /// Sends one piece, or nothing, and does not end.
-    struct Stalled(Option<Bytes>);
-
-    impl hyper::body::Body for Stalled {
-        type Data = Bytes;
-        type Error = Infallible;
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            self.0.take().map_or(Poll::Pending, |piece| Poll::Ready(Some(Ok(Frame::data(piece)))))
-        }
-    }
-
-    async fn status_of(body: BoxBody<Bytes, Infallible>, budget: &Arc<Semaphore>) -> Result<usize, u16> {
-        use axum::response::IntoResponse;
-        let received = read_body(budget, Request::new(Body::new(body)), 4_096).await;
-        received.map(|received| received.bytes.len()).map_err(|problem| problem.into_response().status().as_u16())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_stalls_is_let_go() {
-        assert_eq!(status_of(BoxBody::new(Stalled(None)), &body_budget()).await.unwrap_err(), 408);
-    }
-
-    #[tokio::test]
-    async fn bodies_beyond_the_budget_are_asked_to_come_back() {
-        let body = || BoxBody::new(Full::new(Bytes::from(vec![0; 3_000])));
-        let (roomy, tight) = (body_budget(), Arc::new(Semaphore::new(1)));
-        assert_eq!(status_of(body(), &roomy).await, Ok(3_000));
-        assert_eq!(status_of(body(), &tight).await, Err(503));
-        assert_eq!(tight.available_permits(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn clients_that_stall_after_the_first_byte_leave_room_for_others() {
-        const LARGEST: usize = 16 * 1024 * 1024;
-        let budget = body_budget();
-        for _ in 0..100 {
-            let request = Request::builder().header(CONTENT_LENGTH, LARGEST);
-            let request = request.body(Body::new(Stalled(Some(Bytes::from_static(b"["))))).unwrap();
-            let budget = Arc::clone(&budget);
-            tokio::spawn(async move { read_body(&budget, request, LARGEST).await.map(drop) });
-        }
-        // The paused clock goes on when all have stalled.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let share = budget.available_permits() * BUDGET_UNIT_BYTES;
-        assert_eq!(share, MAX_BODIES_BYTES - 100 * FIRST_BUFFER_BYTES, "each holds what its byte needs");
-        let body = BoxBody::new(Full::new(Bytes::from(vec![0; 3_000])));
-        assert_eq!(status_of(body, &budget).await, Ok(3_000));
-        tokio::time::sleep(2 * BODY_TIMEOUT).await;
-        assert_eq!(budget.available_permits() * BUDGET_UNIT_BYTES, MAX_BODIES_BYTES, "all is given back");
-    }
 
     #[test]
     fn no_error_repeats_a_secret() {

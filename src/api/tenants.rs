@@ -14,9 +14,9 @@ use uuid::Uuid;
 use super::App;
 use super::auth::Operator;
 use super::change::{Change, Changes};
-use super::input::{Given, Id, Params};
+use super::input::{FIRST_OF_A_LIST, Given, Id, Params};
 use super::problem::{FieldError, Problem};
-use super::views::{Message, Time};
+use super::views::{ListOrPage, Message, Time};
 use crate::store::{TenantPatch, TenantRecord};
 use crate::webhook::whole;
 
@@ -146,7 +146,7 @@ pub(super) struct TenantDetail {
     #[serde(flatten)]
     tenant: Tenant,
     /// Webhooks there are.
-    webhooks: usize,
+    webhooks: u64,
     /// Deliveries that wait or are under way.
     pending: u64,
 }
@@ -170,16 +170,24 @@ fn find(app: &App, name_or_uuid: &str) -> Result<TenantRecord, Problem> {
 
 /// List the tenants
 ///
-/// A bare array, oldest first.
-#[utoipa::path(get, path = "/tenants", tag = "tenants", responses((status = 200, body = [Tenant])))]
+/// Oldest first: a page if `limit` or `cursor` is given, otherwise a bare array of at most 500.
+#[utoipa::path(get, path = "/tenants", tag = "tenants", params(
+    ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "50 by default, if a page is asked for."),
+    ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+), responses(
+    (status = 200, body = ListOrPage<Tenant>),
+    (status = 422, description = "A parameter is invalid or unknown."),
+))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     _: Operator,
-    params: Params,
-) -> Result<Json<Vec<Tenant>>, Problem> {
+    mut params: Params,
+) -> Result<Json<ListOrPage<Tenant>>, Problem> {
+    let page = params.page_or_list();
     params.finish()?;
-    let tenants = app.engine.store().tenants().await?;
-    Ok(Json(tenants.into_iter().map(Tenant::from).collect()))
+    let is_page = page.is_some();
+    let page = app.engine.store().tenant_page(page.unwrap_or(FIRST_OF_A_LIST)).await?;
+    Ok(Json(ListOrPage::new(is_page, page, Tenant::from)))
 }
 
 /// Create a tenant
@@ -219,7 +227,7 @@ pub(super) async fn show(
 ) -> Result<Json<TenantDetail>, Problem> {
     let record = find(&app, &tenant)?;
     let store = app.engine.store();
-    let webhooks = store.webhooks(record.seq).await?.len();
+    let webhooks = store.webhook_count(record.seq).await?;
     Ok(Json(TenantDetail { webhooks, pending: store.pending(record.seq), tenant: record.into() }))
 }
 

@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::{Admin, TokenAdmin, hash_token, new_token};
-use super::input::{Id, JsonBody, Moment, Params};
+use super::input::{FIRST_OF_A_LIST, Id, JsonBody, Moment, Params};
 use super::problem::{FieldError, Problem};
-use super::views::{Message, Time};
+use super::views::{ListOrPage, Message, Time};
 use crate::store::{NewToken, TokenRecord};
 use crate::webhook::DEFAULT_TENANT;
 
@@ -109,15 +109,25 @@ impl From<TokenRecord> for Token {
 }
 
 /// List the tokens
-#[utoipa::path(get, path = "/tokens", tag = "tokens", responses((status = 200, body = [Token])))]
+///
+/// Oldest first: a page if `limit` or `cursor` is given, otherwise a bare array of at most 500.
+#[utoipa::path(get, path = "/tokens", tag = "tokens", params(
+    ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "50 by default, if a page is asked for."),
+    ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+), responses(
+    (status = 200, body = ListOrPage<Token>),
+    (status = 422, description = "A parameter is invalid or unknown."),
+))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Admin(act): Admin,
-    params: Params,
-) -> Result<Json<Vec<Token>>, Problem> {
+    mut params: Params,
+) -> Result<Json<ListOrPage<Token>>, Problem> {
+    let page = params.page_or_list();
     params.finish()?;
-    let tokens = app.engine.store().tokens(act.tenant).await?;
-    Ok(Json(tokens.into_iter().map(Token::from).collect()))
+    let is_page = page.is_some();
+    let page = app.engine.store().token_page(act.tenant, page.unwrap_or(FIRST_OF_A_LIST)).await?;
+    Ok(Json(ListOrPage::new(is_page, page, Token::from)))
 }
 
 /// Make a token

@@ -104,17 +104,17 @@ impl ToSchema for WebhookChange {
 /// A webhook. Its keys are never shown but in the answer to its creation.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Webhook {
-    uuid: Uuid,
-    name: String,
+    pub(super) uuid: Uuid,
+    pub(super) name: String,
     description: String,
     /// Path and query are shown to admins alone: others see `https://host/…`.
-    url: String,
+    pub(super) url: String,
     #[schema(value_type = Method)]
     method: &'static str,
-    topic_patterns: Vec<String>,
-    enabled: bool,
+    pub(super) topic_patterns: Vec<String>,
+    pub(super) enabled: bool,
     /// Deliveries wait until it is `false` again.
-    paused: bool,
+    pub(super) paused: bool,
     #[schema(value_type = Vec<Scheme>, example = json!(["decnet", "standard"]))]
     signatures: Vec<&'static str>,
     /// The keys that sign, the newest first, without what is secret of them.
@@ -158,20 +158,20 @@ pub(super) struct Webhook {
     /// Why it was turned off without its owner: `gone` after a 410, `receiver asked to stop` after an answer with
     /// `webhook-delivery: disable`, or `no success for N days`.
     #[schema(required)]
-    disabled_reason: Option<String>,
+    pub(super) disabled_reason: Option<String>,
     #[schema(required)]
     disabled_at: Option<Time>,
     /// Failed attempts since the last success.
-    consecutive_failures: u32,
+    pub(super) consecutive_failures: u32,
     #[schema(required)]
     last_success_at: Option<Time>,
     #[schema(required)]
     last_failure_at: Option<Time>,
     #[schema(required)]
-    last_error: Option<String>,
+    pub(super) last_error: Option<String>,
     /// Since when deliveries wait because the receiver fails; clears itself when it recovers.
     #[schema(required)]
-    auto_disabled_at: Option<Time>,
+    pub(super) auto_disabled_at: Option<Time>,
     /// While deliveries wait: when the next attempt may be made, to find out.
     #[schema(required)]
     next_probe_at: Option<Time>,
@@ -197,7 +197,7 @@ pub(super) struct CreatedWebhook {
 
 impl Webhook {
     /// For a caller that sees whole URLs, or for one that does not.
-    fn shown(record: &WebhookRecord, now: UnixMicros, sees_urls: bool) -> Self {
+    pub(super) fn shown(record: &WebhookRecord, now: UnixMicros, sees_urls: bool) -> Self {
         let webhook = Self::new(record, now);
         if sees_urls {
             return webhook;
@@ -261,28 +261,14 @@ fn warnings(record: &WebhookRecord) -> Vec<String> {
     insecure.into_iter().chain(receiver.access.warnings(&receiver.destination)).map(str::to_owned).collect()
 }
 
-/// List the webhooks
-///
-/// A bare array, oldest first.
-#[utoipa::path(get, path = "/webhooks", tag = "webhooks", responses((status = 200, body = [Webhook])))]
-pub(super) async fn list(
-    State(app): State<Arc<App>>,
-    WebhookReader { tenant, sees_urls }: WebhookReader,
-    params: Params,
-) -> Result<Json<Vec<Webhook>>, Problem> {
-    params.finish()?;
-    let webhooks = app.engine.store().webhooks(tenant).await?;
-    let now = app.engine.now();
-    Ok(Json(webhooks.iter().map(|record| Webhook::shown(record, now, sees_urls)).collect()))
-}
-
 /// Create a webhook
 ///
 /// The answer is the only one that shows its keys.
 #[utoipa::path(post, path = "/webhooks", tag = "webhooks", request_body = NewWebhook, responses(
     (status = 201, body = CreatedWebhook),
     (status = 400, description = "The body is no JSON, or no pattern is given."),
-    (status = 409, description = "The name is taken, or the tenant has as many webhooks as it may (`quota-webhooks`)."),
+    (status = 409, description = "The name is taken, or the tenant has as many webhooks (`quota-webhooks`) or settings \
+        (`quota-settings`) as it may."),
     (status = 413, description = "The body is too large."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is invalid, or the destination is forbidden (`egress_blocked: …`)."),
@@ -328,7 +314,8 @@ pub(super) async fn show(
     (status = 200, body = Webhook),
     (status = 400, description = "The body is no JSON, or no pattern would be left."),
     (status = 404, description = "There is no such webhook."),
-    (status = 409, description = "The name is taken, or someone else changed the webhook at this moment."),
+    (status = 409, description = "The name is taken, the tenant has as much of settings as it may (`quota-settings`), or \
+        someone else changed the webhook at this moment."),
     (status = 413, description = "The body is too large."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is invalid, or the destination is forbidden (`egress_blocked: …`)."),
