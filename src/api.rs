@@ -1,7 +1,10 @@
 //! The REST API: one file a resource, errors as problem details, described by an OpenAPI document.
 
+mod answers;
 mod audit;
 pub mod auth;
+mod body;
+mod change;
 mod clock;
 mod deliveries;
 mod events;
@@ -20,6 +23,7 @@ mod stats;
 mod tenants;
 mod tokens;
 mod views;
+mod webhook_list;
 mod webhooks;
 
 use std::any::Any;
@@ -34,13 +38,14 @@ use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::normalize_path::NormalizePath;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::answers::Answers;
 use self::auth::{Auth, Peer};
+use self::body::Bodies;
 use self::health::Readiness;
 use self::metrics::Requests;
 pub use self::openapi::openapi;
@@ -54,7 +59,9 @@ pub struct App {
     auth: Auth,
     requests: Requests,
     /// How much memory request bodies may take together.
-    bodies: Arc<Semaphore>,
+    bodies: Bodies,
+    /// How much memory answers may take together until they are sent.
+    answers: Answers,
     readiness: Readiness,
     /// Set when a shutdown begins, for [`health`].
     draining: AtomicBool,
@@ -71,7 +78,8 @@ impl App {
             engine,
             auth,
             requests: Requests::default(),
-            bodies: input::body_budget(),
+            bodies: Bodies::default(),
+            answers: Answers::default(),
             readiness: Readiness::default(),
             draining: AtomicBool::new(false),
             refusals: Refusals::default(),
@@ -113,7 +121,7 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(events::publish_batch))
         .routes(routes!(events::show))
         .routes(routes!(replays::resend))
-        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhook_list::list, webhooks::create))
         .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
         .routes(routes!(webhooks::test))
         .routes(routes!(keys::rotate))
@@ -177,7 +185,7 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     let started = Instant::now();
     let mut response = match refusals::of_head(&request) {
-        None => next.run(request).await,
+        None => app.answers.admit(next.run(request).await),
         Some(refusal) => {
             app.refusals.note_malformed(peer);
             refusal

@@ -2,6 +2,7 @@
 //! tests decide what time it is.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -39,6 +40,30 @@ impl fmt::Display for UnixMicros {
             Ok(timestamp) => write!(f, "{timestamp:.6}"),
             Err(_) => write!(f, "{}µs", self.0),
         }
+    }
+}
+
+/// A text is no moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MomentError {
+    #[error("is neither RFC 3339 nor unix seconds")]
+    Form,
+    #[error("is out of range")]
+    Range,
+}
+
+/// RFC 3339 with an offset, or seconds since 1970, with a fraction if need be.
+impl FromStr for UnixMicros {
+    type Err = MomentError;
+    fn from_str(text: &str) -> Result<Self, MomentError> {
+        if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
+            return Ok(Self(timestamp.as_microsecond()));
+        }
+        let seconds: f64 = text.parse().map_err(|_| MomentError::Form)?;
+        jiff::SignedDuration::try_from_secs_f64(seconds)
+            .and_then(jiff::Timestamp::from_duration)
+            .map(|timestamp| Self(timestamp.as_microsecond()))
+            .map_err(|_| MomentError::Range)
     }
 }
 

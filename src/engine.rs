@@ -321,6 +321,9 @@ impl Engine {
         for _ in 0..MAX_UPDATE_TRIES {
             let old = self.find(tenant, uuid).await?;
             let settings = change(&old.settings, self.now())?;
+            if settings == old.settings && !close_circuit {
+                return Ok(old);
+            }
             let (new, known) = (&settings.receiver, &old.settings.receiver);
             if new.destination != known.destination || new.access != known.access {
                 self.vet(&settings)?;

@@ -88,7 +88,8 @@ impl Event {
     /// Parses one event as a publisher sends it: `{"topic", "type"?, "id"?, "ts"?, "payload"?, "v"?}`, and
     /// `"deliver_at"?` and `"webhooks"?`, which say what a server is to do with it.
     ///
-    /// Absent, `null` and empty are the same for `type`, `id` and `ts`: no type, a new UUID v7, and `now`.
+    /// Absent, `null` and empty are the same for `type`, `id` and `ts`: no type, a new UUID v7, and `now`. Absent and
+    /// `null` are the same for all else but `topic`.
     ///
     /// ```
     /// use postrider::clock::UnixMicros;
@@ -156,7 +157,9 @@ impl Event {
             Some(text) if text.starts_with('"') => Cow::Borrowed(text),
             Some(_) => return Err(refused("ts", "must be a string or a number")),
         };
-        if fields.version.is_some_and(|version| version != "1") {
+        // Digits are kept as they came: `1.0` is the same number.
+        let is_one = |version: &str| version == "null" || version.parse() == Ok(1.0_f64);
+        if fields.version.is_some_and(|version| !is_one(version)) {
             return Err(refused("v", "must be 1"));
         }
         let options = DeliveryOptions::parse(fields.deliver_at, fields.webhooks, now)?;

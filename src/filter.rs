@@ -18,6 +18,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use self::compile::{Compiled, compile};
 use self::document::Document;
@@ -51,6 +54,25 @@ pub const MAX_WILDCARDS: usize = 64;
 /// ```
 #[derive(Clone)]
 pub struct Filter(Arc<Parsed>);
+
+/// What a filter is as JSON: documents [`Filter::parse`].
+pub struct EventPattern;
+
+impl PartialSchema for EventPattern {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .min_properties(Some(1))
+            .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(true)))
+            .description(Some(
+                "An event pattern in the syntax of Amazon EventBridge: by the name of a field the list of what it may be, \
+                 or a pattern for the object in it.",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for EventPattern {}
 
 struct Parsed {
     text: Box<str>,

@@ -13,7 +13,9 @@ use crate::dispatcher::lane::{Lane, WEBHOOK_DISABLED};
 use crate::dispatcher::memory::Charge;
 use crate::event::Event;
 use crate::filter::FilterIndex;
-use crate::store::{Accepted, AcceptedOnce, Disposition, Idempotency, LiveEvent, NewEvent, Owed, Store, StoreError};
+use crate::store::{
+    Accepted, AcceptedOnce, Disposition, Idempotency, KeptReceipt, LiveEvent, NewEvent, Owed, Share, Store, StoreError,
+};
 use crate::tenants::{QuotaError, Tenant, Tenants};
 use crate::topic::{OPERATIONAL_TOKEN, Pattern, PatternIndex, Topic};
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
@@ -44,10 +46,18 @@ pub struct Prospect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     pub id: String,
-    /// Webhooks it is owed to.
+    /// Webhooks it is delivered to.
     pub deliveries: u32,
+    /// Webhooks that want its topic and to which it is not delivered.
+    pub skipped: u32,
     /// Sent before: nothing was stored now, nothing is delivered again.
     pub duplicate: bool,
+}
+
+impl Receipt {
+    fn new(id: String, Share { deliveries, skipped }: Share, duplicate: bool) -> Self {
+        Self { id, deliveries, skipped, duplicate }
+    }
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -243,7 +253,8 @@ impl Ingest {
                 Ok(AcceptedOnce::Now(accepted)) => Ok(accepted),
                 Ok(AcceptedOnce::Before(receipts)) => {
                     placed.iter().for_each(give_back);
-                    let again = |(id, deliveries)| Receipt { id, deliveries, duplicate: true };
+                    let again =
+                        |KeptReceipt(id, deliveries, skipped)| Receipt { id, deliveries, skipped, duplicate: true };
                     return Ok(receipts.into_iter().map(again).collect());
                 }
                 Err(error) => Err(error),
@@ -364,7 +375,9 @@ impl Ingest {
             Accepted::New { seq } => {
                 self.dispatcher.counters().events_accepted.add(1);
                 let id = placed.event.id().to_owned();
-                let deliveries = u32::try_from(placed.owners.len()).unwrap_or(u32::MAX);
+                let is_skipped =
+                    |(_, disposition): &&(Owner, Disposition)| matches!(disposition, Disposition::Skipped(_));
+                let share = Share::of(placed.owners.len(), placed.owners.iter().filter(is_skipped).count());
                 let live = LiveEvent { seq, event: placed.event, is_damaged: false };
                 let held = placed.charge.map(|charge| charge.hold(Arc::new(live)));
                 for (owner, disposition) in &placed.owners {
@@ -376,12 +389,12 @@ impl Ingest {
                         Owner::Elsewhere(_) => {}
                     }
                 }
-                Receipt { id, deliveries, duplicate: false }
+                Receipt::new(id, share, false)
             }
-            Accepted::Duplicate { deliveries, .. } => {
+            Accepted::Duplicate { share, .. } => {
                 self.dispatcher.counters().events_duplicate.add(1);
                 give_back(&placed);
-                Receipt { id: placed.event.id().to_owned(), deliveries, duplicate: true }
+                Receipt::new(placed.event.id().to_owned(), share, true)
             }
         });
         Ok(receipts.collect())

@@ -25,6 +25,9 @@ use http::HeaderValue;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::openapi::schema::{ObjectBuilder, Type as SchemaType};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 pub use self::builtin::{Builtin, builtins, sample};
 pub use self::subset::{MAX_ELIFS, MAX_TAG_TOKENS};
@@ -49,23 +52,44 @@ pub const DECNET: &str = "decnet";
 pub const JSON: &str = "application/json";
 
 /// A shape as a user gives it: the name of a built-in one, or a template.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = Shape)]
 pub enum ShapeInput {
+    #[schema(value_type = ShapeName)]
     Name(String),
     Template(TemplateInput),
 }
 
 /// A template of one's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ShapeTemplate)]
 pub struct TemplateInput {
-    /// Jinja, at most [`MAX_TEMPLATE_BYTES`].
+    /// Jinja, at most 64 KiB; what of it may be used is in the documentation of shapes.
+    #[schema(max_length = 65536)]
     pub template: String,
-    /// What the result is; if it is JSON, each result is checked to be.
-    #[serde(default = "default_content_type")]
+    /// `application/json` if it is not given; a result that is JSON by this is checked to be.
+    #[serde(default = "default_content_type", deserialize_with = "content_type_or_default")]
+    #[schema(max_length = 255, value_type = Option<String>)]
     pub content_type: String,
 }
+
+fn content_type_or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(default_content_type))
+}
+
+/// The name of a built-in shape.
+struct ShapeName;
+
+impl PartialSchema for ShapeName {
+    fn schema() -> RefOr<Schema> {
+        let names = builtins().iter().map(|builtin| builtin.name);
+        ObjectBuilder::new().schema_type(SchemaType::String).enum_values(Some(names)).into()
+    }
+}
+
+impl ToSchema for ShapeName {}
 
 fn default_content_type() -> String {
     JSON.to_owned()

@@ -52,6 +52,7 @@ const ED25519_SIGNATURE_CHARS: usize = 92;
 
 /// One way to sign a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(as = SignatureScheme, rename_all = "lowercase"))]
 pub enum Scheme {
     /// `X-DECNET-Signature: sha256=<hex HMAC-SHA256(secret, body)>`
     Decnet,

@@ -1,5 +1,6 @@
 //! What a store promises. It speaks intents, not rows; `tests/store_conformance` holds a store to it.
 
+mod accepting;
 mod audit;
 pub mod cluster;
 mod counters;
@@ -28,6 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use self::accepting::{Accepted, AcceptedOnce, Disposition, Idempotency, KeptReceipt, NewEvent, Owed, Share};
 pub use self::audit::{Act, Actor, AuditEntry, AuditFilter, Deed};
 pub use self::cluster::Term;
 use self::cluster::{Cluster, Fence};
@@ -59,6 +61,8 @@ pub const MAX_BODY_BYTES_PER_PAGE: usize = 8 << 20;
 pub const MAX_SEARCHED_BYTES_PER_PAGE: usize = 64 << 20;
 /// The most bytes of bodies on a page of [`Store::unsettled`], unless one alone is larger.
 pub const MAX_UNSETTLED_BYTES: usize = 16 << 20;
+/// The settings of a tenant's webhooks together, in bytes as they are stored. Less than before is always allowed.
+pub const MAX_TENANT_SETTINGS_BYTES: u64 = 32 << 20;
 /// The most response bytes kept of a successful attempt; of a failed one all that was read.
 pub const MAX_KEPT_SUCCESS_RESPONSE_BYTES: usize = 1_024;
 
@@ -159,7 +163,7 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     // --- webhooks ---
 
     /// A name that is taken is a [`StoreError::NameTaken`], one more than the tenant may have a
-    /// [`StoreError::TooManyWebhooks`].
+    /// [`StoreError::TooManyWebhooks`], more settings than [`MAX_TENANT_SETTINGS_BYTES`] a [`StoreError::TooManySettings`].
     async fn create_webhook(
         &self,
         tenant: TenantSeq,
@@ -190,6 +194,15 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     async fn webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<WebhookRecord>, StoreError>;
     /// Oldest first.
     async fn webhooks(&self, tenant: TenantSeq) -> Result<Vec<WebhookRecord>, StoreError>;
+    /// The same in pages: those whose names have `q` in them, letters of ASCII in either case.
+    async fn webhook_page(
+        &self,
+        tenant: TenantSeq,
+        q: Option<&str>,
+        page: Page,
+    ) -> Result<PageOf<WebhookRecord>, StoreError>;
+    /// How many there are.
+    async fn webhook_count(&self, tenant: TenantSeq) -> Result<u64, StoreError>;
     /// Every webhook of every tenant, and the deleted ones that still have stored pending deliveries.
     async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError>;
 
@@ -210,11 +223,15 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     -> Result<DeletedTenant, StoreError>;
     /// Oldest first.
     async fn tenants(&self) -> Result<Vec<TenantRecord>, StoreError>;
+    /// The same in pages.
+    async fn tenant_page(&self, page: Page) -> Result<PageOf<TenantRecord>, StoreError>;
 
     // --- tokens ---
 
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError>;
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError>;
+    /// The same in pages.
+    async fn token_page(&self, tenant: TenantSeq, page: Page) -> Result<PageOf<TokenRecord>, StoreError>;
     /// `Ok(false)`: there is no such token.
     async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError>;
     /// The token with this SHA-256, unless it is revoked. Expiry is the caller's to judge.
@@ -243,69 +260,6 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     async fn check(&self) -> Result<(), StoreError>;
     /// Finishes what was handed in, then closes the files. Later calls fail.
     async fn close(&self);
-}
-
-/// An event to be accepted.
-#[derive(Clone, Debug)]
-pub struct NewEvent {
-    pub tenant: TenantSeq,
-    pub event: Event,
-    pub accepted_at: UnixMicros,
-    /// Ascending by webhook, each once.
-    pub owed: Vec<Owed>,
-}
-
-/// A webhook that an event is owed to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owed {
-    pub webhook: WebhookSeq,
-    pub disposition: Disposition,
-}
-
-/// What becomes of a delivery when its event is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
-    /// The lane has room: no row is written, the caller puts it into the lane after the commit.
-    InMemory,
-    /// The lane is full, its circuit open, memory short or others wait before it: a pending row is written, due at
-    /// once; the lane reads it later.
-    Stored,
-    /// Its publisher wants it later: a pending row is written, due then.
-    Later(UnixMicros),
-    /// It will not be attempted; a row says why.
-    Skipped(&'static str),
-}
-
-/// The answer to one event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accepted {
-    New {
-        seq: EventSeq,
-    },
-    /// The tenant has sent this id before, owed to `deliveries` webhooks then.
-    Duplicate {
-        seq: EventSeq,
-        deliveries: u32,
-    },
-}
-
-/// What makes a request known when it is sent again.
-#[derive(Clone, Debug)]
-pub struct Idempotency {
-    pub key: String,
-    /// SHA-256 of the request's body.
-    pub body_hash: [u8; 32],
-    pub now: UnixMicros,
-    /// From then on the key is free again.
-    pub expires_at: UnixMicros,
-}
-
-/// The answer to a request with an [`Idempotency`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AcceptedOnce {
-    Now(Vec<Accepted>),
-    /// It was accepted before: the events' ids, and to how many webhooks each was owed then.
-    Before(Vec<(String, u32)>),
 }
 
 /// An event of the store, shared by the lanes that hold it.

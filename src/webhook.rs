@@ -8,6 +8,8 @@ mod patch;
 mod policy;
 #[cfg(feature = "server")]
 mod settings;
+#[cfg(feature = "server")]
+pub(crate) mod whole;
 
 use std::time::Duration;
 
@@ -47,6 +49,7 @@ pub const DEFAULT_TENANT: TenantSeq = TenantSeq(1);
 
 /// The HTTP method of a webhook's requests, each of which has a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(rename_all = "UPPERCASE"))]
 pub enum Method {
     #[default]
     Post,

@@ -238,7 +238,11 @@ async fn what_another_tenant_has_is_not_there() {
         );
     }
     let receipt = server.call("POST", "/api/v1/events", &others, EVENT).await.expect(202);
-    assert_eq!(receipt, json!({"id": "e-1", "deliveries": 0, "duplicate": false}), "their event, and not for us");
+    assert_eq!(
+        receipt,
+        json!({"id": "e-1", "deliveries": 0, "skipped": 0, "duplicate": false}),
+        "their event, and not for us"
+    );
 
     assert_eq!(server.get(&webhook).await.expect(200)["name"], "siem");
     let delivery = server.get(&delivery).await.expect(200);
@@ -526,9 +530,9 @@ async fn an_installation_of_the_first_release_goes_on() {
 async fn an_event_is_accepted_once_and_keeps_its_digits() {
     let (_folder, server) = server().await;
     let receipt = server.post("/api/v1/events", EVENT).await.expect(202);
-    assert_eq!(receipt, json!({"id": "e-1", "deliveries": 0, "duplicate": false}));
+    assert_eq!(receipt, json!({"id": "e-1", "deliveries": 0, "skipped": 0, "duplicate": false}));
     let receipt = server.post("/api/v1/events", EVENT).await.expect(202);
-    assert_eq!(receipt, json!({"id": "e-1", "deliveries": 0, "duplicate": true}));
+    assert_eq!(receipt, json!({"id": "e-1", "deliveries": 0, "skipped": 0, "duplicate": true}));
     let shown = server.get("/api/v1/events/e-1").await;
     assert!(shown.body.contains(r#""payload":{"n":1.10}"#), "{}", shown.body);
     insta::assert_json_snapshot!("event_without_webhooks", redacted(shown.expect(200)));
@@ -991,7 +995,8 @@ async fn operators_need_no_token_to_see_how_it_is() {
     let refused = open("/api/v1/stats").await;
     assert_eq!(refused.status, 401);
 
-    let metrics = open("/metrics").await;
+    let open_metrics = "Accept: application/openmetrics-text\r\n";
+    let metrics = server.request("GET", "/metrics", open_metrics, b"").await;
     assert_eq!(metrics.status, 200);
     for line in [
         "postrider_events_accepted_total 0",

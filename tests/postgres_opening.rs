@@ -21,7 +21,7 @@ use postrider::store::postgres::{PostgresOptions, PostgresStore};
 use postrider::store::seal::MasterKey;
 use postrider::store::{
     Accepted, AttemptRecord, DeliveryKey, Disposition, EventSeq, Idempotency, NewEvent, OpenError, Owed, Portion,
-    SettleBatch, Settlement, Store, StoreError,
+    SettleBatch, Settlement, Share, Store, StoreError,
 };
 use postrider::topic::{Pattern, Topic};
 use postrider::webhook::{DEFAULT_TENANT, Webhook, WebhookSeq, WebhookSettings};
@@ -144,7 +144,10 @@ async fn nodes_that_start_together_make_one_installation() {
     assert_eq!(a.delivery_ids().encode(key), b.delivery_ids().encode(key));
     let webhook = webhook(&*a).await;
     let seq = accept(&*a, "e1", "", webhook).await;
-    assert_eq!(b.accept(vec![new("e1", "", webhook)]).await.unwrap(), [Accepted::Duplicate { seq, deliveries: 1 }]);
+    assert_eq!(
+        b.accept(vec![new("e1", "", webhook)]).await.unwrap(),
+        [Accepted::Duplicate { seq, share: Share { deliveries: 1, skipped: 0 } }]
+    );
 }
 
 #[tokio::test]

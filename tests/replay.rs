@@ -348,7 +348,7 @@ async fn a_request_with_an_idempotency_key_counts_once() {
     let first = send("/api/v1/events", "one", event).await.expect(202);
     assert_eq!((&first["deliveries"], &first["duplicate"]), (&json!(1), &json!(false)));
     let again = send("/api/v1/events", "one", event).await.expect(202);
-    assert_eq!(again, json!({"id": first["id"], "deliveries": 1, "duplicate": true}));
+    assert_eq!(again, json!({"id": first["id"], "deliveries": 1, "skipped": 0, "duplicate": true}));
     let other = send("/api/v1/events", "one", r#"{"topic": "a.c"}"#).await;
     assert_eq!((other.status, &other.json()["type"]), (409, &json!("urn:postrider:problem:idempotency-conflict")));
     assert_eq!(send("/api/v1/events", "two", event).await.expect(202)["duplicate"], false);

@@ -45,7 +45,7 @@ const OWNERS: [(&str, &[&str]); 25] = [
     ("TcpSocket", &["src/delivery/client"]),
     ("axum", &["src/api", "src/dashboard", "src/serve"]),
     // The settings of a webhook are described where they are defined.
-    ("utoipa", &["src/api", "src/webhook/"]),
+    ("utoipa", &["src/api", "src/webhook", "src/filter.rs", "src/shape.rs", "src/signing.rs", "src/delivery/access/"]),
     ("prometheus_client", &["src/api/metrics"]),
     ("minijinja", &["src/shape"]),
     ("clap", &["src/cli", "src/config", "src/telemetry"]),

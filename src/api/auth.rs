@@ -22,6 +22,7 @@ use subtle::ConstantTimeEq;
 use self::slowdown::Slowdown;
 pub use self::slowdown::{AUTH_FAILURE_COUNTS, AUTH_FAILURES, MAX_FAILING_PEERS};
 use super::App;
+use super::body::BodyOwner;
 use super::problem::Problem;
 use crate::clock::UnixMicros;
 use crate::engine::Engine;
@@ -274,9 +275,13 @@ pub(super) struct TokenAdmin {
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-async fn admit(parts: &Parts, app: &App, needed: Scope) -> Result<Caller, Problem> {
+/// The caller, whose body counts as theirs from now on.
+async fn admit(parts: &mut Parts, app: &App, needed: Scope) -> Result<Caller, Problem> {
     let peer = parts.extensions.get::<Peer>().copied();
-    app.auth.admit(&parts.headers, peer, needed, &app.engine).await
+    let caller = app.auth.admit(&parts.headers, peer, needed, &app.engine).await?;
+    let token = caller.token.as_ref().map(|cached| cached.token.uuid);
+    parts.extensions.insert(BodyOwner { tenant: caller.tenant, token });
+    Ok(caller)
 }
 
 fn act(caller: &Caller, parts: &Parts) -> Act {

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::auth::Operator;
+use super::input::NoInput;
 use super::problem::Problem;
 use super::views::Time;
 
@@ -28,6 +29,7 @@ pub(super) struct Confirmation {
 pub(super) async fn confirm(
     State(app): State<Arc<App>>,
     Operator(act): Operator,
+    _: NoInput,
 ) -> Result<Json<Confirmation>, Problem> {
     let was_doubted = app.engine.confirm_clock(act).await?;
     Ok(Json(Confirmation { now: Time(app.engine.now()), was_doubted }))

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::{Admin, Reader};
-use super::input::{Id, OptionalJsonBody, Params};
+use super::input::{Id, NoInput, OptionalJsonBody, Params};
 use super::problem::Problem;
 use super::views::{Time, millis};
 use crate::clock::UnixMicros;
@@ -212,6 +212,7 @@ pub(super) async fn retry(
     State(app): State<Arc<App>>,
     Admin(act): Admin,
     Id(id): Id<Uuid>,
+    _: NoInput,
 ) -> Result<(StatusCode, Json<Delivery>), Problem> {
     let delivery = app.engine.retry_delivery(act, key_of(&app, id)?).await?;
     Ok((StatusCode::ACCEPTED, Json(Delivery::new(app.engine.store().delivery_ids(), delivery))))

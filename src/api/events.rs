@@ -14,8 +14,9 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::{Publisher, Reader};
+use super::body::read_body;
 use super::deliveries::{Delivery, DeliveryPage};
-use super::input::{Id, JSON, Params, idempotency_key, media_type, read_body};
+use super::input::{Id, JSON, Moment, Params, idempotency_key, media_type};
 use super::problem::Problem;
 use super::views::Time;
 use crate::event::{Event, HOPS_HEADER, Hops, MAX_BATCH_BYTES, MAX_EVENT_BYTES};
@@ -30,7 +31,8 @@ const IDEMPOTENCY_KEY: &str = "Visible ASCII. For a day, the same body with the 
      with `duplicate: true`, and nothing is stored; another body with it is refused (409).";
 
 /// An event to be published.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({
     "topic": "attacker.session.started",
     "type": "session.started",
@@ -39,38 +41,56 @@ const IDEMPOTENCY_KEY: &str = "Visible ASCII. For a day, the same body with the 
 #[expect(dead_code, reason = "documents what `Event::from_json` reads, which keeps the digits of numbers")]
 pub(super) struct EventInput {
     /// 1 to 255 bytes of visible ASCII in dot-separated tokens, without `*` and `>`.
-    #[schema(min_length = 1, max_length = 255)]
+    #[schema(min_length = 1, max_length = 255, pattern = "^[!-)+,/-=?-~-]+([.][!-)+,/-=?-~-]+)*$")]
     topic: String,
     #[schema(max_length = 255)]
     r#type: Option<String>,
     /// Visible ASCII. An id sent before is not stored or delivered again; without one the event gets a UUID.
-    #[schema(min_length = 1, max_length = 128)]
+    #[schema(max_length = 128, pattern = "^[!-~]*$")]
     id: Option<String>,
     /// When it happened: a text, kept as it is, or seconds since 1970; now, if it is not given.
-    #[schema(value_type = Option<serde_json::Value>)]
+    #[schema(value_type = Option<EventTime>)]
     ts: Option<String>,
     /// Any JSON; digits of numbers are kept.
     #[schema(value_type = Option<serde_json::Value>)]
     payload: Option<String>,
     /// Not before this moment, which is at most 24 h ahead: RFC 3339 or seconds since 1970. Of a webhook in strict
     /// order, later events wait for it.
-    #[schema(value_type = Option<serde_json::Value>, example = "2026-09-21T14:13:20Z")]
+    #[schema(value_type = Option<Moment>)]
     deliver_at: Option<String>,
     /// Of the webhooks that want it, only these.
     #[schema(min_items = 1, max_items = 100)]
     webhooks: Option<Vec<Uuid>>,
-    /// The version of this form.
+    /// The version of this form: 1.
     #[schema(minimum = 1, maximum = 1)]
     v: Option<u8>,
 }
 
+/// 1 to 1,000 events, of 16 MiB together.
+#[derive(Deserialize, ToSchema)]
+#[schema(min_items = 1, max_items = 1000)]
+#[expect(dead_code, reason = "documents what `Event::batch_from_json` reads")]
+struct EventBatch(Vec<EventInput>);
+
+/// A text, kept as it is, or seconds since 1970.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "documents what `Event::from_json` reads")]
+enum EventTime {
+    Text(String),
+    Seconds(f64),
+}
+
 /// What a publisher is told of one event.
 #[derive(Serialize, ToSchema)]
-#[schema(example = json!({"id": "0191f6c0-7a2e-7c3d-9c1b-2f6d8a4e5b10", "deliveries": 2, "duplicate": false}))]
+#[schema(example = json!({"id": "0191f6c0-7a2e-7c3d-9c1b-2f6d8a4e5b10", "deliveries": 2, "skipped": 0, "duplicate": false}))]
 pub(super) struct Receipt {
     id: String,
-    /// Webhooks it is owed to.
+    /// Webhooks it is delivered to.
     deliveries: u32,
+    /// Webhooks that want its topic and do not get it: they are turned off, or their filter or the event's own `webhooks`
+    /// leaves them out.
+    skipped: u32,
     /// The id was sent before: nothing was stored now, and nothing is delivered again.
     duplicate: bool,
 }
@@ -104,12 +124,20 @@ pub(super) struct DryRun {
 pub(super) struct Prospect {
     uuid: Uuid,
     name: String,
-    /// `deliver` or `skip`.
-    #[schema(value_type = String)]
+    #[schema(value_type = ProspectName)]
     would: &'static str,
     /// Why it would be skipped: `filter`, `webhook disabled`, or that the event is directed to others.
     #[schema(required)]
     reason: Option<&'static str>,
+}
+
+/// What would become of an event for a webhook.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "documents the names of `Prospect`")]
+enum ProspectName {
+    Deliver,
+    Skip,
 }
 
 impl From<ingest::Prospect> for Prospect {
@@ -121,7 +149,8 @@ impl From<ingest::Prospect> for Prospect {
 
 impl From<ingest::Receipt> for Receipt {
     fn from(receipt: ingest::Receipt) -> Self {
-        Self { id: receipt.id, deliveries: receipt.deliveries, duplicate: receipt.duplicate }
+        let ingest::Receipt { id, deliveries, skipped, duplicate } = receipt;
+        Self { id, deliveries, skipped, duplicate }
     }
 }
 
@@ -130,7 +159,7 @@ impl From<ingest::Receipt> for Receipt {
 /// When the answer is 202, the event and what it is owed to are on disk. With `dry_run=true` nothing is stored or sent:
 /// the answer is 200 and says which webhooks would get it, for a token that also has the scope `read`.
 #[utoipa::path(post, path = "/events", tag = "events", params(
-    ("dry_run" = Option<bool>, Query, description = "Only say what would become of it; `false` by default."),
+    ("dry_run" = Option<bool>, Query, description = "Only say what would become of it; without a value it is `true`, not given `false`."),
     ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = IDEMPOTENCY_KEY),
 ), request_body = EventInput, responses(
     (status = 200, body = DryRun, description = "With `dry_run=true`."),
@@ -151,11 +180,10 @@ pub(super) async fn publish(
     mut params: Params,
     request: Request,
 ) -> Result<Response, Problem> {
-    let is_dry_run =
-        params.take("dry_run", |text| text.parse().map_err(|_| format!("is {text:?}, must be true or false")));
+    let is_dry_run = params.flag("dry_run");
     params.finish()?;
     let (mut head, body) = request.into_parts();
-    if is_dry_run == Some(true) {
+    if is_dry_run {
         // It names webhooks, which who may only publish does not see.
         Reader::from_request_parts(&mut head, &app).await?;
     }
@@ -165,7 +193,7 @@ pub(super) async fn publish(
     let hops = hops(&app, request.headers())?;
     let received = read_body(&app.bodies, request, MAX_EVENT_BYTES).await?;
     let event = Event::from_json(&received.bytes, app.engine.now())?.with_hops(hops);
-    if is_dry_run == Some(true) {
+    if is_dry_run {
         let duplicate = app.engine.store().event(tenant, event.id()).await?.is_some();
         let ingest::DryRun { id, webhooks } = app.engine.dry_run(tenant, &event)?;
         let webhooks = webhooks.into_iter().map(Prospect::from).collect();
@@ -199,7 +227,7 @@ async fn accept(
 ///
 /// At most 1,000 events and 16 MiB, as a JSON array or as one JSON object a line. All are stored or none.
 #[utoipa::path(post, path = "/events/batch", tag = "events",
-    request_body(content((Vec<EventInput> = "application/json"), (String = "application/x-ndjson"))),
+    request_body(content((EventBatch = "application/json"), (String = "application/x-ndjson"))),
     params(
     ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = IDEMPOTENCY_KEY),
     ), responses(
@@ -217,8 +245,10 @@ async fn accept(
 pub(super) async fn publish_batch(
     State(app): State<Arc<App>>,
     Publisher(tenant): Publisher,
+    params: Params,
     request: Request,
 ) -> Result<(StatusCode, Json<BatchReceipt>), Problem> {
+    params.finish()?;
     let media_type = media_type(request.headers(), &[JSON, NDJSON[0], NDJSON[1]])?;
     let key = idempotency_key(request.headers())?;
     let hops = hops(&app, request.headers())?;
@@ -256,7 +286,7 @@ pub(super) struct StoredEventView {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     damaged: bool,
     accepted_at: Time,
-    /// Webhooks it is or was owed to.
+    /// Webhooks it is or was for, those that were skipped among them.
     deliveries: usize,
     /// On `/events/{id}`: its deliveries. `GET /deliveries?event=…` has the rest of more than 500.
     #[serde(skip_serializing_if = "Option::is_none")]

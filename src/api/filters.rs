@@ -11,10 +11,10 @@ use utoipa::ToSchema;
 use super::App;
 use super::auth::Reader;
 use super::events::EventInput;
-use super::input::JsonBody;
+use super::input::PreviewBody;
 use super::problem::Problem;
 use crate::event::Event;
-use crate::filter::Filter;
+use crate::filter::{EventPattern, Filter};
 
 /// A filter, and an event that is given or stored.
 #[derive(Deserialize, ToSchema)]
@@ -25,7 +25,7 @@ use crate::filter::Filter;
 }))]
 pub(super) struct PreviewInput {
     /// An event pattern, as a webhook has it.
-    #[schema(value_type = Object)]
+    #[schema(value_type = EventPattern)]
     filter: Box<RawValue>,
     /// An event as it would be published.
     #[schema(value_type = Option<EventInput>)]
@@ -56,7 +56,7 @@ pub(super) struct Preview {
 pub(super) async fn preview(
     State(app): State<Arc<App>>,
     Reader(tenant): Reader,
-    JsonBody(input): JsonBody<PreviewInput>,
+    PreviewBody(input): PreviewBody<PreviewInput>,
 ) -> Result<Json<Preview>, Problem> {
     if input.event.is_some() == input.event_id.is_some() {
         return Err(Problem::field("event", "one of `event` and `event_id` is needed"));

@@ -1,128 +1,30 @@
 //! What a request brings: its body, its query and its path, within limits and checked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
-use bytes::Bytes;
-use http_body_util::BodyExt;
-use serde::de::{DeserializeOwned, IgnoredAny};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use axum::http::{HeaderMap, Uri};
+use serde::de::{DeserializeOwned, IgnoredAny, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::App;
+use super::body::read_body;
 use super::problem::{FieldError, Problem};
 use crate::clock::UnixMicros;
+use crate::event::MAX_EVENT_BYTES;
 use crate::store::{DEFAULT_PAGE_ITEMS, MAX_PAGE_ITEMS, Page};
 
 /// The largest body of a request that is no event: a webhook with 256 patterns of 255 bytes has room.
 pub(super) const MAX_SETTINGS_BYTES: usize = 256 * 1024;
-/// How long a client may take to send a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bodies of all requests together; beyond it a request is asked to come back. Bodies of one read are not counted.
-const MAX_BODIES_BYTES: usize = 256 * 1024 * 1024;
-const BUDGET_UNIT_BYTES: usize = 1024;
-/// The first memory for a body that does not arrive in one piece; from there it doubles as bytes arrive.
-const FIRST_BUFFER_BYTES: usize = 64 * 1024;
-/// How much of a body that is too large is read and thrown away, so that a client that only then reads sees the answer.
-const MAX_DISCARDED_BYTES: usize = 4 * 1024 * 1024;
-
-/// How much memory the bodies of all requests may take.
-pub(super) fn body_budget() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(MAX_BODIES_BYTES / BUDGET_UNIT_BYTES))
-}
-
-/// A body, and the share of the budget that it holds while it is in use.
-pub(super) struct Received {
-    pub(super) bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
-}
-
-/// Reads a body of at most `limit` bytes.
-pub(super) async fn read_body(budget: &Arc<Semaphore>, request: Request, limit: usize) -> Result<Received, Problem> {
-    let (parts, body) = request.into_parts();
-    if let Some(encoding) = parts.headers.get(CONTENT_ENCODING).filter(|value| value.as_bytes() != b"identity") {
-        return Err(Problem::media_type(format!("{encoding:?} is a content encoding; send the body without one")));
-    }
-    let reading = async {
-        let declared = content_length(&parts.headers);
-        if declared.is_none_or(|length| length <= limit) {
-            return collect(budget, body, declared, limit).await;
-        }
-        // A client that expects `100 Continue` has not begun to send.
-        if !parts.headers.contains_key(EXPECT) {
-            discard(body).await;
-        }
-        Err(Problem::too_large(limit))
-    };
-    tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or_else(|_| {
-        let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
-        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", detail))
-    })
-}
-
-async fn collect(
-    budget: &Arc<Semaphore>,
-    mut body: Body,
-    declared: Option<usize>,
-    limit: usize,
-) -> Result<Received, Problem> {
-    let mut whole = Vec::new();
-    let mut share: Option<OwnedSemaphorePermit> = None;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Problem::json("body".to_owned(), format!("was cut off: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > limit {
-            discard(body).await;
-            return Err(Problem::too_large(limit));
-        }
-        // Most bodies arrive in one piece, which is used as it is.
-        if whole.is_empty() && declared == Some(data.len()) {
-            return Ok(Received { bytes: data, _share: None });
-        }
-        // What a client says it will send takes nothing from others until it is here.
-        let needed = whole.len() + data.len();
-        if needed > whole.capacity() {
-            let doubled = (2 * whole.capacity()).max(FIRST_BUFFER_BYTES);
-            let capacity = doubled.min(declared.unwrap_or(limit)).max(needed);
-            let more = reserve(budget, capacity - whole.capacity())?;
-            match &mut share {
-                Some(share) => share.merge(more),
-                None => share = Some(more),
-            }
-            whole.reserve_exact(capacity - whole.len());
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(Received { bytes: whole.into(), _share: share })
-}
-
-fn reserve(budget: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-    u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES))
-        .ok()
-        .and_then(|units| Arc::clone(budget).try_acquire_many_owned(units).ok())
-        .ok_or_else(|| Problem::unavailable("too many large requests are under way"))
-}
-
-async fn discard(mut body: Body) {
-    let mut discarded = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        discarded += frame.data_ref().map_or(0, Bytes::len);
-        if discarded > MAX_DISCARDED_BYTES {
-            return;
-        }
-    }
-}
-
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 /// The media type of the body, without parameters; one of `accepted`.
 pub(super) fn media_type<'a>(headers: &HeaderMap, accepted: &[&'a str]) -> Result<&'a str, Problem> {
     let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -162,10 +64,29 @@ pub(super) struct JsonBody<T>(pub(super) T);
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        refuse_query(&request)?;
         media_type(request.headers(), &[JSON])?;
         let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
         parse_json(&received.bytes).map(Self)
     }
+}
+
+/// The same where an event may be within.
+pub(super) struct PreviewBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for PreviewBody<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        refuse_query(&request)?;
+        media_type(request.headers(), &[JSON])?;
+        let received = read_body(&app.bodies, request, MAX_EVENT_BYTES + MAX_SETTINGS_BYTES).await?;
+        parse_json(&received.bytes).map(Self)
+    }
+}
+
+/// A query where none is taken: somebody means something by it, as `dry_run`.
+pub(super) fn refuse_query(request: &Request) -> Result<(), Problem> {
+    Params::of(request.uri()).finish()
 }
 
 /// The same, and which settings are given: the names of the body's fields, which the type knows.
@@ -177,29 +98,55 @@ pub(super) struct Given<T> {
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for Given<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        refuse_query(&request)?;
         media_type(request.headers(), &[JSON])?;
         let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
-        let input = parse_json(&received.bytes)?;
+        Self::parse(&received.bytes)
+    }
+}
+
+impl<T: DeserializeOwned> Given<T> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        let input = parse_json(bytes)?;
         // Secrets are among the values: they are skipped, and never become values of ours.
-        let fields: BTreeMap<String, IgnoredAny> = serde_json::from_slice(&received.bytes)
-            .map_err(|error| Problem::json("body".to_owned(), error.to_string()))?;
+        let fields: BTreeMap<String, &RawValue> =
+            serde_json::from_slice(bytes).map_err(|error| Problem::json("body".to_owned(), error.to_string()))?;
         Ok(Self { input, fields: fields.into_keys().collect() })
     }
 }
 
-/// The same where the body may be left out.
+/// The same where the body may be left out, or `null`.
 pub(super) struct OptionalJsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJsonBody<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        refuse_query(&request)?;
         let media_type = media_type(request.headers(), &[JSON]);
         let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
         if received.bytes.is_empty() {
             return Ok(Self(T::default()));
         }
         media_type?;
+        if received.bytes.trim_ascii() == b"null" {
+            return Ok(Self(T::default()));
+        }
         parse_json(&received.bytes).map(Self)
+    }
+}
+
+/// An act that is told nothing more: a body or a query that says something is refused, not passed over.
+pub(super) struct NoInput;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl FromRequest<Arc<App>> for NoInput {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        let OptionalJsonBody(Nothing {}) = OptionalJsonBody::from_request(request, app).await?;
+        Ok(Self)
     }
 }
 
@@ -237,6 +184,9 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
+/// What a bare list shows at most.
+pub(super) const FIRST_OF_A_LIST: Page = Page { limit: MAX_PAGE_ITEMS, cursor: None };
+
 /// The last part of the path, parsed; what cannot be an id names nothing (404).
 pub(super) struct Id<T>(pub(super) T);
 
@@ -258,12 +208,40 @@ pub(super) struct Params {
 impl<S: Send + Sync> FromRequestParts<S> for Params {
     type Rejection = std::convert::Infallible;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let query = parts.uri.query().unwrap_or_default();
-        Ok(Self { given: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(), errors: Vec::new() })
+        Ok(Self::of(&parts.uri))
     }
 }
 
 impl Params {
+    fn of(uri: &Uri) -> Self {
+        let query = uri.query().unwrap_or_default();
+        Self { given: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(), errors: Vec::new() }
+    }
+
+    /// Whether the parameter is given, with or without a value.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.given.iter().any(|(given, _)| given == name)
+    }
+
+    /// The page that is asked for, if `limit` or `cursor` is given; otherwise the first of a bare list, `None`.
+    pub(super) fn page_or_list(&mut self) -> Option<Page> {
+        (self.has("limit") || self.has("cursor")).then(|| self.page())
+    }
+
+    /// Whether a switch is on: `?name`, `?name=` and `?name=true` turn it on, `?name=false` leaves it off.
+    pub(super) fn flag(&mut self, name: &str) -> bool {
+        let Some(index) = self.given.iter().position(|(given, _)| given == name) else { return false };
+        match self.given.remove(index).1.as_str() {
+            "" | "true" => true,
+            "false" => false,
+            other => {
+                let reason = format!("is {other:?}, must be true or false");
+                self.errors.push(FieldError { field: name.to_owned(), reason });
+                false
+            }
+        }
+    }
+
     pub(super) fn take<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let index = self.given.iter().position(|(given, _)| given == name)?;
         let (_, value) = self.given.remove(index);
@@ -300,77 +278,56 @@ impl Params {
 }
 
 /// A moment as RFC 3339 or as seconds since 1970, with a fraction if need be.
-pub(super) fn parse_time(text: &str) -> Result<UnixMicros, String> {
-    if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
-        return Ok(UnixMicros(timestamp.as_microsecond()));
-    }
-    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is neither RFC 3339 nor unix seconds"))?;
-    jiff::SignedDuration::try_from_secs_f64(seconds)
-        .and_then(jiff::Timestamp::from_duration)
-        .map(|timestamp| UnixMicros(timestamp.as_microsecond()))
-        .map_err(|_| format!("{text:?} is out of range"))
+fn parse_time(text: &str) -> Result<UnixMicros, String> {
+    text.parse().map_err(|error| format!("{text:?} {error}"))
 }
+
+/// The same in a body, where seconds may be a number.
+pub(super) struct Moment(pub(super) UnixMicros);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrNumber;
+        impl Visitor<'_> for TextOrNumber {
+            type Value = Moment;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("RFC 3339 or unix seconds")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Moment, E> {
+                parse_time(text).map(Moment).map_err(E::custom)
+            }
+            fn visit_u64<E: serde::de::Error>(self, seconds: u64) -> Result<Moment, E> {
+                self.visit_str(&seconds.to_string())
+            }
+            fn visit_i64<E: serde::de::Error>(self, seconds: i64) -> Result<Moment, E> {
+                self.visit_str(&seconds.to_string())
+            }
+            fn visit_f64<E: serde::de::Error>(self, seconds: f64) -> Result<Moment, E> {
+                self.visit_str(&seconds.to_string())
+            }
+        }
+        deserializer.deserialize_any(TextOrNumber)
+    }
+}
+
+impl PartialSchema for Moment {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        let number = ObjectBuilder::new().schema_type(Type::Number);
+        OneOfBuilder::new()
+            .item(text)
+            .item(number)
+            .description(Some("RFC 3339, or seconds since 1970, also as text."))
+            .examples([serde_json::json!("2026-09-21T14:13:20Z"), serde_json::json!(1_790_000_000)])
+            .into()
+    }
+}
+
+impl ToSchema for Moment {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::Full;
-    use http_body_util::combinators::BoxBody;
-    use hyper::body::Frame;
-    use std::convert::Infallible;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    /// Sends one piece, or nothing, and does not end.
-    struct Stalled(Option<Bytes>);
-
-    impl hyper::body::Body for Stalled {
-        type Data = Bytes;
-        type Error = Infallible;
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            self.0.take().map_or(Poll::Pending, |piece| Poll::Ready(Some(Ok(Frame::data(piece)))))
-        }
-    }
-
-    async fn status_of(body: BoxBody<Bytes, Infallible>, budget: &Arc<Semaphore>) -> Result<usize, u16> {
-        use axum::response::IntoResponse;
-        let received = read_body(budget, Request::new(Body::new(body)), 4_096).await;
-        received.map(|received| received.bytes.len()).map_err(|problem| problem.into_response().status().as_u16())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_stalls_is_let_go() {
-        assert_eq!(status_of(BoxBody::new(Stalled(None)), &body_budget()).await.unwrap_err(), 408);
-    }
-
-    #[tokio::test]
-    async fn bodies_beyond_the_budget_are_asked_to_come_back() {
-        let body = || BoxBody::new(Full::new(Bytes::from(vec![0; 3_000])));
-        let (roomy, tight) = (body_budget(), Arc::new(Semaphore::new(1)));
-        assert_eq!(status_of(body(), &roomy).await, Ok(3_000));
-        assert_eq!(status_of(body(), &tight).await, Err(503));
-        assert_eq!(tight.available_permits(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn clients_that_stall_after_the_first_byte_leave_room_for_others() {
-        const LARGEST: usize = 16 * 1024 * 1024;
-        let budget = body_budget();
-        for _ in 0..100 {
-            let request = Request::builder().header(CONTENT_LENGTH, LARGEST);
-            let request = request.body(Body::new(Stalled(Some(Bytes::from_static(b"["))))).unwrap();
-            let budget = Arc::clone(&budget);
-            tokio::spawn(async move { read_body(&budget, request, LARGEST).await.map(drop) });
-        }
-        // The paused clock goes on when all have stalled.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let share = budget.available_permits() * BUDGET_UNIT_BYTES;
-        assert_eq!(share, MAX_BODIES_BYTES - 100 * FIRST_BUFFER_BYTES, "each holds what its byte needs");
-        let body = BoxBody::new(Full::new(Bytes::from(vec![0; 3_000])));
-        assert_eq!(status_of(body, &budget).await, Ok(3_000));
-        tokio::time::sleep(2 * BODY_TIMEOUT).await;
-        assert_eq!(budget.available_permits() * BUDGET_UNIT_BYTES, MAX_BODIES_BYTES, "all is given back");
-    }
 
     #[test]
     fn no_error_repeats_a_secret() {

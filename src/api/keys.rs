@@ -17,7 +17,7 @@ use super::views::Time;
 use crate::clock::UnixMicros;
 use crate::engine::{ChangeError, GivenKeys};
 use crate::signing::{DEFAULT_OVERLAP, Ed25519Key, KeyError, Secret, StandardKey};
-use crate::webhook::{WebhookError, WebhookRecord};
+use crate::webhook::{WebhookError, WebhookRecord, whole};
 
 /// Keys of a webhook that sign, without what is secret of them.
 #[derive(Serialize, ToSchema)]
@@ -55,6 +55,7 @@ pub(super) fn public_key(key: Option<&Ed25519Key>) -> Option<String> {
 #[serde(deny_unknown_fields)]
 pub(super) struct Rotation {
     /// How long the keys of before still sign, in whole seconds; 86400 by default. 0 ends all of them at once.
+    #[serde(default, deserialize_with = "whole::optional")]
     #[schema(maximum = 604_800)]
     overlap_s: Option<u64>,
     /// The new key of `X-DECNET-Signature`; without it 32 random bytes.

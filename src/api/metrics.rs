@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{Method, StatusCode};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::IntoResponse;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
@@ -19,7 +19,10 @@ use super::problem::Problem;
 use crate::dispatcher::{Figures, ShardFigures};
 use crate::store::Stats;
 
+const OPENMETRICS: &str = "application/openmetrics-text";
 const CONTENT_TYPE_OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The format that every scraper reads.
+const CONTENT_TYPE_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Requests answered, by route and status.
 #[derive(Clone, Default)]
@@ -53,10 +56,14 @@ fn method_name(method: &Method) -> &'static str {
 }
 
 /// Figures for Prometheus
+///
+/// In the format that `Accept` prefers, and without one in that which every scraper reads.
 #[utoipa::path(get, path = "/metrics", tag = "operation", security(()), responses(
-    (status = 200, body = String, content_type = "application/openmetrics-text", description = "OpenMetrics text."),
+    (status = 200, description = "OpenMetrics 1.0 or Prometheus text 0.0.4.", content(
+        (String = "text/plain"), (String = "application/openmetrics-text"),
+    )),
 ))]
-pub(super) async fn exposition(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn exposition(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<impl IntoResponse, Problem> {
     // Of all tenants together: the metrics need no token, and who the tenants are is not for everybody.
     // A store that fails is a reason to look at the metrics, and none to withhold them.
     let stats = app.engine.store().total_stats().await.ok();
@@ -73,7 +80,48 @@ pub(super) async fn exposition(State(app): State<Arc<App>>) -> Result<impl IntoR
     registry.register_collector(Box::new(snapshot));
     let mut body = String::new();
     text::encode(&mut body, &registry).map_err(|error| Problem::internal(error.to_string()))?;
-    Ok(([(CONTENT_TYPE, CONTENT_TYPE_OPENMETRICS)], body))
+    Ok(if prefers_openmetrics(&headers) {
+        ([(CONTENT_TYPE, CONTENT_TYPE_OPENMETRICS)], body)
+    } else {
+        ([(CONTENT_TYPE, CONTENT_TYPE_TEXT)], prometheus_text(&body))
+    })
+}
+
+/// Whether `Accept` names OpenMetrics, and no other text before it (RFC 9110, section 12.5.1).
+fn prefers_openmetrics(headers: &HeaderMap) -> bool {
+    let (mut openmetrics, mut plain) = (0.0, 0.0);
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    for range in values.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let media_type = parts.next().unwrap_or_default();
+        let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse).unwrap_or(0.0_f64);
+        if media_type.eq_ignore_ascii_case(OPENMETRICS) {
+            openmetrics = weight.max(openmetrics);
+        } else if media_type.eq_ignore_ascii_case("text/plain") {
+            plain = weight.max(plain);
+        }
+    }
+    openmetrics > 0.0 && openmetrics >= plain
+}
+
+/// OpenMetrics text as Prometheus text 0.0.4 has it: a counter's samples have its whole name, there are no units, no end.
+fn prometheus_text(openmetrics: &str) -> String {
+    let mut text = String::with_capacity(openmetrics.len());
+    let mut help = None;
+    for line in openmetrics.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ');
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            if let Some((_, words)) = help.take() {
+                text.extend(["# HELP ", name, suffix, " ", words, "\n"]);
+            }
+            text.extend(["# TYPE ", name, suffix, " ", kind, "\n"]);
+        } else if !line.starts_with('#') {
+            text.extend([line, "\n"]);
+        }
+    }
+    text
 }
 
 #[derive(Debug)]
@@ -216,6 +264,21 @@ impl ProcessUse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_format_is_the_one_that_accept_prefers() {
+        let prefers =
+            |accept: &'static str| prefers_openmetrics(&[(ACCEPT, accept.parse().unwrap())].into_iter().collect());
+        // What Prometheus 2 and 3 send.
+        assert!(prefers(
+            "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
+             text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+        ));
+        assert!(!prefers("text/plain;version=0.0.4;q=0.5, application/openmetrics-text;q=0.4, */*;q=0.1"));
+        assert!(!prefers("application/openmetrics-text;q=0, text/html"));
+        assert!(!prefers("*/*"), "curl");
+        assert!(!prefers_openmetrics(&HeaderMap::new()));
+    }
 
     #[test]
     fn the_use_of_a_process_with_an_odd_name_is_read() {

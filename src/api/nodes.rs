@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::Operator;
-use super::input::{Id, Params};
+use super::input::{Id, NoInput, Params};
 use super::problem::Problem;
 use super::views::Time;
 use crate::store::cluster::NodeRecord;
@@ -89,6 +89,7 @@ pub(super) async fn drain(
     State(app): State<Arc<App>>,
     Operator(act): Operator,
     Id(uuid): Id<Uuid>,
+    _: NoInput,
 ) -> Result<Json<Node>, Problem> {
     Ok(Json(Node::of(app.engine.drain_node(act, uuid, true).await?, &app)))
 }
@@ -104,6 +105,7 @@ pub(super) async fn resume(
     State(app): State<Arc<App>>,
     Operator(act): Operator,
     Id(uuid): Id<Uuid>,
+    _: NoInput,
 ) -> Result<Json<Node>, Problem> {
     Ok(Json(Node::of(app.engine.drain_node(act, uuid, false).await?, &app)))
 }

@@ -7,12 +7,14 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::schema::{AdditionalProperties, OneOf};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Content, InfoBuilder, License, OpenApi, Ref, RefOr, Required, Response, Tag};
+use utoipa::openapi::{Content, InfoBuilder, License, OpenApi, Ref, RefOr, Required, Response, Schema, Tag};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::input::JSON;
 use super::problem::{CONTENT_TYPE_PROBLEM, FieldError, Problem};
+use crate::delivery::access::RawAuth;
 
 const TOKEN: &str = "token";
 
@@ -24,6 +26,14 @@ const REFUSALS: [(&str, &str); 6] = [
     ("429", "Too many tokens from this address were not known; `Retry-After` says when to come back."),
     ("500", "The server failed; its log says why."),
     ("503", "The store is unavailable or the server is shutting down; `Retry-After` says when to try again."),
+];
+
+/// Refusals of acts that are told nothing but what the path says.
+const NO_INPUT: [(&str, &str); 4] = [
+    ("400", "There is a body, and it is no JSON."),
+    ("413", "The body is too large."),
+    ("415", "There is a body, and it is not `application/json`."),
+    ("422", "The body or the query says something that is not known here."),
 ];
 
 /// The OpenAPI 3.1 document of the API.
@@ -46,13 +56,18 @@ pub fn openapi() -> OpenApi {
     let components = document.components.get_or_insert_default();
     components.schemas.insert(Problem::name().into_owned(), Problem::schema());
     components.schemas.insert(FieldError::name().into_owned(), FieldError::schema());
+    if let Some(RefOr::T(Schema::OneOf(variants))) = components.schemas.get_mut(&*RawAuth::name()) {
+        shut(variants);
+    }
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
         "A token with the scope `publish` (send events), `read` (see everything but secrets, tokens and the audit log), \
          `admin` (everything in its tenant) or `operator` (everything in every tenant).",
     ));
     components.add_security_scheme(TOKEN, SecurityScheme::Http(bearer.build()));
-    for operation in document.paths.paths.values_mut().flat_map(operations) {
-        complete(operation);
+    for item in document.paths.paths.values_mut() {
+        let acts = [&mut item.post, &mut item.delete].into_iter().flatten();
+        acts.filter(|act| act.request_body.is_none()).for_each(refuses_input);
+        operations(item).for_each(complete);
     }
     document
 }
@@ -83,6 +98,22 @@ fn tags() -> Vec<Tag> {
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten()
+}
+
+/// Says that the variants of an enum refuse unknown fields: utoipa passes over that of `deny_unknown_fields`.
+fn shut(variants: &mut OneOf) {
+    for variant in &mut variants.items {
+        if let RefOr::T(Schema::Object(object)) = variant {
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+    }
+}
+
+/// What an act answers to a body or a query that says something, where it takes none.
+fn refuses_input(act: &mut Operation) {
+    for (status, description) in NO_INPUT {
+        act.responses.responses.entry(status.to_owned()).or_insert_with(|| Response::new(description).into());
+    }
 }
 
 /// Adds what every route has in common: refusals, and the form of errors.

@@ -26,7 +26,7 @@ const WHOLE_EVENT: &str = "event";
 const RETRY_AFTER_FULL_S: u32 = 5;
 const RETRY_AFTER_UNAVAILABLE_S: u32 = 1;
 /// When there may be room for what a tenant has too much of at once.
-const RETRY_AFTER_BUSY: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER_BUSY: Duration = Duration::from_secs(1);
 
 /// Problem details (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
@@ -208,6 +208,7 @@ impl From<StoreError> for Problem {
                 "the Idempotency-Key was used with another body; nothing was stored",
             ),
             StoreError::TooManyWebhooks { .. } => Self::new(StatusCode::CONFLICT, "quota-webhooks", error.to_string()),
+            StoreError::TooManySettings { .. } => Self::new(StatusCode::CONFLICT, "quota-settings", error.to_string()),
             StoreError::Conflict(reason) => Self::new(StatusCode::CONFLICT, "conflict", reason),
             StoreError::Cursor => Self::field("cursor", "is not one that this server gave out"),
             StoreError::Corrupt(_) => Self::internal(error.to_string()),

@@ -12,14 +12,14 @@ use uuid::Uuid;
 use super::App;
 use super::auth::{Admin, Reader};
 use super::deliveries::{DeliveryStateName, MAX_REASON_CHARS, parse_state};
-use super::input::{Id, JsonBody, OptionalJsonBody, Params, parse_time};
+use super::input::{Id, JsonBody, Moment, NoInput, OptionalJsonBody, Params};
 use super::problem::{FieldError, Problem};
 use super::views::Time;
-use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::engine::replay::{DEFAULT_REPLAY_RATE_PER_S, REPLAY_RATE_PER_S};
 use crate::store::replay::{NewReplay, ReplayAction, ReplayFilter, ReplayRecord, ReplayState, Selection};
 use crate::topic::Pattern;
+use crate::webhook::whole;
 
 /// A job that makes many deliveries pending again or discards them.
 #[derive(Serialize, ToSchema)]
@@ -132,9 +132,9 @@ impl From<ReplayRecord> for Replay {
 #[schema(example = json!({"since": "2026-11-23T18:00:00Z", "states": ["dead"]}))]
 pub(super) struct ReplayInput {
     /// Event accepted at or after: RFC 3339 or unix seconds.
-    since: Option<String>,
+    since: Option<Moment>,
     /// Event accepted before: RFC 3339 or unix seconds.
-    until: Option<String>,
+    until: Option<Moment>,
     /// Any but `pending`; `["dead"]`, if it is not given.
     #[schema(value_type = Option<Vec<DeliveryStateName>>)]
     states: Option<Vec<String>>,
@@ -144,6 +144,7 @@ pub(super) struct ReplayInput {
     #[serde(default)]
     include_unmatched: bool,
     /// Deliveries in a second, 1,000 if it is not given.
+    #[serde(default, deserialize_with = "whole::optional")]
     #[schema(minimum = 1, maximum = 10_000)]
     rate_per_s: Option<u32>,
 }
@@ -156,15 +157,16 @@ pub(super) struct BulkRetryInput {
     /// Only to this webhook.
     webhook: Option<Uuid>,
     /// Event accepted at or after: RFC 3339 or unix seconds.
-    since: Option<String>,
+    since: Option<Moment>,
     /// Event accepted before: RFC 3339 or unix seconds.
-    until: Option<String>,
+    until: Option<Moment>,
     /// Any but `pending`; `["dead"]`, if it is not given.
     #[schema(value_type = Option<Vec<DeliveryStateName>>)]
     states: Option<Vec<String>>,
     /// A topic or a pattern.
     topic: Option<String>,
     /// Deliveries in a second, 1,000 if it is not given.
+    #[serde(default, deserialize_with = "whole::optional")]
     #[schema(minimum = 1, maximum = 10_000)]
     rate_per_s: Option<u32>,
 }
@@ -180,23 +182,24 @@ pub(super) struct BulkDiscardInput {
     /// Only to this webhook.
     webhook: Option<Uuid>,
     /// Event accepted at or after: RFC 3339 or unix seconds.
-    since: Option<String>,
+    since: Option<Moment>,
     /// Event accepted before: RFC 3339 or unix seconds.
-    until: Option<String>,
+    until: Option<Moment>,
     /// `pending` or `dead`; `["dead"]`, if it is not given.
     #[schema(value_type = Option<Vec<DeliveryStateName>>)]
     states: Option<Vec<String>>,
     /// A topic or a pattern.
     topic: Option<String>,
     /// Deliveries in a second, 1,000 if it is not given.
+    #[serde(default, deserialize_with = "whole::optional")]
     #[schema(minimum = 1, maximum = 10_000)]
     rate_per_s: Option<u32>,
 }
 
 /// The parts of a job that all kinds have, as they were given.
 struct RawJob {
-    since: Option<String>,
-    until: Option<String>,
+    since: Option<Moment>,
+    until: Option<Moment>,
     states: Option<Vec<String>>,
     topic: Option<String>,
     rate_per_s: Option<u32>,
@@ -212,10 +215,7 @@ impl RawJob {
     ) -> Result<NewReplay, Problem> {
         let mut errors = Vec::new();
         let mut wrong = |field: &str, reason: String| errors.push(FieldError { field: field.to_owned(), reason });
-        let mut time = |field: &str, text: Option<String>| -> Option<UnixMicros> {
-            parse_time(&text?).map_err(|reason| wrong(field, reason)).ok()
-        };
-        let (since, until) = (time("since", self.since), time("until", self.until));
+        let (since, until) = (self.since.map(|Moment(at)| at), self.until.map(|Moment(at)| at));
         if since.zip(until).is_some_and(|(since, until)| since >= until) {
             wrong("until", "must be after `since`".to_owned());
         }
@@ -403,6 +403,7 @@ pub(super) async fn cancel(
     State(app): State<Arc<App>>,
     Admin(tenant): Admin,
     Id(uuid): Id<Uuid>,
+    _: NoInput,
 ) -> Result<Json<Replay>, Problem> {
     Ok(Json(app.engine.cancel_replay(tenant, uuid).await?.into()))
 }

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::auth::Reader;
 use super::events::EventInput;
-use super::input::{JsonBody, Params};
+use super::input::{Params, PreviewBody};
 use super::problem::Problem;
 use crate::event::Event;
 use crate::shape::{self, Context, RenderError, Shape, ShapeError, ShapeInput};
@@ -35,33 +35,11 @@ pub(super) struct BuiltinShape {
     template: Option<&'static str>,
 }
 
-/// A template of one's own.
-#[derive(Deserialize, ToSchema)]
-#[expect(dead_code, reason = "documents what `shape::TemplateInput` reads")]
-pub(super) struct ShapeTemplate {
-    /// Jinja, at most 64 KiB; what of it may be used is in the documentation of shapes.
-    #[schema(max_length = 65536)]
-    template: String,
-    /// `application/json` if it is not given; a result that is JSON by this is checked to be.
-    #[schema(max_length = 255)]
-    content_type: Option<String>,
-}
-
-/// The name of a built-in shape, or a template.
-#[derive(Deserialize, ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "documents what `shape::ShapeInput` reads")]
-pub(super) enum ShapeSetting {
-    Name(String),
-    Template(ShapeTemplate),
-}
-
 /// What to look at: a shape, and an event that is given, stored, or (without either) a sample.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"shape": "slack"}))]
 pub(super) struct PreviewInput {
-    #[schema(value_type = ShapeSetting)]
     shape: ShapeInput,
     /// An event as it would be published.
     #[schema(value_type = Option<EventInput>)]
@@ -122,7 +100,7 @@ pub(super) async fn list(Reader(_tenant): Reader, params: Params) -> Result<Json
 pub(super) async fn preview(
     State(app): State<Arc<App>>,
     Reader(tenant): Reader,
-    JsonBody(input): JsonBody<PreviewInput>,
+    PreviewBody(input): PreviewBody<PreviewInput>,
 ) -> Result<Json<Preview>, Problem> {
     if input.event.is_some() && input.event_id.is_some() {
         return Err(Problem::field("event_id", "is given beside `event`; one of them is enough"));

@@ -5,16 +5,20 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use super::App;
 use super::auth::Operator;
-use super::input::{Given, Id, Params};
+use super::change::{Change, Changes};
+use super::input::{FIRST_OF_A_LIST, Given, Id, Params};
 use super::problem::{FieldError, Problem};
-use super::views::{Message, Time};
+use super::views::{ListOrPage, Message, Time};
 use crate::store::{TenantPatch, TenantRecord};
+use crate::webhook::whole;
 
 /// A tenant: whole to create one, in part to change one. `null` is like not given, but for quotas.
 #[derive(Deserialize, ToSchema)]
@@ -39,23 +43,22 @@ pub(super) struct TenantInput {
 )]
 struct QuotasInput {
     /// Webhooks there may be.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "whole::given")]
     #[schema(maximum = 1_000_000_000, value_type = Option<u32>)]
     max_webhooks: Option<Option<u32>>,
     /// Events accepted a second, on the average and at once.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "whole::given")]
     #[schema(maximum = 1_000_000_000, value_type = Option<u32>)]
     max_events_per_s: Option<Option<u32>>,
     /// Deliveries that may wait or be under way.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "whole::given")]
     #[schema(maximum = 1_000_000_000, value_type = Option<u32>)]
     max_pending: Option<Option<u32>>,
 }
 
-/// Called where the field is given.
-#[expect(clippy::option_option, reason = "as the fields have it")]
-fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+impl Changes for TenantInput {
+    const READ_ONLY: &'static [&'static str] = &["uuid", "created_at", "webhooks", "pending"];
+    const MOVING: &'static [&'static str] = &["webhooks", "pending"];
 }
 
 impl TenantInput {
@@ -96,13 +99,54 @@ struct Quotas {
     max_pending: Option<u32>,
 }
 
+/// [`TenantInput`] for a new tenant: documents what is needed.
+pub(super) struct NewTenant;
+
+impl PartialSchema for NewTenant {
+    fn schema() -> RefOr<Schema> {
+        AllOfBuilder::new()
+            .item(Ref::from_schema_name(TenantInput::name()))
+            .item(ObjectBuilder::new().required("name"))
+            .description(Some("A new tenant: its `name` is needed."))
+            .into()
+    }
+}
+
+impl ToSchema for NewTenant {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((TenantInput::name().into_owned(), TenantInput::schema()));
+        TenantInput::schemas(schemas);
+    }
+}
+
+/// [`TenantInput`] for a tenant that is there: documents that what is shown is taken back.
+pub(super) struct TenantChange;
+
+impl PartialSchema for TenantChange {
+    fn schema() -> RefOr<Schema> {
+        let (mut change, shown) = (TenantInput::schema(), Tenant::schema());
+        if let (RefOr::T(Schema::Object(change)), RefOr::T(Schema::Object(shown))) = (&mut change, shown) {
+            let fields = shown.properties.into_iter();
+            change.properties.extend(fields.filter(|(name, _)| TenantInput::READ_ONLY.contains(&name.as_str())));
+            change.properties.extend(["webhooks", "pending"].map(|name| (name.to_owned(), u64::schema())));
+        }
+        change
+    }
+}
+
+impl ToSchema for TenantChange {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        TenantInput::schemas(schemas);
+    }
+}
+
 /// A tenant with what it uses of its quotas.
 #[derive(Serialize, ToSchema)]
 pub(super) struct TenantDetail {
     #[serde(flatten)]
     tenant: Tenant,
     /// Webhooks there are.
-    webhooks: usize,
+    webhooks: u64,
     /// Deliveries that wait or are under way.
     pending: u64,
 }
@@ -126,20 +170,28 @@ fn find(app: &App, name_or_uuid: &str) -> Result<TenantRecord, Problem> {
 
 /// List the tenants
 ///
-/// A bare array, oldest first.
-#[utoipa::path(get, path = "/tenants", tag = "tenants", responses((status = 200, body = [Tenant])))]
+/// Oldest first: a page if `limit` or `cursor` is given, otherwise a bare array of at most 500.
+#[utoipa::path(get, path = "/tenants", tag = "tenants", params(
+    ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "50 by default, if a page is asked for."),
+    ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+), responses(
+    (status = 200, body = ListOrPage<Tenant>),
+    (status = 422, description = "A parameter is invalid or unknown."),
+))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     _: Operator,
-    params: Params,
-) -> Result<Json<Vec<Tenant>>, Problem> {
+    mut params: Params,
+) -> Result<Json<ListOrPage<Tenant>>, Problem> {
+    let page = params.page_or_list();
     params.finish()?;
-    let tenants = app.engine.store().tenants().await?;
-    Ok(Json(tenants.into_iter().map(Tenant::from).collect()))
+    let is_page = page.is_some();
+    let page = app.engine.store().tenant_page(page.unwrap_or(FIRST_OF_A_LIST)).await?;
+    Ok(Json(ListOrPage::new(is_page, page, Tenant::from)))
 }
 
 /// Create a tenant
-#[utoipa::path(post, path = "/tenants", tag = "tenants", request_body = TenantInput, responses(
+#[utoipa::path(post, path = "/tenants", tag = "tenants", request_body = NewTenant, responses(
     (status = 201, body = Tenant),
     (status = 400, description = "The body is no JSON."),
     (status = 409, description = "The name is taken."),
@@ -175,15 +227,15 @@ pub(super) async fn show(
 ) -> Result<Json<TenantDetail>, Problem> {
     let record = find(&app, &tenant)?;
     let store = app.engine.store();
-    let webhooks = store.webhooks(record.seq).await?.len();
+    let webhooks = store.webhook_count(record.seq).await?;
     Ok(Json(TenantDetail { webhooks, pending: store.pending(record.seq), tenant: record.into() }))
 }
 
 /// Change a tenant
 ///
-/// Changes what is given and leaves the rest; takes effect at once. What is there beyond a new quota stays.
+/// Changes what is given and leaves the rest; takes effect at once. What is shown may be given back whole. What is there beyond a new quota stays.
 #[utoipa::path(patch, path = "/tenants/{tenant}", tag = "tenants",
-    params(("tenant" = String, Path, description = "Its name or UUID.")), request_body = TenantInput, responses(
+    params(("tenant" = String, Path, description = "Its name or UUID.")), request_body = TenantChange, responses(
     (status = 200, body = Tenant),
     (status = 400, description = "The body is no JSON."),
     (status = 404, description = "There is no such tenant."),
@@ -197,9 +249,11 @@ pub(super) async fn update(
     State(app): State<Arc<App>>,
     Operator(act): Operator,
     Id(tenant): Id<String>,
-    Given { input, fields }: Given<TenantInput>,
+    change: Change<TenantInput>,
 ) -> Result<Json<Tenant>, Problem> {
-    let seq = find(&app, &tenant)?.seq;
+    let record = find(&app, &tenant)?;
+    let seq = record.seq;
+    let Given { input, fields } = change.checked(&Tenant::from(record))?;
     let tenant = app.engine.update_tenant(act.with_fields(fields), seq, input.checked()?).await?;
     Ok(Json(tenant.into()))
 }
@@ -209,7 +263,7 @@ pub(super) async fn update(
 /// With `force` its webhooks go too, and their pending deliveries end as discarded. Its tokens are revoked at once.
 #[utoipa::path(delete, path = "/tenants/{tenant}", tag = "tenants", params(
     ("tenant" = String, Path, description = "Its name or UUID."),
-    ("force" = Option<bool>, Query, description = "Also if it has webhooks or pending deliveries."),
+    ("force" = Option<bool>, Query, description = "Also if it has webhooks or pending deliveries; without a value it is `true`."),
 ), responses(
     (status = 200, body = Message),
     (status = 404, description = "There is no such tenant."),
@@ -222,13 +276,9 @@ pub(super) async fn delete(
     Id(tenant): Id<String>,
     mut params: Params,
 ) -> Result<Json<Message>, Problem> {
-    let force = params.take("force", |text| match text {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        _ => Err(format!("is {text:?}, must be true or false")),
-    });
+    let force = params.flag("force");
     params.finish()?;
     let seq = find(&app, &tenant)?.seq;
-    app.engine.delete_tenant(act, seq, force.unwrap_or(false)).await?;
+    app.engine.delete_tenant(act, seq, force).await?;
     Ok(Json(Message { message: "Tenant deleted" }))
 }

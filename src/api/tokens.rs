@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::{Admin, TokenAdmin, hash_token, new_token};
-use super::input::{Id, JsonBody, Params, parse_time};
+use super::input::{FIRST_OF_A_LIST, Id, JsonBody, Moment, Params};
 use super::problem::{FieldError, Problem};
-use super::views::{Message, Time};
+use super::views::{ListOrPage, Message, Time};
 use crate::store::{NewToken, TokenRecord};
 use crate::webhook::DEFAULT_TENANT;
 
@@ -66,9 +66,8 @@ pub(super) struct TokenInput {
     name: String,
     #[schema(min_items = 1)]
     scopes: Vec<Scope>,
-    /// RFC 3339, in the future; without it the token is good until it is revoked.
-    #[schema(format = DateTime)]
-    expires_at: Option<String>,
+    /// In the future; without it the token is good until it is revoked.
+    expires_at: Option<Moment>,
 }
 
 /// A token, without the token itself.
@@ -110,15 +109,25 @@ impl From<TokenRecord> for Token {
 }
 
 /// List the tokens
-#[utoipa::path(get, path = "/tokens", tag = "tokens", responses((status = 200, body = [Token])))]
+///
+/// Oldest first: a page if `limit` or `cursor` is given, otherwise a bare array of at most 500.
+#[utoipa::path(get, path = "/tokens", tag = "tokens", params(
+    ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "50 by default, if a page is asked for."),
+    ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+), responses(
+    (status = 200, body = ListOrPage<Token>),
+    (status = 422, description = "A parameter is invalid or unknown."),
+))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Admin(act): Admin,
-    params: Params,
-) -> Result<Json<Vec<Token>>, Problem> {
+    mut params: Params,
+) -> Result<Json<ListOrPage<Token>>, Problem> {
+    let page = params.page_or_list();
     params.finish()?;
-    let tokens = app.engine.store().tokens(act.tenant).await?;
-    Ok(Json(tokens.into_iter().map(Token::from).collect()))
+    let is_page = page.is_some();
+    let page = app.engine.store().token_page(act.tenant, page.unwrap_or(FIRST_OF_A_LIST)).await?;
+    Ok(Json(ListOrPage::new(is_page, page, Token::from)))
 }
 
 /// Make a token
@@ -151,17 +160,10 @@ pub(super) async fn create(
     if wants_operator && act.tenant != DEFAULT_TENANT {
         wrong("scopes", "an operator's token belongs to the tenant `default`".to_owned());
     }
-    let expires_at = match input.expires_at.as_deref().map(parse_time).transpose() {
-        Ok(Some(at)) if at <= now => {
-            wrong("expires_at", "is in the past".to_owned());
-            None
-        }
-        Ok(at) => at,
-        Err(reason) => {
-            wrong("expires_at", reason);
-            None
-        }
-    };
+    let expires_at = input.expires_at.map(|Moment(at)| at);
+    if expires_at.is_some_and(|at| at <= now) {
+        wrong("expires_at", "is in the past".to_owned());
+    }
     if !errors.is_empty() {
         return Err(Problem::fields(errors));
     }
@@ -189,7 +191,9 @@ pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     TokenAdmin { act, is_operator }: TokenAdmin,
     Id(uuid): Id<Uuid>,
+    params: Params,
 ) -> Result<Json<Message>, Problem> {
+    params.finish()?;
     if !is_operator {
         let tokens = app.engine.store().tokens(act.tenant).await?;
         // Scopes never change, so it may be asked before.

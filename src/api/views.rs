@@ -4,6 +4,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::clock::UnixMicros;
+use crate::store::PageOf;
 
 /// A moment, RFC 3339 in UTC.
 #[derive(Clone, Copy, Debug, ToSchema)]
@@ -22,6 +23,31 @@ pub(super) struct Message {
     /// What was done, for people.
     #[schema(example = "Webhook deleted")]
     pub(super) message: &'static str,
+}
+
+/// A list in pages, or its first items as a bare array.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum ListOrPage<T> {
+    List(Vec<T>),
+    Page(PageOfItems<T>),
+}
+
+/// A page of a list.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PageOfItems<T> {
+    items: Vec<T>,
+    /// To be sent as `cursor` for the next page; `null`: this is the last one.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+impl<T> ListOrPage<T> {
+    /// `is_page`: the caller asked for a page.
+    pub(super) fn new<R>(is_page: bool, page: PageOf<R>, shown: impl FnMut(R) -> T) -> Self {
+        let items = page.items.into_iter().map(shown).collect();
+        if is_page { Self::Page(PageOfItems { items, next_cursor: page.next_cursor }) } else { Self::List(items) }
+    }
 }
 
 /// Milliseconds with microseconds behind the point.

@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::{Admin, WebhookReader};
-use super::input::{Given, Id, Params};
+use super::change::{Change, Changes};
+use super::input::{Given, Id, NoInput, Params};
 use super::keys::{self, Keys};
 use super::problem::Problem;
 use super::views::{Message, Time, millis};
@@ -24,9 +25,10 @@ use crate::clock::UnixMicros;
 use crate::delivery::access::{RawAuth, RawClientCertificate, RawProxy, SecretText};
 use crate::delivery::retry::{Next, Schedule, next};
 use crate::delivery::{End, Outcome};
+use crate::filter::EventPattern;
 use crate::shape::ShapeInput;
 use crate::signing::Scheme;
-use crate::webhook::{Batching, RateLimit, RawBatching, RawRateLimit, WebhookPatch, WebhookRecord};
+use crate::webhook::{Batching, Method, RateLimit, RawBatching, RawRateLimit, WebhookPatch, WebhookRecord};
 
 /// [`WebhookPatch`] for a new webhook: documents what is needed.
 pub(super) struct NewWebhook;
@@ -51,22 +53,69 @@ impl ToSchema for NewWebhook {
     }
 }
 
+impl Changes for WebhookPatch {
+    const READ_ONLY: &'static [&'static str] = &[
+        "uuid",
+        "keys",
+        "disabled_reason",
+        "disabled_at",
+        "consecutive_failures",
+        "last_success_at",
+        "last_failure_at",
+        "last_error",
+        "auto_disabled_at",
+        "next_probe_at",
+        "created_at",
+        "updated_at",
+        "warnings",
+    ];
+    const MOVING: &'static [&'static str] = &[
+        "consecutive_failures",
+        "last_success_at",
+        "last_failure_at",
+        "last_error",
+        "auto_disabled_at",
+        "next_probe_at",
+    ];
+}
+
+/// [`WebhookPatch`] for a webhook that is there: documents that what is shown is taken back.
+pub(super) struct WebhookChange;
+
+impl PartialSchema for WebhookChange {
+    fn schema() -> RefOr<Schema> {
+        let (mut change, shown) = (WebhookPatch::schema(), Webhook::schema());
+        if let (RefOr::T(Schema::Object(change)), RefOr::T(Schema::Object(shown))) = (&mut change, shown) {
+            change.description = Some("Changes of a webhook; what is shown of it may be given back.".to_owned());
+            let fields = shown.properties.into_iter();
+            let read_only = fields.filter(|(name, _)| WebhookPatch::READ_ONLY.contains(&name.as_str()));
+            change.properties.extend(read_only);
+        }
+        change
+    }
+}
+
+impl ToSchema for WebhookChange {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        WebhookPatch::schemas(schemas);
+    }
+}
+
 /// A webhook. Its keys are never shown but in the answer to its creation.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Webhook {
-    uuid: Uuid,
-    name: String,
+    pub(super) uuid: Uuid,
+    pub(super) name: String,
     description: String,
     /// Path and query are shown to admins alone: others see `https://host/…`.
-    url: String,
-    /// `POST`, `PUT` or `PATCH`.
-    #[schema(value_type = String)]
+    pub(super) url: String,
+    #[schema(value_type = Method)]
     method: &'static str,
-    topic_patterns: Vec<String>,
-    enabled: bool,
+    pub(super) topic_patterns: Vec<String>,
+    pub(super) enabled: bool,
     /// Deliveries wait until it is `false` again.
-    paused: bool,
-    #[schema(value_type = Vec<String>, example = json!(["decnet", "standard"]))]
+    pub(super) paused: bool,
+    #[schema(value_type = Vec<Scheme>, example = json!(["decnet", "standard"]))]
     signatures: Vec<&'static str>,
     /// The keys that sign, the newest first, without what is secret of them.
     keys: Vec<Keys>,
@@ -86,10 +135,9 @@ pub(super) struct Webhook {
     #[schema(required)]
     disable_after_days: Option<u32>,
     /// An event pattern; events of the topics that it does not match are skipped.
-    #[schema(required, value_type = Option<Object>)]
+    #[schema(required, value_type = Option<EventPattern>)]
     filter: Option<Box<RawValue>>,
     /// A built-in shape's name, or a template with its content type.
-    #[schema(value_type = Object)]
     shape: ShapeInput,
     /// Headers beside those that Postrider sets; each value is shown as `…`.
     #[schema(value_type = BTreeMap<String, String>)]
@@ -97,33 +145,33 @@ pub(super) struct Webhook {
     #[schema(required)]
     content_type: Option<String>,
     /// As it was set, without its secrets.
-    #[schema(required, value_type = Option<Object>)]
+    #[schema(required)]
     auth: Option<RawAuth>,
     #[schema(required)]
     ca: Option<String>,
     /// As it was set, without its secrets.
-    #[schema(required, value_type = Option<Object>)]
+    #[schema(required)]
     client_certificate: Option<RawClientCertificate>,
     /// As it was set, without its secrets.
-    #[schema(required, value_type = Option<Object>)]
+    #[schema(required)]
     proxy: Option<RawProxy>,
     /// Why it was turned off without its owner: `gone` after a 410, `receiver asked to stop` after an answer with
     /// `webhook-delivery: disable`, or `no success for N days`.
     #[schema(required)]
-    disabled_reason: Option<String>,
+    pub(super) disabled_reason: Option<String>,
     #[schema(required)]
     disabled_at: Option<Time>,
     /// Failed attempts since the last success.
-    consecutive_failures: u32,
+    pub(super) consecutive_failures: u32,
     #[schema(required)]
     last_success_at: Option<Time>,
     #[schema(required)]
     last_failure_at: Option<Time>,
     #[schema(required)]
-    last_error: Option<String>,
+    pub(super) last_error: Option<String>,
     /// Since when deliveries wait because the receiver fails; clears itself when it recovers.
     #[schema(required)]
-    auto_disabled_at: Option<Time>,
+    pub(super) auto_disabled_at: Option<Time>,
     /// While deliveries wait: when the next attempt may be made, to find out.
     #[schema(required)]
     next_probe_at: Option<Time>,
@@ -149,7 +197,7 @@ pub(super) struct CreatedWebhook {
 
 impl Webhook {
     /// For a caller that sees whole URLs, or for one that does not.
-    fn shown(record: &WebhookRecord, now: UnixMicros, sees_urls: bool) -> Self {
+    pub(super) fn shown(record: &WebhookRecord, now: UnixMicros, sees_urls: bool) -> Self {
         let webhook = Self::new(record, now);
         if sees_urls {
             return webhook;
@@ -213,28 +261,14 @@ fn warnings(record: &WebhookRecord) -> Vec<String> {
     insecure.into_iter().chain(receiver.access.warnings(&receiver.destination)).map(str::to_owned).collect()
 }
 
-/// List the webhooks
-///
-/// A bare array, oldest first.
-#[utoipa::path(get, path = "/webhooks", tag = "webhooks", responses((status = 200, body = [Webhook])))]
-pub(super) async fn list(
-    State(app): State<Arc<App>>,
-    WebhookReader { tenant, sees_urls }: WebhookReader,
-    params: Params,
-) -> Result<Json<Vec<Webhook>>, Problem> {
-    params.finish()?;
-    let webhooks = app.engine.store().webhooks(tenant).await?;
-    let now = app.engine.now();
-    Ok(Json(webhooks.iter().map(|record| Webhook::shown(record, now, sees_urls)).collect()))
-}
-
 /// Create a webhook
 ///
 /// The answer is the only one that shows its keys.
 #[utoipa::path(post, path = "/webhooks", tag = "webhooks", request_body = NewWebhook, responses(
     (status = 201, body = CreatedWebhook),
     (status = 400, description = "The body is no JSON, or no pattern is given."),
-    (status = 409, description = "The name is taken, or the tenant has as many webhooks as it may (`quota-webhooks`)."),
+    (status = 409, description = "The name is taken, or the tenant has as many webhooks (`quota-webhooks`) or settings \
+        (`quota-settings`) as it may."),
     (status = 413, description = "The body is too large."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is invalid, or the destination is forbidden (`egress_blocked: …`)."),
@@ -272,13 +306,16 @@ pub(super) async fn show(
 
 /// Change a webhook
 ///
-/// Changes what is given and leaves the rest; takes effect at once. `enabled: true` also closes the circuit.
+/// Changes what is given and leaves the rest; takes effect at once. `enabled: true` also closes the circuit. What is shown
+/// may be given back whole: what is read-only must be as it is then (but for the webhook's health, which is passed over, and
+/// its circuit stays as it is), `…` is the secret of before.
 #[utoipa::path(patch, path = "/webhooks/{uuid}", tag = "webhooks", params(("uuid" = Uuid, Path)),
-    request_body = WebhookPatch, responses(
+    request_body = WebhookChange, responses(
     (status = 200, body = Webhook),
     (status = 400, description = "The body is no JSON, or no pattern would be left."),
     (status = 404, description = "There is no such webhook."),
-    (status = 409, description = "The name is taken, or someone else changed the webhook at this moment."),
+    (status = 409, description = "The name is taken, the tenant has as much of settings as it may (`quota-settings`), or \
+        someone else changed the webhook at this moment."),
     (status = 413, description = "The body is too large."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is invalid, or the destination is forbidden (`egress_blocked: …`)."),
@@ -288,8 +325,15 @@ pub(super) async fn update(
     State(app): State<Arc<App>>,
     Admin(act): Admin,
     Id(uuid): Id<Uuid>,
-    Given { input, fields }: Given<WebhookPatch>,
+    change: Change<WebhookPatch>,
 ) -> Result<Json<Webhook>, Problem> {
+    let record = app.engine.store().webhook(act.tenant, uuid).await?.ok_or_else(|| Problem::not_found("webhook"))?;
+    let is_circuit_shown = change.shows("auto_disabled_at");
+    let Given { mut input, fields } = change.checked(&Webhook::new(&record, app.engine.now()))?;
+    if is_circuit_shown && record.settings.enabled {
+        // It is given back as it was shown, and not turned on.
+        input.enabled = input.enabled.filter(|enabled| !enabled);
+    }
     let record = app.engine.update_webhook(act.with_fields(fields), uuid, input).await?;
     Ok(Json(Webhook::new(&record, app.engine.now())))
 }
@@ -305,7 +349,9 @@ pub(super) async fn delete(
     State(app): State<Arc<App>>,
     Admin(act): Admin,
     Id(uuid): Id<Uuid>,
+    params: Params,
 ) -> Result<Json<Message>, Problem> {
+    params.finish()?;
     app.engine.delete_webhook(act, uuid).await?;
     Ok(Json(Message { message: "Webhook deleted" }))
 }
@@ -355,6 +401,7 @@ pub(super) async fn test(
     State(app): State<Arc<App>>,
     Admin(act): Admin,
     Id(uuid): Id<Uuid>,
+    _: NoInput,
 ) -> Result<Json<TestResult>, Problem> {
     let outcome = match app.engine.test_webhook(act, uuid).await? {
         Ok(outcome) => outcome,

@@ -258,7 +258,11 @@ async fn send(remote: &Remote, args: Send, output: Output) -> anyhow::Result<Exi
     if receipt["duplicate"] == true {
         output.line(format_args!("{id}  {}", output.paint(WARN, "sent before: nothing is delivered again")))?;
     } else {
-        output.line(format_args!("{id}  {deliveries}"))?;
+        let skipped = match receipt["skipped"].as_u64().unwrap_or(0) {
+            0 => String::new(),
+            skipped => format!(", {skipped} skipped"),
+        };
+        output.line(format_args!("{id}  {deliveries}{skipped}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

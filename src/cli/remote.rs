@@ -6,7 +6,9 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header, request};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use url::Url;
 use uuid::Uuid;
 
@@ -15,6 +17,7 @@ use crate::config::DEFAULT_SERVER;
 use crate::delivery::End;
 use crate::delivery::client::{Client, ClientOptions, DEFAULT_CONNECT_TIMEOUT, Roots};
 use crate::delivery::guard::{Destination, EgressPolicy, SystemResolver};
+use crate::store::MAX_PAGE_ITEMS;
 
 /// The longest attempt that `webhook test` waits for is 60 s; the server's own work comes on top.
 const TIMEOUT: Duration = Duration::from_secs(75);
@@ -53,6 +56,13 @@ pub(super) struct Answer {
     pub text: String,
     /// The same, parsed.
     pub value: Value,
+}
+
+/// A page of a listing, with the digits that its numbers came with.
+#[derive(Deserialize)]
+struct RawPage {
+    items: Vec<Box<RawValue>>,
+    next_cursor: Option<String>,
 }
 
 /// What the server said instead of an answer.
@@ -167,12 +177,30 @@ impl Remote {
         }
     }
 
+    /// All pages of a listing, as one array.
+    pub(super) async fn all(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Answer> {
+        let mut items = Vec::new();
+        let mut cursor = None;
+        loop {
+            let mut query = query.to_vec();
+            query.push(("limit", MAX_PAGE_ITEMS.to_string()));
+            query.extend(cursor.map(|cursor| ("cursor", cursor)));
+            let page: RawPage = serde_json::from_str(&self.get(&[path], &query).await?.text)?;
+            items.extend(page.items);
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                let text = serde_json::to_string(&items)?;
+                return Ok(Answer { value: serde_json::from_str(&text)?, text });
+            }
+        }
+    }
+
     /// The UUID of a webhook that a user names by UUID or by name.
     pub(super) async fn webhook(&self, name: &str) -> anyhow::Result<String> {
         if let Ok(uuid) = Uuid::parse_str(name) {
             return Ok(uuid.to_string());
         }
-        let webhooks = self.get(&["webhooks"], &[]).await?;
+        let webhooks = self.all("webhooks", &[("q", name.to_owned()), ("short", "true".to_owned())]).await?;
         let found = webhooks.value.as_array().into_iter().flatten().find(|webhook| webhook["name"] == name);
         match found.and_then(|webhook| webhook["uuid"].as_str()) {
             Some(uuid) => Ok(uuid.to_owned()),

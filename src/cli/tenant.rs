@@ -158,7 +158,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
 }
 
 async fn list(remote: &Remote, output: Output) -> anyhow::Result<()> {
-    let answer = remote.get(&["tenants"], &[]).await?;
+    let answer = remote.all("tenants", &[]).await?;
     if output.answer(&answer)? {
         return Ok(());
     }

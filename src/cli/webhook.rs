@@ -146,7 +146,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
 }
 
 async fn list(remote: &Remote, output: Output) -> anyhow::Result<ExitCode> {
-    let answer = remote.get(&["webhooks"], &[]).await?;
+    let answer = remote.all("webhooks", &[]).await?;
     if output.answer(&answer)? {
         return Ok(ExitCode::SUCCESS);
     }

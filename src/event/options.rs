@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{EventError, is_number_start, refused, timestamp};
+use super::{EventError, is_number_start, refused};
 use crate::clock::UnixMicros;
 
 /// How far ahead `deliver_at` may be.
@@ -28,9 +28,9 @@ impl DeliveryOptions {
         webhooks: Option<&str>,
         now: UnixMicros,
     ) -> Result<Option<Box<Self>>, EventError> {
-        let given = |field: Option<&'_ str>| field.is_some_and(|json| !matches!(json, "null" | "\"\""));
-        let deliver_at = deliver_at.filter(|json| given(Some(json))).map(|json| moment(json, now)).transpose()?;
-        let webhooks = webhooks.filter(|json| given(Some(json))).map(uuids).transpose()?;
+        let is_given = |json: &&str| !matches!(*json, "null" | "\"\"");
+        let deliver_at = deliver_at.filter(is_given).map(|json| moment(json, now)).transpose()?;
+        let webhooks = webhooks.filter(|json| *json != "null").map(uuids).transpose()?;
         let is_asked = deliver_at.is_some() || webhooks.is_some();
         Ok(is_asked.then(|| Box::new(Self { deliver_at, webhooks })))
     }
@@ -38,12 +38,9 @@ impl DeliveryOptions {
 
 fn moment(json: &str, now: UnixMicros) -> Result<UnixMicros, EventError> {
     let wrong = |reason: &str| refused("deliver_at", reason);
-    let at = if json.starts_with(is_number_start) {
-        timestamp::from_epoch_seconds(json)
-    } else {
-        let text = json.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
-        text.and_then(|text| text.parse::<jiff::Timestamp>().ok()).map(|at| UnixMicros(at.as_microsecond()))
-    };
+    let is_number = json.starts_with(is_number_start);
+    let text = json.strip_prefix('"').and_then(|text| text.strip_suffix('"')).or(is_number.then_some(json));
+    let at: Option<UnixMicros> = text.and_then(|text| text.parse().ok());
     let at = at.ok_or_else(|| wrong("must be RFC 3339, as in \"2026-09-21T14:13:20Z\", or seconds since 1970"))?;
     if at > now.after(MAX_DELIVERY_DELAY) {
         return Err(wrong(&format!("is more than {} h ahead", MAX_DELIVERY_DELAY.as_secs() / 3_600)));
@@ -92,7 +89,9 @@ mod tests {
         for nothing in ["", r#","deliver_at":null"#, r#","deliver_at":"","webhooks":null"#] {
             assert_eq!(options(nothing), Ok(None), "{nothing}");
         }
-        for at in ["1790000060.5", r#""2026-09-21T14:14:20.5Z""#, r#""2026-09-21T16:14:20.500+02:00""#] {
+        for at in
+            ["1790000060.5", r#""2026-09-21T14:14:20.5Z""#, r#""2026-09-21T16:14:20.500+02:00""#, r#""1790000060.5""#]
+        {
             let found = options(&format!(r#","deliver_at":{at}"#)).unwrap().unwrap();
             assert_eq!(found.deliver_at, Some(UnixMicros(1_790_000_060_500_000)), "{at}");
         }
@@ -123,6 +122,7 @@ mod tests {
             ("[]", "names no webhook"),
             ("{}", "must be a list"),
             ("5", "must be a list"),
+            (r#""""#, "must be a list"),
             (r#"["siem"]"#, "item 0 is no UUID"),
             ("[5]", "item 0 is no UUID"),
             (r#"[["00000000-0000-0000-0000-000000000001"]]"#, "item 0 is no UUID"),

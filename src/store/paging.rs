@@ -126,6 +126,21 @@ impl<T> Collector<T> {
     }
 }
 
+/// A page of what is read with one row more than it has room for, in a listing whose cursors are UUIDs.
+pub(super) fn page_by_uuid<T>(mut items: Vec<T>, page: &Page, uuid: impl Fn(&T) -> Uuid) -> PageOf<T> {
+    let limit = page.limit.clamp(1, MAX_PAGE_ITEMS) as usize;
+    let is_more = items.len() > limit;
+    items.truncate(limit);
+    let next_cursor = items.last().filter(|_| is_more).map(|item| uuid(item).to_string());
+    PageOf { items, next_cursor }
+}
+
+/// What such a page begins after, and how many rows are to be read for it.
+pub(super) fn start_by_uuid(page: &Page) -> Result<(Option<Uuid>, i64), StoreError> {
+    let cursor = page.cursor.as_ref().map(|cursor| Uuid::try_parse(cursor)).transpose();
+    Ok((cursor.map_err(|_| StoreError::Cursor)?, i64::from(page.limit.clamp(1, MAX_PAGE_ITEMS)) + 1))
+}
+
 /// The place that a page begins after.
 pub(super) fn start(ids: &DeliveryIds, page: &Page) -> Result<DeliveryKey, StoreError> {
     let Some(cursor) = &page.cursor else { return Ok(NEWEST) };

@@ -342,6 +342,19 @@ impl Store for PostgresStore {
         Ok(webhooks::webhooks(&self.read().await?, &self.shared.sealer, Some(tenant)).await?)
     }
 
+    async fn webhook_page(
+        &self,
+        tenant: TenantSeq,
+        q: Option<&str>,
+        page: Page,
+    ) -> Result<PageOf<WebhookRecord>, StoreError> {
+        Ok(webhooks::page(&self.read().await?, &self.shared.sealer, tenant, q, &page).await?)
+    }
+
+    async fn webhook_count(&self, tenant: TenantSeq) -> Result<u64, StoreError> {
+        Ok(webhooks::count(&self.read().await?, tenant).await?)
+    }
+
     async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError> {
         Ok(webhooks::all(&self.read().await?, &self.shared.sealer).await?)
     }
@@ -372,12 +385,20 @@ impl Store for PostgresStore {
         Ok(tenants::list(&self.read().await?).await?)
     }
 
+    async fn tenant_page(&self, page: Page) -> Result<PageOf<TenantRecord>, StoreError> {
+        Ok(tenants::page(&self.read().await?, &page).await?)
+    }
+
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError> {
         write!(self, |commit| tokens::create(commit, &token).await)
     }
 
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {
         Ok(tokens::list(&self.read().await?, tenant).await?)
+    }
+
+    async fn token_page(&self, tenant: TenantSeq, page: Page) -> Result<PageOf<TokenRecord>, StoreError> {
+        Ok(tokens::page(&self.read().await?, tenant, &page).await?)
     }
 
     async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError> {

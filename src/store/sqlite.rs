@@ -300,6 +300,20 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| webhooks::webhooks(connection, &sealer, Some(tenant))).await
     }
 
+    async fn webhook_page(
+        &self,
+        tenant: TenantSeq,
+        q: Option<&str>,
+        page: Page,
+    ) -> Result<PageOf<WebhookRecord>, StoreError> {
+        let (sealer, q) = (Arc::clone(&self.sealer), q.map(str::to_owned));
+        self.readers.read(move |connection| webhooks::page(connection, &sealer, tenant, q.as_deref(), &page)).await
+    }
+
+    async fn webhook_count(&self, tenant: TenantSeq) -> Result<u64, StoreError> {
+        self.readers.read(move |connection| Ok(webhooks::count(connection, tenant)?)).await
+    }
+
     async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError> {
         let sealer = Arc::clone(&self.sealer);
         self.readers.read(move |connection| webhooks::all(connection, &sealer)).await
@@ -331,12 +345,20 @@ impl Store for SqliteStore {
         self.readers.read(tenants::list).await
     }
 
+    async fn tenant_page(&self, page: Page) -> Result<PageOf<TenantRecord>, StoreError> {
+        self.readers.read(move |connection| tenants::page(connection, &page)).await
+    }
+
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError> {
         self.writer.write(Size::SMALL, move |commit| tokens::create(commit, &token)).await
     }
 
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {
         self.readers.read(move |connection| tokens::list(connection, tenant)).await
+    }
+
+    async fn token_page(&self, tenant: TenantSeq, page: Page) -> Result<PageOf<TokenRecord>, StoreError> {
+        self.readers.read(move |connection| tokens::page(connection, tenant, &page)).await
     }
 
     async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError> {

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use self::keys::StoredKeys;
-use super::StoreError;
 use super::seal::{Belonging, Sealer};
+use super::{MAX_TENANT_SETTINGS_BYTES, StoreError};
 use crate::delivery::access::Access;
 use crate::delivery::guard::Destination;
 use crate::delivery::retry::Schedule;
@@ -55,6 +55,23 @@ struct StoredPolicy {
 }
 
 impl Columns {
+    /// What of the row grows with the settings.
+    pub(super) fn settings_bytes(&self) -> u64 {
+        let bytes = self.name.len() + self.description.len() + self.topic_patterns.len();
+        (bytes + self.policy.as_ref().map_or(0, Vec::len)) as u64
+    }
+
+    /// Refuses this row where `others`, those of the tenant's other webhooks, leave no room for it; not where it has no more
+    /// than its `old` one.
+    pub(super) fn refuse_beyond_cap(&self, others: u64, old: u64) -> Result<(), StoreError> {
+        let (bytes, max) = (others.saturating_add(self.settings_bytes()), MAX_TENANT_SETTINGS_BYTES);
+        if bytes > max && self.settings_bytes() > old {
+            Err(StoreError::TooManySettings { bytes, max })
+        } else {
+            Ok(())
+        }
+    }
+
     pub(super) fn of(
         settings: &WebhookSettings,
         sealer: &Sealer,

@@ -7,8 +7,11 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::policy::{RawBatching, RawRateLimit};
+use super::{Method, whole};
 use crate::delivery::access::{RawAccess, RawAuth, RawClientCertificate, RawProxy, SecretText};
+use crate::filter::EventPattern;
 use crate::shape::ShapeInput;
+use crate::signing::Scheme;
 
 /// Settings of a webhook: whole to create one, in part to change one. `null` is like not given, but where it is said
 /// to be a value.
@@ -34,7 +37,7 @@ pub struct WebhookPatch {
     pub url: Option<String>,
     /// `POST`, the default, `PUT` or `PATCH`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(pattern = "^(POST|PUT|PATCH)$")]
+    #[schema(value_type = Option<Method>)]
     pub method: Option<String>,
     /// Topics wanted: `*` stands for one token, a last `>` for one or more.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +45,7 @@ pub struct WebhookPatch {
     pub topic_patterns: Option<Vec<String>>,
     /// Names that stand for patterns and add to them: `AttackerDetail`, `DeckyStatus`, `SystemStatus`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<SimpleEvent>>)]
     pub simple_events: Option<Vec<String>>,
     /// The key of `X-DECNET-Signature`; without it a new webhook gets 32 random bytes.
     #[serde(skip_serializing)]
@@ -53,7 +57,7 @@ pub struct WebhookPatch {
     pub standard_secret: Option<String>,
     /// Of `decnet`, `standard` and `ed25519`; the first two by default. For the third a key pair is made if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, value_type = Option<Vec<Scheme>>)]
     pub signatures: Option<Vec<String>>,
     /// While it is off, its events are skipped. Turning it on closes the circuit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,11 +66,11 @@ pub struct WebhookPatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
     /// For the whole attempt; 10 by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole::optional", skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 60)]
     pub timeout_s: Option<u64>,
     /// Attempts under way at once; 32 by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole::optional", skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1024)]
     pub max_in_flight: Option<u32>,
     /// Delays between attempts in seconds; `null` is the server's default, `[]` a single attempt.
@@ -74,8 +78,8 @@ pub struct WebhookPatch {
     #[schema(max_items = 64, value_type = Option<Vec<f64>>)]
     pub retry_schedule: Option<Option<Vec<f64>>>,
     /// Statuses that are tried again beside 429 and 5xx, of 300 to 499 without 410, as in `[408, 425]`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(max_items = 64)]
+    #[serde(default, deserialize_with = "whole::optional_list", skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 64, value_type = Option<Vec<RetryStatus>>)]
     pub retry_on: Option<Vec<u16>>,
     /// The most attempts a second; `null` is none, the default.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
@@ -92,18 +96,18 @@ pub struct WebhookPatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<BTreeMap<String, String>>,
     /// Turn it off for good after so many days without one success while attempts fail; `null` is never, the default.
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "whole::given", skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 365, value_type = Option<u32>)]
     pub disable_after_days: Option<Option<u32>>,
     /// An event pattern over the whole event, in the syntax of Amazon EventBridge (docs/filters.md), as in
     /// `{"payload": {"score": [{"numeric": [">=", 7]}]}}`; others are skipped. `null`: all events of the topics.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<EventPattern>)]
     pub filter: Option<Option<Box<RawValue>>>,
     /// What the receiver gets (docs/shapes.md): the name of a built-in shape, as `"slack"`, or a template,
     /// `{"template": "…", "content_type": "application/json"}`. `null`: `decnet`, the event as it is.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<ShapeInput>)]
     pub shape: Option<Option<ShapeInput>>,
     /// Headers beside those that Postrider sets, by name; they replace those before. Values are not shown again; `…`, which
     /// is shown instead, is the value of before.
@@ -117,7 +121,7 @@ pub struct WebhookPatch {
     /// How requests are authorised: `{"type": "basic", "username", "password"}`, `{"type": "bearer", "token"}` or
     /// `{"type": "oauth2", "token_url", "client_id", "client_secret", "scopes"}`; `null`: not at all.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, write_only)]
+    #[schema(value_type = Option<RawAuth>)]
     pub auth: Option<Option<RawAuth>>,
     /// Certificate authorities in PEM, trusted for this webhook beside the server's.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
@@ -125,13 +129,28 @@ pub struct WebhookPatch {
     pub ca: Option<Option<String>>,
     /// Mutual TLS: `{"certificate", "key"}` in PEM.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, write_only)]
+    #[schema(value_type = Option<RawClientCertificate>)]
     pub client_certificate: Option<Option<RawClientCertificate>>,
     /// `{"url": "http://…" or "socks5://…", "resolve": "here" or "proxy"}`; `here`, the default, keeps the guard over addresses.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>, write_only)]
+    #[schema(value_type = Option<RawProxy>)]
     pub proxy: Option<Option<RawProxy>>,
 }
+
+/// A name that stands for patterns.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "documents the names of `simple_event_patterns`")]
+enum SimpleEvent {
+    AttackerDetail,
+    DeckyStatus,
+    SystemStatus,
+}
+
+/// A status that may be tried again: 300 to 499 without 410.
+#[derive(ToSchema)]
+#[schema(minimum = 300, maximum = 499)]
+#[expect(dead_code, reason = "documents the items of `retry_on`")]
+struct RetryStatus(u16);
 
 /// Called where the field is given.
 #[expect(clippy::option_option, reason = "as the fields have it")]

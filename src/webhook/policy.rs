@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::patch::WebhookPatch;
+use super::whole::whole;
 use crate::event::{MAX_BATCH_EVENTS, MAX_EVENT_BYTES};
 use crate::filter::Filter;
 use crate::shape::Shape;
@@ -79,7 +80,7 @@ pub struct RawRateLimit {
     #[schema(example = 10, maximum = 100_000)]
     pub per_s: f64,
     /// Attempts that may begin at once after a pause; 1 by default, which spaces them evenly.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "whole")]
     #[schema(minimum = 1, maximum = 100_000)]
     pub burst: u32,
 }
@@ -90,13 +91,15 @@ pub struct RawRateLimit {
 #[schema(as = Batching)]
 pub struct RawBatching {
     /// A batch is sent when it has so many events.
+    #[serde(deserialize_with = "whole")]
     #[schema(example = 100, minimum = 2, maximum = 1000)]
     pub max_events: u32,
     /// Or when its first event has waited so long, in milliseconds.
+    #[serde(deserialize_with = "whole")]
     #[schema(example = 500, maximum = 60000)]
     pub max_wait_ms: u64,
     /// Or when another event would make it larger than this; 1 MiB by default.
-    #[serde(default = "default_batch_bytes")]
+    #[serde(default = "default_batch_bytes", deserialize_with = "whole")]
     #[schema(minimum = 1024, maximum = 1_048_576)]
     pub max_bytes: u64,
 }

@@ -273,10 +273,11 @@ impl Checked {
                 None => self.field("method", format!("is {method:?}, must be POST, PUT or PATCH")),
             }
         }
-        if let Some(secret) = self.secret(patch.secret.as_deref()) {
+        let is_given = |secret: &&str| *secret != SHOWN_SECRET;
+        if let Some(secret) = self.secret(patch.secret.as_deref().filter(is_given)) {
             settings.receiver.keys.decnet = secret;
         }
-        if let Some(key) = self.standard_secret(patch.standard_secret.as_deref()) {
+        if let Some(key) = self.standard_secret(patch.standard_secret.as_deref().filter(is_given)) {
             settings.receiver.keys.standard = key;
         }
         if patch.topic_patterns.is_some() || patch.simple_events.is_some() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postrider::store::postgres::{PostgresOptions, PostgresStore};
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
-use postrider::store::{Accepted, EventSeq, Store};
+use postrider::store::{Accepted, EventSeq, Share, Store};
 use postrider::webhook::{DEFAULT_TENANT, WebhookSeq};
 use serde_json::json;
 
@@ -107,7 +107,7 @@ async fn works(cluster: &Cluster, data: &std::path::Path) {
     let store = PostgresStore::open(PostgresOptions::new(cluster.url(DATABASE).into()), &key).await.unwrap();
     let last = FAR + i64::try_from(EVENTS).unwrap() - 1;
     let again = store.accept(vec![event("near-3", "{}", Vec::new()), event("new", "{}", Vec::new())]).await.unwrap();
-    assert_eq!(again[0], Accepted::Duplicate { seq: EventSeq(4), deliveries: 3 });
+    assert_eq!(again[0], Accepted::Duplicate { seq: EventSeq(4), share: Share { deliveries: 3, skipped: 0 } });
     let Accepted::New { seq: EventSeq(new) } = again[1] else { panic!("{again:?}") };
     assert!((last + 1..last + 10).contains(&new), "{again:?}");
     let webhook = store.create_webhook(DEFAULT_TENANT, settings("c"), crate::filled::NOW).await.unwrap();

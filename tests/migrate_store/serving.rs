@@ -311,7 +311,7 @@ async fn goes_on(caller: &Caller, receivers: &Receivers, story: &Story) {
         assert_eq!(answer.status().as_u16(), wanted);
     }
     let duplicate = post(caller, "/api/v1/events", &event("sick-1", "sick.x")).await;
-    assert_eq!(duplicate, json!({ "id": "sick-1", "deliveries": 1, "duplicate": true }));
+    assert_eq!(duplicate, json!({ "id": "sick-1", "deliveries": 1, "skipped": 0, "duplicate": true }));
 
     let sent = |id: &str| receivers.healthy.received().into_iter().rfind(|request| request.event_id() == id).unwrap();
     let (before, count) = (sent("digits"), receivers.healthy.received_count());

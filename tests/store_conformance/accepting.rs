@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use postrider::delivery::DeliveryState;
 use postrider::event::Hops;
-use postrider::store::{Accepted, Disposition, EventFilter, EventSeq, NewEvent, StoreError};
+use postrider::store::{Accepted, Disposition, EventFilter, EventSeq, NewEvent, Share, StoreError};
 use postrider::webhook::{DEFAULT_TENANT, TenantSeq};
 
 use crate::Fixture;
@@ -75,7 +75,7 @@ pub(crate) async fn an_id_is_accepted_once<F: Fixture>() {
     fixture.restart().await;
     let store = fixture.store();
     let again = store.accept(vec![in_memory("e1", &[a])]).await.unwrap();
-    assert_eq!(again, [Accepted::Duplicate { seq, deliveries: 2 }]);
+    assert_eq!(again, [Accepted::Duplicate { seq, share: Share { deliveries: 2, skipped: 0 } }]);
     assert_eq!(unsettled(&*store).await, [key(seq, a), key(seq, b)]);
     assert_eq!(store.stats(DEFAULT_TENANT).await.unwrap().events, 1);
 }
@@ -87,7 +87,7 @@ pub(crate) async fn an_id_is_accepted_once_within_one_call<F: Fixture>() {
     let answers = store.accept(vec![in_memory("x", &[a]), in_memory("y", &[]), in_memory("x", &[])]).await.unwrap();
     let [Accepted::New { seq: x }, Accepted::New { seq: y }, duplicate] = answers[..] else { panic!("{answers:?}") };
     assert!(x < y);
-    assert_eq!(duplicate, Accepted::Duplicate { seq: x, deliveries: 1 });
+    assert_eq!(duplicate, Accepted::Duplicate { seq: x, share: Share { deliveries: 1, skipped: 0 } });
 }
 
 pub(crate) async fn an_id_is_accepted_once_by_concurrent_callers<F: Fixture>() {

@@ -268,6 +268,9 @@ stories! {
         a_change_on_an_old_version_is_refused,
         a_change_can_close_the_circuit,
         a_deleted_webhook_is_gone,
+        webhooks_are_listed_in_pages_and_by_name,
+        tokens_and_tenants_are_listed_in_pages,
+        the_settings_of_a_tenant_have_a_cap,
         every_tenant_has_its_own_webhooks,
         a_token_is_found_by_its_hash_until_it_is_revoked,
         a_store_that_works_says_so;

@@ -7,7 +7,9 @@ use postrider::store::replay::{
     MAX_UNFINISHED_REPLAYS, NewReplay, ReplayAction, ReplayFilter, ReplayRecord, ReplayState, ReplayStep, Selection,
     Stepped,
 };
-use postrider::store::{AcceptedOnce, DeliveryKey, Disposition, EventSeq, Idempotency, Stats, Store, StoreError};
+use postrider::store::{
+    AcceptedOnce, DeliveryKey, Disposition, EventSeq, Idempotency, KeptReceipt, Stats, Store, StoreError,
+};
 use postrider::topic::Pattern;
 use postrider::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
 
@@ -369,7 +371,10 @@ pub(crate) async fn a_request_with_a_key_is_accepted_once<F: Fixture>() {
     let store = fixture.store();
     // Ids made by the server differ the second time; the answer is the first one.
     let again = store.accept_once(DEFAULT_TENANT, vec![in_memory("e2", &[a])], once("k", 1, 1_099)).await.unwrap();
-    assert_eq!(again, AcceptedOnce::Before(vec![("e1".to_owned(), 1), ("known".to_owned(), 0)]));
+    assert_eq!(
+        again,
+        AcceptedOnce::Before(vec![KeptReceipt("e1".to_owned(), 1, 0), KeptReceipt("known".to_owned(), 0, 0)])
+    );
     assert!(store.event(DEFAULT_TENANT, "e2").await.unwrap().is_none());
     let other = store.accept_once(DEFAULT_TENANT, vec![in_memory("e3", &[a])], once("k", 2, 1_050)).await;
     assert!(matches!(other, Err(StoreError::IdempotencyConflict)), "{other:?}");

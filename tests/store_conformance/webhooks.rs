@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use std::time::Duration;
 
+use postrider::shape::{MAX_TEMPLATE_BYTES, Shape, ShapeInput, TemplateInput};
 use postrider::signing::Scheme;
-use postrider::store::{NewToken, Scope, SettleBatch, StoreError};
+use postrider::store::{MAX_TENANT_SETTINGS_BYTES, NewToken, Page, Scope, SettleBatch, Store, StoreError};
 use postrider::topic::Pattern;
-use postrider::webhook::{DEFAULT_TENANT, RateLimit, SwitchedOff, TenantSeq, WebhookHealth, WebhookSettings};
+use postrider::webhook::{
+    DEFAULT_TENANT, MAX_PATTERNS, RateLimit, SwitchedOff, TenantSeq, WebhookHealth, WebhookSettings,
+};
 use uuid::Uuid;
 
 use crate::Fixture;
-use crate::fixtures::{WIDE, at, settings, tenant};
+use crate::fixtures::{WIDE, at, page, settings, tenant};
 
 pub(crate) async fn a_webhook_comes_back_with_all_its_settings<F: Fixture>() {
     let mut fixture = F::fresh(WIDE).await;
@@ -173,4 +176,105 @@ pub(crate) async fn a_webhook_is_turned_off_without_its_owner<F: Fixture>() {
     assert_eq!(on.switched_off, None);
     store.delete_webhook(DEFAULT_TENANT, created.uuid, at(10)).await.unwrap();
     assert!(store.switch_off(created.seq, "gone", at(11)).await.unwrap().is_none(), "it is deleted");
+}
+
+/// Every page of webhooks, as names.
+async fn pages(store: &dyn Store, q: Option<&str>, limit: u32) -> Vec<Vec<String>> {
+    let mut pages = Vec::new();
+    let mut next = page(limit);
+    loop {
+        let got = store.webhook_page(DEFAULT_TENANT, q, next).await.unwrap();
+        pages.push(got.items.into_iter().map(|record| record.settings.name).collect());
+        let Some(cursor) = got.next_cursor else { return pages };
+        next = Page { limit, cursor: Some(cursor) };
+    }
+}
+
+pub(crate) async fn webhooks_are_listed_in_pages_and_by_name<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let mut made = Vec::new();
+    for name in ["SIEM one", "soar", "siem two", "%", "Ärger siem"] {
+        made.push(store.create_webhook(DEFAULT_TENANT, settings(name), at(1)).await.unwrap());
+    }
+    let blue = tenant(&*store, "blue").await;
+    let theirs = store.create_webhook(blue, settings("siem"), at(1)).await.unwrap();
+    let all = pages(&*store, None, 2).await;
+    assert_eq!(all, [vec!["SIEM one", "soar"], vec!["siem two", "%"], vec!["Ärger siem"]]);
+    assert_eq!(pages(&*store, None, 5).await.len(), 1, "no page after the last");
+    assert_eq!(pages(&*store, Some("SieM"), 2).await, [vec!["SIEM one", "siem two"], vec!["Ärger siem"]]);
+    assert_eq!(pages(&*store, Some("%"), 2).await, [vec!["%"]], "no sign means more than itself");
+    assert_eq!(store.webhook_count(DEFAULT_TENANT).await.unwrap(), 5);
+
+    // One that is deleted meanwhile ends no listing.
+    let first = store.webhook_page(DEFAULT_TENANT, None, page(2)).await.unwrap();
+    store.delete_webhook(DEFAULT_TENANT, made[1].uuid, at(2)).await.unwrap();
+    let next = Page { limit: 2, cursor: first.next_cursor };
+    let second = store.webhook_page(DEFAULT_TENANT, None, next).await.unwrap();
+    assert_eq!(second.items[0].uuid, made[2].uuid);
+    for made_up in ["x".to_owned(), Uuid::nil().to_string(), theirs.uuid.to_string()] {
+        let refused = store.webhook_page(DEFAULT_TENANT, None, Page { limit: 2, cursor: Some(made_up) }).await;
+        assert!(matches!(refused, Err(StoreError::Cursor)));
+    }
+}
+
+pub(crate) async fn tokens_and_tenants_are_listed_in_pages<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let blue = tenant(&*store, "blue").await;
+    for (number, tenant) in [(1, blue), (2, blue), (3, DEFAULT_TENANT), (4, blue)] {
+        let token = NewToken {
+            tenant,
+            name: number.to_string(),
+            scopes: vec![Scope::Read],
+            hash: [number; 32],
+            expires_at: None,
+            now: at(1),
+        };
+        store.create_token(token).await.unwrap();
+    }
+    let first = store.token_page(blue, page(2)).await.unwrap();
+    assert_eq!(first.items.iter().map(|token| &*token.name).collect::<Vec<_>>(), ["1", "2"]);
+    store.revoke_token(blue, first.items[1].uuid, at(2)).await.unwrap();
+    let second = store.token_page(blue, Page { limit: 2, cursor: first.next_cursor }).await.unwrap();
+    assert_eq!(second.items.iter().map(|token| &*token.name).collect::<Vec<_>>(), ["4"]);
+    assert_eq!(second.next_cursor, None);
+
+    tenant(&*store, "green").await;
+    let first = store.tenant_page(page(2)).await.unwrap();
+    assert_eq!(first.items.iter().map(|tenant| &*tenant.name).collect::<Vec<_>>(), ["default", "blue"]);
+    let second = store.tenant_page(Page { limit: 2, cursor: first.next_cursor }).await.unwrap();
+    assert_eq!(second.items.iter().map(|tenant| &*tenant.name).collect::<Vec<_>>(), ["green"]);
+    assert_eq!(second.next_cursor, None);
+}
+
+pub(crate) async fn the_settings_of_a_tenant_have_a_cap<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let mut largest = settings("largest");
+    let template = Shape::parse(&ShapeInput::Template(TemplateInput {
+        template: "x".repeat(MAX_TEMPLATE_BYTES),
+        content_type: "text/plain".to_owned(),
+    }));
+    largest.policy.shape = template.unwrap();
+    let pattern = |number: usize| Pattern::parse(&format!("{number}.{}", "p".repeat(250))).unwrap();
+    largest.topic_patterns = (0..MAX_PATTERNS).map(pattern).collect();
+    let large = |name: String| WebhookSettings { name, ..largest.clone() };
+    let mut made = Vec::new();
+    let refused = loop {
+        match store.create_webhook(DEFAULT_TENANT, large(made.len().to_string()), at(1)).await {
+            Ok(record) => made.push(record),
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, StoreError::TooManySettings { max: MAX_TENANT_SETTINGS_BYTES, .. }), "{refused:?}");
+    assert!((200..300).contains(&made.len()), "{} of 130 KB", made.len());
+    let small = store.create_webhook(DEFAULT_TENANT, settings("small"), at(2)).await.unwrap();
+    let refused = store.update_webhook(DEFAULT_TENANT, small.uuid, 1, large("x".to_owned()), false, at(3)).await;
+    assert!(matches!(refused, Err(StoreError::TooManySettings { .. })), "a change is no way around it");
+    store.update_webhook(DEFAULT_TENANT, made[0].uuid, 1, settings("less"), false, at(3)).await.expect("less is fine");
+    let larger = store.update_webhook(DEFAULT_TENANT, small.uuid, 1, large("x".to_owned()), false, at(4)).await;
+    larger.expect("there is room again");
+    let blue = tenant(&*store, "blue").await;
+    store.create_webhook(blue, large("theirs".to_owned()), at(5)).await.expect("another tenant has its own");
 }

@@ -26,19 +26,31 @@ const MAX_SCOPE_BYTES: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "server",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)
+    derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema),
+    serde(tag = "type", rename_all = "lowercase", deny_unknown_fields),
+    schema(as = Auth)
 )]
 pub enum RawAuth {
     /// RFC 7617, in UTF-8.
-    Basic { username: String, password: SecretText },
+    Basic {
+        username: String,
+        /// Not shown again: `…`, which is shown instead, is the one of before.
+        #[cfg_attr(feature = "server", schema(value_type = String))]
+        password: SecretText,
+    },
     /// RFC 6750, a token that does not change.
-    Bearer { token: SecretText },
+    Bearer {
+        /// Not shown again: `…`, which is shown instead, is the one of before.
+        #[cfg_attr(feature = "server", schema(value_type = String))]
+        token: SecretText,
+    },
     /// RFC 6749, section 4.4: client credentials. The token is fetched when it is needed and kept until shortly
     /// before it expires.
     OAuth2 {
         token_url: String,
         client_id: String,
+        /// Not shown again: `…`, which is shown instead, is the one of before.
+        #[cfg_attr(feature = "server", schema(value_type = String))]
         client_secret: SecretText,
         #[cfg_attr(feature = "server", serde(default))]
         scopes: Vec<String>,
@@ -52,7 +64,11 @@ pub enum RawAuth {
 
 /// How the client id and its secret reach the token endpoint (RFC 6749, section 2.3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+#[cfg_attr(
+    feature = "server",
+    derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema),
+    serde(rename_all = "lowercase")
+)]
 pub enum AuthStyle {
     /// As HTTP basic credentials, which every server must understand.
     #[default]
@@ -134,6 +150,9 @@ impl RawAuth {
                 bearer(token.expose()).map(Auth::Fixed).ok_or_else(|| wrong("token cannot be sent"))
             }
             Self::OAuth2 { token_url, client_id, client_secret, scopes, audience, auth_style } => {
+                if token_url.ends_with(SHOWN_SECRET) {
+                    return Err(wrong("token_url has the sign that stands for its path; give the URL itself"));
+                }
                 let endpoint =
                     Destination::parse(token_url).map_err(|error| wrong(format_args!("token_url: {error}")))?;
                 check_text("client_id", client_id, MAX_USERNAME_BYTES, is_printable, "printable")?;

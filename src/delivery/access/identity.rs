@@ -19,11 +19,17 @@ pub const MAX_CERTIFICATES: usize = 32;
 
 /// A client certificate and its key, for mutual TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(
+    feature = "server",
+    derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema),
+    serde(deny_unknown_fields),
+    schema(as = ClientCertificate)
+)]
 pub struct RawClientCertificate {
     /// PEM: the certificate first, then those between it and its authority.
     pub certificate: String,
-    /// PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
+    /// PEM: PKCS#8, PKCS#1 or SEC1, not encrypted. Not shown again: `…`, which is shown instead, is the one of before.
+    #[cfg_attr(feature = "server", schema(value_type = String))]
     pub key: SecretText,
 }
 

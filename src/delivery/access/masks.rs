@@ -1,6 +1,7 @@
 //! What the sign that stands for a secret means where a user gives it back: the secret that was there before.
 
 use super::{RawAccess, RawAuth, SecretText};
+use crate::delivery::guard::Destination;
 
 impl RawAccess {
     /// With the secrets of `old` in the place of each [`super::SHOWN_SECRET`] that stands for one of them. The sign
@@ -38,6 +39,11 @@ impl RawAuth {
     }
 
     fn unmask(&mut self, before: &Self) {
+        if let (Self::OAuth2 { token_url, .. }, Self::OAuth2 { token_url: known, .. }) = (&mut *self, before)
+            && Destination::parse(known).is_ok_and(|known| known.masked() == *token_url)
+        {
+            token_url.clone_from(known);
+        }
         if std::mem::discriminant(self) == std::mem::discriminant(before) && self.is_masked() {
             self.secret_mut().clone_from(before.secret());
         }

@@ -12,10 +12,16 @@ use crate::delivery::guard::{Destination, MAX_URL_BYTES};
 const MAX_CREDENTIAL_BYTES: usize = 255;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(
+    feature = "server",
+    derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema),
+    serde(deny_unknown_fields),
+    schema(as = Proxy)
+)]
 pub struct RawProxy {
     /// `http://user:password@proxy.example:3128` or `socks5://…`; user, password and what is in them
     /// percent-encoded. May hold a password.
+    #[cfg_attr(feature = "server", schema(value_type = String))]
     pub url: SecretText,
     #[cfg_attr(feature = "server", serde(default))]
     pub resolve: Resolution,
@@ -23,7 +29,11 @@ pub struct RawProxy {
 
 /// Who turns the receiver's name into an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+#[cfg_attr(
+    feature = "server",
+    derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema),
+    serde(rename_all = "lowercase")
+)]
 pub enum Resolution {
     /// This server, which checks every address and names one of them to the proxy.
     #[default]

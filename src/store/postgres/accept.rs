@@ -14,7 +14,7 @@ use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::event::Hops;
 use crate::store::read_back::checksum;
-use crate::store::{Accepted, Disposition, NewEvent, StoreError, owed};
+use crate::store::{Accepted, Disposition, NewEvent, Share, StoreError, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// How often an event is tried whose id is taken at one moment and free at the next, because it is purged just then.
@@ -80,9 +80,7 @@ fn first_of_each(keys: &[Uuid]) -> Vec<usize> {
 /// The answer to who sends the same id once more.
 fn as_duplicate(answer: Accepted, new: &NewEvent) -> Accepted {
     match answer {
-        Accepted::New { seq } => {
-            Accepted::Duplicate { seq, deliveries: u32::try_from(new.owed.len()).unwrap_or(u32::MAX) }
-        }
+        Accepted::New { seq } => Accepted::Duplicate { seq, share: new.share() },
         duplicate @ Accepted::Duplicate { .. } => duplicate,
     }
 }
@@ -315,7 +313,8 @@ async fn find(
     let wanted: Vec<Uuid> = open.iter().map(|place| keys[*place]).collect();
     let rows = connection
         .query(
-            "SELECT event_id.key, event.seq, event.owed
+            "SELECT event_id.key, event.seq, event.owed,
+                 (SELECT count(*) FROM delivery WHERE event_seq = event.seq AND state = 2)
              FROM event_id
                  CROSS JOIN LATERAL (SELECT seq, owed FROM event WHERE seq = event_id.event_seq OFFSET 0) AS event
              WHERE event_id.key = ANY($1)",
@@ -324,8 +323,9 @@ async fn find(
         .await?;
     let mut found: HashMap<Uuid, Accepted> = HashMap::with_capacity(rows.len());
     for row in rows {
-        let deliveries = owed::count(row.try_get(2)?);
-        found.insert(row.try_get(0)?, Accepted::Duplicate { seq: row.try_get(1)?, deliveries });
+        let skipped = usize::try_from(row.try_get::<_, i64>(3)?).unwrap_or_default();
+        let share = Share::of(owed::count(row.try_get(2)?) as usize, skipped);
+        found.insert(row.try_get(0)?, Accepted::Duplicate { seq: row.try_get(1)?, share });
     }
     for place in open {
         accepted[*place] = found.get(&keys[*place]).copied();

@@ -2,7 +2,7 @@
 
 use super::accept;
 use super::transaction::{Commit, Failure, corrupt};
-use crate::store::{Accepted, AcceptedOnce, Idempotency, NewEvent, StoreError};
+use crate::store::{AcceptedOnce, Idempotency, KeptReceipt, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 
 pub(super) async fn accept_once(
@@ -17,14 +17,8 @@ pub(super) async fn accept_once(
     let events: Vec<&NewEvent> = events.iter().collect();
     let slot = commit.slot();
     let stored = accept::store(&commit.connection, &commit.shared, slot, &events).await?;
-    let receipts: Vec<(&str, usize)> = events
-        .iter()
-        .zip(&stored.accepted)
-        .map(|(new, accepted)| match accepted {
-            Accepted::New { .. } => (new.event.id(), new.owed.len()),
-            Accepted::Duplicate { deliveries, .. } => (new.event.id(), *deliveries as usize),
-        })
-        .collect();
+    let kept = events.iter().zip(&stored.accepted).map(|(new, accepted)| KeptReceipt::of(new, accepted));
+    let receipts: Vec<KeptReceipt> = kept.collect();
     let receipts = serde_json::to_string(&receipts).map_err(corrupt)?;
     commit
         .connection

@@ -8,7 +8,8 @@ use super::replay;
 use super::transaction::{Commit, Failure};
 use super::values::text;
 use crate::clock::UnixMicros;
-use crate::store::{Deed, DeletedTenant, Quotas, StoreError, TenantPatch, TenantRecord};
+use crate::store::paging::{page_by_uuid, start_by_uuid};
+use crate::store::{Deed, DeletedTenant, Page, PageOf, Quotas, StoreError, TenantPatch, TenantRecord};
 use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
 
 /// The columns that [`record`] reads, in its order.
@@ -143,6 +144,23 @@ pub(super) async fn lock(commit: &Commit, seq: TenantSeq) -> Result<TenantRecord
 
 pub(super) async fn list(connection: &Connection) -> Result<Vec<TenantRecord>, Failure> {
     connection.query(select_tenants!("ORDER BY seq"), &[]).await?.iter().map(record).collect()
+}
+
+/// Oldest first.
+pub(super) async fn page(connection: &Connection, page: &Page) -> Result<PageOf<TenantRecord>, Failure> {
+    let (cursor, limit) = start_by_uuid(page)?;
+    let after = match cursor {
+        None => TenantSeq(0),
+        Some(uuid) => connection
+            .query_opt("SELECT seq FROM tenant WHERE uuid = $1", &[&uuid])
+            .await?
+            .ok_or(StoreError::Cursor)?
+            .try_get(0)?,
+    };
+    let sql = select_tenants!("AND seq > $1 ORDER BY seq LIMIT $2");
+    let rows = connection.query(sql, &[&after, &limit]).await?;
+    let tenants = rows.iter().map(record).collect::<Result<_, _>>()?;
+    Ok(page_by_uuid(tenants, page, |tenant: &TenantRecord| tenant.uuid))
 }
 
 /// Those that were changed, and those that were deleted, by transactions that had not ended in the snapshot `since`.

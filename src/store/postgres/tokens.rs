@@ -7,7 +7,8 @@ use super::pool::Connection;
 use super::tenants;
 use super::transaction::{Commit, Failure};
 use crate::clock::UnixMicros;
-use crate::store::{Deed, NewToken, Scope, StoreError, TokenRecord};
+use crate::store::paging::{page_by_uuid, start_by_uuid};
+use crate::store::{Deed, NewToken, Page, PageOf, Scope, StoreError, TokenRecord};
 use crate::webhook::TenantSeq;
 
 /// The columns that [`record`] reads, in its order.
@@ -52,6 +53,27 @@ pub(super) async fn create(commit: &Commit, token: &NewToken) -> Result<TokenRec
 /// Oldest first, without the revoked ones.
 pub(super) async fn list(connection: &Connection, tenant: TenantSeq) -> Result<Vec<TokenRecord>, Failure> {
     connection.query(select_tokens!("AND tenant = $1 ORDER BY seq"), &[&tenant]).await?.iter().map(record).collect()
+}
+
+/// Oldest first.
+pub(super) async fn page(
+    connection: &Connection,
+    tenant: TenantSeq,
+    page: &Page,
+) -> Result<PageOf<TokenRecord>, Failure> {
+    let (cursor, limit) = start_by_uuid(page)?;
+    let after: i64 = match cursor {
+        None => 0,
+        Some(uuid) => connection
+            .query_opt("SELECT seq FROM token WHERE uuid = $1 AND tenant = $2", &[&uuid, &tenant])
+            .await?
+            .ok_or(StoreError::Cursor)?
+            .try_get(0)?,
+    };
+    let sql = select_tokens!("AND tenant = $1 AND seq > $2 ORDER BY seq LIMIT $3");
+    let rows = connection.query(sql, &[&tenant, &after, &limit]).await?;
+    let tokens = rows.iter().map(record).collect::<Result<_, _>>()?;
+    Ok(page_by_uuid(tokens, page, |token: &TokenRecord| token.uuid))
 }
 
 pub(super) async fn revoke(commit: &Commit, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, Failure> {

@@ -11,10 +11,11 @@ use super::values::{integer, number};
 use super::{replay, settle, tenants};
 use crate::clock::UnixMicros;
 use crate::store::cluster::ChangedWebhook;
+use crate::store::paging::{page_by_uuid, start_by_uuid};
 use crate::store::seal::Sealer;
 use crate::store::shard::Shard;
 use crate::store::webhook_columns::Columns;
-use crate::store::{AllWebhooks, Deed, StoreError};
+use crate::store::{AllWebhooks, Deed, Page, PageOf, StoreError};
 use crate::webhook::{SwitchedOff, TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
 
 /// The columns that [`record`] reads, in its order.
@@ -42,6 +43,7 @@ pub(super) async fn create(
     tenants::refuse_webhook_beyond_quota(commit, &owner).await?;
     let uuid = Uuid::new_v4();
     let columns = Columns::of(settings, &commit.shared.sealer, tenant, uuid)?;
+    refuse_settings_beyond_cap(commit, tenant, uuid, &columns).await?;
     let row = commit
         .connection
         .query_one(
@@ -111,6 +113,7 @@ pub(super) async fn update(
     let settings = &update.settings;
     refuse_taken_name(commit, tenant, &settings.name, Some(uuid)).await?;
     let columns = Columns::of(settings, &commit.shared.sealer, tenant, uuid)?;
+    refuse_settings_beyond_cap(commit, tenant, uuid, &columns).await?;
     let mut health = found.health;
     if update.close_circuit {
         health = WebhookHealth {
@@ -239,6 +242,63 @@ pub(super) async fn webhooks(
 ) -> Result<Vec<WebhookRecord>, Failure> {
     let sql = select_webhooks!("WHERE deleted_at IS NULL AND ($1::bigint IS NULL OR tenant = $1) ORDER BY seq");
     connection.query(sql, &[&tenant]).await?.iter().map(|row| record(row, sealer)).collect()
+}
+
+/// Oldest first.
+pub(super) async fn page(
+    connection: &Connection,
+    sealer: &Sealer,
+    tenant: TenantSeq,
+    q: Option<&str>,
+    page: &Page,
+) -> Result<PageOf<WebhookRecord>, Failure> {
+    let (cursor, limit) = start_by_uuid(page)?;
+    let after = match cursor {
+        None => WebhookSeq(0),
+        Some(uuid) => connection
+            .query_opt("SELECT seq FROM webhook WHERE uuid = $1 AND tenant = $2", &[&uuid, &tenant])
+            .await?
+            .ok_or(StoreError::Cursor)?
+            .try_get(0)?,
+    };
+    let sql = select_webhooks!(
+        "WHERE deleted_at IS NULL AND tenant = $1 AND seq > $2
+             AND ($3::text IS NULL OR strpos(lower(name COLLATE \"C\"), lower($3::text COLLATE \"C\")) > 0)
+         ORDER BY seq LIMIT $4"
+    );
+    let rows = connection.query(sql, &[&tenant, &after, &q, &limit]).await?;
+    let records = rows.iter().map(|row| record(row, sealer)).collect::<Result<_, _>>()?;
+    Ok(page_by_uuid(records, page, |record: &WebhookRecord| record.uuid))
+}
+
+/// Served by the index `webhook_name`.
+pub(super) async fn count(connection: &Connection, tenant: TenantSeq) -> Result<u64, Failure> {
+    let sql = "SELECT count(*) FROM webhook WHERE tenant = $1 AND deleted_at IS NULL";
+    Ok(connection.query_one(sql, &[&tenant]).await?.try_get::<_, i64>(0)?.unsigned_abs())
+}
+
+/// The tenant is locked, so that the sum is that of the commit. Lengths are read without what is kept out of the row.
+async fn refuse_settings_beyond_cap(
+    commit: &Commit,
+    tenant: TenantSeq,
+    uuid: Uuid,
+    columns: &Columns,
+) -> Result<(), Failure> {
+    let row = commit
+        .connection
+        .query_one(
+            "SELECT coalesce(sum(bytes) FILTER (WHERE uuid <> $2), 0)::bigint,
+                 coalesce(sum(bytes) FILTER (WHERE uuid = $2), 0)::bigint
+             FROM (
+                 SELECT uuid, octet_length(name) + octet_length(description) + octet_length(topic_patterns)
+                     + coalesce(octet_length(policy), 0) AS bytes
+                 FROM webhook WHERE tenant = $1 AND deleted_at IS NULL
+             ) AS settings",
+            &[&tenant, &uuid],
+        )
+        .await?;
+    let bytes = |column: usize| row.try_get::<_, i64>(column).map(i64::unsigned_abs);
+    Ok(columns.refuse_beyond_cap(bytes(0)?, bytes(1)?)?)
 }
 
 /// The deleted ones are looked up in the index `pending_due`.

@@ -7,7 +7,7 @@ use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Hops;
 use crate::store::read_back::checksum;
-use crate::store::{Accepted, Disposition, NewEvent, owed};
+use crate::store::{Accepted, Disposition, NewEvent, Share, owed};
 
 /// What an event's row takes beside its texts, roughly, in bytes.
 const ROW_BYTES: usize = 64;
@@ -35,12 +35,14 @@ fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accep
     let id_hash = commit.state.id_hash.of(new.tenant, event.id());
     let known = commit
         .prepare(FIND_EVENT)?
-        .query_row((id_hash, new.tenant, event.id()), |row| {
-            Ok(Accepted::Duplicate { seq: row.get(0)?, deliveries: owed::count(row.get_ref(1)?.as_blob()?) })
-        })
+        .query_row((id_hash, new.tenant, event.id()), |row| Ok((row.get(0)?, owed::count(row.get_ref(1)?.as_blob()?))))
         .optional()?;
-    if let Some(duplicate) = known {
-        return Ok(duplicate);
+    if let Some((seq, listed)) = known {
+        // Served by the primary key.
+        let skipped: u32 = commit
+            .prepare("SELECT count(*) FROM delivery WHERE event_seq = ?1 AND state = 2")?
+            .query_row([seq], |row| row.get(0))?;
+        return Ok(Accepted::Duplicate { seq, share: Share::of(listed as usize, skipped as usize) });
     }
     let seq = commit.state.window.next_event();
     commit

@@ -6,7 +6,7 @@ use super::accept;
 use super::pending::corrupt;
 use super::writer::{Commit, Failure, Size};
 use crate::clock::UnixMicros;
-use crate::store::{Accepted, AcceptedOnce, Idempotency, NewEvent, StoreError};
+use crate::store::{AcceptedOnce, Idempotency, KeptReceipt, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 
 /// What is kept of an event's receipt beside its id, roughly, in bytes.
@@ -31,14 +31,8 @@ pub(super) fn accept_once(
         return Ok(AcceptedOnce::Before(serde_json::from_str(&receipts).map_err(corrupt)?));
     }
     let accepted = accept::accept(commit, events)?;
-    let receipts: Vec<(&str, usize)> = events
-        .iter()
-        .zip(&accepted)
-        .map(|(new, accepted)| match accepted {
-            Accepted::New { .. } => (new.event.id(), new.owed.len()),
-            Accepted::Duplicate { deliveries, .. } => (new.event.id(), *deliveries as usize),
-        })
-        .collect();
+    let kept = events.iter().zip(&accepted).map(|(new, accepted)| KeptReceipt::of(new, accepted));
+    let receipts: Vec<KeptReceipt> = kept.collect();
     let receipts = serde_json::to_string(&receipts).map_err(corrupt)?;
     // A key that has expired may still be there.
     commit

@@ -7,7 +7,8 @@ use super::listings;
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
 use crate::store::counters::Gauges;
-use crate::store::{Deed, DeletedTenant, Quotas, StoreError, TenantPatch, TenantRecord};
+use crate::store::paging::{page_by_uuid, start_by_uuid};
+use crate::store::{Deed, DeletedTenant, Page, PageOf, Quotas, StoreError, TenantPatch, TenantRecord};
 use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
 
 pub(super) fn read_gauges(connection: &Connection) -> rusqlite::Result<Gauges> {
@@ -138,6 +139,21 @@ pub(super) fn find(connection: &Connection, seq: TenantSeq) -> rusqlite::Result<
 pub(super) fn list(connection: &Connection) -> Result<Vec<TenantRecord>, Failure> {
     let mut statement = connection.prepare_cached(select_tenants!("ORDER BY seq"))?;
     Ok(statement.query_map((), record)?.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn page(connection: &Connection, page: &Page) -> Result<PageOf<TenantRecord>, Failure> {
+    let (cursor, limit) = start_by_uuid(page)?;
+    let after: TenantSeq = match cursor {
+        None => TenantSeq(0),
+        Some(uuid) => connection
+            .prepare_cached("SELECT seq FROM tenant WHERE uuid = ?1")?
+            .query_row([uuid], |row| row.get(0))
+            .optional()?
+            .ok_or(StoreError::Cursor)?,
+    };
+    let mut statement = connection.prepare_cached(select_tenants!("AND seq > ?1 ORDER BY seq LIMIT ?2"))?;
+    let tenants = statement.query_map((after, limit), record)?.collect::<Result<_, _>>()?;
+    Ok(page_by_uuid(tenants, page, |tenant| tenant.uuid))
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<TenantRecord> {

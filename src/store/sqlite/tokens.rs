@@ -6,7 +6,8 @@ use uuid::Uuid;
 use super::pending::corrupt;
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
-use crate::store::{Deed, NewToken, Scope, StoreError, TokenRecord};
+use crate::store::paging::{page_by_uuid, start_by_uuid};
+use crate::store::{Deed, NewToken, Page, PageOf, Scope, StoreError, TokenRecord};
 use crate::webhook::TenantSeq;
 
 pub(super) fn create(commit: &mut Commit<'_>, token: &NewToken) -> Result<TokenRecord, Failure> {
@@ -54,6 +55,30 @@ pub(super) fn list(connection: &Connection, tenant: TenantSeq) -> Result<Vec<Tok
         tokens.push(record(row)?);
     }
     Ok(tokens)
+}
+
+/// Oldest first.
+pub(super) fn page(connection: &Connection, tenant: TenantSeq, page: &Page) -> Result<PageOf<TokenRecord>, Failure> {
+    let (cursor, limit) = start_by_uuid(page)?;
+    let after: i64 = match cursor {
+        None => 0,
+        Some(uuid) => connection
+            .prepare_cached("SELECT seq FROM token WHERE uuid = ?1 AND tenant = ?2")?
+            .query_row((uuid, tenant), |row| row.get(0))
+            .optional()?
+            .ok_or(StoreError::Cursor)?,
+    };
+    let mut statement = connection.prepare_cached(
+        "SELECT uuid, tenant, name, scopes, created_at, expires_at, last_used_at FROM token
+         WHERE tenant = ?1 AND revoked_at IS NULL AND seq > ?2
+         ORDER BY seq LIMIT ?3",
+    )?;
+    let mut rows = statement.query((tenant, after, limit))?;
+    let mut tokens = Vec::new();
+    while let Some(row) = rows.next()? {
+        tokens.push(record(row)?);
+    }
+    Ok(page_by_uuid(tokens, page, |token| token.uuid))
 }
 
 pub(super) fn revoke(commit: &mut Commit<'_>, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, Failure> {

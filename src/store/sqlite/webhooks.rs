@@ -8,9 +8,10 @@ use uuid::Uuid;
 
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
+use crate::store::paging::{page_by_uuid, start_by_uuid};
 use crate::store::seal::Sealer;
 use crate::store::webhook_columns::Columns;
-use crate::store::{AllWebhooks, Deed, StoreError};
+use crate::store::{AllWebhooks, Deed, Page, PageOf, StoreError};
 use crate::webhook::{SwitchedOff, TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
 
 /// The columns that [`record`] reads, in its order.
@@ -37,6 +38,7 @@ pub(super) fn create(
     super::tenants::refuse_webhook_beyond_quota(commit, tenant)?;
     let uuid = Uuid::new_v4();
     let columns = Columns::of(settings, &commit.state.sealer, tenant, uuid)?;
+    refuse_settings_beyond_cap(commit, tenant, uuid, &columns)?;
     let mut insert = commit.prepare(
         "INSERT INTO webhook (
              uuid, tenant, version, name, description, url, decnet_secret, standard_key, signatures, timeout_us,
@@ -97,6 +99,7 @@ pub(super) fn update(
     let settings = &update.settings;
     refuse_taken_name(commit, tenant, &settings.name, Some(uuid))?;
     let columns = Columns::of(settings, &commit.state.sealer, tenant, uuid)?;
+    refuse_settings_beyond_cap(commit, tenant, uuid, &columns)?;
     let mut health = found.health;
     if update.close_circuit {
         health = WebhookHealth {
@@ -227,6 +230,63 @@ pub(super) fn webhooks(
         records.push(record(row, sealer)?);
     }
     Ok(records)
+}
+
+/// Oldest first. Served by the table in its order, which is read until the page is full.
+pub(super) fn page(
+    connection: &Connection,
+    sealer: &Sealer,
+    tenant: TenantSeq,
+    q: Option<&str>,
+    page: &Page,
+) -> Result<PageOf<WebhookRecord>, Failure> {
+    let (cursor, limit) = start_by_uuid(page)?;
+    let after: WebhookSeq = match cursor {
+        None => WebhookSeq(0),
+        Some(uuid) => connection
+            .prepare_cached("SELECT seq FROM webhook WHERE uuid = ?1 AND tenant = ?2")?
+            .query_row((uuid, tenant), |row| row.get(0))
+            .optional()?
+            .ok_or(StoreError::Cursor)?,
+    };
+    let mut statement = connection.prepare_cached(select_webhooks!(
+        "WHERE deleted_at IS NULL AND tenant = ?1 AND seq > ?2 AND (?3 IS NULL OR instr(lower(name), lower(?3)) > 0)
+         ORDER BY seq LIMIT ?4"
+    ))?;
+    let mut rows = statement.query((tenant, after, q, limit))?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        records.push(record(row, sealer)?);
+    }
+    Ok(page_by_uuid(records, page, |record| record.uuid))
+}
+
+/// Served by the index `webhook_name`.
+pub(super) fn count(connection: &Connection, tenant: TenantSeq) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT count(*) FROM webhook WHERE tenant = ?1 AND deleted_at IS NULL")?
+        .query_row([tenant], |row| row.get::<_, i64>(0))
+        .map(i64::unsigned_abs)
+}
+
+/// Asked first because the transaction must go on. Served by the index `webhook_name`; lengths are read without the texts.
+fn refuse_settings_beyond_cap(
+    commit: &Commit<'_>,
+    tenant: TenantSeq,
+    uuid: Uuid,
+    columns: &Columns,
+) -> Result<(), Failure> {
+    let (others, old): (i64, i64) = commit
+        .prepare(
+            "SELECT coalesce(sum(bytes) FILTER (WHERE uuid != ?2), 0), coalesce(sum(bytes) FILTER (WHERE uuid = ?2), 0)
+             FROM (
+                 SELECT uuid, octet_length(name) + octet_length(description) + octet_length(topic_patterns)
+                     + coalesce(octet_length(policy), 0) AS bytes
+                 FROM webhook WHERE tenant = ?1 AND deleted_at IS NULL
+             )",
+        )?
+        .query_row((tenant, uuid), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(columns.refuse_beyond_cap(others.unsigned_abs(), old.unsigned_abs())?)
 }
 
 pub(super) fn all(connection: &Connection, sealer: &Sealer) -> Result<AllWebhooks, Failure> {
