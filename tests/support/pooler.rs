@@ -1,4 +1,4 @@
-//! A pooler as PgBouncer in transaction mode: all connections share one session of the server, and no statement can be
+//! A pooler as `PgBouncer` in transaction mode: all connections share one session of the server, and no statement can be
 //! prepared.
 
 use std::io;
