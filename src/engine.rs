@@ -195,14 +195,7 @@ impl Engine {
         tenant: TenantSeq,
         events: Vec<Event>,
     ) -> Result<Vec<Receipt>, PublishError> {
-        let engine = Arc::clone(self);
-        let published = to_the_end(async move {
-            engine.be_informed().await?;
-            engine.ingest.publish(tenant, events, None).await
-        })
-        .await;
-        self.note_full(&published);
-        published
+        self.accept(tenant, events, None).await
     }
 
     /// As [`Engine::publish`], once for `key`: the same body, by its SHA-256, gets the same receipts again.
@@ -213,12 +206,21 @@ impl Engine {
         key: String,
         body_hash: [u8; 32],
     ) -> Result<Vec<Receipt>, PublishError> {
-        let engine = Arc::clone(self);
         let now = self.now();
         let once = Idempotency { key, body_hash, now, expires_at: now.after(self.idempotency_ttl) };
+        self.accept(tenant, events, Some(once)).await
+    }
+
+    async fn accept(
+        self: &Arc<Self>,
+        tenant: TenantSeq,
+        events: Vec<Event>,
+        once: Option<Idempotency>,
+    ) -> Result<Vec<Receipt>, PublishError> {
+        let engine = Arc::clone(self);
         let published = to_the_end(async move {
             engine.be_informed().await?;
-            engine.ingest.publish(tenant, events, Some(once)).await
+            engine.ingest.publish(tenant, events, once).await
         })
         .await;
         self.note_full(&published);

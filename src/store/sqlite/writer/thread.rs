@@ -63,10 +63,10 @@ impl Thread {
                 self.look_at_folder();
             }
             self.try_disk();
-            match first {
-                Some(job) if self.refusal().is_some() => answer([job], &self.refusal().map_or(Ok(()), Err)),
-                Some(job) => self.work_off(gather(job, waiting)),
-                None => {}
+            let Some(job) = first else { continue };
+            match self.refusal() {
+                Some(refusal) => job.answer(Err(refusal)),
+                None => self.work_off(gather(job, waiting)),
             }
         }
         let is_sound = matches!(self.disk, Disk::Sound);
