@@ -5,6 +5,7 @@
 mod environment;
 mod file;
 mod location;
+mod raw;
 mod units;
 
 use std::fmt;
@@ -12,28 +13,29 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::delivery::client::{ClientOptions, DEFAULT_CONNECT_TIMEOUT, Roots};
+use crate::delivery::client::{ClientOptions, Roots};
 use crate::delivery::guard::{EgressPolicy, SystemResolver};
 use crate::delivery::retry::Schedule;
 use crate::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
-use crate::engine::DEFAULT_IDEMPOTENCY_TTL;
-use crate::engine::nodes::{DEFAULT_LEASE, DEFAULT_POLL_INTERVAL, NodeSettings};
+use crate::engine::nodes::NodeSettings;
 use crate::engine::retention::RetentionSettings;
 use crate::serve::{ServeSettings, StoreSettings};
-use crate::store::postgres::{DEFAULT_MAX_CONNECTIONS, MIN_CONNECTIONS, PostgresOptions};
+use crate::store::Quotas;
+use crate::store::postgres::{MIN_CONNECTIONS, PostgresOptions};
 use crate::store::seal::MasterKey;
 use crate::store::sqlite::SqliteOptions;
 use crate::telemetry::{self, LogFormat, TelemetrySettings};
 pub use environment::Environment;
 pub use location::Location;
-pub use units::{Keep, Port, Size, Span, parse_span};
+pub use raw::RawConfig;
+use raw::defaults;
+pub use units::{Count, Keep, Port, Size, Span, parse_span};
 
 /// Read from the working directory if it is there and no other file is named.
 pub const DEFAULT_FILE: &str = "postrider.toml";
@@ -41,153 +43,9 @@ pub const DEFAULT_FILE: &str = "postrider.toml";
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:4665";
 /// Where `postrider listen` receives.
 pub const DEFAULT_RECEIVER: &str = "127.0.0.1:9000";
-/// How long events, deliveries that ended well and attempts are kept.
-const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
-/// How long deliveries that did not end well are kept: somebody may want them yet.
-const DEFAULT_RETENTION_DEAD: Duration = Duration::from_hours(90 * 24);
 const ENV_PREFIX: &str = "POSTRIDER_";
 /// The setting whose value may hold a password.
 const STORE: &str = "store";
-
-/// One layer of settings, each as somebody gave it or left it out.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, clap::Args)]
-#[serde(deny_unknown_fields)]
-pub struct RawConfig {
-    /// Listen on this address; port 0 takes a free one [default: 127.0.0.1:4665]
-    #[arg(long, value_name = "ADDRESS")]
-    pub listen: Option<SocketAddr>,
-    /// Keep everything in this folder [default: ./postrider-data]
-    #[arg(long, value_name = "FOLDER")]
-    pub data: Option<PathBuf>,
-    /// Keep events in this database instead, as in `postgres://user@host/database` [default: embedded]
-    #[arg(long, value_name = "URL")]
-    pub store: Option<Location>,
-    /// Open at most this many connections to the database [default: 16]
-    #[arg(long, value_name = "COUNT")]
-    pub store_connections: Option<NonZeroU32>,
-    /// Use a database that can lose what it committed, because its fsync is off
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub allow_unsafe_store: Option<bool>,
-    /// Call this node so among those that share its database [default: host name and port]
-    #[arg(long, value_name = "NAME")]
-    pub node_name: Option<String>,
-    /// Let other nodes take over when this one is silent for so long [default: 10s]
-    #[arg(long, value_name = "DURATION")]
-    pub lease: Option<Span>,
-    /// Look this often for what other nodes left or changed, beside their hints [default: 1s]
-    #[arg(long, value_name = "DURATION")]
-    pub poll_interval: Option<Span>,
-    /// Wait this long for attempts under way when stopping [default: 30s]
-    #[arg(long, value_name = "DURATION")]
-    pub drain_timeout: Option<Span>,
-    /// Let webhooks reach this private network (repeatable)
-    #[arg(long, value_name = "CIDR")]
-    pub allow_private: Option<Vec<IpNet>>,
-    /// Let webhooks reach every private address but link-local ones and those of cloud metadata services
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub allow_private_destinations: Option<bool>,
-    /// Let webhooks reach this port, although it belongs to a database, mail or the like, as 9200 (repeatable)
-    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
-    pub allow_ports: Option<Vec<Port>>,
-    /// Let webhooks leave it to their proxies to resolve names, which no address check sees
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub allow_proxy_resolution: Option<bool>,
-    /// Refuse webhooks whose URL is not https
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub https_only: Option<bool>,
-    /// Resolve host names with this resolver [default: hickory]
-    #[arg(long, value_name = "RESOLVER")]
-    pub resolver: Option<Resolver>,
-    /// Trust the operating system's certificate authorities too
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub native_roots: Option<bool>,
-    /// Give a connection this long to be made [default: 5s]
-    #[arg(long, value_name = "DURATION")]
-    pub connect_timeout: Option<Span>,
-    /// Make at most this many attempts at once, over all webhooks [default: 1024]
-    #[arg(long, value_name = "COUNT")]
-    pub max_in_flight: Option<NonZeroUsize>,
-    /// Keep at most this many deliveries of one webhook in memory; more wait on disk [default: 8192]
-    #[arg(long, value_name = "COUNT")]
-    pub max_lane_deliveries: Option<NonZeroUsize>,
-    /// Keep at most this many bytes of events in memory; more wait on disk [default: 64MiB]
-    #[arg(long, value_name = "SIZE")]
-    pub max_memory: Option<Size>,
-    /// Let the database grow to this size, or `unlimited` [default: unlimited]
-    #[arg(long, value_name = "SIZE")]
-    pub max_database_size: Option<Size>,
-    /// Wait so long between attempts, for webhooks that set nothing else [default: 1s,2s,4s,30s,2m,…]
-    #[arg(long, value_name = "DURATIONS", value_delimiter = ',')]
-    pub retry_schedule: Option<Vec<Span>>,
-    /// Open a webhook's circuit after this many failed attempts in a row [default: 5]
-    #[arg(long, value_name = "COUNT")]
-    pub circuit_threshold: Option<NonZeroU32>,
-    /// Leave an open circuit alone for so long before an attempt is made to find out [default: 30s]
-    #[arg(long, value_name = "DURATION")]
-    pub circuit_cool_down: Option<Span>,
-    /// Double that with each attempt that fails, up to this [default: 1h]
-    #[arg(long, value_name = "DURATION")]
-    pub circuit_max_cool_down: Option<Span>,
-    /// Keep events this long, if all of their deliveries have ended, or `forever` [default: 30d]
-    #[arg(long, value_name = "DURATION")]
-    pub retention_events: Option<Keep>,
-    /// Keep delivered and skipped deliveries at least this long, or `forever` [default: 30d]
-    #[arg(long, value_name = "DURATION")]
-    pub retention_delivered: Option<Keep>,
-    /// Keep dead and discarded deliveries at least this long, or `forever` [default: 90d]
-    #[arg(long, value_name = "DURATION")]
-    pub retention_dead: Option<Keep>,
-    /// Keep the log of attempts at most this long, or `forever` [default: 30d]
-    #[arg(long, value_name = "DURATION")]
-    pub retention_attempts: Option<Keep>,
-    /// Know requests with an Idempotency-Key this long [default: 1d]
-    #[arg(long, value_name = "DURATION")]
-    pub idempotency_ttl: Option<Span>,
-    /// Write the log as text or as one JSON object a line [default: text]
-    #[arg(long, value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
-    /// Log what this filter lets through, as in `info,postrider=debug` [default: info]
-    #[arg(long, value_name = "FILTER")]
-    pub log: Option<String>,
-}
-
-/// The lowest layer: a value for every setting.
-fn defaults() -> RawConfig {
-    RawConfig {
-        listen: Some(SocketAddr::from(([127, 0, 0, 1], 4665))),
-        data: Some(PathBuf::from("./postrider-data")),
-        store: Some(Location::Embedded),
-        store_connections: NonZeroU32::new(DEFAULT_MAX_CONNECTIONS),
-        allow_unsafe_store: Some(false),
-        node_name: Some(String::new()),
-        lease: Some(Span(DEFAULT_LEASE)),
-        poll_interval: Some(Span(DEFAULT_POLL_INTERVAL)),
-        drain_timeout: Some(Span(Duration::from_secs(30))),
-        allow_private: Some(Vec::new()),
-        allow_private_destinations: Some(false),
-        allow_ports: Some(Vec::new()),
-        allow_proxy_resolution: Some(false),
-        https_only: Some(false),
-        resolver: Some(Resolver::Hickory),
-        native_roots: Some(false),
-        connect_timeout: Some(Span(DEFAULT_CONNECT_TIMEOUT)),
-        max_in_flight: NonZeroUsize::new(1024),
-        max_lane_deliveries: NonZeroUsize::new(8192),
-        max_memory: Some(Size::Bytes(64 << 20)),
-        max_database_size: Some(Size::Unlimited),
-        retry_schedule: Some(Schedule::server().delays().iter().copied().map(Span).collect()),
-        circuit_threshold: NonZeroU32::new(5),
-        circuit_cool_down: Some(Span(Duration::from_secs(30))),
-        circuit_max_cool_down: Some(Span(Duration::from_hours(1))),
-        retention_events: Some(Keep::For(DEFAULT_RETENTION)),
-        retention_delivered: Some(Keep::For(DEFAULT_RETENTION)),
-        retention_dead: Some(Keep::For(DEFAULT_RETENTION_DEAD)),
-        retention_attempts: Some(Keep::For(DEFAULT_RETENTION)),
-        idempotency_ttl: Some(Span(DEFAULT_IDEMPOTENCY_TTL)),
-        log_format: Some(LogFormat::Text),
-        log: Some("info".to_owned()),
-    }
-}
 
 /// Who turns host names into addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -272,9 +130,27 @@ struct Values {
     retention_delivered: Keep,
     retention_dead: Keep,
     retention_attempts: Keep,
+    retention_audit: Keep,
     idempotency_ttl: Span,
+    new_tenant_max_events_per_s: Count,
+    new_tenant_max_pending: Count,
+    new_tenant_max_webhooks: Count,
+    new_tenant_max_tokens: Count,
+    new_tenant_max_stored_bytes: Size,
     log_format: LogFormat,
     log: String,
+}
+
+impl Values {
+    fn new_tenant_quotas(&self) -> Quotas {
+        Quotas {
+            max_webhooks: self.new_tenant_max_webhooks.max(),
+            max_events_per_s: self.new_tenant_max_events_per_s.max(),
+            max_pending: self.new_tenant_max_pending.max(),
+            max_tokens: self.new_tenant_max_tokens.max(),
+            max_stored_bytes: self.new_tenant_max_stored_bytes.bytes(),
+        }
+    }
 }
 
 /// Why the settings cannot be used, and where the trouble is.
@@ -347,6 +223,9 @@ impl Config {
         if values.max_memory.bytes().is_some_and(|bytes| bytes < MIN_MEMORY_BYTES as u64) {
             return Err(invalid("max_memory", format!("must be at least {}MiB", MIN_MEMORY_BYTES >> 20)));
         }
+        if let Some((key, reason)) = raw::beyond_quota(&values.new_tenant_quotas()) {
+            return Err(invalid(key, reason));
+        }
         if values.circuit_cool_down.0.is_zero() || values.circuit_max_cool_down.0 < values.circuit_cool_down.0 {
             let reason = "must be longer than nothing, and circuit_max_cool_down no shorter".to_owned();
             return Err(invalid("circuit_cool_down", reason));
@@ -402,6 +281,7 @@ impl Config {
     #[must_use]
     pub fn serve_settings(self) -> ServeSettings {
         let values = self.values;
+        let new_tenant_quotas = values.new_tenant_quotas();
         ServeSettings {
             listen: values.listen,
             data_dir: values.data,
@@ -442,9 +322,11 @@ impl Config {
                 delivered: values.retention_delivered.span(),
                 dead: values.retention_dead.span(),
                 attempts: values.retention_attempts.span(),
+                audit: values.retention_audit.span(),
                 interval: RetentionSettings::DEFAULT_INTERVAL,
             },
             idempotency_ttl: values.idempotency_ttl.0,
+            new_tenant_quotas,
             node: NodeSettings {
                 name: values.node_name,
                 lease: values.lease.0,

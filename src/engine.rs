@@ -31,7 +31,7 @@ use crate::event::{Event, Instance};
 use crate::ingest::{DryRun, Ingest, PublishError, Receipt};
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
 use crate::store::cluster::{Hint, Node};
-use crate::store::{Act, DeliveryKey, Idempotency, Store, StoreError, StoredDelivery};
+use crate::store::{Act, DeliveryKey, Idempotency, Quotas, Store, StoreError, StoredDelivery};
 use crate::tenants::Tenants;
 use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
 
@@ -75,14 +75,17 @@ pub struct EngineSettings {
     pub retention: RetentionSettings,
     /// How long the receipts of a request with an idempotency key are kept.
     pub idempotency_ttl: Duration,
+    /// Of a new tenant, as far as nothing else is said.
+    pub new_tenant_quotas: Quotas,
     pub node: NodeSettings,
 }
 
-/// Everything is kept for ever.
+/// Everything is kept for ever, and tenants have no quotas.
 impl From<DispatcherSettings> for EngineSettings {
     fn from(dispatcher: DispatcherSettings) -> Self {
         let (retention, idempotency_ttl) = (RetentionSettings::FOREVER, DEFAULT_IDEMPOTENCY_TTL);
-        Self { dispatcher, retention, idempotency_ttl, node: NodeSettings::default() }
+        let (new_tenant_quotas, node) = (Quotas::default(), NodeSettings::default());
+        Self { dispatcher, retention, idempotency_ttl, new_tenant_quotas, node }
     }
 }
 
@@ -112,7 +115,7 @@ impl Engine {
         clock: Arc<dyn Clock>,
         settings: impl Into<EngineSettings>,
     ) -> Result<Arc<Self>, StoreError> {
-        let EngineSettings { dispatcher, retention, idempotency_ttl, node } = settings.into();
+        let EngineSettings { dispatcher, retention, idempotency_ttl, new_tenant_quotas, node } = settings.into();
         let this = node.node(Uuid::new_v4(), clock.now());
         let member = store.cluster().map(|cluster| Member { node: this.uuid, cluster });
         // Before anything is read: what is changed after is read again.
@@ -120,7 +123,7 @@ impl Engine {
             Some(member) => Some(member.cluster.changes(None).await?.mark),
             None => None,
         };
-        let tenants = Arc::new(Tenants::default());
+        let tenants = Arc::new(Tenants::new(new_tenant_quotas));
         for record in store.tenants().await? {
             tenants.apply(record);
         }

@@ -16,7 +16,7 @@ use crate::filter::FilterIndex;
 use crate::store::{
     Accepted, AcceptedOnce, Disposition, Idempotency, KeptReceipt, LiveEvent, NewEvent, Owed, Share, Store, StoreError,
 };
-use crate::tenants::{QuotaError, Tenant, Tenants};
+use crate::tenants::{self, QuotaError, Tenant, Tenants};
 use crate::topic::{OPERATIONAL_TOKEN, Pattern, PatternIndex, Topic};
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 
@@ -230,7 +230,7 @@ impl Ingest {
         self.accept(tenant, events, None, None).await.map(drop)
     }
 
-    /// `payer` has a quota of pending deliveries.
+    /// `payer` has quotas of pending deliveries and of stored bytes.
     async fn accept(
         &self,
         tenant: TenantSeq,
@@ -243,8 +243,10 @@ impl Ingest {
         }
         let accepted_at = self.clock.now();
         let placed = self.place(tenant, events, accepted_at)?;
-        let arriving = payer.map(|payer| payer.reserve_pending(|| added(&placed), || self.store.pending(tenant)));
-        // Held until what is committed is in the store's gauge.
+        let stored =
+            || tenants::Usage { pending: self.store.pending(tenant), stored_bytes: self.store.stored_bytes(tenant) };
+        let arriving = payer.map(|payer| payer.reserve(|| added(&placed), stored));
+        // Held until what is committed is in the store's gauges.
         let _arriving = arriving.transpose().inspect_err(|_| placed.iter().for_each(give_back))?;
         let new = new_events(tenant, accepted_at, &placed);
         let accepted = match once {
@@ -427,10 +429,13 @@ pub(crate) fn would_match(settings: &WebhookSettings, event: &Event) -> bool {
         && settings.policy.filter.as_ref().is_none_or(|filter| filter.matches(event.body()))
 }
 
-/// How many deliveries would be pending.
-fn added(placed: &[Placed]) -> u64 {
+/// What events take of their tenant's quotas.
+fn added(placed: &[Placed]) -> tenants::Usage {
     let is_pending = |(_, disposition): &&(Owner, Disposition)| !matches!(disposition, Disposition::Skipped(_));
-    placed.iter().map(|placed| placed.owners.iter().filter(is_pending).count() as u64).sum()
+    tenants::Usage {
+        pending: placed.iter().map(|placed| placed.owners.iter().filter(is_pending).count() as u64).sum(),
+        stored_bytes: placed.iter().map(|placed| placed.event.body().len() as u64).sum(),
+    }
 }
 
 fn new_events(tenant: TenantSeq, accepted_at: UnixMicros, placed: &[Placed]) -> Vec<NewEvent> {

@@ -40,7 +40,7 @@ use crate::engine::nodes::NodeSettings;
 use crate::engine::retention::RetentionSettings;
 use crate::engine::{Engine, EngineSettings};
 use crate::store::seal::{MasterKey, MasterKeyError};
-use crate::store::{NewToken, Scope, Store, StoreError};
+use crate::store::{NewToken, Quotas, Scope, Store, StoreError};
 use crate::webhook::DEFAULT_TENANT;
 
 /// How long a client may take to send a request's head, and how long a connection may be idle.
@@ -76,6 +76,8 @@ pub struct ServeSettings {
     pub dispatcher: DispatcherSettings,
     pub retention: RetentionSettings,
     pub idempotency_ttl: Duration,
+    /// Of a new tenant, as far as nothing else is said.
+    pub new_tenant_quotas: Quotas,
     /// Its `address` is filled in by the server.
     pub node: NodeSettings,
     pub store: StoreSettings,
@@ -117,6 +119,7 @@ pub async fn serve(
         dispatcher: descriptors.within(settings.dispatcher),
         retention: settings.retention,
         idempotency_ttl: settings.idempotency_ttl,
+        new_tenant_quotas: settings.new_tenant_quotas,
         node: named(settings.node, address),
     };
     let engine = Engine::start(store, client, Arc::new(clock), engine_settings).await?;

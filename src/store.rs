@@ -30,14 +30,15 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 pub use self::accepting::{Accepted, AcceptedOnce, Disposition, Idempotency, KeptReceipt, NewEvent, Owed, Share};
-pub use self::audit::{Act, Actor, AuditEntry, AuditFilter, Deed};
+pub use self::audit::{Act, Actor, AuditEntry, AuditFilter, Deed, SERVER};
 pub use self::cluster::Term;
 use self::cluster::{Cluster, Fence};
 pub use self::error::{OpenError, StoreError};
 pub use self::paging::{Page, PageOf};
 pub use self::shard::{SHARDS, Shard};
 pub use self::tenant::{
-    DeletedTenant, MAX_TENANT_DESCRIPTION_CHARS, MAX_TENANT_NAME_CHARS, QUOTA, Quotas, TenantPatch, TenantRecord,
+    BYTES_QUOTA, DeletedTenant, MAX_TENANT_DESCRIPTION_CHARS, MAX_TENANT_NAME_CHARS, QUOTA, Quotas, TenantPatch,
+    TenantRecord,
 };
 pub use self::token::{NewToken, Scope, TokenRecord};
 use crate::clock::UnixMicros;
@@ -159,6 +160,8 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     async fn total_stats(&self) -> Result<Stats, StoreError>;
     /// Deliveries of a tenant that have not ended, as of the last commit. Known without reading.
     fn pending(&self, tenant: TenantSeq) -> u64;
+    /// Bytes of the bodies of a tenant's events that are kept, as of the last commit. Known without reading.
+    fn stored_bytes(&self, tenant: TenantSeq) -> u64;
 
     // --- webhooks ---
 
@@ -228,7 +231,10 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
 
     // --- tokens ---
 
+    /// One more than the tenant may have is a [`StoreError::TooManyTokens`].
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError>;
+    /// How many are neither revoked nor expired at `now`.
+    async fn token_count(&self, tenant: TenantSeq, now: UnixMicros) -> Result<u64, StoreError>;
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError>;
     /// The same in pages.
     async fn token_page(&self, tenant: TenantSeq, page: Page) -> Result<PageOf<TokenRecord>, StoreError>;

@@ -1,7 +1,8 @@
 //! The tenants as the doors know them: who they are, and whether they have used what they may.
 //!
-//! Quotas are checked in memory: events a second by a token bucket, pending deliveries by the store's gauge and what
-//! is on its way into it. The number of webhooks is checked by the store, within the transaction that adds one.
+//! Quotas are checked in memory: events a second by a token bucket, pending deliveries and stored bytes by the store's
+//! gauges and what is on its way into it. The numbers of webhooks and tokens are checked by the store, within the
+//! transaction that adds one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,18 +12,27 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::store::TenantRecord;
+use crate::store::{Quotas, TenantRecord};
 use crate::webhook::TenantSeq;
 
-const SECOND: Duration = Duration::from_secs(1);
-/// Nanoseconds in a second. A bucket counts in billionths of an event, so that a rate adds a whole number each nanosecond.
+/// Nanoseconds in a second. A bucket counts in billionths, so that a rate adds a whole number each nanosecond.
 const SECOND_NS: u64 = 1_000_000_000;
 /// When a publisher whose tenant has too much pending may try again: how soon some of it ends, nobody knows.
 pub const RETRY_PENDING_AFTER: Duration = Duration::from_secs(5);
+/// When a publisher whose tenant has too much stored may try again: so often old events are purged.
+pub const RETRY_STORED_AFTER: Duration = Duration::from_mins(1);
+/// Acts for the audit log that a tenant may do at once, at each node.
+pub const ACT_BURST: u32 = 1_000;
+/// Acts a second that it may do on the average.
+pub const ACTS_PER_S: u32 = 5;
 
 /// Every tenant there is; follows the store. Cheap to ask.
 #[derive(Default)]
-pub struct Tenants(RwLock<Directory>);
+pub struct Tenants {
+    directory: RwLock<Directory>,
+    /// Of a new tenant, as far as nothing else is said.
+    quotas_of_new: Quotas,
+}
 
 #[derive(Default)]
 struct Directory {
@@ -41,8 +51,18 @@ pub struct Tenant {
 #[derive(Default)]
 struct Used {
     events: Mutex<Bucket>,
-    /// Deliveries that are being committed and that the store's gauge may not know yet.
-    arriving: Mutex<u64>,
+    acts: Mutex<Bucket>,
+    /// What is being committed and the store's gauges may not know yet.
+    arriving: Mutex<Usage>,
+}
+
+/// What events take of a tenant's quotas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Deliveries that have not ended.
+    pub(crate) pending: u64,
+    /// Of the bodies.
+    pub(crate) stored_bytes: u64,
 }
 
 /// Why a tenant's events are not accepted now.
@@ -55,6 +75,12 @@ pub enum QuotaError {
     TooManyAtOnce { max: u32, events: u64 },
     #[error("{pending} deliveries of the tenant are pending and these events would add {added}; it may have {max}")]
     Pending { max: u32, pending: u64, added: u64 },
+    #[error(
+        "{stored} bytes of the tenant's events are stored and these would add {added}; it may have {max} \
+         (`max_stored_bytes`): wait until older ones are purged, keep events for a shorter time, or have an operator \
+         raise the quota"
+    )]
+    StoredBytes { max: u64, stored: u64, added: u64 },
 }
 
 impl QuotaError {
@@ -65,14 +91,24 @@ impl QuotaError {
             Self::EventRate { retry_after, .. } => Some(*retry_after),
             Self::TooManyAtOnce { .. } => None,
             Self::Pending { max, added, .. } => (*added <= u64::from(*max)).then_some(RETRY_PENDING_AFTER),
+            Self::StoredBytes { max, added, .. } => (added <= max).then_some(RETRY_STORED_AFTER),
         }
     }
 }
 
 impl Tenants {
+    /// Nobody yet. `quotas_of_new`: of a new tenant, as far as nothing else is said.
+    pub(crate) fn new(quotas_of_new: Quotas) -> Self {
+        Self { quotas_of_new, ..Self::default() }
+    }
+
+    pub(crate) fn quotas_of_new(&self) -> Quotas {
+        self.quotas_of_new
+    }
+
     /// Takes in a tenant, or its newer record.
     pub(crate) fn apply(&self, record: TenantRecord) {
-        let mut directory = self.0.write();
+        let mut directory = self.directory.write();
         let old = directory.remove(record.seq);
         directory.names.insert(record.name.clone(), record.seq);
         directory.uuids.insert(record.uuid, record.seq);
@@ -81,17 +117,17 @@ impl Tenants {
     }
 
     pub(crate) fn remove(&self, tenant: TenantSeq) {
-        self.0.write().remove(tenant);
+        self.directory.write().remove(tenant);
     }
 
     pub(crate) fn get(&self, tenant: TenantSeq) -> Option<Arc<Tenant>> {
-        self.0.read().tenants.get(&tenant).map(Arc::clone)
+        self.directory.read().tenants.get(&tenant).map(Arc::clone)
     }
 
     /// The tenant of this name or UUID.
     #[must_use]
     pub fn find(&self, name_or_uuid: &str) -> Option<TenantRecord> {
-        let directory = self.0.read();
+        let directory = self.directory.read();
         let seq = match Uuid::try_parse(name_or_uuid) {
             Ok(uuid) => directory.uuids.get(&uuid),
             Err(_) => directory.names.get(name_or_uuid),
@@ -124,7 +160,8 @@ impl Tenant {
         let mut bucket = self.used.events.lock();
         // Read under the lock, so that it never goes back.
         let now = Instant::now();
-        bucket.take(events, max, now).map_err(|retry_after| QuotaError::EventRate { max, retry_after })
+        let rate = Rate { per_s: max, burst: max };
+        bucket.take(events, rate, now).map_err(|retry_after| QuotaError::EventRate { max, retry_after })
     }
 
     /// Gives back what [`Tenant::take_events`] took for events that were not accepted.
@@ -134,74 +171,107 @@ impl Tenant {
         }
     }
 
-    /// Makes sure that `added` deliveries more may be pending, until what is returned is dropped, which must be after
-    /// their commit. `pending` tells the store's gauge.
-    pub(crate) fn reserve_pending(
+    /// Counts an act that the audit log will have a line of, or says how long to wait for the next.
+    pub(crate) fn take_act(&self) -> Result<(), Duration> {
+        let mut bucket = self.used.acts.lock();
+        let now = Instant::now();
+        bucket.take(1, Rate { per_s: ACTS_PER_S, burst: ACT_BURST }, now)
+    }
+
+    /// Makes sure that there is room for what events add, until what is returned is dropped, which must be after
+    /// their commit. `stored` tells the store's gauges.
+    pub(crate) fn reserve(
         &self,
-        added: impl FnOnce() -> u64,
-        pending: impl FnOnce() -> u64,
+        added: impl FnOnce() -> Usage,
+        stored: impl FnOnce() -> Usage,
     ) -> Result<Option<Arriving>, QuotaError> {
-        let Some(max) = self.record.quotas.max_pending else { return Ok(None) };
+        let Quotas { max_pending, max_stored_bytes, .. } = self.record.quotas;
+        if max_pending.is_none() && max_stored_bytes.is_none() {
+            return Ok(None);
+        }
         let added = added();
         let mut arriving = self.used.arriving.lock();
-        // In this order: what is committed is in the gauge before it leaves `arriving`, so nothing is missed.
-        let pending = *arriving + pending();
-        if added > 0 && pending + added > u64::from(max) {
-            return Err(QuotaError::Pending { max, pending, added });
+        // In this order: what is committed is in the gauges before it leaves `arriving`, so nothing is missed.
+        let stored = stored();
+        let pending = arriving.pending + stored.pending;
+        if let Some(max) = max_pending
+            && added.pending > 0
+            && pending + added.pending > u64::from(max)
+        {
+            return Err(QuotaError::Pending { max, pending, added: added.pending });
         }
-        *arriving += added;
+        let stored = arriving.stored_bytes + stored.stored_bytes;
+        if let Some(max) = max_stored_bytes
+            && stored + added.stored_bytes > max
+        {
+            return Err(QuotaError::StoredBytes { max, stored, added: added.stored_bytes });
+        }
+        arriving.pending += added.pending;
+        arriving.stored_bytes += added.stored_bytes;
         Ok(Some(Arriving { used: Arc::clone(&self.used), added }))
     }
 }
 
-/// Deliveries on their way into the store.
+/// What is on its way into the store.
 pub(crate) struct Arriving {
     used: Arc<Used>,
-    added: u64,
+    added: Usage,
 }
 
 impl Drop for Arriving {
     fn drop(&mut self) {
-        *self.used.arriving.lock() -= self.added;
+        let mut arriving = self.used.arriving.lock();
+        arriving.pending -= self.added.pending;
+        arriving.stored_bytes -= self.added.stored_bytes;
     }
 }
 
-/// A token bucket that holds one second's worth and begins full. It measures time by a clock that is never set.
+/// What a token bucket lets through.
+#[derive(Clone, Copy)]
+struct Rate {
+    /// On the average.
+    per_s: u32,
+    /// At once.
+    burst: u32,
+}
+
+/// A token bucket that begins full. It measures time by a clock that is never set.
 #[derive(Default)]
 struct Bucket {
-    /// What may be taken, in billionths of an event.
+    /// What may be taken, in billionths.
     level: u64,
     /// When `level` was right; `None`: nothing was taken yet.
     at: Option<Instant>,
 }
 
 impl Bucket {
-    /// Takes `events`, or says how long to wait for them. `events` are at most `rate`, the events of a second.
-    fn take(&mut self, events: u64, rate: u32, now: Instant) -> Result<(), Duration> {
-        let (rate, needed) = (u64::from(rate), events * SECOND_NS);
-        let elapsed = self.at.map_or(SECOND, |at| now.saturating_duration_since(at).min(SECOND));
-        let elapsed_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(SECOND_NS);
-        self.level = self.level.saturating_add(elapsed_ns * rate).min(rate * SECOND_NS);
+    /// Takes so many, or says how long to wait for them. They are at most the burst.
+    fn take(&mut self, count: u64, Rate { per_s, burst }: Rate, now: Instant) -> Result<(), Duration> {
+        let (per_s, full, needed) = (u64::from(per_s), u64::from(burst) * SECOND_NS, count * SECOND_NS);
+        self.level = self.at.map_or(full, |at| {
+            let elapsed = now.saturating_duration_since(at).as_nanos();
+            let elapsed_ns = u64::try_from(elapsed).unwrap_or(u64::MAX);
+            self.level.saturating_add(elapsed_ns.saturating_mul(per_s)).min(full)
+        });
         self.at = Some(now);
         match self.level.checked_sub(needed) {
             Some(rest) => {
                 self.level = rest;
                 Ok(())
             }
-            None => Err(Duration::from_nanos((needed - self.level).div_ceil(rate.max(1)))),
+            None => Err(Duration::from_nanos((needed - self.level).div_ceil(per_s.max(1)))),
         }
     }
 
     /// Too much is cut off by the next `take`.
-    fn put_back(&mut self, events: u64) {
-        self.level = self.level.saturating_add(events * SECOND_NS);
+    fn put_back(&mut self, count: u64) {
+        self.level = self.level.saturating_add(count * SECOND_NS);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Quotas;
     use proptest::prelude::*;
 
     fn tenant(quotas: Quotas) -> Tenant {
@@ -225,18 +295,19 @@ mod tests {
             calls in proptest::collection::vec((0_u64..1_500_000_000, 1_u64..50), 1..200),
         ) {
             let mut bucket = Bucket::default();
+            let per_s = Rate { per_s: rate, burst: rate };
             let mut now = Instant::now();
             let mut taken: Vec<(Instant, u64)> = Vec::new();
             for (pause, events) in calls {
                 now += Duration::from_nanos(pause);
                 let events = events.min(u64::from(rate));
-                if let Err(wait) = bucket.take(events, rate, now) {
+                if let Err(wait) = bucket.take(events, per_s, now) {
                     prop_assert!(wait > Duration::ZERO);
                     let mut too_early = Bucket { ..bucket };
                     let early = now + wait.saturating_sub(Duration::from_nanos(1));
-                    prop_assert!(too_early.take(events, rate, early).is_err(), "told to wait too long");
+                    prop_assert!(too_early.take(events, per_s, early).is_err(), "told to wait too long");
                     now += wait;
-                    prop_assert!(bucket.take(events, rate, now).is_ok(), "told to wait too short");
+                    prop_assert!(bucket.take(events, per_s, now).is_ok(), "told to wait too short");
                 }
                 taken.push((now, events));
             }
@@ -245,8 +316,8 @@ mod tests {
                 for (end, events) in &taken[first..] {
                     sum += events;
                     let window = *end - *start;
-                    let allowed = u128::from(rate) * (window + SECOND).as_nanos();
-                    prop_assert!(u128::from(sum) * SECOND.as_nanos() <= allowed, "{sum} events in {window:?}");
+                    let allowed = u128::from(rate) * (window + Duration::from_secs(1)).as_nanos();
+                    prop_assert!(u128::from(sum) * u128::from(SECOND_NS) <= allowed, "{sum} events in {window:?}");
                 }
             }
         }
@@ -268,27 +339,72 @@ mod tests {
     #[test]
     fn what_arrives_counts_as_pending_until_its_commit() {
         let tenant = tenant(Quotas { max_pending: Some(10), ..Quotas::default() });
-        let first = tenant.reserve_pending(|| 4, || 3).unwrap();
-        let refused = tenant.reserve_pending(|| 4, || 3).err().unwrap();
+        let pending = |pending| Usage { pending, stored_bytes: 9 };
+        let reserve = |added, stored| tenant.reserve(|| pending(added), || pending(stored));
+        let first = reserve(4, 3).unwrap();
+        let refused = reserve(4, 3).err().unwrap();
         assert_eq!(refused, QuotaError::Pending { max: 10, pending: 7, added: 4 });
         assert_eq!(refused.retry_after(), Some(RETRY_PENDING_AFTER));
-        let second = tenant.reserve_pending(|| 3, || 3).unwrap();
-        assert!(tenant.reserve_pending(|| 0, || 30).is_ok(), "an event that adds none is let through");
+        let second = reserve(3, 3).unwrap();
+        assert!(reserve(0, 30).is_ok(), "an event that adds none is let through");
         // The commit has told the gauge.
         drop(first);
-        drop(tenant.reserve_pending(|| 0, || 7).unwrap());
+        drop(reserve(0, 7).unwrap());
         drop(second);
-        assert!(tenant.reserve_pending(|| 1, || 10).is_err());
-        let never = tenant.reserve_pending(|| 11, || 0).err().unwrap();
+        assert!(reserve(1, 10).is_err());
+        let never = reserve(11, 0).err().unwrap();
         assert_eq!(never.retry_after(), None, "it would not fit even alone");
+    }
+
+    #[test]
+    fn what_arrives_counts_as_stored_until_its_commit() {
+        let tenant = tenant(Quotas { max_stored_bytes: Some(1_000), ..Quotas::default() });
+        let bytes = |stored_bytes| Usage { pending: 9, stored_bytes };
+        let reserve = |added, stored| tenant.reserve(|| bytes(added), || bytes(stored));
+        let first = reserve(400, 300).unwrap();
+        let refused = reserve(301, 300).err().unwrap();
+        assert_eq!(refused, QuotaError::StoredBytes { max: 1_000, stored: 700, added: 301 });
+        assert_eq!(refused.retry_after(), Some(RETRY_STORED_AFTER));
+        let said = refused.to_string();
+        assert!(
+            ["700 bytes", "301", "1000", "purged", "raise the quota"].iter().all(|part| said.contains(part)),
+            "{said}"
+        );
+        let second = reserve(300, 300).unwrap();
+        assert!(reserve(1, 300).is_err());
+        // The commit has told the gauge.
+        drop(first);
+        assert!(reserve(1, 700).is_err());
+        drop(second);
+        drop(reserve(300, 700).unwrap());
+        assert_eq!(reserve(1_001, 0).err().unwrap().retry_after(), None, "it would not fit even alone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn acts_have_a_burst_and_a_rate() {
+        let tenant = tenant(Quotas::default());
+        for _ in 0..ACT_BURST {
+            tenant.take_act().unwrap();
+        }
+        assert_eq!(tenant.take_act(), Err(Duration::from_millis(200)));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        for _ in 0..2 * ACTS_PER_S {
+            tenant.take_act().unwrap();
+        }
+        assert_eq!(tenant.take_act(), Err(Duration::from_millis(200)));
+        tokio::time::advance(Duration::from_hours(24)).await;
+        for _ in 0..ACT_BURST {
+            tenant.take_act().unwrap();
+        }
+        assert!(tenant.take_act().is_err(), "no more is saved up");
     }
 
     #[test]
     fn a_tenant_without_quotas_is_never_held_up() {
         let tenant = tenant(Quotas::default());
         tenant.take_events(usize::MAX).unwrap();
-        let added = || panic!("nobody counts");
-        assert!(tenant.reserve_pending(added, || u64::MAX).unwrap().is_none());
+        let nobody = || panic!("nobody counts");
+        assert!(tenant.reserve(nobody, nobody).unwrap().is_none());
     }
 
     #[tokio::test(start_paused = true)]

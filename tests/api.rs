@@ -275,7 +275,10 @@ async fn a_tenant_is_made_shown_changed_and_deleted() {
     insta::assert_json_snapshot!("tenant_shown", redacted(server.get(&path).await.expect(200)));
     let change = r#"{"name":"green","quotas":{"max_events_per_s":100}}"#;
     let green = server.call("PATCH", "/api/v1/tenants/blue", &server.admin, change).await.expect(200);
-    assert_eq!(green["quotas"], json!({"max_webhooks": 2, "max_events_per_s": 100, "max_pending": null}));
+    let quotas = json!({
+        "max_webhooks": 2, "max_events_per_s": 100, "max_pending": null, "max_tokens": null, "max_stored_bytes": null,
+    });
+    assert_eq!(green["quotas"], quotas);
     assert_eq!(server.get("/api/v1/tenants/blue").await.status, 404);
     let names: Vec<_> = server.get("/api/v1/tenants").await.expect(200).as_array().unwrap().clone();
     assert_eq!(names.iter().map(|tenant| tenant["name"].as_str().unwrap()).collect::<Vec<_>>(), ["default", "green"]);
@@ -285,6 +288,11 @@ async fn a_tenant_is_made_shown_changed_and_deleted() {
         (r#"{"name":"a","quotas":{"max_pending":1000000001}}"#, "quotas.max_pending", "1000000000"),
         (r#"{"name":"a","quotas":{"max_pending":-1}}"#, "quotas.max_pending", "invalid value"),
         (r#"{"name":"a","quotas":{"pending":1}}"#, "quotas.pending", "unknown field"),
+        (
+            r#"{"name":"a","quotas":{"max_stored_bytes":1125899906842625}}"#,
+            "quotas.max_stored_bytes",
+            "1125899906842624",
+        ),
     ] {
         server.post("/api/v1/tenants", input).await.expect_refusal(422, field, reason);
     }

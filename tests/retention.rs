@@ -23,7 +23,7 @@ use postrider::engine::{DEFAULT_IDEMPOTENCY_TTL, Engine, EngineSettings};
 use postrider::event::Event;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{DATABASE_FILE, SqliteOptions, SqliteStore};
-use postrider::store::{DeliveryFilter, EventFilter, Page, Stats};
+use postrider::store::{DeliveryFilter, EventFilter, Page, Quotas, Stats};
 use postrider::topic::Topic;
 use postrider::webhook::{DEFAULT_TENANT, WebhookPatch};
 use receiver::TestReceiver;
@@ -40,6 +40,7 @@ fn retention() -> RetentionSettings {
         delivered: Some(30 * DAY),
         dead: Some(90 * DAY),
         attempts: Some(30 * DAY),
+        audit: Some(365 * DAY),
         interval: Duration::from_millis(20),
     }
 }
@@ -63,6 +64,7 @@ async fn start(folder: &Path, clock: &Arc<ManualClock>) -> Arc<Engine> {
         dispatcher,
         retention: retention(),
         idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL,
+        new_tenant_quotas: Quotas::default(),
         node: NodeSettings::default(),
     };
     Engine::start(Arc::new(store), client, Arc::clone(clock) as _, settings).await.unwrap()

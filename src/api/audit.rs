@@ -42,10 +42,10 @@ pub(super) struct AuditEntry {
 /// Whose token was used.
 #[derive(Serialize, ToSchema)]
 struct Actor {
-    /// The token's UUID; `null`: the token that the server's environment gave.
+    /// The token's UUID; `null`: the token that the server's environment gave, or the server itself.
     #[schema(required)]
     token: Option<Uuid>,
-    /// The token's name, or `environment`.
+    /// The token's name, `environment`, or `server`.
     name: String,
 }
 
@@ -77,10 +77,11 @@ impl From<crate::store::AuditEntry> for AuditEntry {
 /// List who did what
 ///
 /// Newest first. An operator sees all tenants, or the one that `X-Postrider-Tenant` names; an admin its own. The answers
-/// to `webhook.create`, `webhook.rotate` and `token.create` showed secrets, this once.
+/// to `webhook.create`, `webhook.rotate` and `token.create` showed secrets, this once. Lines older than the setting
+/// `retention_audit` are deleted; a line of the server's own, `audit.purge`, says how many and from when until when.
 #[utoipa::path(get, path = "/audit", tag = "audit", params(
     ("action" = Option<String>, Query, description = "An action as in `webhook.create`, or all of a kind as in `webhook`."),
-    ("actor" = Option<String>, Query, description = "A token's UUID or name, or `environment`."),
+    ("actor" = Option<String>, Query, description = "A token's UUID or name, `environment`, or `server`."),
     ("since" = Option<String>, Query, description = "Done at or after: RFC 3339 or unix seconds."),
     ("until" = Option<String>, Query, description = "Done before: RFC 3339 or unix seconds."),
     ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "50 by default."),

@@ -27,6 +27,7 @@ use super::problem::Problem;
 use crate::clock::UnixMicros;
 use crate::engine::Engine;
 use crate::store::{Act, Actor, Scope, Store, TokenRecord};
+use crate::tenants::Tenants;
 use crate::webhook::{DEFAULT_TENANT, TenantSeq};
 
 const TOKEN_PREFIX: &str = "pr_";
@@ -97,12 +98,20 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    fn act(&self, address: Option<IpAddr>) -> Act {
+    /// What the caller does, for the audit log; what only looks is none, and a tenant may do so much of the other.
+    fn act(&self, parts: &Parts, tenants: &Tenants) -> Result<Act, Problem> {
+        if !self.is_operator
+            && !parts.method.is_safe()
+            && let Some(tenant) = tenants.get(self.tenant)
+        {
+            tenant.take_act().map_err(Problem::too_many_acts)?;
+        }
+        let address = parts.extensions.get::<Peer>().map(|peer| peer.0.to_canonical());
         let actor = match &self.token {
             Some(cached) => Actor { token: Some(cached.token.uuid), name: cached.token.name.clone() },
             None => Actor { token: None, name: ENVIRONMENT.to_owned() },
         };
-        Act { actor: Some(actor), address, ..Act::from(self.tenant) }
+        Ok(Act { actor: Some(actor), address, ..Act::from(self.tenant) })
     }
 }
 
@@ -284,8 +293,11 @@ async fn admit(parts: &mut Parts, app: &App, needed: Scope) -> Result<Caller, Pr
     Ok(caller)
 }
 
-fn act(caller: &Caller, parts: &Parts) -> Act {
-    caller.act(parts.extensions.get::<Peer>().map(|peer| peer.0.to_canonical()))
+/// The caller, and its act.
+async fn admit_act(parts: &mut Parts, app: &App, needed: Scope) -> Result<(Caller, Act), Problem> {
+    let caller = admit(parts, app, needed).await?;
+    let act = caller.act(parts, app.engine.tenants())?;
+    Ok((caller, act))
 }
 
 impl FromRequestParts<Arc<App>> for Publisher {
@@ -314,14 +326,14 @@ impl FromRequestParts<Arc<App>> for WebhookReader {
 impl FromRequestParts<Arc<App>> for Admin {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        Ok(Self(act(&admit(parts, app, Scope::Admin).await?, parts)))
+        Ok(Self(admit_act(parts, app, Scope::Admin).await?.1))
     }
 }
 
 impl FromRequestParts<Arc<App>> for Operator {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        Ok(Self(act(&admit(parts, app, Scope::Operator).await?, parts)))
+        Ok(Self(admit_act(parts, app, Scope::Operator).await?.1))
     }
 }
 
@@ -337,8 +349,8 @@ impl FromRequestParts<Arc<App>> for Auditor {
 impl FromRequestParts<Arc<App>> for TokenAdmin {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let caller = admit(parts, app, Scope::Admin).await?;
-        Ok(Self { act: act(&caller, parts), is_operator: caller.is_operator })
+        let (caller, act) = admit_act(parts, app, Scope::Admin).await?;
+        Ok(Self { act, is_operator: caller.is_operator })
     }
 }
 

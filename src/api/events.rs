@@ -170,7 +170,8 @@ impl From<ingest::Receipt> for Receipt {
     (status = 413, description = "The event is larger than 1 MiB."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is missing or invalid."),
-    (status = 429, description = "The tenant sends too much (`quota-events`) or has too much pending (`quota-pending`)."),
+    (status = 429, description = "The tenant sends too much (`quota-events`), has too much pending (`quota-pending`) or too much \
+        stored (`quota-stored-bytes`)."),
     (status = 507, description = "The store is full."),
     (status = 508, description = "The request has passed through this server before, or through more than 5."),
 ))]
@@ -238,7 +239,8 @@ async fn accept(
     (status = 413, description = "The batch is larger than 16 MiB, or an event larger than 1 MiB."),
     (status = 415, description = "The body is neither `application/json` nor `application/x-ndjson`."),
     (status = 422, description = "An event is invalid, or there are none or more than 1,000."),
-    (status = 429, description = "The tenant sends too much (`quota-events`) or has too much pending (`quota-pending`)."),
+    (status = 429, description = "The tenant sends too much (`quota-events`), has too much pending (`quota-pending`) or too much \
+        stored (`quota-stored-bytes`)."),
     (status = 507, description = "The store is full."),
     (status = 508, description = "The request has passed through this server before, or through more than 5."),
 ))]

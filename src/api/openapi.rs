@@ -23,7 +23,11 @@ const REFUSALS: [(&str, &str); 6] = [
     ("401", "The token is missing, unknown, revoked or expired."),
     ("403", "The token lacks the scope, or is for another tenant than `X-Postrider-Tenant` names."),
     ("404", "There is no tenant that `X-Postrider-Tenant` names."),
-    ("429", "Too many tokens from this address were not known; `Retry-After` says when to come back."),
+    (
+        "429",
+        "Too many tokens from this address were not known, or the tenant does too many acts for the audit log \
+         (`too-many-acts`); `Retry-After` says when to come back.",
+    ),
     ("500", "The server failed; its log says why."),
     ("503", "The store is unavailable or the server is shutting down; `Retry-After` says when to try again."),
 ];

@@ -16,7 +16,7 @@ use crate::event::{BatchError, EventError, HopError};
 use crate::ingest::PublishError;
 use crate::signing::RotationError;
 use crate::store::StoreError;
-use crate::tenants::QuotaError;
+use crate::tenants::{ACT_BURST, ACTS_PER_S, QuotaError};
 use crate::webhook::WebhookError;
 
 pub(super) const CONTENT_TYPE_PROBLEM: &str = "application/problem+json";
@@ -98,6 +98,14 @@ impl Problem {
     pub(super) fn too_many_failures(wait: Duration) -> Self {
         let detail = "too many tokens from this address were not known; come back later";
         Self::too_many("too-many-failures", detail, wait)
+    }
+
+    /// Of a tenant that does too much that the audit log has a line of.
+    pub(super) fn too_many_acts(wait: Duration) -> Self {
+        let detail = format!(
+            "the tenant may do {ACTS_PER_S} acts for the audit log a second, and {ACT_BURST} at once; nothing was done"
+        );
+        Self::too_many("too-many-acts", detail, wait)
     }
 
     pub(super) fn forbidden(detail: impl Into<String>) -> Self {
@@ -208,6 +216,7 @@ impl From<StoreError> for Problem {
                 "the Idempotency-Key was used with another body; nothing was stored",
             ),
             StoreError::TooManyWebhooks { .. } => Self::new(StatusCode::CONFLICT, "quota-webhooks", error.to_string()),
+            StoreError::TooManyTokens { .. } => Self::new(StatusCode::CONFLICT, "quota-tokens", error.to_string()),
             StoreError::TooManySettings { .. } => Self::new(StatusCode::CONFLICT, "quota-settings", error.to_string()),
             StoreError::Conflict(reason) => Self::new(StatusCode::CONFLICT, "conflict", reason),
             StoreError::Cursor => Self::field("cursor", "is not one that this server gave out"),
@@ -262,6 +271,7 @@ impl From<QuotaError> for Problem {
         let kind = match error {
             QuotaError::EventRate { .. } | QuotaError::TooManyAtOnce { .. } => "quota-events",
             QuotaError::Pending { .. } => "quota-pending",
+            QuotaError::StoredBytes { .. } => "quota-stored-bytes",
         };
         match error.retry_after() {
             Some(wait) => Self::too_many(kind, error.to_string(), wait),

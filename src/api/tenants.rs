@@ -33,7 +33,8 @@ pub(super) struct TenantInput {
     quotas: Option<QuotasInput>,
 }
 
-/// The most that a tenant may use; `null` is unlimited, the default.
+/// The most that a tenant may use; `null` is unlimited. A new tenant gets the server's `new_tenant_…` settings where nothing
+/// is said.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(
@@ -54,11 +55,22 @@ struct QuotasInput {
     #[serde(default, deserialize_with = "whole::given")]
     #[schema(maximum = 1_000_000_000, value_type = Option<u32>)]
     max_pending: Option<Option<u32>>,
+    /// Tokens that may be neither revoked nor expired.
+    #[serde(default, deserialize_with = "whole::given")]
+    #[schema(maximum = 1_000_000_000, value_type = Option<u32>)]
+    max_tokens: Option<Option<u32>>,
+    /// Bytes that the bodies of the stored events may take.
+    #[serde(default, deserialize_with = "whole::given")]
+    #[schema(maximum = 1_125_899_906_842_624_i64, value_type = Option<u64>)]
+    max_stored_bytes: Option<Option<u64>>,
 }
 
+/// What is used of the quotas, as it is shown.
+const USED: [&str; 4] = ["webhooks", "pending", "tokens", "stored_bytes"];
+
 impl Changes for TenantInput {
-    const READ_ONLY: &'static [&'static str] = &["uuid", "created_at", "webhooks", "pending"];
-    const MOVING: &'static [&'static str] = &["webhooks", "pending"];
+    const READ_ONLY: &'static [&'static str] = &["uuid", "created_at", "webhooks", "pending", "tokens", "stored_bytes"];
+    const MOVING: &'static [&'static str] = &USED;
 }
 
 impl TenantInput {
@@ -70,6 +82,8 @@ impl TenantInput {
             max_webhooks: quotas.max_webhooks,
             max_events_per_s: quotas.max_events_per_s,
             max_pending: quotas.max_pending,
+            max_tokens: quotas.max_tokens,
+            max_stored_bytes: quotas.max_stored_bytes,
         };
         let faults = patch.faults();
         let error = |(field, reason): (&str, String)| FieldError { field: field.to_owned(), reason };
@@ -97,6 +111,10 @@ struct Quotas {
     max_events_per_s: Option<u32>,
     #[schema(required)]
     max_pending: Option<u32>,
+    #[schema(required)]
+    max_tokens: Option<u32>,
+    #[schema(required)]
+    max_stored_bytes: Option<u64>,
 }
 
 /// [`TenantInput`] for a new tenant: documents what is needed.
@@ -128,7 +146,7 @@ impl PartialSchema for TenantChange {
         if let (RefOr::T(Schema::Object(change)), RefOr::T(Schema::Object(shown))) = (&mut change, shown) {
             let fields = shown.properties.into_iter();
             change.properties.extend(fields.filter(|(name, _)| TenantInput::READ_ONLY.contains(&name.as_str())));
-            change.properties.extend(["webhooks", "pending"].map(|name| (name.to_owned(), u64::schema())));
+            change.properties.extend(USED.map(|name| (name.to_owned(), u64::schema())));
         }
         change
     }
@@ -149,16 +167,21 @@ pub(super) struct TenantDetail {
     webhooks: u64,
     /// Deliveries that wait or are under way.
     pending: u64,
+    /// Tokens that are neither revoked nor expired.
+    tokens: u64,
+    /// Bytes of the bodies of the stored events.
+    stored_bytes: u64,
 }
 
 impl From<TenantRecord> for Tenant {
     fn from(record: TenantRecord) -> Self {
-        let crate::store::Quotas { max_webhooks, max_events_per_s, max_pending } = record.quotas;
+        let crate::store::Quotas { max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes } =
+            record.quotas;
         Self {
             uuid: record.uuid,
             name: record.name,
             description: record.description,
-            quotas: Quotas { max_webhooks, max_events_per_s, max_pending },
+            quotas: Quotas { max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes },
             created_at: Time(record.created_at),
         }
     }
@@ -191,6 +214,8 @@ pub(super) async fn list(
 }
 
 /// Create a tenant
+///
+/// A quota of which nothing is said is the server's setting for new tenants (`new_tenant_…`); `null` is none.
 #[utoipa::path(post, path = "/tenants", tag = "tenants", request_body = NewTenant, responses(
     (status = 201, body = Tenant),
     (status = 400, description = "The body is no JSON."),
@@ -228,7 +253,9 @@ pub(super) async fn show(
     let record = find(&app, &tenant)?;
     let store = app.engine.store();
     let webhooks = store.webhook_count(record.seq).await?;
-    Ok(Json(TenantDetail { webhooks, pending: store.pending(record.seq), tenant: record.into() }))
+    let tokens = store.token_count(record.seq, app.engine.now()).await?;
+    let (pending, stored_bytes) = (store.pending(record.seq), store.stored_bytes(record.seq));
+    Ok(Json(TenantDetail { webhooks, pending, tokens, stored_bytes, tenant: record.into() }))
 }
 
 /// Change a tenant

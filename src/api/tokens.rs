@@ -136,6 +136,7 @@ pub(super) async fn list(
 #[utoipa::path(post, path = "/tokens", tag = "tokens", request_body = TokenInput, responses(
     (status = 201, body = CreatedToken),
     (status = 400, description = "The body is no JSON."),
+    (status = 409, description = "The tenant has as many as it may (`quota-tokens`)."),
     (status = 413, description = "The body is too large."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is invalid."),

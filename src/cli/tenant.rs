@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::UsageError;
 use super::output::{self, Output, QUIET, STRONG};
 use super::remote::{Connection, Remote};
+use crate::config::Size;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -26,7 +27,8 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Create a tenant
-    #[command(after_help = "Example: postrider tenant create blue-team --max-webhooks 20 --max-events-per-s 500\n\n\
+    #[command(after_help = "Example: postrider tenant create blue-team --max-webhooks 20 --max-events-per-s 500 \
+        --max-stored-bytes 1GiB\n\nA quota that is not given is the server's default for new tenants (`new_tenant_…`).\n\n\
         Then make a token for it: postrider token create --tenant blue-team --name admin --scope admin")]
     Create {
         /// Call it so: 1 to 64 characters of a-z, 0-9 and -; unique
@@ -79,15 +81,21 @@ struct Settings {
     /// Say what it is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Let it have at most this many webhooks, or `unlimited` [default: unlimited]
+    /// Let it have at most this many webhooks, or `unlimited`; the server has defaults for these quotas
     #[arg(long, value_name = "COUNT", value_parser = parse_quota)]
     max_webhooks: Option<Quota>,
-    /// Accept at most this many events a second from it, or `unlimited` [default: unlimited]
+    /// Accept at most this many events a second from it, or `unlimited`
     #[arg(long, value_name = "COUNT", value_parser = parse_quota)]
     max_events_per_s: Option<Quota>,
-    /// Let at most this many deliveries of it be pending, or `unlimited` [default: unlimited]
+    /// Let at most this many deliveries of it be pending, or `unlimited`
     #[arg(long, value_name = "COUNT", value_parser = parse_quota)]
     max_pending: Option<Quota>,
+    /// Let it have at most this many tokens, or `unlimited`
+    #[arg(long, value_name = "COUNT", value_parser = parse_quota)]
+    max_tokens: Option<Quota>,
+    /// Keep at most so much of its events, as in `10GiB`, or `unlimited`
+    #[arg(long, value_name = "SIZE")]
+    max_stored_bytes: Option<Size>,
 }
 
 /// `None`: unlimited.
@@ -108,14 +116,16 @@ impl Settings {
         if let Some(description) = self.description {
             fields.insert("description".to_owned(), description.into());
         }
-        let quotas: Map<_, _> = [
+        let mut quotas: Map<_, _> = [
             ("max_webhooks", self.max_webhooks),
             ("max_events_per_s", self.max_events_per_s),
             ("max_pending", self.max_pending),
+            ("max_tokens", self.max_tokens),
         ]
         .into_iter()
         .filter_map(|(name, quota)| Some((name.to_owned(), json!(quota?.0))))
         .collect();
+        quotas.extend(self.max_stored_bytes.map(|size| ("max_stored_bytes".to_owned(), json!(size.bytes()))));
         if !quotas.is_empty() {
             fields.insert("quotas".to_owned(), quotas.into());
         }
@@ -168,11 +178,14 @@ async fn list(remote: &Remote, output: Output) -> anyhow::Result<()> {
             quota(tenant, "max_webhooks"),
             quota(tenant, "max_events_per_s"),
             quota(tenant, "max_pending"),
+            quota(tenant, "max_tokens"),
+            size(&tenant["quotas"]["max_stored_bytes"]),
             output::moment(tenant, "created_at"),
             output.paint(QUIET, output::text(tenant, "uuid")),
         ]
     });
-    output.table(&["name", "webhooks", "events/s", "pending", "created (utc)", "uuid"], rows.collect())?;
+    let columns = ["name", "webhooks", "events/s", "pending", "tokens", "stored", "created (utc)", "uuid"];
+    output.table(&columns, rows.collect())?;
     Ok(())
 }
 
@@ -181,11 +194,20 @@ fn quota(tenant: &Value, name: &str) -> String {
     if quota.is_null() { "unlimited".to_owned() } else { output::plain(quota) }
 }
 
+/// A number of bytes; none is unlimited.
+fn size(bytes: &Value) -> String {
+    bytes.as_u64().map_or(Size::Unlimited, Size::Bytes).to_string()
+}
+
 fn show(tenant: &Value, output: Output) -> anyhow::Result<()> {
     // What is used is known where a tenant is shown, and not where it was just changed.
     let used_of = |used: &str, name: &str| match &tenant[used] {
         Value::Null => quota(tenant, name),
         used => format!("{} of {}", output::plain(used), quota(tenant, name)),
+    };
+    let stored = match &tenant["stored_bytes"] {
+        Value::Null => size(&tenant["quotas"]["max_stored_bytes"]),
+        used => format!("{} of {}", size(used), size(&tenant["quotas"]["max_stored_bytes"])),
     };
     output.fields(&[
         ("name", output.paint(STRONG, output::text(tenant, "name"))),
@@ -194,6 +216,8 @@ fn show(tenant: &Value, output: Output) -> anyhow::Result<()> {
         ("webhooks", used_of("webhooks", "max_webhooks")),
         ("events/s", quota(tenant, "max_events_per_s")),
         ("pending", used_of("pending", "max_pending")),
+        ("tokens", used_of("tokens", "max_tokens")),
+        ("stored", stored),
         ("created", output::moment(tenant, "created_at")),
     ])?;
     Ok(())

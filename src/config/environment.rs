@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 use super::{ConfigError, ENV_PREFIX, RawConfig, STORE};
 use crate::store::seal::{MasterKey, MasterKeyError};
 
+const UNLIMITED: &str = "unlimited";
+
 /// The environment variables that begin with `POSTRIDER_`, and the little else that matters here.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
@@ -73,6 +75,8 @@ impl Environment {
             let Some((name, text)) = given else { continue };
             let value = match default {
                 Value::Bool(_) => text.parse().map(Value::Bool).map_err(|_| "must be true or false".to_owned()),
+                // Where it is a number or that word, which is checked below.
+                Value::Number(_) if text == UNLIMITED => Ok(Value::from(text.as_str())),
                 Value::Number(_) => {
                     text.parse::<u64>().map(Value::from).map_err(|error| format!("{text:?} is no count: {error}"))
                 }

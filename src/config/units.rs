@@ -20,6 +20,13 @@ pub enum Size {
     Unlimited,
 }
 
+/// How many there may be: a number, or `unlimited`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    Of(u32),
+    Unlimited,
+}
+
 /// How long something is kept: a [`Span`], or `forever`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -30,23 +37,24 @@ pub enum Keep {
 
 /// A port, as a number or as the text of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "RawPort")]
+#[serde(try_from = "RawNumber")]
 pub struct Port(pub NonZeroU16);
 
+/// A number, or its text, as which a variable gives it.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum RawPort {
+enum RawNumber {
     Number(u64),
     Text(String),
 }
 
-impl TryFrom<RawPort> for Port {
+impl TryFrom<RawNumber> for Port {
     type Error = String;
 
-    fn try_from(raw: RawPort) -> Result<Self, String> {
+    fn try_from(raw: RawNumber) -> Result<Self, String> {
         match raw {
-            RawPort::Number(number) => number.to_string().parse(),
-            RawPort::Text(text) => text.parse(),
+            RawNumber::Number(number) => number.to_string().parse(),
+            RawNumber::Text(text) => text.parse(),
         }
     }
 }
@@ -56,6 +64,47 @@ impl FromStr for Port {
 
     fn from_str(text: &str) -> Result<Self, String> {
         text.trim().parse().map(Self).map_err(|_| format!("{text:?} is no port, 1 to 65535"))
+    }
+}
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "unlimited" => Ok(Self::Unlimited),
+            count => count.parse().map(Self::Of).map_err(|_| format!("{text:?} is neither a count nor `unlimited`")),
+        }
+    }
+}
+
+impl Count {
+    /// `None`: unlimited.
+    #[must_use]
+    pub fn max(self) -> Option<u32> {
+        match self {
+            Self::Of(max) => Some(max),
+            Self::Unlimited => None,
+        }
+    }
+}
+
+impl Serialize for Count {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Of(max) => serializer.serialize_u32(*max),
+            Self::Unlimited => serializer.serialize_str("unlimited"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match RawNumber::deserialize(deserializer)? {
+            RawNumber::Number(number) => number.to_string(),
+            RawNumber::Text(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -214,6 +263,16 @@ mod tests {
         assert_eq!((port("9200"), port("\"9200\""), port("65535")), (Some(9200), Some(9200), Some(65_535)));
         assert_eq!((port("0"), port("65536"), port("-1"), port("\"http\"")), (None, None, None, None));
         assert_eq!(serde_json::to_string(&Port(NonZeroU16::MIN)).unwrap(), "1");
+    }
+
+    #[test]
+    fn a_count_is_a_number_or_unlimited() {
+        let count = |json: &str| serde_json::from_str::<Count>(json).ok();
+        assert_eq!((count("7"), count("\"7\"")), (Some(Count::Of(7)), Some(Count::Of(7))));
+        assert_eq!((count("\"unlimited\""), count("\"many\""), count("-1")), (Some(Count::Unlimited), None, None));
+        for (count, json) in [(Count::Of(7), "7"), (Count::Unlimited, "\"unlimited\"")] {
+            assert_eq!(serde_json::to_string(&count).unwrap(), json);
+        }
     }
 
     #[test]

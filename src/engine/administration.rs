@@ -7,11 +7,12 @@ use crate::store::{Act, StoreError, TenantPatch, TenantRecord};
 use crate::webhook::TenantSeq;
 
 impl Engine {
-    /// `patch` has no faults. Whatever `act` names as its tenant, the line in the audit log is the new tenant's.
+    /// `patch` has no faults; quotas of which it says nothing are those of new tenants. Whatever `act` names as its tenant, the line in the audit log is the new tenant's.
     pub async fn create_tenant(self: &Arc<Self>, act: Act, patch: TenantPatch) -> Result<TenantRecord, StoreError> {
         let engine = Arc::clone(self);
         to_the_end(async move {
             let in_order = engine.changes.lock().await;
+            let patch = patch.or(engine.tenants.quotas_of_new());
             let record = engine.store.audited(&act).create_tenant(patch, engine.now()).await?;
             engine.tenants.apply(record.clone());
             drop(in_order);

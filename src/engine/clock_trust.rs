@@ -8,7 +8,7 @@ use crate::clock::UnixMicros;
 
 /// The clock may run ahead of the steady one by so much between two looks; more is a jump.
 pub(super) const MAX_CLOCK_JUMP: Duration = Duration::from_mins(1);
-/// The newest event may be so old at a start; beyond it the clock may have jumped while nobody looked.
+/// The newest event, or act, may be so old at a start; beyond it the clock may have jumped while nobody looked.
 pub(super) const MAX_UNSEEN_TIME: Duration = Duration::from_hours(24);
 /// A clock that ran on for so long after a jump is right.
 pub(super) const CLOCK_PROBATION: Duration = Duration::from_hours(24);
@@ -46,7 +46,7 @@ pub(super) enum Look {
 }
 
 impl ClockTrust {
-    /// `steady` never jumps. `newest` is when the newest event was accepted; it counts at the first look.
+    /// `steady` never jumps. `newest` is when the newest event was accepted or the newest act noted; it counts at the first look.
     pub(super) fn look(&self, now: UnixMicros, steady: Duration, newest: Option<UnixMicros>) -> Look {
         let mut state = self.0.lock();
         let last = state.last.replace((now, steady));

@@ -21,6 +21,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 const MAX_BUSY_PAUSES: u32 = 100;
 /// What was kept when it was looked at is looked at again after this time.
 const FULL_ROUND_US: u64 = 6 * 3_600 * 1_000_000;
+/// How often the audit log is purged: each time may leave a line for each tenant.
+const AUDIT_ROUND_US: u64 = 24 * 3_600 * 1_000_000;
 /// How long replay jobs that have ended are shown.
 const ENDED_REPLAYS_KEPT: Duration = Duration::from_hours(30 * 24);
 
@@ -35,6 +37,8 @@ pub struct RetentionSettings {
     pub dead: Option<Duration>,
     /// Since an attempt was started.
     pub attempts: Option<Duration>,
+    /// Since an act was noted in the audit log, and since a token ended.
+    pub audit: Option<Duration>,
     /// Between two rounds of purging.
     pub interval: Duration,
 }
@@ -44,8 +48,14 @@ impl RetentionSettings {
     pub const DEFAULT_INTERVAL: Duration = Duration::from_mins(1);
 
     /// Keeps everything for ever.
-    pub const FOREVER: Self =
-        Self { events: None, delivered: None, dead: None, attempts: None, interval: Self::DEFAULT_INTERVAL };
+    pub const FOREVER: Self = Self {
+        events: None,
+        delivered: None,
+        dead: None,
+        attempts: None,
+        audit: None,
+        interval: Self::DEFAULT_INTERVAL,
+    };
 
     /// What of it holds at `now`, for every tenant alike.
     fn cutoffs(&self, now: UnixMicros) -> Retention {
@@ -79,6 +89,8 @@ pub(super) struct Purge {
     attempts_through: EventSeq,
     /// When the last round began that looked at everything.
     full_round_at: UnixMicros,
+    /// When the audit log was last purged.
+    audit_round_at: Option<UnixMicros>,
 }
 
 impl Purge {
@@ -91,8 +103,18 @@ impl Purge {
     ) -> Self {
         let full_round_at = clock.now();
         let (events_through, attempts_through) = (EventSeq(0), EventSeq(0));
-        let began_at = Instant::now();
-        Self { store, clock, settings, dispatcher, trust, began_at, events_through, attempts_through, full_round_at }
+        Self {
+            store,
+            clock,
+            settings,
+            dispatcher,
+            trust,
+            began_at: Instant::now(),
+            events_through,
+            attempts_through,
+            full_round_at,
+            audit_round_at: None,
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -125,6 +147,7 @@ impl Purge {
         while self.store.purge_records(now, before(now, ENDED_REPLAYS_KEPT)).await? {
             self.rest().await;
         }
+        self.purge_audit(now).await?;
         let retention = self.settings.cutoffs(now);
         let (mut events, mut attempts) = (0, 0);
         loop {
@@ -155,9 +178,23 @@ impl Purge {
         Ok(())
     }
 
+    async fn purge_audit(&mut self, now: UnixMicros) -> Result<(), StoreError> {
+        let Some(kept) = self.settings.audit else { return Ok(()) };
+        // The clock may have been set back.
+        let is_done = |at: UnixMicros| (now.0 - at.0).unsigned_abs() < AUDIT_ROUND_US;
+        if self.audit_round_at.is_some_and(is_done) {
+            return Ok(());
+        }
+        while self.store.purge_audit(before(now, kept), now).await? {
+            self.rest().await;
+        }
+        self.audit_round_at = Some(now);
+        Ok(())
+    }
+
     /// Whether the clock is to be believed.
     async fn may_delete(&self, now: UnixMicros) -> Result<bool, StoreError> {
-        let newest = self.store.newest_event_at().await?;
+        let newest = self.store.newest_at().await?;
         let hours = CLOCK_PROBATION.as_secs() / 3_600;
         match self.trust.look(now, self.began_at.elapsed(), newest) {
             Look::Trusted => Ok(true),

@@ -1,5 +1,6 @@
 //! Who did what: the acts that an audit log keeps.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use uuid::Uuid;
@@ -42,10 +43,56 @@ impl From<TenantSeq> for Act {
 /// Whose key was used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// `None`: the key that the environment gave.
+    /// `None`: the key that the environment gave, or [`SERVER`].
     pub token: Option<Uuid>,
     /// Of the token, when it was used.
     pub name: String,
+}
+
+/// What the log calls this program where it notes what it did on its own account.
+pub const SERVER: &str = "server";
+/// The action of a purge of the log.
+pub(super) const PURGE_ACTION: &str = "audit.purge";
+
+impl Act {
+    /// What this program does on its own account, and notes all the same.
+    pub(super) fn of_server(tenant: TenantSeq) -> Self {
+        Self { actor: Some(Actor { token: None, name: SERVER.to_owned() }), ..Self::from(tenant) }
+    }
+}
+
+/// Lines of a tenant that a purge deleted, but for those of earlier purges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gone {
+    pub(super) tenant: TenantSeq,
+    pub(super) lines: i64,
+    /// When the oldest and the newest of these acts were done.
+    pub(super) first_at: UnixMicros,
+    pub(super) last_at: UnixMicros,
+}
+
+impl Gone {
+    /// By tenant, from the tenant, the time and the action of each line.
+    pub(super) fn gather(lines: impl IntoIterator<Item = (TenantSeq, UnixMicros, bool)>) -> Vec<Self> {
+        let mut gone: BTreeMap<TenantSeq, Self> = BTreeMap::new();
+        for (tenant, at, is_purge) in lines {
+            if is_purge {
+                continue;
+            }
+            let gone = gone.entry(tenant).or_insert(Self { tenant, lines: 0, first_at: at, last_at: at });
+            gone.lines += 1;
+            (gone.first_at, gone.last_at) = (gone.first_at.min(at), gone.last_at.max(at));
+        }
+        gone.into_values().collect()
+    }
+
+    /// The line about them: its target is the time between the first and the last, as in ISO 8601.
+    pub(super) fn deed(&self, at: UnixMicros) -> Deed {
+        let Self { tenant, lines, first_at, last_at } = self;
+        let target_name = format!("{lines} lines from {first_at} to {last_at}");
+        let target = format!("{first_at}/{last_at}");
+        Deed { at, tenant: *tenant, action: PURGE_ACTION, target: Some(target), target_name: Some(target_name) }
+    }
 }
 
 /// What was done.

@@ -1,4 +1,4 @@
-//! Counts of deliveries by tenant: what a transaction adds to them, and a gauge of what is pending.
+//! Counts by tenant: what a transaction adds to them, and gauges of what is pending and what is stored.
 
 use std::collections::HashMap;
 
@@ -17,9 +17,16 @@ pub(super) struct Counters {
     pub(super) skipped: i64,
     pub(super) discarded: i64,
     pub(super) attempts: i64,
+    /// Of the bodies of events; less when events are purged.
+    pub(super) stored_bytes: i64,
 }
 
 impl Counters {
+    /// How much more the tenant uses.
+    pub(super) fn usage(&self) -> Usage {
+        Usage { pending: self.pending(), stored_bytes: self.stored_bytes }
+    }
+
     /// How many deliveries more are pending.
     pub(super) fn pending(&self) -> i64 {
         self.owed - self.delivered - self.dead - self.skipped - self.discarded
@@ -37,29 +44,49 @@ impl Counters {
     }
 }
 
-/// Pending deliveries by tenant, as of the last commit.
+/// What a tenant has in the store, or how much more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Deliveries that have not ended.
+    pub(super) pending: i64,
+    /// Of the bodies of events.
+    pub(super) stored_bytes: i64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, more: Self) {
+        self.pending += more.pending;
+        self.stored_bytes += more.stored_bytes;
+    }
+}
+
+/// What tenants have in the store, as of the last commit.
 #[derive(Default)]
-pub(super) struct Gauges(RwLock<HashMap<TenantSeq, i64>>);
+pub(super) struct Gauges(RwLock<HashMap<TenantSeq, Usage>>);
 
 impl Gauges {
     /// Starts from what the counters say.
-    pub(super) fn new(pending: impl IntoIterator<Item = (TenantSeq, i64)>) -> Self {
-        Self(RwLock::new(pending.into_iter().collect()))
+    pub(super) fn new(usage: impl IntoIterator<Item = (TenantSeq, Usage)>) -> Self {
+        Self(RwLock::new(usage.into_iter().collect()))
     }
 
     /// Puts what was counted anew in place of what was.
-    pub(super) fn set(&self, pending: impl IntoIterator<Item = (TenantSeq, i64)>) {
-        *self.0.write() = pending.into_iter().collect();
+    pub(super) fn set(&self, usage: impl IntoIterator<Item = (TenantSeq, Usage)>) {
+        *self.0.write() = usage.into_iter().collect();
     }
 
-    pub(super) fn add(&self, changes: impl Iterator<Item = (TenantSeq, i64)>) {
+    pub(super) fn add(&self, changes: impl Iterator<Item = (TenantSeq, Usage)>) {
         let mut gauges = None;
-        for (tenant, change) in changes.filter(|(_, change)| *change != 0) {
+        for (tenant, change) in changes.filter(|(_, change)| *change != Usage::default()) {
             *gauges.get_or_insert_with(|| self.0.write()).entry(tenant).or_default() += change;
         }
     }
 
     pub(super) fn pending(&self, tenant: TenantSeq) -> u64 {
-        self.0.read().get(&tenant).map_or(0, |pending| u64::try_from(*pending).unwrap_or(0))
+        self.0.read().get(&tenant).map_or(0, |usage| u64::try_from(usage.pending).unwrap_or(0))
+    }
+
+    pub(super) fn stored_bytes(&self, tenant: TenantSeq) -> u64 {
+        self.0.read().get(&tenant).map_or(0, |usage| u64::try_from(usage.stored_bytes).unwrap_or(0))
     }
 }

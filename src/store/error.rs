@@ -19,6 +19,9 @@ pub enum StoreError {
     /// The tenant's quota.
     #[error("the tenant may have {max} webhooks and has them")]
     TooManyWebhooks { max: u32 },
+    /// The tenant's quota.
+    #[error("the tenant may have {max} tokens and has them; revoke one, or let an operator raise `max_tokens`")]
+    TooManyTokens { max: u32 },
     /// The settings of the tenant's webhooks would take more together than they may.
     #[error("the settings of the tenant's webhooks would take {bytes} bytes together, the limit is {max}")]
     TooManySettings { bytes: u64, max: u64 },

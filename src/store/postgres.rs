@@ -130,7 +130,7 @@ impl PostgresStore {
         let connection = connections.get().await.map_err(|error| opening.failed(error.into()))?;
         let window = Window::read(&connection, options.memory_window_events);
         let (window, doubts) = window.await.map_err(|failure| opening.failed(failure))?;
-        let pending = counters::pending(&connection).await.map_err(|failure| opening.failed(failure))?;
+        let usage = counters::usage(&connection).await.map_err(|failure| opening.failed(failure))?;
         drop(connection);
         let (hints, unsent) = Hints::new();
         let shared = Arc::new(Shared {
@@ -141,7 +141,7 @@ impl PostgresStore {
             presence: Presence::default(),
             partitions,
             slots: Slots::new(max_connections),
-            gauges: Gauges::new(pending),
+            gauges: Gauges::new(usage),
             window,
             tenants: RwLock::default(),
             delivery_ids: DeliveryIds::new(&keys.delivery_id),
@@ -294,6 +294,10 @@ impl Store for PostgresStore {
         self.shared.gauges.pending(tenant)
     }
 
+    fn stored_bytes(&self, tenant: TenantSeq) -> u64 {
+        self.shared.gauges.stored_bytes(tenant)
+    }
+
     async fn create_webhook(
         &self,
         tenant: TenantSeq,
@@ -391,6 +395,10 @@ impl Store for PostgresStore {
 
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError> {
         write!(self, |commit| tokens::create(commit, &token).await)
+    }
+
+    async fn token_count(&self, tenant: TenantSeq, now: UnixMicros) -> Result<u64, StoreError> {
+        Ok(tokens::count(&self.read().await?, tenant, now).await?.unsigned_abs())
     }
 
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {

@@ -15,6 +15,9 @@ pub const MAX_PURGE_ROWS: usize = 500;
 /// Bytes of bodies that one step of a purge deletes, unless one alone is larger.
 pub const MAX_PURGE_BYTES: usize = 2 << 20;
 
+/// Lines of the audit log that one step of a purge deletes, and tokens.
+pub const MAX_PURGE_LINES: u32 = 500;
+
 /// Purging, in steps that never hold up what is accepted.
 #[async_trait]
 pub trait RetentionStore: Send + Sync + 'static {
@@ -26,8 +29,12 @@ pub trait RetentionStore: Send + Sync + 'static {
     /// Deletes idempotency keys that expired by `now` and replay jobs that ended before `jobs_before`. Returns
     /// whether there is more.
     async fn purge_records(&self, now: UnixMicros, jobs_before: UnixMicros) -> Result<bool, StoreError>;
-    /// When the newest event was accepted, by the clock of then.
-    async fn newest_event_at(&self) -> Result<Option<UnixMicros>, StoreError>;
+    /// Deletes lines of the audit log from before `before`, and tokens that ended before then. Once nothing is left to
+    /// go, the log gets a line for each tenant that says what went since the last such line. One step of it; returns
+    /// whether there is more.
+    async fn purge_audit(&self, before: UnixMicros, now: UnixMicros) -> Result<bool, StoreError>;
+    /// When the newest event was accepted or the newest act was noted, by the clock of then.
+    async fn newest_at(&self) -> Result<Option<UnixMicros>, StoreError>;
     /// Gives some free space back to the file system. Returns whether there is more to give.
     async fn release_space(&self) -> Result<bool, StoreError>;
     /// Calls wait for the writer: what is not urgent should wait.

@@ -249,6 +249,10 @@ impl Store for SqliteStore {
         self.gauges.pending(tenant)
     }
 
+    fn stored_bytes(&self, tenant: TenantSeq) -> u64 {
+        self.gauges.stored_bytes(tenant)
+    }
+
     async fn create_webhook(
         &self,
         tenant: TenantSeq,
@@ -351,6 +355,10 @@ impl Store for SqliteStore {
 
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError> {
         self.writer.write(Size::SMALL, move |commit| tokens::create(commit, &token)).await
+    }
+
+    async fn token_count(&self, tenant: TenantSeq, now: UnixMicros) -> Result<u64, StoreError> {
+        self.readers.read(move |connection| Ok(tokens::count(connection, tenant, now)?.into())).await
     }
 
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {

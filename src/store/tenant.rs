@@ -11,8 +11,10 @@ use crate::webhook::{TenantSeq, WebhookSeq};
 pub const MAX_TENANT_NAME_CHARS: usize = 64;
 /// The longest description of a tenant, in characters.
 pub const MAX_TENANT_DESCRIPTION_CHARS: usize = 1_024;
-/// What a quota may be set to: webhooks, events a second, or deliveries. More is as good as unlimited.
+/// What a quota may be set to: webhooks, events a second, deliveries, or tokens. More is as good as unlimited.
 pub const QUOTA: RangeInclusive<u32> = 0..=1_000_000_000;
+/// What a quota of stored bytes may be set to: 1 PiB at most.
+pub const BYTES_QUOTA: RangeInclusive<u64> = 0..=1 << 50;
 
 /// A tenant that is not deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,10 @@ pub struct Quotas {
     pub max_events_per_s: Option<u32>,
     /// Deliveries that may wait or be under way.
     pub max_pending: Option<u32>,
+    /// Tokens that may be neither revoked nor expired.
+    pub max_tokens: Option<u32>,
+    /// Bytes that the bodies of the stored events may take.
+    pub max_stored_bytes: Option<u64>,
 }
 
 /// What of a tenant is to be set: whole to create one, in part to change one. A quota is not given, unlimited, or so many.
@@ -45,6 +51,8 @@ pub struct TenantPatch {
     pub max_webhooks: Option<Option<u32>>,
     pub max_events_per_s: Option<Option<u32>>,
     pub max_pending: Option<Option<u32>>,
+    pub max_tokens: Option<Option<u32>>,
+    pub max_stored_bytes: Option<Option<u64>>,
 }
 
 impl TenantPatch {
@@ -65,25 +73,47 @@ impl TenantPatch {
             ("quotas.max_webhooks", self.max_webhooks),
             ("quotas.max_events_per_s", self.max_events_per_s),
             ("quotas.max_pending", self.max_pending),
+            ("quotas.max_tokens", self.max_tokens),
         ] {
             if let Some(quota) = quota.flatten().filter(|quota| !QUOTA.contains(quota)) {
-                let (least, most) = (QUOTA.start(), QUOTA.end());
-                faults.push((field, format!("is {quota}, must be {least} to {most}, or null for no limit")));
+                faults.push((field, beyond(quota.into(), QUOTA.end().to_owned().into())));
             }
+        }
+        if let Some(quota) = self.max_stored_bytes.flatten().filter(|quota| !BYTES_QUOTA.contains(quota)) {
+            faults.push(("quotas.max_stored_bytes", beyond(quota, *BYTES_QUOTA.end())));
         }
         faults
     }
 
+    /// For a new tenant: each quota of which nothing is said is that of `quotas`.
+    #[must_use]
+    pub fn or(self, quotas: Quotas) -> Self {
+        Self {
+            max_webhooks: self.max_webhooks.or(Some(quotas.max_webhooks)),
+            max_events_per_s: self.max_events_per_s.or(Some(quotas.max_events_per_s)),
+            max_pending: self.max_pending.or(Some(quotas.max_pending)),
+            max_tokens: self.max_tokens.or(Some(quotas.max_tokens)),
+            max_stored_bytes: self.max_stored_bytes.or(Some(quotas.max_stored_bytes)),
+            ..self
+        }
+    }
+
     /// Sets what is given.
     pub fn apply(self, tenant: &mut TenantRecord) {
-        let TenantPatch { name, description, max_webhooks, max_events_per_s, max_pending } = self;
+        let TenantPatch { name, description, .. } = self;
         tenant.name = name.unwrap_or_else(|| std::mem::take(&mut tenant.name));
         tenant.description = description.unwrap_or_else(|| std::mem::take(&mut tenant.description));
         let quotas = &mut tenant.quotas;
-        quotas.max_webhooks = max_webhooks.unwrap_or(quotas.max_webhooks);
-        quotas.max_events_per_s = max_events_per_s.unwrap_or(quotas.max_events_per_s);
-        quotas.max_pending = max_pending.unwrap_or(quotas.max_pending);
+        quotas.max_webhooks = self.max_webhooks.unwrap_or(quotas.max_webhooks);
+        quotas.max_events_per_s = self.max_events_per_s.unwrap_or(quotas.max_events_per_s);
+        quotas.max_pending = self.max_pending.unwrap_or(quotas.max_pending);
+        quotas.max_tokens = self.max_tokens.unwrap_or(quotas.max_tokens);
+        quotas.max_stored_bytes = self.max_stored_bytes.unwrap_or(quotas.max_stored_bytes);
     }
+}
+
+fn beyond(quota: u64, most: u64) -> String {
+    format!("is {quota}, must be 0 to {most}, or null for no limit")
 }
 
 fn is_tenant_name(name: &str) -> bool {
@@ -124,9 +154,23 @@ mod tests {
             max_webhooks: Some(Some(QUOTA.end() + 1)),
             max_events_per_s: Some(Some(*QUOTA.end())),
             max_pending: Some(None),
+            max_tokens: Some(Some(QUOTA.end() + 1)),
+            max_stored_bytes: Some(Some(BYTES_QUOTA.end() + 1)),
         };
         let fields: Vec<_> = patch.faults().into_iter().map(|(field, _)| field).collect();
-        assert_eq!(fields, ["name", "description", "quotas.max_webhooks"]);
+        let quotas = ["quotas.max_webhooks", "quotas.max_tokens", "quotas.max_stored_bytes"];
+        assert_eq!(fields, [&["name", "description"][..], &quotas].concat());
         assert_eq!(TenantPatch::default().faults(), []);
+        let largest = TenantPatch { max_stored_bytes: Some(Some(*BYTES_QUOTA.end())), ..TenantPatch::default() };
+        assert_eq!(largest.faults(), []);
+    }
+
+    #[test]
+    fn what_is_not_said_of_a_new_tenant_is_as_the_server_has_it() {
+        let quotas = Quotas { max_webhooks: Some(1), max_pending: Some(2), max_tokens: Some(3), ..Quotas::default() };
+        let patch = TenantPatch { max_pending: Some(None), max_tokens: Some(Some(9)), ..TenantPatch::default() };
+        let patch = patch.or(quotas);
+        assert_eq!((patch.max_webhooks, patch.max_pending), (Some(Some(1)), Some(None)));
+        assert_eq!((patch.max_tokens, patch.max_stored_bytes), (Some(Some(9)), Some(None)));
     }
 }

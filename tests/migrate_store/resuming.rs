@@ -28,6 +28,7 @@ async fn stopping_at(cluster: &Cluster, event: i64) {
         include_str!("../../migrations/postgres/0005_hops.sql"),
         include_str!("../../migrations/postgres/0006_checksum.sql"),
         include_str!("../../migrations/postgres/0007_known.sql"),
+        include_str!("../../migrations/postgres/0008_disk.sql"),
     ];
     cluster
         .execute(DATABASE, "CREATE TABLE schema_version (version bigint PRIMARY KEY, migrated_at timestamptz)")

@@ -9,6 +9,7 @@
 
 mod accepting;
 mod delivering;
+mod disk;
 mod fixtures;
 mod listings;
 mod operators;
@@ -247,6 +248,15 @@ stories! {
         old_attempts_go_and_their_deliveries_stay,
         a_tenant_can_have_its_own_cutoffs,
         records_that_are_over_are_purged;
+    disk:
+        what_is_stored_is_counted_to_the_byte,
+        what_many_callers_store_is_counted_to_the_byte,
+        the_quota_of_tokens_is_exact,
+        tokens_that_ended_long_ago_are_forgotten,
+        old_lines_of_the_log_go_and_a_line_says_which,
+        lines_about_purges_go_without_another,
+        a_purge_of_many_lines_goes_in_steps_and_over_restarts,
+        the_newest_of_events_and_acts_is_known;
     tenants:
         a_tenant_comes_back_with_all_its_settings,
         a_tenant_s_name_is_unique_among_the_living,

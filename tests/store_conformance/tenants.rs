@@ -30,6 +30,8 @@ pub(crate) async fn a_tenant_comes_back_with_all_its_settings<F: Fixture>() {
         max_webhooks: Some(Some(2)),
         max_events_per_s: Some(Some(0)),
         max_pending: Some(Some(1_000_000_000)),
+        max_tokens: Some(Some(5)),
+        max_stored_bytes: Some(Some(1 << 50)),
         ..named("blue")
     };
     let blue = fixture.store().create_tenant(patch, at(5)).await.unwrap();
@@ -37,14 +39,20 @@ pub(crate) async fn a_tenant_comes_back_with_all_its_settings<F: Fixture>() {
     let store = fixture.store();
     let [default, found] = <[_; 2]>::try_from(store.tenants().await.unwrap()).expect("oldest first");
     assert_eq!(found, blue);
-    let quotas = Quotas { max_webhooks: Some(2), max_events_per_s: Some(0), max_pending: Some(1_000_000_000) };
+    let quotas = Quotas {
+        max_webhooks: Some(2),
+        max_events_per_s: Some(0),
+        max_pending: Some(1_000_000_000),
+        max_tokens: Some(5),
+        max_stored_bytes: Some(1 << 50),
+    };
     assert_eq!((found.name.as_str(), found.description.as_str(), found.quotas), ("blue", "the blue team", quotas));
     assert_eq!((default.seq, default.name.as_str(), default.quotas), (DEFAULT_TENANT, "default", Quotas::default()));
     assert_eq!((default.uuid.get_version_num(), default.uuid.get_variant()), (4, uuid::Variant::RFC4122));
 
     let patch = TenantPatch { max_webhooks: Some(None), max_pending: Some(Some(7)), ..TenantPatch::default() };
     let changed = store.update_tenant(blue.seq, patch, at(6)).await.unwrap();
-    assert_eq!(changed.quotas, Quotas { max_webhooks: None, max_events_per_s: Some(0), max_pending: Some(7) });
+    assert_eq!(changed.quotas, Quotas { max_webhooks: None, max_pending: Some(7), ..quotas });
     assert_eq!((changed.uuid, changed.description.as_str()), (blue.uuid, "the blue team"), "the rest stays");
     assert_eq!(store.tenants().await.unwrap()[1], changed);
 }

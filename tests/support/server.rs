@@ -14,6 +14,7 @@ use postrider::engine::DEFAULT_IDEMPOTENCY_TTL;
 use postrider::engine::nodes::NodeSettings;
 use postrider::engine::retention::RetentionSettings;
 use postrider::serve::{ServeError, ServeSettings, Started, StoreSettings, serve};
+use postrider::store::Quotas;
 use postrider::store::sqlite::SqliteOptions;
 use postrider::telemetry::{TelemetrySettings, subscriber};
 use secrecy::{ExposeSecret, SecretString};
@@ -54,6 +55,7 @@ pub fn settings(folder: &Path) -> ServeSettings {
         },
         retention: RetentionSettings::FOREVER,
         idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL,
+        new_tenant_quotas: Quotas::default(),
         node: NodeSettings::default(),
         store: StoreSettings::Sqlite(SqliteOptions::default()),
     }

@@ -117,7 +117,10 @@ impl<'a> Tenants<'a> {
         say: &'a dyn Fn(&str),
     ) -> anyhow::Result<Self> {
         node.add_webhook("quiet", "bench.>", &receiver.url(0)).await?;
-        node.remote.post(&["tenants"], &json!({ "name": LOUD })).await?;
+        // It may be as loud as it can.
+        let quotas =
+            json!({ "max_webhooks": null, "max_events_per_s": null, "max_pending": null, "max_stored_bytes": null });
+        node.remote.post(&["tenants"], &json!({ "name": LOUD, "quotas": quotas })).await?;
         let publisher = Publisher::new(&node)?;
         Ok(Self { size, node, publisher, receiver, client: client()?, say })
     }

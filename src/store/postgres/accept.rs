@@ -13,6 +13,7 @@ use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::event::Hops;
+use crate::store::counters::Usage;
 use crate::store::read_back::checksum;
 use crate::store::{Accepted, Disposition, NewEvent, Share, StoreError, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
@@ -24,8 +25,8 @@ const MAX_TRIES: u32 = 3;
 pub(super) struct Stored {
     /// One for each event, in order.
     pub(super) accepted: Vec<Accepted>,
-    /// Deliveries more that are pending, by tenant.
-    pub(super) pending: BTreeMap<TenantSeq, i64>,
+    /// How much more each tenant uses.
+    pub(super) used: BTreeMap<TenantSeq, Usage>,
     /// The highest number that was given; 0 if none was.
     pub(super) newest: EventSeq,
 }
@@ -41,7 +42,7 @@ pub(super) async fn store(
     let keys: Vec<Uuid> = events.iter().map(|new| shared.id_hash.wide(new.tenant, new.event.id())).collect();
     let mut known: HashMap<Uuid, Accepted> = HashMap::with_capacity(events.len());
     let (mut accepted, mut open) = (vec![None; events.len()], first_of_each(&keys));
-    let mut stored = Stored { accepted: Vec::new(), pending: BTreeMap::new(), newest: EventSeq(0) };
+    let mut stored = Stored { accepted: Vec::new(), used: BTreeMap::new(), newest: EventSeq(0) };
     for _ in 0..MAX_TRIES {
         insert(connection, (&shared.presence, slot), events, &keys, &open, &mut accepted, &mut stored).await?;
         open.retain(|place| accepted[*place].is_none());
@@ -96,6 +97,8 @@ struct EventColumns<'a> {
     kinds: Vec<&'a [u8]>,
     owed: Vec<Vec<u8>>,
     bodies: Vec<&'a [u8]>,
+    /// Of the bodies.
+    lengths: Vec<i64>,
     hops: Vec<Option<Vec<u8>>>,
     checksums: Vec<i64>,
     /// How many deliveries it has, and how many of them are skipped.
@@ -142,6 +145,7 @@ impl<'a> Columns<'a> {
         events.kinds.push(new.event.kind().as_bytes());
         events.owed.push(owed::encode(new.owed.iter().map(|owed| owed.webhook)));
         events.bodies.push(&new.event.body()[..]);
+        events.lengths.push(i64::try_from(new.event.body().len()).unwrap_or(i64::MAX));
         events.hops.push(new.event.hops().map(Hops::to_bytes));
         events.checksums.push(checksum(&new.event));
         let place = i64::try_from(events.keys.len()).unwrap_or(i64::MAX);
@@ -224,17 +228,18 @@ const INSERT: &str = "
         WHERE ((SELECT taken FROM numbers)[place] IN (SELECT event_seq FROM fresh)) IS TRUE
     ),
     counted AS (
-        INSERT INTO counters (tenant, slot, events, owed, delivered, dead, skipped, discarded, attempts)
-        SELECT tenant, $1, count(*), sum(deliveries), 0, 0, sum(skipped), 0, 0
-        FROM unnest($3::bigint[], $10::bigint[], $11::bigint[]) WITH ORDINALITY
-            AS given (tenant, deliveries, skipped, place)
+        INSERT INTO counters (tenant, slot, events, owed, delivered, dead, skipped, discarded, attempts, stored_bytes)
+        SELECT tenant, $1, count(*), sum(deliveries), 0, 0, sum(skipped), 0, 0, sum(length)
+        FROM unnest($3::bigint[], $10::bigint[], $11::bigint[], $26::bigint[]) WITH ORDINALITY
+            AS given (tenant, deliveries, skipped, length, place)
         WHERE ((SELECT taken FROM numbers)[place] IN (SELECT event_seq FROM fresh)) IS TRUE
         GROUP BY tenant
         ORDER BY tenant
         ON CONFLICT (tenant, slot) DO UPDATE SET
             events = counters.events + excluded.events,
             owed = counters.owed + excluded.owed,
-            skipped = counters.skipped + excluded.skipped
+            skipped = counters.skipped + excluded.skipped,
+            stored_bytes = counters.stored_bytes + excluded.stored_bytes
     )
     SELECT (SELECT taken FROM numbers), ARRAY(SELECT event_seq FROM fresh)";
 
@@ -286,6 +291,7 @@ async fn insert(
                 &shards,
                 &new.hops,
                 &new.checksums,
+                &new.lengths,
             ],
         )
         .await?;
@@ -297,7 +303,8 @@ async fn insert(
         if fresh.binary_search(seq).is_ok() {
             accepted[*place] = Some(Accepted::New { seq: *seq });
             stored.newest = stored.newest.max(*seq);
-            *stored.pending.entry(new.tenants[at]).or_default() += new.deliveries[at] - new.skipped[at];
+            let (pending, stored_bytes) = (new.deliveries[at] - new.skipped[at], new.lengths[at]);
+            *stored.used.entry(new.tenants[at]).or_default() += Usage { pending, stored_bytes };
         }
     }
     Ok(())

@@ -1,16 +1,22 @@
 //! The audit log: lines that the calls of named callers leave, and reading them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::listings::{Portion, Scan};
 use super::pool::Connection;
+use super::tokens;
 use super::transaction::{Commit, Failure};
 use super::values::text;
+use crate::clock::UnixMicros;
 use crate::delivery::id::DeliveryKey;
-use crate::store::{Actor, AuditEntry, AuditFilter, Deed};
+use crate::store::audit::{Gone, PURGE_ACTION};
+use crate::store::retention::MAX_PURGE_LINES;
+use crate::store::{Act, Actor, AuditEntry, AuditFilter, Deed};
+use crate::webhook::DEFAULT_TENANT;
 
 impl Commit {
     /// Adds a line to the audit log if the caller is named. For the end of a call, as what it did is certain then.
@@ -39,6 +45,63 @@ impl Commit {
             .await
             .map(drop)
     }
+}
+
+/// Whether any line, or any token, is from before `before`, and whether that something went is still to be noted.
+/// Lines are found by the index `audit_at`.
+pub(super) async fn look_for_old(connection: &Connection, before: UnixMicros) -> Result<[bool; 2], Failure> {
+    let row = connection
+        .query_one(
+            "SELECT EXISTS (SELECT 1 FROM audit WHERE at < $1)
+                 OR EXISTS (SELECT 1 FROM token WHERE revoked_at < $1 OR expires_at < $1),
+                 EXISTS (SELECT 1 FROM audit_purge)",
+            &[&before],
+        )
+        .await?;
+    Ok([row.try_get(0)?, row.try_get(1)?])
+}
+
+/// Deletes the oldest lines, and tokens, from before `before`, and counts them for [`note_purge`].
+pub(super) async fn purge(commit: &Commit, before: UnixMicros) -> Result<(), Failure> {
+    let connection = &commit.connection;
+    let sql = "SELECT set_config('postrider.audit_purged_before', $1::bigint::text, true)";
+    connection.query_one(sql, &[&before]).await?;
+    let deleted = connection
+        .query(
+            "DELETE FROM audit WHERE seq IN (
+                 SELECT seq FROM audit WHERE at < $1 ORDER BY at, seq LIMIT $2 FOR UPDATE
+             )
+             RETURNING tenant, at, action = $3",
+            &[&before, &i64::from(MAX_PURGE_LINES), &PURGE_ACTION],
+        )
+        .await?;
+    let lines = deleted.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)));
+    for gone in Gone::gather(lines.collect::<Result<Vec<_>, Failure>>()?) {
+        connection
+            .execute(
+                "INSERT INTO audit_purge (tenant, lines, first_at, last_at) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (tenant) DO UPDATE SET
+                     lines = audit_purge.lines + excluded.lines,
+                     first_at = least(audit_purge.first_at, excluded.first_at),
+                     last_at = greatest(audit_purge.last_at, excluded.last_at)",
+                &[&gone.tenant, &gone.lines, &gone.first_at, &gone.last_at],
+            )
+            .await?;
+    }
+    tokens::purge(commit, before, MAX_PURGE_LINES).await
+}
+
+/// Adds a line for each tenant of which lines went.
+pub(super) async fn note_purge(commit: &mut Commit, now: UnixMicros) -> Result<(), Failure> {
+    let sql = "DELETE FROM audit_purge RETURNING tenant, lines, first_at, last_at";
+    let rows = commit.connection.query(sql, &[]).await?;
+    commit.act = Some(Arc::new(Act::of_server(DEFAULT_TENANT)));
+    for row in rows {
+        let (tenant, lines) = (row.try_get(0)?, row.try_get(1)?);
+        let gone = Gone { tenant, lines, first_at: row.try_get(2)?, last_at: row.try_get(3)? };
+        commit.record(&gone.deed(now)).await?;
+    }
+    Ok(())
 }
 
 impl Scan for AuditFilter {

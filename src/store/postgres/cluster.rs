@@ -203,9 +203,9 @@ impl Shared {
             (changes.tenants, changes.deleted_tenants) = tenants::changed(&connection, since).await?;
             changes.are_tokens_revoked = tokens::any_revoked(&connection, since).await?;
         }
-        let pending = counters::pending(&connection).await?;
+        let usage = counters::usage(&connection).await?;
         connection.commit().await?;
-        self.gauges.set(pending);
+        self.gauges.set(usage);
         for changed in &changes.webhooks {
             self.presence.note(changed.record.seq, Shard::of(changed.record.uuid));
         }

@@ -1,20 +1,25 @@
-//! Counts of deliveries: sums over the slots of the table `counters`.
+//! Counts by tenant: sums over the slots of the table `counters`.
+
+use tokio_postgres::Row;
 
 use super::pool::Connection;
 use super::transaction::Failure;
 use crate::store::Stats;
+use crate::store::counters::Usage;
 use crate::webhook::TenantSeq;
 
-/// How many deliveries of each tenant are pending.
-pub(super) async fn pending(connection: &Connection) -> Result<Vec<(TenantSeq, i64)>, Failure> {
+/// What each tenant has in the store.
+pub(super) async fn usage(connection: &Connection) -> Result<Vec<(TenantSeq, Usage)>, Failure> {
     let rows = connection
         .query(
-            "SELECT tenant, sum(owed - delivered - dead - skipped - discarded)::bigint FROM counters
+            "SELECT tenant, sum(owed - delivered - dead - skipped - discarded)::bigint, sum(stored_bytes)::bigint
+             FROM counters
              GROUP BY tenant",
             &[],
         )
         .await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    let usage = |row: &Row| Ok((row.try_get(0)?, Usage { pending: row.try_get(1)?, stored_bytes: row.try_get(2)? }));
+    rows.iter().map(usage).collect()
 }
 
 /// The counts of a tenant, or of all together.

@@ -191,7 +191,7 @@ async fn store(shared: &Arc<Shared>, events: &[NewEvent]) -> Result<Vec<Accepted
         let slot = Slot::take(shared);
         match accept::store(&connection, shared, slot.number(), &events).await {
             Ok(stored) => {
-                shared.gauges.add(stored.pending.into_iter());
+                shared.gauges.add(stored.used.into_iter());
                 shared.window.saw(stored.newest);
                 return Ok(stored.accepted);
             }

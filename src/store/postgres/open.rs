@@ -27,6 +27,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, sql: include_str!("../../../migrations/postgres/0005_hops.sql") },
     Migration { version: 6, sql: include_str!("../../../migrations/postgres/0006_checksum.sql") },
     Migration { version: 7, sql: include_str!("../../../migrations/postgres/0007_known.sql") },
+    Migration { version: 8, sql: include_str!("../../../migrations/postgres/0008_disk.sql") },
 ];
 /// The oldest version that its makers still mend, as of this program's.
 const OLDEST_POSTGRES: u32 = 14;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::partitions::{EVENTS_PER_PARTITION, PARTITIONED, PARTITIONS_LOCK};
 use super::pool::Connection;
 use super::transaction::{Commit, Failure, write};
-use super::{PostgresStore, replay};
+use super::{PostgresStore, audit, replay};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::store::StoreError;
@@ -168,11 +168,10 @@ async fn query_events(
 }
 
 /// Deletes those of `events` that may still go; returns how many.
-async fn delete_events(commit: &Commit, events: &[EventSeq], retention: &Retention) -> Result<u64, Failure> {
+async fn delete_events(commit: &mut Commit, events: &[EventSeq], retention: &Retention) -> Result<u64, Failure> {
     let connection = &commit.connection;
-    let locked = connection
-        .query("SELECT seq, tenant, id FROM event WHERE seq = ANY($1) ORDER BY seq FOR UPDATE", &[&events])
-        .await?;
+    let sql = "SELECT seq, tenant, id, octet_length(body) FROM event WHERE seq = ANY($1) ORDER BY seq FOR UPDATE";
+    let locked = connection.query(sql, &[&events]).await?;
     // What was committed before the locks were given is seen by this statement.
     let sql = select_events!("WHERE seq = ANY($1::bigint[]) AND seq <= $2::bigint");
     let rows = query_events(connection, sql, &events, &i64::MAX, retention).await?;
@@ -182,13 +181,14 @@ async fn delete_events(commit: &Commit, events: &[EventSeq], retention: &Retenti
             going.push(row.try_get::<_, EventSeq>(0)?);
         }
     }
-    let mut keys: Vec<Uuid> = Vec::new();
+    let (mut keys, mut freed): (Vec<Uuid>, Vec<(TenantSeq, i32)>) = (Vec::new(), Vec::new());
     for row in &locked {
         if going.binary_search(&row.try_get(0)?).is_ok() {
             keys.push(commit.shared.id_hash.wide(row.try_get(1)?, row.try_get(2)?));
+            freed.push((row.try_get(1)?, row.try_get(3)?));
         }
     }
-    connection
+    let deleted = connection
         .execute(
             "WITH ids AS (
                  DELETE FROM event_id WHERE key = ANY($2) AND event_seq = ANY($1)
@@ -200,7 +200,11 @@ async fn delete_events(commit: &Commit, events: &[EventSeq], retention: &Retenti
              DELETE FROM event WHERE seq = ANY($1)",
             &[&going, &keys],
         )
-        .await
+        .await?;
+    for (tenant, bytes) in freed {
+        commit.counters(tenant).stored_bytes -= i64::from(bytes);
+    }
+    Ok(deleted)
 }
 
 /// Served by the primary keys. No attempt was made before its event was accepted.
@@ -353,11 +357,27 @@ impl RetentionStore for PostgresStore {
         write!(self, |commit| delete_records(commit, now, jobs_before).await)
     }
 
-    async fn newest_event_at(&self) -> Result<Option<UnixMicros>, StoreError> {
+    async fn purge_audit(&self, before: UnixMicros, now: UnixMicros) -> Result<bool, StoreError> {
         let connection = self.shared.connections.snapshot(None).await?;
-        let newest = connection.query_opt("SELECT accepted_at FROM event ORDER BY seq DESC LIMIT 1", &[]).await;
-        let newest = newest?;
-        Ok(newest.map(|row| row.try_get(0)).transpose().map_err(Failure::from)?)
+        let [has_old, is_to_be_noted] = audit::look_for_old(&connection, before).await?;
+        drop(connection);
+        if has_old {
+            write!(self, |commit| audit::purge(commit, before).await)?;
+        } else if is_to_be_noted {
+            write!(self, |commit| audit::note_purge(commit, now).await)?;
+        }
+        Ok(has_old)
+    }
+
+    async fn newest_at(&self) -> Result<Option<UnixMicros>, StoreError> {
+        let connection = self.shared.connections.snapshot(None).await?;
+        let sql = "
+            SELECT greatest(
+                (SELECT accepted_at FROM event ORDER BY seq DESC LIMIT 1),
+                (SELECT at FROM audit ORDER BY seq DESC LIMIT 1)
+            )";
+        let newest = connection.query_one(sql, &[]).await?;
+        Ok(newest.try_get(0).map_err(Failure::from)?)
     }
 
     async fn release_space(&self) -> Result<bool, StoreError> {

@@ -7,7 +7,8 @@ use super::transaction::Failure;
 pub(super) const TABLES: &[(&str, &str)] = &[
     ("attempt", "event_seq webhook_seq started_at duration_us number status_code error response"),
     ("audit", "seq uuid at tenant actor_token actor_name action target target_name fields address"),
-    ("counters", "tenant slot events owed delivered dead skipped discarded attempts"),
+    ("audit_purge", "tenant lines first_at last_at"),
+    ("counters", "tenant slot events owed delivered dead skipped discarded attempts stored_bytes"),
     (
         "delivery",
         "event_seq webhook_seq updated_at first_started_at first_duration_us state attempts round_attempts status_code first_status_code reason first_error first_response",
@@ -23,7 +24,10 @@ pub(super) const TABLES: &[(&str, &str)] = &[
         "seq uuid tenant webhook_seq states topic since until include_unmatched discard_reason rate_per_s first_event last_event state reason cursor_event cursor_webhook scanned changed created_at updated_at",
     ),
     ("shard", "id holder epoch lease_until"),
-    ("tenant", "seq uuid name description max_webhooks max_events_per_s max_pending created_at deleted_at changed_in"),
+    (
+        "tenant",
+        "seq uuid name description max_webhooks max_events_per_s max_pending max_tokens max_stored_bytes created_at deleted_at changed_in",
+    ),
     ("token", "seq uuid tenant name scopes hash created_at expires_at revoked_at last_used_at changed_in"),
     ("transfer", "is_only source state started_at finished_at"),
     ("transfer_progress", "name through row_count is_done"),

@@ -16,7 +16,8 @@ use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
 macro_rules! select_tenants {
     ($rest:literal) => {
         concat!(
-            "SELECT seq, uuid, name, description, max_webhooks, max_events_per_s, max_pending, created_at
+            "SELECT seq, uuid, name, description, max_webhooks, max_events_per_s, max_pending, max_tokens,
+                 max_stored_bytes, created_at
              FROM tenant WHERE deleted_at IS NULL ",
             $rest
         )
@@ -38,13 +39,14 @@ pub(super) async fn create(commit: &Commit, patch: &TenantPatch, now: UnixMicros
     patch.clone().apply(&mut tenant);
     commit.connection.execute(LOCK_NAMES, &[]).await?;
     refuse_taken_name(commit, &tenant).await?;
-    let [max_webhooks, max_events_per_s, max_pending] = columns(tenant.quotas);
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = columns(tenant.quotas);
     let row = commit
         .connection
         .query_one(
             "INSERT INTO tenant
-                 (uuid, name, description, max_webhooks, max_events_per_s, max_pending, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)
+                 (uuid, name, description, max_webhooks, max_events_per_s, max_pending, max_tokens,
+                  max_stored_bytes, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              RETURNING seq",
             &[
                 &tenant.uuid,
@@ -53,6 +55,8 @@ pub(super) async fn create(commit: &Commit, patch: &TenantPatch, now: UnixMicros
                 &max_webhooks,
                 &max_events_per_s,
                 &max_pending,
+                &max_tokens,
+                &max_stored_bytes,
                 &tenant.created_at,
             ],
         )
@@ -76,13 +80,23 @@ pub(super) async fn update(
         return Err(StoreError::Conflict(format!("the tenant `{}` keeps its name", found.name)).into());
     }
     refuse_taken_name(commit, &tenant).await?;
-    let [max_webhooks, max_events_per_s, max_pending] = columns(tenant.quotas);
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = columns(tenant.quotas);
     commit
         .connection
         .execute(
-            "UPDATE tenant SET name = $2, description = $3, max_webhooks = $4, max_events_per_s = $5, max_pending = $6
+            "UPDATE tenant SET name = $2, description = $3, max_webhooks = $4, max_events_per_s = $5, max_pending = $6,
+                 max_tokens = $7, max_stored_bytes = $8
              WHERE seq = $1",
-            &[&seq, &tenant.name, &text(&tenant.description), &max_webhooks, &max_events_per_s, &max_pending],
+            &[
+                &seq,
+                &tenant.name,
+                &text(&tenant.description),
+                &max_webhooks,
+                &max_events_per_s,
+                &max_pending,
+                &max_tokens,
+                &max_stored_bytes,
+            ],
         )
         .await?;
     record_deed(commit, "tenant.update", &tenant, now).await?;
@@ -187,13 +201,24 @@ fn record(row: &Row) -> Result<TenantRecord, Failure> {
         uuid: row.try_get(1)?,
         name: row.try_get(2)?,
         description: row.try_get(3)?,
-        quotas: Quotas { max_webhooks: quota(4)?, max_events_per_s: quota(5)?, max_pending: quota(6)? },
-        created_at: row.try_get(7)?,
+        quotas: Quotas {
+            max_webhooks: quota(4)?,
+            max_events_per_s: quota(5)?,
+            max_pending: quota(6)?,
+            max_tokens: quota(7)?,
+            max_stored_bytes: row.try_get::<_, Option<i64>>(8)?.and_then(|max| u64::try_from(max).ok()),
+        },
+        created_at: row.try_get(9)?,
     })
 }
 
-fn columns(quotas: Quotas) -> [Option<i64>; 3] {
-    [quotas.max_webhooks, quotas.max_events_per_s, quotas.max_pending].map(|max| max.map(i64::from))
+/// In the order of [`record`].
+fn columns(quotas: Quotas) -> [Option<i64>; 5] {
+    let Quotas { max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes } = quotas;
+    let counts = [max_webhooks, max_events_per_s, max_pending, max_tokens].map(|max| max.map(i64::from));
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens] = counts;
+    let max_stored_bytes = max_stored_bytes.map(|max| i64::try_from(max).unwrap_or(i64::MAX));
+    [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes]
 }
 
 /// Also checked by the index `tenant_name`. [`LOCK_NAMES`] is held.

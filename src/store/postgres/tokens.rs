@@ -23,7 +23,12 @@ macro_rules! select_tokens {
 }
 
 pub(super) async fn create(commit: &Commit, token: &NewToken) -> Result<TokenRecord, Failure> {
-    tenants::lock(commit, token.tenant).await?;
+    let tenant = tenants::lock(commit, token.tenant).await?;
+    if let Some(max) = tenant.quotas.max_tokens
+        && count(&commit.connection, token.tenant, token.now).await? >= i64::from(max)
+    {
+        return Err(StoreError::TooManyTokens { max }.into());
+    }
     let uuid = Uuid::new_v4();
     let scopes = token.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" ");
     let inserted = commit
@@ -48,6 +53,35 @@ pub(super) async fn create(commit: &Commit, token: &NewToken) -> Result<TokenRec
         expires_at: token.expires_at,
         last_used_at: None,
     })
+}
+
+/// How many are good at `now`. Served by the index `token_live`, of which it reads no others.
+pub(super) async fn count(connection: &Connection, tenant: TenantSeq, now: UnixMicros) -> Result<i64, Failure> {
+    let row = connection
+        .query_one(
+            "SELECT (
+                 SELECT count(*) FROM token WHERE tenant = $1 AND revoked_at IS NULL AND expires_at IS NULL
+             ) + (
+                 SELECT count(*) FROM token WHERE tenant = $1 AND revoked_at IS NULL AND expires_at > $2
+             )",
+            &[&tenant, &now],
+        )
+        .await?;
+    Ok(row.try_get(0)?)
+}
+
+/// Deletes at most `limit` that ended before `before`.
+pub(super) async fn purge(commit: &Commit, before: UnixMicros, limit: u32) -> Result<(), Failure> {
+    commit
+        .connection
+        .execute(
+            "DELETE FROM token WHERE seq IN (
+                 SELECT seq FROM token WHERE revoked_at < $1 OR expires_at < $1 ORDER BY seq LIMIT $2 FOR UPDATE
+             )",
+            &[&before, &i64::from(limit)],
+        )
+        .await
+        .map(drop)
 }
 
 /// Oldest first, without the revoked ones.

@@ -13,7 +13,7 @@ use super::accept::{self, Stored};
 use super::error::{is_passing, lacks_partition, store_error};
 use super::pool::Connection;
 use crate::delivery::id::EventSeq;
-use crate::store::counters::Counters;
+use crate::store::counters::{Counters, Usage};
 use crate::store::{Accepted, Act, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 
@@ -112,7 +112,7 @@ pub(super) struct Commit {
     counters: BTreeMap<TenantSeq, Counters>,
     slot: Option<Slot>,
     /// What is stored already, its counters too.
-    pending: BTreeMap<TenantSeq, i64>,
+    used: BTreeMap<TenantSeq, Usage>,
     newest: EventSeq,
 }
 
@@ -126,7 +126,7 @@ impl Commit {
             act: act.cloned(),
             counters: BTreeMap::new(),
             slot: None,
-            pending: BTreeMap::new(),
+            used: BTreeMap::new(),
             newest: EventSeq(0),
         })
     }
@@ -143,8 +143,8 @@ impl Commit {
 
     /// Takes note of events that were stored within it; returns their answers.
     pub(super) fn note_stored(&mut self, stored: Stored) -> Vec<Accepted> {
-        for (tenant, pending) in stored.pending {
-            *self.pending.entry(tenant).or_default() += pending;
+        for (tenant, used) in stored.used {
+            *self.used.entry(tenant).or_default() += used;
         }
         self.newest = self.newest.max(stored.newest);
         stored.accepted
@@ -195,8 +195,8 @@ impl Commit {
             }
             Ok(value) => {
                 // Before anybody is answered: who was admitted is counted here, or nowhere.
-                self.shared.gauges.add(self.counters.iter().map(|(tenant, added)| (*tenant, added.pending())));
-                self.shared.gauges.add(std::mem::take(&mut self.pending).into_iter());
+                self.shared.gauges.add(self.counters.iter().map(|(tenant, added)| (*tenant, added.usage())));
+                self.shared.gauges.add(std::mem::take(&mut self.used).into_iter());
                 self.shared.window.saw(self.newest);
                 ControlFlow::Break(Ok(value))
             }
@@ -215,12 +215,13 @@ impl Commit {
         let column = |of: fn(&Counters) -> i64| self.counters.values().map(of).collect::<Vec<_>>();
         self.connection
             .execute(
-                "INSERT INTO counters (tenant, slot, events, owed, delivered, dead, skipped, discarded, attempts)
-                 SELECT tenant, $1, events, owed, delivered, dead, skipped, discarded, attempts
+                "INSERT INTO counters
+                     (tenant, slot, events, owed, delivered, dead, skipped, discarded, attempts, stored_bytes)
+                 SELECT tenant, $1, events, owed, delivered, dead, skipped, discarded, attempts, stored_bytes
                  FROM unnest(
                      $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-                     $9::bigint[]
-                 ) AS added (tenant, events, owed, delivered, dead, skipped, discarded, attempts)
+                     $9::bigint[], $10::bigint[]
+                 ) AS added (tenant, events, owed, delivered, dead, skipped, discarded, attempts, stored_bytes)
                  ON CONFLICT (tenant, slot) DO UPDATE SET
                      events = counters.events + excluded.events,
                      owed = counters.owed + excluded.owed,
@@ -228,7 +229,8 @@ impl Commit {
                      dead = counters.dead + excluded.dead,
                      skipped = counters.skipped + excluded.skipped,
                      discarded = counters.discarded + excluded.discarded,
-                     attempts = counters.attempts + excluded.attempts",
+                     attempts = counters.attempts + excluded.attempts,
+                     stored_bytes = counters.stored_bytes + excluded.stored_bytes",
                 &[
                     &slot,
                     &self.counters.keys().copied().collect::<Vec<_>>(),
@@ -239,6 +241,7 @@ impl Commit {
                     &column(|added| added.skipped),
                     &column(|added| added.discarded),
                     &column(|added| added.attempts),
+                    &column(|added| added.stored_bytes),
                 ],
             )
             .await

@@ -173,13 +173,13 @@ impl Shared {
     }
 
     /// Lanes do not hold what they were not given, and after an error nobody knows what was committed. So all marks go,
-    /// and the lanes find what is owed in the queue; what they hold they pass over. Pending deliveries are counted anew.
+    /// and the lanes find what is owed in the queue; what they hold they pass over. What tenants use is counted anew.
     async fn settle_doubt(&self) -> Result<(), StoreError> {
         let Some(doubt) = *self.window.doubt.lock() else { return Ok(()) };
         let is_over = Instant::now() >= doubt.until;
         let connection = self.connections.get().await?;
         park(&connection, doubt.after, i64::MAX).await?;
-        self.gauges.set(counters::pending(&connection).await?);
+        self.gauges.set(counters::usage(&connection).await?);
         let mut now = self.window.doubt.lock();
         if is_over && now.is_some_and(|now| now.until == doubt.until) {
             *now = None;

@@ -100,5 +100,6 @@ fn accept_deliveries(commit: &mut Commit<'_>, new: &NewEvent, seq: EventSeq) -> 
     counters.events += 1;
     counters.owed += i64::try_from(new.owed.len()).unwrap_or(i64::MAX);
     counters.skipped += skipped;
+    counters.stored_bytes += i64::try_from(new.event.body().len()).unwrap_or(i64::MAX);
     Ok(rowless)
 }

@@ -1,15 +1,21 @@
 //! The audit log: lines that the calls of named callers leave, and reading them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use rusqlite::Row;
+use rusqlite::{Connection, Row};
 use uuid::Uuid;
 
 use super::listings::Listing;
+use super::tokens;
 use super::writer::{Commit, Failure};
+use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
+use crate::store::audit::{Gone, PURGE_ACTION};
 use crate::store::paging::{Collector, NO_WEBHOOK};
-use crate::store::{Actor, AuditEntry, AuditFilter, Deed, Page, PageOf};
+use crate::store::retention::MAX_PURGE_LINES;
+use crate::store::{Act, Actor, AuditEntry, AuditFilter, Deed, Page, PageOf};
+use crate::webhook::DEFAULT_TENANT;
 
 impl Commit<'_> {
     /// Adds a line to the audit log if the caller is named. For the end of a call, as what it did is certain then.
@@ -36,6 +42,52 @@ impl Commit<'_> {
         ))
         .map(drop)
     }
+}
+
+/// Whether any line, or any token, is from before `before`, and whether that something went is still to be noted.
+/// Served by the index `audit_at`.
+pub(super) fn look_for_old(connection: &Connection, before: UnixMicros) -> Result<[bool; 2], Failure> {
+    let has_old = connection.prepare_cached("SELECT 1 FROM audit WHERE at < ?1")?.exists([before])?;
+    let is_to_be_noted = connection.prepare_cached("SELECT 1 FROM audit_purge")?.exists(())?;
+    Ok([has_old || tokens::any_ended(connection, before)?, is_to_be_noted])
+}
+
+/// Deletes the oldest lines, and tokens, from before `before`, and counts them for [`note_purge`].
+pub(super) fn purge(commit: &mut Commit<'_>, before: UnixMicros) -> Result<(), Failure> {
+    commit.prepare("INSERT INTO audit_purging (before) VALUES (?1)")?.execute([before])?;
+    let deleted = commit
+        .prepare(
+            "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE at < ?1 ORDER BY at LIMIT ?2)
+             RETURNING tenant, at, action = ?3",
+        )?
+        .query_map((before, MAX_PURGE_LINES, PURGE_ACTION), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<Vec<_>, _>>()?;
+    commit.prepare("DELETE FROM audit_purging")?.execute(())?;
+    for Gone { tenant, lines, first_at, last_at } in Gone::gather(deleted) {
+        commit
+            .prepare(
+                "INSERT INTO audit_purge (tenant, lines, first_at, last_at) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (tenant) DO UPDATE SET
+                     lines = lines + ?2, first_at = min(first_at, ?3), last_at = max(last_at, ?4)",
+            )?
+            .execute((tenant, lines, first_at, last_at))?;
+    }
+    Ok(tokens::purge(commit, before, MAX_PURGE_LINES)?)
+}
+
+/// Adds a line for each tenant of which lines went.
+pub(super) fn note_purge(commit: &mut Commit<'_>, now: UnixMicros) -> Result<(), Failure> {
+    let gone = commit
+        .prepare("DELETE FROM audit_purge RETURNING tenant, lines, first_at, last_at")?
+        .query_map((), |row| {
+            Ok(Gone { tenant: row.get(0)?, lines: row.get(1)?, first_at: row.get(2)?, last_at: row.get(3)? })
+        })?
+        .collect::<Result<Vec<_>, _>>()?;
+    commit.act = Some(Arc::new(Act::of_server(DEFAULT_TENANT)));
+    for gone in gone {
+        commit.record(&gone.deed(now))?;
+    }
+    Ok(())
 }
 
 /// The columns that [`entry`] reads, in its order.

@@ -90,12 +90,12 @@ impl Source {
                 })?;
                 state.update(digests.get(table).to_string());
             }
-            let numbers: [Option<i64>; 5] = self.connection.query_row(
+            let numbers: [Option<i64>; 6] = self.connection.query_row(
                 "SELECT low_water, next_event, (SELECT max(seq) FROM audit), (SELECT min(seq) FROM event),
-                     (SELECT max(seq) FROM idempotency)
+                     (SELECT max(seq) FROM idempotency), (SELECT min(seq) FROM audit)
                  FROM progress",
                 (),
-                |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?]),
+                |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?]),
             )?;
             state.update(format!("{numbers:?}"));
             Ok(Identity { source: source.finalize().into(), state: state.finalize().into() })
@@ -139,6 +139,7 @@ impl Source {
             }
             Table::Tokens => "SELECT (SELECT min(seq) FROM token), (SELECT max(seq) FROM token)",
             Table::Audit => "SELECT (SELECT min(seq) FROM audit), (SELECT max(seq) FROM audit)",
+            Table::AuditPurges => "SELECT (SELECT min(tenant) FROM audit_purge), (SELECT max(tenant) FROM audit_purge)",
             Table::IdempotencyKeys => "SELECT (SELECT min(seq) FROM idempotency), (SELECT max(seq) FROM idempotency)",
             Table::ReplayJobs => "SELECT (SELECT min(seq) FROM replay_job), (SELECT max(seq) FROM replay_job)",
             Table::Events | Table::EventIds | Table::Deliveries => {
@@ -249,11 +250,12 @@ impl Source {
 fn select(table: Table) -> &'static str {
     match table {
         Table::Tenants => {
-            "SELECT seq, uuid, name, description, max_webhooks, max_events_per_s, max_pending, created_at, deleted_at
+            "SELECT seq, uuid, name, description, max_webhooks, max_events_per_s, max_pending, max_tokens,
+                 max_stored_bytes, created_at, deleted_at
              FROM tenant WHERE seq > ?1 ORDER BY seq"
         }
         Table::Counters => {
-            "SELECT tenant, events, owed, delivered, dead, skipped, discarded, attempts
+            "SELECT tenant, events, owed, delivered, dead, skipped, discarded, attempts, stored_bytes
              FROM counters WHERE tenant > ?1 ORDER BY tenant"
         }
         Table::Webhooks => {
@@ -274,6 +276,9 @@ fn select(table: Table) -> &'static str {
         Table::Audit => {
             "SELECT seq, uuid, at, tenant, actor_token, actor_name, action, target, target_name, fields, address
              FROM audit WHERE seq > ?1 ORDER BY seq"
+        }
+        Table::AuditPurges => {
+            "SELECT tenant, lines, first_at, last_at FROM audit_purge WHERE tenant > ?1 ORDER BY tenant"
         }
         Table::IdempotencyKeys => {
             "SELECT seq, tenant, key, body_hash, expires_at, receipts

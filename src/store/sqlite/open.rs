@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, sql: include_str!("../../../migrations/sqlite/0005_webhook_health.sql") },
     Migration { version: 6, sql: include_str!("../../../migrations/sqlite/0006_hops.sql") },
     Migration { version: 7, sql: include_str!("../../../migrations/sqlite/0007_checksum.sql") },
+    Migration { version: 8, sql: include_str!("../../../migrations/sqlite/0008_disk.sql") },
 ];
 
 /// The version of a database that is up to date.

@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::writer::{Commit, Failure, Size};
-use super::{SqliteStore, idempotency, replay};
+use super::{SqliteStore, audit, idempotency, replay};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::EventSeq;
 use crate::store::retention::{
-    Cutoffs, MAX_PURGE_BYTES, MAX_PURGE_ROWS, MAX_PURGE_SCAN_EVENTS, Purged, Retention, RetentionStore,
+    Cutoffs, MAX_PURGE_BYTES, MAX_PURGE_LINES, MAX_PURGE_ROWS, MAX_PURGE_SCAN_EVENTS, Purged, Retention, RetentionStore,
 };
 use crate::store::{StoreError, owed};
 use crate::webhook::TenantSeq;
@@ -149,6 +149,7 @@ fn delete_events(commit: &mut Commit<'_>, events: &[EventSeq], retention: &Reten
             ] {
                 commit.prepare(sql)?.execute([event])?;
             }
+            commit.counters(head.tenant).stored_bytes -= i64::try_from(head.body_bytes).unwrap_or(i64::MAX);
             count += 1;
         }
     }
@@ -215,6 +216,7 @@ fn delete_records(commit: &mut Commit<'_>, now: UnixMicros, jobs_before: UnixMic
 }
 
 const RECORDS_SIZE: Size = Size { rows: MAX_PURGE_RECORDS, bytes: 1 << 20, is_urgent: false, tenant: None };
+const LINES_SIZE: Size = Size { rows: 2 * MAX_PURGE_LINES as usize, bytes: 1 << 18, is_urgent: false, tenant: None };
 const RELEASE_SIZE: Size =
     Size { rows: RELEASED_PAGES as usize, bytes: (RELEASED_PAGES as usize) << 12, is_urgent: false, tenant: None };
 
@@ -266,10 +268,27 @@ impl RetentionStore for SqliteStore {
         self.writer.write(RECORDS_SIZE, move |commit| delete_records(commit, now, jobs_before)).await
     }
 
-    async fn newest_event_at(&self) -> Result<Option<UnixMicros>, StoreError> {
+    async fn purge_audit(&self, before: UnixMicros, now: UnixMicros) -> Result<bool, StoreError> {
+        let look = move |connection: &Connection| audit::look_for_old(connection, before);
+        let [has_old, is_to_be_noted] = self.readers.read_slowly(None, look).await?;
+        if has_old {
+            self.writer.write(LINES_SIZE, move |commit| audit::purge(commit, before)).await?;
+        } else if is_to_be_noted {
+            self.writer.write(Size::SMALL, move |commit| audit::note_purge(commit, now)).await?;
+        }
+        Ok(has_old)
+    }
+
+    async fn newest_at(&self) -> Result<Option<UnixMicros>, StoreError> {
         let newest = |connection: &Connection| {
-            let mut newest = connection.prepare_cached("SELECT accepted_at FROM event ORDER BY seq DESC LIMIT 1")?;
-            Ok(newest.query_row((), |row| row.get(0)).optional()?)
+            let mut newest = connection.prepare_cached(
+                "SELECT max(at) FROM (
+                     SELECT (SELECT accepted_at FROM event ORDER BY seq DESC LIMIT 1) AS at
+                     UNION ALL
+                     SELECT (SELECT at FROM audit ORDER BY seq DESC LIMIT 1)
+                 )",
+            )?;
+            Ok(newest.query_row((), |row| row.get(0))?)
         };
         self.readers.read(newest).await
     }

@@ -6,23 +6,25 @@ use uuid::Uuid;
 use super::listings;
 use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
-use crate::store::counters::Gauges;
+use crate::store::counters::{Gauges, Usage};
 use crate::store::paging::{page_by_uuid, start_by_uuid};
 use crate::store::{Deed, DeletedTenant, Page, PageOf, Quotas, StoreError, TenantPatch, TenantRecord};
 use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
 
 pub(super) fn read_gauges(connection: &Connection) -> rusqlite::Result<Gauges> {
-    let mut statement =
-        connection.prepare("SELECT tenant, owed - delivered - dead - skipped - discarded FROM counters")?;
-    let pending = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<Vec<_>, _>>()?;
-    Ok(Gauges::new(pending))
+    let mut statement = connection
+        .prepare("SELECT tenant, owed - delivered - dead - skipped - discarded, stored_bytes FROM counters")?;
+    let usage = |row: &Row<'_>| Ok((row.get(0)?, Usage { pending: row.get(1)?, stored_bytes: row.get(2)? }));
+    let usage = statement.query_map((), usage)?.collect::<Result<Vec<_>, _>>()?;
+    Ok(Gauges::new(usage))
 }
 
 /// The columns that [`record`] reads, in its order.
 macro_rules! select_tenants {
     ($rest:literal) => {
         concat!(
-            "SELECT seq, uuid, name, description, max_webhooks, max_events_per_s, max_pending, created_at
+            "SELECT seq, uuid, name, description, max_webhooks, max_events_per_s, max_pending, max_tokens,
+                 max_stored_bytes, created_at
              FROM tenant WHERE deleted_at IS NULL ",
             $rest
         )
@@ -40,13 +42,14 @@ pub(super) fn create(commit: &mut Commit<'_>, patch: &TenantPatch, now: UnixMicr
     };
     patch.clone().apply(&mut tenant);
     refuse_taken_name(commit, &tenant)?;
-    let Quotas { max_webhooks, max_events_per_s, max_pending } = tenant.quotas;
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = columns(tenant.quotas);
     tenant.seq = TenantSeq(
         commit
             .prepare(
                 "INSERT INTO tenant
-                     (uuid, name, description, max_webhooks, max_events_per_s, max_pending, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                     (uuid, name, description, max_webhooks, max_events_per_s, max_pending, max_tokens,
+                      max_stored_bytes, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?
             .insert((
                 tenant.uuid,
@@ -55,6 +58,8 @@ pub(super) fn create(commit: &mut Commit<'_>, patch: &TenantPatch, now: UnixMicr
                 max_webhooks,
                 max_events_per_s,
                 max_pending,
+                max_tokens,
+                max_stored_bytes,
                 now,
             ))?,
     );
@@ -75,13 +80,23 @@ pub(super) fn update(
         return Err(StoreError::Conflict(format!("the tenant `{}` keeps its name", found.name)).into());
     }
     refuse_taken_name(commit, &tenant)?;
-    let Quotas { max_webhooks, max_events_per_s, max_pending } = tenant.quotas;
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = columns(tenant.quotas);
     commit
         .prepare(
-            "UPDATE tenant SET name = ?2, description = ?3, max_webhooks = ?4, max_events_per_s = ?5, max_pending = ?6
+            "UPDATE tenant SET name = ?2, description = ?3, max_webhooks = ?4, max_events_per_s = ?5, max_pending = ?6,
+                 max_tokens = ?7, max_stored_bytes = ?8
              WHERE seq = ?1",
         )?
-        .execute((seq, &tenant.name, &tenant.description, max_webhooks, max_events_per_s, max_pending))?;
+        .execute((
+            seq,
+            &tenant.name,
+            &tenant.description,
+            max_webhooks,
+            max_events_per_s,
+            max_pending,
+            max_tokens,
+            max_stored_bytes,
+        ))?;
     record_deed(commit, "tenant.update", &tenant, now)?;
     Ok(tenant)
 }
@@ -162,9 +177,24 @@ fn record(row: &Row<'_>) -> rusqlite::Result<TenantRecord> {
         uuid: row.get(1)?,
         name: row.get(2)?,
         description: row.get(3)?,
-        quotas: Quotas { max_webhooks: row.get(4)?, max_events_per_s: row.get(5)?, max_pending: row.get(6)? },
-        created_at: row.get(7)?,
+        quotas: Quotas {
+            max_webhooks: row.get(4)?,
+            max_events_per_s: row.get(5)?,
+            max_pending: row.get(6)?,
+            max_tokens: row.get(7)?,
+            max_stored_bytes: row.get::<_, Option<i64>>(8)?.and_then(|max| u64::try_from(max).ok()),
+        },
+        created_at: row.get(9)?,
     })
+}
+
+/// In the order of [`record`].
+fn columns(quotas: Quotas) -> [Option<i64>; 5] {
+    let Quotas { max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes } = quotas;
+    let counts = [max_webhooks, max_events_per_s, max_pending, max_tokens].map(|max| max.map(i64::from));
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens] = counts;
+    let max_stored_bytes = max_stored_bytes.map(|max| i64::try_from(max).unwrap_or(i64::MAX));
+    [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes]
 }
 
 /// Also checked by the index `tenant_name`; asked first because the transaction must go on.

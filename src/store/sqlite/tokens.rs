@@ -11,7 +11,12 @@ use crate::store::{Deed, NewToken, Page, PageOf, Scope, StoreError, TokenRecord}
 use crate::webhook::TenantSeq;
 
 pub(super) fn create(commit: &mut Commit<'_>, token: &NewToken) -> Result<TokenRecord, Failure> {
-    super::tenants::find(commit.connection, token.tenant)?.ok_or(StoreError::NotFound)?;
+    let tenant = super::tenants::find(commit.connection, token.tenant)?.ok_or(StoreError::NotFound)?;
+    if let Some(max) = tenant.quotas.max_tokens
+        && count(commit.connection, token.tenant, token.now)? >= max
+    {
+        return Err(StoreError::TooManyTokens { max }.into());
+    }
     let known = commit.prepare("SELECT 1 FROM token WHERE hash = ?1")?.exists([&token.hash[..]])?;
     if known {
         return Err(StoreError::Conflict("there is such a token already".to_owned()).into());
@@ -40,6 +45,36 @@ pub(super) fn create(commit: &mut Commit<'_>, token: &NewToken) -> Result<TokenR
         expires_at: token.expires_at,
         last_used_at: None,
     })
+}
+
+/// How many are good at `now`. Served by the index `token_live`, of which it reads no others.
+pub(super) fn count(connection: &Connection, tenant: TenantSeq, now: UnixMicros) -> rusqlite::Result<u32> {
+    connection
+        .prepare_cached(
+            "SELECT (
+                 SELECT count(*) FROM token WHERE tenant = ?1 AND revoked_at IS NULL AND expires_at IS NULL
+             ) + (
+                 SELECT count(*) FROM token WHERE tenant = ?1 AND revoked_at IS NULL AND expires_at > ?2
+             )",
+        )?
+        .query_row((tenant, now), |row| row.get(0))
+}
+
+/// Whether any ended before `before`.
+pub(super) fn any_ended(connection: &Connection, before: UnixMicros) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM token WHERE revoked_at < ?1 OR expires_at < ?1")?.exists([before])
+}
+
+/// Deletes at most `limit` that ended before `before`.
+pub(super) fn purge(commit: &Commit<'_>, before: UnixMicros, limit: u32) -> rusqlite::Result<()> {
+    commit
+        .prepare(
+            "DELETE FROM token WHERE seq IN (
+                 SELECT seq FROM token WHERE revoked_at < ?1 OR expires_at < ?1 ORDER BY seq LIMIT ?2
+             )",
+        )?
+        .execute((before, limit))
+        .map(drop)
 }
 
 /// Oldest first, without the revoked ones.

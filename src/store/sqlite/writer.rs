@@ -269,11 +269,13 @@ impl<'c> Commit<'c> {
     fn write_counters(&self) -> rusqlite::Result<()> {
         for (tenant, add) in &self.state.counters {
             self.prepare(
-                "INSERT INTO counters (tenant, events, owed, delivered, dead, skipped, discarded, attempts)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                "INSERT INTO counters
+                     (tenant, events, owed, delivered, dead, skipped, discarded, attempts, stored_bytes)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
                  ON CONFLICT (tenant) DO UPDATE SET
                      events = events + ?2, owed = owed + ?3, delivered = delivered + ?4, dead = dead + ?5,
-                     skipped = skipped + ?6, discarded = discarded + ?7, attempts = attempts + ?8",
+                     skipped = skipped + ?6, discarded = discarded + ?7, attempts = attempts + ?8,
+                     stored_bytes = stored_bytes + ?9",
             )?
             .execute((
                 tenant,
@@ -284,6 +286,7 @@ impl<'c> Commit<'c> {
                 add.skipped,
                 add.discarded,
                 add.attempts,
+                add.stored_bytes,
             ))?;
         }
         Ok(())

@@ -54,6 +54,8 @@ pub(in crate::store) enum Table {
     WebhookHealth,
     Tokens,
     Audit,
+    /// What purges of it have deleted and it does not say yet.
+    AuditPurges,
     IdempotencyKeys,
     ReplayJobs,
     Events,
@@ -64,7 +66,7 @@ pub(in crate::store) enum Table {
 }
 
 impl Table {
-    pub(in crate::store) const ALL: [Self; 13] = [
+    pub(in crate::store) const ALL: [Self; 14] = [
         Self::Keys,
         Self::Tenants,
         Self::Counters,
@@ -72,6 +74,7 @@ impl Table {
         Self::WebhookHealth,
         Self::Tokens,
         Self::Audit,
+        Self::AuditPurges,
         Self::IdempotencyKeys,
         Self::ReplayJobs,
         Self::Events,
@@ -104,6 +107,7 @@ impl Table {
             Self::WebhookHealth => "webhook health",
             Self::Tokens => "tokens",
             Self::Audit => "audit log",
+            Self::AuditPurges => "audit purges",
             Self::IdempotencyKeys => "idempotency keys",
             Self::ReplayJobs => "replay jobs",
             Self::Events => "events",

@@ -28,6 +28,7 @@ impl Written {
             Table::WebhookHealth => &WEBHOOK_HEALTH,
             Table::Tokens => &TOKENS,
             Table::Audit => &AUDIT,
+            Table::AuditPurges => &AUDIT_PURGES,
             Table::IdempotencyKeys => &IDEMPOTENCY_KEYS,
             Table::ReplayJobs => &REPLAY_JOBS,
             Table::Events => &EVENTS,
@@ -71,6 +72,8 @@ static TENANTS: Written = written(
         ("max_webhooks", Type::INT8),
         ("max_events_per_s", Type::INT8),
         ("max_pending", Type::INT8),
+        ("max_tokens", Type::INT8),
+        ("max_stored_bytes", Type::INT8),
         ("created_at", Type::INT8),
         ("deleted_at", Type::INT8),
     ],
@@ -87,6 +90,7 @@ static COUNTERS: Written = written(
         ("skipped", Type::INT8),
         ("discarded", Type::INT8),
         ("attempts", Type::INT8),
+        ("stored_bytes", Type::INT8),
         ("slot", Type::INT4),
     ],
 );
@@ -164,6 +168,11 @@ static AUDIT: Written = written(
         ("fields", Type::TEXT),
         ("address", Type::TEXT),
     ],
+);
+
+static AUDIT_PURGES: Written = written(
+    "audit_purge",
+    &[("tenant", Type::INT8), ("lines", Type::INT8), ("first_at", Type::INT8), ("last_at", Type::INT8)],
 );
 
 static IDEMPOTENCY_KEYS: Written = written(

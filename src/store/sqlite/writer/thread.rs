@@ -222,7 +222,7 @@ fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>])
     let written = write();
     if written.is_ok() {
         // Before anybody is answered: who was admitted is counted here, or nowhere.
-        state.gauges.add(state.counters.iter().map(|(tenant, counters)| (*tenant, counters.pending())));
+        state.gauges.add(state.counters.iter().map(|(tenant, counters)| (*tenant, counters.usage())));
     }
     state.counters.clear();
     if written.is_ok() {

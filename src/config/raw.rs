@@ -1,0 +1,205 @@
+//! The settings as a layer gives them, and the lowest layer.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Count, Keep, Location, Port, Resolver, Size, Span};
+use crate::delivery::client::DEFAULT_CONNECT_TIMEOUT;
+use crate::delivery::retry::Schedule;
+use crate::engine::DEFAULT_IDEMPOTENCY_TTL;
+use crate::engine::nodes::{DEFAULT_LEASE, DEFAULT_POLL_INTERVAL};
+use crate::store::postgres::DEFAULT_MAX_CONNECTIONS;
+use crate::store::{BYTES_QUOTA, QUOTA, Quotas};
+use crate::telemetry::LogFormat;
+
+/// How long events, deliveries that ended well and attempts are kept.
+const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
+/// How long deliveries that did not end well are kept: somebody may want them yet.
+const DEFAULT_RETENTION_DEAD: Duration = Duration::from_hours(90 * 24);
+/// How long the audit log is kept.
+const DEFAULT_RETENTION_AUDIT: Duration = Duration::from_hours(365 * 24);
+
+/// One layer of settings, each as somebody gave it or left it out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields)]
+pub struct RawConfig {
+    /// Listen on this address; port 0 takes a free one [default: 127.0.0.1:4665]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Keep everything in this folder [default: ./postrider-data]
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+    /// Keep events in this database instead, as in `postgres://user@host/database` [default: embedded]
+    #[arg(long, value_name = "URL")]
+    pub store: Option<Location>,
+    /// Open at most this many connections to the database [default: 16]
+    #[arg(long, value_name = "COUNT")]
+    pub store_connections: Option<NonZeroU32>,
+    /// Use a database that can lose what it committed, because its fsync is off
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_unsafe_store: Option<bool>,
+    /// Call this node so among those that share its database [default: host name and port]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Let other nodes take over when this one is silent for so long [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub lease: Option<Span>,
+    /// Look this often for what other nodes left or changed, beside their hints [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    pub poll_interval: Option<Span>,
+    /// Wait this long for attempts under way when stopping [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub drain_timeout: Option<Span>,
+    /// Let webhooks reach this private network (repeatable)
+    #[arg(long, value_name = "CIDR")]
+    pub allow_private: Option<Vec<IpNet>>,
+    /// Let webhooks reach every private address but link-local ones and those of cloud metadata services
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_private_destinations: Option<bool>,
+    /// Let webhooks reach this port, although it belongs to a database, mail or the like, as 9200 (repeatable)
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+    pub allow_ports: Option<Vec<Port>>,
+    /// Let webhooks leave it to their proxies to resolve names, which no address check sees
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_proxy_resolution: Option<bool>,
+    /// Refuse webhooks whose URL is not https
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub https_only: Option<bool>,
+    /// Resolve host names with this resolver [default: hickory]
+    #[arg(long, value_name = "RESOLVER")]
+    pub resolver: Option<Resolver>,
+    /// Trust the operating system's certificate authorities too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub native_roots: Option<bool>,
+    /// Give a connection this long to be made [default: 5s]
+    #[arg(long, value_name = "DURATION")]
+    pub connect_timeout: Option<Span>,
+    /// Make at most this many attempts at once, over all webhooks [default: 1024]
+    #[arg(long, value_name = "COUNT")]
+    pub max_in_flight: Option<NonZeroUsize>,
+    /// Keep at most this many deliveries of one webhook in memory; more wait on disk [default: 8192]
+    #[arg(long, value_name = "COUNT")]
+    pub max_lane_deliveries: Option<NonZeroUsize>,
+    /// Keep at most this many bytes of events in memory; more wait on disk [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub max_memory: Option<Size>,
+    /// Let the database grow to this size, or `unlimited` [default: unlimited]
+    #[arg(long, value_name = "SIZE")]
+    pub max_database_size: Option<Size>,
+    /// Wait so long between attempts, for webhooks that set nothing else [default: 1s,2s,4s,30s,2m,…]
+    #[arg(long, value_name = "DURATIONS", value_delimiter = ',')]
+    pub retry_schedule: Option<Vec<Span>>,
+    /// Open a webhook's circuit after this many failed attempts in a row [default: 5]
+    #[arg(long, value_name = "COUNT")]
+    pub circuit_threshold: Option<NonZeroU32>,
+    /// Leave an open circuit alone for so long before an attempt is made to find out [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub circuit_cool_down: Option<Span>,
+    /// Double that with each attempt that fails, up to this [default: 1h]
+    #[arg(long, value_name = "DURATION")]
+    pub circuit_max_cool_down: Option<Span>,
+    /// Keep events this long, if all of their deliveries have ended, or `forever` [default: 30d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_events: Option<Keep>,
+    /// Keep delivered and skipped deliveries at least this long, or `forever` [default: 30d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_delivered: Option<Keep>,
+    /// Keep dead and discarded deliveries at least this long, or `forever` [default: 90d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_dead: Option<Keep>,
+    /// Keep the log of attempts at most this long, or `forever` [default: 30d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_attempts: Option<Keep>,
+    /// Keep the audit log this long, and tokens after they ended, or `forever` [default: 365d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_audit: Option<Keep>,
+    /// Know requests with an Idempotency-Key this long [default: 1d]
+    #[arg(long, value_name = "DURATION")]
+    pub idempotency_ttl: Option<Span>,
+    /// Accept at most this many events a second from a tenant made from now on, or `unlimited` [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    pub new_tenant_max_events_per_s: Option<Count>,
+    /// Let at most this many deliveries of such a tenant be pending, or `unlimited` [default: 1000000]
+    #[arg(long, value_name = "COUNT")]
+    pub new_tenant_max_pending: Option<Count>,
+    /// Let such a tenant have at most this many webhooks, or `unlimited` [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    pub new_tenant_max_webhooks: Option<Count>,
+    /// Let such a tenant have at most this many tokens, or `unlimited` [default: 100]
+    #[arg(long, value_name = "COUNT")]
+    pub new_tenant_max_tokens: Option<Count>,
+    /// Keep at most so much of events of such a tenant, or `unlimited` [default: 10GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub new_tenant_max_stored_bytes: Option<Size>,
+    /// Write the log as text or as one JSON object a line [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Log what this filter lets through, as in `info,postrider=debug` [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// The lowest layer: a value for every setting.
+pub(super) fn defaults() -> RawConfig {
+    RawConfig {
+        listen: Some(SocketAddr::from(([127, 0, 0, 1], 4665))),
+        data: Some(PathBuf::from("./postrider-data")),
+        store: Some(Location::Embedded),
+        store_connections: NonZeroU32::new(DEFAULT_MAX_CONNECTIONS),
+        allow_unsafe_store: Some(false),
+        node_name: Some(String::new()),
+        lease: Some(Span(DEFAULT_LEASE)),
+        poll_interval: Some(Span(DEFAULT_POLL_INTERVAL)),
+        drain_timeout: Some(Span(Duration::from_secs(30))),
+        allow_private: Some(Vec::new()),
+        allow_private_destinations: Some(false),
+        allow_ports: Some(Vec::new()),
+        allow_proxy_resolution: Some(false),
+        https_only: Some(false),
+        resolver: Some(Resolver::Hickory),
+        native_roots: Some(false),
+        connect_timeout: Some(Span(DEFAULT_CONNECT_TIMEOUT)),
+        max_in_flight: NonZeroUsize::new(1024),
+        max_lane_deliveries: NonZeroUsize::new(8192),
+        max_memory: Some(Size::Bytes(64 << 20)),
+        max_database_size: Some(Size::Unlimited),
+        retry_schedule: Some(Schedule::server().delays().iter().copied().map(Span).collect()),
+        circuit_threshold: NonZeroU32::new(5),
+        circuit_cool_down: Some(Span(Duration::from_secs(30))),
+        circuit_max_cool_down: Some(Span(Duration::from_hours(1))),
+        retention_events: Some(Keep::For(DEFAULT_RETENTION)),
+        retention_delivered: Some(Keep::For(DEFAULT_RETENTION)),
+        retention_dead: Some(Keep::For(DEFAULT_RETENTION_DEAD)),
+        retention_attempts: Some(Keep::For(DEFAULT_RETENTION)),
+        retention_audit: Some(Keep::For(DEFAULT_RETENTION_AUDIT)),
+        idempotency_ttl: Some(Span(DEFAULT_IDEMPOTENCY_TTL)),
+        new_tenant_max_events_per_s: Some(Count::Of(1_000)),
+        new_tenant_max_pending: Some(Count::Of(1_000_000)),
+        new_tenant_max_webhooks: Some(Count::Of(1_000)),
+        new_tenant_max_tokens: Some(Count::Of(100)),
+        new_tenant_max_stored_bytes: Some(Size::Bytes(10 << 30)),
+        log_format: Some(LogFormat::Text),
+        log: Some("info".to_owned()),
+    }
+}
+
+/// The setting that is more than a quota may be, and why it is wrong.
+pub(super) fn beyond_quota(quotas: &Quotas) -> Option<(&'static str, String)> {
+    let counts = [
+        ("new_tenant_max_webhooks", quotas.max_webhooks),
+        ("new_tenant_max_events_per_s", quotas.max_events_per_s),
+        ("new_tenant_max_pending", quotas.max_pending),
+        ("new_tenant_max_tokens", quotas.max_tokens),
+    ];
+    let beyond = counts.into_iter().find(|(_, max)| max.is_some_and(|max| !QUOTA.contains(&max)));
+    if let Some((key, _)) = beyond {
+        return Some((key, format!("must be at most {}, or unlimited", QUOTA.end())));
+    }
+    let is_beyond = quotas.max_stored_bytes.is_some_and(|max| !BYTES_QUOTA.contains(&max));
+    is_beyond.then(|| ("new_tenant_max_stored_bytes", "must be at most 1024TiB, or unlimited".to_owned()))
+}
