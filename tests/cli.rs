@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json as object};
 
 const SECRET: &str = "a secret of enough characters";
 const WAIT: Duration = Duration::from_secs(30);
@@ -237,6 +237,7 @@ fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
     let mut command = postrider(folder.path(), &["config", "--json", "--listen", "127.0.0.1:1003"]);
     command.env("POSTRIDER_LISTEN", "127.0.0.1:1002").env("POSTRIDER_DRAIN_TIMEOUT", "90s");
     command.env("POSTRIDER_RETRY_SCHEDULE", "1s, 500ms").env("POSTRIDER_ADMIN_TOKEN", "not to be shown");
+    command.env("POSTRIDER_NEW_TENANT_MAX_TOKENS", "unlimited").env("POSTRIDER_NEW_TENANT_MAX_PENDING", "5");
     let output = run(command.env("POSTRIDER_ADMIN_TOKEN", "not-to-be-shown-anywhere"));
     expect_exit(&output, 0);
     let shown = json(&output.stdout);
@@ -248,6 +249,10 @@ fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
     expect("allow_private", vec!["10.0.0.0/8"].into(), "file");
     expect("allow_ports", vec![9200].into(), "file");
     expect("max_memory", "64MiB".into(), "default");
+    expect("new_tenant_max_tokens", "unlimited".into(), "env");
+    expect("new_tenant_max_pending", 5.into(), "env");
+    expect("new_tenant_max_webhooks", 1_000.into(), "default");
+    expect("retention_audit", "365d".into(), "default");
     expect("admin_token", "set".into(), "env");
     expect("master_key", "not set".into(), "default");
     assert!(!text(&output.stdout).contains("not-to-be-shown"));
@@ -305,6 +310,12 @@ fn a_mistake_in_the_settings_is_named_with_its_place() {
     assert!(zero.contains("max_in_flight (file): must be at least 3"), "{zero}");
     let variable = config("", ("POSTRIDER_NATIVE_ROOTS", "perhaps"));
     assert!(variable.contains("POSTRIDER_NATIVE_ROOTS") && variable.contains("true or false"), "{variable}");
+    let count = config("", ("POSTRIDER_NEW_TENANT_MAX_TOKENS", "many"));
+    assert!(count.contains("POSTRIDER_NEW_TENANT_MAX_TOKENS") && count.contains("no count"), "{count}");
+    let unlimited = config("", ("POSTRIDER_MAX_IN_FLIGHT", "unlimited"));
+    assert!(unlimited.contains("POSTRIDER_MAX_IN_FLIGHT"), "{unlimited}");
+    let beyond = config("new_tenant_max_tokens = 1000000001\n", none);
+    assert!(beyond.contains("new_tenant_max_tokens (file): must be at most 1000000000"), "{beyond}");
     let key = config("", ("POSTRIDER_MASTER_KEY", "short"));
     assert!(key.contains("POSTRIDER_MASTER_KEY") && key.contains("32 bytes"), "{key}");
     let missing = config("", ("POSTRIDER_CONFIG", "/nowhere/postrider.toml"));
@@ -552,6 +563,11 @@ fn a_tenant_has_its_own_webhooks_and_its_acts_are_listed() {
     let server = Server::start();
     let made = server.ask(&["tenant", "create", "blue", "--max-webhooks", "1", "--description", "\u{1b}[2Jblue"]);
     assert_eq!(made["quotas"]["max_webhooks"], 1);
+    let defaults = object!({
+        "max_webhooks": 1, "max_events_per_s": 1_000, "max_pending": 1_000_000, "max_tokens": 100,
+        "max_stored_bytes": 10_u64 << 30,
+    });
+    assert_eq!(made["quotas"], defaults, "the others are the server's for new tenants");
     let webhook = ["webhook", "create", "--name", "siem", "--url", "http://127.0.0.1:1999", "--topic", "a", "--tenant"];
     let refused = run(&mut server.command(&[&webhook[..], &["nobody"]].concat()));
     expect_exit(&refused, 1);
@@ -567,6 +583,18 @@ fn a_tenant_has_its_own_webhooks_and_its_acts_are_listed() {
     assert!(shown.contains("1 of 1") && shown.contains("\\u{1b}[2Jblue") && !shown.contains('\u{1b}'), "{shown}");
     let changed = server.ask(&["tenant", "update", "blue", "--max-webhooks", "unlimited"]);
     assert_eq!(changed["quotas"]["max_webhooks"], Value::Null);
+    let quotas = ["--max-stored-bytes", "20GiB", "--max-tokens", "unlimited"];
+    let changed = server.ask(&[&["tenant", "update", "blue"], &quotas[..]].concat());
+    assert_eq!(
+        (&changed["quotas"]["max_stored_bytes"], &changed["quotas"]["max_tokens"]),
+        (&(20_u64 << 30).into(), &Value::Null)
+    );
+    let shown = text(&run(&mut server.command(&["tenant", "show", "blue"])).stdout);
+    assert!(shown.contains("0B of 20GiB") && shown.contains("0 of unlimited"), "{shown}");
+    let none = ["--max-stored-bytes", "unlimited", "--max-events-per-s", "unlimited"];
+    let made = server.ask(&[&["tenant", "create", "green"], &none[..]].concat());
+    assert_eq!(made["quotas"]["max_stored_bytes"], Value::Null);
+    expect_exit(&run(&mut server.command(&["tenant", "update", "blue", "--max-stored-bytes", "much"])), 2);
     let table = text(&run(&mut server.command(&["tenant", "list"])).stdout);
     assert!(table.contains("default") && table.contains("unlimited"), "{table}");
 
@@ -577,7 +605,7 @@ fn a_tenant_has_its_own_webhooks_and_its_acts_are_listed() {
     server.ask(&["tenant", "delete", "blue", "--yes", "--force"]);
     let acts = server.ask(&["audit", "list", "--action", "tenant"]);
     let actions: Vec<_> = acts["items"].as_array().unwrap().iter().map(|act| act["action"].clone()).collect();
-    assert_eq!(actions, ["tenant.delete", "tenant.update", "tenant.create"]);
+    assert_eq!(actions, ["tenant.delete", "tenant.create", "tenant.update", "tenant.update", "tenant.create"]);
     let table = text(&run(&mut server.command(&["audit", "list", "--limit", "1"])).stdout);
     assert!(table.contains("tenant.delete") && table.contains("127.0.0.1"), "{table}");
 }

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Method;
+use postrider::store::sqlite::DATABASE_FILE;
 use program::{Caller, Program};
 use receiver::{Answer, TestReceiver};
 use serde_json::{Value, json};
@@ -138,4 +139,10 @@ async fn every_accepted_event_is_delivered_though_the_server_crashes_again_and_a
     assert!(repeated <= most, "{repeated} deliveries arrived again, more than can have been under way");
     println!("{} accepted, {} arrived, {repeated} of them again after a crash", accepted.len(), arrived.len());
     assert_eq!(stats["events"].as_u64(), Some(arrived.len() as u64), "what was stored is what arrived");
+
+    server.kill();
+    let database = rusqlite::Connection::open(folder.path().join("data").join(DATABASE_FILE)).unwrap();
+    let bytes = "SELECT (SELECT sum(length(body)) FROM event), (SELECT sum(stored_bytes) FROM counters)";
+    let (there, counted): (i64, i64) = database.query_row(bytes, (), |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    assert_eq!(counted, there, "what is stored is what was counted");
 }

@@ -332,3 +332,31 @@ async fn every_act_leaves_one_line_and_looking_leaves_none() {
     }
     world.server.stop().await;
 }
+
+#[tokio::test]
+async fn every_act_of_a_tenant_counts_against_its_rate_before_anything_is_done() {
+    let world = World::new().await;
+    let theirs = world.token("others", &["admin", "publish"]).await;
+    let nothing = format!("/api/v1/tokens/{}", uuid::Uuid::nil());
+    let use_up = async || while world.request("DELETE", &nothing, &theirs, "", "").await.status == 404 {};
+    use_up().await;
+    let (before, lines) = (world.state().await, world.acts().await.len());
+    let mut acts = 0;
+    for route in routes().iter().filter(|route| !route.is_open) {
+        let named = format!("{} {}", route.method, route.path);
+        // A fifth of a second is enough for another act.
+        use_up().await;
+        let answer = world.call(route, &theirs, "").await;
+        if route.method != "GET" && route.scope() == "admin" {
+            assert_eq!(answer.status, 429, "{named}: {}", answer.body);
+            assert_eq!(answer.header("retry-after"), Some("1"), "{named}");
+            assert_eq!(answer.json()["type"], "urn:postrider:problem:too-many-acts", "{named}");
+            acts += 1;
+        } else {
+            assert_ne!(answer.status, 429, "{named}: {}", answer.body);
+        }
+    }
+    assert!(acts >= 10, "{acts} acts were tried");
+    assert_eq!((world.state().await, world.acts().await.len()), (before, lines), "nothing was done");
+    world.server.stop().await;
+}

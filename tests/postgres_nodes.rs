@@ -400,3 +400,22 @@ async fn hints_reach_the_others() {
     one.cluster().hint(Hint::Shards);
     assert_eq!(heard.recv().await, Some(Hint::Shards));
 }
+
+#[tokio::test]
+async fn what_others_have_stored_is_known_after_a_look() {
+    let server = server().await;
+    let (one, two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    let event = |id: &str, bytes: usize| {
+        let topic = postrider::topic::Topic::parse("a.b").unwrap();
+        let event = postrider::event::Event::from_stored(id.into(), topic, "".into(), vec![b'x'; bytes].into());
+        postrider::store::NewEvent { tenant: DEFAULT_TENANT, event, accepted_at: at(1), owed: Vec::new() }
+    };
+    one.store.accept(vec![event("e1", 100_000)]).await.unwrap();
+    two.store.accept(vec![event("e1", 7), event("e2", 20)]).await.unwrap();
+    let stored = || [&one, &two].map(|member| member.store.stored_bytes(DEFAULT_TENANT));
+    assert_eq!(stored(), [100_000, 20]);
+    for member in [&one, &two] {
+        member.cluster().changes(None).await.unwrap();
+    }
+    assert_eq!(stored(), [100_020; 2]);
+}

@@ -24,7 +24,7 @@ use postrider::store::{
     SettleBatch, Settlement, Share, Store, StoreError,
 };
 use postrider::topic::{Pattern, Topic};
-use postrider::webhook::{DEFAULT_TENANT, Webhook, WebhookSeq, WebhookSettings};
+use postrider::webhook::{DEFAULT_TENANT, TenantSeq, Webhook, WebhookSeq, WebhookSettings};
 
 use crate::postgres_server::Cluster;
 
@@ -417,4 +417,37 @@ async fn a_partition_that_is_gone_is_made_again() {
             Settlement { key, attempt: None, round_attempts: 1, transition: Transition::delivered(), at: at(2) };
         store.settle(Arc::new(SettleBatch { settlements: vec![settlement], ..SettleBatch::default() })).await.unwrap();
     }
+}
+
+/// What makes a database of the schema before stored bytes were counted out of a new one.
+const BACK_TO_7: &str = "
+    DROP TRIGGER audit_stays_in_full ON audit;
+    DROP FUNCTION refuse_deletion_from_audit;
+    DROP INDEX token_live;
+    DROP INDEX audit_at;
+    DROP TABLE audit_purge;
+    ALTER TABLE counters DROP COLUMN stored_bytes;
+    ALTER TABLE tenant DROP COLUMN max_tokens, DROP COLUMN max_stored_bytes;
+    DELETE FROM counters WHERE tenant = 3;
+    UPDATE counters SET slot = 3 WHERE tenant = 2;
+    DELETE FROM schema_version WHERE version = 8;";
+
+#[tokio::test]
+async fn what_was_stored_before_it_was_counted_counts() {
+    let server = start().await;
+    let store = open(&server).await;
+    let of = |tenant, id: &str, bytes: usize| {
+        let event = Event::from_stored(id.into(), Topic::parse("a.b").unwrap(), "".into(), vec![b'x'; bytes].into());
+        NewEvent { tenant: TenantSeq(tenant), event, accepted_at: at(1), owed: Vec::new() }
+    };
+    store.accept(vec![of(1, "a", 10), of(2, "a", 200_000), of(1, "b", 70_000), of(3, "a", 5)]).await.unwrap();
+    store.close().await;
+    server.execute(DATABASE, BACK_TO_7).await;
+    let (store, other) = tokio::join!(open(&server), open(&server));
+    for store in [&store, &other] {
+        let counted = [1, 2, 3, 4].map(|tenant| store.stored_bytes(TenantSeq(tenant)));
+        assert_eq!(counted, [70_010, 200_000, 5, 0]);
+    }
+    store.accept(vec![of(3, "b", 6)]).await.unwrap();
+    assert_eq!(store.stored_bytes(TenantSeq(3)), 11);
 }

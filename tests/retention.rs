@@ -23,7 +23,7 @@ use postrider::engine::{DEFAULT_IDEMPOTENCY_TTL, Engine, EngineSettings};
 use postrider::event::Event;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{DATABASE_FILE, SqliteOptions, SqliteStore};
-use postrider::store::{DeliveryFilter, EventFilter, Page, Quotas, Stats};
+use postrider::store::{Act, Actor, AuditFilter, DeliveryFilter, EventFilter, Page, Quotas, Stats, TenantPatch};
 use postrider::topic::Topic;
 use postrider::webhook::{DEFAULT_TENANT, WebhookPatch};
 use receiver::TestReceiver;
@@ -227,4 +227,59 @@ async fn a_clock_that_is_wrong_for_a_while_deletes_nothing() {
             wait_for_events(&other, 0).await;
         }
     }
+}
+
+/// The actions in the audit log, newest first.
+async fn acts(engine: &Engine) -> Vec<String> {
+    let page = Page { limit: 100, cursor: None };
+    let lines = engine.store().audit(&AuditFilter::default(), page).await.unwrap().items;
+    lines.into_iter().map(|line| line.action).collect()
+}
+
+async fn wait_for_acts(engine: &Engine, expected: &[&str]) {
+    for _ in 0..3_000 {
+        if acts(engine).await == expected {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{:?}", acts(engine).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_lines_of_the_audit_log_go_once_the_clock_is_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(START));
+    let engine = start(folder.path(), &clock).await;
+    let actor = Some(Actor { token: None, name: "ops".to_owned() });
+    let act = || Act { actor: actor.clone(), ..Act::from(DEFAULT_TENANT) };
+    let named = |name: &str| TenantPatch { name: Some(name.to_owned()), ..TenantPatch::default() };
+    let blue = engine.create_tenant(act(), named("blue")).await.unwrap();
+    clock.advance(Duration::from_secs(30));
+    engine.update_tenant(act(), blue.seq, named("green")).await.unwrap();
+    engine.drain(Duration::from_secs(10)).await;
+
+    // There is no event, and a start whose clock is a year ahead deletes no act.
+    clock.advance(366 * DAY);
+    let engine = start(folder.path(), &clock).await;
+    for _ in 0..3_000 {
+        if engine.is_clock_doubted() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(5 * retention().interval).await;
+    assert!(engine.is_clock_doubted());
+    assert_eq!(acts(&engine).await, ["tenant.update", "tenant.create"]);
+    confirm_clock(&engine).await;
+    wait_for_acts(&engine, &["audit.purge"]).await;
+    engine.drain(Duration::from_secs(10)).await;
+
+    // The line about it goes in its time, and leaves none.
+    clock.advance(366 * DAY);
+    let engine = start(folder.path(), &clock).await;
+    confirm_clock(&engine).await;
+    wait_for_acts(&engine, &[]).await;
+    tokio::time::sleep(5 * retention().interval).await;
+    assert!(acts(&engine).await.is_empty());
 }

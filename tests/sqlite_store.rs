@@ -14,14 +14,15 @@ use postrider::clock::UnixMicros;
 use postrider::delivery::Transition;
 use postrider::event::Event;
 use postrider::signing::SigningKeys;
+use postrider::store::RetentionStore;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{DATABASE_FILE, SqliteOptions, SqliteStore};
 use postrider::store::{
-    Accepted, AttemptRecord, DeliveryKey, Disposition, EventFilter, EventSeq, NewEvent, OpenError, Owed, Page,
-    SettleBatch, Settlement, Store, StoreError,
+    Accepted, Act, Actor, AttemptRecord, Deed, DeliveryKey, Disposition, EventFilter, EventSeq, NewEvent, OpenError,
+    Owed, Page, SettleBatch, Settlement, Store, StoreError,
 };
 use postrider::topic::{Pattern, Topic};
-use postrider::webhook::{DEFAULT_TENANT, Webhook, WebhookRecord, WebhookSeq, WebhookSettings};
+use postrider::webhook::{DEFAULT_TENANT, TenantSeq, Webhook, WebhookRecord, WebhookSeq, WebhookSettings};
 
 const KEY: [u8; 32] = [7; 32];
 const NOW: UnixMicros = UnixMicros(1_790_000_000_000_000);
@@ -399,4 +400,58 @@ async fn a_check_fails_while_accepting_would_and_leaves_nothing() {
     store.settle(Arc::new(delivered(first, webhook.seq))).await.unwrap();
     store.settle(Arc::new(delivered(second, webhook.seq))).await.unwrap();
     assert_eq!(store.unsettled(EventSeq(0), 10).await.unwrap().len(), 0);
+}
+
+/// What makes a folder of the schema before stored bytes were counted out of a new one.
+const BACK_TO_7: &str = "
+    DROP INDEX token_live;
+    DROP INDEX audit_at;
+    DROP TRIGGER audit_stays;
+    CREATE TRIGGER audit_stays BEFORE DELETE ON audit BEGIN SELECT raise(ABORT, 'the audit log cannot be changed'); END;
+    DROP TABLE audit_purging;
+    DROP TABLE audit_purge;
+    ALTER TABLE counters DROP COLUMN stored_bytes;
+    ALTER TABLE tenant DROP COLUMN max_tokens;
+    ALTER TABLE tenant DROP COLUMN max_stored_bytes;
+    DELETE FROM counters WHERE tenant = 3;
+    PRAGMA user_version = 7;";
+
+#[tokio::test]
+async fn what_was_stored_before_it_was_counted_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    let of = |tenant, id: &str, bytes| NewEvent { tenant: TenantSeq(tenant), ..event(id, bytes, &[]) };
+    store.accept(vec![of(1, "a", 10), of(2, "a", 200_000), of(1, "b", 70_000), of(3, "a", 5)]).await.unwrap();
+    store.close().await;
+    let old = rusqlite::Connection::open(folder.path().join(DATABASE_FILE)).unwrap();
+    old.execute_batch(BACK_TO_7).unwrap();
+    drop(old);
+    let store = open(folder.path()).unwrap();
+    let counted = [1, 2, 3, 4].map(|tenant| store.stored_bytes(TenantSeq(tenant)));
+    assert_eq!(counted, [70_010, 200_000, 5, 0]);
+    store.accept(vec![of(3, "b", 6)]).await.unwrap();
+    assert_eq!(store.stored_bytes(TenantSeq(3)), 11);
+}
+
+#[tokio::test]
+async fn the_audit_log_cannot_be_changed_by_whoever_has_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    let actor = Some(Actor { token: None, name: "ops".to_owned() });
+    let act = Act { actor, ..Act::from(DEFAULT_TENANT) };
+    let deed = Deed {
+        at: NOW,
+        tenant: DEFAULT_TENANT,
+        action: "webhook.test",
+        target: Some("x".to_owned()),
+        target_name: None,
+    };
+    store.audited(&act).record(deed).await.unwrap();
+    assert!(!store.purge_audit(NOW, NOW).await.unwrap());
+    store.close().await;
+    let database = rusqlite::Connection::open(folder.path().join(DATABASE_FILE)).unwrap();
+    for sql in ["UPDATE audit SET actor_name = 'nobody'", "DELETE FROM audit"] {
+        let refused = database.execute(sql, ()).unwrap_err().to_string();
+        assert!(refused.contains("cannot be changed"), "{refused}");
+    }
 }

@@ -195,7 +195,9 @@ async fn others(caller: &Caller, receivers: &Receivers, healthy: &str) -> Story 
     done(caller, "default", Method::DELETE, &format!("/api/v1/webhooks/{gone}"), &Value::Null).await;
 
     publish(caller, &[("idempotency-key", "key-1")], &event("once", "a.b").to_string()).await;
-    let tenant = json!({ "name": BLUE, "description": "blau", "quotas": { "max_webhooks": 2, "max_pending": 9 } });
+    let tenant = json!({ "name": BLUE, "description": "blau", "quotas": {
+        "max_webhooks": 2, "max_pending": 9, "max_tokens": 4, "max_stored_bytes": 1_000_000,
+    } });
     post(caller, "/api/v1/tenants", &tenant).await;
     let webhook = json!({ "name": "blue", "url": receivers.healthy.url("/blue"), "topic_patterns": [">"] });
     done(caller, BLUE, Method::POST, "/api/v1/webhooks", &webhook).await;
