@@ -52,6 +52,8 @@ pub(crate) async fn fill(folder: &Path, events: usize) -> u64 {
     // As if millions of events had been purged.
     let database = rusqlite::Connection::open(data.join(DATABASE_FILE)).unwrap();
     database.execute("UPDATE progress SET next_event = ?1", [FAR]).unwrap();
+    // As if a purge of the audit log had been cut off.
+    database.execute("INSERT INTO audit_purge (tenant, lines, first_at, last_at) VALUES (1, 7, 8, 9)", ()).unwrap();
     drop(database);
     let store = SqliteStore::open(&data, &key, SqliteOptions::default()).unwrap();
     pending += accept(&store, "far", events, &webhooks).await;
