@@ -51,7 +51,6 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one in the life of a process")]
 enum Command {
     /// Run the server
     Serve(serve::Args),
