@@ -20,7 +20,7 @@ use postrider::delivery::DeliveryState;
 use postrider::store::cluster::{ChangeMark, Fence, Hint, Node, Renewal, Renewed, Term};
 use postrider::store::postgres::{PostgresOptions, PostgresStore};
 use postrider::store::seal::MasterKey;
-use postrider::store::{SettleBatch, Shard, Store, TenantPatch};
+use postrider::store::{RetentionStore, SettleBatch, Shard, Store, TenantPatch};
 use postrider::webhook::{DEFAULT_TENANT, WebhookHealth, WebhookRecord};
 use uuid::Uuid;
 
@@ -418,4 +418,26 @@ async fn what_others_have_stored_is_known_after_a_look() {
         member.cluster().changes(None).await.unwrap();
     }
     assert_eq!(stored(), [100_020; 2]);
+}
+
+#[tokio::test]
+async fn two_nodes_that_purge_the_audit_log_at_once_say_each_line_once() {
+    const LINES: i64 = 1_700;
+    let server = server().await;
+    let (one, two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
+    let lines = format!(
+        "INSERT INTO audit (uuid, at, tenant, actor_name, action, fields)
+         SELECT gen_random_uuid(), number, 1 + number % 3, 'ops', 'webhook.create', ''
+         FROM generate_series(1, {LINES}) AS number"
+    );
+    server.execute(DATABASE, &lines).await;
+    let purge = async |member: &Member| while member.store.purge_audit(at(1), at(5)).await.unwrap() {};
+    tokio::join!(purge(&one), purge(&two));
+    // Who was last has seen nothing left.
+    tokio::join!(purge(&one), purge(&two));
+    let told = "SELECT sum(split_part(target_name, ' ', 1)::bigint)::bigint FROM audit WHERE action = 'audit.purge'";
+    let client = server.connect(DATABASE).await;
+    assert_eq!(client.query_one(told, &[]).await.unwrap().get::<_, i64>(0), LINES);
+    let left = "SELECT count(*) FROM audit WHERE action != 'audit.purge'";
+    assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
