@@ -231,10 +231,12 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
 
     // --- tokens ---
 
-    /// One more than the tenant may have is a [`StoreError::TooManyTokens`].
+    /// One more than the tenant may have is a [`StoreError::TooManyTokens`], but for an operator's.
     async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError>;
     /// How many are neither revoked nor expired at `now`.
     async fn token_count(&self, tenant: TenantSeq, now: UnixMicros) -> Result<u64, StoreError>;
+    /// The token, unless it is revoked.
+    async fn token(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<TokenRecord>, StoreError>;
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError>;
     /// The same in pages.
     async fn token_page(&self, tenant: TenantSeq, page: Page) -> Result<PageOf<TokenRecord>, StoreError>;

@@ -121,6 +121,19 @@ async fn a_tenant_has_no_more_tokens_than_it_may() {
 }
 
 #[tokio::test]
+async fn a_start_makes_the_admin_token_whatever_the_quota() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start(folder.path()).await;
+    set_quotas(&server, json!({"max_tokens": 0})).await;
+    let own = server.get("/api/v1/tokens").await.expect(200)[0]["uuid"].as_str().unwrap().to_owned();
+    server.call("DELETE", &format!("/api/v1/tokens/{own}"), &server.admin, "").await.expect(200);
+    server.stop().await;
+    let server = TestServer::start(folder.path()).await;
+    server.get("/api/v1/tokens").await.expect(200);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_new_tenant_has_the_server_s_quotas_unless_it_is_told_others() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start(folder.path()).await;

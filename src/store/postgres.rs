@@ -401,6 +401,10 @@ impl Store for PostgresStore {
         Ok(tokens::count(&self.read().await?, tenant, now).await?.unsigned_abs())
     }
 
+    async fn token(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<TokenRecord>, StoreError> {
+        Ok(tokens::by_uuid(&self.read().await?, tenant, uuid).await?)
+    }
+
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {
         Ok(tokens::list(&self.read().await?, tenant).await?)
     }

@@ -361,6 +361,10 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| Ok(tokens::count(connection, tenant, now)?.into())).await
     }
 
+    async fn token(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<TokenRecord>, StoreError> {
+        self.readers.read(move |connection| tokens::by_uuid(connection, tenant, uuid)).await
+    }
+
     async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {
         self.readers.read(move |connection| tokens::list(connection, tenant)).await
     }

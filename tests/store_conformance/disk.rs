@@ -125,7 +125,14 @@ pub(crate) async fn the_quota_of_tokens_is_exact<F: Fixture>() {
     store.create_token(token(blue, 20, 22, Some(40))).await.expect("one that is revoked does not count");
     let refused = store.create_token(token(blue, 21, 39, None)).await.unwrap_err();
     assert!(matches!(refused, StoreError::TooManyTokens { max: 3 }), "{refused}");
-    store.create_token(token(blue, 21, 40, None)).await.expect("one that has expired does not count");
+    let made = store.create_token(token(blue, 21, 40, None)).await.expect("one that has expired does not count");
+    let operator = NewToken { scopes: vec![Scope::Operator], ..token(blue, 22, 40, None) };
+    store.create_token(operator).await.expect("an operator's is never refused");
+    assert!(store.create_token(token(blue, 23, 41, None)).await.is_err(), "but it counts");
+    assert_eq!(store.token(blue, made.uuid).await.unwrap().unwrap().uuid, made.uuid);
+    assert!(store.token(DEFAULT_TENANT, made.uuid).await.unwrap().is_none(), "it is another tenant's");
+    store.revoke_token(blue, made.uuid, at(42)).await.unwrap();
+    assert!(store.token(blue, made.uuid).await.unwrap().is_none());
     assert_eq!(store.token_count(DEFAULT_TENANT, at(40)).await.unwrap(), 1);
 }
 

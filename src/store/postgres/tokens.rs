@@ -25,6 +25,7 @@ macro_rules! select_tokens {
 pub(super) async fn create(commit: &Commit, token: &NewToken) -> Result<TokenRecord, Failure> {
     let tenant = tenants::lock(commit, token.tenant).await?;
     if let Some(max) = tenant.quotas.max_tokens
+        && !token.scopes.contains(&Scope::Operator)
         && count(&commit.connection, token.tenant, token.now).await? >= i64::from(max)
     {
         return Err(StoreError::TooManyTokens { max }.into());
@@ -143,6 +144,15 @@ pub(super) async fn touch(commit: &Commit, uuid: Uuid, now: UnixMicros) -> Resul
 
 pub(super) async fn by_hash(connection: &Connection, hash: &[u8; 32]) -> Result<Option<TokenRecord>, Failure> {
     let row = connection.query_opt(select_tokens!("AND hash = $1"), &[&&hash[..]]).await?;
+    row.as_ref().map(record).transpose()
+}
+
+pub(super) async fn by_uuid(
+    connection: &Connection,
+    tenant: TenantSeq,
+    uuid: Uuid,
+) -> Result<Option<TokenRecord>, Failure> {
+    let row = connection.query_opt(select_tokens!("AND uuid = $1 AND tenant = $2"), &[&uuid, &tenant]).await?;
     row.as_ref().map(record).transpose()
 }
 

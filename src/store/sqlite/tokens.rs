@@ -13,6 +13,7 @@ use crate::webhook::TenantSeq;
 pub(super) fn create(commit: &mut Commit<'_>, token: &NewToken) -> Result<TokenRecord, Failure> {
     let tenant = super::tenants::find(commit.connection, token.tenant)?.ok_or(StoreError::NotFound)?;
     if let Some(max) = tenant.quotas.max_tokens
+        && !token.scopes.contains(&Scope::Operator)
         && count(commit.connection, token.tenant, token.now)? >= max
     {
         return Err(StoreError::TooManyTokens { max }.into());
@@ -145,6 +146,15 @@ pub(super) fn by_hash(connection: &Connection, hash: &[u8; 32]) -> Result<Option
          WHERE hash = ?1 AND revoked_at IS NULL",
     )?;
     let mut rows = statement.query([&hash[..]])?;
+    rows.next()?.map(record).transpose()
+}
+
+pub(super) fn by_uuid(connection: &Connection, tenant: TenantSeq, uuid: Uuid) -> Result<Option<TokenRecord>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT uuid, tenant, name, scopes, created_at, expires_at, last_used_at FROM token
+         WHERE uuid = ?1 AND tenant = ?2 AND revoked_at IS NULL",
+    )?;
+    let mut rows = statement.query((uuid, tenant))?;
     rows.next()?.map(record).transpose()
 }
 
