@@ -31,7 +31,7 @@ pub trait RetentionStore: Send + Sync + 'static {
     async fn purge_records(&self, now: UnixMicros, jobs_before: UnixMicros) -> Result<bool, StoreError>;
     /// Deletes lines of the audit log from before `before`, and tokens that ended before then. Once nothing is left to
     /// go, the log gets a line for each tenant that says what went since the last such line. One step of it; returns
-    /// whether there is more.
+    /// whether there may be more.
     async fn purge_audit(&self, before: UnixMicros, now: UnixMicros) -> Result<bool, StoreError>;
     /// When the newest event was accepted or the newest act was noted, by the clock of then.
     async fn newest_at(&self) -> Result<Option<UnixMicros>, StoreError>;

@@ -91,10 +91,18 @@ pub(super) async fn purge(commit: &Commit, before: UnixMicros) -> Result<(), Fai
     tokens::purge(commit, before, MAX_PURGE_LINES).await
 }
 
-/// Adds a line for each tenant of which lines went.
+/// Adds a line for each tenant of which lines went; some of them, if they are many.
 pub(super) async fn note_purge(commit: &mut Commit, now: UnixMicros) -> Result<(), Failure> {
-    let sql = "DELETE FROM audit_purge RETURNING tenant, lines, first_at, last_at";
-    let rows = commit.connection.query(sql, &[]).await?;
+    let rows = commit
+        .connection
+        .query(
+            "DELETE FROM audit_purge WHERE tenant IN (
+                 SELECT tenant FROM audit_purge ORDER BY tenant LIMIT $1 FOR UPDATE
+             )
+             RETURNING tenant, lines, first_at, last_at",
+            &[&i64::from(MAX_PURGE_LINES)],
+        )
+        .await?;
     commit.act = Some(Arc::new(Act::of_server(DEFAULT_TENANT)));
     for row in rows {
         let (tenant, lines) = (row.try_get(0)?, row.try_get(1)?);

@@ -366,7 +366,7 @@ impl RetentionStore for PostgresStore {
         } else if is_to_be_noted {
             write!(self, |commit| audit::note_purge(commit, now).await)?;
         }
-        Ok(has_old)
+        Ok(has_old || is_to_be_noted)
     }
 
     async fn newest_at(&self) -> Result<Option<UnixMicros>, StoreError> {

@@ -75,11 +75,14 @@ pub(super) fn purge(commit: &mut Commit<'_>, before: UnixMicros) -> Result<(), F
     Ok(tokens::purge(commit, before, MAX_PURGE_LINES)?)
 }
 
-/// Adds a line for each tenant of which lines went.
+/// Adds a line for each tenant of which lines went; some of them, if they are many.
 pub(super) fn note_purge(commit: &mut Commit<'_>, now: UnixMicros) -> Result<(), Failure> {
     let gone = commit
-        .prepare("DELETE FROM audit_purge RETURNING tenant, lines, first_at, last_at")?
-        .query_map((), |row| {
+        .prepare(
+            "DELETE FROM audit_purge WHERE tenant IN (SELECT tenant FROM audit_purge ORDER BY tenant LIMIT ?1)
+             RETURNING tenant, lines, first_at, last_at",
+        )?
+        .query_map([MAX_PURGE_LINES], |row| {
             Ok(Gone { tenant: row.get(0)?, lines: row.get(1)?, first_at: row.get(2)?, last_at: row.get(3)? })
         })?
         .collect::<Result<Vec<_>, _>>()?;

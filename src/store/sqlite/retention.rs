@@ -274,9 +274,9 @@ impl RetentionStore for SqliteStore {
         if has_old {
             self.writer.write(LINES_SIZE, move |commit| audit::purge(commit, before)).await?;
         } else if is_to_be_noted {
-            self.writer.write(Size::SMALL, move |commit| audit::note_purge(commit, now)).await?;
+            self.writer.write(LINES_SIZE, move |commit| audit::note_purge(commit, now)).await?;
         }
-        Ok(has_old)
+        Ok(has_old || is_to_be_noted)
     }
 
     async fn newest_at(&self) -> Result<Option<UnixMicros>, StoreError> {
