@@ -8,6 +8,7 @@
 mod server;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use postrider::serve::ServeSettings;
 use postrider::store::Quotas;
@@ -196,7 +197,7 @@ async fn the_acts_of_a_tenant_have_a_rate_and_an_operator_s_have_none() {
     let (loud, quiet) = (admin_of(&server, "loud").await, admin_of(&server, "quiet").await);
     // Also what comes to nothing is an act.
     let nothing = format!("/api/v1/tokens/{}", uuid::Uuid::nil());
-    let (mut done, began) = (0, std::time::Instant::now());
+    let (mut done, began) = (0, Instant::now());
     let refused = loop {
         let answer = server.call("DELETE", &nothing, &loud, "").await;
         if answer.status != 404 {
@@ -214,12 +215,16 @@ async fn the_acts_of_a_tenant_have_a_rate_and_an_operator_s_have_none() {
     let headers = format!("Authorization: Bearer {}\r\nX-Postrider-Tenant: loud\r\n", server.admin);
     assert_eq!(server.request("DELETE", &nothing, &headers, b"").await.status, 404, "an operator's acts are exempt");
     let other = admin_of(&server, "loud").await;
-    assert_eq!(server.call("DELETE", &nothing, &other, "").await.status, 429);
+    let mut let_through = 0;
+    while server.call("DELETE", &nothing, &other, "").await.status != 429 {
+        let_through += 1;
+        assert!(let_through < ACT_BURST / 2, "each token has a rate of its own");
+    }
     server.call("GET", "/api/v1/tokens", &loud, "").await.expect(200);
     server.call("GET", "/api/v1/audit", &loud, "").await.expect(200);
     server.call("POST", "/api/v1/events", &loud, r#"{"topic": "a"}"#).await.expect(202);
     assert_eq!(server.call("DELETE", &nothing, &quiet, "").await.status, 404);
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(server.call("DELETE", &nothing, &loud, "").await.status, 404, "who waits so long is let through");
     for _ in 0..=ACT_BURST {
         assert_eq!(server.call("DELETE", &nothing, &server.admin, "").await.status, 404);

@@ -13,6 +13,8 @@ mod receiver;
 #[path = "support/server.rs"]
 mod server;
 
+use std::time::{Duration, Instant};
+
 use receiver::TestReceiver;
 use serde_json::{Value, json};
 use server::{Answer, TestServer};
@@ -335,26 +337,39 @@ async fn every_act_leaves_one_line_and_looking_leaves_none() {
 
 #[tokio::test]
 async fn every_act_of_a_tenant_counts_against_its_rate_before_anything_is_done() {
+    /// The next act is let through after twice this time, and later.
+    const HALF: Duration = Duration::from_millis(500 / postrider::tenants::ACTS_PER_S as u64);
     let world = World::new().await;
     let theirs = world.token("others", &["admin", "publish"]).await;
     let nothing = format!("/api/v1/tokens/{}", uuid::Uuid::nil());
+    // Until an act is refused, and one more has been let through right after. Returns from when on the rate counts again.
     let use_up = async || {
+        let mut refused_at: Option<Instant> = None;
         for _ in 0..5_000 {
-            if world.request("DELETE", &nothing, &theirs, "", "").await.status != 404 {
-                return;
+            let asked_at = Instant::now();
+            if world.request("DELETE", &nothing, &theirs, "", "").await.status == 429 {
+                refused_at = Some(asked_at);
+            } else if refused_at.take().is_some_and(|refused_at| refused_at.elapsed() < HALF / 2) {
+                return asked_at;
             }
         }
         panic!("acts have no rate");
     };
     use_up().await;
-    let (before, lines) = (world.state().await, world.acts().await.len());
-    let mut acts = 0;
+    let (before, mut lines, mut acts) = (world.state().await, world.acts().await.len(), 0);
     for route in routes().iter().filter(|route| !route.is_open) {
         let named = format!("{} {}", route.method, route.path);
-        // A fifth of a second is enough for another act.
-        use_up().await;
-        let answer = world.call(route, &theirs, "").await;
-        if route.method != "GET" && route.scope() == "admin" {
+        let is_act = route.method != "GET" && route.scope() == "admin";
+        let answer = loop {
+            let used_up_at = use_up().await;
+            let answer = world.call(route, &theirs, "").await;
+            if !is_act || answer.status == 429 || used_up_at.elapsed() < HALF {
+                break answer;
+            }
+            // The machine was busy for so long that it was let through.
+            lines = world.acts().await.len();
+        };
+        if is_act {
             assert_eq!(answer.status, 429, "{named}: {}", answer.body);
             assert_eq!(answer.header("retry-after"), Some("1"), "{named}");
             assert_eq!(answer.json()["type"], "urn:postrider:problem:too-many-acts", "{named}");
