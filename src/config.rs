@@ -80,6 +80,9 @@ pub struct RawConfig {
     /// Wait this long for attempts under way when stopping [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub drain_timeout: Option<Span>,
+    /// Let one client's address have this many connections, and no more than half of all [default: 2048]
+    #[arg(long, value_name = "COUNT")]
+    pub max_connections_per_peer: Option<NonZeroUsize>,
     /// Let webhooks reach this private network (repeatable)
     #[arg(long, value_name = "CIDR")]
     pub allow_private: Option<Vec<IpNet>>,
@@ -163,6 +166,7 @@ fn defaults() -> RawConfig {
         lease: Some(Span(DEFAULT_LEASE)),
         poll_interval: Some(Span(DEFAULT_POLL_INTERVAL)),
         drain_timeout: Some(Span(Duration::from_secs(30))),
+        max_connections_per_peer: NonZeroUsize::new(2_048),
         allow_private: Some(Vec::new()),
         allow_private_destinations: Some(false),
         allow_ports: Some(Vec::new()),
@@ -252,6 +256,7 @@ struct Values {
     lease: Span,
     poll_interval: Span,
     drain_timeout: Span,
+    max_connections_per_peer: NonZeroUsize,
     allow_private: Vec<IpNet>,
     allow_private_destinations: bool,
     allow_ports: Vec<Port>,
@@ -407,6 +412,7 @@ impl Config {
             data_dir: values.data,
             is_new_installation: false,
             drain_timeout: values.drain_timeout.0,
+            max_connections_per_peer: values.max_connections_per_peer.get(),
             admin_token: self.admin_token,
             master_key: self.master_key,
             client: ClientOptions {

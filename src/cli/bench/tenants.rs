@@ -123,14 +123,17 @@ impl<'a> Tenants<'a> {
     }
 
     pub(super) async fn measure(mut self, report: &mut Report) -> anyhow::Result<()> {
+        // Before anything is there of the loud one.
+        self.publisher.steady(RATE_PER_S, WARM_UP, self.receiver).await?;
+        let before = self.steady("alone").await?;
         (self.say)("tenants: making a loud one");
         let receivers = DeadReceivers::start()?;
         let calls = self.calls(&receivers).await?;
         for _ in 0..self.size.searched {
             self.send(&calls.large).await?;
         }
-        self.publisher.steady(RATE_PER_S, WARM_UP, self.receiver).await?;
-        let before = self.steady("alone").await?;
+        // What all that left to do is done when this ends.
+        self.publisher.steady(RATE_PER_S, 2 * WARM_UP, self.receiver).await?;
         let mut beside = Vec::new();
         for flood in Flood::ALL {
             let mut callers = JoinSet::new();
@@ -142,6 +145,8 @@ impl<'a> Tenants<'a> {
             callers.shutdown().await;
             beside.push((flood, steady));
         }
+        // So that the last flood's deliveries are over.
+        self.publisher.steady(RATE_PER_S, 2 * WARM_UP, self.receiver).await?;
         let after = self.steady("alone again").await?;
         let accept = |steady: &Steady| ms(steady.accepted_us.value_at_quantile(0.99));
         let arrival = |steady: &Steady| ms(steady.arrived.p99_us);
