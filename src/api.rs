@@ -56,6 +56,11 @@ pub use self::openapi::openapi;
 use self::problem::Problem;
 use self::refusals::Refusals;
 use crate::engine::Engine;
+use crate::fair::Turns;
+use crate::webhook::TenantSeq;
+
+/// Large bodies of events that are parsed at once.
+const MAX_PARSINGS: usize = 1;
 
 /// What every handler may use.
 pub struct App {
@@ -65,6 +70,8 @@ pub struct App {
     connections: Arc<ConnectionCounts>,
     /// How much memory request bodies may take together.
     bodies: Budget,
+    /// Where large bodies are parsed: tenants take turns at it, and the threads that answer all others go on.
+    parsing: Turns<TenantSeq>,
     /// How much memory answers may take together until they are sent.
     answers: Answers,
     readiness: Readiness,
@@ -85,6 +92,7 @@ impl App {
             requests: Requests::default(),
             connections: Arc::default(),
             bodies: Budget::new(MAX_BODIES_BYTES),
+            parsing: Turns::new(MAX_PARSINGS),
             answers: Answers::default(),
             readiness: Readiness::default(),
             draining: AtomicBool::new(false),
