@@ -4,6 +4,7 @@ mod answers;
 mod audit;
 pub mod auth;
 mod body;
+mod budget;
 mod change;
 mod clock;
 mod deliveries;
@@ -45,21 +46,32 @@ use utoipa_axum::routes;
 
 use self::answers::Answers;
 use self::auth::{Auth, Peer};
-use self::body::Bodies;
+use self::body::MAX_BODIES_BYTES;
+use self::budget::{Budget, OwnerOf};
 use self::health::Readiness;
+pub use self::health::{is_about_health, no_connection_left};
+pub use self::metrics::ConnectionCounts;
 use self::metrics::Requests;
 pub use self::openapi::openapi;
 use self::problem::Problem;
 use self::refusals::Refusals;
 use crate::engine::Engine;
+use crate::fair::Turns;
+use crate::webhook::TenantSeq;
+
+/// Large bodies of events that are parsed at once.
+const MAX_PARSINGS: usize = 1;
 
 /// What every handler may use.
 pub struct App {
     engine: Arc<Engine>,
     auth: Auth,
     requests: Requests,
+    connections: Arc<ConnectionCounts>,
     /// How much memory request bodies may take together.
-    bodies: Bodies,
+    bodies: Budget,
+    /// Where large bodies are parsed: tenants take turns at it, and the threads that answer all others go on.
+    parsing: Turns<TenantSeq>,
     /// How much memory answers may take together until they are sent.
     answers: Answers,
     readiness: Readiness,
@@ -78,7 +90,9 @@ impl App {
             engine,
             auth,
             requests: Requests::default(),
-            bodies: Bodies::default(),
+            connections: Arc::default(),
+            bodies: Budget::new(MAX_BODIES_BYTES),
+            parsing: Turns::new(MAX_PARSINGS),
             answers: Answers::default(),
             readiness: Readiness::default(),
             draining: AtomicBool::new(false),
@@ -99,6 +113,11 @@ impl App {
     /// Tells load balancers to send no more requests.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Where whoever gives places to connections counts them.
+    pub fn connection_counts(&self) -> Arc<ConnectionCounts> {
+        Arc::clone(&self.connections)
     }
 
     /// Notes a connection that broke. One that did not speak HTTP was refused with 400.
@@ -179,13 +198,18 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
 }
 
 /// Counts a request, and marks its answer as what it is and as nothing to keep.
-async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     let started = Instant::now();
     let mut response = match refusals::of_head(&request) {
-        None => app.answers.admit(next.run(request).await),
+        None => {
+            let owner = OwnerOf::default();
+            request.extensions_mut().insert(owner.clone());
+            let answer = next.run(request).await;
+            app.answers.admit(owner.get(), answer)
+        }
         Some(refusal) => {
             app.refusals.note_malformed(peer);
             refusal

@@ -110,6 +110,7 @@ struct Values {
     lease: Span,
     poll_interval: Span,
     drain_timeout: Span,
+    max_connections_per_peer: NonZeroUsize,
     allow_private: Vec<IpNet>,
     allow_private_destinations: bool,
     allow_ports: Vec<Port>,
@@ -287,6 +288,7 @@ impl Config {
             data_dir: values.data,
             is_new_installation: false,
             drain_timeout: values.drain_timeout.0,
+            max_connections_per_peer: values.max_connections_per_peer.get(),
             admin_token: self.admin_token,
             master_key: self.master_key,
             client: ClientOptions {

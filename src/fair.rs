@@ -92,6 +92,24 @@ impl<K: Key> Turns<K> {
         permit.unwrap_or(Permit { turns: None, places: 0 })
     }
 
+    /// Computes in a thread of its own when it is the key's turn; `None`: it broke off. Whoever stops waiting does not end
+    /// what has begun.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        key: K,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T>
+    where
+        K: Send + 'static,
+    {
+        let permit = self.acquire(key).await;
+        let computing = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            compute()
+        });
+        computing.await.ok()
+    }
+
     /// Places that nobody has.
     pub(crate) fn free(&self) -> usize {
         self.state.lock().free

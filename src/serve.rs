@@ -1,10 +1,12 @@
 //! Composition root: wire the parts together, listen, and drain.
 
+mod connections;
 mod descriptors;
 mod stores;
 mod strict;
 mod write_timeout;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Request;
+use http::header::{CONNECTION, HeaderValue};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -24,8 +27,8 @@ use rustix::system::uname;
 use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use self::connections::{Answered, Place, Places};
 use self::descriptors::{Descriptors, raise_file_limit};
 pub use self::stores::StoreSettings;
 use self::strict::Strict;
@@ -67,6 +70,8 @@ pub struct ServeSettings {
     pub is_new_installation: bool,
     /// How long a shutdown waits for requests and attempts under way; recording their outcomes may take 5 s more.
     pub drain_timeout: Duration,
+    /// Connections of one peer at once; it has no more than half of all, whatever this is.
+    pub max_connections_per_peer: usize,
     /// `None`: made at the first start and told once in [`Started::new_admin_token`].
     pub admin_token: Option<SecretString>,
     /// `None`: the key file in the data folder, made at the first start of all nodes.
@@ -127,7 +132,8 @@ pub async fn serve(
 
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     started(&Started { address, new_admin_token });
-    let stopped_at = answer(listener, &app, descriptors.clients, shutdown, settings.drain_timeout).await;
+    let places = Places::new(descriptors.clients, settings.max_connections_per_peer, app.connection_counts());
+    let stopped_at = answer(listener, &app, &places, shutdown, settings.drain_timeout).await;
     let cut_off = engine.drain(settings.drain_timeout.saturating_sub(stopped_at.elapsed())).await;
     tracing::info!(cut_off, "stopped");
     Ok(())
@@ -200,7 +206,7 @@ type Answers = TowerToHyperService<tower_http::normalize_path::NormalizePath<axu
 async fn answer(
     listener: TcpListener,
     app: &Arc<App>,
-    max_connections: usize,
+    places: &Arc<Places>,
     shutdown: impl Future<Output = ()> + Send + 'static,
     drain_timeout: Duration,
 ) -> Instant {
@@ -212,30 +218,39 @@ async fn answer(
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_BUFFER_BYTES);
     let graceful = GracefulShutdown::new();
-    // Dropped at the end of this function, which ends the connections that are left.
-    let (_open, closed) = watch::channel(());
-    let free = Arc::new(Semaphore::new(max_connections));
     let mut shutdown = pin!(shutdown);
     loop {
-        let (stream, peer, permit) = tokio::select! {
+        let (stream, peer, place) = tokio::select! {
             biased;
             () = &mut shutdown => break,
-            accepted = accept(&listener, &free) => accepted,
+            accepted = accept(&listener, places) => accepted,
         };
         let stream = TokioIo::new(Strict::new(WriteTimeout::new(stream, WRITE_TIMEOUT)));
+        let (gone, place) = (place.gone(), Arc::new(place));
         let answers = Answers::clone(&answers);
         let answers = service_fn(move |mut request: Request<Incoming>| {
+            let (busy, is_reserved) = (place.begin(), place.is_reserved());
             request.extensions_mut().insert(peer);
-            answers.call(request)
+            let is_refused = is_reserved && !api::is_about_health(&request);
+            let answer = (!is_refused).then(|| answers.call(request));
+            async move {
+                let mut answer = match answer {
+                    Some(answer) => answer.await?,
+                    None => api::no_connection_left(),
+                };
+                if is_reserved {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer.map(|body| Answered::new(body, busy)))
+            }
         });
         let connection = graceful.watch(http.serve_connection(stream, answers));
-        let (mut closed, app) = (closed.clone(), Arc::clone(app));
+        let app = Arc::clone(app);
         tokio::spawn(async move {
-            let _permit = permit;
             tokio::select! {
                 // A client that goes away or talks nonsense is no failure of ours.
                 ended = connection => if let Err(error) = ended { app.note_broken(&error, peer) },
-                _ = closed.changed() => {}
+                () = gone => {}
             }
         });
     }
@@ -247,13 +262,12 @@ async fn answer(
     if tokio::time::timeout(drain_timeout.min(MAX_REQUEST_DRAIN), graceful.shutdown()).await.is_err() {
         tracing::warn!("requests under way were cut off");
     }
+    places.end_all();
     stopped_at
 }
 
-/// The next connection, when there is room for one.
-async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, Peer, Option<OwnedSemaphorePermit>) {
-    // The semaphore is never closed, so that there is always a permit in the end.
-    let permit = Arc::clone(free).acquire_owned().await.ok();
+/// The next connection for which there is a place.
+async fn accept(listener: &TcpListener, places: &Arc<Places>) -> (TcpStream, Peer, Place) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
@@ -261,7 +275,9 @@ async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> (TcpStream, Pe
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection broke");
                 }
-                return (stream, Peer(address.ip()), permit);
+                if let Some(place) = places.admit(address.ip()).await {
+                    return (stream, Peer(address.ip()), place);
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");

@@ -1,16 +1,15 @@
 //! Answers on their way: their bytes have a budget, since a client that does not read keeps its answer in memory.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::problem::Problem;
+use super::budget::{Budget, Exhausted, Owner, Share};
+use super::problem::{Problem, RETRY_AFTER_BUSY};
 
 /// Bodies of all answers that are not sent yet; beyond it a large one is refused, and its caller asked to come back.
 const MAX_ANSWERS_BYTES: usize = 256 * 1024 * 1024;
@@ -18,34 +17,39 @@ const MAX_ANSWERS_BYTES: usize = 256 * 1024 * 1024;
 const FREE_ANSWER_BYTES: u64 = 64 * 1024;
 /// As much of a body as is handed to a connection at once, so that the rest waits here.
 const PIECE_BYTES: usize = 64 * 1024;
-const BUDGET_UNIT_BYTES: u64 = 1024;
 
 /// The budget.
-pub(super) struct Answers(Arc<Semaphore>);
+pub(super) struct Answers(Budget);
 
 impl Default for Answers {
     fn default() -> Self {
-        Self::of(MAX_ANSWERS_BYTES)
+        Self(Budget::new(MAX_ANSWERS_BYTES))
     }
 }
 
 impl Answers {
-    fn of(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.div_ceil(1024))))
-    }
-
-    /// The answer with its share of the budget, which it holds until the last of it leaves; a refusal, if there is none.
-    pub(super) fn admit(&self, answer: Response) -> Response {
+    /// The answer to a request of `owner` with its share of the budget, which it holds until the last of it leaves; a
+    /// refusal, if there is none.
+    pub(super) fn admit(&self, owner: Option<Owner>, answer: Response) -> Response {
         let bytes = answer.body().size_hint().lower();
         if bytes <= FREE_ANSWER_BYTES {
             return answer;
         }
-        let share = u32::try_from(bytes.div_ceil(BUDGET_UNIT_BYTES)).ok();
-        match share.and_then(|share| Arc::clone(&self.0).try_acquire_many_owned(share).ok()) {
-            Some(share) => answer.map(|body| Body::new(Counted { body, piece: Bytes::new(), _share: share })),
-            None => Problem::unavailable("too many large answers are on their way").into_response(),
+        let share = self.0.reserve(owner, usize::try_from(bytes).unwrap_or(usize::MAX));
+        match share {
+            Ok(share) => answer.map(|body| Body::new(Counted { body, piece: Bytes::new(), _share: share })),
+            Err(exhausted) => no_room(exhausted).into_response(),
         }
     }
+}
+
+fn no_room(exhausted: Exhausted) -> Problem {
+    let detail = match exhausted {
+        Exhausted::All => return Problem::unavailable("too many large answers are on their way"),
+        Exhausted::Tenant => "too many large answers to the tenant are on their way",
+        Exhausted::Token => "too many large answers to the token are on their way",
+    };
+    Problem::too_many("too-many-answers", detail, RETRY_AFTER_BUSY)
 }
 
 /// A body in pieces, and its share of the budget.
@@ -53,7 +57,7 @@ struct Counted {
     body: Body,
     /// What has come of the body and is not handed on yet.
     piece: Bytes,
-    _share: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 impl hyper::body::Body for Counted {
@@ -95,6 +99,7 @@ impl hyper::body::Body for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::webhook::TenantSeq;
     use axum::http::StatusCode;
     use http_body_util::BodyExt;
 
@@ -104,23 +109,41 @@ mod tests {
         Response::new(Body::from((0..bytes).map(|at| (at % 251).to_le_bytes()[0]).collect::<Vec<_>>()))
     }
 
+    fn owner(tenant: i64) -> Owner {
+        Owner { tenant: TenantSeq(tenant), token: None }
+    }
+
     #[tokio::test]
-    async fn answers_that_nobody_reads_take_no_more_than_their_budget() {
-        let answers = Answers::of(3 * MIB);
-        let unread: Vec<Response> = (0..60).map(|_| answers.admit(answer(MIB))).collect();
-        let sent = unread.iter().filter(|answer| answer.status() == StatusCode::OK).count();
-        assert_eq!(sent, 3, "the others are asked to come back");
-        let refused = unread.iter().find(|answer| answer.status() == StatusCode::SERVICE_UNAVAILABLE).unwrap();
-        assert_eq!(refused.headers()["retry-after"], "1");
-        assert_eq!(answers.admit(answer(60_000)).status(), StatusCode::OK, "small ones go on");
-        drop(unread);
-        assert_eq!(answers.admit(answer(3 * MIB)).status(), StatusCode::OK, "what is gone counts no more");
+    async fn answers_that_nobody_reads_take_no_more_than_their_share() {
+        let answers = Answers(Budget::new(12 * MIB));
+        let mut unread = Vec::new();
+        // The last have no token at all.
+        for (owner, refusal) in [(Some(owner(1)), 429), (Some(owner(2)), 429), (Some(owner(3)), 429), (None, 503)] {
+            let flood: Vec<Response> = (0..20).map(|_| answers.admit(owner, answer(MIB))).collect();
+            assert_eq!(flood.iter().filter(|answer| answer.status() == StatusCode::OK).count(), 3);
+            assert!(
+                flood[3..].iter().all(|answer| answer.status() == refusal && answer.headers()["retry-after"] == "1")
+            );
+            unread.push(flood);
+        }
+        assert_eq!(
+            answers.admit(Some(owner(4)), answer(MIB)).status(),
+            StatusCode::SERVICE_UNAVAILABLE,
+            "all is taken"
+        );
+        assert_eq!(answers.admit(Some(owner(4)), answer(60_000)).status(), StatusCode::OK, "small ones go on");
+        unread.pop();
+        assert_eq!(
+            answers.admit(Some(owner(4)), answer(3 * MIB)).status(),
+            StatusCode::OK,
+            "what is gone counts no more"
+        );
     }
 
     #[tokio::test]
     async fn an_answer_is_whole_and_counts_until_the_last_of_it_leaves() {
-        let answers = Answers::of(MIB);
-        let mut body = answers.admit(answer(MIB)).into_body();
+        let answers = Answers(Budget::new(4 * MIB));
+        let mut body = answers.admit(Some(owner(1)), answer(MIB)).into_body();
         assert_eq!(body.size_hint().exact(), Some(MIB as u64), "its length is known");
         let mut whole = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -128,10 +151,10 @@ mod tests {
             assert!(piece.len() <= PIECE_BYTES);
             whole.extend_from_slice(&piece);
             assert_eq!(body.size_hint().exact(), Some((MIB - whole.len()) as u64));
-            assert_eq!(answers.admit(answer(MIB)).status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(answers.admit(Some(owner(1)), answer(MIB)).status(), StatusCode::TOO_MANY_REQUESTS);
         }
         assert_eq!(whole, answer(MIB).into_body().collect().await.unwrap().to_bytes());
         drop(body);
-        assert_eq!(answers.admit(answer(MIB)).status(), StatusCode::OK);
+        assert_eq!(answers.admit(Some(owner(1)), answer(MIB)).status(), StatusCode::OK);
     }
 }

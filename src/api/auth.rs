@@ -22,7 +22,7 @@ use subtle::ConstantTimeEq;
 use self::slowdown::Slowdown;
 pub use self::slowdown::{AUTH_FAILURE_COUNTS, AUTH_FAILURES, MAX_FAILING_PEERS};
 use super::App;
-use super::body::BodyOwner;
+use super::budget::{Owner, OwnerOf};
 use super::problem::Problem;
 use crate::clock::UnixMicros;
 use crate::engine::Engine;
@@ -284,12 +284,14 @@ pub(super) struct TokenAdmin {
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-/// The caller, whose body counts as theirs from now on.
+/// The caller, whose body and answer count as theirs from now on.
 async fn admit(parts: &mut Parts, app: &App, needed: Scope) -> Result<Caller, Problem> {
     let peer = parts.extensions.get::<Peer>().copied();
     let caller = app.auth.admit(&parts.headers, peer, needed, &app.engine).await?;
     let token = caller.token.as_ref().map(|cached| cached.token.uuid);
-    parts.extensions.insert(BodyOwner { tenant: caller.tenant, token });
+    if let Some(owner) = parts.extensions.get::<OwnerOf>() {
+        owner.set(Owner { tenant: caller.tenant, token });
+    }
     Ok(caller)
 }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::{Publisher, Reader};
-use super::body::read_body;
+use super::body::{Received, read_body};
 use super::deliveries::{Delivery, DeliveryPage};
 use super::input::{Id, JSON, Moment, Params, idempotency_key, media_type};
 use super::problem::Problem;
@@ -25,6 +25,8 @@ use crate::store::{DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, Page, StoredEven
 use crate::topic::Pattern;
 use crate::webhook::TenantSeq;
 
+/// A body of so many bytes is parsed aside.
+const LARGE_BODY_BYTES: usize = 64 * 1024;
 const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
 
 const IDEMPOTENCY_KEY: &str = "Visible ASCII. For a day, the same body with the same key gets the first answer again, \
@@ -193,7 +195,9 @@ pub(super) async fn publish(
     let key = idempotency_key(request.headers())?;
     let hops = hops(&app, request.headers())?;
     let received = read_body(&app.bodies, request, MAX_EVENT_BYTES).await?;
-    let event = Event::from_json(&received.bytes, app.engine.now())?.with_hops(hops);
+    let now = app.engine.now();
+    let (event, received) = parse(&app, tenant, received, move |body| Event::from_json(body, now)).await?;
+    let event = event.with_hops(hops);
     if is_dry_run {
         let duplicate = app.engine.store().event(tenant, event.id()).await?.is_some();
         let ingest::DryRun { id, webhooks } = app.engine.dry_run(tenant, &event)?;
@@ -208,6 +212,24 @@ pub(super) async fn publish(
 /// Where a request has been; refused if that is here, or at too many servers.
 fn hops(app: &App, headers: &HeaderMap) -> Result<Option<Hops>, Problem> {
     Ok(Hops::of_request(headers.get_all(HOPS_HEADER), app.engine.instance())?)
+}
+
+/// What `parse` makes of a body. A large one is parsed in its tenant's turn, aside from what answers others.
+async fn parse<T: Send + 'static, E: Into<Problem> + Send + 'static>(
+    app: &App,
+    tenant: TenantSeq,
+    received: Received,
+    parse: impl FnOnce(&[u8]) -> Result<T, E> + Send + 'static,
+) -> Result<(T, Received), Problem> {
+    let is_large = received.bytes.len() >= LARGE_BODY_BYTES;
+    let parse = move || (parse(&received.bytes), received);
+    let (parsed, received) = if is_large {
+        let parsed = app.parsing.compute(tenant, parse).await;
+        parsed.ok_or_else(|| Problem::internal("the parsing of a body broke off".to_owned()))?
+    } else {
+        parse()
+    };
+    Ok((parsed.map_err(Into::into)?, received))
 }
 
 /// Accepts events, once if there is a key for it.
@@ -256,11 +278,8 @@ pub(super) async fn publish_batch(
     let hops = hops(&app, request.headers())?;
     let received = read_body(&app.bodies, request, MAX_BATCH_BYTES).await?;
     let now = app.engine.now();
-    let events = if media_type == JSON {
-        Event::batch_from_json(&received.bytes, now)
-    } else {
-        Event::batch_from_ndjson(&received.bytes, now)
-    }?;
+    let batch = if media_type == JSON { Event::batch_from_json } else { Event::batch_from_ndjson };
+    let (events, received) = parse(&app, tenant, received, move |body| batch(body, now)).await?;
     let events = events.into_iter().map(|event| event.with_hops(hops.clone())).collect();
     let receipts = accept(&app, tenant, events, key, &received.bytes).await?;
     let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();

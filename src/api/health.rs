@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -20,6 +21,19 @@ use crate::store::StoreError;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long what a check found is believed. A check is an event that is taken back, and a real commit with its fsync, and asking needs no token.
 const CHECK_TTL: Duration = Duration::from_secs(1);
+
+/// What a connection may ask for when there is no place for others.
+const HEALTH_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// Whether a request asks for the server's health.
+pub fn is_about_health<B>(request: &http::Request<B>) -> bool {
+    HEALTH_PATHS.contains(&request.uri().path().trim_end_matches('/'))
+}
+
+/// The answer to any other request on a connection for which there is no place.
+pub fn no_connection_left() -> Response {
+    Problem::unavailable("too many connections are open").into_response()
+}
 
 /// Whether the store can accept and commit, as of a moment ago.
 #[derive(Default)]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::{MatchedPath, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
@@ -55,6 +56,16 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
+/// Connections of clients.
+#[derive(Debug, Default)]
+pub struct ConnectionCounts {
+    pub open: AtomicU64,
+    /// Ended while they waited for a request, since their places were needed.
+    pub let_go: AtomicU64,
+    /// Closed at once, since there was no place.
+    pub refused: AtomicU64,
+}
+
 /// Figures for Prometheus
 ///
 /// In the format that `Accept` prefers, and without one in that which every scraper reads.
@@ -73,6 +84,7 @@ pub(super) async fn exposition(State(app): State<Arc<App>>, headers: HeaderMap) 
         stats,
         is_clock_doubted: app.engine.is_clock_doubted(),
         uptime_s: app.uptime().as_secs_f64(),
+        connections: Arc::clone(&app.connections),
         process: ProcessUse::read(),
     };
     let mut registry = Registry::with_prefix("postrider");
@@ -131,12 +143,14 @@ struct Snapshot {
     stats: Option<Stats>,
     is_clock_doubted: bool,
     uptime_s: f64,
+    connections: Arc<ConnectionCounts>,
     process: Option<ProcessUse>,
 }
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let figures = &self.figures;
+        let connections = |count: &AtomicU64| count.load(Ordering::Relaxed);
         for (name, help, value) in [
             ("events_accepted", "Events stored since the start", figures.events_accepted),
             ("events_duplicate", "Events refused as sent before, since the start", figures.events_duplicate),
@@ -150,10 +164,17 @@ impl Collector for Snapshot {
                 figures.deliveries_damaged,
             ),
             ("settlements_stale", "Outcomes that came when another node owned the webhook", figures.settlements_stale),
+            (
+                "connections_let_go",
+                "Connections ended before a request, because places were short",
+                connections(&self.connections.let_go),
+            ),
+            ("connections_refused", "Connections for which there was no place", connections(&self.connections.refused)),
         ] {
             counter(&mut encoder, name, help, None, value)?;
         }
         for (name, help, value) in [
+            ("connections_open", "Connections of clients", connections(&self.connections.open)),
             ("lanes", "Webhooks with a lane", figures.lanes),
             ("shards_owned", "Shards that this node owns, of 256", figures.shards),
             ("circuits_open", "Webhooks whose circuit is open", figures.circuits_open),

@@ -9,6 +9,7 @@ mod bare;
 mod database;
 mod dead;
 mod disk;
+mod flood;
 mod isolation;
 mod load;
 mod node;
@@ -80,6 +81,9 @@ pub(super) struct Args {
     /// Be the receivers of a benchmark that never answer
     #[arg(long, hide = true)]
     dead: bool,
+    /// Be a flood of requests
+    #[arg(long, hide = true)]
+    flood: bool,
     /// Measure next to nothing, to see that it can be measured
     #[arg(long, hide = true, conflicts_with = "quick")]
     tiny: bool,
@@ -160,6 +164,10 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
     }
     if args.dead {
         dead::run(output).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.flood {
+        flood::run().await?;
         return Ok(ExitCode::SUCCESS);
     }
     let database = match args.store {

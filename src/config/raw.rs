@@ -55,6 +55,9 @@ pub struct RawConfig {
     /// Wait this long for attempts under way when stopping [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub drain_timeout: Option<Span>,
+    /// Let one client's address have this many connections, and no more than half of all [default: 2048]
+    #[arg(long, value_name = "COUNT")]
+    pub max_connections_per_peer: Option<NonZeroUsize>,
     /// Let webhooks reach this private network (repeatable)
     #[arg(long, value_name = "CIDR")]
     pub allow_private: Option<Vec<IpNet>>,
@@ -156,6 +159,7 @@ pub(super) fn defaults() -> RawConfig {
         lease: Some(Span(DEFAULT_LEASE)),
         poll_interval: Some(Span(DEFAULT_POLL_INTERVAL)),
         drain_timeout: Some(Span(Duration::from_secs(30))),
+        max_connections_per_peer: NonZeroUsize::new(2_048),
         allow_private: Some(Vec::new()),
         allow_private_destinations: Some(false),
         allow_ports: Some(Vec::new()),

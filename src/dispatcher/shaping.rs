@@ -50,20 +50,6 @@ impl Shaping {
         Self { turns: Turns::new(MAX_RENDERINGS), previews: Caps::new(MAX_PREVIEWS), tenants }
     }
 
-    /// Computes in the tenant's turn; `None`: it broke off. Whoever stops waiting does not end what has begun.
-    async fn aside<T: Send + 'static>(
-        &self,
-        tenant: TenantSeq,
-        compute: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
-        let permit = self.turns.acquire(tenant).await;
-        let computing = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            compute()
-        });
-        computing.await.ok()
-    }
-
     /// Computes what a user wants to see, in the tenant's turn.
     pub(crate) async fn preview<T: Send + 'static>(
         &self,
@@ -71,7 +57,7 @@ impl Shaping {
         compute: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PreviewError> {
         let share = self.previews.take(tenant).ok_or(PreviewError::TooMany)?;
-        let computed = self.aside(tenant, move || {
+        let computed = self.turns.compute(tenant, move || {
             let _share = share;
             compute()
         });
@@ -88,7 +74,7 @@ impl Shaping {
     ) -> Result<Shaped, RenderError> {
         let (settings, event) = (Arc::clone(settings), Arc::clone(event));
         let tenant = self.tenants.get(settings.tenant);
-        let rendered = self.aside(settings.tenant, move || {
+        let rendered = self.turns.compute(settings.tenant, move || {
             let (webhook_id, delivery_id) = (settings.uuid.to_string(), delivery.to_string());
             let context = Context {
                 webhook_name: &settings.name,
@@ -151,7 +137,7 @@ mod tests {
         }
         assert_eq!(shaping.preview(FLOOD, || ()).await, Err(PreviewError::TooMany));
         let (quiet, delivered) = (Arc::clone(&shaping), compute("quiet"));
-        others.spawn(async move { quiet.aside(QUIET, delivered).await.ok_or(PreviewError::BrokeOff) });
+        others.spawn(async move { quiet.turns.compute(QUIET, delivered).await.ok_or(PreviewError::BrokeOff) });
         tokio::task::yield_now().await;
         release.send(()).unwrap();
         assert_eq!(held.await.unwrap(), Ok(()));

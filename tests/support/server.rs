@@ -33,6 +33,7 @@ pub fn settings(folder: &Path) -> ServeSettings {
         data_dir: folder.to_owned(),
         is_new_installation: false,
         drain_timeout: Duration::from_secs(5),
+        max_connections_per_peer: 2_048,
         admin_token: None,
         master_key: None,
         client: ClientOptions {

@@ -1,6 +1,7 @@
 //! The one writer: a thread that takes everything that waits, writes it in one transaction with one
 //! fsync, and answers all after the commit.
 
+mod queue;
 mod thread;
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use rusqlite::{CachedStatement, Connection, ErrorCode};
 use tokio::sync::oneshot;
 
+use self::queue::Queue;
 use self::thread::Thread;
 use super::files::Files;
 use super::settle;
@@ -25,7 +27,7 @@ use crate::store::{Act, StoreError};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// What the calls of a commit, and those that wait for the next, may hold in KiB, each one at least; a larger one waits until
-/// it is alone. Tenants take turns at it: who has little to write waits for three commits, however much others have.
+/// it is alone. Tenants take turns at it, and then again at the commits.
 const MAX_WAITING_KIB: usize = 6 << 10;
 /// A transaction takes no more calls when it has this many rows or bytes.
 const MAX_COMMIT_ROWS: usize = 4_096;
@@ -94,6 +96,11 @@ pub(super) struct Size {
 impl Size {
     /// A change of configuration.
     pub(super) const SMALL: Self = Self { rows: 1, bytes: 4_096, is_urgent: true, tenant: None };
+
+    /// What it takes of the turns of whoever takes them: a row costs about as much as a KiB.
+    fn weight(self) -> u64 {
+        (self.rows + (self.bytes >> 10)).max(1) as u64
+    }
 }
 
 /// A handle to the writer's thread, and for whom it writes.
@@ -118,7 +125,7 @@ impl Writer {
         let (jobs, waiting) = mpsc::channel();
         let (stopping, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            Thread::new(files, state).run(&waiting);
+            Thread::new(files, state).run(Queue::new(waiting));
             let _ = stopping.send(());
         })?;
         let thread = WriterThread {

@@ -1,22 +1,18 @@
 //! The thread that writes: one transaction after another, and what it does when the disk fails or the folder goes.
 
 use std::path::Path;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tracing::{error, info, warn};
 
-use super::{Commit, Job, MAX_COMMIT_BYTES, MAX_COMMIT_ROWS, Size, State, store_error};
+use super::queue::{Pace, Queue, Waited};
+use super::{Commit, Job, State, store_error};
 use crate::store::StoreError;
 use crate::store::sqlite::disk;
 use crate::store::sqlite::files::Files;
 use crate::store::sqlite::recovery::is_failed_write;
 
-/// How long calls for which nobody waits are held back, so that they share the commit of others.
-const PATIENCE: Duration = Duration::from_millis(3);
-/// With this many rows a commit is worth its fsync, and is not held back.
-const WORTHWHILE_ROWS: usize = 512;
 /// How often the folder is looked at while nothing is written, and a disk that failed is tried.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries of a disk that failed; doubles up to [`MAX_TRY_DELAY`].
@@ -26,6 +22,7 @@ const MAX_TRY_DELAY: Duration = Duration::from_secs(5);
 pub(super) struct Thread {
     files: Files,
     state: State,
+    pace: Pace,
     disk: Disk,
     /// The folder was not in its place when it was last looked at.
     has_moved: bool,
@@ -46,27 +43,26 @@ enum Disk {
 
 impl Thread {
     pub(super) fn new(files: Files, state: State) -> Self {
-        Self { files, state, disk: Disk::Sound, has_moved: false, is_failing: false }
+        Self { files, state, pace: Pace::default(), disk: Disk::Sound, has_moved: false, is_failing: false }
     }
 
     /// Works until nobody can call any more, then closes the files.
-    pub(super) fn run(mut self, waiting: &mpsc::Receiver<Box<dyn Job>>) {
+    pub(super) fn run(mut self, mut queue: Queue) {
         loop {
-            let at_once = waiting.try_recv();
-            self.advance_checkpoint(at_once.is_err());
-            let first = match at_once.or_else(|_| waiting.recv_timeout(self.rest())) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => break,
-            };
-            if first.is_none() {
-                self.look_at_folder();
+            self.advance_checkpoint(queue.is_idle());
+            let waited = queue.wait(self.rest());
+            match waited {
+                Waited::Call => {}
+                Waited::Nothing => self.look_at_folder(),
+                Waited::Closed => break,
             }
             self.try_disk();
-            let Some(job) = first else { continue };
-            match self.refusal() {
-                Some(refusal) => job.answer(Err(refusal)),
-                None => self.work_off(gather(job, waiting)),
+            if waited == Waited::Call {
+                let calls = queue.gather(&self.pace);
+                match self.refusal() {
+                    Some(refusal) => answer(calls, &Err(refusal)),
+                    None => self.work_off(calls),
+                }
             }
         }
         let is_sound = matches!(self.disk, Disk::Sound);
@@ -117,7 +113,7 @@ impl Thread {
             return Err(refusal);
         }
         let Some(connection) = self.files.connection() else { return Err(super::closed()) };
-        match commit(connection, &mut self.state, jobs) {
+        match commit(connection, &mut self.state, &mut self.pace, jobs) {
             Ok(()) => {
                 self.look_at_folder();
                 self.refusal().map_or(Ok(()), Err)
@@ -186,30 +182,15 @@ impl Thread {
     }
 }
 
-/// Everything that waits, within the bounds of a transaction. While nobody waits for any of it, it is held
-/// back for a moment: an outcome that shares the next event's commit costs no fsync of its own.
-fn gather(first: Box<dyn Job>, waiting: &mpsc::Receiver<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
-    let Size { mut rows, mut bytes, mut is_urgent, .. } = first.size();
-    let mut jobs = vec![first];
-    let deadline = Instant::now() + PATIENCE;
-    while rows < MAX_COMMIT_ROWS && bytes < MAX_COMMIT_BYTES {
-        let patience = if is_urgent || rows >= WORTHWHILE_ROWS {
-            Duration::ZERO
-        } else {
-            deadline.saturating_duration_since(Instant::now())
-        };
-        let Ok(job) = waiting.recv_timeout(patience) else { break };
-        let size = job.size();
-        rows += size.rows;
-        bytes += size.bytes;
-        is_urgent |= size.is_urgent;
-        jobs.push(job);
-    }
-    jobs
-}
-
 /// One transaction: all of `jobs` or, on an error, none, and the state as it was.
-fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+fn commit(
+    connection: &Connection,
+    state: &mut State,
+    pace: &mut Pace,
+    jobs: &mut [Box<dyn Job>],
+) -> rusqlite::Result<()> {
+    let began_at = Instant::now();
+    let weight = jobs.iter().map(|job| job.size().weight()).sum();
     let write = || -> rusqlite::Result<()> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
         let mut commit = Commit { connection, state, act: None };
@@ -217,7 +198,10 @@ fn commit(connection: &Connection, state: &mut State, jobs: &mut [Box<dyn Job>])
             job.apply(&mut commit)?;
         }
         commit.finish()?;
-        connection.prepare_cached("COMMIT")?.execute(()).map(drop)
+        let written_at = Instant::now();
+        connection.prepare_cached("COMMIT")?.execute(())?;
+        pace.note(weight, written_at - began_at, written_at.elapsed());
+        Ok(())
     };
     let written = write();
     if written.is_ok() {
