@@ -119,6 +119,8 @@ struct Shared {
     crowded: Mutex<Vec<Arc<Lane>>>,
     crowding: Notify,
     outcomes: mpsc::Sender<Message>,
+    /// Deliveries that leave memory, to be given their rows.
+    leaving: mpsc::Sender<Message>,
     notices: mpsc::Sender<Notice>,
     counters: Counters,
 }
@@ -135,7 +137,8 @@ impl Dispatcher {
         member: Option<Member>,
     ) -> (Self, mpsc::Receiver<Notice>) {
         let (notices, news) = mpsc::channel(MAX_NOTICES);
-        let (outcomes, messages) = mpsc::channel(settler::MAX_WAITING);
+        let (outcomes, ended) = mpsc::channel(settler::MAX_WAITING);
+        let (leaving, to_write_down) = mpsc::channel(settler::MAX_WAITING);
         let shared = Arc::new(Shared {
             memory: Memory::new(settings.max_memory_bytes),
             slots: Slots::new(settings.max_in_flight),
@@ -158,9 +161,10 @@ impl Dispatcher {
             wall: clock,
             settings,
             outcomes,
+            leaving,
             notices,
         });
-        tokio::spawn(settler::run(Arc::clone(&shared), messages));
+        tokio::spawn(settler::run(Arc::clone(&shared), ended, to_write_down));
         tokio::spawn(run_timer(Arc::clone(&shared)));
         tokio::spawn(look_after_crowded(Arc::clone(&shared)));
         (Self { shared }, news)

@@ -1,6 +1,7 @@
 //! Records what attempts came to: many outcomes, one commit.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ const MAX_BATCH: usize = 2_048;
 /// The most failed attempts in one commit. Each writes several times the pages that a success does (a row, its place in the
 /// index of what is due, the webhook's health), and events that are being accepted wait meanwhile.
 const MAX_FAILURES: usize = 16;
+/// The most deliveries that leave memory in one commit. A webhook that takes nothing has many, and outcomes do not wait
+/// behind them.
+const MAX_WRITTEN_DOWN: usize = 256;
 /// Settlements that may wait for a commit; then workers wait with their next attempts.
 pub(super) const MAX_WAITING: usize = 2_048;
 /// How long to wait before a commit that failed is tried again.
@@ -55,15 +59,34 @@ impl Message {
     }
 }
 
-/// Runs until the last sender is gone.
-pub(super) async fn run(shared: Arc<Shared>, mut messages: mpsc::Receiver<Message>) {
+/// Runs until the last sender of `outcomes` is gone. `leaving`: deliveries that leave memory.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut outcomes: mpsc::Receiver<Message>,
+    mut leaving: mpsc::Receiver<Message>,
+) {
     let mut received = Vec::with_capacity(MAX_BATCH);
-    while messages.recv_many(&mut received, MAX_BATCH).await > 0 {
+    while receive(&mut received, &mut outcomes, &mut leaving).await {
         while !received.is_empty() {
             let portion = portion(&received);
             record(&shared, received.drain(..portion)).await;
         }
     }
+}
+
+/// Waits for messages: all outcomes that are there, and behind them some of what leaves memory. `false`: none will come.
+async fn receive(
+    received: &mut Vec<Message>,
+    outcomes: &mut mpsc::Receiver<Message>,
+    leaving: &mut mpsc::Receiver<Message>,
+) -> bool {
+    tokio::select! {
+        biased;
+        count = outcomes.recv_many(received, MAX_BATCH) => if count == 0 { return false },
+        Some(first) = leaving.recv() => received.push(first),
+    }
+    received.extend(iter::from_fn(|| leaving.try_recv().ok()).take(MAX_WRITTEN_DOWN));
+    true
 }
 
 /// How many of the messages go into the next commit.
@@ -198,4 +221,32 @@ fn after_commit(shared: &Arc<Shared>, lane: &Arc<Lane>, settlement: &Settlement,
     }
     let todo = lane.settled(settlement.key.event, was_under_way, settlement.transition.next_attempt_at());
     shared.carry_out(lane, todo);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn outcomes_do_not_wait_behind_what_leaves_memory() {
+        let (outcome, mut outcomes) = mpsc::channel(MAX_WAITING);
+        let (leave, mut leaving) = mpsc::channel(MAX_WAITING);
+        let message = || Message::Flush(oneshot::channel().0);
+        for _ in 0..MAX_WAITING {
+            leave.try_send(message()).unwrap();
+        }
+        let mut received = Vec::new();
+        assert!(receive(&mut received, &mut outcomes, &mut leaving).await);
+        assert_eq!(received.len(), MAX_WRITTEN_DOWN + 1);
+        received.clear();
+        let (done, answered) = oneshot::channel();
+        outcome.try_send(Message::Flush(done)).unwrap();
+        assert!(receive(&mut received, &mut outcomes, &mut leaving).await);
+        assert_eq!(received.len(), 1 + MAX_WRITTEN_DOWN);
+        drop(received.remove(0));
+        answered.await.expect_err("the outcome is the first");
+        drop(outcome);
+        received.clear();
+        assert!(!receive(&mut received, &mut outcomes, &mut leaving).await);
+    }
 }
