@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than the test.
 const HANGING: Duration = Duration::from_mins(5);
 /// The server leaves so many to receivers, of 256.
-const TO_RECEIVERS: usize = 80;
+const TO_RECEIVERS: usize = 64;
 const NEW_CONNECTIONS: usize = 30;
 
 /// The status of an answer on a connection of its own.

@@ -226,3 +226,22 @@ async fn the_acts_of_a_tenant_have_a_rate_and_an_operator_s_have_none() {
     }
     server.stop().await;
 }
+
+/// Each webhook that an event matches is a row, also where it is skipped.
+#[tokio::test]
+async fn a_batch_for_too_many_webhooks_is_refused_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start(folder.path()).await;
+    for n in 0..25 {
+        let webhook =
+            json!({"name": format!("w{n}"), "url": "http://127.0.0.1:4000/", "topic_patterns": [">"], "enabled": false});
+        server.post("/api/v1/webhooks", &webhook.to_string()).await.expect(201);
+    }
+    let batch = |count: usize| Value::from(vec![json!({"topic": "a", "payload": {}}); count]).to_string();
+    let refused = server.post("/api/v1/events/batch", &batch(801)).await.expect(422);
+    let reason = refused["errors"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("more than 20000 deliveries together; send fewer"), "{reason}");
+    assert_eq!(server.get("/api/v1/stats").await.expect(200)["skipped"], 0);
+    server.post("/api/v1/events/batch", &batch(800)).await.expect(202);
+    assert_eq!(server.get("/api/v1/stats").await.expect(200)["skipped"], 20_000);
+}

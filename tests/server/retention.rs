@@ -40,6 +40,10 @@ fn retention() -> RetentionSettings {
 }
 
 async fn start(folder: &Path, clock: &Arc<ManualClock>) -> Arc<Engine> {
+    start_with(folder, clock, retention()).await
+}
+
+async fn start_with(folder: &Path, clock: &Arc<ManualClock>, retention: RetentionSettings) -> Arc<Engine> {
     let store = SqliteStore::open(folder, &MasterKey::new(KEY), SqliteOptions::default()).unwrap();
     let policy = EgressPolicy { allow_all_private: true, ..EgressPolicy::default() };
     let client = Client::new(ClientOptions { policy, ..ClientOptions::default() }).unwrap();
@@ -56,7 +60,7 @@ async fn start(folder: &Path, clock: &Arc<ManualClock>) -> Arc<Engine> {
     };
     let settings = EngineSettings {
         dispatcher,
-        retention: retention(),
+        retention,
         idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL,
         new_tenant_quotas: Quotas::default(),
         node: NodeSettings::default(),
@@ -221,6 +225,25 @@ async fn a_clock_that_is_wrong_for_a_while_deletes_nothing() {
             wait_for_events(&other, 0).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_right_after_a_start_is_in_doubt_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(START));
+    let hour = Some(Duration::from_hours(1));
+    let hourly = RetentionSettings { events: hour, interval: Duration::from_secs(3), ..retention() };
+    let engine = start_with(folder.path(), &clock, hourly).await;
+    publish(&engine, "good.one", 1).await;
+    // Before the first purge, and by less than a server may have been away.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    clock.advance(Duration::from_hours(5));
+    while !engine.is_clock_doubted() {
+        assert_eq!(wait_for_events(&engine, 1).await, ["good.one"]);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(4 * Duration::from_secs(1)).await;
+    assert_eq!(wait_for_events(&engine, 1).await, ["good.one"]);
 }
 
 /// The actions in the audit log, newest first.
