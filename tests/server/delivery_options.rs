@@ -1,6 +1,5 @@
 //! What a webhook and an event may say about their delivery, by what the receiver got.
 
-
 use std::sync::Arc;
 use std::time::Duration;
 

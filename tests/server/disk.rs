@@ -1,6 +1,5 @@
 //! Limits of what takes room, as users and operators see them: stored bytes, tokens, acts, and quotas of new tenants.
 
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -233,8 +232,7 @@ async fn a_batch_for_too_many_webhooks_is_refused_whole() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start(folder.path()).await;
     for n in 0..25 {
-        let webhook =
-            json!({"name": format!("w{n}"), "url": "http://127.0.0.1:4000/", "topic_patterns": [">"], "enabled": false});
+        let webhook = json!({"name": format!("w{n}"), "url": "http://127.0.0.1:4000/", "topic_patterns": [">"], "enabled": false});
         server.post("/api/v1/webhooks", &webhook.to_string()).await.expect(201);
     }
     let batch = |count: usize| Value::from(vec![json!({"topic": "a", "payload": {}}); count]).to_string();

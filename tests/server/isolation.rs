@@ -4,7 +4,6 @@
 //! The routes are those of the document. A new one whose path or body needs something new fails here until it is said
 //! in [`Things::parameter`] or [`body`].
 
-
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
