@@ -21,8 +21,6 @@ const LOUD: &str = "loud";
 const RATE_PER_S: u64 = 200;
 /// Callers of a flood.
 const CALLERS: usize = 8;
-/// What is sent before the first measurement.
-const WARM_UP: Duration = Duration::from_secs(1);
 /// The payload of a large event, which with the rest of it is below the limit.
 const LARGE_BYTES: usize = 1_000_000;
 /// Webhooks of the loud tenant that never answer, and events that each burst owes them.
@@ -35,7 +33,7 @@ const KEYS: usize = 20_000;
 #[derive(Clone, Copy)]
 pub(super) struct Size {
     pub steady: Duration,
-    /// How long a flood goes on before it is measured beside.
+    /// How long a flood goes on before it is measured beside; twice as long the server is left alone before.
     pub flooding: Duration,
     /// Large events that the loud tenant's listings search.
     pub searched: u64,
@@ -153,7 +151,7 @@ impl<'a> Tenants<'a> {
     async fn alone(&mut self) -> anyhow::Result<Steady> {
         (self.say)("tenants: waiting for the disk");
         tokio::task::spawn_blocking(rustix::fs::sync).await?;
-        self.publisher.steady(RATE_PER_S, 2 * WARM_UP, self.receiver).await?;
+        self.publisher.steady(RATE_PER_S, 2 * self.size.flooding, self.receiver).await?;
         self.steady("alone").await
     }
 
