@@ -9,9 +9,8 @@ use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::open::{
-    DATABASE_FILE, DELIVERY_ID_KEY, Folder, ID_HASH_KEY, MASTER_KEY_CHECK, SCHEMA_VERSION, at, read_meta,
-};
+use super::folder::{DATABASE_FILE, Folder, at};
+use super::open::{DELIVERY_ID_KEY, ID_HASH_KEY, MASTER_KEY_CHECK, SCHEMA_VERSION, read_meta};
 use crate::store::id_hash::IdHash;
 use crate::store::seal::{MASTER_KEY_FILE, MasterKey, MasterKeyError, Sealer};
 use crate::store::transfer::{Batch, Digests, Identity, Row, Table, TransferError, Value, delivery};
