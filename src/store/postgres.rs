@@ -7,6 +7,7 @@
 
 mod accept;
 mod audit;
+mod changes;
 mod cluster;
 mod counters;
 mod deliveries;
@@ -45,6 +46,7 @@ use async_trait::async_trait;
 use parking_lot::RwLock;
 use uuid::Uuid;
 
+use self::error::Failure;
 use self::group::Group;
 use self::hints::Hints;
 use self::listings::Listing;
@@ -54,7 +56,7 @@ use self::partitions::Partitions;
 use self::pool::{Connection, Connections, Server};
 use self::presence::Presence;
 pub use self::scratch::{Counted, Scratch};
-use self::transaction::{Commit, Failure, Slots, write};
+use self::transaction::{Commit, Slots, write};
 use self::window::Window;
 use super::cluster::Cluster;
 use super::counters::Gauges;

@@ -1,4 +1,4 @@
-//! What an error of the server, or of the way to it, means to a caller.
+//! Why an operation did not succeed, and what an error of the server, or of the way to it, means to a caller.
 
 use std::error::Error as _;
 
@@ -7,6 +7,40 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{WasNull, WrongType};
 
 use crate::store::StoreError;
+
+/// Why an operation did not succeed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// What was asked for is not done; the connection is as before.
+    Refused(StoreError),
+    Postgres(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) => error,
+            Failure::Postgres(error) => store_error(&error),
+        }
+    }
+}
+
+/// What was read cannot have been written.
+pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
+    Failure::Refused(StoreError::Corrupt(error.to_string()))
+}
 
 /// The error of a statement, or of a commit. Nothing is said of whether a commit took place: with the connection gone,
 /// nobody knows.

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use tokio_postgres::error::SqlState;
 
 use self::columns::{ROWS_PER_FETCH, Written};
+use super::error::{Failure, corrupt};
 use super::open::{self, PostgresOptions, shown};
 use super::partitions;
 use super::pool::{Connection, Connections};
-use super::transaction::{Failure, corrupt};
 use crate::store::sqlite::export::LastNumbers;
 use crate::store::transfer::{
     Batch, Digests, Identity, Progress, Row, Step, Table, Task, TransferError, Value, delivery,
@@ -121,7 +121,7 @@ impl Target {
 
     /// Refuses a database in which nodes have begun something of their own.
     async fn refuse_installation(&self) -> Result<(), TransferError> {
-        if has_transfer(&self.connection).await.map_err(|failure| self.failed(failure))? {
+        if open::has_transfer(&self.connection).await.map_err(|failure| self.failed(failure))? {
             return Ok(());
         }
         self.refuse_nodes().await?;
@@ -334,25 +334,4 @@ async fn foreign_table(connection: &Connection) -> Result<Option<String>, Failur
         )
         .await?;
     row.map(|row| Ok(format!("the table {}", row.try_get::<_, String>(0)?))).transpose()
-}
-
-async fn has_transfer(connection: &Connection) -> Result<bool, Failure> {
-    if !is_possible(connection).await? {
-        return Ok(false);
-    }
-    Ok(connection.query_one("SELECT EXISTS (SELECT 1 FROM transfer)", &[]).await?.try_get(0)?)
-}
-
-/// Whether a move into the database began and has not ended.
-pub(super) async fn is_unfinished(connection: &Connection) -> Result<bool, Failure> {
-    if !is_possible(connection).await? {
-        return Ok(false);
-    }
-    let sql = "SELECT EXISTS (SELECT 1 FROM transfer WHERE finished_at IS NULL)";
-    Ok(connection.query_one(sql, &[]).await?.try_get(0)?)
-}
-
-/// Whether the schema is so new.
-async fn is_possible(connection: &Connection) -> Result<bool, Failure> {
-    Ok(connection.query_one("SELECT to_regclass('transfer') IS NOT NULL", &[]).await?.try_get(0)?)
 }

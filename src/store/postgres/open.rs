@@ -8,10 +8,10 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use uuid::Uuid;
 
+use super::error::Failure;
 use super::pool::{Connection, Connections, Server};
 use super::sealed_urls::seal_urls;
-use super::transaction::Failure;
-use super::{CONTROL_CONNECTIONS, LISTENING_CONNECTIONS, MIN_CONNECTIONS, import, schema};
+use super::{CONTROL_CONNECTIONS, LISTENING_CONNECTIONS, MIN_CONNECTIONS, schema};
 use crate::delivery::client::Roots;
 use crate::store::migrate::{self, Migration};
 use crate::store::seal::{Belonging, Sealer, random_bytes};
@@ -31,8 +31,6 @@ const MIGRATIONS: &[Migration] = &[
 ];
 /// The oldest version that its makers still mend, as of this program's.
 const OLDEST_POSTGRES: u32 = 14;
-/// `pg_advisory_xact_lock`: held by who migrates.
-pub(super) const MIGRATION_LOCK: i64 = 0x5052_4452_0001;
 /// Connections where the options do not say.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 16;
 
@@ -156,7 +154,7 @@ impl Opening<'_> {
     }
 
     async fn refuse_unfinished(&self, connection: &Connection) -> Result<(), OpenError> {
-        if import::is_unfinished(connection).await.map_err(|failure| self.failed(failure))? {
+        if is_unfinished(connection).await.map_err(|failure| self.failed(failure))? {
             return Err(OpenError::UnfinishedTransfer { database: self.database.to_owned() });
         }
         Ok(())
@@ -277,7 +275,7 @@ pub(super) fn missing_migrations(database: &str, found: i64) -> Result<&'static 
 pub(super) async fn migrate(connections: &Connections, migration: &Migration) -> Result<(), Failure> {
     let mut connection = connections.get().await?;
     connection.begin().await?;
-    connection.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
+    connection.execute("SELECT pg_advisory_xact_lock($1)", &[&schema::MIGRATION_LOCK]).await?;
     connection
         .batch("CREATE TABLE IF NOT EXISTS schema_version (version bigint PRIMARY KEY, migrated_at timestamptz)")
         .await?;
@@ -328,6 +326,27 @@ pub(super) async fn schema_version(connection: &Connection) -> Result<i64, Failu
 async fn read_version(connection: &Connection) -> Result<i64, Failure> {
     let version = connection.query_one("SELECT coalesce(max(version), 0) FROM schema_version", &[]).await?;
     Ok(version.try_get(0)?)
+}
+
+pub(super) async fn has_transfer(connection: &Connection) -> Result<bool, Failure> {
+    if !is_possible(connection).await? {
+        return Ok(false);
+    }
+    Ok(connection.query_one("SELECT EXISTS (SELECT 1 FROM transfer)", &[]).await?.try_get(0)?)
+}
+
+/// Whether a move into the database began and has not ended.
+async fn is_unfinished(connection: &Connection) -> Result<bool, Failure> {
+    if !is_possible(connection).await? {
+        return Ok(false);
+    }
+    let sql = "SELECT EXISTS (SELECT 1 FROM transfer WHERE finished_at IS NULL)";
+    Ok(connection.query_one(sql, &[]).await?.try_get(0)?)
+}
+
+/// Whether the schema is so new.
+async fn is_possible(connection: &Connection) -> Result<bool, Failure> {
+    Ok(connection.query_one("SELECT to_regclass('transfer') IS NOT NULL", &[]).await?.try_get(0)?)
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::error::Failure;
 use super::pool::{Connection, Connections};
-use super::transaction::Failure;
 use crate::delivery::id::EventSeq;
 use crate::store::StoreError;
 

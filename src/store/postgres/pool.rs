@@ -14,8 +14,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, Row, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::error;
-use super::transaction::Failure;
+use super::error::{self, Failure};
 use crate::delivery::client::Roots;
 use crate::fair::{Permit, Turns};
 use crate::store::{OpenError, StoreError};
