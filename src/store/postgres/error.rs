@@ -10,7 +10,7 @@ use crate::store::StoreError;
 
 /// Why an operation did not succeed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(in crate::store) enum Failure {
     /// What was asked for is not done; the connection is as before.
     Refused(StoreError),
     Postgres(Error),
@@ -38,7 +38,7 @@ impl From<Failure> for StoreError {
 }
 
 /// What was read cannot have been written.
-pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
+pub(in crate::store) fn corrupt(error: impl std::fmt::Display) -> Failure {
     Failure::Refused(StoreError::Corrupt(error.to_string()))
 }
 
@@ -68,7 +68,7 @@ pub(super) fn lacks_partition(error: &Error) -> bool {
 /// A column's value that no version of this program writes.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unreadable(pub(super) String);
+pub(in crate::store) struct Unreadable(pub(in crate::store) String);
 
 fn is_unreadable(error: &Error) -> bool {
     error.source().is_some_and(|source| source.is::<Unreadable>() || source.is::<WasNull>() || source.is::<WrongType>())

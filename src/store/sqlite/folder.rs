@@ -16,8 +16,8 @@ pub const DATABASE_FILE: &str = "postrider.db";
 const LOCK_FILE: &str = "postrider.lock";
 
 /// A data folder, locked until this is dropped.
-pub(super) struct Folder {
-    pub(super) database: PathBuf,
+pub(in crate::store) struct Folder {
+    pub(in crate::store) database: PathBuf,
     /// The database and its log, as they were opened.
     place: Option<[FileId; 2]>,
     /// The lock file, and the folder itself, which nobody can delete while it has a database.
@@ -33,7 +33,7 @@ pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
 }
 
 impl Folder {
-    pub(super) fn lock(folder: &Path) -> Result<Self, OpenError> {
+    pub(in crate::store) fn lock(folder: &Path) -> Result<Self, OpenError> {
         create_folder(folder).map_err(at(folder))?;
         let path = folder.join(LOCK_FILE);
         let mut options = OpenOptions::new();
@@ -76,12 +76,12 @@ impl Folder {
         self.database.display().to_string()
     }
 
-    pub(super) fn corrupt(&self, reason: &str) -> OpenError {
+    pub(in crate::store) fn corrupt(&self, reason: &str) -> OpenError {
         OpenError::Corrupt { path: self.shown(), reason: reason.to_owned() }
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-    pub(super) fn failed(&self, error: rusqlite::Error) -> OpenError {
+    pub(in crate::store) fn failed(&self, error: rusqlite::Error) -> OpenError {
         let reason = error.to_string();
         match error.sqlite_error_code() {
             // A table or a column that is missing is as bad as a page that is.
@@ -91,7 +91,7 @@ impl Folder {
     }
 }
 
-pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + use<> {
+pub(in crate::store) fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + use<> {
     let path = path.display().to_string();
     move |error| OpenError::Path { path: path.clone(), reason: error.to_string() }
 }

@@ -34,7 +34,7 @@ const MIGRATIONS: &[Migration] = &[
 ];
 
 /// The version of a database that is up to date.
-pub(super) const SCHEMA_VERSION: i64 = migrate::latest(MIGRATIONS);
+pub(in crate::store) const SCHEMA_VERSION: i64 = migrate::latest(MIGRATIONS);
 
 /// `PRAGMA application_id`: "PRDR" in ASCII.
 const APPLICATION_ID: i32 = 0x5052_4452;
@@ -59,9 +59,9 @@ const READER_CACHE_KIB: i64 = 2 << 10;
 const CACHED_STATEMENTS: usize = 96;
 
 /// Keys of the table `meta`.
-pub(super) const ID_HASH_KEY: &str = "id_hash_key";
-pub(super) const DELIVERY_ID_KEY: &str = "delivery_id_key";
-pub(super) const MASTER_KEY_CHECK: &str = "master_key_check";
+pub(in crate::store) const ID_HASH_KEY: &str = "id_hash_key";
+pub(in crate::store) const DELIVERY_ID_KEY: &str = "delivery_id_key";
+pub(in crate::store) const MASTER_KEY_CHECK: &str = "master_key_check";
 pub(super) const MASTER_KEY_CHECK_TEXT: &[u8] = b"postrider";
 
 impl Folder {
@@ -115,7 +115,7 @@ impl Folder {
     }
 
     /// A connection to the database as it is, after the checks of [`Folder::open`]. Nothing is changed by either.
-    pub(super) fn open_unchanged(&self, sealer: &Sealer) -> Result<Connection, OpenError> {
+    pub(in crate::store) fn open_unchanged(&self, sealer: &Sealer) -> Result<Connection, OpenError> {
         self.inspect(sealer)?;
         self.open_unchanging().map_err(|error| self.failed(error))
     }
@@ -276,7 +276,7 @@ pub(super) fn master_key_check() -> Belonging<'static> {
     Belonging { tenant: DEFAULT_TENANT, webhook: Uuid::nil(), field: MASTER_KEY_CHECK }
 }
 
-pub(super) fn read_meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+pub(in crate::store) fn read_meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
     connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
 }
 
