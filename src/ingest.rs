@@ -18,10 +18,12 @@ use crate::store::{
 };
 use crate::tenants::{self, QuotaError, Tenant, Tenants};
 use crate::topic::{OPERATIONAL_TOKEN, Pattern, PatternIndex, Topic};
-use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
+use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
 /// Why an event was not delivered that the webhook's filter does not match.
 pub(crate) const FILTERED: &str = "filter";
+/// Deliveries that the events of one request may cause, those that are skipped among them; one event may cause more.
+const MAX_DELIVERIES_AT_ONCE: usize = 20_000;
 /// Why a webhook would not get an event that is directed to others.
 const NOT_NAMED: &str = "not among `webhooks`";
 
@@ -73,6 +75,9 @@ pub enum PublishError {
     /// The event names a webhook that there is not.
     #[error("there is no webhook {webhook}")]
     UnknownWebhook { index: usize, webhook: Uuid },
+    /// Nothing was stored.
+    #[error("the events are for more than {max} deliveries together; send fewer of them in one request")]
+    TooManyDeliveries { max: usize },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -149,6 +154,29 @@ struct Indexes {
 impl Indexes {
     fn of(&self, topic: &Topic) -> &PatternIndex<WebhookSeq> {
         if topic.is_operational() { &self.operational } else { &self.events }
+    }
+
+    /// Events that are stored at once hold up all others meanwhile: together they are for no more than `max` webhooks, or
+    /// are one event.
+    fn refuse_too_many(
+        &self,
+        events: &[Event],
+        directed: &[Option<Vec<WebhookSeq>>],
+        max: usize,
+    ) -> Result<(), PublishError> {
+        if events.len() < 2 || events.len().saturating_mul(self.webhooks.len()) <= max {
+            return Ok(());
+        }
+        let (mut matching, mut deliveries) = (Vec::new(), 0);
+        for (event, named) in events.iter().zip(directed) {
+            matching.clear();
+            self.of(event.topic()).matches(event.topic(), &mut matching);
+            deliveries += named.as_ref().map_or(matching.len(), |named| named.len().min(matching.len()));
+            if deliveries > max {
+                return Err(PublishError::TooManyDeliveries { max });
+            }
+        }
+        Ok(())
     }
 
     fn for_pattern(&mut self, pattern: &Pattern) -> &mut PatternIndex<WebhookSeq> {
@@ -242,9 +270,13 @@ impl Ingest {
             return Err(PublishError::Draining);
         }
         let accepted_at = self.clock.now();
-        let placed = self.place(tenant, events, accepted_at)?;
-        let stored =
-            || tenants::Usage { pending: self.store.pending(tenant), stored_bytes: self.store.stored_bytes(tenant) };
+        let max_deliveries = if payer.is_some() { MAX_DELIVERIES_AT_ONCE } else { usize::MAX };
+        let placed = self.place(tenant, events, accepted_at, max_deliveries)?;
+        let stored = || tenants::Usage {
+            deliveries: 0,
+            pending: self.store.pending(tenant),
+            stored_bytes: self.store.stored_bytes(tenant),
+        };
         let arriving = payer.map(|payer| payer.reserve(|| added(&placed), stored));
         // Held until what is committed is in the store's gauges.
         let _arriving = arriving.transpose().inspect_err(|_| placed.iter().for_each(give_back))?;
@@ -275,12 +307,21 @@ impl Ingest {
     }
 
     /// Finds who delivers each event, and reserves places in the lanes that are here.
-    fn place(&self, tenant: TenantSeq, events: Vec<Event>, now: UnixMicros) -> Result<Vec<Placed>, PublishError> {
+    fn place(
+        &self,
+        tenant: TenantSeq,
+        events: Vec<Event>,
+        now: UnixMicros,
+        max_deliveries: usize,
+    ) -> Result<Vec<Placed>, PublishError> {
         let patterns = self.patterns.read();
         let indexes = patterns.by_tenant.get(&tenant);
         // All before any place is reserved.
         let directed = events.iter().enumerate().map(|(index, event)| named(indexes, event, index));
         let directed = directed.collect::<Result<Vec<_>, _>>()?;
+        if let Some(indexes) = indexes {
+            indexes.refuse_too_many(&events, &directed, max_deliveries)?;
+        }
         let memory = self.dispatcher.memory();
         let (mut webhooks, mut wanting, mut owners) = (Vec::new(), Vec::new(), Vec::new());
         let filters = indexes.map(|indexes| &indexes.filters).filter(|filters| !filters.is_empty());
@@ -420,19 +461,11 @@ fn named(indexes: Option<&Indexes>, event: &Event, index: usize) -> Result<Optio
     Ok(Some(named))
 }
 
-/// Whether a webhook with these settings would have been owed the event, had it been there with them when the event
-/// was accepted. Replay jobs ask it that include what was not matched.
-pub(crate) fn would_match(settings: &WebhookSettings, event: &Event) -> bool {
-    let is_operational = event.topic().is_operational();
-    let mut patterns = settings.topic_patterns.iter().filter(|pattern| pattern.is_operational() == is_operational);
-    patterns.any(|pattern| pattern.matches(event.topic()))
-        && settings.policy.filter.as_ref().is_none_or(|filter| filter.matches(event.body()))
-}
-
 /// What events take of their tenant's quotas.
 fn added(placed: &[Placed]) -> tenants::Usage {
     let is_pending = |(_, disposition): &&(Owner, Disposition)| !matches!(disposition, Disposition::Skipped(_));
     tenants::Usage {
+        deliveries: placed.iter().map(|placed| placed.owners.len() as u64).sum(),
         pending: placed.iter().map(|placed| placed.owners.iter().filter(is_pending).count() as u64).sum(),
         stored_bytes: placed.iter().map(|placed| placed.event.body().len() as u64).sum(),
     }

@@ -70,7 +70,7 @@ pub struct ServeSettings {
     pub is_new_installation: bool,
     /// How long a shutdown waits for requests and attempts under way; recording their outcomes may take 5 s more.
     pub drain_timeout: Duration,
-    /// Connections of one peer at once; it has no more than half of all, whatever this is.
+    /// Connections of one peer at once.
     pub max_connections_per_peer: usize,
     /// `None`: made at the first start and told once in [`Started::new_admin_token`].
     pub admin_token: Option<SecretString>,
@@ -226,19 +226,21 @@ async fn answer(
             accepted = accept(&listener, places) => accepted,
         };
         let stream = TokioIo::new(Strict::new(WriteTimeout::new(stream, WRITE_TIMEOUT)));
-        let (gone, place) = (place.gone(), Arc::new(place));
+        let place = Arc::new(place);
+        let gone = Arc::clone(&place).gone();
         let answers = Answers::clone(&answers);
         let answers = service_fn(move |mut request: Request<Incoming>| {
-            let (busy, is_reserved) = (place.begin(), place.is_reserved());
+            let (busy, is_last) = place.begin();
             request.extensions_mut().insert(peer);
-            let is_refused = is_reserved && !api::is_about_health(&request);
+            let is_refused = place.is_reserved() && !api::is_about_health(&request);
+            let is_last = is_last || place.is_reserved();
             let answer = (!is_refused).then(|| answers.call(request));
             async move {
                 let mut answer = match answer {
                     Some(answer) => answer.await?,
                     None => api::no_connection_left(),
                 };
-                if is_reserved {
+                if is_last {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(answer.map(|body| Answered::new(body, busy)))

@@ -21,6 +21,10 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub const RETRY_PENDING_AFTER: Duration = Duration::from_secs(5);
 /// When a publisher whose tenant has too much stored may try again: so often old events are purged.
 pub const RETRY_STORED_AFTER: Duration = Duration::from_mins(1);
+/// When a publisher whose tenant has too much on its way into the store may try again.
+pub const RETRY_ARRIVING_AFTER: Duration = Duration::from_secs(1);
+/// Deliveries of a tenant on their way into the store, at each node, those that are skipped among them. They are in memory.
+pub const MAX_ARRIVING_DELIVERIES: u64 = 500_000;
 /// Acts for the audit log that a tenant may do at once, at each node.
 pub const ACT_BURST: u32 = 1_000;
 /// Acts a second that it may do on the average.
@@ -59,6 +63,8 @@ struct Used {
 /// What events take of a tenant's quotas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
+    /// Deliveries, also those that are skipped: as many rows, or nearly.
+    pub(crate) deliveries: u64,
     /// Deliveries that have not ended.
     pub(crate) pending: u64,
     /// Of the bodies.
@@ -75,6 +81,8 @@ pub enum QuotaError {
     TooManyAtOnce { max: u32, events: u64 },
     #[error("{pending} deliveries of the tenant are pending and these events would add {added}; it may have {max}")]
     Pending { max: u32, pending: u64, added: u64 },
+    #[error("more than {max} deliveries of the tenant would be on their way into the store; send them after another")]
+    Arriving { max: u64 },
     #[error(
         "{stored} bytes of the tenant's events are stored and these would add {added}; it may have {max} \
          (`max_stored_bytes`): wait until older ones are purged, keep events for a shorter time, or have an operator \
@@ -91,6 +99,7 @@ impl QuotaError {
             Self::EventRate { retry_after, .. } => Some(*retry_after),
             Self::TooManyAtOnce { .. } => None,
             Self::Pending { max, added, .. } => (*added <= u64::from(*max)).then_some(RETRY_PENDING_AFTER),
+            Self::Arriving { .. } => Some(RETRY_ARRIVING_AFTER),
             Self::StoredBytes { max, added, .. } => (added <= max).then_some(RETRY_STORED_AFTER),
         }
     }
@@ -184,15 +193,16 @@ impl Tenant {
         &self,
         added: impl FnOnce() -> Usage,
         stored: impl FnOnce() -> Usage,
-    ) -> Result<Option<Arriving>, QuotaError> {
+    ) -> Result<Arriving, QuotaError> {
         let Quotas { max_pending, max_stored_bytes, .. } = self.record.quotas;
-        if max_pending.is_none() && max_stored_bytes.is_none() {
-            return Ok(None);
-        }
         let added = added();
         let mut arriving = self.used.arriving.lock();
+        if arriving.deliveries > 0 && arriving.deliveries + added.deliveries > MAX_ARRIVING_DELIVERIES {
+            return Err(QuotaError::Arriving { max: MAX_ARRIVING_DELIVERIES });
+        }
         // In this order: what is committed is in the gauges before it leaves `arriving`, so nothing is missed.
-        let stored = stored();
+        let has_quota = max_pending.is_some() || max_stored_bytes.is_some();
+        let stored = if has_quota { stored() } else { Usage::default() };
         let pending = arriving.pending + stored.pending;
         if let Some(max) = max_pending
             && added.pending > 0
@@ -206,9 +216,10 @@ impl Tenant {
         {
             return Err(QuotaError::StoredBytes { max, stored, added: added.stored_bytes });
         }
+        arriving.deliveries += added.deliveries;
         arriving.pending += added.pending;
         arriving.stored_bytes += added.stored_bytes;
-        Ok(Some(Arriving { used: Arc::clone(&self.used), added }))
+        Ok(Arriving { used: Arc::clone(&self.used), added })
     }
 }
 
@@ -221,6 +232,7 @@ pub(crate) struct Arriving {
 impl Drop for Arriving {
     fn drop(&mut self) {
         let mut arriving = self.used.arriving.lock();
+        arriving.deliveries -= self.added.deliveries;
         arriving.pending -= self.added.pending;
         arriving.stored_bytes -= self.added.stored_bytes;
     }
@@ -339,7 +351,7 @@ mod tests {
     #[test]
     fn what_arrives_counts_as_pending_until_its_commit() {
         let tenant = tenant(Quotas { max_pending: Some(10), ..Quotas::default() });
-        let pending = |pending| Usage { pending, stored_bytes: 9 };
+        let pending = |pending| Usage { deliveries: 0, pending, stored_bytes: 9 };
         let reserve = |added, stored| tenant.reserve(|| pending(added), || pending(stored));
         let first = reserve(4, 3).unwrap();
         let refused = reserve(4, 3).err().unwrap();
@@ -359,7 +371,7 @@ mod tests {
     #[test]
     fn what_arrives_counts_as_stored_until_its_commit() {
         let tenant = tenant(Quotas { max_stored_bytes: Some(1_000), ..Quotas::default() });
-        let bytes = |stored_bytes| Usage { pending: 9, stored_bytes };
+        let bytes = |stored_bytes| Usage { deliveries: 0, pending: 9, stored_bytes };
         let reserve = |added, stored| tenant.reserve(|| bytes(added), || bytes(stored));
         let first = reserve(400, 300).unwrap();
         let refused = reserve(301, 300).err().unwrap();
@@ -400,11 +412,28 @@ mod tests {
     }
 
     #[test]
+    fn what_arrives_at_once_is_bounded_without_any_quota() {
+        let tenant = tenant(Quotas::default());
+        let of = |deliveries| Usage { deliveries, ..Usage::default() };
+        let nobody = || panic!("nobody asks the store");
+        let all = tenant.reserve(|| of(2 * MAX_ARRIVING_DELIVERIES), nobody).unwrap();
+        let refused = tenant.reserve(|| of(1), nobody).err().unwrap();
+        assert_eq!(refused, QuotaError::Arriving { max: MAX_ARRIVING_DELIVERIES });
+        assert_eq!(refused.retry_after(), Some(RETRY_ARRIVING_AFTER));
+        drop(all);
+        let half = || of(MAX_ARRIVING_DELIVERIES / 2);
+        let halves = [tenant.reserve(half, nobody).unwrap(), tenant.reserve(half, nobody).unwrap()];
+        assert!(tenant.reserve(|| of(1), nobody).is_err());
+        drop(halves);
+        assert!(tenant.reserve(|| of(1), nobody).is_ok());
+    }
+
+    #[test]
     fn a_tenant_without_quotas_is_never_held_up() {
         let tenant = tenant(Quotas::default());
         tenant.take_events(usize::MAX).unwrap();
-        let nobody = || panic!("nobody counts");
-        assert!(tenant.reserve(nobody, nobody).unwrap().is_none());
+        let much = || Usage { deliveries: 0, pending: u64::MAX / 4, stored_bytes: u64::MAX / 4 };
+        assert!(tenant.reserve(much, || panic!("nobody asks the store")).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

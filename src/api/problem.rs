@@ -234,6 +234,7 @@ impl From<PublishError> for Problem {
             PublishError::UnknownWebhook { index, .. } => {
                 Self::field(format!("events[{index}].webhooks"), error.to_string())
             }
+            PublishError::TooManyDeliveries { .. } => Self::field("events", error.to_string()),
             PublishError::Store(error) => error.into(),
         }
     }
@@ -272,6 +273,7 @@ impl From<QuotaError> for Problem {
             QuotaError::EventRate { .. } | QuotaError::TooManyAtOnce { .. } => "quota-events",
             QuotaError::Pending { .. } => "quota-pending",
             QuotaError::StoredBytes { .. } => "quota-stored-bytes",
+            QuotaError::Arriving { .. } => "too-many-deliveries",
         };
         match error.retry_after() {
             Some(wait) => Self::too_many(kind, error.to_string(), wait),

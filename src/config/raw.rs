@@ -55,7 +55,7 @@ pub struct RawConfig {
     /// Wait this long for attempts under way when stopping [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub drain_timeout: Option<Span>,
-    /// Let one client's address have this many connections, and no more than half of all [default: 2048]
+    /// Let one client's address have this many connections, and answer 503 to more [default: 2048]
     #[arg(long, value_name = "COUNT")]
     pub max_connections_per_peer: Option<NonZeroUsize>,
     /// Let webhooks reach this private network (repeatable)

@@ -16,7 +16,6 @@ use uuid::Uuid;
 use super::{Engine, to_the_end};
 use crate::clock::Clock;
 use crate::dispatcher::Dispatcher;
-use crate::ingest::would_match;
 use crate::store::cluster::Hint;
 use crate::store::replay::{
     MAX_RESEND_DELIVERIES, NewReplay, ReplayAction, ReplayRecord, ReplayState, ReplayStep, Stepped,
@@ -159,7 +158,7 @@ impl Runner {
         let scan = self.store.scan_replay(job, patterns, max_changes).await?;
         let add: Vec<DeliveryKey> = match (&job.webhook, &settings) {
             (Some(webhook), Some(settings)) => {
-                let wanted = scan.unmatched.iter().filter(|live| would_match(settings, &live.event));
+                let wanted = scan.unmatched.iter().filter(|live| settings.wants(&live.event));
                 wanted.map(|live| DeliveryKey { event: live.seq, webhook: webhook.seq }).collect()
             }
             _ => Vec::new(),

@@ -119,11 +119,10 @@ impl Purge {
 
     pub(super) async fn run(mut self) {
         let mut is_failing = false;
+        // What is seen of the clock now is what later looks compare with. A look that fails is made again.
+        let _ = self.may_delete(self.clock.now()).await;
         loop {
             tokio::time::sleep(self.settings.interval).await;
-            if !self.dispatcher.owns(Shard::from_number(0)) {
-                continue;
-            }
             let round = self.round().await;
             if let Err(error) = &round
                 && !is_failing
@@ -136,7 +135,8 @@ impl Purge {
 
     async fn round(&mut self) -> Result<(), StoreError> {
         let now = self.clock.now();
-        if !self.may_delete(now).await? {
+        // Every node looks, so that one which takes the purge over knows how its clock ran.
+        if !self.may_delete(now).await? || !self.dispatcher.owns(Shard::from_number(0)) {
             return Ok(());
         }
         // The clock may have been set back.

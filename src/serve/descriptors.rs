@@ -3,7 +3,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::connections::RESERVED_CONNECTIONS;
+use super::connections::ALL_RESERVED_CONNECTIONS;
 use crate::delivery::client::SocketLimits;
 use crate::dispatcher::DispatcherSettings;
 
@@ -36,7 +36,7 @@ impl Descriptors {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let clients = (limit / CLIENTS_SHARE).clamp(1, MAX_CONNECTIONS);
         let of_lookups = limit / LOOKUPS_SHARE;
-        let rest = limit.saturating_sub(clients + RESERVED_CONNECTIONS + of_lookups + RESERVED_FILES + store);
+        let rest = limit.saturating_sub(clients + ALL_RESERVED_CONNECTIONS + of_lookups + RESERVED_FILES + store);
         let lookups = (of_lookups / LOOKUP_SOCKETS).max(1);
         if clients < FEW_CONNECTIONS {
             let (max_connections, to_receivers) = (clients, rest.max(MIN_RECEIVERS));
@@ -93,13 +93,13 @@ mod tests {
             (clients, receivers.connections, receivers.lookups)
         };
         assert_eq!(shares(None), (8_192, 0, 0));
-        assert_eq!(shares(Some(1_048_576)), (8_192, 909_212, 65_536));
-        assert_eq!(shares(Some(4_096)), (1_024, 2_460, 256));
-        assert_eq!(shares(Some(256)), (64, 60, 16));
+        assert_eq!(shares(Some(1_048_576)), (8_192, 909_196, 65_536));
+        assert_eq!(shares(Some(4_096)), (1_024, 2_444, 256));
+        assert_eq!(shares(Some(256)), (64, 44, 16));
         assert_eq!(shares(Some(2)), (1, 3, 1));
         for limit in [200, 256, 300, 1_000, 1_024, 5_000, 100_000] {
             let (clients, receivers, lookups) = shares(Some(limit));
-            let sum = clients + RESERVED_CONNECTIONS + receivers + lookups * LOOKUP_SOCKETS + RESERVED_FILES + 20;
+            let sum = clients + ALL_RESERVED_CONNECTIONS + receivers + lookups * LOOKUP_SOCKETS + RESERVED_FILES + 20;
             assert!(sum as u64 <= limit, "{limit}: {sum}");
         }
     }

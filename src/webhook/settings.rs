@@ -16,6 +16,7 @@ use crate::delivery::guard::Destination;
 use crate::delivery::id::WebhookSeq;
 use crate::delivery::receiver::{DEFAULT_TIMEOUT, Method, Webhook};
 use crate::delivery::retry::Schedule;
+use crate::event::Event;
 use crate::signing::{Scheme, Secret, SigningKeys, StandardKey};
 use crate::topic::Pattern;
 
@@ -134,6 +135,15 @@ impl WebhookSettings {
             policy: Policy::default(),
         };
         checked.apply(blank, &WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })
+    }
+
+    /// Whether a webhook with these settings would have been owed the event, had it been there with them when the event
+    /// was accepted. Replay jobs ask it that include what was not matched.
+    pub(crate) fn wants(&self, event: &Event) -> bool {
+        let is_operational = event.topic().is_operational();
+        let mut patterns = self.topic_patterns.iter().filter(|pattern| pattern.is_operational() == is_operational);
+        patterns.any(|pattern| pattern.matches(event.topic()))
+            && self.policy.filter.as_ref().is_none_or(|filter| filter.matches(event.body()))
     }
 
     /// What of these settings a store keeps as one text, so that [`WebhookSettings::patched`] brings it back.

@@ -20,9 +20,9 @@ use crate::webhook::TenantSeq;
 
 /// Transactions of this kind under way at once.
 const TRANSACTIONS: usize = 2;
-/// What the calls of the transactions under way, and those that wait for the next, may hold in KiB, each one at least; a
-/// larger one waits until it is alone. Tenants take turns at it.
-const MAX_WAITING_KIB: usize = 6 << 10;
+/// What the calls of the transactions under way, and those that wait for the next, may weigh, a row or a KiB one; a heavier
+/// one waits until it is alone. Tenants take turns at it.
+const MAX_WAITING_WEIGHT: usize = 6 << 10;
 /// A transaction takes no more calls when it has this many rows or bytes.
 const MAX_COMMIT_ROWS: usize = 4_096;
 const MAX_COMMIT_BYTES: usize = 2 << 20;
@@ -60,7 +60,7 @@ impl Group {
         let task = || tokio::spawn(run(Arc::clone(shared), Arc::clone(&waiting)));
         Self {
             calls: Mutex::new(Some(calls)),
-            room: Turns::new(MAX_WAITING_KIB),
+            room: Turns::new(MAX_WAITING_WEIGHT),
             tasks: Mutex::new((0..TRANSACTIONS).map(|_| task()).collect()),
         }
     }
@@ -72,7 +72,8 @@ impl Group {
 
     async fn call(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
         let tenant = events.first().map(|new| new.tenant);
-        let room = self.room.acquire_many(tenant, (bytes(&events) >> 10).clamp(1, MAX_WAITING_KIB)).await;
+        let weight = (rows(&events) + (bytes(&events) >> 10)).clamp(1, MAX_WAITING_WEIGHT);
+        let room = self.room.acquire_many(tenant, weight).await;
         let calls = self.calls.lock().clone().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
         calls.send(Call { events, answer, room }).map_err(|_| closed())?;
@@ -82,7 +83,7 @@ impl Group {
 
     /// More waits than goes into one transaction.
     pub(super) fn is_busy(&self) -> bool {
-        self.room.free() < MAX_WAITING_KIB - (MAX_COMMIT_BYTES >> 10)
+        self.room.free() < MAX_WAITING_WEIGHT - MAX_COMMIT_ROWS
     }
 
     /// Finishes what was handed in. Later calls fail.

@@ -20,9 +20,9 @@ use crate::fair::{Permit, Turns};
 use crate::store::{Act, StoreError};
 use crate::webhook::TenantSeq;
 
-/// What the calls of a commit, and those that wait for the next, may hold in KiB, each one at least; a larger one waits until
-/// it is alone. Tenants take turns at it, and then again at the commits.
-const MAX_WAITING_KIB: usize = 6 << 10;
+/// What the calls of a commit, and those that wait for the next, may weigh, a row or a KiB one; a heavier one waits until it
+/// is alone. Tenants take turns at it, and then again at the commits.
+const MAX_WAITING_WEIGHT: usize = 6 << 10;
 /// A transaction takes no more calls when it has this many rows or bytes.
 const MAX_COMMIT_ROWS: usize = 4_096;
 const MAX_COMMIT_BYTES: usize = 2 << 20;
@@ -54,7 +54,7 @@ impl Writer {
         })?;
         let thread = WriterThread {
             jobs: Mutex::new(Some(jobs)),
-            room: Turns::new(MAX_WAITING_KIB),
+            room: Turns::new(MAX_WAITING_WEIGHT),
             thread: Mutex::new(Some(thread)),
             stopped: Mutex::new(Some(stopped)),
         };
@@ -74,7 +74,8 @@ impl Writer {
         T: Send + 'static,
         W: FnMut(&mut Commit<'_>) -> Result<T, Failure> + Send + 'static,
     {
-        let room = self.thread.room.acquire_many(size.tenant, (size.bytes >> 10).clamp(1, MAX_WAITING_KIB)).await;
+        let weight = usize::try_from(size.weight()).unwrap_or(MAX_WAITING_WEIGHT).min(MAX_WAITING_WEIGHT);
+        let room = self.thread.room.acquire_many(size.tenant, weight).await;
         let jobs = self.thread.jobs.lock().clone().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
         let call = Call { work, size, act: self.act.clone(), done: None, answer, _room: room };
@@ -85,7 +86,7 @@ impl Writer {
 
     /// More waits than goes into one transaction.
     pub(super) fn is_busy(&self) -> bool {
-        self.thread.room.free() < MAX_WAITING_KIB - (MAX_COMMIT_BYTES >> 10)
+        self.thread.room.free() < MAX_WAITING_WEIGHT - MAX_COMMIT_ROWS
     }
 
     /// Lets the thread finish what it was given, and waits until it has closed the file.

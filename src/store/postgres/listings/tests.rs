@@ -1,6 +1,7 @@
 //! Pages that end because of what they cost.
 
-#[path = "../../../../tests/support/postgres.rs"]
+#[path = "../../../../tests/server/support/postgres_server.rs"]
+#[expect(dead_code, reason = "these tests need less of it than others")]
 mod postgres_server;
 
 use std::sync::Arc;

@@ -1,0 +1,50 @@
+//! The server, from its API down to its files and its databases.
+
+#![cfg(feature = "server")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and one says what it measured"
+)]
+
+mod api;
+mod cli;
+#[cfg(target_os = "linux")]
+mod cluster;
+mod connections;
+mod contract;
+mod crash;
+mod damaged;
+mod data_folder;
+mod delivery_options;
+mod descriptors;
+mod disk;
+mod edges;
+mod engine;
+#[cfg(target_os = "linux")]
+mod failing_disk;
+mod features;
+#[cfg(target_os = "linux")]
+mod full_disk;
+mod isolation;
+mod keys;
+mod loops;
+mod migrate_store;
+mod openapi;
+mod ordered;
+mod policies;
+mod postgres_nodes;
+mod postgres_opening;
+mod postgres_serving;
+mod postgres_store;
+mod readme;
+mod replay;
+mod retention;
+mod shapes;
+mod shutdown;
+mod sqlite_store;
+mod store_conformance;
+mod support;
+mod webhook_tests;

@@ -1,0 +1,103 @@
+//! An engine on a real store, and what tests say to it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider::clock::{Clock, SystemClock, UnixMicros};
+use postrider::delivery::DeliveryState;
+use postrider::delivery::client::{Client, ClientOptions};
+use postrider::delivery::guard::EgressPolicy;
+use postrider::delivery::retry::Schedule;
+use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
+use postrider::engine::Engine;
+use postrider::event::Event;
+use postrider::ingest::Receipt;
+use postrider::store::seal::MasterKey;
+use postrider::store::sqlite::{SqliteOptions, SqliteStore};
+use postrider::store::{DeliveryFilter, Page, StoredDelivery};
+use postrider::topic::Topic;
+use postrider::webhook::{DEFAULT_TENANT, WebhookPatch, WebhookRecord};
+
+pub(crate) const MASTER_KEY: [u8; 32] = [3; 32];
+
+pub(crate) fn settings() -> DispatcherSettings {
+    DispatcherSettings {
+        max_in_flight: 64,
+        max_lane_deliveries: 100,
+        max_memory_bytes: 16 * 1024 * 1024,
+        retry_schedule: Schedule::from_seconds(&[0.05, 0.05, 0.05]).expect("a schedule"),
+        circuit: CircuitSettings {
+            threshold: 5,
+            cool_down: Duration::from_secs(30),
+            max_cool_down: Duration::from_hours(1),
+        },
+    }
+}
+
+pub(crate) async fn start_with(folder: &Path, settings: DispatcherSettings) -> Arc<Engine> {
+    start_at(folder, settings, Arc::new(SystemClock)).await
+}
+
+pub(crate) async fn start_at(folder: &Path, settings: DispatcherSettings, clock: Arc<dyn Clock>) -> Arc<Engine> {
+    let folder = folder.to_owned();
+    let open = move || SqliteStore::open(&folder, &MasterKey::new(MASTER_KEY), SqliteOptions::default());
+    let store = tokio::task::spawn_blocking(open).await.expect("opening does not panic").expect("the store opens");
+    let policy = EgressPolicy { allow_all_private: true, ..EgressPolicy::default() };
+    let client = Client::new(ClientOptions { policy, ..ClientOptions::default() }).expect("a client");
+    Engine::start(Arc::new(store), client, clock, settings).await.expect("the engine starts")
+}
+
+pub(crate) async fn start(folder: &Path) -> Arc<Engine> {
+    start_with(folder, settings()).await
+}
+
+pub(crate) async fn subscribe(engine: &Arc<Engine>, name: &str, pattern: &str, url: &str) -> WebhookRecord {
+    let patch = WebhookPatch {
+        name: Some(name.to_owned()),
+        url: Some(url.to_owned()),
+        topic_patterns: Some(vec![pattern.to_owned()]),
+        ..WebhookPatch::default()
+    };
+    engine.create_webhook(DEFAULT_TENANT, patch).await.expect("the webhook is valid")
+}
+
+pub(crate) async fn change(engine: &Arc<Engine>, webhook: &WebhookRecord, patch: WebhookPatch) {
+    engine.update_webhook(DEFAULT_TENANT, webhook.uuid, patch).await.expect("the change is valid");
+}
+
+pub(crate) fn events(topic: &str, count: usize) -> Vec<Event> {
+    let event = |n| {
+        let topic = Topic::parse(topic).expect("a topic");
+        Event::new(topic, "seen", &format!(r#"{{"n":{n}}}"#), UnixMicros(0)).expect("an event")
+    };
+    (0..count).map(event).collect()
+}
+
+pub(crate) async fn publish(engine: &Arc<Engine>, topic: &str, count: usize) -> Vec<Receipt> {
+    engine.publish(DEFAULT_TENANT, events(topic, count)).await.expect("the events are accepted")
+}
+
+pub(crate) async fn deliveries(engine: &Engine, state: DeliveryState) -> Vec<StoredDelivery> {
+    let filter = DeliveryFilter { state: Some(state), ..DeliveryFilter::default() };
+    let page = Page { limit: 500, cursor: None };
+    engine.store().deliveries(DEFAULT_TENANT, &filter, page).await.expect("the store reads").items
+}
+
+/// Waits until the store shows `count` deliveries in `state`; what it shows is the truth, there is no signal for it.
+pub(crate) async fn wait_for(engine: &Engine, state: DeliveryState, count: usize) -> Vec<StoredDelivery> {
+    for _ in 0..3_000 {
+        let found = deliveries(engine, state).await;
+        if found.len() == count {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let pending = deliveries(engine, DeliveryState::Pending).await;
+    let found = deliveries(engine, state).await.len();
+    panic!("{found} deliveries are {}, not {count}; {:?}; {pending:#?}", state.as_str(), engine.figures());
+}
+
+pub(crate) async fn stop(engine: Arc<Engine>) {
+    assert_eq!(engine.drain(Duration::from_secs(10)).await, 0, "attempts were cut off");
+}
