@@ -74,19 +74,22 @@ pub(crate) struct Usage {
 /// Why a tenant's events are not accepted now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaError {
-    #[error("the tenant may send {max} events a second")]
+    #[error("the tenant may send {max} events a second (`max_events_per_s`)")]
     EventRate { max: u32, retry_after: Duration },
     /// Waiting does not help.
-    #[error("the tenant may send {max} events a second, and these are {events} at once; send fewer")]
+    #[error("the tenant may send {max} events a second, and these are {events} at once; send fewer in one request")]
     TooManyAtOnce { max: u32, events: u64 },
-    #[error("{pending} deliveries of the tenant are pending and these events would add {added}; it may have {max}")]
+    #[error(
+        "{pending} deliveries of the tenant are pending and these events would add {added}; it may have {max} \
+         (`max_pending`): wait until some have ended"
+    )]
     Pending { max: u32, pending: u64, added: u64 },
     #[error("more than {max} deliveries of the tenant would be on their way into the store; send them after another")]
     Arriving { max: u64 },
     #[error(
         "{stored} bytes of the tenant's events are stored and these would add {added}; it may have {max} \
-         (`max_stored_bytes`): wait until older ones are purged, keep events for a shorter time, or have an operator \
-         raise the quota"
+         (`max_stored_bytes`): wait until older ones are purged, or have an operator keep events for a shorter time \
+         or raise the quota"
     )]
     StoredBytes { max: u64, stored: u64, added: u64 },
 }

@@ -17,7 +17,7 @@ pub enum StoreError {
     #[error("the idempotency key was used with another body")]
     IdempotencyConflict,
     /// The tenant's quota.
-    #[error("the tenant may have {max} webhooks and has them")]
+    #[error("the tenant may have {max} webhooks and has them: delete one, or have an operator raise `max_webhooks`")]
     TooManyWebhooks { max: u32 },
     /// The tenant's quota.
     #[error("the tenant may have {max} tokens and has them; revoke one, or let an operator raise `max_tokens`")]

@@ -393,14 +393,21 @@ async fn quotas_are_kept_at_the_doors() {
     let webhook = server.webhook("stalled", &stalled.url("/"), "a.>").await;
     let second = json!({"name": "second", "url": stalled.url("/"), "topic_patterns": ["a"]}).to_string();
     let (_, detail) = problem(server.post("/api/v1/webhooks", &second).await, 409, "quota-webhooks");
-    assert_eq!(detail, "the tenant may have 1 webhooks and has them");
+    assert_eq!(
+        detail,
+        "the tenant may have 1 webhooks and has them: delete one, or have an operator raise `max_webhooks`"
+    );
 
     let batch = |count: usize| format!("[{}]", vec![r#"{"topic":"a.b"}"#; count].join(","));
     quota(r#"{"max_pending":5}"#).await;
     server.post("/api/v1/events/batch", &batch(4)).await.expect(202);
     let (retry_after, detail) = problem(server.post("/api/v1/events/batch", &batch(2)).await, 429, "quota-pending");
     assert_eq!(retry_after.as_deref(), Some("5"));
-    assert_eq!(detail, "4 deliveries of the tenant are pending and these events would add 2; it may have 5");
+    assert_eq!(
+        detail,
+        "4 deliveries of the tenant are pending and these events would add 2; it may have 5 (`max_pending`): wait until \
+         some have ended"
+    );
     let (retry_after, _) = problem(server.post("/api/v1/events/batch", &batch(6)).await, 429, "quota-pending");
     assert_eq!(retry_after, None, "it would never fit");
     server.post("/api/v1/events", r#"{"topic":"for.nobody"}"#).await.expect(202);

@@ -1,6 +1,6 @@
 //! A loud tenant beside a quiet one: what the quiet one notices of each flood.
 //!
-//! The quiet one publishes at a steady rate and is measured alone, then beside each flood, and alone again, on the same
+//! The quiet one publishes at a steady rate and is measured alone and then beside the flood, for each flood, on the same
 //! server. Callers of the loud one ask without a pause, and after a moment again when they are refused.
 
 use std::time::Duration;
@@ -121,46 +121,40 @@ impl<'a> Tenants<'a> {
     }
 
     pub(super) async fn measure(mut self, report: &mut Report) -> anyhow::Result<()> {
-        // Before anything is there of the loud one.
-        self.publisher.steady(RATE_PER_S, WARM_UP, self.receiver).await?;
-        let before = self.steady("alone").await?;
         (self.say)("tenants: making a loud one");
         let receivers = DeadReceivers::start()?;
         let calls = self.calls(&receivers).await?;
         for _ in 0..self.size.searched {
             self.send(&calls.large).await?;
         }
-        // What all that left to do is done when this ends.
-        self.publisher.steady(RATE_PER_S, 2 * WARM_UP, self.receiver).await?;
-        let mut beside = Vec::new();
-        for flood in Flood::ALL {
-            let flooding = Flooding::start(calls.of(flood), CALLERS)?;
-            tokio::time::sleep(self.size.flooding).await;
-            let steady = self.steady(&format!("beside {}", flood.name())).await?;
-            drop(flooding);
-            beside.push((flood, steady));
-        }
-        // So that the last flood's deliveries are over.
-        self.publisher.steady(RATE_PER_S, 2 * WARM_UP, self.receiver).await?;
-        let after = self.steady("alone again").await?;
         let accept = |steady: &Steady| ms(steady.accepted_us.value_at_quantile(0.99));
         let arrival = |steady: &Steady| ms(steady.arrived.p99_us);
-        let alone = [accept(&before), arrival(&before)];
-        report.add(Figure::new("a quiet tenant at 200/s, accept p99", "ms", alone[0]));
-        report.add(Figure::new("a quiet tenant at 200/s, arrival p99", "ms", alone[1]));
-        // Says how far to trust the others: the machine may have been busy with something else.
-        report.add(Figure::new("  after all floods, accept p99", "ms", accept(&after)));
-        report.add(Figure::new("  after all floods, arrival p99", "ms", arrival(&after)));
-        let mut missing = before.missing + after.missing;
-        for (flood, steady) in &beside {
-            for (what, value, alone) in [("accept", accept(steady), alone[0]), ("arrival", arrival(steady), alone[1])] {
-                report.add(Figure::new(format!("beside {}, {what} p99", flood.name()), "ms", value));
-                report.add(Figure::new("  against alone", "×", value / alone.max(0.001)).at_most(2.0));
+        let mut missing = 0;
+        for flood in Flood::ALL {
+            let alone = self.alone().await?;
+            let flooding = Flooding::start(calls.of(flood), CALLERS)?;
+            tokio::time::sleep(self.size.flooding).await;
+            let beside = self.steady(&format!("beside {}", flood.name())).await?;
+            drop(flooding);
+            for (what, alone, beside) in
+                [("accept", accept(&alone), accept(&beside)), ("arrival", arrival(&alone), arrival(&beside))]
+            {
+                report.add(Figure::new(format!("a quiet tenant alone, {what} p99"), "ms", alone));
+                report.add(Figure::new(format!("  beside {}", flood.name()), "ms", beside));
+                report.add(Figure::new("  against alone", "×", beside / alone.max(0.001)).at_most(2.0));
             }
-            missing += steady.missing;
+            missing += alone.missing + beside.missing;
         }
         report.add(Figure::new("  missing at the quiet one", "", missing as f64).at_most(0.0));
         Ok(())
+    }
+
+    /// The quiet one before a flood, once what the one before has left to do is done and is on the disk.
+    async fn alone(&mut self) -> anyhow::Result<Steady> {
+        (self.say)("tenants: waiting for the disk");
+        tokio::task::spawn_blocking(rustix::fs::sync).await?;
+        self.publisher.steady(RATE_PER_S, 2 * WARM_UP, self.receiver).await?;
+        self.steady("alone").await
     }
 
     async fn steady(&mut self, how: &str) -> anyhow::Result<Steady> {
