@@ -1,5 +1,6 @@
 //! The command line: one file a command, and what they share.
 
+mod answer;
 mod audit;
 mod bench;
 mod compact;
@@ -11,6 +12,7 @@ mod event;
 mod filter;
 mod keys;
 mod listen;
+mod listing;
 mod master_key;
 mod migrate_store;
 mod node;

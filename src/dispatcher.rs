@@ -6,6 +6,7 @@
 
 mod batch;
 mod breaker;
+mod crowding;
 mod figures;
 pub(crate) mod lane;
 mod lease;
@@ -30,7 +31,6 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::Instant;
 
 pub use self::breaker::CircuitSettings;
 use self::figures::Counters;
@@ -55,18 +55,10 @@ use crate::store::cluster::Hint;
 use crate::store::{AllWebhooks, Disposition, Shard, Store, StoreError, Term};
 use crate::tenants::Tenants;
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
-
-/// Workers that are added at one look, over all lanes: opening connections must not itself make work slow.
-const MAX_RELIEF: usize = 8;
 /// Idle connections that are kept, over all lanes.
 const MAX_KEPT_CONNECTIONS: usize = 2_048;
 /// Lanes that read from the store at the same time.
 const MAX_LOADS: usize = 2;
-/// How often lanes in which deliveries wait for hands are looked after.
-const LOOK_AFTER_EVERY: Duration = Duration::from_millis(20);
-/// A look that comes this much late shows that the processors are busy: then slow workers wait for those,
-/// not for answers, and more connections would make it worse.
-const MAX_LOOK_DELAY: Duration = Duration::from_millis(5);
 /// Events read at once when a restart reads back what was in memory.
 const RECOVERY_EVENTS: u32 = 1_000;
 /// Deliveries of a deleted webhook that are ended in one commit.
@@ -166,7 +158,7 @@ impl Dispatcher {
         });
         tokio::spawn(settler::run(Arc::clone(&shared), ended, to_write_down));
         tokio::spawn(run_timer(Arc::clone(&shared)));
-        tokio::spawn(look_after_crowded(Arc::clone(&shared)));
+        tokio::spawn(crowding::look_after_crowded(Arc::clone(&shared)));
         (Self { shared }, news)
     }
 
@@ -350,36 +342,6 @@ impl Dispatcher {
 
 /// How long a shutdown waits for the last outcomes to be committed.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Gives lanes more workers when those they have do not get on.
-async fn look_after_crowded(shared: Arc<Shared>) {
-    loop {
-        shared.crowding.notified().await;
-        loop {
-            let due_at = Instant::now() + LOOK_AFTER_EVERY;
-            tokio::time::sleep_until(due_at).await;
-            let is_late = due_at.elapsed() > MAX_LOOK_DELAY;
-            let mut lanes = std::mem::take(&mut *shared.crowded.lock());
-            let mut budget = if is_late { 0 } else { MAX_RELIEF };
-            // Whoever is first gets most; so it is another one each time.
-            let first = fastrand::usize(..=lanes.len());
-            lanes.rotate_left(first);
-            lanes.retain(|lane| match lane.relieve(budget) {
-                Some(todo) => {
-                    budget -= todo.start_workers;
-                    shared.carry_out(lane, todo);
-                    true
-                }
-                None => false,
-            });
-            let mut crowded = shared.crowded.lock();
-            crowded.append(&mut lanes);
-            if crowded.is_empty() {
-                break;
-            }
-        }
-    }
-}
 
 async fn run_timer(shared: Arc<Shared>) {
     loop {

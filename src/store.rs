@@ -6,6 +6,7 @@ pub mod cluster;
 mod counters;
 mod error;
 mod id_hash;
+mod key_file;
 pub mod migrate;
 mod owed;
 mod paging;

@@ -2,7 +2,10 @@
 //! them, so that the last test can show that it would notice.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a tree that cannot be read is a failed test")]
 
-use std::collections::{BTreeMap, BTreeSet};
+#[path = "tidy/circles.rs"]
+mod circles;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -22,12 +25,6 @@ const LIBRARY_ROWS: usize = 2;
 /// What in those rows is there with the feature alone, so that it may use the server's crates.
 const GATED: [&str; 6] = ["src/fair.rs", "src/filter.rs", "src/filter/", "src/shape.rs", "src/shape/", "src/webhook/"];
 
-/// Modules of one row that need each other, and why.
-const CYCLES: [(&[&str], &str); 1] = [(
-    &["delivery", "webhook"],
-    "a webhook's settings are a destination and a schedule, which are delivery's; a delivery goes to a webhook",
-)];
-
 /// One owner a technology: what only files under these paths may name.
 const OWNERS: [(&str, &[&str]); 25] = [
     ("rusqlite", &["src/store/"]),
@@ -45,7 +42,18 @@ const OWNERS: [(&str, &[&str]); 25] = [
     ("TcpSocket", &["src/delivery/client"]),
     ("axum", &["src/api", "src/dashboard", "src/serve"]),
     // The settings of a webhook are described where they are defined.
-    ("utoipa", &["src/api", "src/webhook", "src/filter.rs", "src/shape.rs", "src/signing.rs", "src/delivery/access/"]),
+    (
+        "utoipa",
+        &[
+            "src/api",
+            "src/webhook",
+            "src/filter.rs",
+            "src/shape.rs",
+            "src/signing.rs",
+            "src/delivery/receiver.rs",
+            "src/delivery/access/",
+        ],
+    ),
     ("prometheus_client", &["src/api/metrics"]),
     ("minijinja", &["src/shape"]),
     ("clap", &["src/cli", "src/config", "src/telemetry"]),
@@ -200,31 +208,6 @@ fn wrong_imports(sources: &[Source]) -> Vec<String> {
         }
     }
     wrong
-}
-
-fn cycles(sources: &[Source]) -> Vec<String> {
-    let mut reach: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for source in sources.iter().filter(|source| !source.is_root()) {
-        reach.entry(source.module()).or_default().extend(imports(source));
-    }
-    for _ in 0..reach.len() {
-        let before = reach.clone();
-        for reached in reach.values_mut() {
-            let further: Vec<_> = reached.iter().filter_map(|module| before.get(module)).flatten().copied().collect();
-            reached.extend(further);
-        }
-    }
-    let mutual = |a: &str, b: &str| reach.get(a).is_some_and(|reached| reached.contains(b));
-    let mut found: BTreeSet<Vec<&str>> = BTreeSet::new();
-    for module in reach.keys() {
-        let cycle: Vec<&str> =
-            reach.keys().filter(|other| mutual(module, other) && mutual(other, module)).copied().collect();
-        if cycle.len() > 1 {
-            found.insert(cycle);
-        }
-    }
-    found.retain(|cycle| !CYCLES.iter().any(|(known, _)| known == cycle));
-    found.iter().map(|cycle| format!("these need each other: {}", cycle.join(", "))).collect()
 }
 
 /// `dependencies` are those of the feature `server`, as in the manifest.
@@ -462,7 +445,7 @@ fn assert_none(wrong: &[String]) {
 fn imports_go_down_the_table_and_not_in_circles() {
     let sources = sources();
     assert_none(&wrong_imports(&sources));
-    assert_none(&cycles(&sources));
+    assert_none(&circles::circles(&sources));
 }
 
 #[test]
@@ -515,11 +498,6 @@ fn the_rules_notice_what_breaks_them() {
         wrong_imports(&bad("src/topic/index.rs", "fn f() { super::super::store::open() }\n")),
         wrong_imports(&bad("src/topic.rs", "use crate::{clock::Clock};\n")),
         wrong_imports(&bad("src/helpers.rs", "")),
-        cycles(&[
-            Source::new("src/ingest.rs", "use crate::engine::Engine;\n"),
-            Source::new("src/engine/a.rs", "use crate::dispatcher::X;\n"),
-            Source::new("src/dispatcher.rs", "use crate::ingest::X;\n"),
-        ]),
         server_crates_in_library(&bad("src/event.rs", "use serde_json::Value;\n"), &["serde-json".to_owned()]),
         server_crates_in_library(&bad("src/event.rs", "#[cfg_attr(unix, derive(serde::X))]\n"), &["serde".to_owned()]),
         server_crates_in_library(&bad("src/event.rs", "use crate::filter::Filter;\n"), &[]),
@@ -542,6 +520,46 @@ fn the_rules_notice_what_breaks_them() {
     for (number, wrong) in counts.iter().enumerate() {
         assert_eq!(wrong.len(), 1, "example {number}: {wrong:?}");
     }
+}
+
+#[test]
+fn files_in_circles_are_noticed_and_others_are_let_be() {
+    let of = |files: &[(&str, &str)]| {
+        circles::circles(&files.iter().map(|(path, text)| Source::new(path, text)).collect::<Vec<_>>())
+    };
+    let circles = [
+        of(&[
+            ("src/ingest.rs", "use crate::engine::Engine;\n"),
+            ("src/engine.rs", "mod a;\n"),
+            ("src/engine/a.rs", "fn f() { crate::dispatcher::x() }\n"),
+            ("src/dispatcher.rs", "use crate::{clock, ingest::{X as Y, Z}};\n"),
+        ]),
+        of(&[("src/a.rs", ""), ("src/a/b.rs", "use super::c;\n"), ("src/a/c.rs", "use crate::a::b::*;\n")]),
+        // By a name that the parent passes on.
+        of(&[
+            ("src/a.rs", "pub(super) use self::c::{self, X as Z};\n"),
+            ("src/a/b.rs", "use super::{Y, Z};\n"),
+            ("src/a/c.rs", "use super::b;\n"),
+        ]),
+        // Between cousins.
+        of(&[
+            ("src/a.rs", "mod x;\n"),
+            ("src/a/x.rs", "use crate::b::B;\n"),
+            ("src/a/y.rs", "struct Y;\n"),
+            ("src/b.rs", "use crate::a; fn f() { a::y::Y }\n"),
+        ]),
+    ];
+    for (number, found) in circles.iter().enumerate() {
+        assert_eq!(found.len(), 1, "example {number}: {found:?}");
+    }
+    assert_none(&of(&[
+        ("src/lib.rs", "mod a;\nmod b;\n"),
+        ("src/a.rs", "mod x;\npub use x::X;\nuse self::y::{Deep, Y};\nuse std::{fs, io};\nstruct A;\n"),
+        ("src/a/x.rs", "use super::{A, y::Y};\nuse crate::a;\nfn f() -> impl Fn() + use<'_> { a::g() }\n"),
+        ("src/a/y.rs", "//! use super::x;\nmod deep;\npub use self::deep::Deep;\nuse super::A;\n"),
+        ("src/a/y/deep.rs", "use super::super::A;\nuse super::Y;\n"),
+        ("src/b.rs", "use crate::a::X;\nfn x() { io::x::y() }\n"),
+    ]));
 }
 
 #[test]

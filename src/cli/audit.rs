@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::event::{Page, Query, Range, more};
+use super::listing::{Page, Query, Range, more};
 use super::output::{self, Output, QUIET, STRONG};
 use super::remote::Connection;
 

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Map, Value};
 
-use super::event::{Page, Query, Range, more};
+use super::answer::Answer;
+use super::listing::{Page, Query, Range, more, table};
 use super::output::{self, BAD, GOOD, Output, QUIET, STRONG};
-use super::remote::{Answer, Connection, Remote};
+use super::remote::{Connection, Remote};
 use super::replay;
 
 /// How much of an answer's first line the table of attempts shows.
@@ -156,23 +157,6 @@ async fn list(remote: &Remote, args: List, output: Output) -> anyhow::Result<Exi
     table(items, output)?;
     more(&answer.value, output);
     Ok(ExitCode::SUCCESS)
-}
-
-/// Deliveries, one a line.
-pub(super) fn table(deliveries: &[Value], output: Output) -> anyhow::Result<()> {
-    let rows = deliveries.iter().map(|delivery| {
-        vec![
-            output.paint(QUIET, output::moment(delivery, "accepted_at")),
-            output.state(&output::text(delivery, "state")),
-            output.paint(STRONG, output::text(delivery, "topic")),
-            output::text(delivery, "webhook_name"),
-            output::text(delivery, "attempts"),
-            output::text(delivery, "reason"),
-            output.paint(QUIET, output::text(delivery, "id")),
-        ]
-    });
-    output.table(&["accepted (utc)", "state", "topic", "webhook", "attempts", "reason", "id"], rows.collect())?;
-    Ok(())
 }
 
 fn show(delivery: &Value, output: Output) -> anyhow::Result<()> {

@@ -11,10 +11,12 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt;
 
+use super::UsageError;
+use super::answer::Answer;
+use super::listing::{self, Page, Query, Range, more};
 use super::output::{self, NAME, Output, QUIET, STRONG, WARN};
-use super::remote::{Answer, Connection, Remote};
-use super::{UsageError, delivery};
-use crate::clock::{Clock, SystemClock, UnixMicros};
+use super::remote::{Connection, Remote};
+use crate::clock::{Clock, SystemClock};
 use crate::config::Span;
 
 #[derive(Debug, clap::Args)]
@@ -103,57 +105,6 @@ struct List {
     q: Option<String>,
     #[command(flatten)]
     page: Page,
-}
-
-/// From when to when: acceptance of events, or acts.
-#[derive(Debug, clap::Args)]
-pub(super) struct Range {
-    /// Only since then: RFC 3339, seconds since 1970, or how long ago, as in 1h
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Only before then: RFC 3339, seconds since 1970, or how long ago, as in 1h
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
-}
-
-/// Which part of a listing.
-#[derive(Debug, clap::Args)]
-pub(super) struct Page {
-    /// At most this many
-    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
-    limit: u32,
-    /// Go on from here
-    #[arg(long)]
-    cursor: Option<String>,
-}
-
-/// The parameters of a query: those that were given.
-pub(super) type Query = Vec<(&'static str, String)>;
-
-impl Range {
-    pub(super) fn add_to(self, query: &mut Query) {
-        for (name, time) in [("since", self.since), ("until", self.until)] {
-            query.extend(time.map(|time| (name, ago(time))));
-        }
-    }
-}
-
-impl Page {
-    pub(super) fn add_to(self, query: &mut Query) {
-        query.push(("limit", self.limit.to_string()));
-        query.extend(self.cursor.map(|cursor| ("cursor", cursor)));
-    }
-}
-
-/// `1h` as the moment an hour ago; anything else as it is.
-fn ago(time: String) -> String {
-    match time.parse::<Span>() {
-        Ok(Span(span)) => {
-            let span_us = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
-            UnixMicros(SystemClock.now().0.saturating_sub(span_us)).to_string()
-        }
-        Err(_) => time,
-    }
 }
 
 /// `10m` as the moment in ten minutes; anything else as it is.
@@ -340,13 +291,6 @@ async fn list(remote: &Remote, args: List, output: Output) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says how to see the next page, if there is one.
-pub(super) fn more(page: &serde_json::Value, output: Output) {
-    if let Some(cursor) = page["next_cursor"].as_str() {
-        output.note(format_args!("\n{}", output.paint_note(QUIET, format_args!("older ones: --cursor {cursor}"))));
-    }
-}
-
 async fn show(remote: &Remote, id: &str, output: Output) -> anyhow::Result<ExitCode> {
     #[derive(Deserialize)]
     struct Payload<'a> {
@@ -372,7 +316,7 @@ async fn show(remote: &Remote, id: &str, output: Output) -> anyhow::Result<ExitC
     if deliveries.is_empty() {
         output.note("no webhook wanted it");
     } else {
-        delivery::table(deliveries, output)?;
+        listing::table(deliveries, output)?;
     }
     Ok(ExitCode::SUCCESS)
 }

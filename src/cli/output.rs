@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::remote::Answer;
+use super::answer::Answer;
 use crate::clock::UnixMicros;
 use crate::config::Environment;
 use crate::telemetry::visible::{gated, visible_json};

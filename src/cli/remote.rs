@@ -13,6 +13,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::UsageError;
+use super::answer::Answer;
 use crate::config::DEFAULT_SERVER;
 use crate::delivery::End;
 use crate::delivery::client::{Client, ClientOptions, DEFAULT_CONNECT_TIMEOUT, Roots};
@@ -48,14 +49,6 @@ pub(super) struct Remote {
     token: SecretString,
     /// For whom; `None`: for the token's own tenant.
     tenant: Option<String>,
-}
-
-/// What the server said.
-pub(super) struct Answer {
-    /// As it came: numbers have all their digits.
-    pub text: String,
-    /// The same, parsed.
-    pub value: Value,
 }
 
 /// A page of a listing, with the digits that its numbers came with.

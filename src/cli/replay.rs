@@ -6,9 +6,10 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
-use super::event::{Page, Query, Range, more};
+use super::answer::Answer;
+use super::listing::{Page, Query, Range, more};
 use super::output::{self, BAD, GOOD, Output, QUIET, WARN};
-use super::remote::{Answer, Connection, Remote};
+use super::remote::{Connection, Remote};
 
 /// How often `--follow` asks how far a job is.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);

@@ -18,6 +18,8 @@
 //! ```
 
 mod auth;
+mod credential;
+mod error;
 mod headers;
 mod identity;
 mod masks;
@@ -32,9 +34,9 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-pub use self::auth::{
-    AuthStyle, MAX_CLIENT_SECRET_BYTES, MAX_PASSWORD_BYTES, MAX_SCOPES, MAX_TOKEN_BYTES, MAX_USERNAME_BYTES, RawAuth,
-};
+pub use self::auth::{AuthStyle, MAX_CLIENT_SECRET_BYTES, MAX_PASSWORD_BYTES, MAX_SCOPES, MAX_USERNAME_BYTES, RawAuth};
+pub use self::credential::MAX_TOKEN_BYTES;
+pub use self::error::AccessError;
 pub use self::headers::{
     MAX_CONTENT_TYPE_BYTES, MAX_HEADER_NAME_BYTES, MAX_HEADER_VALUE_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES,
 };
@@ -43,12 +45,10 @@ pub use self::oauth2::{DEFAULT_TOKEN_LIFETIME, EXPIRY_MARGIN, MAX_TOKEN_ANSWER_B
 pub use self::proxy::{RawProxy, Resolution};
 pub use self::secret::{SHOWN_SECRET, SecretText};
 
-use self::identity::Identity;
 pub(super) use self::oauth2::Authorization;
 use self::oauth2::TokenSource;
-pub(super) use self::proxy::{Proxy, ProxyKind};
 use super::End;
-use super::client::Client;
+use super::client::{Client, Identity, Proxy, Route, RouteId, Target};
 use super::guard::Destination;
 use crate::clock::Clock;
 
@@ -68,21 +68,6 @@ pub struct RawAccess {
     /// Shown to whoever asks for one: mutual TLS. It goes with any `auth`.
     pub client_certificate: Option<RawClientCertificate>,
     pub proxy: Option<RawProxy>,
-}
-
-/// What is wrong with one of the fields of [`RawAccess`]. The text shows no secret.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct AccessError {
-    /// The field's name in the API: `headers`, `content_type`, `auth`, `ca`, `client_certificate` or `proxy`.
-    pub field: &'static str,
-    pub reason: String,
-}
-
-impl AccessError {
-    fn new(field: &'static str, reason: impl fmt::Display) -> Self {
-        Self { field, reason: reason.to_string() }
-    }
 }
 
 impl RawAccess {
@@ -116,63 +101,26 @@ struct Inner {
     route: Option<Route>,
 }
 
-/// What a connection is made with beside its destination.
-pub(super) struct Route {
-    /// Over everything below: connections of different routes are never exchanged.
-    pub(super) id: RouteId,
-    pub(super) identity: Option<Identity>,
-    pub(super) proxy: Option<Proxy>,
-}
-
-/// SHA-256 over authorities, client certificate with its key, and proxy with its credentials.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct RouteId([u8; 32]);
-
-/// Where a connection goes and how.
-#[derive(Clone, Copy)]
-pub(super) struct Target<'a> {
-    pub(super) destination: &'a Destination,
-    /// `None`: directly, with the client's own authorities and no certificate.
-    pub(super) route: Option<&'a Route>,
-}
-
-impl<'a> Target<'a> {
-    pub(super) fn direct(destination: &'a Destination) -> Self {
-        Self { destination, route: None }
+/// The way that the settings say; `None`: the client's own.
+fn route(raw: &RawAccess, identity: Option<Identity>, proxy: Option<Proxy>) -> Option<Route> {
+    if identity.is_none() && proxy.is_none() {
+        return None;
     }
-    pub(super) fn route_id(self) -> Option<RouteId> {
-        self.route.map(|route| route.id)
+    let certificate = raw.client_certificate.as_ref();
+    let parts = [
+        raw.ca.as_deref(),
+        certificate.map(|pair| &*pair.certificate),
+        certificate.map(|pair| pair.key.expose()),
+        raw.proxy.as_ref().map(|proxy| proxy.url.expose()),
+        raw.proxy.as_ref().map(|proxy| proxy.resolve.as_str()),
+    ];
+    let mut digest = Sha256::new();
+    for part in parts {
+        // With its length, so that no two lists of parts read the same.
+        digest.update((part.map_or(u64::MAX, |part| part.len() as u64)).to_le_bytes());
+        digest.update(part.unwrap_or_default());
     }
-    pub(super) fn proxy(self) -> Option<&'a Proxy> {
-        self.route.and_then(|route| route.proxy.as_ref())
-    }
-    /// Whether a proxy resolves the destination's name.
-    pub(super) fn delegates(self) -> bool {
-        self.proxy().is_some_and(|proxy| proxy.resolves)
-    }
-}
-
-impl Route {
-    fn of(raw: &RawAccess, identity: Option<Identity>, proxy: Option<Proxy>) -> Option<Self> {
-        if identity.is_none() && proxy.is_none() {
-            return None;
-        }
-        let certificate = raw.client_certificate.as_ref();
-        let parts = [
-            raw.ca.as_deref(),
-            certificate.map(|pair| &*pair.certificate),
-            certificate.map(|pair| pair.key.expose()),
-            raw.proxy.as_ref().map(|proxy| proxy.url.expose()),
-            raw.proxy.as_ref().map(|proxy| proxy.resolve.as_str()),
-        ];
-        let mut digest = Sha256::new();
-        for part in parts {
-            // With its length, so that no two lists of parts read the same.
-            digest.update((part.map_or(u64::MAX, |part| part.len() as u64)).to_le_bytes());
-            digest.update(part.unwrap_or_default());
-        }
-        Some(Self { id: RouteId(digest.finalize().into()), identity, proxy })
-    }
+    Some(Route { id: RouteId(digest.finalize().into()), identity, proxy })
 }
 
 /// Collects what is wrong, so that a user sees all of it at once.
@@ -212,7 +160,7 @@ impl Access {
         if !checked.0.is_empty() {
             return Err(checked.0);
         }
-        let route = Route::of(&raw, Identity::of(roots, certificate), proxy);
+        let route = route(&raw, Identity::of(roots, certificate), proxy);
         Ok(Self(Some(Arc::new(Inner { raw, headers, content_type, tokens, route }))))
     }
 

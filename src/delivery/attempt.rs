@@ -10,12 +10,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::access::Authorization;
 use super::client::{Client, Connection, Phase, Trace};
+use super::receiver::Webhook;
 use super::retry::parse_retry_after;
 use super::{DeliveryControl, End, Outcome};
 use crate::clock::{Clock, UnixMicros};
 use crate::event::{Event, HOPS_HEADER};
 use crate::signing::{Scheme, decnet_signature};
-use crate::webhook::Webhook;
 
 /// How much of a response body is read, for the log.
 pub const MAX_RESPONSE_BYTES: usize = 16 * 1024;

@@ -3,6 +3,7 @@
 mod connection;
 mod dial;
 mod pool;
+mod route;
 mod sockets;
 mod tls;
 mod tunnel;
@@ -21,16 +22,15 @@ use tokio_rustls::TlsConnector;
 use self::connection::Stream;
 pub use self::connection::{BodyEnd, CONFIRM_AFTER, Connection, MAX_AGE, MAX_HEAD_BYTES, MAX_IDLE};
 use self::pool::Pool;
+pub(super) use self::route::{Credentials, Identity, Proxy, ProxyKind, Route, RouteId, Target};
 pub use self::sockets::SocketLimits;
 use self::sockets::Sockets;
 pub use self::tls::Roots;
-pub(super) use self::tls::{SessionMemory, client_config};
+use self::tls::{SessionMemory, client_config};
 pub use self::tunnel::MAX_PROXY_HEAD_BYTES;
-use super::access::Target;
 use super::guard::{Destination, DestinationError, EgressPolicy, GuardedAddr, HickoryResolver, Host, SharedResolver};
 use super::{End, Timings};
 use crate::log_rate::LogRate;
-use crate::webhook::Webhook;
 
 /// How long a connection may take to be made, TLS included, resolution not.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -155,34 +155,6 @@ impl Client {
     #[must_use]
     pub fn policy(&self) -> &EgressPolicy {
         &self.inner.policy
-    }
-
-    /// Whether the webhook may be registered: its URL, its proxy and its token endpoint, as they are written. No name is
-    /// resolved: whoever could learn here where a name leads could find out what is inside. Each attempt resolves.
-    pub fn vet(&self, webhook: &Webhook) -> Result<(), VetError> {
-        let Webhook { destination, access, .. } = webhook;
-        let policy = &self.inner.policy;
-        let target = access.target(destination);
-        let refused = |field| move |error| VetError { field, error };
-        policy.check_scheme(destination).map_err(refused("url"))?;
-        self.vet_target(target).map_err(refused(if target.delegates() { "proxy" } else { "url" }))?;
-        if let Some(proxy) = target.proxy() {
-            policy.check_destination(&proxy.address).map_err(refused("proxy"))?;
-        }
-        if let Some(endpoint) = access.token_endpoint() {
-            policy.check_scheme(endpoint).map_err(refused("auth"))?;
-            self.vet_target(access.target(endpoint)).map_err(refused("auth"))?;
-        }
-        Ok(())
-    }
-
-    fn vet_target(&self, target: Target<'_>) -> Result<(), DestinationError> {
-        let policy = &self.inner.policy;
-        if target.delegates() {
-            policy.check_delegated(target.destination)
-        } else {
-            policy.check_destination(target.destination)
-        }
     }
 
     /// Makes one request and reads the whole answer, of at most `max_body_bytes`, within `timeout`.

@@ -11,11 +11,14 @@ use siphasher::sip::SipHasher24;
 use uuid::Uuid;
 
 use crate::event::Instance;
-use crate::webhook::WebhookSeq;
 
 /// Sequential number of an event inside a store, in order of acceptance; never shown outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventSeq(pub i64);
+
+/// Sequential number of a webhook inside a store; never shown outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WebhookSeq(pub i64);
 
 /// One event owed to one webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

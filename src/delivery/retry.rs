@@ -2,7 +2,8 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{DeliveryControl, End, Outcome, http_text};
+pub use super::outcome::RetryAfter;
+use super::outcome::{DeliveryControl, End, Outcome, http_text};
 use crate::clock::UnixMicros;
 use crate::event::MAX_DELIVERY_DELAY;
 
@@ -20,13 +21,6 @@ pub const MAX_WAIT: Duration = Duration::from_mins(24 * 60 + 1);
 /// Delays between attempts: n delays make at most n + 1 attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule(Vec<Duration>);
-
-/// A receiver's `Retry-After`, not yet clamped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetryAfter {
-    Delay(Duration),
-    At(UnixMicros),
-}
 
 /// What follows an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]

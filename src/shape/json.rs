@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use minijinja::value::{DynObject, Enumerator, Object, ObjectExt, ObjectRepr, ValueKind};
 use minijinja::{Error, State, Value};
 
+use super::number::Number;
 use super::source::{Source, afford, charge, source, string_end};
 
 /// A key that is not longer is looked up for the price of the instruction.
@@ -159,6 +160,39 @@ impl Json {
                 at.ok().and_then(|at| members.get(at)).map(|(_, value)| value.clone())
             }
         })
+    }
+}
+
+/// What a template gets of the event.
+impl Source {
+    /// The whole event.
+    pub(super) fn root(self: &Arc<Self>) -> Value {
+        self.container(0..self.text().len(), 0)
+    }
+
+    fn container(self: &Arc<Self>, range: Range<usize>, number: usize) -> Value {
+        Value::from_object(Json::new(Arc::clone(self), range, number))
+    }
+
+    /// The value of a text, a number, a truth value or `null`.
+    fn scalar(self: &Arc<Self>, range: Range<usize>) -> Value {
+        let json = self.slice(range.clone());
+        match json.bytes().next() {
+            Some(b'"') => Value::from(unquoted(json)),
+            Some(b't') => Value::from(true),
+            Some(b'f') => Value::from(false),
+            Some(b'-' | b'0'..=b'9') => match Number::of(json) {
+                Number::Integer(number) => Value::from(number),
+                Number::Float { value, is_spelt_otherwise } => {
+                    if is_spelt_otherwise {
+                        self.note_spelling(value, json);
+                    }
+                    Value::from(value)
+                }
+                Number::Beyond => Value::from_object(Digits::new(Arc::clone(self), range)),
+            },
+            _ => Value::from(()),
+        }
     }
 }
 

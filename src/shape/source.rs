@@ -11,11 +11,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use minijinja::value::{Object, ObjectRepr};
-use minijinja::{Error, ErrorKind, State, Value};
+use minijinja::{Error, ErrorKind, State};
 use parking_lot::Mutex;
-
-use super::json::{Digits, Json, unquoted};
-use super::number::Number;
 
 /// How many bytes of containers one rendering may turn into text beside what the engine charges for: it charges
 /// nothing where a container is joined with `~`, searched or compared.
@@ -83,15 +80,6 @@ impl Source {
         }
     }
 
-    /// The whole event.
-    pub(super) fn root(self: &Arc<Self>) -> Value {
-        self.container(0..self.text.len(), 0)
-    }
-
-    pub(super) fn container(self: &Arc<Self>, range: Range<usize>, number: usize) -> Value {
-        Value::from_object(Json::new(Arc::clone(self), range, number))
-    }
-
     pub(super) fn text(&self) -> &Arc<str> {
         &self.text
     }
@@ -109,25 +97,8 @@ impl Source {
         Ok(self.containers.get_or_init(|| containers(self.text.as_bytes())))
     }
 
-    /// The value of a text, a number, a truth value or `null`.
-    pub(super) fn scalar(self: &Arc<Self>, range: Range<usize>) -> Value {
-        let json = self.slice(range.clone());
-        match json.bytes().next() {
-            Some(b'"') => Value::from(unquoted(json)),
-            Some(b't') => Value::from(true),
-            Some(b'f') => Value::from(false),
-            Some(b'-' | b'0'..=b'9') => match Number::of(json) {
-                Number::Integer(number) => Value::from(number),
-                Number::Float { value, is_spelt_otherwise } => {
-                    if is_spelt_otherwise {
-                        self.spellings.lock().entry(value.to_bits()).or_insert_with(|| json.into());
-                    }
-                    Value::from(value)
-                }
-                Number::Beyond => Value::from_object(Digits::new(Arc::clone(self), range)),
-            },
-            _ => Value::from(()),
-        }
+    pub(super) fn note_spelling(&self, number: f64, spelling: &str) {
+        self.spellings.lock().entry(number.to_bits()).or_insert_with(|| spelling.into());
     }
 
     pub(super) fn spelling(&self, number: f64) -> Option<Box<str>> {

@@ -9,15 +9,18 @@
 mod accept;
 mod audit;
 mod checkpoint;
+mod commit;
 mod compact;
+mod counters;
 mod deliveries;
 mod disk;
-pub(super) mod export;
+mod events;
 mod files;
+pub(super) mod folder;
 mod idempotency;
 mod listings;
 mod log;
-mod open;
+pub(super) mod open;
 mod pending;
 mod reader;
 mod recovery;
@@ -28,6 +31,7 @@ mod sealed_urls;
 mod settle;
 mod tenants;
 mod tokens;
+mod vacuum;
 mod values;
 mod webhooks;
 mod window;
@@ -40,16 +44,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use self::commit::{Failure, Size, State};
 pub use self::compact::Compacted;
 use self::files::Files;
+pub use self::folder::DATABASE_FILE;
+use self::folder::Folder;
+pub(super) use self::folder::create_folder;
 use self::listings::Listing;
-pub use self::open::DATABASE_FILE;
-pub(crate) use self::open::create_folder;
-use self::open::{DELIVERY_ID_KEY, Folder, ID_HASH_KEY, read_meta};
+use self::open::{DELIVERY_ID_KEY, ID_HASH_KEY, read_meta};
 use self::reader::Readers;
 pub(crate) use self::rekey::finish_key_change;
 pub use self::rekey::{ChangeKeyError, Changed, change_master_key};
-use self::writer::{Failure, Size, State, Writer};
+use self::writer::Writer;
 use super::counters::Gauges;
 use super::id_hash::IdHash;
 use super::paging::Bounds;
@@ -102,7 +108,7 @@ impl SqliteStore {
         let id_hash = IdHash::new(&key(ID_HASH_KEY)?.try_into().map_err(wrong_length)?);
         let delivery_ids = DeliveryIds::new(&key(DELIVERY_ID_KEY)?.try_into().map_err(wrong_length)?);
         let sealer = Arc::new(Sealer::new(master_key).map_err(|error| folder.corrupt(&error.to_string()))?);
-        let gauges = Arc::new(tenants::read_gauges(&connection).map_err(failed)?);
+        let gauges = Arc::new(counters::read_gauges(&connection).map_err(failed)?);
         let state = State {
             window: pending::read_window(&connection).map_err(failed)?,
             max_window: options.memory_window_events as usize,
@@ -186,7 +192,7 @@ impl Store for SqliteStore {
 
     async fn event(&self, tenant: TenantSeq, id: &str) -> Result<Option<StoredEvent>, StoreError> {
         let (id, id_hash) = (id.to_owned(), self.id_hash.clone());
-        self.readers.read(move |connection| listings::event(connection, &id_hash, tenant, &id)).await
+        self.readers.read(move |connection| events::event(connection, &id_hash, tenant, &id)).await
     }
 
     async fn events(
@@ -238,11 +244,11 @@ impl Store for SqliteStore {
     }
 
     async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError> {
-        self.readers.read(move |connection| listings::stats(connection, Some(tenant))).await
+        self.readers.read(move |connection| counters::stats(connection, Some(tenant))).await
     }
 
     async fn total_stats(&self) -> Result<Stats, StoreError> {
-        self.readers.read(move |connection| listings::stats(connection, None)).await
+        self.readers.read(move |connection| counters::stats(connection, None)).await
     }
 
     fn pending(&self, tenant: TenantSeq) -> u64 {

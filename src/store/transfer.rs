@@ -8,8 +8,12 @@
 //! Numbers and keys stay what they are, and so do the ids that the API shows, signatures and tokens: what is sealed is
 //! copied as it is, and belongs to the same master key.
 
+mod columns;
 mod rows;
+mod source;
+mod target;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,12 +22,12 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 pub use self::rows::Digest;
-pub(super) use self::rows::{Batch, Digests, Row, Table, Value, delivery};
+use self::rows::{Batch, Digests, Row, Table, Value, delivery};
+use self::source::Source;
+use self::target::{Found, Target};
 use super::postgres::PostgresOptions;
-use super::postgres::import::{Found, Target};
 use super::read_back::Columns;
 use super::seal::{MasterKey, MasterKeyError};
-use super::sqlite::export::Source;
 use super::{OpenError, StoreError};
 
 /// Batches that are read ahead of the one that is being written.
@@ -31,9 +35,17 @@ const BATCHES_AHEAD: usize = 2;
 
 /// Tells an embedded store from others, and from itself after a server has worked on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) source: [u8; 32],
-    pub(super) state: [u8; 32],
+struct Identity {
+    source: [u8; 32],
+    state: [u8; 32],
+}
+
+/// How far numbers were given; what comes next gets higher ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LastNumbers {
+    event: i64,
+    /// By the name of the table, which is the same in both stores.
+    others: BTreeMap<&'static str, i64>,
 }
 
 /// What is to be done.

@@ -1,9 +1,11 @@
 //! Credentials do not follow a webhook to where they have not been: who may change a URL could have them sent to a server of
 //! their own, though they cannot read them.
 
-use super::{Webhook, WebhookError, WebhookPatch};
+use super::error::WebhookError;
+use super::patch::WebhookPatch;
 use crate::delivery::access::RawAuth;
 use crate::delivery::guard::Destination;
+use crate::delivery::receiver::Webhook;
 
 /// What `patch` must give again since it leads `old` to `new`: the values of headers and `auth` where the URL has another
 /// origin or there is another proxy, which sees what is sent over http and, with an authority of its own, all else; the

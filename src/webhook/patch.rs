@@ -6,12 +6,16 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::policy::{RawBatching, RawRateLimit};
-use super::{Method, whole};
+use super::whole::{self, whole};
 use crate::delivery::access::{RawAccess, RawAuth, RawClientCertificate, RawProxy, SecretText};
+use crate::delivery::receiver::Method;
+use crate::event::MAX_EVENT_BYTES;
 use crate::filter::EventPattern;
 use crate::shape::ShapeInput;
 use crate::signing::Scheme;
+
+/// The bodies of a batch together, by default and at most, in bytes.
+pub const DEFAULT_BATCH_BYTES: u64 = MAX_EVENT_BYTES as u64;
 
 /// Settings of a webhook: whole to create one, in part to change one. `null` is like not given, but where it is said
 /// to be a value.
@@ -137,6 +141,39 @@ pub struct WebhookPatch {
     pub proxy: Option<Option<RawProxy>>,
 }
 
+/// A rate limit as a user gives it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RateLimit)]
+pub struct RawRateLimit {
+    /// Attempts per second, also less than one, as in 0.5.
+    #[schema(example = 10, maximum = 100_000)]
+    pub per_s: f64,
+    /// Attempts that may begin at once after a pause; 1 by default, which spaces them evenly.
+    #[serde(default = "one", deserialize_with = "whole")]
+    #[schema(minimum = 1, maximum = 100_000)]
+    pub burst: u32,
+}
+
+/// Batching as a user gives it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Batching)]
+pub struct RawBatching {
+    /// A batch is sent when it has so many events.
+    #[serde(deserialize_with = "whole")]
+    #[schema(example = 100, minimum = 2, maximum = 1000)]
+    pub max_events: u32,
+    /// Or when its first event has waited so long, in milliseconds.
+    #[serde(deserialize_with = "whole")]
+    #[schema(example = 500, maximum = 60000)]
+    pub max_wait_ms: u64,
+    /// Or when another event would make it larger than this; 1 MiB by default.
+    #[serde(default = "default_batch_bytes", deserialize_with = "whole")]
+    #[schema(minimum = 1024, maximum = 1_048_576)]
+    pub max_bytes: u64,
+}
+
 /// A name that stands for patterns.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "documents the names of `simple_event_patterns`")]
@@ -151,6 +188,14 @@ enum SimpleEvent {
 #[schema(minimum = 300, maximum = 499)]
 #[expect(dead_code, reason = "documents the items of `retry_on`")]
 struct RetryStatus(u16);
+
+fn one() -> u32 {
+    1
+}
+
+fn default_batch_bytes() -> u64 {
+    DEFAULT_BATCH_BYTES
+}
 
 /// Called where the field is given.
 #[expect(clippy::option_option, reason = "as the fields have it")]

@@ -3,12 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
-use super::patch::WebhookPatch;
-use super::whole::whole;
-use crate::event::{MAX_BATCH_EVENTS, MAX_EVENT_BYTES};
+use super::patch::{DEFAULT_BATCH_BYTES, RawBatching, RawRateLimit, WebhookPatch};
+use crate::event::MAX_BATCH_EVENTS;
 use crate::filter::Filter;
 use crate::shape::Shape;
 
@@ -22,8 +18,6 @@ pub const RATE_BURST: std::ops::RangeInclusive<u32> = 1..=100_000;
 pub const BATCH_EVENTS: std::ops::RangeInclusive<u32> = 2..=1_000;
 /// The longest that a batch may wait for more events, in milliseconds.
 pub const MAX_BATCH_WAIT_MS: u64 = 60_000;
-/// The bodies of a batch together, by default and at most, in bytes.
-pub const DEFAULT_BATCH_BYTES: u64 = MAX_EVENT_BYTES as u64;
 /// The most keys in `metadata`.
 pub const MAX_METADATA_ENTRIES: usize = 32;
 /// The longest key in `metadata`, in characters.
@@ -69,47 +63,6 @@ pub struct Batching {
     pub max_wait: Duration,
     /// Of the events' bodies together; one larger event goes alone.
     pub max_bytes: usize,
-}
-
-/// A rate limit as a user gives it.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = RateLimit)]
-pub struct RawRateLimit {
-    /// Attempts per second, also less than one, as in 0.5.
-    #[schema(example = 10, maximum = 100_000)]
-    pub per_s: f64,
-    /// Attempts that may begin at once after a pause; 1 by default, which spaces them evenly.
-    #[serde(default = "one", deserialize_with = "whole")]
-    #[schema(minimum = 1, maximum = 100_000)]
-    pub burst: u32,
-}
-
-/// Batching as a user gives it.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = Batching)]
-pub struct RawBatching {
-    /// A batch is sent when it has so many events.
-    #[serde(deserialize_with = "whole")]
-    #[schema(example = 100, minimum = 2, maximum = 1000)]
-    pub max_events: u32,
-    /// Or when its first event has waited so long, in milliseconds.
-    #[serde(deserialize_with = "whole")]
-    #[schema(example = 500, maximum = 60000)]
-    pub max_wait_ms: u64,
-    /// Or when another event would make it larger than this; 1 MiB by default.
-    #[serde(default = "default_batch_bytes", deserialize_with = "whole")]
-    #[schema(minimum = 1024, maximum = 1_048_576)]
-    pub max_bytes: u64,
-}
-
-fn one() -> u32 {
-    1
-}
-
-fn default_batch_bytes() -> u64 {
-    DEFAULT_BATCH_BYTES
 }
 
 /// One setting that is wrong.

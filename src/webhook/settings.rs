@@ -6,16 +6,19 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::credentials::needed_again;
+use super::error::WebhookError;
 use super::patch::WebhookPatch;
 use super::policy::{Policy, PolicyError};
-use super::{DEFAULT_TIMEOUT, Method, TIMEOUT_S, TenantSeq, Webhook, WebhookSeq};
+use super::{TIMEOUT_S, TenantSeq};
 use crate::clock::UnixMicros;
-use crate::delivery::access::{Access, AccessError, SHOWN_SECRET};
-use crate::delivery::guard::{Destination, DestinationError};
-use crate::delivery::retry::{Schedule, ScheduleError};
+use crate::delivery::access::{Access, SHOWN_SECRET};
+use crate::delivery::guard::Destination;
+use crate::delivery::id::WebhookSeq;
+use crate::delivery::receiver::{DEFAULT_TIMEOUT, Method, Webhook};
+use crate::delivery::retry::Schedule;
 use crate::event::Event;
-use crate::signing::{KeyError, Scheme, Secret, SigningKeys, StandardKey};
-use crate::topic::{Pattern, TopicError};
+use crate::signing::{Scheme, Secret, SigningKeys, StandardKey};
+use crate::topic::Pattern;
 
 /// The longest webhook name, in characters.
 pub const MAX_NAME_CHARS: usize = 64;
@@ -82,47 +85,6 @@ pub struct WebhookHealth {
     pub probe_at: Option<UnixMicros>,
     /// While it is open: the present cool-down, which doubles with each probe that fails.
     pub cool_down: Duration,
-}
-
-/// One thing that is wrong with the settings given.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum WebhookError {
-    /// Answered with 400, as the original does.
-    #[error("at least one topic pattern is needed")]
-    NoPattern,
-    #[error("{reason}")]
-    Field { field: &'static str, reason: String },
-    #[error("{pattern:?} {error}")]
-    Pattern { pattern: String, error: TopicError },
-    #[error("{0}")]
-    Destination(#[from] DestinationError),
-    #[error("{0}")]
-    Secret(KeyError),
-    #[error("{0}")]
-    StandardSecret(KeyError),
-    #[error("{0}")]
-    Schedule(#[from] ScheduleError),
-}
-
-impl From<AccessError> for WebhookError {
-    fn from(AccessError { field, reason }: AccessError) -> Self {
-        Self::Field { field, reason }
-    }
-}
-
-impl WebhookError {
-    /// The field's name in the API.
-    #[must_use]
-    pub fn field(&self) -> &'static str {
-        match self {
-            Self::NoPattern | Self::Pattern { .. } => "topic_patterns",
-            Self::Field { field, .. } => field,
-            Self::Destination(_) => "url",
-            Self::Secret(_) => "secret",
-            Self::StandardSecret(_) => "standard_secret",
-            Self::Schedule(_) => "retry_schedule",
-        }
-    }
 }
 
 /// The patterns behind DECNET's names for groups of events.

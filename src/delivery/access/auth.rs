@@ -1,10 +1,8 @@
 //! Credentials for a receiver: HTTP basic, a bearer token, or one fetched by `OAuth2` client credentials.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
-use zeroize::Zeroizing;
 
+use super::credential::{MAX_TOKEN_BYTES, basic, bearer};
 use super::oauth2::TokenSource;
 use super::{AccessError, SHOWN_SECRET, SecretText};
 use crate::delivery::guard::Destination;
@@ -13,8 +11,6 @@ use crate::delivery::guard::Destination;
 pub const MAX_USERNAME_BYTES: usize = 256;
 /// The longest password, in bytes.
 pub const MAX_PASSWORD_BYTES: usize = 1_024;
-/// The longest bearer token, in bytes; a longer one fits into no server's limits on headers.
-pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// The longest `OAuth2` client secret, in bytes.
 pub const MAX_CLIENT_SECRET_BYTES: usize = 4_096;
 /// The most `OAuth2` scopes.
@@ -193,23 +189,6 @@ impl RawAuth {
 
 fn encoded(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
-}
-
-/// The value of `Authorization` (or `Proxy-Authorization`) with basic credentials.
-pub(super) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
-    let credentials = Zeroizing::new(format!("{username}:{password}"));
-    sensitive(&format!("Basic {}", STANDARD.encode(credentials.as_bytes())))
-}
-
-/// The value of `Authorization` with a token.
-pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
-    sensitive(&format!("Bearer {token}"))
-}
-
-fn sensitive(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 #[cfg(test)]

@@ -1,16 +1,14 @@
 //! Who is trusted beside the usual authorities, and who this side says it is: TLS for one webhook.
 
 use std::fmt::Display;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use tokio_rustls::TlsConnector;
 
 use super::{AccessError, SecretText};
-use crate::delivery::client::{SessionMemory, client_config};
 
 /// The most text of a `ca`, or of a client certificate's chain or key, in bytes.
 pub const MAX_PEM_BYTES: usize = 64 * 1024;
@@ -31,43 +29,6 @@ pub struct RawClientCertificate {
     /// PEM: PKCS#8, PKCS#1 or SEC1, not encrypted. Not shown again: `…`, which is shown instead, is the one of before.
     #[cfg_attr(feature = "server", schema(value_type = String))]
     pub key: SecretText,
-}
-
-/// What one webhook's TLS has beside the client's. Connections of one identity are never used for another.
-pub(in crate::delivery) struct Identity {
-    roots: Option<RootCertStore>,
-    certificate: Option<Arc<SingleCertAndKey>>,
-    /// Made at the first connection; with the client's authorities that it was made with.
-    connector: OnceLock<(Arc<RootCertStore>, TlsConnector)>,
-}
-
-impl Identity {
-    pub(super) fn of(roots: Option<RootCertStore>, certificate: Option<Arc<SingleCertAndKey>>) -> Option<Self> {
-        let is_something = roots.is_some() || certificate.is_some();
-        is_something.then_some(Self { roots, certificate, connector: OnceLock::new() })
-    }
-
-    /// Trusts `usual` and the own authorities.
-    pub(in crate::delivery) fn connector(&self, usual: &Arc<RootCertStore>) -> Result<TlsConnector, rustls::Error> {
-        if let Some((made_with, connector)) = self.connector.get()
-            && Arc::ptr_eq(made_with, usual)
-        {
-            return Ok(connector.clone());
-        }
-        let roots = match &self.roots {
-            None => Arc::clone(usual),
-            Some(own) => {
-                let mut roots = (**usual).clone();
-                roots.extend(own.roots.iter().cloned());
-                Arc::new(roots)
-            }
-        };
-        let config = client_config(roots, self.certificate.clone(), SessionMemory::OneWebhook)?;
-        let connector = TlsConnector::from(Arc::new(config));
-        // Another connection may have made one meanwhile; either will do.
-        let _ = self.connector.set((Arc::clone(usual), connector.clone()));
-        Ok(connector)
-    }
 }
 
 /// The authorities of a `ca`.

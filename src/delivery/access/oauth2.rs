@@ -9,11 +9,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::Target;
-use super::auth::{MAX_TOKEN_BYTES, bearer};
+use super::credential::{MAX_TOKEN_BYTES, bearer};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::End;
-use crate::delivery::client::Client;
+use crate::delivery::client::{Client, Target};
 use crate::delivery::guard::Destination;
 use crate::event::object_members;
 

@@ -3,9 +3,10 @@
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use super::auth::basic;
+use super::credential::basic;
 use super::secret::SHOWN_SECRET;
 use super::{AccessError, SecretText};
+use crate::delivery::client::{Credentials, Proxy, ProxyKind};
 use crate::delivery::guard::{Destination, MAX_URL_BYTES};
 
 /// The longest user name and the longest password for a proxy, in bytes (RFC 1929, section 2).
@@ -49,30 +50,6 @@ impl Resolution {
             Self::Proxy => "proxy",
         }
     }
-}
-
-/// [`RawProxy`], checked.
-pub(in crate::delivery) struct Proxy {
-    /// Where it is. The scheme is `http` for both kinds and means nothing.
-    pub(in crate::delivery) address: Destination,
-    pub(in crate::delivery) kind: ProxyKind,
-    /// Whether it is handed names to resolve.
-    pub(in crate::delivery) resolves: bool,
-}
-
-pub(in crate::delivery) enum ProxyKind {
-    Http {
-        /// The value of `Proxy-Authorization`.
-        authorization: Option<HeaderValue>,
-    },
-    Socks5 {
-        credentials: Option<Credentials>,
-    },
-}
-
-pub(in crate::delivery) struct Credentials {
-    pub(in crate::delivery) username: Zeroizing<String>,
-    pub(in crate::delivery) password: Zeroizing<String>,
 }
 
 fn wrong(reason: impl std::fmt::Display) -> AccessError {

@@ -19,9 +19,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
+use super::route::{RouteId, Target};
 use super::sockets::Socket;
 use crate::delivery::End;
-use crate::delivery::access::{RouteId, Target};
 use crate::delivery::guard::{Destination, GuardedAddr};
 
 /// How much a receiver may send before its final status line and headers are complete, in bytes;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::route::{Proxy, Target};
 use super::tunnel::{self, Hop, Refusal};
 use super::{Client, MAX_ADDRESSES_TRIED, Phase, Trace, blocked};
 use crate::delivery::End;
-use crate::delivery::access::{Proxy, Target};
 use crate::delivery::guard::{Destination, GuardedAddr, Host};
 
 /// A stream to a destination, before TLS.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::Connection;
-use crate::delivery::access::{RouteId, Target};
+use super::route::{RouteId, Target};
 use crate::delivery::guard::{Destination, Host};
 
 /// The most idle connections to one origin.

@@ -9,7 +9,7 @@ use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use crate::delivery::access::{Proxy, ProxyKind};
+use super::route::{Proxy, ProxyKind};
 
 /// The largest head of an HTTP proxy's answer to `CONNECT`, in bytes.
 pub const MAX_PROXY_HEAD_BYTES: usize = 16 * 1024;

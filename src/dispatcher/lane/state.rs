@@ -10,7 +10,6 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::queue::{Queue, Queued};
-use super::trial::{Trials, Turn};
 use super::{Off, WEBHOOK_DELETED, WEBHOOK_DISABLED};
 use crate::clock::UnixMicros;
 use crate::delivery::retry::{MAX_WAIT, Schedule};
@@ -61,6 +60,24 @@ pub(super) enum Mode {
     Left,
     /// The node shuts down: what is pending is read back at the next start.
     Stopped,
+}
+
+/// How many tests a lane knows of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Trials {
+    /// Waiting or under way: workers leave them room.
+    pub(super) expected: usize,
+    pub(super) under_way: usize,
+}
+
+/// When a test may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dispatcher) enum Turn {
+    Now,
+    /// The rate limit lets it go then.
+    At(Instant),
+    /// All attempts that the webhook may have at once are under way; a worker that ends its attempt makes room.
+    AfterOthers,
 }
 
 pub(super) struct State {

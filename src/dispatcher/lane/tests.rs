@@ -1,21 +1,26 @@
 //! Random histories of one ordered lane over a model of its store: the order holds, and nothing is forgotten.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::state::earlier;
 use super::*;
-use crate::delivery::End;
+use crate::clock::UnixMicros;
+use crate::delivery::retry::Schedule;
+use crate::delivery::{End, Outcome};
 use crate::dispatcher::CircuitSettings;
 use crate::dispatcher::memory::MIN_MEMORY_BYTES;
 use crate::event::Event;
 use crate::signing::SigningKeys;
-use crate::store::LiveEvent;
+use crate::store::{Disposition, EventSeq, LiveEvent};
 use crate::topic::Topic;
-use crate::webhook::{DEFAULT_TENANT, WebhookPatch, WebhookSettings};
+use crate::webhook::{DEFAULT_TENANT, WebhookHealth, WebhookPatch, WebhookSettings};
 
 const CIRCUIT: CircuitSettings =
     CircuitSettings { threshold: 4, cool_down: Duration::from_secs(5), max_cool_down: Duration::from_secs(20) };

@@ -2,26 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::{Lane, Todo};
+use super::Lane;
+use super::state::{Todo, Turn};
 use crate::dispatcher::breaker::Standing;
-
-/// How many tests a lane knows of.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Trials {
-    /// Waiting or under way: workers leave them room.
-    pub(super) expected: usize,
-    pub(super) under_way: usize,
-}
-
-/// When a test may begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::dispatcher) enum Turn {
-    Now,
-    /// The rate limit lets it go then.
-    At(Instant),
-    /// All attempts that the webhook may have at once are under way; a worker that ends its attempt makes room.
-    AfterOthers,
-}
 
 impl Lane {
     /// A test waits from now on, until [`Lane::forget_trial`]; says what the last attempt was like.

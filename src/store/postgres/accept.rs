@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::Shared;
+use super::error::Failure;
 use super::pool::Connection;
 use super::presence::Presence;
-use super::transaction::Failure;
 use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;

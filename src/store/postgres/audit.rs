@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::error::Failure;
 use super::listings::{Portion, Scan};
 use super::pool::Connection;
 use super::tokens;
-use super::transaction::{Commit, Failure};
+use super::transaction::Commit;
 use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::DeliveryKey;

@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::error::{Failure, corrupt};
 use super::pool::Connection;
-use super::transaction::{Failure, corrupt};
-use super::{Shared, counters, hints, tenants, tokens, webhooks};
+use super::{Shared, changes, counters, hints};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::store::cluster::{
@@ -177,8 +177,8 @@ impl Shared {
         let through: EventSeq = row.try_get(0)?;
         let ids = ids(shards);
         connection.execute(RETRIEVE, &[&ids, &EventSeq(i64::MAX)]).await?;
-        let records = webhooks::of_shards(&connection, &self.sealer, &ids).await?;
-        let deleted = webhooks::deleted_of_shards(&connection, &ids).await?;
+        let records = changes::of_shards(&connection, &self.sealer, &ids).await?;
+        let deleted = changes::deleted_of_shards(&connection, &ids).await?;
         connection.execute("DELETE FROM node WHERE seen_at < clock_timestamp() - interval '1 day'", &[]).await?;
         for record in &records {
             self.presence.note(record.seq, Shard::of(record.uuid));
@@ -198,10 +198,10 @@ impl Shared {
             are_tokens_revoked: false,
         };
         if let Some(ChangeMark(since)) = since {
-            changes.webhooks = webhooks::changed(&connection, &self.sealer, since).await?;
-            changes.deleted_webhooks = webhooks::deleted_since(&connection, since).await?;
-            (changes.tenants, changes.deleted_tenants) = tenants::changed(&connection, since).await?;
-            changes.are_tokens_revoked = tokens::any_revoked(&connection, since).await?;
+            changes.webhooks = changes::changed_webhooks(&connection, &self.sealer, since).await?;
+            changes.deleted_webhooks = changes::deleted_webhooks(&connection, since).await?;
+            (changes.tenants, changes.deleted_tenants) = changes::changed_tenants(&connection, since).await?;
+            changes.are_tokens_revoked = changes::any_token_revoked(&connection, since).await?;
         }
         let usage = counters::usage(&connection).await?;
         connection.commit().await?;

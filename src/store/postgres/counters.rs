@@ -2,8 +2,8 @@
 
 use tokio_postgres::Row;
 
+use super::error::Failure;
 use super::pool::Connection;
-use super::transaction::Failure;
 use crate::store::Stats;
 use crate::store::counters::Usage;
 use crate::webhook::TenantSeq;

@@ -2,9 +2,10 @@
 
 use tokio_postgres::Row;
 
+use super::error::Failure;
 use super::moves::{self, Wanted};
 use super::pool::Connection;
-use super::transaction::{Commit, Failure};
+use super::transaction::Commit;
 use super::values::{number, optional_number, utf8};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};

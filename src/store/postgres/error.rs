@@ -1,4 +1,4 @@
-//! What an error of the server, or of the way to it, means to a caller.
+//! Why an operation did not succeed, and what an error of the server, or of the way to it, means to a caller.
 
 use std::error::Error as _;
 
@@ -7,6 +7,40 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{WasNull, WrongType};
 
 use crate::store::StoreError;
+
+/// Why an operation did not succeed.
+#[derive(Debug)]
+pub(in crate::store) enum Failure {
+    /// What was asked for is not done; the connection is as before.
+    Refused(StoreError),
+    Postgres(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) => error,
+            Failure::Postgres(error) => store_error(&error),
+        }
+    }
+}
+
+/// What was read cannot have been written.
+pub(in crate::store) fn corrupt(error: impl std::fmt::Display) -> Failure {
+    Failure::Refused(StoreError::Corrupt(error.to_string()))
+}
 
 /// The error of a statement, or of a commit. Nothing is said of whether a commit took place: with the connection gone,
 /// nobody knows.
@@ -34,7 +68,7 @@ pub(super) fn lacks_partition(error: &Error) -> bool {
 /// A column's value that no version of this program writes.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unreadable(pub(super) String);
+pub(in crate::store) struct Unreadable(pub(in crate::store) String);
 
 fn is_unreadable(error: &Error) -> bool {
     error.source().is_some_and(|source| source.is::<Unreadable>() || source.is::<WasNull>() || source.is::<WrongType>())

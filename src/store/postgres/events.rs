@@ -2,8 +2,8 @@
 
 use tokio_postgres::Row;
 
+use super::error::Failure;
 use super::pool::Connection;
-use super::transaction::Failure;
 use super::values::event;
 use crate::delivery::id::EventSeq;
 use crate::store::id_hash::IdHash;

@@ -6,8 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::error::Failure;
 use super::pool::Connection;
-use super::transaction::Failure;
 use crate::store::cluster::Fence;
 use crate::webhook::WebhookSeq;
 

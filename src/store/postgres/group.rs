@@ -11,9 +11,9 @@ use tracing::{error, info};
 
 use super::Shared;
 use super::accept;
-use super::error::{is_passing, lacks_partition};
+use super::error::{Failure, is_passing, lacks_partition};
 use super::pool::closed;
-use super::transaction::{Failure, Slot};
+use super::transaction::Slot;
 use crate::fair::{Permit, Turns};
 use crate::store::{Accepted, NewEvent, StoreError};
 use crate::webhook::TenantSeq;

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio_postgres::AsyncMessage;
 
 use super::Shared;
+use super::error::Failure;
 use super::pool::{CONNECT_TIMEOUT, Connection, Server};
-use super::transaction::Failure;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::store::StoreError;
 use crate::store::cluster::{Hint, MAX_HINTS};

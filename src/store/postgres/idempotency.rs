@@ -1,7 +1,8 @@
 //! Accepting once: the receipts of a request are kept with its key, in the transaction that accepts its events.
 
 use super::accept;
-use super::transaction::{Commit, Failure, corrupt};
+use super::error::{Failure, corrupt};
+use super::transaction::Commit;
 use crate::store::{AcceptedOnce, Idempotency, KeptReceipt, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 

@@ -11,9 +11,9 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::deliveries::stored_delivery;
+use super::error::Failure;
 use super::events;
 use super::pool::Connection;
-use super::transaction::Failure;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::store::id_hash::IdHash;

@@ -1,7 +1,8 @@
 //! What operators and their jobs do to deliveries: from what has ended back into the queue, or to their end without an
 //! attempt. Many at once, each with one statement.
 
-use super::transaction::{Commit, Failure};
+use super::error::Failure;
+use super::transaction::Commit;
 use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};

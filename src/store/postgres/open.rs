@@ -8,10 +8,10 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use uuid::Uuid;
 
+use super::error::Failure;
 use super::pool::{Connection, Connections, Server};
 use super::sealed_urls::seal_urls;
-use super::transaction::Failure;
-use super::{CONTROL_CONNECTIONS, LISTENING_CONNECTIONS, MIN_CONNECTIONS, import, schema};
+use super::{CONTROL_CONNECTIONS, LISTENING_CONNECTIONS, MIN_CONNECTIONS, schema};
 use crate::delivery::client::Roots;
 use crate::store::migrate::{self, Migration};
 use crate::store::seal::{Belonging, Sealer, random_bytes};
@@ -31,8 +31,6 @@ const MIGRATIONS: &[Migration] = &[
 ];
 /// The oldest version that its makers still mend, as of this program's.
 const OLDEST_POSTGRES: u32 = 14;
-/// `pg_advisory_xact_lock`: held by who migrates.
-pub(super) const MIGRATION_LOCK: i64 = 0x5052_4452_0001;
 /// Connections where the options do not say.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 16;
 
@@ -87,14 +85,14 @@ impl PostgresOptions {
     }
 
     /// The server, ready to be connected to.
-    pub(super) fn server(&self) -> Result<Server, OpenError> {
+    pub(in crate::store) fn server(&self) -> Result<Server, OpenError> {
         let config = self.config()?;
         let database = shown(&config);
         Server::new(config, self.roots.clone()).map_err(|reason| OpenError::Database { database, reason })
     }
 
     /// What the URL says. The error names no part of it, since any could be the password.
-    pub(super) fn config(&self) -> Result<Config, OpenError> {
+    pub(in crate::store) fn config(&self) -> Result<Config, OpenError> {
         self.url.expose_secret().parse().map_err(|_| OpenError::Database {
             database: "the database's URL".to_owned(),
             reason: "expected postgres://user:password@host:port/database".to_owned(),
@@ -102,7 +100,7 @@ impl PostgresOptions {
     }
 }
 
-pub(super) fn shown(config: &Config) -> String {
+pub(in crate::store) fn shown(config: &Config) -> String {
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(host)) => host.clone(),
         Some(Host::Unix(path)) => path.display().to_string(),
@@ -156,7 +154,7 @@ impl Opening<'_> {
     }
 
     async fn refuse_unfinished(&self, connection: &Connection) -> Result<(), OpenError> {
-        if import::is_unfinished(connection).await.map_err(|failure| self.failed(failure))? {
+        if is_unfinished(connection).await.map_err(|failure| self.failed(failure))? {
             return Err(OpenError::UnfinishedTransfer { database: self.database.to_owned() });
         }
         Ok(())
@@ -230,7 +228,7 @@ async fn refuse_shared_sessions(connections: &Connections, database: &str) -> Re
 }
 
 /// Refuses a server that this program cannot use.
-pub(super) async fn check_server(
+pub(in crate::store) async fn check_server(
     connection: &Connection,
     database: &str,
     allow_unsafe_server: bool,
@@ -265,7 +263,7 @@ pub(super) async fn check_server(
 }
 
 /// What a schema of a version needs; one that is newer than this program is refused.
-pub(super) fn missing_migrations(database: &str, found: i64) -> Result<&'static [Migration], OpenError> {
+pub(in crate::store) fn missing_migrations(database: &str, found: i64) -> Result<&'static [Migration], OpenError> {
     migrate::missing(MIGRATIONS, found).map_err(|newer| OpenError::NewerSchema {
         path: database.to_owned(),
         found: newer.found,
@@ -274,10 +272,10 @@ pub(super) fn missing_migrations(database: &str, found: i64) -> Result<&'static 
 }
 
 /// One migration in its transaction, unless another node was faster.
-pub(super) async fn migrate(connections: &Connections, migration: &Migration) -> Result<(), Failure> {
+pub(in crate::store) async fn migrate(connections: &Connections, migration: &Migration) -> Result<(), Failure> {
     let mut connection = connections.get().await?;
     connection.begin().await?;
-    connection.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
+    connection.execute("SELECT pg_advisory_xact_lock($1)", &[&schema::MIGRATION_LOCK]).await?;
     connection
         .batch("CREATE TABLE IF NOT EXISTS schema_version (version bigint PRIMARY KEY, migrated_at timestamptz)")
         .await?;
@@ -306,7 +304,7 @@ pub(super) async fn is_new(options: &PostgresOptions) -> Result<bool, OpenError>
     Ok(found? == 0)
 }
 
-pub(super) fn open_error(database: &str, failure: Failure) -> OpenError {
+pub(in crate::store) fn open_error(database: &str, failure: Failure) -> OpenError {
     let database = database.to_owned();
     match StoreError::from(failure) {
         StoreError::Corrupt(reason) => OpenError::Corrupt { path: database, reason },
@@ -320,7 +318,7 @@ fn master_key_check() -> Belonging<'static> {
 }
 
 /// 0: nothing of ours is there.
-pub(super) async fn schema_version(connection: &Connection) -> Result<i64, Failure> {
+pub(in crate::store) async fn schema_version(connection: &Connection) -> Result<i64, Failure> {
     let found = connection.query_one("SELECT to_regclass('schema_version') IS NOT NULL", &[]).await?;
     if found.try_get(0)? { read_version(connection).await } else { Ok(0) }
 }
@@ -328,6 +326,27 @@ pub(super) async fn schema_version(connection: &Connection) -> Result<i64, Failu
 async fn read_version(connection: &Connection) -> Result<i64, Failure> {
     let version = connection.query_one("SELECT coalesce(max(version), 0) FROM schema_version", &[]).await?;
     Ok(version.try_get(0)?)
+}
+
+pub(in crate::store) async fn has_transfer(connection: &Connection) -> Result<bool, Failure> {
+    if !is_possible(connection).await? {
+        return Ok(false);
+    }
+    Ok(connection.query_one("SELECT EXISTS (SELECT 1 FROM transfer)", &[]).await?.try_get(0)?)
+}
+
+/// Whether a move into the database began and has not ended.
+async fn is_unfinished(connection: &Connection) -> Result<bool, Failure> {
+    if !is_possible(connection).await? {
+        return Ok(false);
+    }
+    let sql = "SELECT EXISTS (SELECT 1 FROM transfer WHERE finished_at IS NULL)";
+    Ok(connection.query_one(sql, &[]).await?.try_get(0)?)
+}
+
+/// Whether the schema is so new.
+async fn is_possible(connection: &Connection) -> Result<bool, Failure> {
+    Ok(connection.query_one("SELECT to_regclass('transfer') IS NOT NULL", &[]).await?.try_get(0)?)
 }
 
 #[cfg(test)]

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::error::Failure;
 use super::pool::{Connection, Connections};
-use super::transaction::Failure;
 use crate::delivery::id::EventSeq;
 use crate::store::StoreError;
 
 /// Event numbers in a partition. Partitions say their range by their number, so this never changes.
-pub(super) const EVENTS_PER_PARTITION: i64 = 4_000_000;
+pub(in crate::store) const EVENTS_PER_PARTITION: i64 = 4_000_000;
 /// Partitions that are there beyond the one that is written to.
 const PARTITIONS_AHEAD: i64 = 2;
 /// `pg_advisory_xact_lock`: held by who makes or drops partitions.
@@ -74,7 +74,7 @@ async fn make_missing(connection: &Connection) -> Result<i64, Failure> {
 
 /// Within a transaction: makes the partitions of a number that are not there, as tables of their own that are then attached,
 /// which does not wait for readers and writers of the others. One that somebody has detached is attached again.
-pub(super) async fn make_one(connection: &Connection, number: i64) -> Result<(), Failure> {
+pub(in crate::store) async fn make_one(connection: &Connection, number: i64) -> Result<(), Failure> {
     connection.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITIONS_LOCK]).await?;
     let (first, end) = (number * EVENTS_PER_PARTITION, (number + 1) * EVENTS_PER_PARTITION);
     for table in PARTITIONED {

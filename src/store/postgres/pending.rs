@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
+use super::error::Failure;
 use super::pool::Connection;
-use super::transaction::Failure;
 use super::values::{event, number};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;

@@ -14,8 +14,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, Row, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::error;
-use super::transaction::Failure;
+use super::error::{self, Failure};
 use crate::delivery::client::Roots;
 use crate::fair::{Permit, Turns};
 use crate::store::{OpenError, StoreError};
@@ -62,7 +61,7 @@ const BEGIN_SNAPSHOT: &str =
 
 /// Where the server is, and how it is reached.
 #[derive(Clone)]
-pub(super) struct Server {
+pub(in crate::store) struct Server {
     pub(super) config: Config,
     pub(super) tls: MakeRustlsConnect,
 }
@@ -82,7 +81,7 @@ impl Server {
 }
 
 /// The pool.
-pub(super) struct Connections {
+pub(in crate::store) struct Connections {
     pool: Pool,
     /// As many permits as connections; who has all of them knows that nobody uses one.
     permits: Arc<Semaphore>,
@@ -92,7 +91,7 @@ pub(super) struct Connections {
 }
 
 /// A connection on loan; goes back when dropped. A transaction that was not ended is rolled back.
-pub(super) struct Connection {
+pub(in crate::store) struct Connection {
     client: deadpool_postgres::Object,
     in_transaction: bool,
     /// Goes after the connection: who gets it finds one.
@@ -101,7 +100,7 @@ pub(super) struct Connection {
 }
 
 impl Connections {
-    pub(super) fn new(server: &Server, max: u32, database: &str) -> Result<Self, OpenError> {
+    pub(in crate::store) fn new(server: &Server, max: u32, database: &str) -> Result<Self, OpenError> {
         let failed = |reason: String| OpenError::Database { database: database.to_owned(), reason };
         let (config, tls) = (server.config.clone(), server.tls.clone());
         let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
@@ -131,7 +130,7 @@ impl Connections {
         })
     }
 
-    pub(super) async fn get(&self) -> Result<Connection, StoreError> {
+    pub(in crate::store) async fn get(&self) -> Result<Connection, StoreError> {
         let permit = tokio::time::timeout(CONNECT_TIMEOUT, Arc::clone(&self.permits).acquire_owned()).await;
         let permit = permit.map_err(|_| none_free())?.map_err(|_| closed())?;
         let client = self.pool.get().await.map_err(|error| unavailable(&error))?;
@@ -176,7 +175,7 @@ pub(super) fn closed() -> StoreError {
 }
 
 /// What a statement is given.
-pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+pub(in crate::store) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Connection {
     pub(super) async fn query(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
@@ -185,7 +184,7 @@ impl Connection {
     }
 
     /// The only row, or none.
-    pub(super) async fn query_opt(
+    pub(in crate::store) async fn query_opt(
         &self,
         sql: &'static str,
         parameters: Parameters<'_>,
@@ -194,7 +193,11 @@ impl Connection {
         Ok(self.client.query_opt(&statement, parameters).await?)
     }
 
-    pub(super) async fn query_one(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Row, Failure> {
+    pub(in crate::store) async fn query_one(
+        &self,
+        sql: &'static str,
+        parameters: Parameters<'_>,
+    ) -> Result<Row, Failure> {
         let statement = self.client.prepare_cached(sql).await?;
         Ok(self.client.query_one(&statement, parameters).await?)
     }
@@ -217,7 +220,11 @@ impl Connection {
     }
 
     /// How many rows it changed.
-    pub(super) async fn execute(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<u64, Failure> {
+    pub(in crate::store) async fn execute(
+        &self,
+        sql: &'static str,
+        parameters: Parameters<'_>,
+    ) -> Result<u64, Failure> {
         let statement = self.client.prepare_cached(sql).await?;
         Ok(self.client.execute(&statement, parameters).await?)
     }
@@ -233,22 +240,22 @@ impl Connection {
     }
 
     /// Statements without parameters, which are neither prepared nor kept.
-    pub(super) async fn batch(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
+    pub(in crate::store) async fn batch(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
         self.client.batch_execute(sql).await
     }
 
     /// A statement that is used for a while and not kept.
-    pub(super) async fn prepare(&self, sql: &str) -> Result<Statement, Failure> {
+    pub(in crate::store) async fn prepare(&self, sql: &str) -> Result<Statement, Failure> {
         Ok(self.client.prepare(sql).await?)
     }
 
-    pub(super) async fn query_prepared(&self, statement: &Statement) -> Result<Vec<Row>, Failure> {
+    pub(in crate::store) async fn query_prepared(&self, statement: &Statement) -> Result<Vec<Row>, Failure> {
         Ok(self.client.query(statement, &[]).await?)
     }
 
     /// Rows into a table, by a `COPY … FROM STDIN (FORMAT binary)`; the quickest way for many. Each has a value of each
     /// of `types`.
-    pub(super) async fn copy_in<'a, T: ToSql + Sync + 'a>(
+    pub(in crate::store) async fn copy_in<'a, T: ToSql + Sync + 'a>(
         &self,
         copy: &str,
         types: &[Type],
@@ -262,17 +269,17 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) async fn begin(&mut self) -> Result<(), tokio_postgres::Error> {
+    pub(in crate::store) async fn begin(&mut self) -> Result<(), tokio_postgres::Error> {
         self.begin_with("BEGIN").await
     }
 
-    pub(super) async fn begin_with(&mut self, begin: &str) -> Result<(), tokio_postgres::Error> {
+    pub(in crate::store) async fn begin_with(&mut self, begin: &str) -> Result<(), tokio_postgres::Error> {
         self.in_transaction = true;
         self.client.batch_execute(begin).await
     }
 
     /// On an error nobody knows whether it was committed.
-    pub(super) async fn commit(&mut self) -> Result<(), tokio_postgres::Error> {
+    pub(in crate::store) async fn commit(&mut self) -> Result<(), tokio_postgres::Error> {
         self.client.batch_execute("COMMIT").await?;
         self.in_transaction = false;
         Ok(())

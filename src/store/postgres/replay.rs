@@ -10,9 +10,10 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::PostgresStore;
+use super::error::{Failure, corrupt};
 use super::moves::{self, Wanted};
 use super::pool::Connection;
-use super::transaction::{Commit, Failure, corrupt, write};
+use super::transaction::{Commit, write};
 use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};

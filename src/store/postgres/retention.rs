@@ -6,9 +6,10 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use super::error::Failure;
 use super::partitions::{EVENTS_PER_PARTITION, PARTITIONED, PARTITIONS_LOCK};
 use super::pool::Connection;
-use super::transaction::{Commit, Failure, write};
+use super::transaction::{Commit, write};
 use super::{PostgresStore, audit, replay};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;

@@ -1,7 +1,10 @@
-//! The tables and columns that this program needs, to say which one a damaged database lacks.
+//! The tables and columns that this program needs, to say which one a damaged database lacks, and the lock for changing them.
 
+use super::error::Failure;
 use super::pool::Connection;
-use super::transaction::Failure;
+
+/// `pg_advisory_xact_lock`: held by who migrates.
+pub(super) const MIGRATION_LOCK: i64 = 0x5052_4452_0001;
 
 /// After the last migration. Partitions and their parents have the same columns.
 pub(super) const TABLES: &[(&str, &str)] = &[

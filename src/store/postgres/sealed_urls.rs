@@ -2,9 +2,9 @@
 
 use uuid::Uuid;
 
-use super::open::MIGRATION_LOCK;
+use super::error::Failure;
 use super::pool::Connections;
-use super::transaction::Failure;
+use super::schema::MIGRATION_LOCK;
 use crate::store::seal::Sealer;
 use crate::store::webhook_columns::sealed_url;
 use crate::webhook::TenantSeq;

@@ -6,8 +6,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::error::Failure;
 use super::fence;
-use super::transaction::{Commit, Failure};
+use super::transaction::Commit;
 use super::values::{integer, number, text};
 use crate::delivery::DeliveryState;
 use crate::delivery::id::DeliveryKey;

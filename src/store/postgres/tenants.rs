@@ -3,9 +3,10 @@
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::error::Failure;
 use super::pool::Connection;
 use super::replay;
-use super::transaction::{Commit, Failure};
+use super::transaction::Commit;
 use super::values::text;
 use crate::clock::UnixMicros;
 use crate::store::paging::{page_by_uuid, start_by_uuid};
@@ -23,6 +24,7 @@ macro_rules! select_tenants {
         )
     };
 }
+pub(super) use select_tenants;
 
 /// One transaction at a time gives tenants names; reading them, and locking one, goes on beside it.
 const LOCK_NAMES: &str = "LOCK TABLE tenant IN SHARE ROW EXCLUSIVE MODE";
@@ -177,23 +179,7 @@ pub(super) async fn page(connection: &Connection, page: &Page) -> Result<PageOf<
     Ok(page_by_uuid(tenants, page, |tenant: &TenantRecord| tenant.uuid))
 }
 
-/// Those that were changed, and those that were deleted, by transactions that had not ended in the snapshot `since`.
-pub(super) async fn changed(
-    connection: &Connection,
-    since: &str,
-) -> Result<(Vec<TenantRecord>, Vec<TenantSeq>), Failure> {
-    let rows = connection
-        .query(select_tenants!("AND changed_in >= pg_snapshot_xmin($1::text::pg_snapshot)"), &[&since])
-        .await?;
-    let changed = rows.iter().map(record).collect::<Result<_, _>>()?;
-    let sql =
-        "SELECT seq FROM tenant WHERE changed_in >= pg_snapshot_xmin($1::text::pg_snapshot) AND deleted_at IS NOT NULL";
-    let rows = connection.query(sql, &[&since]).await?;
-    let deleted = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-    Ok((changed, deleted))
-}
-
-fn record(row: &Row) -> Result<TenantRecord, Failure> {
+pub(super) fn record(row: &Row) -> Result<TenantRecord, Failure> {
     let quota =
         |column| Ok::<_, Failure>(row.try_get::<_, Option<i64>>(column)?.and_then(|max| u32::try_from(max).ok()));
     Ok(TenantRecord {

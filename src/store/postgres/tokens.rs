@@ -3,9 +3,10 @@
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::error::Failure;
 use super::pool::Connection;
 use super::tenants;
-use super::transaction::{Commit, Failure};
+use super::transaction::Commit;
 use crate::clock::UnixMicros;
 use crate::store::paging::{page_by_uuid, start_by_uuid};
 use crate::store::{Deed, NewToken, Page, PageOf, Scope, StoreError, TokenRecord};
@@ -154,15 +155,6 @@ pub(super) async fn by_uuid(
 ) -> Result<Option<TokenRecord>, Failure> {
     let row = connection.query_opt(select_tokens!("AND uuid = $1 AND tenant = $2"), &[&uuid, &tenant]).await?;
     row.as_ref().map(record).transpose()
-}
-
-/// Whether any was revoked by a transaction that had not ended in the snapshot `since`.
-pub(super) async fn any_revoked(connection: &Connection, since: &str) -> Result<bool, Failure> {
-    let sql = "
-        SELECT EXISTS (
-            SELECT FROM token WHERE revoked_at IS NOT NULL AND changed_in >= pg_snapshot_xmin($1::text::pg_snapshot)
-        )";
-    Ok(connection.query_one(sql, &[&since]).await?.try_get(0)?)
 }
 
 fn record(row: &Row) -> Result<TokenRecord, Failure> {

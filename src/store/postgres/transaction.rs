@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::Shared;
 use super::accept::{self, Stored};
-use super::error::{is_passing, lacks_partition, store_error};
+use super::error::{Failure, is_passing, lacks_partition, store_error};
 use super::pool::Connection;
 use crate::delivery::id::EventSeq;
 use crate::store::counters::{Counters, Usage};
@@ -22,40 +22,6 @@ const MAX_TRIES: u32 = 5;
 
 /// A probe that waits for a lock is given up before whoever asked for it gives up, so that it keeps no connection.
 const BEGIN_REHEARSAL: &str = "SET LOCAL lock_timeout = '1s'; SAVEPOINT rehearsal";
-
-/// Why an operation did not succeed.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// What was asked for is not done; the connection is as before.
-    Refused(StoreError),
-    Postgres(tokio_postgres::Error),
-}
-
-impl From<tokio_postgres::Error> for Failure {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Postgres(error)
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<Failure> for StoreError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Refused(error) => error,
-            Failure::Postgres(error) => store_error(&error),
-        }
-    }
-}
-
-/// What was read cannot have been written.
-pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
-    Failure::Refused(StoreError::Corrupt(error.to_string()))
-}
 
 /// Numbers of rows of the table `counters`: each belongs to one transaction at a time, so that none waits for another.
 pub(super) struct Slots {

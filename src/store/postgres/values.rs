@@ -7,8 +7,7 @@ use bytes::BytesMut;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
-use super::error::Unreadable;
-use super::transaction::{Failure, corrupt};
+use super::error::{Failure, Unreadable, corrupt};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::EventSeq;

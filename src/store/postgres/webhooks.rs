@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::error::Failure;
 use super::pool::Connection;
-use super::transaction::{Commit, Failure};
+use super::transaction::Commit;
 use super::values::{integer, number};
 use super::{replay, settle, tenants};
 use crate::clock::UnixMicros;
-use crate::store::cluster::ChangedWebhook;
 use crate::store::paging::{page_by_uuid, start_by_uuid};
 use crate::store::seal::Sealer;
 use crate::store::shard::Shard;
@@ -31,6 +31,7 @@ macro_rules! select_webhooks {
         )
     };
 }
+pub(super) use select_webhooks;
 
 pub(super) async fn create(
     commit: &Commit,
@@ -317,55 +318,6 @@ pub(super) async fn all(connection: &Connection, sealer: &Sealer) -> Result<AllW
     Ok(AllWebhooks { live: webhooks(connection, sealer, None).await?, deleted })
 }
 
-/// The webhooks of shards.
-pub(super) async fn of_shards(
-    connection: &Connection,
-    sealer: &Sealer,
-    shards: &[i16],
-) -> Result<Vec<WebhookRecord>, Failure> {
-    let sql = select_webhooks!("WHERE shard = ANY($1) AND deleted_at IS NULL ORDER BY seq");
-    connection.query(sql, &[&shards]).await?.iter().map(|row| record(row, sealer)).collect()
-}
-
-/// The deleted ones of shards that still have stored pending deliveries.
-pub(super) async fn deleted_of_shards(connection: &Connection, shards: &[i16]) -> Result<Vec<WebhookSeq>, Failure> {
-    let rows = connection
-        .query(
-            "SELECT seq FROM webhook
-             WHERE shard = ANY($1) AND deleted_at IS NOT NULL AND EXISTS (
-                 SELECT 1 FROM pending WHERE NOT in_memory AND webhook_seq = webhook.seq
-             )
-             ORDER BY seq",
-            &[&shards],
-        )
-        .await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
-}
-
-/// Those that were changed by transactions that had not ended in the snapshot `since`.
-pub(super) async fn changed(
-    connection: &Connection,
-    sealer: &Sealer,
-    since: &str,
-) -> Result<Vec<ChangedWebhook>, Failure> {
-    let sql = select_webhooks!(
-        "WHERE changed_in >= pg_snapshot_xmin($1::text::pg_snapshot) AND deleted_at IS NULL ORDER BY seq"
-    );
-    let rows = connection.query(sql, &[&since]).await?;
-    let changed = |row| Ok(ChangedWebhook { record: record(row, sealer)?, circuit_closed_by: row.try_get(27)? });
-    rows.iter().map(changed).collect()
-}
-
-/// Those that were deleted by transactions that had not ended in the snapshot `since`.
-pub(super) async fn deleted_since(
-    connection: &Connection,
-    since: &str,
-) -> Result<Vec<(TenantSeq, WebhookSeq)>, Failure> {
-    let sql = "SELECT tenant, seq FROM webhook WHERE changed_in >= pg_snapshot_xmin($1::text::pg_snapshot) AND deleted_at IS NOT NULL";
-    let rows = connection.query(sql, &[&since]).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
-}
-
 /// Also checked by the index `webhook_name`. The tenant is locked.
 async fn refuse_taken_name(
     commit: &Commit,
@@ -381,7 +333,7 @@ async fn refuse_taken_name(
     if owner.is_some() && owner != except { Err(StoreError::NameTaken.into()) } else { Ok(()) }
 }
 
-fn record(row: &Row, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
+pub(super) fn record(row: &Row, sealer: &Sealer) -> Result<WebhookRecord, Failure> {
     let (uuid, tenant) = (row.try_get(1)?, row.try_get(2)?);
     let columns = Columns {
         name: row.try_get(4)?,

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::error::Failure;
 use super::pool::Connection;
-use super::transaction::Failure;
 use super::{Shared, counters};
 use crate::delivery::id::EventSeq;
 use crate::store::StoreError;

@@ -2,7 +2,7 @@
 
 use rusqlite::OptionalExtension;
 
-use super::writer::{Commit, Failure, Size};
+use super::commit::{Commit, Failure, Size};
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Hops;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rusqlite::{Connection, Row};
 use uuid::Uuid;
 
+use super::commit::{Commit, Failure};
 use super::listings::Listing;
 use super::tokens;
-use super::writer::{Commit, Failure};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::store::audit::{Gone, PURGE_ACTION};

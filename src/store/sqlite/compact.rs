@@ -2,18 +2,10 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
-use tracing::{info, warn};
-
 use super::SqliteStore;
-use super::open::Folder;
+use super::folder::Folder;
+use super::vacuum::{rewrite, size};
 use crate::store::OpenError;
-
-/// An older database that is no larger is rewritten at once when it is opened; that takes about a second.
-const MAX_REWRITTEN_AT_OPEN_BYTES: u64 = 64 << 20;
-/// `PRAGMA auto_vacuum` of a database that keeps its free pages, and of one that gives them back when it is asked.
-const NONE: u32 = 0;
-const INCREMENTAL: u32 = 2;
 
 /// A database's size before and after [`SqliteStore::compact`], in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,38 +30,14 @@ impl SqliteStore {
     }
 }
 
-/// Rewrites a small database of an earlier version; says of a large one that it should be.
-pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    let mode: u32 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
-    if mode != NONE {
-        return Ok(());
-    }
-    let bytes = size(connection)?;
-    if bytes > MAX_REWRITTEN_AT_OPEN_BYTES {
-        warn!(bytes, "the database was made by an earlier version and keeps its size: run `postrider compact` once");
-        return Ok(());
-    }
-    rewrite(connection)?;
-    info!(bytes, "the database was rewritten once, so that it can give space back");
-    Ok(())
-}
-
-/// <https://sqlite.org/pragma.html#pragma_auto_vacuum>: the mode of a database with tables changes with a VACUUM.
-fn rewrite(connection: &Connection) -> rusqlite::Result<()> {
-    connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
-    connection.execute_batch("VACUUM")
-}
-
-fn size(connection: &Connection) -> rusqlite::Result<u64> {
-    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, u32>(0));
-    Ok(u64::from(number("page_count")?) * u64::from(number("page_size")?))
-}
-
 #[cfg(test)]
 mod tests {
+    use rusqlite::Connection;
+
     use super::*;
     use crate::store::Store;
     use crate::store::seal::MasterKey;
+    use crate::store::sqlite::vacuum::{INCREMENTAL, MAX_REWRITTEN_AT_OPEN_BYTES, NONE};
     use crate::store::sqlite::{DATABASE_FILE, SqliteOptions};
 
     fn open(folder: &Path) -> SqliteStore {

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use super::open::at;
+use super::folder::at;
 use crate::store::OpenError;
 
 /// The most that is read at once.

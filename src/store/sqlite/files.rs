@@ -7,7 +7,7 @@ use rusqlite::config::DbConfig;
 use tracing::error;
 
 use super::checkpoint::Checkpointer;
-use super::open::Folder;
+use super::folder::Folder;
 use super::reader::{READERS, Readers};
 use super::recovery::{bring_home, cut_uncommitted};
 use crate::store::OpenError;

@@ -3,8 +3,7 @@
 use rusqlite::OptionalExtension;
 
 use super::accept;
-use super::pending::corrupt;
-use super::writer::{Commit, Failure, Size};
+use super::commit::{Commit, Failure, Size, corrupt};
 use crate::clock::UnixMicros;
 use crate::store::{AcceptedOnce, Idempotency, KeptReceipt, NewEvent, StoreError};
 use crate::webhook::TenantSeq;

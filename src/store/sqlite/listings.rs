@@ -1,19 +1,18 @@
 //! Listings, newest first, in pages. A page looks at a bounded number of rows, whatever its filter.
 
 use memchr::memmem::Finder;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
-use super::accept::FIND_EVENT;
+use super::commit::{Failure, corrupt};
 use super::deliveries::{DeliveryRow, EventHead, WebhookHeads, delivery_rows, event_head, stored_delivery};
-use super::pending::{corrupt, event_by_seq};
-use super::writer::Failure;
+use super::events::{event_by_seq, find_event};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::store::id_hash::IdHash;
 use crate::store::paging::{Bounds, Collector, NEWEST, NO_WEBHOOK, start};
-use crate::store::{DeliveryFilter, EventFilter, Page, PageOf, Stats, StoreError, StoredDelivery, StoredEvent, owed};
+use crate::store::{DeliveryFilter, EventFilter, Page, PageOf, StoreError, StoredDelivery, StoredEvent, owed};
 use crate::topic::{Pattern, Topic};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
@@ -45,27 +44,6 @@ impl EventConditions<'_> {
         let Some(pattern) = self.topic else { return Ok(true) };
         let topic = Topic::parse(&event.topic).map_err(corrupt)?;
         Ok(pattern.matches(&topic))
-    }
-}
-
-fn find_event(
-    connection: &Connection,
-    id_hash: &IdHash,
-    tenant: TenantSeq,
-    id: &str,
-) -> rusqlite::Result<Option<EventSeq>> {
-    connection.prepare_cached(FIND_EVENT)?.query_row((id_hash.of(tenant, id), tenant, id), |row| row.get(0)).optional()
-}
-
-pub(super) fn event(
-    connection: &Connection,
-    id_hash: &IdHash,
-    tenant: TenantSeq,
-    id: &str,
-) -> Result<Option<StoredEvent>, Failure> {
-    match find_event(connection, id_hash, tenant, id)? {
-        Some(seq) => event_by_seq(connection, seq),
-        None => Ok(None),
     }
 }
 
@@ -169,29 +147,6 @@ impl Listing<'_> {
         }
         Ok(())
     }
-}
-
-/// The counts of a tenant, or of all together.
-pub(super) fn stats(connection: &Connection, tenant: Option<TenantSeq>) -> Result<Stats, Failure> {
-    let count = |row: &Row<'_>, column| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.unsigned_abs());
-    Ok(connection
-        .prepare_cached(
-            "SELECT coalesce(sum(events), 0), coalesce(sum(owed - delivered - dead - skipped - discarded), 0),
-                 coalesce(sum(delivered), 0), coalesce(sum(dead), 0), coalesce(sum(skipped), 0),
-                 coalesce(sum(discarded), 0), coalesce(sum(attempts), 0)
-             FROM counters WHERE ?1 IS NULL OR tenant = ?1",
-        )?
-        .query_row([tenant], |row| {
-            Ok(Stats {
-                events: count(row, 0)?,
-                pending: count(row, 1)?,
-                delivered: count(row, 2)?,
-                dead: count(row, 3)?,
-                skipped: count(row, 4)?,
-                discarded: count(row, 5)?,
-                attempts: count(row, 6)?,
-            })
-        })?)
 }
 
 /// A page of deliveries in the making.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use siphasher::sip::SipHasher13;
 
-use super::open::PAGE_BYTES;
-
+/// A page of the database, in its own file and in the log.
+pub(super) const PAGE_BYTES: usize = 4_096;
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
 /// The first bytes of a log, whose last bit says in which order its checksums read their words.

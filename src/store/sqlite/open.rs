@@ -1,27 +1,24 @@
-//! Opening: the folder, the lock, the checks that change nothing, then migrations and settings.
+//! Opening: the checks that change nothing, then migrations and settings.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use uuid::Uuid;
 
-use super::log;
+use super::folder::{Folder, at, flags};
+use super::log::{self, PAGE_BYTES};
 use super::recovery::bring_home;
 use super::sealed_urls::seal_urls;
+use super::vacuum;
 use crate::store::OpenError;
 use crate::store::migrate::{self, Migration};
 use crate::store::seal::{Belonging, MasterKey, Sealer, random_bytes};
 use crate::webhook::DEFAULT_TENANT;
-
-/// The database in the data folder.
-pub const DATABASE_FILE: &str = "postrider.db";
-/// Locked by the process that has the store open.
-const LOCK_FILE: &str = "postrider.lock";
 /// A database that is being made; it gets its name when it is whole.
 const NEW_FILE: &str = "postrider.db.new";
 
@@ -37,7 +34,7 @@ const MIGRATIONS: &[Migration] = &[
 ];
 
 /// The version of a database that is up to date.
-pub(super) const SCHEMA_VERSION: i64 = migrate::latest(MIGRATIONS);
+pub(in crate::store) const SCHEMA_VERSION: i64 = migrate::latest(MIGRATIONS);
 
 /// `PRAGMA application_id`: "PRDR" in ASCII.
 const APPLICATION_ID: i32 = 0x5052_4452;
@@ -53,7 +50,6 @@ const APPLICATION_ID_AT: usize = 68;
 const MAX_CHECK: Duration = Duration::from_secs(1);
 /// Steps of SQLite's virtual machine between two looks at the time.
 const CHECK_STEPS: i32 = 10_000;
-pub(super) const PAGE_BYTES: usize = 4_096;
 /// The log is cut back to this after a burst, in bytes.
 const WAL_KEPT_BYTES: u64 = 32 << 20;
 /// Page cache of the writer and of each reader, in KiB.
@@ -63,63 +59,12 @@ const READER_CACHE_KIB: i64 = 2 << 10;
 const CACHED_STATEMENTS: usize = 96;
 
 /// Keys of the table `meta`.
-pub(super) const ID_HASH_KEY: &str = "id_hash_key";
-pub(super) const DELIVERY_ID_KEY: &str = "delivery_id_key";
-pub(super) const MASTER_KEY_CHECK: &str = "master_key_check";
+pub(in crate::store) const ID_HASH_KEY: &str = "id_hash_key";
+pub(in crate::store) const DELIVERY_ID_KEY: &str = "delivery_id_key";
+pub(in crate::store) const MASTER_KEY_CHECK: &str = "master_key_check";
 pub(super) const MASTER_KEY_CHECK_TEXT: &[u8] = b"postrider";
 
-/// A data folder, locked until this is dropped.
-pub(super) struct Folder {
-    pub(super) database: PathBuf,
-    /// The database and its log, as they were opened.
-    place: Option<[FileId; 2]>,
-    /// The lock file, and the folder itself, which nobody can delete while it has a database.
-    _locks: [File; 2],
-}
-
-/// The device and the inode of a file.
-type FileId = (u64, u64);
-
-/// Makes a data folder that only its owner can enter, unless it is there.
-pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
 impl Folder {
-    pub(super) fn lock(folder: &Path) -> Result<Self, OpenError> {
-        create_folder(folder).map_err(at(folder))?;
-        let path = folder.join(LOCK_FILE);
-        let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(at(&path))?;
-        let itself = File::open(folder).map_err(at(folder))?;
-        for (lock, path) in [(&file, &*path), (&itself, folder)] {
-            match lock.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: folder.display().to_string() }),
-                // Not every file system can lock a folder.
-                Err(TryLockError::Error(_)) if path == folder => {}
-                Err(TryLockError::Error(error)) => return Err(at(path)(error)),
-            }
-        }
-        Ok(Self { database: folder.join(DATABASE_FILE), place: None, _locks: [file, itself] })
-    }
-
-    /// Remembers which files are open, for [`Self::is_in_place`].
-    pub(super) fn remember_place(&mut self) -> Result<(), OpenError> {
-        self.place = Some(self.found().map_err(at(&self.database))?);
-        Ok(())
-    }
-
-    /// Whether the database and its log are where they were when they were opened, and no others.
-    pub(super) fn is_in_place(&self) -> bool {
-        self.place.is_none() || self.found().ok() == self.place
-    }
-
-    fn found(&self) -> io::Result<[FileId; 2]> {
-        let id = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
-        Ok([id(&self.database)?, id(&log::path(&self.database))?])
-    }
-
     /// Checks the database, or makes one, and opens it for the writer.
     pub(super) fn open(&self, master_key: &MasterKey, max_bytes: Option<u64>) -> Result<Connection, OpenError> {
         let found = rusqlite::version_number();
@@ -154,7 +99,7 @@ impl Folder {
             connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
             connection.pragma_update_and_check(None, "journal_size_limit", sql_integer(WAL_KEPT_BYTES), |_| Ok(()))?;
             migrate(&mut connection)?;
-            super::compact::prepare(&connection)?;
+            vacuum::prepare(&connection)?;
             let max_pages = max_bytes.map_or(u64::from(u32::MAX - 1), |bytes| bytes / PAGE_BYTES as u64);
             connection.pragma_update_and_check(None, "max_page_count", sql_integer(max_pages), |_| Ok(()))?;
             Ok(connection)
@@ -170,7 +115,7 @@ impl Folder {
     }
 
     /// A connection to the database as it is, after the checks of [`Folder::open`]. Nothing is changed by either.
-    pub(super) fn open_unchanged(&self, sealer: &Sealer) -> Result<Connection, OpenError> {
+    pub(in crate::store) fn open_unchanged(&self, sealer: &Sealer) -> Result<Connection, OpenError> {
         self.inspect(sealer)?;
         self.open_unchanging().map_err(|error| self.failed(error))
     }
@@ -287,41 +232,9 @@ impl Folder {
         fs::metadata(log::path(&self.database)).map_or(0, |metadata| metadata.len())
     }
 
-    /// The error of a thread that does not start.
-    pub(super) fn cannot_start(&self) -> impl Fn(io::Error) -> OpenError + use<> {
-        at(&self.database)
-    }
-
-    fn shown(&self) -> String {
-        self.database.display().to_string()
-    }
-
-    pub(super) fn corrupt(&self, reason: &str) -> OpenError {
-        OpenError::Corrupt { path: self.shown(), reason: reason.to_owned() }
-    }
-
     fn newer(&self, found: i64) -> OpenError {
         OpenError::NewerSchema { path: self.shown(), found, known: migrate::latest(MIGRATIONS) }
     }
-
-    #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-    pub(super) fn failed(&self, error: rusqlite::Error) -> OpenError {
-        let reason = error.to_string();
-        match error.sqlite_error_code() {
-            // A table or a column that is missing is as bad as a page that is.
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => self.corrupt(&reason),
-            _ => OpenError::Path { path: self.shown(), reason },
-        }
-    }
-}
-
-pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + use<> {
-    let path = path.display().to_string();
-    move |error| OpenError::Path { path: path.clone(), reason: error.to_string() }
-}
-
-pub(super) fn flags(access: OpenFlags) -> OpenFlags {
-    access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE
 }
 
 fn configure(connection: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
@@ -363,7 +276,7 @@ pub(super) fn master_key_check() -> Belonging<'static> {
     Belonging { tenant: DEFAULT_TENANT, webhook: Uuid::nil(), field: MASTER_KEY_CHECK }
 }
 
-pub(super) fn read_meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+pub(in crate::store) fn read_meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
     connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
 }
 

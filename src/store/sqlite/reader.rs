@@ -9,7 +9,7 @@ use rusqlite::{Connection, InterruptHandle};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::writer::{Failure, closed};
+use super::commit::{Failure, closed};
 use crate::fair::Turns;
 use crate::store::StoreError;
 use crate::webhook::TenantSeq;

@@ -21,8 +21,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use tracing::{error, info};
 
 use super::disk::{self, DiskFile};
-use super::log::{self, Log, page_hash};
-use super::open::{PAGE_BYTES, at, flags};
+use super::folder::{at, flags};
+use super::log::{self, Log, PAGE_BYTES, page_hash};
 use crate::store::OpenError;
 
 /// The part of the index of a log that says what readers see: <https://sqlite.org/walformat.html#the_wal_index_file_format>.

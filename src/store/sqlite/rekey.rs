@@ -12,7 +12,8 @@ use std::path::Path;
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use super::open::{DATABASE_FILE, Folder, MASTER_KEY_CHECK, MASTER_KEY_CHECK_TEXT, at, master_key_check};
+use super::folder::{DATABASE_FILE, Folder, at};
+use super::open::{MASTER_KEY_CHECK, MASTER_KEY_CHECK_TEXT, master_key_check};
 use crate::store::OpenError;
 use crate::store::seal::{
     Belonging, CannotSeal, MASTER_KEY_FILE, MasterKey, MasterKeyError, NEW_MASTER_KEY_FILE, Sealer,

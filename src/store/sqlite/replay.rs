@@ -11,9 +11,8 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
 use super::SqliteStore;
-use super::pending::corrupt;
+use super::commit::{Commit, Failure, Size, corrupt};
 use super::settle::{Change, find as find_delivery, insert_unattempted, put};
-use super::writer::{Commit, Failure, Size};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::writer::{Commit, Failure, Size};
+use super::commit::{Commit, Failure, Size};
 use super::{SqliteStore, audit, idempotency, replay};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use super::open::Folder;
+use super::folder::Folder;
 use crate::store::OpenError;
 use crate::store::seal::Sealer;
 use crate::store::webhook_columns::sealed_url;

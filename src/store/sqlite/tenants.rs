@@ -1,23 +1,14 @@
-//! Tenants: records, quotas that a transaction can check, and a gauge of what is pending.
+//! Tenants: records, and quotas that a transaction can check.
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use super::listings;
-use super::writer::{Commit, Failure};
+use super::commit::{Commit, Failure};
+use super::counters::stats;
 use crate::clock::UnixMicros;
-use crate::store::counters::{Gauges, Usage};
 use crate::store::paging::{page_by_uuid, start_by_uuid};
 use crate::store::{Deed, DeletedTenant, Page, PageOf, Quotas, StoreError, TenantPatch, TenantRecord};
 use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
-
-pub(super) fn read_gauges(connection: &Connection) -> rusqlite::Result<Gauges> {
-    let mut statement = connection
-        .prepare("SELECT tenant, owed - delivered - dead - skipped - discarded, stored_bytes FROM counters")?;
-    let usage = |row: &Row<'_>| Ok((row.get(0)?, Usage { pending: row.get(1)?, stored_bytes: row.get(2)? }));
-    let usage = statement.query_map((), usage)?.collect::<Result<Vec<_>, _>>()?;
-    Ok(Gauges::new(usage))
-}
 
 /// The columns that [`record`] reads, in its order.
 macro_rules! select_tenants {
@@ -116,7 +107,7 @@ pub(super) fn delete(
         .prepare("SELECT seq FROM webhook WHERE tenant = ?1 AND deleted_at IS NULL ORDER BY seq")?
         .query_map([seq], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    let stored = listings::stats(commit.connection, Some(seq))?.pending;
+    let stored = stats(commit.connection, Some(seq))?.pending;
     let pending = i64::try_from(stored).unwrap_or(i64::MAX).saturating_add(commit.counters(seq).pending());
     if !force && (!webhooks.is_empty() || pending > 0) {
         let count = webhooks.len();

@@ -3,8 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use super::pending::corrupt;
-use super::writer::{Commit, Failure};
+use super::commit::{Commit, Failure, corrupt};
 use crate::clock::UnixMicros;
 use crate::store::paging::{page_by_uuid, start_by_uuid};
 use crate::store::{Deed, NewToken, Page, PageOf, Scope, StoreError, TokenRecord};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use super::writer::{Commit, Failure};
+use super::commit::{Commit, Failure};
 use crate::clock::UnixMicros;
 use crate::store::paging::{page_by_uuid, start_by_uuid};
 use crate::store::seal::Sealer;

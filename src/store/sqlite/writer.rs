@@ -4,27 +4,21 @@
 mod queue;
 mod thread;
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
-use rusqlite::{CachedStatement, Connection, ErrorCode};
 use tokio::sync::oneshot;
 
 use self::queue::Queue;
 use self::thread::Thread;
+use super::commit::{Commit, Failure, Size, State, closed, store_error};
 use super::files::Files;
 use super::settle;
-use super::window::Window;
-use crate::delivery::id::DeliveryIds;
 use crate::fair::{Permit, Turns};
-use crate::store::counters::{Counters, Gauges};
-use crate::store::id_hash::IdHash;
-use crate::store::seal::Sealer;
 use crate::store::{Act, StoreError};
-use crate::webhook::{TenantSeq, WebhookSeq};
+use crate::webhook::TenantSeq;
 
 /// What the calls of a commit, and those that wait for the next, may weigh, a row or a KiB one; a heavier one waits until it
 /// is alone. Tenants take turns at it, and then again at the commits.
@@ -32,76 +26,6 @@ const MAX_WAITING_WEIGHT: usize = 6 << 10;
 /// A transaction takes no more calls when it has this many rows or bytes.
 const MAX_COMMIT_ROWS: usize = 4_096;
 const MAX_COMMIT_BYTES: usize = 2 << 20;
-
-/// Why an operation inside a transaction did not succeed.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// Nothing was written by it; the rest of the transaction goes on.
-    Refused(StoreError),
-    /// The transaction is lost.
-    Sqlite(rusqlite::Error),
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<Failure> for StoreError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Refused(error) => error,
-            Failure::Sqlite(error) => store_error(&error),
-        }
-    }
-}
-
-fn store_error(error: &rusqlite::Error) -> StoreError {
-    let text = error.to_string();
-    match (error, error.sqlite_error_code()) {
-        (_, Some(ErrorCode::DiskFull)) => StoreError::Full(text),
-        (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-        | (
-            rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..),
-            _,
-        ) => StoreError::Corrupt(text),
-        _ => StoreError::Unavailable(text),
-    }
-}
-
-pub(super) fn closed() -> StoreError {
-    StoreError::Unavailable("it is closed".to_owned())
-}
-
-/// How much a call writes, for the bounds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Size {
-    pub(super) rows: usize,
-    pub(super) bytes: usize,
-    /// Whether somebody waits for it.
-    pub(super) is_urgent: bool,
-    /// Who takes turns with others; `None`: the server itself.
-    pub(super) tenant: Option<TenantSeq>,
-}
-
-impl Size {
-    /// A change of configuration.
-    pub(super) const SMALL: Self = Self { rows: 1, bytes: 4_096, is_urgent: true, tenant: None };
-
-    /// What it takes of the turns of whoever takes them: a row costs about as much as a KiB.
-    fn weight(self) -> u64 {
-        (self.rows + (self.bytes >> 10)).max(1) as u64
-    }
-}
 
 /// A handle to the writer's thread, and for whom it writes.
 #[derive(Clone)]
@@ -228,76 +152,12 @@ where
     }
 }
 
-/// What the writer knows beside the files; changes with the transaction or not at all.
-pub(super) struct State {
-    pub(super) window: Window,
-    /// Events that the window may hold after a commit.
-    pub(super) max_window: usize,
-    pub(super) sealer: Arc<Sealer>,
-    pub(super) id_hash: IdHash,
-    /// Every webhook there ever was.
-    pub(super) tenants: HashMap<WebhookSeq, TenantSeq>,
-    /// What this transaction adds to the counters.
-    pub(super) counters: HashMap<TenantSeq, Counters>,
-    /// Follows the counters, for readers.
-    pub(super) gauges: Arc<Gauges>,
-    pub(super) delivery_ids: DeliveryIds,
-}
-
-/// A transaction under way.
-pub(super) struct Commit<'c> {
-    pub(super) connection: &'c Connection,
-    pub(super) state: &'c mut State,
-    /// Whose call is being worked off.
-    pub(super) act: Option<Arc<Act>>,
-}
-
-impl<'c> Commit<'c> {
-    pub(super) fn prepare(&self, sql: &str) -> rusqlite::Result<CachedStatement<'c>> {
-        self.connection.prepare_cached(sql)
-    }
-
-    pub(super) fn counters(&mut self, tenant: TenantSeq) -> &mut Counters {
-        self.state.counters.entry(tenant).or_default()
-    }
-
-    /// The counters of the tenant that owns `webhook`.
-    pub(super) fn counters_of(&mut self, webhook: WebhookSeq) -> Option<&mut Counters> {
-        let tenant = *self.state.tenants.get(&webhook)?;
-        Some(self.counters(tenant))
-    }
-
+impl Commit<'_> {
     /// Writes what goes into every transaction once.
     fn finish(&mut self) -> rusqlite::Result<()> {
         settle::park(self)?;
         self.write_counters()?;
         self.write_progress()
-    }
-
-    fn write_counters(&self) -> rusqlite::Result<()> {
-        for (tenant, add) in &self.state.counters {
-            self.prepare(
-                "INSERT INTO counters
-                     (tenant, events, owed, delivered, dead, skipped, discarded, attempts, stored_bytes)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                 ON CONFLICT (tenant) DO UPDATE SET
-                     events = events + ?2, owed = owed + ?3, delivered = delivered + ?4, dead = dead + ?5,
-                     skipped = skipped + ?6, discarded = discarded + ?7, attempts = attempts + ?8,
-                     stored_bytes = stored_bytes + ?9",
-            )?
-            .execute((
-                tenant,
-                add.events,
-                add.owed,
-                add.delivered,
-                add.dead,
-                add.skipped,
-                add.discarded,
-                add.attempts,
-                add.stored_bytes,
-            ))?;
-        }
-        Ok(())
     }
 
     fn write_progress(&self) -> rusqlite::Result<()> {
@@ -323,30 +183,4 @@ pub(super) fn probe(commit: &mut Commit<'_>) -> Result<(), Failure> {
     room.map_err(|error| Failure::Refused(store_error(&error)))?;
     commit.prepare("UPDATE progress SET next_event = next_event")?.execute(())?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use rusqlite::ffi;
-
-    use super::*;
-
-    #[test]
-    fn an_error_of_sqlite_tells_callers_whether_to_make_room_or_to_wait() {
-        let of = |code| store_error(&rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
-        assert!(matches!(of(ffi::SQLITE_FULL), StoreError::Full(_)));
-        for code in [
-            ffi::SQLITE_IOERR,
-            ffi::SQLITE_IOERR_WRITE,
-            ffi::SQLITE_IOERR_FSYNC,
-            ffi::SQLITE_BUSY,
-            ffi::SQLITE_READONLY,
-            ffi::SQLITE_CANTOPEN,
-        ] {
-            assert!(matches!(of(code), StoreError::Unavailable(_)), "{code}");
-        }
-        for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB] {
-            assert!(matches!(of(code), StoreError::Corrupt(_)), "{code}");
-        }
-    }
 }

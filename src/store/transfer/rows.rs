@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 /// What is in a column. Texts have no U+0000, which PostgreSQL's cannot hold; UUIDs are their bytes, booleans numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Value {
+pub(super) enum Value {
     Null,
     Integer(i64),
     Text(String),
@@ -16,7 +16,7 @@ pub(in crate::store) enum Value {
 
 impl Value {
     /// How much memory it takes, roughly.
-    pub(in crate::store) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Null | Self::Integer(_) => size_of::<Self>(),
             Self::Text(text) => size_of::<Self>() + text.len(),
@@ -33,19 +33,19 @@ impl Value {
 }
 
 /// The values of one row, in the order that its [`Table`] says.
-pub(in crate::store) type Row = Vec<Value>;
+pub(super) type Row = Vec<Value>;
 
 /// Rows that are written together.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Batch {
-    pub(in crate::store) rows: Vec<Row>,
+pub(super) struct Batch {
+    pub(super) rows: Vec<Row>,
     /// The key of the last of them. All rows of that key are here or before.
-    pub(in crate::store) through: i64,
+    pub(super) through: i64,
 }
 
 /// What is moved, as both stores know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::store) enum Table {
+pub(super) enum Table {
     /// Of the installation.
     Keys,
     Tenants,
@@ -66,7 +66,7 @@ pub(in crate::store) enum Table {
 }
 
 impl Table {
-    pub(in crate::store) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Keys,
         Self::Tenants,
         Self::Counters,
@@ -83,7 +83,7 @@ impl Table {
         Self::Attempts,
     ];
     /// Those of which at least one changes whenever a server does something; they are short.
-    pub(in crate::store) const TELLING: [Self; 7] = [
+    pub(super) const TELLING: [Self; 7] = [
         Self::Keys,
         Self::Tenants,
         Self::Counters,
@@ -94,11 +94,11 @@ impl Table {
     ];
 
     /// Whether there are partitions for ranges of events.
-    pub(in crate::store) fn is_partitioned(self) -> bool {
+    pub(super) fn is_partitioned(self) -> bool {
         matches!(self, Self::Events | Self::Deliveries | Self::Attempts)
     }
 
-    pub(in crate::store) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Keys => "keys",
             Self::Tenants => "tenants",
@@ -127,7 +127,7 @@ impl Table {
     }
 
     /// A row with the hash of what may be large in place of it.
-    pub(in crate::store) fn condensed(self, mut row: Row) -> Row {
+    pub(super) fn condensed(self, mut row: Row) -> Row {
         if let Some(large) = self.large_column().and_then(|column| row.get_mut(column)) {
             large.hash();
         }
@@ -136,28 +136,28 @@ impl Table {
 }
 
 /// The columns of a delivery.
-pub(in crate::store) mod delivery {
+pub(super) mod delivery {
     use super::{Row, Value};
 
     // event, webhook, updated_at, then:
-    pub(in crate::store) const STATE: usize = 3;
-    pub(in crate::store) const ATTEMPTS: usize = 4;
-    pub(in crate::store) const NEXT_AT: usize = 8;
+    pub(in crate::store::transfer) const STATE: usize = 3;
+    pub(in crate::store::transfer) const ATTEMPTS: usize = 4;
+    pub(in crate::store::transfer) const NEXT_AT: usize = 8;
     // The first attempt, if it is a part of the row.
-    pub(in crate::store) const FIRST_STARTED_AT: usize = 9;
+    pub(in crate::store::transfer) const FIRST_STARTED_AT: usize = 9;
     const FIRST_DURATION: usize = 10;
     const FIRST_STATUS_CODE: usize = 11;
     const FIRST_ERROR: usize = 12;
-    pub(in crate::store) const FIRST_RESPONSE: usize = 13;
+    pub(in crate::store::transfer) const FIRST_RESPONSE: usize = 13;
     /// The code of `pending` in both stores.
-    pub(in crate::store) const PENDING: i64 = 4;
+    pub(in crate::store::transfer) const PENDING: i64 = 4;
 
-    pub(in crate::store) fn is_pending(row: &Row) -> bool {
+    pub(in crate::store::transfer) fn is_pending(row: &Row) -> bool {
         row[STATE] == Value::Integer(PENDING)
     }
 
     /// A delivery that was never attempted, and that no row speaks of.
-    pub(in crate::store) fn in_memory(event: i64, webhook: i64, accepted_at: i64) -> Row {
+    pub(in crate::store::transfer) fn in_memory(event: i64, webhook: i64, accepted_at: i64) -> Row {
         let mut row = vec![Value::Null; FIRST_RESPONSE + 1];
         row[..=ATTEMPTS + 1].clone_from_slice(&[event, webhook, accepted_at, PENDING, 0, 0].map(Value::Integer));
         row[NEXT_AT] = Value::Integer(accepted_at);
@@ -165,7 +165,7 @@ pub(in crate::store) mod delivery {
     }
 
     /// The first attempt as a row of [`Table::Attempts`](super::Table::Attempts).
-    pub(in crate::store) fn first_attempt(row: &Row) -> Option<Row> {
+    pub(in crate::store::transfer) fn first_attempt(row: &Row) -> Option<Row> {
         let columns = [FIRST_STARTED_AT, FIRST_DURATION, FIRST_STATUS_CODE, FIRST_ERROR, FIRST_RESPONSE];
         let [started_at, duration, status_code, error, response] = columns.map(|column| row[column].clone());
         if started_at == Value::Null {
@@ -214,11 +214,11 @@ impl fmt::Display for Digest {
 
 /// Digests of everything that one store has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::store) struct Digests(BTreeMap<Table, Digest>);
+pub(super) struct Digests(BTreeMap<Table, Digest>);
 
 impl Digests {
     /// Adds a row that is [condensed](Table::condensed). An attempt counts as one wherever a store keeps it.
-    pub(in crate::store) fn add(&mut self, table: Table, row: &Row) {
+    pub(super) fn add(&mut self, table: Table, row: &Row) {
         if table == Table::Deliveries {
             self.of(table).add(&row[..delivery::FIRST_STARTED_AT]);
             if let Some(attempt) = delivery::first_attempt(row) {
@@ -233,7 +233,7 @@ impl Digests {
         self.0.entry(table).or_default()
     }
 
-    pub(in crate::store) fn get(&self, table: Table) -> Digest {
+    pub(super) fn get(&self, table: Table) -> Digest {
         self.0.get(&table).copied().unwrap_or_default()
     }
 }

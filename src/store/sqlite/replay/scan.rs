@@ -11,9 +11,9 @@ use crate::store::owed;
 use crate::store::replay::{
     MAX_REPLAY_SCAN_ROWS, MAX_REPLAY_STEP_BYTES, ReplayAction, ReplayRecord, ReplayScan, Selection,
 };
+use crate::store::sqlite::commit::{Failure, corrupt};
 use crate::store::sqlite::deliveries::{EventHead, delivery_rows, event_head};
-use crate::store::sqlite::pending::{corrupt, event_by_seq};
-use crate::store::sqlite::writer::Failure;
+use crate::store::sqlite::events::event_by_seq;
 use crate::store::{LiveEvent, StoreError, StoredEvent};
 use crate::topic::{Pattern, Topic};
 use crate::webhook::{TenantSeq, WebhookSeq};

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::{Job, MAX_COMMIT_BYTES, MAX_COMMIT_ROWS, Size};
+use super::{Job, MAX_COMMIT_BYTES, MAX_COMMIT_ROWS};
+use crate::store::sqlite::commit::Size;
 use crate::webhook::TenantSeq;
 
 /// While several tenants write, a commit takes no more calls when they weigh this much (a row or a KiB weighs one), or as
@@ -196,7 +197,7 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::store::StoreError;
-    use crate::store::sqlite::writer::Commit;
+    use crate::store::sqlite::commit::Commit;
     use std::sync::mpsc::{self, Sender};
 
     /// A call that does nothing.

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tracing::{error, info, warn};
 
+use super::Job;
 use super::queue::{Pace, Queue, Waited};
-use super::{Commit, Job, State, store_error};
 use crate::store::StoreError;
+use crate::store::sqlite::commit::{Commit, State, closed, store_error};
 use crate::store::sqlite::disk;
 use crate::store::sqlite::files::Files;
 use crate::store::sqlite::recovery::is_failed_write;
@@ -112,7 +113,7 @@ impl Thread {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
-        let Some(connection) = self.files.connection() else { return Err(super::closed()) };
+        let Some(connection) = self.files.connection() else { return Err(closed()) };
         match commit(connection, &mut self.state, &mut self.pace, jobs) {
             Ok(()) => {
                 self.look_at_folder();

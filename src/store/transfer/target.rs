@@ -1,20 +1,15 @@
 //! A database that is filled with what an embedded store has, and what is there of it.
 
-mod columns;
-
 use std::collections::BTreeSet;
 
 use tokio_postgres::error::SqlState;
 
-use self::columns::{ROWS_PER_FETCH, Written};
-use super::open::{self, PostgresOptions, shown};
-use super::partitions;
-use super::pool::{Connection, Connections};
-use super::transaction::{Failure, corrupt};
-use crate::store::sqlite::export::LastNumbers;
-use crate::store::transfer::{
-    Batch, Digests, Identity, Progress, Row, Step, Table, Task, TransferError, Value, delivery,
-};
+use super::columns::{self, ROWS_PER_FETCH, Written};
+use super::{Batch, Digests, Identity, LastNumbers, Progress, Row, Step, Table, Task, TransferError, Value, delivery};
+use crate::store::postgres::error::{Failure, corrupt};
+use crate::store::postgres::open::{self, PostgresOptions, shown};
+use crate::store::postgres::partitions;
+use crate::store::postgres::pool::{Connection, Connections};
 use crate::store::{OpenError, StoreError};
 
 /// `pg_advisory_lock`: held for the whole of a move.
@@ -28,7 +23,7 @@ const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// What a database has of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Found {
+pub(super) enum Found {
     Nothing,
     Part,
     Whole,
@@ -36,14 +31,14 @@ pub(in crate::store) enum Found {
 
 /// How far a table is copied.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::store) struct Reached {
-    pub(in crate::store) through: i64,
-    pub(in crate::store) rows: u64,
-    pub(in crate::store) is_done: bool,
+pub(super) struct Reached {
+    pub(super) through: i64,
+    pub(super) rows: u64,
+    pub(super) is_done: bool,
 }
 
 /// A database, locked against other moves until this is dropped.
-pub(in crate::store) struct Target {
+pub(super) struct Target {
     connection: Connection,
     database: String,
     /// That are known to be there.
@@ -52,7 +47,7 @@ pub(in crate::store) struct Target {
 
 impl Target {
     /// Checks the server and, to move, brings the schema up to date. Changes nothing that it refuses.
-    pub(in crate::store) async fn connect(options: &PostgresOptions, task: Task) -> Result<Self, TransferError> {
+    pub(super) async fn connect(options: &PostgresOptions, task: Task) -> Result<Self, TransferError> {
         let config = options.config()?;
         let database = shown(&config);
         let connections = Connections::new(&options.server()?, CONNECTIONS, &database)?;
@@ -95,7 +90,7 @@ impl Target {
         Ok(self)
     }
 
-    pub(in crate::store) fn database(&self) -> &str {
+    pub(super) fn database(&self) -> &str {
         &self.database
     }
 
@@ -103,7 +98,7 @@ impl Target {
         open::open_error(&self.database, failure)
     }
 
-    pub(in crate::store) async fn refuse_nodes(&self) -> Result<(), TransferError> {
+    pub(super) async fn refuse_nodes(&self) -> Result<(), TransferError> {
         // The columns are there from the second migration on.
         let sql =
             "SELECT name FROM node WHERE seen_at > clock_timestamp() - lease_us * interval '1 microsecond' LIMIT 1";
@@ -121,7 +116,7 @@ impl Target {
 
     /// Refuses a database in which nodes have begun something of their own.
     async fn refuse_installation(&self) -> Result<(), TransferError> {
-        if has_transfer(&self.connection).await.map_err(|failure| self.failed(failure))? {
+        if open::has_transfer(&self.connection).await.map_err(|failure| self.failed(failure))? {
             return Ok(());
         }
         self.refuse_nodes().await?;
@@ -134,7 +129,7 @@ impl Target {
     }
 
     /// What is there of this source. Changes nothing.
-    pub(in crate::store) async fn find(&self, identity: &Identity) -> Result<Found, TransferError> {
+    pub(super) async fn find(&self, identity: &Identity) -> Result<Found, TransferError> {
         let sql = "SELECT source, state, finished_at IS NOT NULL FROM transfer";
         let row = self.connection.query_opt(sql, &[]).await.map_err(|failure| self.failed(failure))?;
         let Some(row) = row else { return Ok(Found::Nothing) };
@@ -153,7 +148,7 @@ impl Target {
 
     /// From here on the database belongs to the source: no node starts on it before everything is there. A node that makes
     /// an installation at the same time is in the way of this, or this of the node, by the rows of `meta`.
-    pub(in crate::store) async fn begin(&mut self, identity: &Identity, keys: &[Row]) -> Result<(), TransferError> {
+    pub(super) async fn begin(&mut self, identity: &Identity, keys: &[Row]) -> Result<(), TransferError> {
         let begun = self.try_begin(identity, keys).await;
         match begun {
             Err(Failure::Postgres(error)) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
@@ -179,7 +174,7 @@ impl Target {
     }
 
     /// `None`: nothing of the table was copied.
-    pub(in crate::store) async fn reached(&self, table: Table) -> Result<Option<Reached>, StoreError> {
+    pub(super) async fn reached(&self, table: Table) -> Result<Option<Reached>, StoreError> {
         let sql = "SELECT through, row_count, is_done FROM transfer_progress WHERE name = $1";
         let row = self.connection.query_opt(sql, &[&table.name()]).await?;
         let read = |row: &tokio_postgres::Row| -> Result<Reached, Failure> {
@@ -190,7 +185,7 @@ impl Target {
     }
 
     /// Adds rows, and notes that they are there, in one transaction. `rows`: how many there are then.
-    pub(in crate::store) async fn write(&mut self, table: Table, batch: &Batch, rows: u64) -> Result<(), StoreError> {
+    pub(super) async fn write(&mut self, table: Table, batch: &Batch, rows: u64) -> Result<(), StoreError> {
         self.connection.begin().await.map_err(Failure::from)?;
         if table.is_partitioned() {
             self.make_partitions(batch).await?;
@@ -205,7 +200,7 @@ impl Target {
     }
 
     /// The whole table is there.
-    pub(in crate::store) async fn end(&mut self, table: Table, through: i64, rows: u64) -> Result<(), StoreError> {
+    pub(super) async fn end(&mut self, table: Table, through: i64, rows: u64) -> Result<(), StoreError> {
         Ok(self.note(table, through, rows, true).await?)
     }
 
@@ -245,7 +240,7 @@ impl Target {
     }
 
     /// What comes next gets higher numbers than what is there.
-    pub(in crate::store) async fn set_numbers(&self, numbers: &LastNumbers) -> Result<(), StoreError> {
+    pub(super) async fn set_numbers(&self, numbers: &LastNumbers) -> Result<(), StoreError> {
         let set = async || -> Result<(), Failure> {
             let sql = "SELECT setval('event_number', greatest($1::bigint, 1), $1::bigint > 0)";
             self.connection.execute(sql, &[&numbers.event]).await?;
@@ -259,10 +254,7 @@ impl Target {
     }
 
     /// Reads everything, from one state of the database.
-    pub(in crate::store) async fn digests(
-        &mut self,
-        report: &mut (dyn FnMut(Progress) + Send),
-    ) -> Result<Digests, StoreError> {
+    pub(super) async fn digests(&mut self, report: &mut (dyn FnMut(Progress) + Send)) -> Result<Digests, StoreError> {
         let mut digests = Digests::default();
         self.connection.begin_with(SNAPSHOT).await.map_err(Failure::from)?;
         for table in Table::ALL {
@@ -311,7 +303,7 @@ impl Target {
     }
 
     /// From here on nodes may start. Statistics are made at once, because nothing here was ever asked for.
-    pub(in crate::store) async fn finish(&self) -> Result<(), StoreError> {
+    pub(super) async fn finish(&self) -> Result<(), StoreError> {
         self.connection.batch("ANALYZE").await.map_err(Failure::from)?;
         let sql = "UPDATE transfer SET finished_at = clock_timestamp()";
         self.connection.execute(sql, &[]).await?;
@@ -334,25 +326,4 @@ async fn foreign_table(connection: &Connection) -> Result<Option<String>, Failur
         )
         .await?;
     row.map(|row| Ok(format!("the table {}", row.try_get::<_, String>(0)?))).transpose()
-}
-
-async fn has_transfer(connection: &Connection) -> Result<bool, Failure> {
-    if !is_possible(connection).await? {
-        return Ok(false);
-    }
-    Ok(connection.query_one("SELECT EXISTS (SELECT 1 FROM transfer)", &[]).await?.try_get(0)?)
-}
-
-/// Whether a move into the database began and has not ended.
-pub(super) async fn is_unfinished(connection: &Connection) -> Result<bool, Failure> {
-    if !is_possible(connection).await? {
-        return Ok(false);
-    }
-    let sql = "SELECT EXISTS (SELECT 1 FROM transfer WHERE finished_at IS NULL)";
-    Ok(connection.query_one(sql, &[]).await?.try_get(0)?)
-}
-
-/// Whether the schema is so new.
-async fn is_possible(connection: &Connection) -> Result<bool, Failure> {
-    Ok(connection.query_one("SELECT to_regclass('transfer') IS NOT NULL", &[]).await?.try_get(0)?)
 }

@@ -9,12 +9,11 @@ use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::open::{
-    DATABASE_FILE, DELIVERY_ID_KEY, Folder, ID_HASH_KEY, MASTER_KEY_CHECK, SCHEMA_VERSION, at, read_meta,
-};
+use super::{Batch, Digests, Identity, LastNumbers, Row, Table, TransferError, Value, delivery};
 use crate::store::id_hash::IdHash;
 use crate::store::seal::{MASTER_KEY_FILE, MasterKey, MasterKeyError, Sealer};
-use crate::store::transfer::{Batch, Digests, Identity, Row, Table, TransferError, Value, delivery};
+use crate::store::sqlite::folder::{DATABASE_FILE, Folder, at};
+use crate::store::sqlite::open::{DELIVERY_ID_KEY, ID_HASH_KEY, MASTER_KEY_CHECK, SCHEMA_VERSION, read_meta};
 use crate::store::{OpenError, Shard, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
@@ -32,23 +31,15 @@ const DELIVERIES: &str = "
 const OWED: &str = "SELECT seq, accepted_at, owed FROM event WHERE seq > ?1 ORDER BY seq";
 
 /// A data folder, locked until this is dropped.
-pub(in crate::store) struct Source {
+pub(super) struct Source {
     folder: Folder,
     connection: Connection,
     id_hash: IdHash,
 }
 
-/// How far numbers were given; what comes next gets higher ones.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store) struct LastNumbers {
-    pub(in crate::store) event: i64,
-    /// By the name of the table, which is the same in both stores.
-    pub(in crate::store) others: BTreeMap<&'static str, i64>,
-}
-
 impl Source {
     /// Locks the folder and checks its database. `master_key`: in place of the key file. Blocks.
-    pub(in crate::store) fn open(path: &Path, master_key: Option<MasterKey>) -> Result<Self, TransferError> {
+    pub(super) fn open(path: &Path, master_key: Option<MasterKey>) -> Result<Self, TransferError> {
         // Locking would make the folder.
         if !path.join(DATABASE_FILE).exists() {
             return Err(TransferError::NoDatabase { path: path.display().to_string() });
@@ -75,7 +66,7 @@ impl Source {
     }
 
     /// Which store it is, and the state that it is in.
-    pub(in crate::store) fn identity(&self) -> Result<Identity, OpenError> {
+    pub(super) fn identity(&self) -> Result<Identity, OpenError> {
         let identity = || -> rusqlite::Result<Identity> {
             let mut source = Sha256::new();
             for key in [ID_HASH_KEY, DELIVERY_ID_KEY] {
@@ -103,7 +94,7 @@ impl Source {
         identity().map_err(|error| self.folder.failed(error))
     }
 
-    pub(in crate::store) fn last_numbers(&self) -> Result<LastNumbers, OpenError> {
+    pub(super) fn last_numbers(&self) -> Result<LastNumbers, OpenError> {
         let read = || -> rusqlite::Result<LastNumbers> {
             let next: i64 = self.connection.query_row("SELECT next_event FROM progress", (), |row| row.get(0))?;
             let mut others = BTreeMap::new();
@@ -128,7 +119,7 @@ impl Source {
     }
 
     /// The first and the last key of a table; `None`: it is empty.
-    pub(in crate::store) fn extent(&self, table: Table) -> Result<Option<(i64, i64)>, OpenError> {
+    pub(super) fn extent(&self, table: Table) -> Result<Option<(i64, i64)>, OpenError> {
         let sql = match table {
             Table::Keys => return Ok(Some((0, 0))),
             Table::Tenants => "SELECT (SELECT min(seq) FROM tenant), (SELECT max(seq) FROM tenant)",
@@ -153,12 +144,7 @@ impl Source {
 
     /// Hands the rows of a table after a key to `take`, in order of the keys, until there are no more or it returns
     /// `false`; blocks. All rows of one key are in one batch.
-    pub(in crate::store) fn read(
-        &self,
-        table: Table,
-        after: i64,
-        take: &mut dyn FnMut(Batch) -> bool,
-    ) -> Result<(), OpenError> {
+    pub(super) fn read(&self, table: Table, after: i64, take: &mut dyn FnMut(Batch) -> bool) -> Result<(), OpenError> {
         self.try_read(table, after, take).map_err(|error| self.folder.failed(error))
     }
 
@@ -246,7 +232,7 @@ impl Source {
 }
 
 /// The rows of a table after a key, which is the first column. The others are in the order of the columns in the other
-/// store; see `src/store/postgres/import.rs`.
+/// store; see `src/store/transfer/columns.rs`.
 fn select(table: Table) -> &'static str {
     match table {
         Table::Tenants => {

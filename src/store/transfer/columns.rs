@@ -6,8 +6,8 @@ use bytes::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use uuid::Uuid;
 
+use super::{Row, Table, Value, delivery};
 use crate::store::postgres::error::Unreadable;
-use crate::store::transfer::{Row, Table, Value, delivery};
 
 /// Rows that the server sends at once. What may be large in them it sends as a hash.
 pub(super) const ROWS_PER_FETCH: u32 = 2_000;

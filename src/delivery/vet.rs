@@ -1,0 +1,35 @@
+//! What of a webhook is refused before it is registered: destinations that may not be contacted, as they are written.
+
+use super::client::{Client, Target, VetError};
+use super::guard::DestinationError;
+use super::receiver::Webhook;
+
+impl Client {
+    /// Whether the webhook may be registered: its URL, its proxy and its token endpoint, as they are written. No name is
+    /// resolved: whoever could learn here where a name leads could find out what is inside. Each attempt resolves.
+    pub fn vet(&self, webhook: &Webhook) -> Result<(), VetError> {
+        let Webhook { destination, access, .. } = webhook;
+        let policy = self.policy();
+        let target = access.target(destination);
+        let refused = |field| move |error| VetError { field, error };
+        policy.check_scheme(destination).map_err(refused("url"))?;
+        self.vet_target(target).map_err(refused(if target.delegates() { "proxy" } else { "url" }))?;
+        if let Some(proxy) = target.proxy() {
+            policy.check_destination(&proxy.address).map_err(refused("proxy"))?;
+        }
+        if let Some(endpoint) = access.token_endpoint() {
+            policy.check_scheme(endpoint).map_err(refused("auth"))?;
+            self.vet_target(access.target(endpoint)).map_err(refused("auth"))?;
+        }
+        Ok(())
+    }
+
+    fn vet_target(&self, target: Target<'_>) -> Result<(), DestinationError> {
+        let policy = self.policy();
+        if target.delegates() {
+            policy.check_delegated(target.destination)
+        } else {
+            policy.check_destination(target.destination)
+        }
+    }
+}

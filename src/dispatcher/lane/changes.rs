@@ -1,0 +1,108 @@
+//! What happens to a lane beside its work: its webhook is changed or deleted, a delivery is changed by an operator,
+//! another node is to have it.
+
+use super::Lane;
+use super::queue::Queued;
+use super::state::{LaneSettings, Mode, Todo};
+use crate::clock::UnixMicros;
+use crate::delivery::retry::Schedule;
+use crate::store::EventSeq;
+use crate::webhook::WebhookRecord;
+
+/// Where a delivery is.
+pub(in crate::dispatcher) enum Whereabouts {
+    /// It was in the queue or in the store; now it is kept from being attempted.
+    Taken(Option<Queued>),
+    UnderWay,
+}
+
+impl Lane {
+    /// Takes over a changed webhook, unless a newer change came first.
+    pub(in crate::dispatcher) fn apply(
+        &self,
+        record: &WebhookRecord,
+        default_schedule: &Schedule,
+        close_circuit: bool,
+        now: UnixMicros,
+    ) -> Todo {
+        let mut state = self.state.lock();
+        if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Left | Mode::Stopped)
+        {
+            return Todo::default();
+        }
+        let was_ordered = state.is_ordered();
+        state.change_settings(LaneSettings::new(record, default_schedule));
+        state.mode = Mode::of(record);
+        if close_circuit {
+            state.breaker.close();
+            state.is_health_dirty = true;
+        }
+        if state.is_ordered() && !was_ordered {
+            // From here on the store has the order.
+            let todo = state.evict();
+            state.stored_due = Some(UnixMicros(0));
+            return Todo { load: state.mode == Mode::Running, ..todo };
+        }
+        state.resume_or_evict(&self.wake, now)
+    }
+
+    /// The version of the webhook that it goes by.
+    pub(in crate::dispatcher) fn version(&self) -> i64 {
+        self.state.lock().settings.version
+    }
+
+    pub(in crate::dispatcher) fn remove(&self) -> Todo {
+        let mut state = self.state.lock();
+        state.mode = Mode::Removed;
+        let mut todo = state.evict();
+        todo.discard = true;
+        todo
+    }
+
+    /// Keeps a delivery from being attempted, until [`Lane::give_back`].
+    pub(in crate::dispatcher) fn take_out(&self, event: EventSeq) -> Whereabouts {
+        let mut state = self.state.lock();
+        if !state.under_way.insert(event) {
+            return Whereabouts::UnderWay;
+        }
+        Whereabouts::Taken(state.queue.take_out(event))
+    }
+
+    /// Lets a delivery be attempted again; `queued` goes back into the queue.
+    pub(in crate::dispatcher) fn give_back(&self, event: EventSeq, queued: Option<Queued>, now: UnixMicros) -> Todo {
+        self.give_back_all(vec![(event, queued)], now)
+    }
+
+    /// The same for many.
+    pub(in crate::dispatcher) fn give_back_all(&self, taken: Vec<(EventSeq, Option<Queued>)>, now: UnixMicros) -> Todo {
+        let mut state = self.state.lock();
+        for (event, queued) in taken {
+            state.leave(event);
+            match queued {
+                Some(queued) if state.is_ordered() => state.queue.insert_in_order(queued),
+                Some(queued) => state.queue.push(queued),
+                // A load may have passed it over meanwhile.
+                None => state.ask_store_for(event),
+            }
+        }
+        state.cancel_idle_probe();
+        state.resume_or_evict(&self.wake, now)
+    }
+
+    /// Another node is to have the webhook: no attempt starts any more. What waits here is for that one to find.
+    pub(in crate::dispatcher) fn leave(&self) {
+        let mut state = self.state.lock();
+        state.mode = Mode::Left;
+        state.queue.take_all();
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.term.is_some() && self.state.lock().mode == Mode::Left
+    }
+
+    /// Nothing is under way, and nothing that is being accepted has a place here.
+    pub(in crate::dispatcher) fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.under_way.is_empty() && state.reserved == 0
+    }
+}

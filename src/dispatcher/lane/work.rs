@@ -1,0 +1,287 @@
+//! What workers do: they find work, take it, and say what became of it.
+
+use std::sync::Arc;
+
+use tokio::task::{AbortHandle, Id};
+use tokio::time::Instant;
+
+use super::queue::Queued;
+use super::state::{LaneSettings, Mode, Readiness, Todo, earlier};
+use super::{Lane, Off};
+use crate::clock::UnixMicros;
+use crate::delivery::Outcome;
+use crate::dispatcher::breaker::{Change, Standing};
+use crate::store::EventSeq;
+use crate::webhook::WebhookHealth;
+
+/// A success that changes nothing but its time is stored at most this often.
+const SUCCESS_FLUSH_US: i64 = 1_000_000;
+
+/// What was taken from the queue, to be attempted in one request.
+pub(in crate::dispatcher) struct Job {
+    pub(in crate::dispatcher) queued: Queued,
+    /// The others of a batch.
+    pub(in crate::dispatcher) more: Vec<Queued>,
+    pub(in crate::dispatcher) settings: Arc<LaneSettings>,
+    /// The queue has room again for what waits in the store, or another worker is to wait for its next turn.
+    pub(in crate::dispatcher) todo: Todo,
+}
+
+/// What an attempt's end means for the webhook.
+pub(in crate::dispatcher) struct Booked {
+    pub(in crate::dispatcher) change: Change,
+    /// It is off from now on, which is to be made known to the store.
+    pub(in crate::dispatcher) off: Option<Off>,
+    pub(in crate::dispatcher) todo: Todo,
+}
+
+/// What a worker finds.
+pub(in crate::dispatcher) enum Work {
+    /// There is a delivery, and this is what the last attempt says.
+    Ready { standing: Standing },
+    /// Nothing to do: wait for [`Lane::wake`], but not beyond this moment.
+    Idle { until: Option<Instant> },
+    /// This worker is no longer needed.
+    Retire,
+}
+
+impl Lane {
+    /// What the worker `me` should do; one that is told to retire is no longer counted.
+    pub(in crate::dispatcher) fn find_work(&self, me: Id) -> Work {
+        let mut state = self.state.lock();
+        state.pacer.take_if(|pacer| *pacer == me);
+        if !state.can_run() || state.has_workers_to_spare() {
+            state.workers.remove(&me);
+            // It may have been woken for a job; then that is for another one.
+            if state.can_run() && !state.queue.is_empty() && state.idle_workers > 0 {
+                state.idle_workers -= 1;
+                self.wake.add_permits(1);
+            }
+            return Work::Retire;
+        }
+        let until = match state.readiness() {
+            Readiness::Now if !state.queue.is_empty() => {
+                return Work::Ready { standing: state.breaker.standing() };
+            }
+            Readiness::At(at) if state.pacer.is_none() => {
+                state.pacer = Some(me);
+                Some(at)
+            }
+            Readiness::Now | Readiness::At(_) | Readiness::AfterOthers => None,
+        };
+        state.idle_workers += 1;
+        Work::Idle { until }
+    }
+
+    pub(in crate::dispatcher) fn take_job(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if !state.can_run() || state.readiness() != Readiness::Now {
+            return None;
+        }
+        let queued = state.queue.pop()?;
+        let mut more = Vec::new();
+        if let Some(batch) = state.settings.policy.batch {
+            let mut bytes = queued.event.live.event.body().len();
+            while more.len() + 1 < batch.max_events {
+                let Some(next) = state.queue.first() else { break };
+                bytes += next.event.live.event.body().len();
+                if bytes > batch.max_bytes || state.is_early(next) {
+                    break;
+                }
+                more.extend(state.queue.pop());
+            }
+            state.under_way.extend(more.iter().map(Queued::seq));
+        }
+        state.under_way.insert(queued.seq());
+        state.jobs_taken += 1;
+        let load = state.load.is_wanted && !state.load.is_under_way && state.queue.len() <= self.max_queued / 2;
+        let mut todo = Todo { load, ..Todo::default() };
+        if let Some(limiter) = &mut state.limiter {
+            limiter.take(Instant::now());
+            if !state.queue.is_empty() {
+                todo = todo.and(&state.employ(1, &self.wake));
+            }
+        }
+        Some(Job { queued, more, settings: Arc::clone(&state.settings), todo })
+    }
+
+    /// The moment came for which the worker `me` was idle; `false` if it has just been woken.
+    pub(in crate::dispatcher) fn stop_waiting(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.idle_workers == 0 {
+            return false;
+        }
+        state.idle_workers -= 1;
+        true
+    }
+
+    /// The worker `me` found nothing for so long that it gives up; `false` if it has just been woken.
+    pub(in crate::dispatcher) fn retire(&self, me: Id) -> bool {
+        let mut state = self.state.lock();
+        if state.idle_workers == 0 {
+            return false;
+        }
+        state.idle_workers -= 1;
+        state.pacer.take_if(|pacer| *pacer == me);
+        state.workers.remove(&me);
+        true
+    }
+
+    /// Starts up to `count` workers within the cap. They are spawned under the lock, so that none
+    /// can end before it is counted.
+    pub(in crate::dispatcher) fn start_workers(&self, count: usize, spawn: impl Fn() -> AbortHandle) {
+        let mut state = self.state.lock();
+        for _ in 0..count {
+            if state.room_for_workers() == 0 {
+                break;
+            }
+            let worker = spawn();
+            state.workers.insert(worker.id(), worker);
+        }
+    }
+
+    /// No attempt starts any more.
+    pub(in crate::dispatcher) fn stop(&self) {
+        let mut state = self.state.lock();
+        state.mode = Mode::Stopped;
+        state.queue.take_all();
+    }
+
+    pub(in crate::dispatcher) fn abort_workers(&self) {
+        for worker in self.state.lock().workers.values() {
+            worker.abort();
+        }
+    }
+
+    /// Books an attempt's end in the circuit.
+    ///
+    /// A failure under `settings` that were changed meanwhile says nothing of the webhook as it is now.
+    pub(in crate::dispatcher) fn book(
+        &self,
+        settings: &Arc<LaneSettings>,
+        outcome: &Outcome,
+        error: Option<&str>,
+        now: UnixMicros,
+    ) -> Booked {
+        let mut state = self.state.lock();
+        let is_current = Arc::ptr_eq(settings, &state.settings);
+        let width = state.breaker.width(state.max_workers());
+        let change = match error {
+            None => {
+                let is_news = state.breaker.health().consecutive_failures > 0;
+                let is_due = state.success_flushed_at.is_none_or(|at| (now.0 - at.0).abs() >= SUCCESS_FLUSH_US);
+                state.is_health_dirty |= is_news || is_due;
+                state.breaker.succeeded(outcome.duration, now)
+            }
+            Some(error) => {
+                state.is_health_dirty = true;
+                if outcome.end.counts_as_failure() && is_current {
+                    state.breaker.failed(error, now)
+                } else {
+                    state.breaker.excused(error, now);
+                    Change::None
+                }
+            }
+        };
+        let is_running = state.mode == Mode::Running;
+        let off = state.reason_to_turn_off(outcome, change, now).filter(|_| is_current && is_running);
+        if off.is_some() {
+            // From this moment on, not only when the store knows.
+            state.mode = Mode::Off;
+        }
+        let grew = state.breaker.width(state.max_workers()) > width;
+        let todo = if !state.can_run() || matches!(change, Change::Recovered { was_open: true }) {
+            state.resume_or_evict(&self.wake, now)
+        } else if grew {
+            let jobs = state.queue.len();
+            state.employ(jobs, &self.wake)
+        } else {
+            Todo::default()
+        };
+        Booked { change, off, todo }
+    }
+
+    /// What was taken was not attempted after all: if it was to be a probe, another will be.
+    pub(in crate::dispatcher) fn not_attempted(&self, now: UnixMicros) -> Todo {
+        let mut state = self.state.lock();
+        if !state.breaker.is_open() {
+            return Todo::default();
+        }
+        state.breaker.cancel_probe();
+        state.resume_or_evict(&self.wake, now)
+    }
+
+    /// A settlement is committed. If it leaves the delivery pending, that is in the store from now on: says
+    /// when to wake the lane for it.
+    pub(in crate::dispatcher) fn settled(
+        &self,
+        event: EventSeq,
+        was_under_way: bool,
+        retry_at: Option<UnixMicros>,
+    ) -> Todo {
+        let mut state = self.state.lock();
+        if was_under_way {
+            state.leave(event);
+        }
+        let next = if state.is_ordered() && was_under_way && state.can_run() {
+            if let Some(at) = retry_at.filter(|_| state.awaited.is_none_or(|(awaited, _)| event < awaited)) {
+                state.awaited = Some((event, at));
+            }
+            let jobs = state.queue.len();
+            Todo { load: state.is_blocked(), ..state.employ(jobs, &self.wake) }
+        } else {
+            Todo::default()
+        };
+        let Some(at) = retry_at else { return next };
+        if state.mode == Mode::Removed {
+            return Todo { discard: true, ..Todo::default() };
+        }
+        // What an ordered lane waits for needs an alarm though other things have been due for long.
+        let is_awaited = state.awaited.is_some_and(|(awaited, _)| awaited == event);
+        let is_earlier = is_awaited || state.stored_due.is_none_or(|due| at < due);
+        state.stored_due = earlier(state.stored_due, Some(at));
+        Todo { wake_at: is_earlier.then_some(at), ..Todo::default() }.and(&next)
+    }
+
+    /// A worker ended in the middle of a job, because it was aborted or has panicked. `None`: that is as it should
+    /// be; otherwise the job must be settled, and others take over its work.
+    pub(in crate::dispatcher) fn worker_lost(&self, me: Id, now: UnixMicros) -> Option<Todo> {
+        let mut state = self.state.lock();
+        state.workers.remove(&me);
+        state.pacer.take_if(|pacer| *pacer == me);
+        if matches!(state.mode, Mode::Left | Mode::Stopped) {
+            return None;
+        }
+        if state.breaker.is_open() {
+            state.breaker.cancel_probe();
+        }
+        Some(state.resume_or_evict(&self.wake, now))
+    }
+
+    /// The health to be stored with the next commit, if it changed.
+    pub(in crate::dispatcher) fn take_health(&self, now: UnixMicros) -> Option<WebhookHealth> {
+        let mut state = self.state.lock();
+        if !std::mem::take(&mut state.is_health_dirty) {
+            return None;
+        }
+        state.success_flushed_at = Some(now);
+        Some(state.breaker.health().clone())
+    }
+
+    /// Called again and again while deliveries wait for hands. If none was taken since the last time, those
+    /// at work are busy with slow answers, and others are needed: at most `budget`. `None`: no more looking.
+    pub(in crate::dispatcher) fn relieve(&self, budget: usize) -> Option<Todo> {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() || !state.can_run() || state.room_for_workers() == 0 {
+            state.is_crowded = false;
+            return None;
+        }
+        // A lane that waits for its own limits is not stuck.
+        let is_ready = state.readiness() == Readiness::Now || state.pacer.is_none();
+        let is_stuck = is_ready && state.jobs_seen == state.jobs_taken;
+        state.jobs_seen = state.jobs_taken;
+        let more = if is_stuck { state.queue.len().min(state.workers.len().max(1)) } else { 0 };
+        Some(Todo { start_workers: more.min(budget).min(state.room_for_workers()), ..Todo::default() })
+    }
+}
