@@ -8,7 +8,7 @@ use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
 use postrider::store::{Accepted, EventSeq, Share, Store};
 use postrider::webhook::{DEFAULT_TENANT, WebhookSeq};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::migrate_store::filled::{FAR, event, fill, settings};
 use crate::migrate_store::{DATABASE, cluster, command, migrate, moved, refused, rows};
@@ -126,7 +126,7 @@ async fn a_move_that_is_killed_at_any_moments_ends_with_everything_once() {
     let pending = fill(folder.path(), EVENTS).await;
     let store = cluster.url(DATABASE);
     let mut kills = 0;
-    let document = loop {
+    let document: Value = loop {
         let mut run = migrate(folder.path(), &store).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         // Each run has a little longer, so that one ends at last, however slow the machine is.
         let moment = Duration::from_millis(fastrand::u64(20..120) + 150 * kills);
@@ -145,7 +145,10 @@ async fn a_move_that_is_killed_at_any_moments_ends_with_everything_once() {
     };
     assert!(kills > 0);
     let events = 2 * EVENTS as u64;
-    assert_eq!((rows(&document, "events"), rows(&document, "deliveries")), (events, 3 * events));
+    // One that was killed after its end and before its answer leaves nothing to be said by the next.
+    if document["outcome"] != "already moved" {
+        assert_eq!((rows(&document, "events"), rows(&document, "deliveries")), (events, 3 * events));
+    }
     assert_eq!((count(&cluster, "pending").await, count(&cluster, "event_id").await), (pending, events));
 }
 
