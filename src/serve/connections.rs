@@ -168,11 +168,10 @@ impl Places {
     fn take(self: &Arc<Self>, peer: Peer) -> Admission {
         let mut table = self.table.lock();
         let has_share = table.by_peer.get(&peer).is_some_and(|count| *count >= self.max_per_peer);
-        let is_its_own = |open: &Open| open.peer == peer;
         if !has_share && let Some(index) = table.free[Kind::All as usize].pop() {
             return Admission::Admitted(self.place(&mut table, index, peer));
         }
-        if let Some(leaving) = self.let_go(&table, Kind::All, |open| !has_share || is_its_own(open)) {
+        if let Some(leaving) = self.let_go(&table, Kind::All, |open| !has_share || open.peer == peer) {
             return Admission::After(leaving);
         }
         let kind = if has_share { Kind::BeyondShare } else { Kind::Reserve };

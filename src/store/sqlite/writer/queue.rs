@@ -62,11 +62,8 @@ struct Load {
 
 impl Load {
     fn has_room_for(&self, size: Size, max_weight: Option<u64>) -> bool {
-        match max_weight {
-            _ if self.calls == 0 => true,
-            Some(max) => self.more + size.weight() <= max,
-            None => self.rows < MAX_COMMIT_ROWS && self.bytes < MAX_COMMIT_BYTES,
-        }
+        let has_room = self.rows < MAX_COMMIT_ROWS && self.bytes < MAX_COMMIT_BYTES;
+        self.calls == 0 || has_room && max_weight.is_none_or(|max| self.more + size.weight() <= max)
     }
 
     fn add(&mut self, size: Size) {
@@ -270,6 +267,19 @@ mod tests {
             pace.note(100, Duration::from_micros(500), Duration::from_millis(500));
         }
         assert_eq!(pace.shared_weight(), MAX_COMMIT_ROWS as u64);
+    }
+
+    #[test]
+    fn a_shared_commit_keeps_to_the_bounds_of_all() {
+        let (calls, mut queue) = queue();
+        let mut slow = Pace::default();
+        slow.note(1, Duration::ZERO, Duration::MAX);
+        for tenant in [1, 2, 1, 2, 1] {
+            let size = Size { rows: 1, bytes: 1 << 20, is_urgent: true, tenant: Some(TenantSeq(tenant)) };
+            calls.send(Box::new(Named(size))).unwrap();
+        }
+        let commits: Vec<usize> = (0..3).map(|_| queue.gather(&slow).len()).collect();
+        assert_eq!(commits, [2, 2, 1], "of {MAX_COMMIT_BYTES} bytes");
     }
 
     #[test]
