@@ -43,6 +43,17 @@ pub struct Quotas {
     pub max_stored_bytes: Option<u64>,
 }
 
+impl Quotas {
+    /// As the stores keep them, in the order of the fields.
+    pub(super) fn columns(self) -> [Option<i64>; 5] {
+        let Self { max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes } = self;
+        let [max_webhooks, max_events_per_s, max_pending, max_tokens] =
+            [max_webhooks, max_events_per_s, max_pending, max_tokens].map(|max| max.map(i64::from));
+        let max_stored_bytes = max_stored_bytes.map(|max| i64::try_from(max).unwrap_or(i64::MAX));
+        [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes]
+    }
+}
+
 /// What of a tenant is to be set: whole to create one, in part to change one. A quota is not given, unlimited, or so many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantPatch {

@@ -41,7 +41,7 @@ pub(super) async fn create(commit: &Commit, patch: &TenantPatch, now: UnixMicros
     patch.clone().apply(&mut tenant);
     commit.connection.execute(LOCK_NAMES, &[]).await?;
     refuse_taken_name(commit, &tenant).await?;
-    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = columns(tenant.quotas);
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = tenant.quotas.columns();
     let row = commit
         .connection
         .query_one(
@@ -82,7 +82,7 @@ pub(super) async fn update(
         return Err(StoreError::Conflict(format!("the tenant `{}` keeps its name", found.name)).into());
     }
     refuse_taken_name(commit, &tenant).await?;
-    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = columns(tenant.quotas);
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = tenant.quotas.columns();
     commit
         .connection
         .execute(
@@ -196,15 +196,6 @@ pub(super) fn record(row: &Row) -> Result<TenantRecord, Failure> {
         },
         created_at: row.try_get(9)?,
     })
-}
-
-/// In the order of [`record`].
-fn columns(quotas: Quotas) -> [Option<i64>; 5] {
-    let Quotas { max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes } = quotas;
-    let counts = [max_webhooks, max_events_per_s, max_pending, max_tokens].map(|max| max.map(i64::from));
-    let [max_webhooks, max_events_per_s, max_pending, max_tokens] = counts;
-    let max_stored_bytes = max_stored_bytes.map(|max| i64::try_from(max).unwrap_or(i64::MAX));
-    [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes]
 }
 
 /// Also checked by the index `tenant_name`. [`LOCK_NAMES`] is held.

@@ -33,7 +33,7 @@ pub(super) fn create(commit: &mut Commit<'_>, patch: &TenantPatch, now: UnixMicr
     };
     patch.clone().apply(&mut tenant);
     refuse_taken_name(commit, &tenant)?;
-    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = columns(tenant.quotas);
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = tenant.quotas.columns();
     tenant.seq = TenantSeq(
         commit
             .prepare(
@@ -71,7 +71,7 @@ pub(super) fn update(
         return Err(StoreError::Conflict(format!("the tenant `{}` keeps its name", found.name)).into());
     }
     refuse_taken_name(commit, &tenant)?;
-    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = columns(tenant.quotas);
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = tenant.quotas.columns();
     commit
         .prepare(
             "UPDATE tenant SET name = ?2, description = ?3, max_webhooks = ?4, max_events_per_s = ?5, max_pending = ?6,
@@ -177,15 +177,6 @@ fn record(row: &Row<'_>) -> rusqlite::Result<TenantRecord> {
         },
         created_at: row.get(9)?,
     })
-}
-
-/// In the order of [`record`].
-fn columns(quotas: Quotas) -> [Option<i64>; 5] {
-    let Quotas { max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes } = quotas;
-    let counts = [max_webhooks, max_events_per_s, max_pending, max_tokens].map(|max| max.map(i64::from));
-    let [max_webhooks, max_events_per_s, max_pending, max_tokens] = counts;
-    let max_stored_bytes = max_stored_bytes.map(|max| i64::try_from(max).unwrap_or(i64::MAX));
-    [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes]
 }
 
 /// Also checked by the index `tenant_name`; asked first because the transaction must go on.
