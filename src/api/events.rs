@@ -172,8 +172,8 @@ impl From<ingest::Receipt> for Receipt {
     (status = 413, description = "The event is larger than 1 MiB."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is missing or invalid."),
-    (status = 429, description = "The tenant sends too much (`quota-events`), has too much pending (`quota-pending`) or too much \
-        stored (`quota-stored-bytes`)."),
+    (status = 429, description = "The tenant sends too much (`quota-events`), has too much pending (`quota-pending`), too much \
+        stored (`quota-stored-bytes`), or too much on its way into the store (`too-many-deliveries`)."),
     (status = 507, description = "The store is full."),
     (status = 508, description = "The request has passed through this server before, or through more than 5."),
 ))]
@@ -260,9 +260,10 @@ async fn accept(
     (status = 409, description = "The `Idempotency-Key` was used with another body."),
     (status = 413, description = "The batch is larger than 16 MiB, or an event larger than 1 MiB."),
     (status = 415, description = "The body is neither `application/json` nor `application/x-ndjson`."),
-    (status = 422, description = "An event is invalid, or there are none or more than 1,000."),
-    (status = 429, description = "The tenant sends too much (`quota-events`), has too much pending (`quota-pending`) or too much \
-        stored (`quota-stored-bytes`)."),
+    (status = 422, description = "An event is invalid, there are none or more than 1,000, or they are for more than 20,000 \
+        deliveries together."),
+    (status = 429, description = "The tenant sends too much (`quota-events`), has too much pending (`quota-pending`), too much \
+        stored (`quota-stored-bytes`), or too much on its way into the store (`too-many-deliveries`)."),
     (status = 507, description = "The store is full."),
     (status = 508, description = "The request has passed through this server before, or through more than 5."),
 ))]
