@@ -20,12 +20,6 @@ use crate::support::{receiver, server};
 
 const EVENT: &str = r#"{"id":"e-1","topic":"attacker.seen","type":"seen","ts":"t","payload":{"n":1.10}}"#;
 
-async fn server() -> (TempDir, TestServer) {
-    let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start(folder.path()).await;
-    (folder, server)
-}
-
 /// Replaces what differs from run to run: ids, times and durations, by their form.
 fn redacted(mut value: Value) -> Value {
     match &mut value {
@@ -59,7 +53,7 @@ fn redacted(mut value: Value) -> Value {
 
 #[tokio::test]
 async fn the_first_start_tells_an_admin_token_and_the_second_does_not() {
-    let (folder, server) = server().await;
+    let (folder, server) = TestServer::in_new_folder().await;
     assert_eq!(server.admin.len(), 46);
     let token = server.admin.clone();
     server.get("/api/v1/webhooks").await.expect(200);
@@ -89,7 +83,7 @@ async fn an_admin_token_of_the_environment_needs_no_row() {
 
 #[tokio::test]
 async fn a_scope_opens_its_routes_and_no_others() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let read = server.token(r#"["read"]"#).await;
     let publish = server.token(r#"["publish"]"#).await;
     let nowhere = "/api/v1/webhooks/00000000-0000-0000-0000-000000000000";
@@ -129,7 +123,7 @@ async fn a_scope_opens_its_routes_and_no_others() {
 
 #[tokio::test]
 async fn a_token_is_good_until_it_is_revoked_or_expires() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let created =
         server.post("/api/v1/tokens", r#"{"name":"fleet","scopes":["publish","read","read"]}"#).await.expect(201);
     insta::assert_json_snapshot!("token_created", redacted(created.clone()));
@@ -154,7 +148,7 @@ async fn a_token_is_good_until_it_is_revoked_or_expires() {
 
 #[tokio::test]
 async fn a_token_that_makes_no_sense_is_refused() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     for (body, status, field, reason) in [
         (r#"{"name":"a","scopes":[]}"#, 422, "scopes", "at least one"),
         (r#"{"name":"a","scopes":["root"]}"#, 422, "scopes[0]", "unknown variant"),
@@ -254,7 +248,7 @@ impl TestServer {
 
 #[tokio::test]
 async fn a_tenant_is_made_shown_changed_and_deleted() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let input = r#"{"name":"blue","description":"the blue team","quotas":{"max_webhooks":2,"max_pending":null}}"#;
     let blue = server.post("/api/v1/tenants", input).await.expect(201);
     insta::assert_json_snapshot!("tenant_created", redacted(blue.clone()));
@@ -294,7 +288,7 @@ async fn a_tenant_is_made_shown_changed_and_deleted() {
 
 #[tokio::test]
 async fn an_operator_acts_for_any_tenant_and_others_for_their_own() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let blue = server.post("/api/v1/tenants", r#"{"name":"blue"}"#).await.expect(201);
     let uuid = blue["uuid"].as_str().unwrap();
     let receiver = TestReceiver::healthy().await;
@@ -332,7 +326,7 @@ async fn an_operator_acts_for_any_tenant_and_others_for_their_own() {
 
 #[tokio::test]
 async fn only_an_operator_deals_with_operators_tokens() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     server.post("/api/v1/tenants", r#"{"name":"blue"}"#).await.expect(201);
     let admin = server.token(r#"["admin"]"#).await;
     let wanted = r#"{"name":"mine","scopes":["operator"]}"#;
@@ -356,7 +350,7 @@ async fn only_an_operator_deals_with_operators_tokens() {
 
 #[tokio::test]
 async fn the_last_use_of_a_token_is_shown() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let created = server.post("/api/v1/tokens", r#"{"name":"fleet","scopes":["publish"]}"#).await.expect(201);
     assert_eq!(created["last_used_at"], Value::Null);
     let token = created["token"].as_str().unwrap();
@@ -377,7 +371,7 @@ async fn the_last_use_of_a_token_is_shown() {
 
 #[tokio::test]
 async fn quotas_are_kept_at_the_doors() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let quota = async |quotas: &str| {
         let path = "/api/v1/tenants/default";
         server.call("PATCH", path, &server.admin, &format!(r#"{{"quotas":{quotas}}}"#)).await.expect(200)
@@ -441,7 +435,7 @@ async fn quotas_are_kept_at_the_doors() {
 
 #[tokio::test]
 async fn the_audit_log_says_who_did_what_and_keeps_no_secret() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     server.post("/api/v1/tenants", r#"{"name":"blue"}"#).await.expect(201);
     let token = r#"{"name":"blue's admin","scopes":["admin"]}"#;
     let token = server.as_tenant("blue", "POST", "/api/v1/tokens", token).await.expect(201);
@@ -531,7 +525,7 @@ async fn an_installation_of_the_first_release_goes_on() {
 
 #[tokio::test]
 async fn an_event_is_accepted_once_and_keeps_its_digits() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receipt = server.post("/api/v1/events", EVENT).await.expect(202);
     assert_eq!(receipt, json!({"id": "e-1", "deliveries": 0, "skipped": 0, "duplicate": false}));
     let receipt = server.post("/api/v1/events", EVENT).await.expect(202);
@@ -544,7 +538,7 @@ async fn an_event_is_accepted_once_and_keeps_its_digits() {
 
 #[tokio::test]
 async fn an_event_that_is_none_is_refused_with_its_reason_and_not_stored() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let deep = format!(r#"{{"topic":"a","payload":{}{}}}"#, "[".repeat(128), "]".repeat(128));
     for (body, status, field, reason) in [
         ("", 400, "body", "invalid JSON"),
@@ -578,7 +572,7 @@ async fn an_event_that_is_none_is_refused_with_its_reason_and_not_stored() {
 
 #[tokio::test]
 async fn a_body_of_another_kind_or_beyond_its_limit_is_refused() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let token = format!("Authorization: Bearer {}\r\n", server.admin);
     let post = async |headers: &str, body: &[u8]| {
         server.request("POST", "/api/v1/events", &format!("{token}{headers}"), body).await
@@ -613,7 +607,7 @@ async fn a_body_of_another_kind_or_beyond_its_limit_is_refused() {
 
 #[tokio::test]
 async fn a_batch_is_accepted_whole_or_not_at_all() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let batch = async |media_type: &str, body: &str| {
         let headers = format!("Authorization: Bearer {}\r\nContent-Type: {media_type}\r\n", server.admin);
         server.request("POST", "/api/v1/events/batch", &headers, body.as_bytes()).await
@@ -646,7 +640,7 @@ async fn a_batch_is_accepted_whole_or_not_at_all() {
 
 #[tokio::test]
 async fn a_batch_or_an_event_in_it_beyond_its_limit_is_refused() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let head = format!(
         "POST /api/v1/events/batch HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n",
         server.admin
@@ -675,7 +669,7 @@ async fn a_batch_or_an_event_in_it_beyond_its_limit_is_refused() {
 
 #[tokio::test]
 async fn events_are_listed_newest_first_in_pages_and_by_filters() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     for (id, topic, kind) in [("1", "a.b", "x"), ("2", "a.c", "y"), ("3", "b.c", "x")] {
         let event = json!({"id": id, "topic": topic, "type": kind, "payload": {"word": format!("needle-{id}")}});
         server.post("/api/v1/events", &event.to_string()).await.expect(202);
@@ -720,7 +714,7 @@ async fn events_are_listed_newest_first_in_pages_and_by_filters() {
 
 #[tokio::test]
 async fn a_webhook_is_made_shown_changed_and_deleted() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let body =
         r#"{"name":"siem","url":"http://192.0.2.1/hook","simple_events":["DeckyStatus"],"secret":"0123456789abcdef"}"#;
     assert_eq!(server.post("/api/v1/webhooks", body).await.status, 422, "a documentation address is not public");
@@ -755,7 +749,7 @@ async fn a_webhook_is_made_shown_changed_and_deleted() {
 
 #[tokio::test]
 async fn the_credentials_of_a_webhook_are_seen_by_nobody_and_its_path_by_admins_alone() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::healthy().await;
     let events = json!({"name": "events", "url": receiver.url("/own"), "topic_patterns": ["postrider.>"]});
     server.post("/api/v1/webhooks", &events.to_string()).await.expect(201);
@@ -797,7 +791,7 @@ async fn the_credentials_of_a_webhook_are_seen_by_nobody_and_its_path_by_admins_
 
 #[tokio::test]
 async fn credentials_are_asked_for_again_where_a_webhook_is_led_elsewhere() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let (receiver, other) = (TestReceiver::healthy().await, TestReceiver::healthy().await);
     let webhook =
         json!({"name": "chat", "url": receiver.url("/"), "topic_patterns": [">"], "headers": {"X-Key": "one"}});
@@ -818,7 +812,7 @@ async fn credentials_are_asked_for_again_where_a_webhook_is_led_elsewhere() {
 
 #[tokio::test]
 async fn a_webhook_with_wrong_settings_is_refused_with_all_that_is_wrong() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     server.webhook("taken", "https://127.0.0.1/", ">").await;
     let with = |field: &str, value: Value| {
         let mut body = json!({"name": "new", "url": "https://127.0.0.1/", "topic_patterns": ["a"]});
@@ -865,7 +859,7 @@ async fn a_webhook_with_wrong_settings_is_refused_with_all_that_is_wrong() {
 
 #[tokio::test]
 async fn settings_of_another_kind_or_beyond_their_limit_are_refused() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let webhook = server.webhook("siem", "https://127.0.0.1/", ">").await;
     let path = format!("/api/v1/webhooks/{}", webhook["uuid"].as_str().unwrap());
     let token = format!("Authorization: Bearer {}\r\n", server.admin);
@@ -887,7 +881,7 @@ async fn settings_of_another_kind_or_beyond_their_limit_are_refused() {
 
 #[tokio::test]
 async fn several_wrong_fields_are_all_named() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let path = server.webhook("siem", "https://127.0.0.1/", ">").await;
     let path = format!("/api/v1/webhooks/{}", path["uuid"].as_str().unwrap());
     let change = r#"{"name":"","timeout_s":0,"signatures":["md5"],"secret":"short"}"#;
@@ -898,7 +892,7 @@ async fn several_wrong_fields_are_all_named() {
 
 #[tokio::test]
 async fn a_test_tells_what_the_receiver_answered() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::start(|_, request| if request.path == "/ok" { 204 } else { 404 }.into()).await;
     let test = async |name: &str, url: &str| {
         let webhook = server.webhook(name, url, "a").await;
@@ -937,7 +931,7 @@ async fn failing_receiver() -> std::net::SocketAddr {
 
 #[tokio::test]
 async fn a_delivery_shows_its_attempts_and_is_retried_or_discarded() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let healthy = TestReceiver::healthy().await;
     let good = server.webhook("good", &healthy.url("/"), "attacker.>").await;
     server.webhook("bad", &format!("http://{}/", failing_receiver().await), "attacker.>").await;
@@ -990,7 +984,7 @@ async fn a_delivery_shows_its_attempts_and_is_retried_or_discarded() {
 
 #[tokio::test]
 async fn operators_need_no_token_to_see_how_it_is() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let open = async |path: &str| server.request("GET", path, "", b"").await;
     assert_eq!(open("/healthz").await.expect(200), json!({"status": "ok"}));
     assert_eq!(open("/readyz").await.expect(200), json!({"status": "ok"}));
@@ -1023,7 +1017,7 @@ async fn operators_need_no_token_to_see_how_it_is() {
 
 #[tokio::test]
 async fn a_trailing_slash_is_optional_and_what_is_not_there_is_a_problem() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     for path in ["/api/v1/webhooks/", "/api/v1/events/?limit=1", "/healthz/", "/api/v1/stats/"] {
         server.get(path).await.expect(200);
     }
@@ -1041,7 +1035,7 @@ async fn a_trailing_slash_is_optional_and_what_is_not_there_is_a_problem() {
 
 #[tokio::test]
 async fn secrets_are_shown_once_and_never_again() {
-    let (folder, server) = server().await;
+    let (folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::start(|_, _| 500.into()).await;
     let webhook = server.webhook("siem", &receiver.url("/"), ">").await;
     let publish = server.token(r#"["publish"]"#).await;
@@ -1093,7 +1087,7 @@ async fn a_port_that_is_taken_fails_before_anything_is_changed() {
 
 #[tokio::test]
 async fn a_stop_finishes_the_request_under_way_and_nothing_accepted_is_lost() {
-    let (folder, server) = server().await;
+    let (folder, server) = TestServer::in_new_folder().await;
     let token = server.admin.clone();
     let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let length = EVENT.len();

@@ -1,16 +1,9 @@
 //! The API's contract: what the OpenAPI document says is what the server takes and answers.
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::support::receiver::TestReceiver;
 use crate::support::server::TestServer;
-
-async fn server() -> (TempDir, TestServer) {
-    let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start(folder.path()).await;
-    (folder, server)
-}
 
 fn path_of(webhook: &Value) -> String {
     format!("/api/v1/webhooks/{}", webhook["uuid"].as_str().unwrap())
@@ -62,7 +55,7 @@ fn the_document_has_no_field_without_its_type() {
 
 #[tokio::test]
 async fn a_switch_without_a_value_is_on_and_no_query_is_passed_over() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::healthy().await;
     let webhook = server.webhook("siem", &receiver.url("/"), ">").await;
     for switch in ["dry_run", "dry_run=", "dry_run=true"] {
@@ -95,7 +88,7 @@ async fn a_switch_without_a_value_is_on_and_no_query_is_passed_over() {
 
 #[tokio::test]
 async fn whole_numbers_and_nulls_are_what_the_schema_says() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::healthy().await;
     let settings = json!({
         "name": "siem", "url": receiver.url("/"), "topic_patterns": [">"], "timeout_s": 30.0, "max_in_flight": 2e0,
@@ -141,7 +134,7 @@ async fn whole_numbers_and_nulls_are_what_the_schema_says() {
 
 #[tokio::test]
 async fn a_moment_is_text_or_seconds_wherever_one_is_taken() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::healthy().await;
     let webhook = server.webhook("siem", &receiver.url("/"), ">").await;
     let since = 1_790_000_000.5_f64;
@@ -172,7 +165,7 @@ async fn a_moment_is_text_or_seconds_wherever_one_is_taken() {
 
 #[tokio::test]
 async fn figures_come_in_the_format_that_the_scraper_asks_for() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     server.post("/api/v1/events", r#"{"topic": "a"}"#).await.expect(202);
     let metrics = async |accept: &str| server.request("GET", "/metrics", accept, b"").await;
     for accept in ["", "Accept: */*\r\n", "Accept: text/plain\r\n"] {
@@ -196,7 +189,7 @@ async fn figures_come_in_the_format_that_the_scraper_asks_for() {
 
 #[tokio::test]
 async fn a_preview_takes_whatever_event_may_be_published() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::healthy().await;
     let webhook = server.webhook("siem", &receiver.url("/"), ">").await;
     let event = json!({
@@ -213,7 +206,7 @@ async fn a_preview_takes_whatever_event_may_be_published() {
 
 #[tokio::test]
 async fn an_act_that_takes_nothing_refuses_what_it_is_told() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::healthy().await;
     let webhook = server.webhook("siem", &receiver.url("/"), ">").await;
     let test = format!("{}/test", path_of(&webhook));
@@ -242,7 +235,7 @@ fn every_setting(url: &str, name: &str) -> Value {
 
 #[tokio::test]
 async fn what_is_shown_of_a_webhook_is_taken_back_and_changes_nothing() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::healthy().await;
     let pair = rcgen::generate_simple_self_signed(vec!["client.example".to_owned()]).unwrap();
     let (certificate, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
@@ -289,7 +282,7 @@ async fn what_is_shown_of_a_webhook_is_taken_back_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_field_that_is_only_shown_is_refused_where_it_would_change() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::healthy().await;
     let webhook = server.webhook("siem", &receiver.url("/"), ">").await;
     let path = path_of(&webhook);
@@ -327,7 +320,7 @@ async fn a_field_that_is_only_shown_is_refused_where_it_would_change() {
 
 #[tokio::test]
 async fn a_receipt_tells_deliveries_from_what_is_skipped() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::healthy().await;
     server.webhook("siem", &receiver.url("/"), "a.>").await;
     let off = json!({"name": "off", "url": receiver.url("/"), "topic_patterns": ["a.b"], "enabled": false});
@@ -352,7 +345,7 @@ async fn a_receipt_tells_deliveries_from_what_is_skipped() {
 
 #[tokio::test]
 async fn lists_are_bare_arrays_or_pages_as_they_are_asked_for() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let receiver = TestReceiver::healthy().await;
     for name in ["siem", "soar", "siem two"] {
         server.webhook(name, &receiver.url("/hook"), ">").await;

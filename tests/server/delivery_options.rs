@@ -7,38 +7,16 @@ use postrider::clock::{Clock, ManualClock, SystemClock, UnixMicros};
 use postrider::delivery::DeliveryState;
 use postrider::delivery::retry::Schedule;
 use postrider::dispatcher::DispatcherSettings;
-use postrider::engine::{Engine, GivenKeys};
+use postrider::engine::GivenKeys;
 use postrider::event::Event;
-use postrider::webhook::{DEFAULT_TENANT, WebhookPatch, WebhookRecord};
+use postrider::webhook::DEFAULT_TENANT;
 use serde_json::{Value, json};
 
-use crate::support::engine::{change, publish, settings, start, start_at, start_with, stop, subscribe, wait_for};
+use crate::support::engine::{
+    change, patch, publish, record, settings, start, start_at, start_with, stop, subscribe, wait_for, wait_until,
+};
 use crate::support::receiver::{Answer, Received, TestReceiver};
 use crate::support::server;
-
-fn patch(json: &str) -> WebhookPatch {
-    serde_json::from_str(json).expect("a patch")
-}
-
-async fn record(engine: &Arc<Engine>, webhook: &WebhookRecord) -> WebhookRecord {
-    engine.store().webhook(DEFAULT_TENANT, webhook.uuid).await.expect("the store reads").expect("it is there")
-}
-
-/// Waits until the stored webhook is as wanted.
-async fn wait_until(
-    engine: &Arc<Engine>,
-    webhook: &WebhookRecord,
-    is_wanted: impl Fn(&WebhookRecord) -> bool,
-) -> WebhookRecord {
-    for _ in 0..1_000 {
-        let found = record(engine, webhook).await;
-        if is_wanted(&found) {
-            return found;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the webhook stays {:?}", record(engine, webhook).await);
-}
 
 /// Long enough for a delivery that should not be made to be made.
 async fn a_while() {

@@ -11,15 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::support::postgres_server::Cluster;
-
 const DATABASE: &str = "hooks";
-
-async fn cluster() -> Cluster {
-    let cluster = Cluster::start().await;
-    cluster.create_database(DATABASE, None).await;
-    cluster
-}
 
 /// `postrider` in a folder whose `data` is the data folder.
 fn command(folder: &Path) -> Command {

@@ -74,19 +74,13 @@ impl Member {
     }
 }
 
-async fn server() -> Cluster {
-    let server = Cluster::start().await;
-    server.create_database(DATABASE, None).await;
-    server
-}
-
 fn epochs(held: &[Term]) -> HashSet<i64> {
     held.iter().map(|term| term.epoch).collect()
 }
 
 #[tokio::test]
 async fn shards_are_shared_evenly_and_each_owner_raises_the_epoch() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     assert_eq!(one.renew(LEASE).await.surplus, 0);
     assert_eq!((one.held.len(), epochs(&one.held)), (256, HashSet::from([1])));
@@ -118,7 +112,7 @@ async fn shards_are_shared_evenly_and_each_owner_raises_the_epoch() {
 
 #[tokio::test]
 async fn what_a_silent_node_had_goes_to_another_and_does_not_come_back() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     one.renew(SHORT).await;
     let before = one.held.clone();
@@ -140,7 +134,7 @@ async fn what_a_silent_node_had_goes_to_another_and_does_not_come_back() {
 /// what they have sent.
 #[tokio::test]
 async fn who_comes_back_takes_what_is_its_own_or_nobody_s_and_leaves_silent_ones_theirs() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     one.renew(LEASE).await;
     one.release(128).await;
@@ -171,7 +165,7 @@ async fn who_comes_back_takes_what_is_its_own_or_nobody_s_and_leaves_silent_ones
 
 #[tokio::test]
 async fn a_settlement_of_a_term_that_is_over_changes_no_row() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     one.renew(SHORT).await;
     let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
@@ -209,7 +203,7 @@ async fn a_settlement_of_a_term_that_is_over_changes_no_row() {
 /// Otherwise each would wait for the commits of the other.
 #[tokio::test]
 async fn nodes_count_in_rows_of_their_own() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     one.renew(LEASE).await;
     one.release(128).await;
@@ -229,7 +223,7 @@ async fn nodes_count_in_rows_of_their_own() {
 /// A claim comes before the owner's commit or after it, and never between its look and its writing.
 #[tokio::test]
 async fn a_shard_is_not_taken_while_a_settlement_is_being_committed() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     one.renew(SHORT).await;
     tokio::time::sleep(SHORT).await;
@@ -242,7 +236,7 @@ async fn a_shard_is_not_taken_while_a_settlement_is_being_committed() {
 
 #[tokio::test]
 async fn what_an_owner_had_in_memory_is_due_for_the_next() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     one.renew(SHORT).await;
     let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
@@ -269,7 +263,7 @@ async fn what_an_owner_had_in_memory_is_due_for_the_next() {
 /// The statement has begun when the shard is still its node's, and its event gets a number when it is another's.
 #[tokio::test]
 async fn what_is_accepted_while_the_shard_is_given_away_is_due_for_the_next_owner() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     one.renew(LEASE).await;
     let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
@@ -297,7 +291,7 @@ async fn what_is_accepted_while_the_shard_is_given_away_is_due_for_the_next_owne
 
 #[tokio::test]
 async fn every_change_is_seen_by_the_others() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (one, two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     let start = two.cluster().changes(None).await.unwrap();
     assert!(start.webhooks.is_empty() && start.tenants.is_empty());
@@ -330,7 +324,7 @@ async fn every_change_is_seen_by_the_others() {
 
 #[tokio::test]
 async fn a_change_is_unknown_to_who_is_alive_and_has_not_looked_since_its_commit() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     let unaware = async |one: &Member, of: Option<&ChangeMark>| one.cluster().unaware(one.node.uuid, of).await.unwrap();
     let nobody: [&str; 0] = [];
@@ -376,7 +370,7 @@ async fn a_change_is_unknown_to_who_is_alive_and_has_not_looked_since_its_commit
 
 #[tokio::test]
 async fn hints_reach_the_others() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (one, two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     let mut heard = two.cluster().listen();
     assert_eq!(heard.recv().await, Some(Hint::Changed), "what was said before is not known");
@@ -396,7 +390,7 @@ async fn hints_reach_the_others() {
 
 #[tokio::test]
 async fn what_others_have_stored_is_known_after_a_look() {
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (one, two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     let event = |id: &str, bytes: usize| {
         let topic = postrider::topic::Topic::parse("a.b").unwrap();
@@ -416,7 +410,7 @@ async fn what_others_have_stored_is_known_after_a_look() {
 #[tokio::test]
 async fn two_nodes_that_purge_the_audit_log_at_once_say_each_line_once() {
     const LINES: i64 = 1_700;
-    let server = server().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (one, two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     let lines = format!(
         "INSERT INTO audit (uuid, at, tenant, actor_name, action, fields)

@@ -28,12 +28,6 @@ fn at(seconds: i64) -> UnixMicros {
     UnixMicros(seconds * 1_000_000)
 }
 
-async fn start() -> Cluster {
-    let server = Cluster::start().await;
-    server.create_database(DATABASE, None).await;
-    server
-}
-
 async fn open_with(server: &Cluster, key: [u8; 32]) -> Result<PostgresStore, OpenError> {
     PostgresStore::open(PostgresOptions::new(server.url(DATABASE).into()), &MasterKey::new(key)).await
 }
@@ -44,7 +38,7 @@ async fn open(server: &Cluster) -> Arc<PostgresStore> {
 
 #[tokio::test]
 async fn urls_of_before_they_were_sealed_are_sealed_by_the_first_node() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = open(&server).await;
     webhook(&*store).await;
     let record = store.webhooks(DEFAULT_TENANT).await.unwrap().remove(0);
@@ -120,7 +114,7 @@ async fn until<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
 
 #[tokio::test]
 async fn another_master_key_and_a_newer_schema_are_refused() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     open(&server).await.close().await;
     let wrong = open_with(&server, [8; 32]).await;
     assert!(matches!(wrong, Err(OpenError::WrongMasterKey { .. })), "{:?}", wrong.err());
@@ -131,7 +125,7 @@ async fn another_master_key_and_a_newer_schema_are_refused() {
 
 #[tokio::test]
 async fn nodes_that_start_together_make_one_installation() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (a, b) = tokio::join!(open(&server), open(&server));
     let key = DeliveryKey { event: EventSeq(1), webhook: WebhookSeq(1) };
     assert_eq!(a.delivery_ids().encode(key), b.delivery_ids().encode(key));
@@ -178,7 +172,7 @@ async fn commits_wait_for_the_disk_whatever_the_default_is() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_named_without_its_password() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let (url, password) = (server.url(DATABASE), server.password().to_owned());
     let nobody = url.replace(&password, "s3cret");
     for (url, secret) in [(nobody, "s3cret"), (url.replace(DATABASE, "none"), &*password)] {
@@ -194,7 +188,7 @@ async fn a_server_that_is_not_there_is_named_without_its_password() {
 
 #[tokio::test]
 async fn texts_that_a_column_cannot_hold_are_kept_all_the_same() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = open(&server).await;
     let webhook = webhook(&*store).await;
     let kind = "type\0with\0zeros";
@@ -233,7 +227,7 @@ async fn waiting(server: &Cluster) -> i64 {
 
 #[tokio::test]
 async fn after_a_commit_of_unknown_end_lanes_find_in_the_queue_what_they_do_not_hold() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = open(&server).await;
     let webhook = webhook(&*store).await;
     // As if its commit had gone through, and nobody had been told.
@@ -264,7 +258,7 @@ async fn after_a_commit_of_unknown_end_lanes_find_in_the_queue_what_they_do_not_
 
 #[tokio::test]
 async fn who_shares_a_key_waits_for_the_first_and_gets_its_answer() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = open(&server).await;
     let other = open(&server).await;
     let webhook = webhook(&*store).await;
@@ -286,7 +280,7 @@ async fn who_shares_a_key_waits_for_the_first_and_gets_its_answer() {
 
 #[tokio::test]
 async fn two_nodes_that_accept_the_same_ids_in_any_order_have_each_once() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let nodes = [open(&server).await, open(&server).await];
     let webhook = webhook(&*nodes[0]).await;
     let calls: Vec<_> = (0..40)
@@ -314,7 +308,7 @@ async fn two_nodes_that_accept_the_same_ids_in_any_order_have_each_once() {
 
 #[tokio::test]
 async fn a_pooler_in_transaction_mode_is_refused_and_called_so() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let pooler = pooler::Pooler::before(server.connect(DATABASE).await).await;
     let url = format!("postgres://postrider:x@{}/{DATABASE}", pooler.address);
     let options = PostgresOptions::new(url.into());
@@ -330,7 +324,7 @@ async fn a_pooler_in_transaction_mode_is_refused_and_called_so() {
 /// Columns that were added last are known, too.
 #[tokio::test]
 async fn a_missing_table_or_column_is_named() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     open(&server).await.close().await;
     let client = server.connect(DATABASE).await;
     let last_columns = "
@@ -364,7 +358,7 @@ async fn a_missing_table_or_column_is_named() {
 
 #[tokio::test]
 async fn a_check_fails_while_accepting_would_and_leaves_nothing() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = open(&server).await;
     let webhook = webhook(&*store).await;
     store.check().await.unwrap();
@@ -389,7 +383,7 @@ async fn a_check_fails_while_accepting_would_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_partition_that_is_gone_is_made_again() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = open(&server).await;
     let webhook = webhook(&*store).await;
     let once = |n: u8| Idempotency { key: n.to_string(), body_hash: [n; 32], now: at(1), expires_at: at(100) };
@@ -427,7 +421,7 @@ const BACK_TO_7: &str = "
 
 #[tokio::test]
 async fn what_was_stored_before_it_was_counted_counts() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = open(&server).await;
     let of = |tenant, id: &str, bytes: usize| {
         let event = Event::from_stored(id.into(), Topic::parse("a.b").unwrap(), "".into(), vec![b'x'; bytes].into());

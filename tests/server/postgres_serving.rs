@@ -15,12 +15,6 @@ use crate::support::receiver::{Answer, TestReceiver};
 const DATABASE: &str = "hooks";
 const OK: Answer = Answer(200, Duration::ZERO);
 
-async fn cluster() -> Cluster {
-    let cluster = Cluster::start().await;
-    cluster.create_database(DATABASE, None).await;
-    cluster
-}
-
 /// `postrider serve` on `store`, which does not start.
 fn refused(folder: &Path, store: &str, options: &[&str]) -> String {
     let output = command(folder).args(["serve", "--listen", "127.0.0.1:0", "--store", store]).args(options).output();
@@ -53,7 +47,7 @@ async fn delivered(caller: &Caller, count: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_accepted_is_delivered_before_and_after_a_restart() {
-    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let (cluster, folder) = (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap());
     let receiver = TestReceiver::start(|_, _| OK).await;
     let store = cluster.url(DATABASE);
     let first = Program::start(folder.path(), &["--store", &store], Stdio::inherit());
@@ -93,7 +87,7 @@ async fn oldest_node(caller: &Caller, state: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_silent_can_not_be_drained() {
-    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let (cluster, folder) = (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap());
     let store = cluster.url(DATABASE);
     let options = ["--store", &store, "--lease", "1s"];
     let dead = Program::start(folder.path(), &options, Stdio::inherit());
@@ -111,7 +105,8 @@ async fn a_node_that_is_silent_can_not_be_drained() {
 
 #[tokio::test]
 async fn a_node_with_another_master_key_is_refused_and_told_where_to_get_it() {
-    let (cluster, first, second) = (cluster().await, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (cluster, first, second) =
+        (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let store = cluster.url(DATABASE);
     Program::start(first.path(), &["--store", &store], Stdio::inherit()).kill();
     let data = second.path().join("data");
@@ -135,7 +130,7 @@ async fn a_node_with_another_master_key_is_refused_and_told_where_to_get_it() {
 
 #[tokio::test]
 async fn a_database_that_cannot_be_used_is_named_with_what_to_do_and_without_the_password() {
-    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let (cluster, folder) = (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap());
     let unsafe_cluster = Cluster::start_with(&[("fsync", "off")]).await;
     let (url, password) = (cluster.url(DATABASE), cluster.password());
     let nowhere = url.replace(&format!(":{}/", cluster.port()), ":1/");
@@ -155,7 +150,7 @@ async fn a_database_that_cannot_be_used_is_named_with_what_to_do_and_without_the
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_database_is_reached_over_tls_and_its_certificate_is_checked() {
-    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let (cluster, folder) = (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap());
     let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     cluster.use_tls(&certified.cert.pem(), &certified.signing_key.serialize_pem()).await;
     let store = format!("{}?sslmode=require", cluster.url(DATABASE));
@@ -212,7 +207,7 @@ fn no_command_shows_the_password_of_the_store() {
 
 #[tokio::test]
 async fn a_benchmark_measures_what_the_database_does_and_leaves_nothing_in_it() {
-    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let (cluster, folder) = (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap());
     let output = command(folder.path())
         .args(["--json", "bench", "--tiny", "--only", "throughput,latency", "--rate", "200", "--store"])
         .arg(cluster.url(DATABASE))

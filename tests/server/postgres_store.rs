@@ -27,13 +27,6 @@ fn at(seconds: i64) -> UnixMicros {
     UnixMicros(seconds * 1_000_000)
 }
 
-/// A server with an empty database.
-async fn start() -> Cluster {
-    let server = Cluster::start().await;
-    server.create_database(DATABASE, None).await;
-    server
-}
-
 /// A node's store.
 async fn node(server: &Cluster) -> Arc<PostgresStore> {
     let options = PostgresOptions::new(server.url(DATABASE).into());
@@ -110,7 +103,7 @@ async fn skip_to(server: &Cluster, event: i64) {
 
 #[tokio::test]
 async fn a_partition_is_dropped_when_its_last_event_has_gone() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = node(&server).await;
     let a = webhook(&*store, "a").await;
     let first = accept(&*store, "first", a).await;
@@ -150,7 +143,7 @@ async fn a_partition_is_dropped_when_its_last_event_has_gone() {
 
 #[tokio::test]
 async fn a_partition_in_use_is_left_for_another_time() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = node(&server).await;
     let a = webhook(&*store, "a").await;
     store.close().await;
@@ -169,7 +162,7 @@ async fn a_partition_in_use_is_left_for_another_time() {
 /// An event is purged or its delivery is made pending again, never half of both.
 #[tokio::test]
 async fn what_is_retried_while_it_is_purged_goes_or_stays_as_a_whole() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = node(&server).await;
     let a = webhook(&*store, "a").await;
     let mut retried = 0;
@@ -207,7 +200,7 @@ async fn what_is_retried_while_it_is_purged_goes_or_stays_as_a_whole() {
 
 #[tokio::test]
 async fn what_two_nodes_do_at_once_is_done_once() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let nodes = [node(&server).await, node(&server).await];
     let created = nodes.clone().map(|node| {
         tokio::spawn(async move { node.create_webhook(DEFAULT_TENANT, settings("the same"), at(1)).await })
@@ -262,7 +255,7 @@ async fn what_two_nodes_do_at_once_is_done_once() {
 
 #[tokio::test]
 async fn what_was_accepted_outlives_a_crash_of_the_server() {
-    let mut server = start().await;
+    let mut server = Cluster::with_database(DATABASE).await;
     let store = node(&server).await;
     let a = webhook(&*store, "a").await;
     let key = accept(&*store, "before", a).await;
@@ -279,7 +272,7 @@ async fn what_was_accepted_outlives_a_crash_of_the_server() {
 
 #[tokio::test]
 async fn a_lost_connection_is_replaced() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = node(&server).await;
     let a = webhook(&*store, "a").await;
     let key = accept(&*store, "before", a).await;
@@ -298,7 +291,7 @@ async fn a_lost_connection_is_replaced() {
 
 #[tokio::test]
 async fn the_audit_log_cannot_be_changed_by_whoever_has_the_database() {
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     node(&server).await.close().await;
     let client = server.connect(DATABASE).await;
     let line = "INSERT INTO audit (uuid, at, tenant, actor_name, action, fields)
@@ -317,7 +310,7 @@ async fn the_audit_log_cannot_be_changed_by_whoever_has_the_database() {
 #[tokio::test]
 async fn a_plan_made_for_an_empty_queue_does_not_read_a_full_one() {
     const BACKLOG: i64 = 50_000;
-    let server = start().await;
+    let server = Cluster::with_database(DATABASE).await;
     let store = node(&server).await;
     let a = webhook(&*store, "a").await;
     let key = accept(&*store, "e1", a).await;

@@ -97,6 +97,16 @@ async fn wait_for_stats(engine: &Engine, is_wanted: impl Fn(&Stats) -> bool) -> 
     panic!("{:?}", engine.store().stats(DEFAULT_TENANT).await)
 }
 
+/// Waits until the engine doubts its clock, if it ever does.
+async fn wait_for_doubt(engine: &Engine) {
+    for _ in 0..3_000 {
+        if engine.is_clock_doubted() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// The topics of the events that are there, at most 500, once exactly `count` are.
 async fn wait_for_events(engine: &Engine, count: usize) -> Vec<String> {
     let mut found = Vec::new();
@@ -206,12 +216,7 @@ async fn a_clock_that_is_wrong_for_a_while_deletes_nothing() {
         clock.advance(400 * DAY);
         let other = if is_running { None } else { Some(start(folder.path(), &clock).await) };
         let engine = other.as_ref().unwrap_or(&engine);
-        for _ in 0..3_000 {
-            if engine.is_clock_doubted() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        wait_for_doubt(engine).await;
         tokio::time::sleep(5 * retention().interval).await;
         assert!(engine.is_clock_doubted());
         assert_eq!(wait_for_events(engine, 1).await, ["good.one"]);
@@ -279,12 +284,7 @@ async fn old_lines_of_the_audit_log_go_once_the_clock_is_believed() {
     // There is no event, and a start whose clock is a year ahead deletes no act.
     clock.advance(366 * DAY);
     let engine = start(folder.path(), &clock).await;
-    for _ in 0..3_000 {
-        if engine.is_clock_doubted() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_for_doubt(&engine).await;
     tokio::time::sleep(5 * retention().interval).await;
     assert!(engine.is_clock_doubted());
     assert_eq!(acts(&engine).await, ["tenant.update", "tenant.create"]);

@@ -7,7 +7,6 @@ use postrider::clock::UnixMicros;
 use postrider::event::Event;
 use postrider::shape::{Context, Shape, ShapeInput, TemplateInput, builtins};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::support::receiver::TestReceiver;
 use crate::support::server;
@@ -15,19 +14,13 @@ use crate::support::server::TestServer;
 
 const EVENT: &str = r#"{"id":"e-1","topic":"attacker.seen","type":"seen","ts":"t","payload":{"n":1.10}}"#;
 
-async fn server() -> (TempDir, TestServer) {
-    let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start(folder.path()).await;
-    (folder, server)
-}
-
 async fn preview(server: &TestServer, body: &Value) -> server::Answer {
     server.post("/api/v1/shapes/preview", &body.to_string()).await
 }
 
 #[tokio::test]
 async fn the_shapes_are_listed_with_their_templates() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let shapes = server.get("/api/v1/shapes").await.expect(200);
     let shapes = shapes.as_array().unwrap();
     assert_eq!(shapes.len(), builtins().len());
@@ -46,7 +39,7 @@ async fn the_shapes_are_listed_with_their_templates() {
 
 #[tokio::test]
 async fn a_preview_is_of_a_sample_a_given_event_or_a_stored_one() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let sample = preview(&server, &json!({"shape": "cloudevents"})).await.expect(200);
     assert_eq!(sample["content_type"], "application/cloudevents+json; charset=utf-8");
     let body: Value = serde_json::from_str(sample["body"].as_str().unwrap()).unwrap();
@@ -66,7 +59,7 @@ async fn a_preview_is_of_a_sample_a_given_event_or_a_stored_one() {
 
 #[tokio::test]
 async fn a_preview_says_what_is_wrong_and_where() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     let refused = |body: Value| {
         let server = &server;
         async move { preview(server, &body).await }
@@ -90,7 +83,7 @@ async fn a_preview_says_what_is_wrong_and_where() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_s_previews_end_in_429_and_another_tenant_s_delivery_arrives_between_them() {
-    let (_folder, server) = server().await;
+    let (_folder, server) = TestServer::in_new_folder().await;
     server.post("/api/v1/tenants", r#"{"name":"flood"}"#).await.expect(201);
     let as_flood = format!(
         "Authorization: Bearer {}\r\nX-Postrider-Tenant: flood\r\nContent-Type: application/json\r\n",
@@ -149,7 +142,7 @@ fn text(bytes: &[u8]) -> &str {
 
 #[tokio::test]
 async fn the_command_line_lists_and_previews() {
-    let (folder, server) = server().await;
+    let (folder, server) = TestServer::in_new_folder().await;
     let listed = command(&server, &["shape", "list"]).await;
     assert!(listed.status.success(), "{}", text(&listed.stderr));
     for shape in builtins() {

@@ -21,8 +21,7 @@ const LOAD: Duration = Duration::from_secs(3);
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_whose_commit_lost_its_answer_is_accepted_once_and_delivered_once() {
     let receiver = TestReceiver::start(|_, _| Answer(200, Duration::from_millis(20))).await;
-    let cluster = Cluster::start().await;
-    cluster.create_database(DATABASE, None).await;
+    let cluster = Cluster::with_database(DATABASE).await;
     let cuts = Arc::new(Cuts::default());
     let database = SocketAddr::from((Ipv4Addr::LOCALHOST, cluster.port()));
     let proxy = Proxy::to_postgres(database, Arc::clone(&cuts)).await;

@@ -29,8 +29,7 @@ async fn a_node_that_is_cut_off_from_the_database_refuses_in_time_and_goes_on_wh
     assert!(has_ip(), "`ip` is missing: install iproute2");
     let namespace = Arc::new(Namespace::make());
     let receiver = TestReceiver::start(|_, _| Answer(200, Duration::from_millis(20))).await;
-    let cluster = Cluster::start().await;
-    cluster.create_database(DATABASE, None).await;
+    let cluster = Cluster::with_database(DATABASE).await;
     let to_receiver = Proxy::to(receiver.address, namespace.api().outside).await;
     let database = (Ipv4Addr::LOCALHOST, cluster.port()).into();
     let to_database = Proxy::to(database, namespace.database().outside).await;

@@ -15,8 +15,7 @@ const ENDS_BETWEEN_CUTS: usize = 300;
 async fn ordered_webhooks_keep_their_order_while_connections_are_cut() {
     let events = ordered::event_count(EVENTS) / WEBHOOKS;
     let receiver = OrderedReceiver::start().await;
-    let cluster = Cluster::start().await;
-    cluster.create_database(DATABASE, None).await;
+    let cluster = Cluster::with_database(DATABASE).await;
     let webhooks = ordered::webhooks(&receiver.receiver.url(""), WEBHOOKS);
     let nodes = Nodes::start_with(&cluster.url(DATABASE), 2, &webhooks).await;
     nodes.wait_for_balance(&cluster).await;

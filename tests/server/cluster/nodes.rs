@@ -205,8 +205,7 @@ impl Nodes {
 
 /// A database, so many nodes on it, and a receiver of all their webhooks.
 pub(crate) async fn start(count: usize, receiver: &TestReceiver) -> (Cluster, Nodes) {
-    let cluster = Cluster::start().await;
-    cluster.create_database(DATABASE, None).await;
+    let cluster = Cluster::with_database(DATABASE).await;
     let nodes = Nodes::start(&cluster.url(DATABASE), count, &receiver.url("")).await;
     nodes.wait_for_balance(&cluster).await;
     (cluster, nodes)

@@ -1,7 +1,8 @@
 //! What a comparison finds.
 
 use crate::migrate_store::filled::fill;
-use crate::migrate_store::{DATABASE, cluster, command, migrate, moved, refused};
+use crate::migrate_store::{DATABASE, command, migrate, moved, refused};
+use crate::support::postgres_server::Cluster;
 
 /// One value each, and which table is said to differ.
 const TAMPERED: [(&str, &str); 20] = [
@@ -30,7 +31,7 @@ const TAMPERED: [(&str, &str); 20] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_that_was_changed_anywhere_is_found() {
-    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let (cluster, folder) = (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap());
     fill(folder.path(), 40).await;
     moved(&mut migrate(folder.path(), &cluster.url(DATABASE)));
     for (number, (table, tampering)) in TAMPERED.iter().enumerate() {
@@ -46,7 +47,7 @@ async fn a_value_that_was_changed_anywhere_is_found() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_differs_when_all_is_copied_keeps_nodes_from_starting() {
-    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let (cluster, folder) = (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap());
     fill(folder.path(), 40).await;
     let store = cluster.url(DATABASE);
     moved(&mut migrate(folder.path(), &store));

@@ -5,12 +5,14 @@ use std::process::Stdio;
 use postrider::store::sqlite::DATABASE_FILE;
 
 use crate::migrate_store::filled::fill;
-use crate::migrate_store::{DATABASE, cluster, command, contents, migrate, refused};
+use crate::migrate_store::{DATABASE, command, contents, migrate, refused};
+use crate::support::postgres_server::Cluster;
 use crate::support::program::Program;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_has_something_else_is_left_as_it_is() {
-    let (cluster, folder, node) = (cluster().await, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (cluster, folder, node) =
+        (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fill(folder.path(), 10).await;
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
     cluster.create_database("foreign_one", None).await;
@@ -39,7 +41,8 @@ async fn a_database_that_has_something_else_is_left_as_it_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_that_cannot_be_moved_is_left_as_it_is() {
-    let (cluster, folder, empty) = (cluster().await, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (cluster, folder, empty) =
+        (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fill(folder.path(), 10).await;
     let store = cluster.url(DATABASE);
     let said = refused(&mut migrate(empty.path(), &store));

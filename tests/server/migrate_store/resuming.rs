@@ -11,7 +11,7 @@ use postrider::webhook::{DEFAULT_TENANT, WebhookSeq};
 use serde_json::{Value, json};
 
 use crate::migrate_store::filled::{FAR, event, fill, settings};
-use crate::migrate_store::{DATABASE, cluster, command, migrate, moved, refused, rows};
+use crate::migrate_store::{DATABASE, command, migrate, moved, refused, rows};
 use crate::support::postgres_server::Cluster;
 
 /// As many events in each half as make more than one batch.
@@ -63,7 +63,8 @@ async fn count(cluster: &Cluster, table: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_that_is_killed_goes_on_where_it_was() {
-    let (cluster, folder, other) = (cluster().await, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (cluster, folder, other) =
+        (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let pending = fill(folder.path(), EVENTS).await;
     fill(other.path(), 10).await;
     let store = cluster.url(DATABASE);
@@ -122,7 +123,7 @@ async fn works(cluster: &Cluster, data: &std::path::Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_that_is_killed_at_any_moments_ends_with_everything_once() {
-    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let (cluster, folder) = (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap());
     let pending = fill(folder.path(), EVENTS).await;
     let store = cluster.url(DATABASE);
     let mut kills = 0;
@@ -154,7 +155,7 @@ async fn a_move_that_is_killed_at_any_moments_ends_with_everything_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_on_which_a_server_has_worked_meanwhile_is_not_mixed_with_what_it_was() {
-    let (cluster, folder) = (cluster().await, tempfile::tempdir().unwrap());
+    let (cluster, folder) = (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap());
     fill(folder.path(), 10).await;
     let store = cluster.url(DATABASE);
     moved(&mut migrate(folder.path(), &store));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::migrate_store::{DATABASE, cluster, contents, migrate, moved, refused, rows};
+use crate::migrate_store::{DATABASE, contents, migrate, moved, refused, rows};
 use crate::support::postgres_server::Cluster;
 use crate::support::program::{Caller, Program, TOKEN};
 use crate::support::receiver::{Answer, TestReceiver};
@@ -261,7 +261,8 @@ fn node(folder: &Path, cluster: &Cluster) -> Program {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_is_the_same_afterwards_and_what_was_pending_is_delivered() {
-    let (cluster, old, new) = (cluster().await, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (cluster, old, new) =
+        (Cluster::with_database(DATABASE).await, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let receivers = Receivers::start().await;
     let server = Program::start(old.path(), &CALM, Stdio::inherit());
     let story = live(&server.caller, &receivers).await;

@@ -101,3 +101,27 @@ pub(crate) async fn wait_for(engine: &Engine, state: DeliveryState, count: usize
 pub(crate) async fn stop(engine: Arc<Engine>) {
     assert_eq!(engine.drain(Duration::from_secs(10)).await, 0, "attempts were cut off");
 }
+
+pub(crate) fn patch(json: &str) -> WebhookPatch {
+    serde_json::from_str(json).expect("a patch")
+}
+
+pub(crate) async fn record(engine: &Arc<Engine>, webhook: &WebhookRecord) -> WebhookRecord {
+    engine.store().webhook(DEFAULT_TENANT, webhook.uuid).await.expect("the store reads").expect("it is there")
+}
+
+/// Waits until the stored webhook is as wanted.
+pub(crate) async fn wait_until(
+    engine: &Arc<Engine>,
+    webhook: &WebhookRecord,
+    is_wanted: impl Fn(&WebhookRecord) -> bool,
+) -> WebhookRecord {
+    for _ in 0..2_000 {
+        let found = record(engine, webhook).await;
+        if is_wanted(&found) {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the webhook stays {:?}", record(engine, webhook).await);
+}

@@ -58,6 +58,13 @@ impl Cluster {
         Self::start_with(&[]).await
     }
 
+    /// With an empty database of this name.
+    pub(crate) async fn with_database(database: &str) -> Self {
+        let cluster = Self::start().await;
+        cluster.create_database(database, None).await;
+        cluster
+    }
+
     /// With settings as in `postgresql.conf`, over those of every such server.
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let programs = Programs::find();

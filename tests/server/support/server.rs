@@ -19,6 +19,7 @@ use postrider::store::sqlite::SqliteOptions;
 use postrider::telemetry::{TelemetrySettings, subscriber};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -120,6 +121,13 @@ impl Answer {
 impl TestServer {
     pub(crate) async fn start(folder: &Path) -> Self {
         Self::start_with(settings(folder)).await
+    }
+
+    /// In a folder that goes when it is dropped.
+    pub(crate) async fn in_new_folder() -> (TempDir, Self) {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Self::start(folder.path()).await;
+        (folder, server)
     }
 
     pub(crate) async fn start_with(settings: ServeSettings) -> Self {
