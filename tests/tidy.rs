@@ -368,6 +368,10 @@ fn is_rust(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|extension| extension == "rs")
 }
 
+fn is_document(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "md")
+}
+
 /// Files that `document` names in backquotes and that are not there: `dispatcher/lane.rs` is looked for
 /// in `src`, `tests/tidy.rs` from the root.
 fn missing_files(document: &str, files: &[String]) -> Vec<String> {
@@ -376,15 +380,19 @@ fn missing_files(document: &str, files: &[String]) -> Vec<String> {
     named.filter(|name| !is_there(name)).map(|name| format!("`{name}` is named but not there")).collect()
 }
 
-/// Rows of the table of limits that are not what the code says: "| `NAME` | `value` |…".
+/// Names and values of a table of limits: "| `NAME` | `value` |…".
+fn limits(document: &str) -> impl Iterator<Item = (&str, &str)> {
+    document.lines().filter(|line| line.starts_with("| `")).filter_map(|line| {
+        let mut cells = line.split('|').skip(1).map(|cell| cell.trim().trim_matches('`'));
+        let (name, value) = (cells.next()?, cells.next()?);
+        (name.contains('_') && name.to_uppercase() == name).then_some((name, value))
+    })
+}
+
+/// Rows of the table of limits that are not what the code says.
 fn wrong_limits(document: &str, sources: &[Source]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for line in document.lines().filter(|line| line.starts_with("| `")) {
-        let cells: Vec<&str> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
-        let (name, value) = (cells[1], cells[2]);
-        if !name.contains('_') || name.to_uppercase() != name {
-            continue;
-        }
+    for (name, value) in limits(document) {
         let is_said = |source: &Source| {
             uses(&source.text, name).any(|after| {
                 let declared = after.split(';').next().and_then(|rest| rest.split_once(" = "));
@@ -393,6 +401,58 @@ fn wrong_limits(document: &str, sources: &[Source]) -> Vec<String> {
         };
         if !sources.iter().any(is_said) {
             wrong.push(format!("the limit {name} is not {value}"));
+        }
+    }
+    wrong
+}
+
+/// Rows of the map of the code, "| 0 | `clock` |…", that are not those of [`ROWS`], and modules of `modules` without one.
+fn wrong_map(document: &str, modules: &BTreeSet<&str>) -> Vec<String> {
+    let mut mapped = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for line in document.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, number, module, ..] = cells[..] else { continue };
+        let (Ok(number), module) = (number.parse::<usize>(), module.trim_matches('`')) else { continue };
+        if row(module) != Some(number) {
+            wrong.push(format!("`{module}` is not in row {number}"));
+        }
+        mapped.insert(module);
+    }
+    wrong.extend(modules.difference(&mapped).map(|module| format!("`{module}` is missing in the map of the code")));
+    wrong
+}
+
+/// The anchor of a heading, as links name it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+/// Links of a document at `path` that lead to no file, or to no heading; `read` reads another document.
+fn broken_links(path: &str, document: &str, files: &[String], read: impl Fn(&str) -> String) -> Vec<String> {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut wrong = Vec::new();
+    for link in document.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        let (target, heading) = link.split_once('#').unwrap_or((link, ""));
+        if target.contains(':') {
+            continue;
+        }
+        let target = match (folder, target.strip_prefix("../")) {
+            _ if target.is_empty() => path.to_owned(),
+            (_, Some(above)) => above.to_owned(),
+            ("", None) => target.to_owned(),
+            (folder, None) => format!("{folder}/{target}"),
+        };
+        if !files.contains(&target) {
+            wrong.push(format!("{path}: `{link}` leads to no file"));
+        } else if !heading.is_empty() {
+            let text = read(&target);
+            let mut headings =
+                text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#'));
+            if !headings.any(|line| anchor(line) == heading) {
+                wrong.push(format!("{path}: `{link}` leads to no heading"));
+            }
         }
     }
     wrong
@@ -483,10 +543,17 @@ fn text_is_tidy() {
 #[test]
 fn documents_are_true() {
     assert!(read("CHANGELOG.md").contains("\n## [Unreleased]\n"), "CHANGELOG.md has no section for what comes next");
-    let (architecture, files) = (read("ARCHITECTURE.md"), files());
-    assert_none(&missing_files(&architecture, &files));
-    assert_none(&missing_files(&read("CONTRIBUTING.md"), &files));
-    assert_none(&wrong_limits(&architecture, &sources()));
+    let (files, sources) = (files(), sources());
+    for path in files.iter().filter(|path| is_document(path)) {
+        assert_none(&broken_links(path, &read(path), &files, read));
+        if path.starts_with("docs/") || ["ARCHITECTURE.md", "CONTRIBUTING.md"].contains(&&**path) {
+            assert_none(&missing_files(&read(path), &files));
+            assert_none(&wrong_limits(&read(path), &sources));
+        }
+    }
+    assert!(limits(&read("docs/limits.md")).count() > 100, "the table of limits was not understood");
+    let modules = sources.iter().filter(|source| !source.is_root()).map(Source::module).collect();
+    assert_none(&wrong_map(&read("ARCHITECTURE.md"), &modules));
 }
 
 #[test]
@@ -516,6 +583,10 @@ fn the_rules_notice_what_breaks_them() {
         untidy_text("a.md", "no line break"),
         missing_files("see `lane.rs`\n", &["src/dispatcher/lane.rs".to_owned()]),
         wrong_limits("| `MAX_A` | `2` |\n", &bad("src/a.rs", "const MAX_A: u32 = 1;\n")),
+        wrong_map("| 1 | `clock` | |\n", &BTreeSet::from(["clock"])),
+        wrong_map("| 0 | `clock` | |\n", &BTreeSet::from(["clock", "topic"])),
+        broken_links("docs/a.md", "[b](b.md)\n", &["b.md".to_owned()], |_| String::new()),
+        broken_links("a.md", "[b](#words-of-c)\n", &["a.md".to_owned()], |_| "# Words\n".to_owned()),
     ];
     for (number, wrong) in counts.iter().enumerate() {
         assert_eq!(wrong.len(), 1, "example {number}: {wrong:?}");
@@ -579,6 +650,10 @@ fn the_rules_let_good_code_be() {
     }
     assert_none(&wrong_limits("| `MAX_A` | `1 << 4` |\n", &good));
     assert_none(&missing_files("`event.rs` and `src/event.rs`", &["src/event.rs".to_owned()]));
+    assert_none(&wrong_map("| 0 | `clock` | the clock |\n", &BTreeSet::from(["clock"])));
+    let links = "[a](https://a.example/) [b](b.md#one-two-3) [c](../c.md) [d](#one-two-3)\n";
+    let linked = ["docs/a.md", "docs/b.md", "c.md"].map(str::to_owned);
+    assert_none(&broken_links("docs/a.md", links, &linked, |_| "## One, two: 3\n".to_owned()));
     assert_eq!(functions(&good[0].code), [("f", 1)]);
     let derived =
         "#[cfg_attr(\n    feature = \"server\",\n    derive(serde::Serialize),\n    serde(default)\n)]\nstruct A;\n";

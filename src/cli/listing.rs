@@ -1,4 +1,4 @@
-//! What the commands that list share: which part is asked for, where the next page begins, and the table of deliveries.
+//! Shared by the commands that list: the part that is asked for, the beginning of the next page, and the table of deliveries.
 
 use serde_json::Value;
 

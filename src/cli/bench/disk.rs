@@ -1,4 +1,4 @@
-//! What the disk itself can do.
+//! The disk's own speed.
 
 use std::fs::File;
 use std::io::Write;

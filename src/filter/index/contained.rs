@@ -1,4 +1,4 @@
-//! Which of many wildcards a text may match, when they neither begin nor end with a literal part.
+//! Candidates among many wildcards for a text, if the wildcards neither begin nor end with a literal part.
 //!
 //! Each wildcard waits at one *gram*: eight, four, two or one bytes in a row of its literal parts, where fewest others
 //! wait. One pass over a text looks up every gram of those lengths in it.

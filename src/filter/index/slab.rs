@@ -1,4 +1,4 @@
-//! Things by number, where the number of what was removed is used again.
+//! Things by number; the number of a removed thing is used again.
 
 use std::cmp::Ordering;
 use std::fmt;
