@@ -35,7 +35,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 pub use self::breaker::CircuitSettings;
 use self::figures::Counters;
 pub use self::figures::{Figures, ShardFigures};
-use self::lane::{Lane, Queued, Todo, WEBHOOK_DELETED};
+use self::lane::{Lane, Queued, Reservation, Todo, WEBHOOK_DELETED};
 use self::lease::Lease;
 pub use self::memory::MIN_MEMORY_BYTES;
 use self::memory::{HeldEvent, Memory};
@@ -204,19 +204,15 @@ impl Dispatcher {
         self.shared.member.is_some()
     }
 
-    /// An event is committed and owed to `lane` as was decided by [`Lane::reserve`].
-    pub(crate) fn admit(
-        &self,
-        lane: &Arc<Lane>,
-        disposition: Disposition,
-        event: Option<&Arc<HeldEvent>>,
-        at: UnixMicros,
-    ) {
-        let todo = match (disposition, event) {
-            (Disposition::InMemory, Some(event)) => lane.admit(Arc::clone(event)),
-            (Disposition::InMemory | Disposition::Stored, _) => lane.note_stored(at),
-            (Disposition::Later(due_at), _) => lane.note_later(due_at),
-            (Disposition::Skipped(_), _) => return,
+    /// An event is committed and owed as was decided by [`Lane::reserve`].
+    pub(crate) fn admit(&self, mut reserved: Reservation, event: Option<&Arc<HeldEvent>>, at: UnixMicros) {
+        let admitted = event.and_then(|event| reserved.admit(Arc::clone(event)));
+        let lane = reserved.lane();
+        let todo = match (admitted, reserved.disposition()) {
+            (Some(todo), _) => todo,
+            (None, Disposition::InMemory | Disposition::Stored) => lane.note_stored(at),
+            (None, Disposition::Later(due_at)) => lane.note_later(due_at),
+            (None, Disposition::Skipped(_)) => return,
         };
         self.shared.carry_out(lane, todo);
         if lane.has_left() {

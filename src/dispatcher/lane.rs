@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 pub(super) use self::changes::Whereabouts;
 pub(super) use self::loading::Loaded;
+pub(crate) use self::places::Reservation;
 pub(super) use self::queue::Queued;
 pub(crate) use self::state::LaneSettings;
 use self::state::State;

@@ -7,7 +7,7 @@ use super::settler::Message;
 use super::{RECOVERY_EVENTS, Shared};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Transition;
-use crate::store::{DeliveryKey, Disposition, EventSeq, SettleBatch, Settlement, StoreError, Unsettled};
+use crate::store::{DeliveryKey, EventSeq, SettleBatch, Settlement, StoreError, Unsettled};
 
 impl Shared {
     /// Reads back the deliveries that a former run held in memory.
@@ -48,12 +48,10 @@ impl Shared {
                 orphans.push(Settlement { key, attempt: None, round_attempts: 0, transition, at: now });
                 continue;
             };
-            match (lane.reserve(room), &held) {
-                (Disposition::InMemory, Some(held)) => {
-                    let todo = lane.admit(Arc::clone(held));
-                    self.carry_out(&lane, todo);
-                }
-                _ => write_down(Arc::clone(self), lane, vec![(key.event, 0)], false, now).await,
+            let mut reserved = Arc::clone(&lane).reserve(room);
+            match held.as_ref().and_then(|held| reserved.admit(Arc::clone(held))) {
+                Some(todo) => self.carry_out(&lane, todo),
+                None => write_down(Arc::clone(self), lane, vec![(key.event, 0)], false, now).await,
             }
         }
     }

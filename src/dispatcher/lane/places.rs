@@ -12,10 +12,49 @@ use crate::clock::UnixMicros;
 use crate::dispatcher::memory::HeldEvent;
 use crate::store::Disposition;
 
+/// Where a new delivery of a lane goes. A place in the queue ([`Disposition::InMemory`]) is the delivery's until
+/// [`Reservation::admit`] takes it, and free again when this is dropped before.
+pub(crate) struct Reservation {
+    lane: Arc<Lane>,
+    disposition: Disposition,
+    holds_place: bool,
+}
+
+impl Reservation {
+    fn new(lane: Arc<Lane>, disposition: Disposition) -> Self {
+        Self { holds_place: disposition == Disposition::InMemory, lane, disposition }
+    }
+
+    pub(crate) fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    pub(crate) fn disposition(&self) -> Disposition {
+        self.disposition
+    }
+
+    /// Queues the delivery in its place, after its event was committed; `None`: there is no place.
+    pub(in crate::dispatcher) fn admit(&mut self, event: Arc<HeldEvent>) -> Option<Todo> {
+        std::mem::take(&mut self.holds_place).then(|| self.lane.admit(event))
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.holds_place {
+            self.lane.state.lock().reserved -= 1;
+        }
+    }
+}
+
 impl Lane {
-    /// Decides where a new delivery goes; `room` is the most that memory allows a lane now. A place promised
-    /// ([`Disposition::InMemory`]) is taken by [`Lane::admit`] or given back by [`Lane::release`].
-    pub(crate) fn reserve(&self, room: usize) -> Disposition {
+    /// Decides where a new delivery goes; `room` is the most that memory allows a lane now.
+    pub(crate) fn reserve(self: Arc<Self>, room: usize) -> Reservation {
+        let disposition = self.decide(room);
+        Reservation::new(self, disposition)
+    }
+
+    fn decide(&self, room: usize) -> Disposition {
         let mut state = self.state.lock();
         if let Some(reason) = state.refusal() {
             return Disposition::Skipped(reason);
@@ -33,17 +72,14 @@ impl Lane {
         Disposition::InMemory
     }
 
-    pub(crate) fn release(&self) {
-        self.state.lock().reserved -= 1;
-    }
-
     /// Decides where a new delivery goes that must not be attempted before `due_at`.
-    pub(crate) fn postpone(&self, due_at: UnixMicros) -> Disposition {
-        self.state.lock().refusal().map_or(Disposition::Later(due_at), Disposition::Skipped)
+    pub(crate) fn postpone(self: Arc<Self>, due_at: UnixMicros) -> Reservation {
+        let disposition = self.state.lock().refusal().map_or(Disposition::Later(due_at), Disposition::Skipped);
+        Reservation::new(self, disposition)
     }
 
-    /// Queues a delivery whose place was reserved, after its event was committed.
-    pub(in crate::dispatcher) fn admit(&self, event: Arc<HeldEvent>) -> Todo {
+    /// Queues a delivery in the place that was reserved for it.
+    fn admit(&self, event: Arc<HeldEvent>) -> Todo {
         let mut state = self.state.lock();
         state.reserved -= 1;
         let waits_since = Instant::now();

@@ -105,7 +105,7 @@ type Committed = (EventSeq, Option<UnixMicros>);
 /// A lane, the store behind it and the dispatcher around it.
 struct World {
     record: WebhookRecord,
-    lane: Lane,
+    lane: Arc<Lane>,
     memory: Memory,
     now: UnixMicros,
     next_event: i64,
@@ -118,7 +118,7 @@ struct World {
     read: Option<Loaded>,
     alarm: Option<UnixMicros>,
     /// The lane that another node took over, and what the store has yet to answer it.
-    former: Option<(Lane, Option<Loaded>, Vec<Committed>)>,
+    former: Option<(Arc<Lane>, Option<Loaded>, Vec<Committed>)>,
 }
 
 impl World {
@@ -144,7 +144,7 @@ impl World {
             updated_at: now,
         };
         let memory = Memory::new(MIN_MEMORY_BYTES);
-        let lane = Lane::new(&record, &limits(), memory.clone(), None);
+        let lane = Arc::new(Lane::new(&record, &limits(), memory.clone(), None));
         Self {
             record,
             lane,
@@ -250,9 +250,9 @@ impl World {
     }
 
     /// A lane as its owner makes it, which knows when the first of what is pending is due.
-    fn begin_anew(&mut self) -> Lane {
+    fn begin_anew(&mut self) -> Arc<Lane> {
         self.record.health = self.lane.take_health(self.now).unwrap_or_else(|| self.record.health.clone());
-        let lane = Lane::new(&self.record, &limits(), self.memory.clone(), None);
+        let lane = Arc::new(Lane::new(&self.record, &limits(), self.memory.clone(), None));
         let former = std::mem::replace(&mut self.lane, lane);
         (self.ended, self.alarm) = (Vec::new(), None);
         if let Some(at) = self.pending.values().min().copied() {
@@ -290,7 +290,7 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Accept => {
-                assert_eq!(self.lane.reserve(usize::MAX), Disposition::Stored);
+                assert_eq!(Arc::clone(&self.lane).reserve(usize::MAX).disposition(), Disposition::Stored);
                 self.pending.insert(EventSeq(self.next_event), self.now);
                 self.next_event += 1;
                 let todo = self.lane.note_stored(self.now);
@@ -367,4 +367,25 @@ proptest! {
             state.breaker.is_open(),
         );
     }
+}
+
+#[test]
+fn a_place_is_free_again_unless_its_delivery_took_it() {
+    let world = World::new(None);
+    let mut record = world.record.clone();
+    record.settings.policy.ordered = false;
+    let lane = Arc::new(Lane::new(&record, &limits(), world.memory.clone(), None));
+    let reserve = || Arc::clone(&lane).reserve(usize::MAX);
+    let held: Vec<_> = (0..MAX_QUEUED).map(|_| reserve()).collect();
+    assert!(held.iter().all(|reserved| reserved.disposition() == Disposition::InMemory) && !lane.is_idle());
+    assert_eq!(reserve().disposition(), Disposition::Stored, "it is full");
+    drop(held);
+    assert!(lane.is_idle());
+    lane.state.lock().has_overflow = false;
+    let mut reserved = reserve();
+    assert!(reserved.admit(world.queued(EventSeq(1)).event).is_some());
+    assert!(reserved.admit(world.queued(EventSeq(1)).event).is_none(), "a place is taken once");
+    drop(reserved);
+    let state = lane.state.lock();
+    assert_eq!((state.reserved, state.queue.len()), (0, 1));
 }
