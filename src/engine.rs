@@ -7,6 +7,7 @@ pub mod nodes;
 mod operations;
 pub mod replay;
 pub mod retention;
+mod step;
 mod trial;
 
 use std::sync::Arc;

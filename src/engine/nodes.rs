@@ -34,8 +34,6 @@ const RENEWALS_PER_LEASE: u32 = 5;
 const RENEWAL_SHARE: (u32, u32) = (3, 5);
 /// The longest rest before something is tried again that failed.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// After this time no statement goes on that was begun before: longer than the store gives any.
-const STATEMENTS_END_AFTER: Duration = Duration::from_secs(35);
 /// The least time between two looks at changes that hints ask for.
 const CHANGES_PAUSE: Duration = Duration::from_millis(20);
 /// How often a drain looks whether it is done.
@@ -277,7 +275,7 @@ async fn take_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>) {
 
 /// Looks once more for what an owner before may have accepted, in a statement that was under way when its lease ended.
 async fn retrieve_late(engine: Weak<Engine>, member: Member, terms: Vec<Term>, through: EventSeq) {
-    tokio::time::sleep(STATEMENTS_END_AFTER).await;
+    tokio::time::sleep(member.cluster.statements_end_after()).await;
     let Some(engine) = engine.upgrade() else { return };
     let held = engine.dispatcher.terms();
     let shards: Vec<_> = terms.iter().filter(|term| held.contains(term)).map(|term| term.shard).collect();

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::Engine;
 use crate::clock::UnixMicros;
 use crate::dispatcher::notices::{DeadDelivery, News, Notice};
 use crate::event::Event;
 use crate::topic::Topic;
-use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookRecord};
+use crate::webhook::{DEFAULT_TENANT, TenantSeq, Webhook, WebhookRecord};
 
 /// Notices taken in at once.
 const MAX_NOTICES_AT_ONCE: usize = 128;
@@ -74,18 +75,9 @@ fn event_of(engine: &Engine, notice: &Notice) -> Option<Event> {
         News::Off(_) => "postrider.webhook.disabled",
         News::Dead(_) => "postrider.delivery.dead",
     };
-    let topic = Topic::parse(topic).ok().filter(|topic| engine.ingest.is_wanted(notice.settings.tenant, topic))?;
     let settings = &notice.settings;
-    let mut payload = Map::new();
-    payload.insert(
-        "webhook".to_owned(),
-        json!({
-            "uuid": settings.uuid,
-            "name": settings.name,
-            "url": settings.receiver.destination.masked(),
-            "link": format!("/api/v1/webhooks/{}", settings.uuid),
-        }),
-    );
+    let topic = wanted(engine, settings.tenant, topic)?;
+    let mut payload = about(settings.uuid, &settings.name, &settings.receiver);
     if !notice.error.is_empty() {
         payload.insert("error".to_owned(), notice.error.as_str().into());
     }
@@ -96,6 +88,22 @@ fn event_of(engine: &Engine, notice: &Notice) -> Option<Event> {
         describe(engine, dead, &mut payload);
     }
     own_event(topic, payload, notice.at)
+}
+
+/// The topic, if any webhook of the tenant wants it.
+fn wanted(engine: &Engine, tenant: TenantSeq, topic: &str) -> Option<Topic> {
+    Topic::parse(topic).ok().filter(|topic| engine.ingest.is_wanted(tenant, topic))
+}
+
+/// The payload of an event about a webhook, as far as all of them have it.
+fn about(uuid: Uuid, name: &str, receiver: &Webhook) -> Map<String, Value> {
+    let webhook = json!({
+        "uuid": uuid,
+        "name": name,
+        "url": receiver.destination.masked(),
+        "link": format!("/api/v1/webhooks/{uuid}"),
+    });
+    Map::from_iter([("webhook".to_owned(), webhook)])
 }
 
 fn describe(engine: &Engine, dead: &DeadDelivery, payload: &mut Map<String, Value>) {
@@ -140,20 +148,8 @@ pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, change: Change
         Change::Rotated => "postrider.webhook.rotated",
         Change::Deleted => "postrider.webhook.deleted",
     };
-    let Some(topic) = Topic::parse(topic).ok().filter(|topic| engine.ingest.is_wanted(record.tenant, topic)) else {
-        return;
-    };
-    let settings = &record.settings;
-    let mut payload = Map::new();
-    payload.insert(
-        "webhook".to_owned(),
-        json!({
-            "uuid": record.uuid,
-            "name": settings.name,
-            "url": settings.receiver.destination.masked(),
-            "link": format!("/api/v1/webhooks/{}", record.uuid),
-        }),
-    );
+    let Some(topic) = wanted(engine, record.tenant, topic) else { return };
+    let mut payload = about(record.uuid, &record.settings.name, &record.settings.receiver);
     if let Change::Updated(changed) = change {
         payload.insert("changed".to_owned(), changed.into());
     }
@@ -191,10 +187,7 @@ pub(super) fn note_full(engine: &Arc<Engine>) {
 
 /// Whether it is told, or nobody wants to know.
 async fn tell_full(engine: &Engine, since: UnixMicros) -> bool {
-    let Some(topic) = Topic::parse("postrider.store.full").ok() else { return true };
-    if !engine.ingest.is_wanted(DEFAULT_TENANT, &topic) {
-        return true;
-    }
+    let Some(topic) = wanted(engine, DEFAULT_TENANT, "postrider.store.full") else { return true };
     let now = engine.now();
     let payload = json!({"refused_since": since.to_string(), "told_at": now.to_string(), "link": "/readyz"});
     let Value::Object(payload) = payload else { return true };

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Engine;
 use super::clock_trust::{CLOCK_PROBATION, ClockTrust, Look};
+use super::step::{Deference, let_events_pass};
 use crate::clock::{Clock, UnixMicros};
 use crate::dispatcher::Dispatcher;
 use crate::store::retention::{Cutoffs, Purged, Retention};
@@ -15,10 +16,8 @@ use crate::store::{Act, Deed, EventSeq, Shard, Store, StoreError};
 
 /// The rest between two steps.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
-/// How long a step waits for a busy writer before it asks again, and how often it asks: a store that is full must be
-/// purged although calls wait.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
-const MAX_BUSY_PAUSES: u32 = 100;
+/// A step waits for a busy writer for five seconds at most: a store that is full must be purged although calls wait.
+const DEFERENCE: Deference = Deference { pause: Duration::from_millis(50), looks: 100 };
 /// What was kept when it was looked at is looked at again after this time.
 const FULL_ROUND_US: u64 = 6 * 3_600 * 1_000_000;
 /// How often the audit log is purged: each time may leave a line for each tenant.
@@ -216,12 +215,7 @@ impl Purge {
 
     async fn rest(&self) {
         tokio::time::sleep(STEP_PAUSE).await;
-        for _ in 0..MAX_BUSY_PAUSES {
-            if !self.store.is_busy() {
-                return;
-            }
-            tokio::time::sleep(BUSY_PAUSE).await;
-        }
+        let_events_pass(&*self.store, DEFERENCE).await;
     }
 }
 
