@@ -102,15 +102,14 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
 async fn wait_for_work(shared: &Shared, lane: &Lane, me: Id, until: Option<Instant>) -> bool {
     let keep = (!shared.client.is_short_of_sockets()).then(|| shared.keeps.try_acquire().ok()).flatten();
     let patience = Instant::now() + if keep.is_some() { KEEP_IDLE } else { Duration::ZERO };
-    let woken = tokio::time::timeout_at(until.unwrap_or(patience), lane.wake.acquire()).await;
-    if let Ok(Ok(woken)) = woken {
-        woken.forget();
+    let woken = tokio::time::timeout_at(until.unwrap_or(patience), lane.wake.woken()).await;
+    if woken.is_ok() {
         return true;
     }
     let has_left = if until.is_some() { lane.stop_waiting() } else { lane.retire(me) };
-    if !has_left && let Ok(woken) = lane.wake.acquire().await {
+    if !has_left {
         // Woken at the last moment: the permit is there.
-        woken.forget();
+        lane.wake.woken().await;
     }
     !has_left || until.is_some()
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Lane;
 use super::queue::Queued;
-use super::state::{Mode, Todo, earlier};
+use super::state::{Mode, Todo};
 use crate::clock::UnixMicros;
 use crate::dispatcher::memory::HeldEvent;
 use crate::store::Disposition;
@@ -42,7 +42,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.holds_place {
-            self.lane.state.lock().reserved -= 1;
+            self.lane.state.lock().backlog.reserved -= 1;
         }
     }
 }
@@ -63,12 +63,14 @@ impl Lane {
             // The store has the order, whatever happens here; or another node has the lane.
             return Disposition::Stored;
         }
-        let is_full = state.queue.len() + state.reserved >= self.max_queued.min(room);
-        if is_full || state.has_overflow || state.mode == Mode::Paused || state.breaker.is_open() {
-            state.has_overflow = true;
+        let is_held_up = state.mode == Mode::Paused || state.breaker.is_open();
+        let backlog = &mut state.backlog;
+        let is_full = backlog.queue.len() + backlog.reserved >= self.max_queued.min(room);
+        if is_full || backlog.has_overflow || is_held_up {
+            backlog.has_overflow = true;
             return Disposition::Stored;
         }
-        state.reserved += 1;
+        backlog.reserved += 1;
         Disposition::InMemory
     }
 
@@ -81,20 +83,20 @@ impl Lane {
     /// Queues a delivery in the place that was reserved for it.
     fn admit(&self, event: Arc<HeldEvent>) -> Todo {
         let mut state = self.state.lock();
-        state.reserved -= 1;
+        state.backlog.reserved -= 1;
         let waits_since = Instant::now();
-        state.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false, waits_since });
+        state.backlog.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false, waits_since });
         if state.mode == Mode::Left {
-            return Todo { evicted: state.queue.take_all(), ..Todo::default() };
+            return Todo { evicted: state.backlog.queue.take_all(), ..Todo::default() };
         }
-        if state.can_run() { state.employ(1, &self.wake) } else { state.evict() }
+        if state.can_run() { state.employ(1, &self.wake, waits_since) } else { state.evict() }
     }
 
     /// A pending delivery of this lane was committed to the store, due at `at`.
     pub(in crate::dispatcher) fn note_stored(&self, at: UnixMicros) -> Todo {
         let mut state = self.state.lock();
-        state.stored_due = earlier(state.stored_due, Some(at));
-        state.load.is_wanted = true;
+        state.backlog.note_due(at);
+        state.backlog.load.is_wanted = true;
         if state.mode == Mode::Removed {
             return Todo { discard: true, ..Todo::default() };
         }
@@ -108,9 +110,8 @@ impl Lane {
         if state.mode == Mode::Removed {
             return Todo { discard: true, ..Todo::default() };
         }
-        let is_earlier = state.stored_due.is_none_or(|due| at < due);
-        state.stored_due = earlier(state.stored_due, Some(at));
-        Todo { wake_at: is_earlier.then_some(at), ..Todo::default() }
+        let is_first = state.backlog.note_due(at);
+        Todo { wake_at: is_first.then_some(at), ..Todo::default() }
     }
 
     /// The webhook's UUID and name, and why a new delivery would be skipped, if it would.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::state::earlier;
+use super::backlog::earlier;
 use super::*;
 use crate::clock::UnixMicros;
 use crate::delivery::retry::Schedule;
@@ -359,10 +359,10 @@ proptest! {
             "forgotten: {:?} at {}; queued {:?}, awaited {:?}, due {:?}, under way {:?}, alarm {:?}, open {}",
             world.pending,
             world.now.0,
-            state.queue.events().collect::<Vec<_>>(),
-            state.awaited,
-            state.stored_due,
-            state.under_way,
+            state.backlog.queue.events().collect::<Vec<_>>(),
+            state.backlog.awaited,
+            state.backlog.stored_due,
+            state.backlog.under_way,
             world.alarm,
             state.breaker.is_open(),
         );
@@ -381,11 +381,11 @@ fn a_place_is_free_again_unless_its_delivery_took_it() {
     assert_eq!(reserve().disposition(), Disposition::Stored, "it is full");
     drop(held);
     assert!(lane.is_idle());
-    lane.state.lock().has_overflow = false;
+    lane.state.lock().backlog.has_overflow = false;
     let mut reserved = reserve();
     assert!(reserved.admit(world.queued(EventSeq(1)).event).is_some());
     assert!(reserved.admit(world.queued(EventSeq(1)).event).is_none(), "a place is taken once");
     drop(reserved);
     let state = lane.state.lock();
-    assert_eq!((state.reserved, state.queue.len()), (0, 1));
+    assert_eq!((state.backlog.reserved, state.backlog.queue.len()), (0, 1));
 }
