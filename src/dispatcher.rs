@@ -112,7 +112,7 @@ struct Shared {
     crowding: Notify,
     outcomes: mpsc::Sender<Message>,
     /// Deliveries that leave memory, to be given their rows.
-    leaving: mpsc::Sender<Message>,
+    evicted: mpsc::Sender<Message>,
     notices: mpsc::Sender<Notice>,
     counters: Counters,
 }
@@ -130,7 +130,7 @@ impl Dispatcher {
     ) -> (Self, mpsc::Receiver<Notice>) {
         let (notices, news) = mpsc::channel(MAX_NOTICES);
         let (outcomes, ended) = mpsc::channel(settler::MAX_WAITING);
-        let (leaving, to_write_down) = mpsc::channel(settler::MAX_WAITING);
+        let (evicted, to_write_down) = mpsc::channel(settler::MAX_WAITING);
         let shared = Arc::new(Shared {
             memory: Memory::new(settings.max_memory_bytes),
             slots: Slots::new(settings.max_in_flight),
@@ -153,7 +153,7 @@ impl Dispatcher {
             wall: clock,
             settings,
             outcomes,
-            leaving,
+            evicted,
             notices,
         });
         tokio::spawn(settler::run(Arc::clone(&shared), ended, to_write_down));
@@ -215,7 +215,7 @@ impl Dispatcher {
             (None, Disposition::Skipped(_)) => return,
         };
         self.shared.carry_out(lane, todo);
-        if lane.has_left() {
+        if lane.has_moved() {
             self.hint(Hint::Due(lane.seq));
         }
     }
@@ -381,8 +381,8 @@ impl Shared {
     /// webhook end.
     fn write_down(self: &Arc<Self>, lane: &Arc<Lane>, evicted: Vec<Queued>, discard: bool) {
         let now = self.clock.now();
-        if lane.has_left() {
-            self.park(lane.seq, evicted.iter().filter(|queued| !queued.is_stored).map(Queued::seq).collect());
+        if lane.has_moved() {
+            self.pass_on(lane.seq, evicted.iter().filter(|queued| !queued.is_stored).map(Queued::seq).collect());
             return;
         }
         let keys = evicted.into_iter().filter(|queued| discard || !queued.is_stored);

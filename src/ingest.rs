@@ -120,7 +120,7 @@ fn find_owners(dispatcher: &Dispatcher, webhooks: &[WebhookSeq], owners: &mut Ve
 }
 
 /// Where one delivery of an event goes.
-enum Place {
+enum Routing {
     /// To a lane of this node, or into the store behind it.
     Here(Reservation),
     /// Into the store, for the node that owns the webhook.
@@ -129,7 +129,7 @@ enum Place {
     Skipped(WebhookSeq, &'static str),
 }
 
-impl Place {
+impl Routing {
     fn owed(&self) -> Owed {
         let (webhook, disposition) = match self {
             Self::Here(reserved) => (reserved.lane().seq, reserved.disposition()),
@@ -144,10 +144,10 @@ impl Place {
     }
 }
 
-/// An event between matching and commit. Dropped before it is admitted, it gives its places back.
+/// An event between matching and commit. Dropped before it is admitted, it gives its routings back.
 struct Placed {
     event: Event,
-    places: Vec<Place>,
+    routings: Vec<Routing>,
     charge: Option<Charge>,
 }
 
@@ -265,7 +265,7 @@ impl Ingest {
         !webhooks.is_empty()
     }
 
-    /// Finds who delivers each event, and reserves places in the lanes that are here.
+    /// Finds who delivers each event, and reserves routings in the lanes that are here.
     fn place(
         &self,
         tenant: TenantSeq,
@@ -301,22 +301,22 @@ impl Ingest {
             let has_lane = owners.iter().any(|owner| matches!(owner, Owner::Here(_)));
             let charge = if has_lane { memory.charge(event.body().len()) } else { None };
             let room = charge.as_ref().map_or(0, |_| memory.room_for(event.body().len()));
-            let places = owners.drain(..).map(|owner| {
+            let routings = owners.drain(..).map(|owner| {
                 let webhook = owner.webhook();
                 match (owner, due_at) {
                     _ if filters.is_some() && wanting.binary_search(&webhook).is_err() => {
-                        Place::Skipped(webhook, FILTERED)
+                        Routing::Skipped(webhook, FILTERED)
                     }
-                    (Owner::Here(lane), Some(due_at)) => Place::Here(lane.postpone(due_at)),
-                    (Owner::Here(lane), None) => Place::Here(lane.reserve(room)),
+                    (Owner::Here(lane), Some(due_at)) => Routing::Here(lane.postpone(due_at)),
+                    (Owner::Here(lane), None) => Routing::Here(lane.reserve(room)),
                     (Owner::Elsewhere(webhook), due_at) => match patterns.refusal(webhook) {
-                        Some(reason) => Place::Skipped(webhook, reason),
-                        None => Place::Elsewhere(webhook, due_at.map_or(Disposition::Stored, Disposition::Later)),
+                        Some(reason) => Routing::Skipped(webhook, reason),
+                        None => Routing::Elsewhere(webhook, due_at.map_or(Disposition::Stored, Disposition::Later)),
                     },
                 }
             });
-            let places = places.collect();
-            Placed { event, places, charge }
+            let routings = routings.collect();
+            Placed { event, routings, charge }
         });
         Ok(placed.collect())
     }
@@ -336,15 +336,15 @@ impl Ingest {
             Accepted::New { seq } => {
                 self.dispatcher.counters().events_accepted.add(1);
                 let id = placed.event.id().to_owned();
-                let skipped = placed.places.iter().filter(|place| place.is_skipped()).count();
-                let share = Share::of(placed.places.len(), skipped);
+                let skipped = placed.routings.iter().filter(|routing| routing.is_skipped()).count();
+                let share = Share::of(placed.routings.len(), skipped);
                 let live = LiveEvent { seq, event: placed.event, is_damaged: false };
                 let held = placed.charge.map(|charge| charge.hold(Arc::new(live)));
-                for place in placed.places {
-                    match place {
-                        Place::Here(reserved) => self.dispatcher.admit(reserved, held.as_ref(), accepted_at),
-                        Place::Elsewhere(webhook, _) => self.dispatcher.wake(webhook),
-                        Place::Skipped(..) => {}
+                for routing in placed.routings {
+                    match routing {
+                        Routing::Here(reserved) => self.dispatcher.admit(reserved, held.as_ref(), accepted_at),
+                        Routing::Elsewhere(webhook, _) => self.dispatcher.wake(webhook),
+                        Routing::Skipped(..) => {}
                     }
                 }
                 Receipt::new(id, share, false)
@@ -365,17 +365,17 @@ impl Ingest {
 
 /// What events take of their tenant's quotas.
 fn added(placed: &[Placed]) -> tenants::Usage {
-    let pending = |placed: &Placed| placed.places.iter().filter(|place| !place.is_skipped()).count() as u64;
+    let pending = |placed: &Placed| placed.routings.iter().filter(|routing| !routing.is_skipped()).count() as u64;
     tenants::Usage {
-        deliveries: placed.iter().map(|placed| placed.places.len() as u64).sum(),
+        deliveries: placed.iter().map(|placed| placed.routings.len() as u64).sum(),
         pending: placed.iter().map(pending).sum(),
         stored_bytes: placed.iter().map(|placed| placed.event.body().len() as u64).sum(),
     }
 }
 
 fn new_events(tenant: TenantSeq, accepted_at: UnixMicros, placed: &[Placed]) -> Vec<NewEvent> {
-    let new = |Placed { event, places, .. }: &Placed| {
-        let owed = places.iter().map(Place::owed).collect();
+    let new = |Placed { event, routings, .. }: &Placed| {
+        let owed = routings.iter().map(Routing::owed).collect();
         NewEvent { tenant, event: event.clone(), accepted_at, owed }
     };
     placed.iter().map(new).collect()

@@ -70,7 +70,7 @@ pub(super) async fn write_down(
         let key = DeliveryKey { event, webhook: lane.seq };
         let settlement = Settlement { key, attempt: None, round_attempts, transition, at: now };
         if shared
-            .leaving
+            .evicted
             .send(Message::Ended { lane: Arc::clone(&lane), settlement, was_under_way: false, notice: None })
             .await
             .is_err()

@@ -123,7 +123,7 @@ impl<'a> Trial<'a> {
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
         if let Some(lane) = &self.lane {
-            let todo = lane.forget_trial(self.is_under_way);
+            let todo = lane.end_trial(self.is_under_way);
             self.shared.carry_out(lane, todo);
         }
     }

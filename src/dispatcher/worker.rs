@@ -9,7 +9,7 @@ use tokio::task::Id;
 use tokio::time::Instant;
 use uuid::fmt::Hyphenated;
 
-use super::breaker::Change;
+use super::breaker::CircuitChange;
 use super::lane::{Booked, Job, Lane, LaneSettings, Queued, Work};
 use super::notices::{News, Notice, is_operational};
 use super::settler::Message;
@@ -106,12 +106,12 @@ async fn wait_for_work(shared: &Shared, lane: &Lane, me: Id, until: Option<Insta
     if woken.is_ok() {
         return true;
     }
-    let has_left = if until.is_some() { lane.stop_waiting() } else { lane.retire(me) };
-    if !has_left {
+    let gave_up = if until.is_some() { lane.stop_waiting() } else { lane.retire(me) };
+    if !gave_up {
         // Woken at the last moment: the permit is there.
         lane.wake.woken().await;
     }
-    !has_left || until.is_some()
+    !gave_up || until.is_some()
 }
 
 /// What a worker has in hand. If it ends in the middle of a job, the job must not be forgotten.
@@ -290,9 +290,9 @@ async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Ended<'_>, error: 
     shared.carry_out(lane, todo);
     let (webhook, error) = (&settings.name, error.unwrap_or_default());
     let news = match change {
-        Change::None | Change::StillOpen => None,
-        Change::Failing => Some(News::Failing),
-        Change::Opened => {
+        CircuitChange::None | CircuitChange::StillOpen => None,
+        CircuitChange::Failing => Some(News::Failing),
+        CircuitChange::Opened => {
             tracing::warn!(
                 webhook,
                 error,
@@ -300,7 +300,7 @@ async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Ended<'_>, error: 
             );
             Some(News::Opened)
         }
-        Change::Recovered { was_open } => {
+        CircuitChange::Recovered { was_open } => {
             if was_open {
                 tracing::info!(webhook, "circuit closed: an attempt succeeded");
             }

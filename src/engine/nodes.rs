@@ -168,9 +168,9 @@ impl Membership {
         if !actions.take.is_empty() {
             tokio::spawn(take_over(Arc::downgrade(engine), self.member.clone(), actions.take));
         }
-        if !actions.give.is_empty() {
+        if !actions.hand_over.is_empty() {
             let timeout = self.settings.hand_over_timeout;
-            tokio::spawn(hand_over(Arc::downgrade(engine), self.member.clone(), actions.give, timeout));
+            tokio::spawn(hand_over(Arc::downgrade(engine), self.member.clone(), actions.hand_over, timeout));
         }
         Ok(())
     }
@@ -295,7 +295,7 @@ async fn hand_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>, timeo
         let left: Vec<Term> = terms.iter().copied().filter(|term| held.contains(term)).collect();
         match member.cluster.release(member.node, &left).await {
             Ok(()) => {
-                engine.dispatcher.given(&left);
+                engine.dispatcher.handed_over(&left);
                 tracing::info!(shards = left.len(), "handed shards over");
                 return;
             }
@@ -318,7 +318,7 @@ async fn follow(engine: Weak<Engine>, membership: Arc<Membership>) {
         let Some(engine) = engine.upgrade() else { return };
         match hint {
             Ok(Some(Hint::Due(webhook))) => engine.dispatcher.note_due(webhook),
-            Ok(Some(Hint::Withdrawn(key))) => engine.dispatcher.forget(key),
+            Ok(Some(Hint::Withdrawn(key))) => engine.dispatcher.withdraw(key),
             Ok(Some(Hint::Changed)) => is_change_told = true,
             Ok(Some(Hint::Shards)) => membership.renew.notify_one(),
             Ok(None) => tokio::time::sleep_until(next).await,

@@ -132,7 +132,7 @@ fn describe(engine: &Engine, dead: &DeadDelivery, payload: &mut Map<String, Valu
 }
 
 /// What an operator did to a webhook.
-pub(super) enum Change {
+pub(super) enum WebhookEdit {
     Created,
     /// Changed; the names of the fields.
     Updated(Vec<String>),
@@ -141,16 +141,16 @@ pub(super) enum Change {
 }
 
 /// Tells of a change that an operator made. What the server does to a webhook has its own events.
-pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, change: Change) {
+pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, change: WebhookEdit) {
     let topic = match &change {
-        Change::Created => "postrider.webhook.created",
-        Change::Updated(_) => "postrider.webhook.updated",
-        Change::Rotated => "postrider.webhook.rotated",
-        Change::Deleted => "postrider.webhook.deleted",
+        WebhookEdit::Created => "postrider.webhook.created",
+        WebhookEdit::Updated(_) => "postrider.webhook.updated",
+        WebhookEdit::Rotated => "postrider.webhook.rotated",
+        WebhookEdit::Deleted => "postrider.webhook.deleted",
     };
     let Some(topic) = wanted(engine, record.tenant, topic) else { return };
     let mut payload = about(record.uuid, &record.settings.name, &record.settings.receiver);
-    if let Change::Updated(changed) = change {
+    if let WebhookEdit::Updated(changed) = change {
         payload.insert("changed".to_owned(), changed.into());
     }
     let Some(event) = own_event(topic, payload, engine.now()) else { return };

@@ -13,8 +13,8 @@ use crate::webhook::WebhookRecord;
 
 /// Where a delivery is.
 pub(in crate::dispatcher) enum Whereabouts {
-    /// It was in the queue or in the store; now it is kept from being attempted.
-    Taken(Option<Queued>),
+    /// It was in the queue or in the store; now it is withheld.
+    Withheld(Option<Queued>),
     UnderWay,
 }
 
@@ -28,7 +28,7 @@ impl Lane {
         now: UnixMicros,
     ) -> Todo {
         let mut state = self.state.lock();
-        if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Left | Mode::Stopped)
+        if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Moved | Mode::Stopped)
         {
             return Todo::default();
         }
@@ -62,22 +62,22 @@ impl Lane {
         todo
     }
 
-    /// Keeps a delivery from being attempted, until [`Lane::give_back`].
-    pub(in crate::dispatcher) fn take_out(&self, event: EventSeq) -> Whereabouts {
+    /// Keeps a delivery from being attempted, until [`Lane::restore`].
+    pub(in crate::dispatcher) fn withhold(&self, event: EventSeq) -> Whereabouts {
         let mut state = self.state.lock();
         if !state.backlog.under_way.insert(event) {
             return Whereabouts::UnderWay;
         }
-        Whereabouts::Taken(state.backlog.queue.take_out(event))
+        Whereabouts::Withheld(state.backlog.queue.take_out(event))
     }
 
     /// Lets a delivery be attempted again; `queued` goes back into the queue.
-    pub(in crate::dispatcher) fn give_back(&self, event: EventSeq, queued: Option<Queued>, now: UnixMicros) -> Todo {
-        self.give_back_all(vec![(event, queued)], now)
+    pub(in crate::dispatcher) fn restore(&self, event: EventSeq, queued: Option<Queued>, now: UnixMicros) -> Todo {
+        self.restore_all(vec![(event, queued)], now)
     }
 
     /// The same for many.
-    pub(in crate::dispatcher) fn give_back_all(&self, taken: Vec<(EventSeq, Option<Queued>)>, now: UnixMicros) -> Todo {
+    pub(in crate::dispatcher) fn restore_all(&self, taken: Vec<(EventSeq, Option<Queued>)>, now: UnixMicros) -> Todo {
         let mut state = self.state.lock();
         let is_ordered = state.is_ordered();
         let backlog = &mut state.backlog;
@@ -95,14 +95,14 @@ impl Lane {
     }
 
     /// Another node is to have the webhook: no attempt starts any more. What waits here is for that one to find.
-    pub(in crate::dispatcher) fn leave(&self) {
+    pub(in crate::dispatcher) fn move_away(&self) {
         let mut state = self.state.lock();
-        state.mode = Mode::Left;
+        state.mode = Mode::Moved;
         state.backlog.queue.take_all();
     }
 
-    pub(crate) fn has_left(&self) -> bool {
-        self.term.is_some() && self.state.lock().mode == Mode::Left
+    pub(crate) fn has_moved(&self) -> bool {
+        self.term.is_some() && self.state.lock().mode == Mode::Moved
     }
 
     /// Nothing is under way, and nothing that is being accepted has a place here.

@@ -81,7 +81,7 @@ impl Crew {
     }
 
     /// The worker `me` is no longer counted. It is not idle.
-    pub(super) fn remove(&mut self, me: Id) {
+    pub(super) fn retire(&mut self, me: Id) {
         self.stop_pacing(me);
         self.workers.remove(&me);
     }

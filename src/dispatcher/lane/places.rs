@@ -59,7 +59,7 @@ impl Lane {
         if let Some(reason) = state.refusal() {
             return Disposition::Skipped(reason);
         }
-        if state.is_ordered() || state.mode == Mode::Left {
+        if state.is_ordered() || state.mode == Mode::Moved {
             // The store has the order, whatever happens here; or another node has the lane.
             return Disposition::Stored;
         }
@@ -86,7 +86,7 @@ impl Lane {
         state.backlog.reserved -= 1;
         let waits_since = Instant::now();
         state.backlog.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false, waits_since });
-        if state.mode == Mode::Left {
+        if state.mode == Mode::Moved {
             return Todo { evicted: state.backlog.queue.take_all(), ..Todo::default() };
         }
         if state.can_run() { state.employ(1, &self.wake, waits_since) } else { state.evict() }

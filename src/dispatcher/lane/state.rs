@@ -13,7 +13,7 @@ use super::{Off, WEBHOOK_DELETED, WEBHOOK_DISABLED};
 use crate::clock::UnixMicros;
 use crate::delivery::retry::Schedule;
 use crate::delivery::{End, GONE, Outcome};
-use crate::dispatcher::breaker::{Breaker, Change, CircuitSettings};
+use crate::dispatcher::breaker::{Breaker, CircuitChange, CircuitSettings};
 use crate::dispatcher::limiter::Limiter;
 use crate::dispatcher::memory::Memory;
 use crate::webhook::{Policy, TenantSeq, Webhook, WebhookRecord};
@@ -55,7 +55,7 @@ pub(super) enum Mode {
     /// Deleted: what is pending is discarded.
     Removed,
     /// Another node owns the webhook, or is about to.
-    Left,
+    Moved,
     /// The node shuts down: what is pending is read back at the next start.
     Stopped,
 }
@@ -182,7 +182,7 @@ impl State {
         match self.mode {
             Mode::Off => Some(WEBHOOK_DISABLED),
             Mode::Removed => Some(WEBHOOK_DELETED),
-            Mode::Running | Mode::Paused | Mode::Left | Mode::Stopped => None,
+            Mode::Running | Mode::Paused | Mode::Moved | Mode::Stopped => None,
         }
     }
 
@@ -285,18 +285,18 @@ impl State {
     }
 
     /// Whether an attempt's end is the end of the webhook.
-    pub(super) fn reason_to_turn_off(&self, outcome: &Outcome, change: Change, now: UnixMicros) -> Option<Off> {
+    pub(super) fn reason_to_turn_off(&self, outcome: &Outcome, change: CircuitChange, now: UnixMicros) -> Option<Off> {
         if outcome.ends_webhook() {
             return Some(if outcome.end == End::Status(GONE) { Off::Gone } else { Off::Asked });
         }
-        let days = self.settings.policy.disable_after_days.filter(|_| change == Change::StillOpen)?;
+        let days = self.settings.policy.disable_after_days.filter(|_| change == CircuitChange::StillOpen)?;
         let time = Duration::from_hours(24 * u64::from(days));
         self.breaker.is_open_for(time, now).then_some(Off::NoSuccess { days })
     }
 
     /// Empties the queue, because nothing will be attempted for now or ever.
     pub(super) fn evict(&mut self) -> Todo {
-        if matches!(self.mode, Mode::Left | Mode::Stopped) {
+        if matches!(self.mode, Mode::Moved | Mode::Stopped) {
             self.backlog.queue.take_all();
             return Todo::default();
         }

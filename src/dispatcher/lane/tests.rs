@@ -262,7 +262,7 @@ impl World {
         former
     }
 
-    /// A lane that has left asks for nothing and attempts nothing, whatever it is told.
+    /// A lane that has moved asks for nothing and attempts nothing, whatever it is told.
     fn answer_late(&mut self) {
         let Some((lane, read, committed)) = self.former.take() else { return };
         let mut todos = Vec::new();
@@ -281,9 +281,9 @@ impl World {
         change: impl FnOnce(&mut BTreeMap<EventSeq, UnixMicros>, EventSeq, UnixMicros) -> Option<UnixMicros>,
     ) {
         let Some(first) = self.pending.keys().next().copied() else { return };
-        let Whereabouts::Taken(_) = self.lane.take_out(first) else { return };
+        let Whereabouts::Withheld(_) = self.lane.withhold(first) else { return };
         change(&mut self.pending, first, self.now);
-        let todo = self.lane.give_back(first, None, self.now);
+        let todo = self.lane.restore(first, None, self.now);
         self.carry_out(&todo);
     }
 
@@ -327,7 +327,7 @@ impl World {
             }
             Step::Move => {
                 let (read, committed) = (self.read.take(), std::mem::take(&mut self.committed));
-                self.lane.leave();
+                self.lane.move_away();
                 let former = self.begin_anew();
                 self.former = Some((former, read, committed));
             }

@@ -7,7 +7,7 @@ use super::state::{Todo, Turn};
 use crate::dispatcher::breaker::Standing;
 
 impl Lane {
-    /// A test waits from now on, until [`Lane::forget_trial`]; says what the last attempt was like.
+    /// A test waits from now on, until [`Lane::end_trial`]; says what the last attempt was like.
     pub(in crate::dispatcher) fn expect_trial(&self) -> Standing {
         let mut state = self.state.lock();
         state.crew.trials.expected += 1;
@@ -34,7 +34,7 @@ impl Lane {
     }
 
     /// The test has ended or is given up: the queue has its room again.
-    pub(in crate::dispatcher) fn forget_trial(&self, was_under_way: bool) -> Todo {
+    pub(in crate::dispatcher) fn end_trial(&self, was_under_way: bool) -> Todo {
         let mut state = self.state.lock();
         state.crew.trials.expected -= 1;
         state.crew.trials.under_way -= usize::from(was_under_way);

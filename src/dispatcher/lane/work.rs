@@ -10,7 +10,7 @@ use super::state::{LaneSettings, Mode, Readiness, Todo};
 use super::{Lane, Off};
 use crate::clock::UnixMicros;
 use crate::delivery::Outcome;
-use crate::dispatcher::breaker::{Change, Standing};
+use crate::dispatcher::breaker::{CircuitChange, Standing};
 use crate::store::EventSeq;
 use crate::webhook::WebhookHealth;
 
@@ -29,7 +29,7 @@ pub(in crate::dispatcher) struct Job {
 
 /// What an attempt's end means for the webhook.
 pub(in crate::dispatcher) struct Booked {
-    pub(in crate::dispatcher) change: Change,
+    pub(in crate::dispatcher) change: CircuitChange,
     /// It is off from now on, which is to be made known to the store.
     pub(in crate::dispatcher) off: Option<Off>,
     pub(in crate::dispatcher) todo: Todo,
@@ -52,7 +52,7 @@ impl Lane {
         state.crew.stop_pacing(me);
         let has_queued = !state.backlog.queue.is_empty();
         if !state.can_run() || state.has_workers_to_spare() {
-            state.crew.remove(me);
+            state.crew.retire(me);
             // It may have been woken for a job; then that is for another one.
             if state.can_run() && has_queued {
                 state.crew.wake(1, &self.wake);
@@ -115,7 +115,7 @@ impl Lane {
         let mut state = self.state.lock();
         let was_idle = state.crew.stop_waiting();
         if was_idle {
-            state.crew.remove(me);
+            state.crew.retire(me);
         }
         was_idle
     }
@@ -169,7 +169,7 @@ impl Lane {
                     state.breaker.failed(error, now)
                 } else {
                     state.breaker.excused(error, now);
-                    Change::None
+                    CircuitChange::None
                 }
             }
         };
@@ -180,7 +180,7 @@ impl Lane {
             state.mode = Mode::Off;
         }
         let grew = state.breaker.width(state.max_workers()) > width;
-        let todo = if !state.can_run() || matches!(change, Change::Recovered { was_open: true }) {
+        let todo = if !state.can_run() || matches!(change, CircuitChange::Recovered { was_open: true }) {
             state.resume_or_evict(&self.wake, now, Instant::now())
         } else if grew {
             state.employ_all(&self.wake, Instant::now())
@@ -235,8 +235,8 @@ impl Lane {
     /// be; otherwise the job must be settled, and others take over its work.
     pub(in crate::dispatcher) fn worker_lost(&self, me: Id, now: UnixMicros) -> Option<Todo> {
         let mut state = self.state.lock();
-        state.crew.remove(me);
-        if matches!(state.mode, Mode::Left | Mode::Stopped) {
+        state.crew.retire(me);
+        if matches!(state.mode, Mode::Moved | Mode::Stopped) {
             return None;
         }
         if state.breaker.is_open() {
