@@ -20,6 +20,7 @@ mod settler;
 pub(crate) mod shaping;
 pub(crate) mod shards;
 mod slots;
+mod spans;
 mod timer;
 pub mod trial;
 mod withhold;
@@ -412,7 +413,7 @@ impl Shared {
                     Ok(0) => return,
                     Ok(_) => {}
                     Err(error) => {
-                        tracing::error!(%error, "cannot discard the deliveries of a deleted webhook; the next start goes on with it");
+                        tracing::error!(webhook_seq = webhook.0, %error, "cannot discard the deliveries of a deleted webhook; the next start goes on with it");
                         return;
                     }
                 }

@@ -144,7 +144,7 @@ impl Routing {
     }
 }
 
-/// An event between matching and commit. Dropped before it is admitted, it gives its routings back.
+/// An event between matching and commit. Dropped before it is admitted, it gives its places back.
 struct Placed {
     event: Event,
     routings: Vec<Routing>,

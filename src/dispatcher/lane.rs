@@ -13,6 +13,8 @@ mod state;
 mod trial;
 mod work;
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -77,6 +79,15 @@ impl Lane {
             memory,
             state: Mutex::new(State::new(record, &settings.retry_schedule, settings.circuit, Instant::now())),
         }
+    }
+
+    pub(super) fn settings(&self) -> Arc<LaneSettings> {
+        Arc::clone(&self.state.lock().settings)
+    }
+
+    /// The shard that it belongs to, where other nodes share the store.
+    pub(super) fn shard(&self) -> Option<u8> {
+        self.term.map(|term| term.shard.number())
     }
 
     pub(super) fn is_ordered(&self) -> bool {

@@ -161,7 +161,7 @@ impl Dispatcher {
         }
     }
 
-    /// They are given back.
+    /// They have been handed over.
     pub(crate) fn handed_over(&self, terms: &[Term]) {
         let mut shards = self.shared.shards.lock();
         for term in terms {
@@ -252,7 +252,7 @@ impl Shared {
         let keys: Vec<_> = events.into_iter().map(|event| DeliveryKey { event, webhook }).collect();
         tokio::spawn(async move {
             while let Err(error) = member.cluster.park(&keys).await {
-                tracing::debug!(%error, "deliveries of a lane that has moved cannot be passed on yet");
+                tracing::debug!(webhook_seq = webhook.0, %error, "deliveries of a lane that has moved cannot be passed on yet");
                 tokio::time::sleep(super::settler::RETRY_DELAY).await;
             }
             member.cluster.hint(Hint::Due(webhook));

@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::Id;
 use tokio::time::Instant;
+use tracing::Instrument;
 use uuid::fmt::Hyphenated;
 
 use super::breaker::CircuitChange;
 use super::lane::{Booked, Job, Lane, LaneSettings, Queued, Work};
 use super::notices::{News, Notice, is_operational};
 use super::settler::Message;
-use super::{Shared, batch};
+use super::{Shared, batch, spans};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
@@ -65,7 +66,8 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
             continue;
         };
         hold.job.retain(|queued| !queued.is_damaged());
-        let attempt = attempt_once(&shared, &lane, &job, &mut connection);
+        let span = spans::attempt(&shared, &lane, &job);
+        let attempt = attempt_once(&shared, &lane, &job, &mut connection).instrument(span);
         let Some(attempted) = shared.lease.while_it_lasts(attempt).await else {
             // Others may own the webhook now, and this lane is about to go.
             hold.job.clear();
@@ -130,7 +132,7 @@ impl Drop for Hold<'_> {
         }
         if let Some(todo) = self.lane.worker_lost(self.me, self.shared.clock.now()) {
             let (shared, lane) = (Arc::clone(self.shared), Arc::clone(self.lane));
-            tracing::error!("an attempt ended unexpectedly; it is made again later");
+            tracing::error!(webhook = lane.settings().name, "an attempt ended unexpectedly; it is made again later");
             tokio::spawn(async move {
                 shared.carry_out(&lane, todo);
                 let at = shared.clock.now();

@@ -44,7 +44,7 @@ pub(super) async fn run(engine: Weak<Engine>, mut notices: mpsc::Receiver<Notice
         }
         for (tenant, events) in events {
             if let Err(error) = engine.ingest.publish_own(tenant, events).await {
-                tracing::warn!(%error, "the server's own events could not be stored");
+                tracing::warn!(tenant = tenant.0, %error, "the server's own events could not be stored");
             }
         }
     }
@@ -53,11 +53,15 @@ pub(super) async fn run(engine: Weak<Engine>, mut notices: mpsc::Receiver<Notice
 /// In a task of its own: the store may be away for a while.
 fn turn_off(engine: &Arc<Engine>, notice: &Notice, reason: &str) {
     let (engine, webhook, reason) = (Arc::downgrade(engine), notice.webhook, reason.to_owned());
+    let settings = Arc::clone(&notice.settings);
     tokio::spawn(async move {
         while let Some(engine) = engine.upgrade() {
             match engine.switch_off(webhook, &reason).await {
                 Ok(()) => return,
-                Err(error) => tracing::error!(%error, "a webhook that is off cannot be recorded as such; trying again"),
+                Err(error) => {
+                    let webhook = settings.name.as_str();
+                    tracing::error!(webhook, %error, "a webhook that is off cannot be recorded as such; trying again");
+                }
             }
             drop(engine);
             tokio::time::sleep(TRY_AGAIN_AFTER).await;
@@ -155,14 +159,15 @@ pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, change: Webhoo
     }
     let Some(event) = own_event(topic, payload, engine.now()) else { return };
     if let Err(error) = engine.ingest.publish_own(record.tenant, vec![event]).await {
-        tracing::warn!(%error, "an event of the server's own could not be stored");
+        let webhook = record.settings.name.as_str();
+        tracing::warn!(webhook, %error, "an event of the server's own could not be stored");
     }
 }
 
 fn own_event(topic: Topic, payload: Map<String, Value>, at: UnixMicros) -> Option<Event> {
     let kind = topic.as_str().rsplit('.').next().unwrap_or_default().to_owned();
     Event::new(topic, &kind, &Value::Object(payload).to_string(), at)
-        .inspect_err(|error| tracing::error!(%error, "an event of the server's own is none"))
+        .inspect_err(|error| tracing::error!(kind, %error, "an event of the server's own is none"))
         .ok()
 }
 

@@ -1,7 +1,6 @@
 //! Random histories of one ordered lane over a model of its store: the order holds, and nothing is forgotten.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
