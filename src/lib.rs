@@ -3,6 +3,7 @@
 pub mod clock;
 #[cfg(feature = "server")]
 mod fair;
+mod fit;
 pub mod log_rate;
 pub mod topic;
 

@@ -21,6 +21,7 @@ use crate::delivery::client::Connection;
 use crate::delivery::retry::{self, Next, Rules};
 use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
 use crate::event::Event;
+use crate::fit::fit;
 use crate::shape::RenderError;
 use crate::store::{AttemptRecord, DeliveryKey, MAX_KEPT_SUCCESS_RESPONSE_BYTES, Settlement};
 
@@ -263,7 +264,7 @@ impl<'a> Ended<'a> {
             attempt: Some(AttemptRecord {
                 number: attempts,
                 started_at: outcome.started_at,
-                duration_us: i64::try_from(outcome.duration.as_micros()).unwrap_or(i64::MAX),
+                duration_us: fit(outcome.duration.as_micros(), i64::MAX),
                 status_code: outcome.status_code(),
                 error,
                 response: self.response.clone(),

@@ -17,6 +17,7 @@ use super::step::{Deference, let_events_pass};
 use super::{Engine, to_the_end};
 use crate::clock::Clock;
 use crate::dispatcher::Dispatcher;
+use crate::fit::fit;
 use crate::store::cluster::Hint;
 use crate::store::replay::{
     MAX_RESEND_DELIVERIES, NewReplay, ReplayAction, ReplayRecord, ReplayState, ReplayStep, Stepped,
@@ -126,7 +127,7 @@ impl Runner {
             match self.step(&job).await {
                 Ok(stepped) => {
                     is_failing = false;
-                    let changed = u32::try_from(stepped.changed.len()).unwrap_or(u32::MAX);
+                    let changed = fit(stepped.changed.len(), u32::MAX);
                     job = stepped.job;
                     let rest = Duration::from_secs(u64::from(changed)) / job.rate_per_s.max(1);
                     tokio::time::sleep(rest.saturating_sub(started.elapsed()).max(STEP_PAUSE)).await;
@@ -248,8 +249,8 @@ impl Engine {
             let mut resent = Resent { deliveries: 0, under_way: 0 };
             for some in webhooks.chunks(MAX_RESEND_DELIVERIES) {
                 let changed = engine.resend_to(tenant, event.seq, some).await?;
-                resent.deliveries += u32::try_from(changed).unwrap_or(u32::MAX);
-                resent.under_way += u32::try_from(some.len() - changed).unwrap_or(u32::MAX);
+                resent.deliveries += fit(changed, u32::MAX);
+                resent.under_way += fit(some.len() - changed, u32::MAX);
             }
             Ok(resent)
         })

@@ -84,5 +84,7 @@ fn gram(window: &[u8]) -> Gram {
 }
 
 fn class(length: usize) -> usize {
-    LENGTHS.iter().position(|other| *other == length).unwrap_or(0)
+    let class = LENGTHS.iter().position(|other| *other == length);
+    debug_assert!(class.is_some(), "a gram has one of these lengths");
+    class.unwrap_or(0)
 }
