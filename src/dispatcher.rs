@@ -1,7 +1,7 @@
 //! Delivering: wake → fill lanes → start attempts → settle.
 //!
-//! Every webhook has a [lane](lane::Lane). An accepted event goes straight into its lanes while they have
-//! room; otherwise it waits in the store, and so does every retry. A lane's workers attempt what is in its
+//! A webhook has a [lane](lane::Lane). An accepted event goes straight into the lanes that have room for it and keep no
+//! order; for the others it waits in the store, and so does a retry. A lane's workers attempt what is in its
 //! queue, the settler commits what came of it. Wakes and timers are hints; the store is the truth.
 
 mod batch;

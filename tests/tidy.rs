@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// Who may import whom: a module imports its own row and those above it in this list.
 const ROWS: [&[&str]; 6] = [
-    &["clock", "fair", "fit", "log_rate", "topic"],
+    &["clock", "fair", "fit", "hex", "log_rate", "rate", "topic"],
     &["event", "filter", "shape", "webhook", "signing", "delivery"],
     &["store"],
     &["ingest", "dispatcher", "engine", "tenants"],

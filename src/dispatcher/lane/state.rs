@@ -194,7 +194,7 @@ impl State {
         if policy.ordered && (self.backlog.is_early(first) || !under_way.is_empty()) {
             return Readiness::AfterOthers;
         }
-        let limited = self.limiter.as_ref().map(Limiter::ready_at);
+        let limited = self.limiter.as_ref().map(|limiter| limiter.ready_at(now));
         let gathering = policy.batch.and_then(|batch| {
             let is_full = queue.len() >= batch.max_events || queue.bytes() >= batch.max_bytes;
             // A probe finds out at once.
@@ -264,7 +264,7 @@ impl State {
         if self.crew.busy() >= self.max_workers() {
             return Turn::AfterOthers;
         }
-        match self.limiter.as_ref().map(Limiter::ready_at) {
+        match self.limiter.as_ref().map(|limiter| limiter.ready_at(now)) {
             Some(at) if at > now => Turn::At(at),
             _ => Turn::Now,
         }
