@@ -1,4 +1,5 @@
-//! Purging what is old, beside everything else: one small step after the other, and none while the writer is busy.
+//! Purging what is old, beside everything else: one small step after the other, each of which waits a while for a busy
+//! writer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
