@@ -22,12 +22,13 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 pub use self::rows::Digest;
-use self::rows::{Batch, Digests, Row, Table, Value, delivery};
+use self::rows::{Batch, Digests, Table, delivery};
 use self::source::Source;
 use self::target::{Found, Target};
 use super::postgres::PostgresOptions;
 use super::read_back::Columns;
 use super::seal::{MasterKey, MasterKeyError};
+use super::sql::{Row, Value};
 use super::{OpenError, StoreError};
 
 /// Batches that are read ahead of the one that is being written.

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::Shared;
-use super::error::Failure;
 use super::pool::Connection;
 use super::presence::Presence;
 use super::values::text;
@@ -14,6 +13,7 @@ use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::event::Hops;
 use crate::store::counters::Usage;
+use crate::store::failure::Failure;
 use crate::store::read_back::checksum;
 use crate::store::{Accepted, Disposition, NewEvent, Share, StoreError, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};

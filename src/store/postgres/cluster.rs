@@ -7,7 +7,6 @@ use tokio::sync::mpsc;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::error::{Failure, corrupt};
 use super::pool::Connection;
 use super::{Shared, changes, counters, hints};
 use crate::clock::UnixMicros;
@@ -15,6 +14,7 @@ use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::store::cluster::{
     ChangeMark, Changes, Cluster, Hint, Node, NodeRecord, Renewal, Renewed, TakenOver, Term, Unaware,
 };
+use crate::store::failure::{Failure, corrupt};
 use crate::store::{Shard, StoreError};
 use crate::webhook::WebhookSeq;
 

@@ -11,10 +11,11 @@ use tracing::{error, info};
 
 use super::Shared;
 use super::accept;
-use super::error::{Failure, is_passing, lacks_partition};
+use super::error::{is_passing, lacks_partition};
 use super::pool::closed;
 use super::transaction::Slot;
 use crate::fair::{Permit, Turns};
+use crate::store::failure::Failure;
 use crate::store::{Accepted, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 

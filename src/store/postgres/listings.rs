@@ -11,11 +11,11 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::deliveries::stored_delivery;
-use super::error::Failure;
 use super::events;
 use super::pool::Connection;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
+use crate::store::failure::Failure;
 use crate::store::id_hash::IdHash;
 use crate::store::paging::{Bounds, Collector, start};
 use crate::store::{DeliveryFilter, EventFilter, Page, PageOf, StoredDelivery, StoredEvent};

@@ -1,12 +1,12 @@
 //! What operators and their jobs do to deliveries: from what has ended back into the queue, or to their end without an
 //! attempt. Many at once, each with one statement.
 
-use super::error::Failure;
 use super::transaction::Commit;
 use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
+use crate::store::failure::Failure;
 use crate::store::owed;
 use crate::webhook::{TenantSeq, WebhookSeq};
 

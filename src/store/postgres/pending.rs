@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
-use super::error::Failure;
 use super::pool::Connection;
 use super::values::{event, number};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
+use crate::store::failure::Failure;
 use crate::store::read_back::ReadBack;
 use crate::store::{Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, Unsettled};
 use crate::webhook::WebhookSeq;
@@ -163,4 +163,19 @@ pub(super) async fn next_due(
         )
         .await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// Deleted webhooks that still have stored pending deliveries, which are looked up in the index `pending_due`.
+pub(super) async fn deleted_webhooks(connection: &Connection) -> Result<Vec<WebhookSeq>, Failure> {
+    let rows = connection
+        .query(
+            "SELECT seq FROM webhook
+             WHERE deleted_at IS NOT NULL AND EXISTS (
+                 SELECT 1 FROM pending WHERE NOT in_memory AND webhook_seq = webhook.seq
+             )
+             ORDER BY seq",
+            &[],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }

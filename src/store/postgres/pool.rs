@@ -14,9 +14,9 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, Row, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::error::{self, Failure};
 use crate::delivery::client::Roots;
 use crate::fair::{Permit, Turns};
+use crate::store::failure::{Failure, of_postgres, postgres_text};
 use crate::store::{OpenError, StoreError};
 use crate::webhook::TenantSeq;
 
@@ -142,7 +142,7 @@ impl Connections {
         let slow = self.slow.acquire(tenant).await;
         let mut connection = self.get().await?;
         connection.slow = Some(slow);
-        connection.begin_with(BEGIN_SNAPSHOT).await.map_err(|error| error::store_error(&error))?;
+        connection.begin_with(BEGIN_SNAPSHOT).await.map_err(|error| of_postgres(&error))?;
         Ok(connection)
     }
 
@@ -164,7 +164,7 @@ fn unavailable(error: &PoolError) -> StoreError {
         PoolError::Closed => closed(),
         PoolError::Timeout(_) => StoreError::Unavailable("the database does not answer".to_owned()),
         PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
-            StoreError::Unavailable(error::text(error))
+            StoreError::Unavailable(postgres_text(error))
         }
         other => StoreError::Unavailable(other.to_string()),
     }
@@ -225,6 +225,18 @@ impl Connection {
         sql: &'static str,
         parameters: Parameters<'_>,
     ) -> Result<u64, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.execute(&statement, parameters).await?)
+    }
+
+    /// As [`query`](Self::query), for a statement that was numbered from one of a few.
+    pub(super) async fn query_numbered(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.query(&statement, parameters).await?)
+    }
+
+    /// As [`execute`](Self::execute), for a statement that was numbered from one of a few.
+    pub(super) async fn execute_numbered(&self, sql: &str, parameters: Parameters<'_>) -> Result<u64, Failure> {
         let statement = self.client.prepare_cached(sql).await?;
         Ok(self.client.execute(&statement, parameters).await?)
     }

@@ -6,7 +6,6 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use super::error::Failure;
 use super::partitions::{EVENTS_PER_PARTITION, PARTITIONED, PARTITIONS_LOCK};
 use super::pool::Connection;
 use super::transaction::{Commit, write};
@@ -14,6 +13,7 @@ use super::{PostgresStore, audit, replay};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::store::StoreError;
+use crate::store::failure::Failure;
 use crate::store::retention::{
     Cutoffs, MAX_PURGE_BYTES, MAX_PURGE_ROWS, MAX_PURGE_SCAN_EVENTS, Purged, Retention, RetentionStore,
 };
@@ -352,7 +352,7 @@ impl RetentionStore for PostgresStore {
     }
 
     async fn purge_records(&self, now: UnixMicros, jobs_before: UnixMicros) -> Result<bool, StoreError> {
-        if !has_old_records(&self.read().await?, now, jobs_before).await? {
+        if !has_old_records(&self.connection().await?, now, jobs_before).await? {
             return Ok(false);
         }
         write!(self, |commit| delete_records(commit, now, jobs_before).await)

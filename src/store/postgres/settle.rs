@@ -6,12 +6,12 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::error::Failure;
 use super::fence;
 use super::transaction::Commit;
 use super::values::{integer, number, text};
 use crate::delivery::DeliveryState;
 use crate::delivery::id::DeliveryKey;
+use crate::store::failure::Failure;
 use crate::store::{AttemptRecord, SettleBatch, Settlement};
 use crate::webhook::{WebhookHealth, WebhookSeq};
 

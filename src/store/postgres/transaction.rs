@@ -10,10 +10,11 @@ use parking_lot::Mutex;
 
 use super::Shared;
 use super::accept::{self, Stored};
-use super::error::{Failure, is_passing, lacks_partition, store_error};
+use super::error::{is_passing, lacks_partition};
 use super::pool::Connection;
 use crate::delivery::id::EventSeq;
 use crate::store::counters::{Counters, Usage};
+use crate::store::failure::{Failure, of_postgres};
 use crate::store::{Accepted, Act, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 
@@ -85,7 +86,7 @@ pub(super) struct Commit {
 impl Commit {
     pub(super) async fn begin(shared: &Arc<Shared>, act: Option<&Arc<Act>>) -> Result<Self, StoreError> {
         let mut connection = shared.connections.get().await?;
-        connection.begin().await.map_err(|error| store_error(&error))?;
+        connection.begin().await.map_err(|error| of_postgres(&error))?;
         Ok(Self {
             connection,
             shared: Arc::clone(shared),

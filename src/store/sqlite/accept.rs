@@ -2,10 +2,11 @@
 
 use rusqlite::OptionalExtension;
 
-use super::commit::{Commit, Failure, Size};
+use super::commit::{Commit, Size};
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Hops;
+use crate::store::failure::Failure;
 use crate::store::read_back::checksum;
 use crate::store::{Accepted, Disposition, NewEvent, Share, owed};
 

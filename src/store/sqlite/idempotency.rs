@@ -3,8 +3,9 @@
 use rusqlite::OptionalExtension;
 
 use super::accept;
-use super::commit::{Commit, Failure, Size, corrupt};
+use super::commit::{Commit, Size};
 use crate::clock::UnixMicros;
+use crate::store::failure::{Failure, corrupt};
 use crate::store::{AcceptedOnce, Idempotency, KeptReceipt, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::commit::{Failure, corrupt};
 use super::events::live_event;
 use super::window::Window;
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
+use crate::store::failure::{Failure, corrupt};
 use crate::store::{Due, DueDelivery, MAX_UNSETTLED_BYTES, Portion, Unsettled, owed};
 use crate::webhook::WebhookSeq;
 
@@ -206,4 +206,18 @@ pub(super) fn next_due(
         next.extend(at.map(|at| (webhook, at)));
     }
     Ok(next)
+}
+
+/// Deleted webhooks that still have stored pending deliveries.
+pub(super) fn deleted_webhooks(connection: &Connection) -> rusqlite::Result<Vec<WebhookSeq>> {
+    connection
+        .prepare_cached(
+            "SELECT seq FROM webhook
+             WHERE deleted_at IS NOT NULL AND EXISTS (
+                 SELECT 1 FROM delivery INDEXED BY delivery_due WHERE state = 4 AND webhook_seq = webhook.seq
+             )
+             ORDER BY seq",
+        )?
+        .query_map((), |row| row.get(0))?
+        .collect()
 }

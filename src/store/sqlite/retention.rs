@@ -6,11 +6,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::commit::{Commit, Failure, Size};
+use super::commit::{Commit, Size};
 use super::{SqliteStore, audit, idempotency, replay};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::EventSeq;
+use crate::store::failure::Failure;
 use crate::store::retention::{
     Cutoffs, MAX_PURGE_BYTES, MAX_PURGE_LINES, MAX_PURGE_ROWS, MAX_PURGE_SCAN_EVENTS, Purged, Retention, RetentionStore,
 };

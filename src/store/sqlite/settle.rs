@@ -2,10 +2,11 @@
 
 use rusqlite::{OptionalExtension, Row};
 
-use super::commit::{Commit, Failure, Size};
+use super::commit::{Commit, Size};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
+use crate::store::failure::Failure;
 use crate::store::{AttemptRecord, SettleBatch, Settlement, owed};
 use crate::webhook::{WebhookHealth, WebhookSeq};
 

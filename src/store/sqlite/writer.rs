@@ -13,10 +13,11 @@ use tokio::sync::oneshot;
 
 use self::queue::Queue;
 use self::thread::Thread;
-use super::commit::{Commit, Failure, Size, State, closed, store_error};
+use super::commit::{Commit, Size, State, closed};
 use super::files::Files;
 use super::settle;
 use crate::fair::{Permit, Turns};
+use crate::store::failure::{Failure, of_sqlite};
 use crate::store::{Act, StoreError};
 use crate::webhook::TenantSeq;
 
@@ -141,6 +142,7 @@ where
             Ok(value) => Ok(value),
             Err(Failure::Refused(error)) => Err(error),
             Err(Failure::Sqlite(error)) => return Err(error),
+            Err(failure @ Failure::Postgres(_)) => Err(failure.into()),
         });
         Ok(())
     }
@@ -180,7 +182,7 @@ pub(super) fn probe(commit: &mut Commit<'_>) -> Result<(), Failure> {
         return room.map_err(Failure::Sqlite);
     }
     commit.connection.execute_batch("ROLLBACK TO probe; RELEASE probe")?;
-    room.map_err(|error| Failure::Refused(store_error(&error)))?;
+    room.map_err(|error| Failure::Refused(of_sqlite(&error)))?;
     commit.prepare("UPDATE progress SET next_event = next_event")?.execute(())?;
     Ok(())
 }

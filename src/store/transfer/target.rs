@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use tokio_postgres::error::SqlState;
 
 use super::columns::{self, ROWS_PER_FETCH, Written};
-use super::{Batch, Digests, Identity, LastNumbers, Progress, Row, Step, Table, Task, TransferError, Value, delivery};
-use crate::store::postgres::error::{Failure, corrupt};
+use super::{Batch, Digests, Identity, LastNumbers, Progress, Step, Table, Task, TransferError, delivery};
+use crate::store::failure::{Failure, corrupt};
 use crate::store::postgres::open::{self, PostgresOptions, shown};
 use crate::store::postgres::partitions;
 use crate::store::postgres::pool::{Connection, Connections};
+use crate::store::sql::{Row, Value};
 use crate::store::{OpenError, StoreError};
 
 /// `pg_advisory_lock`: held for the whole of a move.

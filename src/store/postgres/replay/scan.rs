@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::store::LiveEvent;
-use crate::store::postgres::error::Failure;
+use crate::store::failure::Failure;
 use crate::store::postgres::events;
 use crate::store::postgres::listings::regex;
 use crate::store::postgres::pool::Connection;

@@ -9,7 +9,8 @@ use tracing::{error, info, warn};
 use super::Job;
 use super::queue::{Pace, Queue, Waited};
 use crate::store::StoreError;
-use crate::store::sqlite::commit::{Commit, State, closed, store_error};
+use crate::store::failure::of_sqlite;
+use crate::store::sqlite::commit::{Commit, State, closed};
 use crate::store::sqlite::disk;
 use crate::store::sqlite::files::Files;
 use crate::store::sqlite::recovery::is_failed_write;
@@ -123,7 +124,7 @@ impl Thread {
                 if is_failed_write(&error) {
                     self.fail(error.to_string());
                 }
-                Err(store_error(&error))
+                Err(of_sqlite(&error))
             }
         }
     }
