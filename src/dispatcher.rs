@@ -42,7 +42,7 @@ pub use self::memory::MIN_MEMORY_BYTES;
 use self::memory::{HeldEvent, Memory};
 use self::notices::{MAX_NOTICES, Notice};
 pub(crate) use self::ownership::Member;
-use self::settler::Message;
+use self::settler::ToSettle;
 use self::shaping::{PreviewError, Shaping};
 use self::shards::Shards;
 use self::slots::Slots;
@@ -111,9 +111,9 @@ struct Shared {
     /// Lanes in which deliveries wait for hands.
     crowded: Mutex<Vec<Arc<Lane>>>,
     crowding: Notify,
-    outcomes: mpsc::Sender<Message>,
+    outcomes: mpsc::Sender<ToSettle>,
     /// Deliveries that leave memory, to be given their rows.
-    evicted: mpsc::Sender<Message>,
+    evicted: mpsc::Sender<ToSettle>,
     notices: mpsc::Sender<Notice>,
     counters: Counters,
 }
@@ -254,7 +254,7 @@ impl Dispatcher {
             if close_circuit {
                 // A batch on its way to the store may still say that the circuit is open.
                 let shared = Arc::clone(&self.shared);
-                tokio::spawn(async move { shared.outcomes.send(Message::Health(lane)).await });
+                tokio::spawn(async move { shared.outcomes.send(ToSettle::Health(lane)).await });
             }
         }
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::lane::{Lane, Whereabouts};
-use super::settler::Message;
+use super::settler::ToSettle;
 use super::shards::Actions;
 use super::{Dispatcher, FLUSH_TIMEOUT, ShardFigures, Shared};
 use crate::clock::{Clock, UnixMicros};
@@ -144,7 +144,7 @@ impl Dispatcher {
         }
         for lane in lanes {
             lane.abort_workers();
-            let _ = self.shared.outcomes.send(Message::Health(lane)).await;
+            let _ = self.shared.outcomes.send(ToSettle::Health(lane)).await;
         }
         self.flush().await;
     }
@@ -173,7 +173,7 @@ impl Dispatcher {
     pub(crate) async fn flush(&self) -> bool {
         let (done, flushed) = oneshot::channel();
         let flush = async {
-            if self.shared.outcomes.send(Message::Flush(done)).await.is_ok() {
+            if self.shared.outcomes.send(ToSettle::Flush(done)).await.is_ok() {
                 let _ = flushed.await;
             }
         };

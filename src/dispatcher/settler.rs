@@ -29,7 +29,8 @@ pub(super) const MAX_WAITING: usize = 2_048;
 /// How long to wait before a commit that failed is tried again.
 pub(super) const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-pub(super) enum Message {
+/// What the settler is told.
+pub(super) enum ToSettle {
     /// `was_under_way`: it ends what was taken from the lane's queue.
     Ended {
         lane: Arc<Lane>,
@@ -44,7 +45,7 @@ pub(super) enum Message {
     Flush(oneshot::Sender<()>),
 }
 
-impl Message {
+impl ToSettle {
     /// An attempt for a delivery ended.
     pub(super) fn ended(lane: &Arc<Lane>, settlement: Settlement, notice: Option<Notice>) -> Self {
         Self::Ended { lane: Arc::clone(lane), settlement, was_under_way: true, notice: notice.map(Box::new) }
@@ -62,8 +63,8 @@ impl Message {
 /// Runs until the last sender of `outcomes` is gone. `evicted`: deliveries that leave memory.
 pub(super) async fn run(
     shared: Arc<Shared>,
-    mut outcomes: mpsc::Receiver<Message>,
-    mut evicted: mpsc::Receiver<Message>,
+    mut outcomes: mpsc::Receiver<ToSettle>,
+    mut evicted: mpsc::Receiver<ToSettle>,
 ) {
     let mut received = Vec::with_capacity(MAX_BATCH);
     while receive(&mut received, &mut outcomes, &mut evicted).await {
@@ -76,9 +77,9 @@ pub(super) async fn run(
 
 /// Waits for messages: all outcomes that are there, and behind them some of what leaves memory. `false`: none will come.
 async fn receive(
-    received: &mut Vec<Message>,
-    outcomes: &mut mpsc::Receiver<Message>,
-    evicted: &mut mpsc::Receiver<Message>,
+    received: &mut Vec<ToSettle>,
+    outcomes: &mut mpsc::Receiver<ToSettle>,
+    evicted: &mut mpsc::Receiver<ToSettle>,
 ) -> bool {
     tokio::select! {
         biased;
@@ -90,9 +91,9 @@ async fn receive(
 }
 
 /// How many of the messages go into the next commit.
-fn next_commit(received: &[Message]) -> usize {
+fn next_commit(received: &[ToSettle]) -> usize {
     let mut failures = 0;
-    let is_too_much = |message: &Message| {
+    let is_too_much = |message: &ToSettle| {
         failures += usize::from(message.error().is_some());
         failures > MAX_FAILURES
     };
@@ -115,16 +116,16 @@ struct Ended {
 }
 
 impl Gathered {
-    fn of(messages: impl ExactSizeIterator<Item = Message>) -> Self {
+    fn of(messages: impl ExactSizeIterator<Item = ToSettle>) -> Self {
         let mut gathered = Self { ended: Vec::with_capacity(messages.len()), ..Self::default() };
         for message in messages {
             match message {
-                Message::Ended { lane, settlement, was_under_way, notice } => {
+                ToSettle::Ended { lane, settlement, was_under_way, notice } => {
                     gathered.concerns(&lane);
                     gathered.ended.push(Ended { lane, settlement, was_under_way, notice });
                 }
-                Message::Health(lane) => gathered.concerns(&lane),
-                Message::Flush(done) => gathered.flushes.push(done),
+                ToSettle::Health(lane) => gathered.concerns(&lane),
+                ToSettle::Flush(done) => gathered.flushes.push(done),
             }
         }
         let lanes = &gathered.lanes;
@@ -145,7 +146,7 @@ impl Gathered {
 }
 
 /// Commits what messages say, and tells those concerned.
-async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = Message>) {
+async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = ToSettle>) {
     let Gathered { mut lanes, ended, flushes } = Gathered::of(messages);
     let now = shared.clock.now();
     if !flushes.is_empty() {
@@ -231,7 +232,7 @@ mod tests {
     async fn outcomes_do_not_wait_behind_what_leaves_memory() {
         let (outcome, mut outcomes) = mpsc::channel(MAX_WAITING);
         let (evict, mut evicted) = mpsc::channel(MAX_WAITING);
-        let message = || Message::Flush(oneshot::channel().0);
+        let message = || ToSettle::Flush(oneshot::channel().0);
         for _ in 0..MAX_WAITING {
             evict.try_send(message()).unwrap();
         }
@@ -240,7 +241,7 @@ mod tests {
         assert_eq!(received.len(), MAX_WRITTEN_DOWN + 1);
         received.clear();
         let (done, answered) = oneshot::channel();
-        outcome.try_send(Message::Flush(done)).unwrap();
+        outcome.try_send(ToSettle::Flush(done)).unwrap();
         assert!(receive(&mut received, &mut outcomes, &mut evicted).await);
         assert_eq!(received.len(), 1 + MAX_WRITTEN_DOWN);
         drop(received.remove(0));

@@ -13,7 +13,7 @@ use uuid::fmt::Hyphenated;
 use super::breaker::CircuitChange;
 use super::lane::{Booked, Job, Lane, LaneSettings, Queued, Work};
 use super::notices::{News, Notice, is_operational};
-use super::settler::Message;
+use super::settler::ToSettle;
 use super::{Shared, batch, spans};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::attempt::{self, attempt};
@@ -86,7 +86,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
                 continue;
             }
         };
-        let ended = Ended::new(&shared, &lane, &job.settings, outcome);
+        let ended = Attempted::new(&shared, &lane, &job.settings, outcome);
         let first = ended.settle(&job.queued);
         book(&shared, &lane, &ended, first.error(), &job.queued).await;
         if shared.outcomes.send(first).await.is_err() {
@@ -145,7 +145,7 @@ impl Drop for Hold<'_> {
                         at,
                         attempt: None,
                     };
-                    let _ = shared.outcomes.send(Message::ended(&lane, settlement, None)).await;
+                    let _ = shared.outcomes.send(ToSettle::ended(&lane, settlement, None)).await;
                 }
             });
         }
@@ -193,12 +193,12 @@ async fn attempt_once(
 
 /// An event that has no body in the webhook's shape, or is damaged, ends its delivery, and speaks neither for nor against the
 /// receiver.
-fn unsent(shared: &Shared, lane: &Arc<Lane>, settings: &Arc<LaneSettings>, queued: &Queued, error: String) -> Message {
+fn unsent(shared: &Shared, lane: &Arc<Lane>, settings: &Arc<LaneSettings>, queued: &Queued, error: String) -> ToSettle {
     let (at, round_attempts) = (shared.clock.now(), queued.round_attempts);
     let key = DeliveryKey { event: queued.seq(), webhook: lane.seq };
     let notice = Notice::dead(settings, key, queued, queued.attempts, None, &error, at);
     let settlement = Settlement { key, attempt: None, round_attempts, transition: Transition::dead(error), at };
-    Message::ended(lane, settlement, Some(notice))
+    ToSettle::ended(lane, settlement, Some(notice))
 }
 
 /// What of a job may be sent; deliveries of damaged events end.
@@ -224,7 +224,7 @@ async fn sound(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job) -> Option<Job> 
 }
 
 /// What an attempt came to, for each delivery that it was made for.
-struct Ended<'a> {
+struct Attempted<'a> {
     lane: &'a Arc<Lane>,
     settings: &'a Arc<LaneSettings>,
     outcome: Outcome,
@@ -233,13 +233,13 @@ struct Ended<'a> {
     jitter: f64,
 }
 
-impl<'a> Ended<'a> {
+impl<'a> Attempted<'a> {
     fn new(shared: &Shared, lane: &'a Arc<Lane>, settings: &'a Arc<LaneSettings>, outcome: Outcome) -> Self {
         let response = kept(&outcome);
         Self { lane, settings, outcome, response, now: shared.clock.now(), jitter: random_jitter() }
     }
 
-    fn settle(&self, queued: &Queued) -> Message {
+    fn settle(&self, queued: &Queued) -> ToSettle {
         let Self { settings, outcome, now, .. } = self;
         let round_attempts = queued.round_attempts.saturating_add(1);
         let rules = Rules { schedule: &settings.schedule, retry_on: &settings.policy.retry_on };
@@ -270,7 +270,7 @@ impl<'a> Ended<'a> {
                 response: self.response.clone(),
             }),
         };
-        Message::ended(self.lane, settlement, notice)
+        ToSettle::ended(self.lane, settlement, notice)
     }
 }
 
@@ -283,7 +283,7 @@ fn kept(outcome: &Outcome) -> Bytes {
 }
 
 /// Counts the attempt, and acts when it changes the circuit or ends the webhook.
-async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Ended<'_>, error: Option<&str>, queued: &Queued) {
+async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, error: Option<&str>, queued: &Queued) {
     match error {
         None => shared.counters.attempts_succeeded.add(1),
         Some(_) => shared.counters.attempts_failed.add(1),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Engine;
-use super::clock_trust::{CLOCK_PROBATION, ClockTrust, Look};
+use super::clock_trust::{Belief, CLOCK_PROBATION, ClockTrust};
 use super::step::{Deference, let_events_pass};
 use crate::clock::{Clock, UnixMicros};
 use crate::dispatcher::Dispatcher;
@@ -197,8 +197,8 @@ impl Purge {
         let newest = self.store.newest_at().await?;
         let hours = CLOCK_PROBATION.as_secs() / 3_600;
         match self.trust.look(now, self.began_at.elapsed(), newest) {
-            Look::Trusted => Ok(true),
-            Look::Jumped { by } => {
+            Belief::Trusted => Ok(true),
+            Belief::Jumped { by } => {
                 tracing::warn!(
                     %now, jump_s = by.as_secs(), hours,
                     "the clock is far ahead of when it was last seen: nothing is purged until it has run on for so many \
@@ -206,8 +206,8 @@ impl Purge {
                 );
                 Ok(false)
             }
-            Look::StillDoubted => Ok(false),
-            Look::TrustedAgain => {
+            Belief::StillDoubted => Ok(false),
+            Belief::TrustedAgain => {
                 tracing::info!(%now, "the clock is believed again: what is old is purged");
                 Ok(true)
             }
