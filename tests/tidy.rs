@@ -11,11 +11,11 @@ use std::path::Path;
 
 /// Who may import whom: a module imports its own row and those above it in this list.
 const ROWS: [&[&str]; 6] = [
-    &["clock", "fair", "log_rate", "topic"],
+    &["clock", "fair", "fit", "hex", "log_rate", "rate", "topic"],
     &["event", "filter", "shape", "webhook", "signing", "delivery"],
     &["store"],
     &["ingest", "dispatcher", "engine", "tenants"],
-    &["sources", "api", "dashboard"],
+    &["api", "dashboard"],
     &["config", "telemetry", "serve", "cli"],
 ];
 
@@ -26,7 +26,7 @@ const LIBRARY_ROWS: usize = 2;
 const GATED: [&str; 6] = ["src/fair.rs", "src/filter.rs", "src/filter/", "src/shape.rs", "src/shape/", "src/webhook/"];
 
 /// One owner a technology: what only files under these paths may name.
-const OWNERS: [(&str, &[&str]); 25] = [
+const OWNERS: [(&str, &[&str]); 26] = [
     ("rusqlite", &["src/store/"]),
     ("tokio_postgres", &["src/store/"]),
     ("deadpool_postgres", &["src/store/"]),
@@ -63,6 +63,7 @@ const OWNERS: [(&str, &[&str]); 25] = [
     ("tracing_subscriber", &["src/telemetry"]),
     ("env::var", &["src/config"]),
     ("env::vars", &["src/config"]),
+    ("env::vars_os", &["src/config"]),
     ("SystemTime::now", &["src/clock.rs"]),
     ("Timestamp::now", &["src/clock.rs"]),
 ];
@@ -269,6 +270,36 @@ fn foreign_technology(sources: &[Source]) -> Vec<String> {
         for macro_name in ["todo", "unimplemented", "dbg"] {
             if uses(&source.code, macro_name).any(|after| after.starts_with("!(")) {
                 wrong.push(format!("{}: `{macro_name}!`", source.path));
+            }
+        }
+    }
+    wrong
+}
+
+/// Entries of the tables above that are about nothing: modules and paths without a file.
+fn stale_entries(rows: &[&[&str]], gated: &[&str], owners: &[(&str, &[&str])], sources: &[Source]) -> Vec<String> {
+    let is_there = |path: &str| sources.iter().any(|source| source.path.starts_with(path));
+    let modules = rows.iter().copied().flatten().map(|module| format!("src/{module}.rs"));
+    let paths = gated.iter().chain(owners.iter().flat_map(|(_, paths)| *paths)).map(|path| (*path).to_owned());
+    let stale = modules.chain(paths).filter(|path| !is_there(path));
+    stale.map(|path| format!("{path}: a table names it, and there is no such file")).collect()
+}
+
+/// Headers that say that their file is the only one, and name what is found in another.
+fn untrue_headers(sources: &[Source]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for source in sources {
+        let header = source.text.lines().map_while(|line| line.strip_prefix("//!"));
+        let header = header.map(str::trim).collect::<Vec<_>>().join(" ");
+        for sentence in header.split(['.', ';']).filter(|sentence| uses(sentence, "only").next().is_some()) {
+            for name in sentence.split('`').skip(1).step_by(2) {
+                let has_it = |source: &&Source| uses(&source.code, name).next().is_some();
+                if !has_it(&source) {
+                    wrong.push(format!("{}: its header names `{name}`, and its code does not", source.path));
+                }
+                if let Some(other) = sources.iter().filter(|other| other.path != source.path).find(has_it) {
+                    wrong.push(format!("{}: {} names `{name}`, too", source.path, other.path));
+                }
             }
         }
     }
@@ -521,6 +552,16 @@ fn every_technology_has_one_owner() {
 }
 
 #[test]
+fn the_tables_are_about_what_is_there() {
+    assert_none(&stale_entries(&ROWS, &GATED, &OWNERS, &sources()));
+}
+
+#[test]
+fn headers_are_true() {
+    assert_none(&untrue_headers(&sources()));
+}
+
+#[test]
 fn files_and_functions_are_short() {
     assert_none(&too_long(&sources(), &LONG_FUNCTIONS));
 }
@@ -575,6 +616,14 @@ fn the_rules_notice_what_breaks_them() {
         too_long(&bad("src/topic.rs", &format!("fn f(a: [u8; 2]) {{\n{}}}\n", "x();\n".repeat(70))), &[]),
         too_long(&bad("src/topic.rs", &"\n".repeat(501)), &[]),
         too_long(&bad("src/topic.rs", "fn f() {}\n"), &[("src/topic.rs", "f", "no longer true")]),
+        stale_entries(&[&["gone"]], &[], &[], &bad("src/topic.rs", "")),
+        stale_entries(&[&["topic"]], &["src/gone/"], &[], &bad("src/topic.rs", "")),
+        stale_entries(&[], &[], &[("rusqlite", &["src/gone.rs"])], &bad("src/topic.rs", "use rusqlite::X;\n")),
+        untrue_headers(&bad("src/a.rs", "//! The only caller of `A::b`.\n")),
+        untrue_headers(&["src/a.rs", "src/b.rs"].map(|path| {
+            let header = if path == "src/a.rs" { "//! The only one\n//! that calls `A::b`.\n" } else { "" };
+            Source::new(path, &format!("{header}fn f() {{ A::b() }}\n"))
+        })),
         undocumented_limits(&bad("src/store.rs", "\npub const PAGE: u32 = 1;\n")),
         undocumented_limits(&bad("src/api/events.rs", "\npub const MAX_ITEMS: u32 = 1;\n")),
         untidy_text("a.md", "a tab\there\n"),
@@ -645,6 +694,9 @@ fn the_rules_let_good_code_be() {
     let good = [Source::new("src/event.rs", good)];
     let gated = [Source::new("src/filter/index.rs", "use parking_lot::Mutex;\n")];
     assert_none(&server_crates_in_library(&gated, &["parking_lot".to_owned()]));
+    assert_none(&stale_entries(&[&["event"]], &["src/event.rs"], &[("clock", &["src/event"])], &good));
+    let claim = "//! A thing. The only caller of `A::b`, and `C` is not said to be; `D` neither.\nfn f() { A::b(C) }\n";
+    assert_none(&untrue_headers(&[Source::new("src/a.rs", &claim.replace(", and `C`", ". `C`"))]));
     for wrong in [wrong_imports(&good), foreign_technology(&good), too_long(&good, &[]), undocumented_limits(&good)] {
         assert_none(&wrong);
     }

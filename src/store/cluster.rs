@@ -46,6 +46,8 @@ pub trait Cluster: Send + Sync + 'static {
     /// As [`Cluster::take_over`] does it, for events up to one: an owner before may have stored some, thinking that it
     /// held them in memory.
     async fn retrieve(&self, shards: &[Shard], through: EventSeq) -> Result<(), StoreError>;
+    /// After this time no statement goes on that a node began before.
+    fn statements_end_after(&self) -> Duration;
     /// These are not in memory, though they were accepted so.
     async fn park(&self, keys: &[DeliveryKey]) -> Result<(), StoreError>;
     /// Webhooks of these shards that have pending deliveries in the store, and when the earliest of each is due.

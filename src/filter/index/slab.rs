@@ -6,6 +6,8 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::ops::{Index, IndexMut};
 
+use crate::fit::fit;
+
 /// The number of a `T`.
 pub(super) struct Id<T> {
     number: u32,
@@ -37,7 +39,7 @@ impl<T> Slab<T> {
         }
         self.places.push(Some(item));
         // Four thousand million of them do not fit into memory.
-        Id::new(u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX))
+        Id::new(fit(self.places.len() - 1, u32::MAX))
     }
 
     pub(super) fn remove(&mut self, id: Id<T>) -> Option<T> {

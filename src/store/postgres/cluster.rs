@@ -90,6 +90,11 @@ const OWED: &str = "
         CROSS JOIN LATERAL (SELECT shard, deleted_at FROM webhook WHERE seq = owed.webhook_seq OFFSET 0) AS webhook
     WHERE webhook.shard = ANY($1) AND webhook.deleted_at IS NULL";
 
+/// What the server gives a statement: `statement_timeout` in the settings of each connection of the pool.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a statement may take on its way to the server, and until the server has ended it.
+const STATEMENT_MARGIN: Duration = Duration::from_secs(5);
+
 /// Goes through the queue as far as it is marked: this is done when an owner comes, not again and again.
 const RETRIEVE: &str = "
     UPDATE pending SET in_memory = false
@@ -282,6 +287,10 @@ impl Cluster for Shared {
     async fn retrieve(&self, shards: &[Shard], through: EventSeq) -> Result<(), StoreError> {
         self.control().await?.execute(RETRIEVE, &[&ids(shards), &through]).await?;
         Ok(())
+    }
+
+    fn statements_end_after(&self) -> Duration {
+        STATEMENT_TIMEOUT + STATEMENT_MARGIN
     }
 
     async fn park(&self, keys: &[DeliveryKey]) -> Result<(), StoreError> {
