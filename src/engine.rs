@@ -354,7 +354,7 @@ impl Engine {
             })
             .await;
             match updated {
-                Err(ChangeError::Store(StoreError::Conflict(_))) => {}
+                Err(ChangeError::Store(StoreError::Stale)) => {}
                 other => return other,
             }
         }

@@ -1,4 +1,4 @@
-//! What a store promises. It speaks intents, not rows; `tests/store_conformance` holds a store to it.
+//! What a store promises. It speaks intents, not rows; `tests/server/store_conformance` holds a store to it.
 
 mod accepting;
 mod audit;
@@ -6,6 +6,7 @@ pub mod cluster;
 mod counters;
 mod error;
 mod failure;
+mod gather;
 mod id_hash;
 mod key_file;
 pub mod migrate;

@@ -219,6 +219,7 @@ impl From<StoreError> for Problem {
             StoreError::TooManyWebhooks { .. } => Self::new(StatusCode::CONFLICT, "quota-webhooks", error.to_string()),
             StoreError::TooManyTokens { .. } => Self::new(StatusCode::CONFLICT, "quota-tokens", error.to_string()),
             StoreError::TooManySettings { .. } => Self::new(StatusCode::CONFLICT, "quota-settings", error.to_string()),
+            StoreError::Stale => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             StoreError::Conflict(reason) => Self::new(StatusCode::CONFLICT, "conflict", reason),
             StoreError::Cursor => Self::field("cursor", "is not one that this server gave out"),
             StoreError::Corrupt(_) => Self::internal(error.to_string()),

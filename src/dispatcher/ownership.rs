@@ -251,7 +251,7 @@ impl Shared {
         let Some(member) = self.member.clone() else { return };
         let keys: Vec<_> = events.into_iter().map(|event| DeliveryKey { event, webhook }).collect();
         tokio::spawn(async move {
-            while let Err(error) = member.cluster.park(&keys).await {
+            while let Err(error) = member.cluster.pass_on(&keys).await {
                 tracing::debug!(webhook_seq = webhook.0, %error, "deliveries of a lane that has moved cannot be passed on yet");
                 tokio::time::sleep(super::settler::RETRY_DELAY).await;
             }

@@ -293,7 +293,7 @@ async fn hand_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>, timeo
         // Those that have lapsed meanwhile are not ours to give.
         let held = engine.dispatcher.terms();
         let left: Vec<Term> = terms.iter().copied().filter(|term| held.contains(term)).collect();
-        match member.cluster.release(member.node, &left).await {
+        match member.cluster.hand_over(member.node, &left).await {
             Ok(()) => {
                 engine.dispatcher.handed_over(&left);
                 tracing::info!(shards = left.len(), "handed shards over");

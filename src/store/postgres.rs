@@ -52,7 +52,7 @@ use self::partitions::Partitions;
 use self::pool::{Connection, Connections, Server};
 use self::presence::Presence;
 pub use self::scratch::{Counted, Scratch};
-use self::transaction::{Commit, Slots, write};
+use self::transaction::{Commit, CounterSlots, write};
 use self::window::Window;
 use super::cluster::Cluster;
 use super::counters::Gauges;
@@ -94,7 +94,7 @@ struct Shared {
     presence: Presence,
     partitions: Partitions,
     /// Of the table `counters`.
-    slots: Slots,
+    slots: CounterSlots,
     /// Follows the counters as far as this node moves them.
     gauges: Gauges,
     window: Window,
@@ -138,7 +138,7 @@ impl PostgresStore {
             hints,
             presence: Presence::default(),
             partitions,
-            slots: Slots::new(max_connections),
+            slots: CounterSlots::new(max_connections),
             gauges: Gauges::new(usage),
             window,
             tenants: RwLock::default(),

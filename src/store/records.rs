@@ -99,7 +99,7 @@ impl dyn Store {
         self.change(move |sql| webhooks::create(sql, tenant, &settings, now)).await
     }
 
-    /// Replaces the settings if the record still has `version`, otherwise [`StoreError::Conflict`].
+    /// Replaces the settings if the record still has `version`, otherwise [`StoreError::Stale`].
     /// `close_circuit` also clears the failures and `auto_disabled_at`.
     pub async fn update_webhook(
         &self,

@@ -41,6 +41,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use self::accept::Summed;
 use self::commit::{Size, State};
 pub use self::compact::Compacted;
 use self::files::Files;
@@ -142,7 +143,8 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
-        self.writer.write(accept::size(&events), move |commit| accept::accept(commit, &events)).await
+        let (size, summed) = (accept::size(&events), Summed::new(events));
+        self.writer.write(size, move |commit| accept::accept(commit, &summed)).await
     }
 
     async fn accept_once(
@@ -151,8 +153,8 @@ impl Store for SqliteStore {
         events: Vec<NewEvent>,
         once: Idempotency,
     ) -> Result<AcceptedOnce, StoreError> {
-        let size = idempotency::size(&events);
-        self.writer.write(size, move |commit| idempotency::accept_once(commit, tenant, &events, &once)).await
+        let (size, summed) = (idempotency::size(&events), Summed::new(events));
+        self.writer.write(size, move |commit| idempotency::accept_once(commit, tenant, &summed, &once)).await
     }
 
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError> {

@@ -58,7 +58,7 @@ impl Member {
 
     async fn release(&mut self, count: usize) {
         let given = self.held.split_off(self.held.len() - count);
-        self.cluster().release(self.node.uuid, &given).await.unwrap();
+        self.cluster().hand_over(self.node.uuid, &given).await.unwrap();
     }
 
     fn shards(&self) -> Vec<Shard> {
@@ -121,7 +121,7 @@ async fn what_a_silent_node_had_goes_to_another_and_does_not_come_back() {
     assert_eq!(one.renew(LEASE).await.held, []);
     assert_eq!(two.renew(LEASE).await.surplus, 128);
     // It may not give back what is another's now.
-    one.cluster().release(one.node.uuid, &before).await.unwrap();
+    one.cluster().hand_over(one.node.uuid, &before).await.unwrap();
     assert_eq!(two.renew(LEASE).await.held.len(), 256);
     // A term that its owner does not name is over, though nobody else has the shard.
     two.held.truncate(100);
@@ -256,7 +256,7 @@ async fn what_an_owner_had_in_memory_is_due_for_the_next() {
     assert_eq!(due.iter().map(|due| due.event.seq).collect::<Vec<_>>(), [first, late]);
     two.cluster().retrieve(&two.shards(), late).await.unwrap();
     assert_eq!(read_due(&*two.store, webhook.seq, at(200), 10).await.deliveries.len(), 2);
-    two.cluster().park(&[key(owned, webhook.seq)]).await.unwrap();
+    two.cluster().pass_on(&[key(owned, webhook.seq)]).await.unwrap();
     assert_eq!(read_due(&*two.store, webhook.seq, at(200), 10).await.deliveries.len(), 3);
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::listings::{Portion, Scan};
+use super::listings::{PageRows, Scan};
 use super::pool::Connection;
 use super::transaction::Commit;
 use super::values::text;
@@ -111,7 +111,7 @@ impl Scan for AuditFilter {
         place: DeliveryKey,
         rows: u32,
         items: u32,
-    ) -> Result<Portion<AuditEntry>, Failure> {
+    ) -> Result<PageRows<AuditEntry>, Failure> {
         let actor_token = self.actor.as_ref().and_then(|actor| Uuid::try_parse(actor).ok());
         let rows = connection
             .query(
@@ -147,7 +147,7 @@ impl Scan for AuditFilter {
                 ],
             )
             .await?;
-        Portion::read(&rows, |row, _| entry(row))
+        PageRows::read(&rows, |row, _| entry(row))
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::pool::Connection;
+use super::pool::{Connection, STATEMENT_TIMEOUT};
 use super::{Shared, changes, counters, hints};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
@@ -90,8 +90,6 @@ const OWED: &str = "
         CROSS JOIN LATERAL (SELECT shard, deleted_at FROM webhook WHERE seq = owed.webhook_seq OFFSET 0) AS webhook
     WHERE webhook.shard = ANY($1) AND webhook.deleted_at IS NULL";
 
-/// What the server gives a statement: `statement_timeout` in the settings of each connection of the pool.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a statement may take on its way to the server, and until the server has ended it.
 const STATEMENT_MARGIN: Duration = Duration::from_secs(5);
 
@@ -261,7 +259,7 @@ impl Cluster for Shared {
         Ok(self.renew_now(renewal).await?)
     }
 
-    async fn release(&self, node: Uuid, terms: &[Term]) -> Result<(), StoreError> {
+    async fn hand_over(&self, node: Uuid, terms: &[Term]) -> Result<(), StoreError> {
         let (ids, epochs) = columns(terms);
         let sql = "
             UPDATE shard SET holder = NULL, lease_until = NULL
@@ -293,7 +291,7 @@ impl Cluster for Shared {
         STATEMENT_TIMEOUT + STATEMENT_MARGIN
     }
 
-    async fn park(&self, keys: &[DeliveryKey]) -> Result<(), StoreError> {
+    async fn pass_on(&self, keys: &[DeliveryKey]) -> Result<(), StoreError> {
         let events: Vec<_> = keys.iter().map(|key| key.event).collect();
         let webhooks: Vec<_> = keys.iter().map(|key| key.webhook).collect();
         let sql = "

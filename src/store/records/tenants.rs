@@ -185,10 +185,3 @@ fn refuse_taken_name(sql: &mut dyn Sql, tenant: &TenantRecord) -> Result<(), Fai
     )?;
     if taken.is_some() || tenant.name.is_empty() { Err(StoreError::NameTaken.into()) } else { Ok(()) }
 }
-
-/// Refuses one webhook more than the tenant, which is locked, may have.
-pub(super) fn refuse_webhook_beyond_quota(sql: &mut dyn Sql, tenant: &TenantRecord) -> Result<(), Failure> {
-    let Some(max) = tenant.quotas.max_webhooks else { return Ok(()) };
-    let count = super::webhooks::count(sql, tenant.seq)?;
-    if count >= u64::from(max) { Err(StoreError::TooManyWebhooks { max }.into()) } else { Ok(()) }
-}

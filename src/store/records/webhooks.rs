@@ -12,7 +12,7 @@ use crate::store::failure::Failure;
 use crate::store::paging::{page_by_uuid, start_by_uuid};
 use crate::store::seal::Sealer;
 use crate::store::sql::{Fields, Row, Select, Sql, Value, found};
-use crate::store::{Deed, Page, PageOf, StoreError};
+use crate::store::{Deed, Page, PageOf, StoreError, TenantRecord};
 use crate::webhook::{SwitchedOff, TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
 
 /// The columns that [`webhook`] reads, in its order.
@@ -48,7 +48,7 @@ pub(super) fn create(
 ) -> Result<WebhookRecord, Failure> {
     let owner = tenants::lock(sql, tenant)?;
     refuse_taken_name(sql, tenant, &settings.name, None)?;
-    tenants::refuse_webhook_beyond_quota(sql, &owner)?;
+    refuse_beyond_quota(sql, &owner)?;
     let uuid = Uuid::new_v4();
     let columns = Columns::of(settings, sql.sealer(), tenant, uuid)?;
     refuse_settings_beyond_cap(sql, tenant, uuid, &columns)?;
@@ -95,7 +95,7 @@ pub(super) fn update(
     tenants::lock(sql, tenant)?;
     let before = lock(sql, tenant, uuid)?;
     if before.version != update.version {
-        return Err(StoreError::Conflict("the webhook was changed meanwhile: read it again".to_owned()).into());
+        return Err(StoreError::Stale.into());
     }
     let settings = &update.settings;
     refuse_taken_name(sql, tenant, &settings.name, Some(uuid))?;
@@ -299,6 +299,13 @@ fn search(
 /// Served by the index `webhook_name`.
 pub(super) fn count<S: Select + ?Sized>(sql: &mut S, tenant: TenantSeq) -> Result<u64, Failure> {
     sql.count("SELECT count(*) FROM webhook WHERE tenant = ?1 AND deleted_at IS NULL", &[tenant.into()])
+}
+
+/// Refuses one webhook more than the tenant, which is locked, may have.
+fn refuse_beyond_quota(sql: &mut dyn Sql, tenant: &TenantRecord) -> Result<(), Failure> {
+    let Some(max) = tenant.quotas.max_webhooks else { return Ok(()) };
+    let count = count(sql, tenant.seq)?;
+    if count >= u64::from(max) { Err(StoreError::TooManyWebhooks { max }.into()) } else { Ok(()) }
 }
 
 /// Asked first because the transaction must go on. The tenant is locked, so that the sum is that of the commit. Served by

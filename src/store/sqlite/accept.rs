@@ -23,15 +23,28 @@ pub(super) fn size(events: &[NewEvent]) -> Size {
     Size { rows: events.iter().map(rows).sum(), bytes: events.iter().map(bytes).sum(), is_urgent: true, tenant }
 }
 
-pub(super) fn accept(commit: &mut Commit<'_>, events: &[NewEvent]) -> Result<Vec<Accepted>, Failure> {
-    let mut accepted = Vec::with_capacity(events.len());
-    for new in events {
-        accepted.push(accept_one(commit, new)?);
+/// Events to be accepted with the checksums of their rows, which are made before the one writer has them.
+pub(super) struct Summed {
+    pub(super) events: Vec<NewEvent>,
+    checksums: Vec<i64>,
+}
+
+impl Summed {
+    pub(super) fn new(events: Vec<NewEvent>) -> Self {
+        let checksums = events.iter().map(|new| checksum(&new.event)).collect();
+        Self { events, checksums }
+    }
+}
+
+pub(super) fn accept(commit: &mut Commit<'_>, summed: &Summed) -> Result<Vec<Accepted>, Failure> {
+    let mut accepted = Vec::with_capacity(summed.events.len());
+    for (new, checksum) in summed.events.iter().zip(&summed.checksums) {
+        accepted.push(accept_one(commit, new, *checksum)?);
     }
     Ok(accepted)
 }
 
-fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accepted> {
+fn accept_one(commit: &mut Commit<'_>, new: &NewEvent, checksum: i64) -> rusqlite::Result<Accepted> {
     let event = &new.event;
     let id_hash = commit.state.id_hash.of(new.tenant, event.id());
     let known = commit
@@ -62,7 +75,7 @@ fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accep
             owed::encode(new.owed.iter().map(|owed| owed.webhook)),
             &event.body()[..],
             event.hops().map(Hops::to_bytes),
-            checksum(event),
+            checksum,
         ))?;
     let rowless = accept_deliveries(commit, new, seq)?;
     commit.state.window.push(rowless);
@@ -72,7 +85,8 @@ fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accep
 /// Accepts an event for all tables that accepting writes to. The caller rolls it back.
 pub(super) fn rehearse(commit: &mut Commit<'_>) -> rusqlite::Result<()> {
     let counters = commit.state.counters.clone();
-    let done = accept_one(commit, &NewEvent::rehearsal());
+    let new = NewEvent::rehearsal();
+    let done = accept_one(commit, &new, checksum(&new.event));
     commit.state.counters = counters;
     if let Ok(Accepted::New { .. }) = done {
         commit.state.window.withdraw();

@@ -8,6 +8,7 @@ use rusqlite::{CachedStatement, Connection};
 use super::window::Window;
 use crate::delivery::id::DeliveryIds;
 use crate::store::counters::{Counters, Gauges};
+use crate::store::gather;
 use crate::store::id_hash::IdHash;
 use crate::store::seal::Sealer;
 use crate::store::{Act, StoreError};
@@ -32,9 +33,9 @@ impl Size {
     /// A change of configuration.
     pub(super) const SMALL: Self = Self { rows: 1, bytes: 4_096, is_urgent: true, tenant: None };
 
-    /// What it takes of the turns of whoever takes them: a row costs about as much as a KiB.
-    pub(super) fn weight(self) -> u64 {
-        (self.rows + (self.bytes >> 10)).max(1) as u64
+    /// What it takes of the turns of its tenant.
+    pub(super) fn weight(self) -> usize {
+        gather::weight(self.rows, self.bytes)
     }
 }
 

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
 use super::commit::Commit;
-use super::settle::{Change, Existing, put};
+use super::settle::{Existing, RowChange, put};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
@@ -222,7 +222,7 @@ fn change(
     let existing = super::settle::find(commit, key)?;
     let kept = existing.as_ref().map_or(0, |Existing { round_attempts, .. }| *round_attempts);
     let round_attempts = round_attempts.unwrap_or(kept);
-    put(commit, key, &Change { transition, attempt: None, round_attempts, at })?;
+    put(commit, key, &RowChange { transition, attempt: None, round_attempts, at })?;
     delivery(commit.connection, tenant, key)?.ok_or_else(|| StoreError::NotFound.into())
 }
 
@@ -245,7 +245,11 @@ pub(super) fn discard_pending(
     let transition = Transition::discarded(reason);
     for (event, round_attempts) in &pending {
         let key = DeliveryKey { event: *event, webhook };
-        put(commit, key, &Change { transition: &transition, attempt: None, round_attempts: *round_attempts, at: now })?;
+        put(
+            commit,
+            key,
+            &RowChange { transition: &transition, attempt: None, round_attempts: *round_attempts, at: now },
+        )?;
     }
     Ok(u32::try_from(pending.len()).unwrap_or(limit))
 }

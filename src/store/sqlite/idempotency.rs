@@ -2,7 +2,7 @@
 
 use rusqlite::OptionalExtension;
 
-use super::accept;
+use super::accept::{self, Summed};
 use super::commit::{Commit, Size};
 use crate::clock::UnixMicros;
 use crate::store::failure::{Failure, corrupt};
@@ -21,7 +21,7 @@ pub(super) fn size(events: &[NewEvent]) -> Size {
 pub(super) fn accept_once(
     commit: &mut Commit<'_>,
     tenant: TenantSeq,
-    events: &[NewEvent],
+    summed: &Summed,
     once: &Idempotency,
 ) -> Result<AcceptedOnce, Failure> {
     if let Some((body_hash, receipts)) = find(commit, tenant, once)? {
@@ -30,8 +30,8 @@ pub(super) fn accept_once(
         }
         return Ok(AcceptedOnce::Before(serde_json::from_str(&receipts).map_err(corrupt)?));
     }
-    let accepted = accept::accept(commit, events)?;
-    let kept = events.iter().zip(&accepted).map(|(new, accepted)| KeptReceipt::of(new, accepted));
+    let accepted = accept::accept(commit, summed)?;
+    let kept = summed.events.iter().zip(&accepted).map(|(new, accepted)| KeptReceipt::of(new, accepted));
     let receipts: Vec<KeptReceipt> = kept.collect();
     let receipts = serde_json::to_string(&receipts).map_err(corrupt)?;
     // A key that has expired may still be there.

@@ -10,7 +10,7 @@ use rusqlite::OptionalExtension;
 
 use super::SqliteStore;
 use super::commit::{Commit, Size};
-use super::settle::{Change, find as find_delivery, insert_unattempted, put};
+use super::settle::{RowChange, find as find_delivery, insert_unattempted, put};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
@@ -97,7 +97,7 @@ fn change(commit: &mut Commit<'_>, job: &ReplayRecord, key: DeliveryKey, now: Un
         ReplayAction::Replay { .. } => (Transition::queued(now), 0),
         ReplayAction::Discard { reason } => (Transition::discarded(reason), round_attempts),
     };
-    put(commit, key, &Change { transition: &transition, attempt: None, round_attempts, at: now })?;
+    put(commit, key, &RowChange { transition: &transition, attempt: None, round_attempts, at: now })?;
     Ok(true)
 }
 
@@ -135,7 +135,7 @@ fn send_again(
         }
         let is_changed = if find_delivery(commit, key)?.is_some() {
             let transition = Transition::queued(now);
-            put(commit, key, &Change { transition: &transition, attempt: None, round_attempts: 0, at: now })?;
+            put(commit, key, &RowChange { transition: &transition, attempt: None, round_attempts: 0, at: now })?;
             true
         } else {
             add(commit, tenant, key, now)?

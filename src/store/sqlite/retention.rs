@@ -28,7 +28,7 @@ const KEPT_FREE_PAGES: std::ops::RangeInclusive<u32> = 256..=65_536;
 
 /// What may go.
 #[derive(Debug)]
-struct Found {
+struct Purgeable {
     events: Vec<EventSeq>,
     through: EventSeq,
     is_end: bool,
@@ -36,7 +36,7 @@ struct Found {
     bytes: usize,
 }
 
-impl Found {
+impl Purgeable {
     fn nothing(through: EventSeq, is_end: bool) -> Self {
         Self { events: Vec::new(), through, is_end, rows: 0, bytes: 0 }
     }
@@ -72,9 +72,9 @@ fn walk(
     connection: &Connection,
     after: EventSeq,
     before: UnixMicros,
-    mut visit: impl FnMut(&Head, &mut Found) -> Result<(), Failure>,
-) -> Result<Found, Failure> {
-    let mut found = Found::nothing(after, false);
+    mut visit: impl FnMut(&Head, &mut Purgeable) -> Result<(), Failure>,
+) -> Result<Purgeable, Failure> {
+    let mut found = Purgeable::nothing(after, false);
     let mut statement = connection.prepare_cached(
         "SELECT seq, tenant, accepted_at, owed, length(body) FROM event WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
@@ -97,9 +97,9 @@ fn walk(
     Ok(found)
 }
 
-fn find_events(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Found, Failure> {
+fn find_events(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Purgeable, Failure> {
     let Some(before) = retention.latest(|cutoffs| cutoffs.events) else {
-        return Ok(Found::nothing(after, true));
+        return Ok(Purgeable::nothing(after, true));
     };
     walk(connection, after, before, |head, found| {
         if may_go(connection, head, retention.of(head.tenant))? {
@@ -157,9 +157,9 @@ fn delete_events(commit: &mut Commit<'_>, events: &[EventSeq], retention: &Reten
     Ok(count)
 }
 
-fn find_attempts(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Found, Failure> {
+fn find_attempts(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Purgeable, Failure> {
     let Some(before) = retention.latest(|cutoffs| cutoffs.attempts) else {
-        return Ok(Found::nothing(after, true));
+        return Ok(Purgeable::nothing(after, true));
     };
     let mut has_old = connection.prepare_cached(
         "SELECT count(*) FROM (
@@ -310,11 +310,11 @@ impl SqliteStore {
     /// Hands what was found to the writer, if there is anything.
     async fn purge(
         &self,
-        found: Found,
+        found: Purgeable,
         mut delete: impl FnMut(&mut Commit<'_>, &[EventSeq]) -> Result<u64, Failure> + Send + 'static,
     ) -> Result<Purged, StoreError> {
         let size = Size { rows: found.rows, bytes: found.bytes, is_urgent: false, tenant: None };
-        let Found { events, through, is_end, .. } = found;
+        let Purgeable { events, through, is_end, .. } = found;
         let count =
             if events.is_empty() { 0 } else { self.writer.write(size, move |commit| delete(commit, &events)).await? };
         Ok(Purged { count, through, is_end })

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::{Job, MAX_COMMIT_BYTES, MAX_COMMIT_ROWS};
+use super::Job;
+use crate::store::gather::{MAX_COMMIT_ROWS, has_room};
 use crate::store::sqlite::commit::Size;
 use crate::webhook::TenantSeq;
 
@@ -62,12 +63,12 @@ struct Load {
 
 impl Load {
     fn has_room_for(&self, size: Size, max_weight: Option<u64>) -> bool {
-        let has_room = self.rows < MAX_COMMIT_ROWS && self.bytes < MAX_COMMIT_BYTES;
-        self.calls == 0 || has_room && max_weight.is_none_or(|max| self.more + size.weight() <= max)
+        let has_room = has_room(self.rows, self.bytes);
+        self.calls == 0 || has_room && max_weight.is_none_or(|max| self.more + size.weight() as u64 <= max)
     }
 
     fn add(&mut self, size: Size) {
-        self.more += if self.calls > 0 { size.weight() } else { 0 };
+        self.more += if self.calls > 0 { size.weight() as u64 } else { 0 };
         self.calls += 1;
         self.rows += size.rows;
         self.bytes += size.bytes;
@@ -174,7 +175,7 @@ impl Queue {
         }
         let end = self.ends.entry(size.tenant).or_default();
         let start = self.now.max(*end);
-        *end = start + size.weight();
+        *end = start + size.weight() as u64;
         self.waiting.insert((start, self.count), call);
         self.count += 1;
     }
@@ -279,7 +280,7 @@ mod tests {
             calls.send(Box::new(Named(size))).unwrap();
         }
         let commits: Vec<usize> = (0..3).map(|_| queue.gather(&slow).len()).collect();
-        assert_eq!(commits, [2, 2, 1], "of {MAX_COMMIT_BYTES} bytes");
+        assert_eq!(commits, [2, 2, 1], "of 2 MiB");
     }
 
     #[test]
