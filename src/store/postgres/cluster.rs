@@ -11,6 +11,7 @@ use super::pool::{Connection, STATEMENT_TIMEOUT};
 use super::{Shared, changes, counters, hints};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
+use crate::fit::fit;
 use crate::store::cluster::{
     ChangeMark, Changes, Cluster, Hint, Node, NodeRecord, Renewal, Renewed, TakenOver, Term, Unaware,
 };
@@ -131,7 +132,7 @@ fn shard(id: i16) -> Result<Shard, Failure> {
 }
 
 fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+    fit(duration.as_micros(), i64::MAX)
 }
 
 impl Shared {

@@ -15,6 +15,7 @@ use super::events;
 use super::pool::Connection;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
+use crate::fit::fit;
 use crate::store::failure::Failure;
 use crate::store::id_hash::IdHash;
 use crate::store::paging::{Bounds, Collector, start};
@@ -229,7 +230,7 @@ impl Scan for EventScan<'_> {
                 &[&place.event, &i64::from(rows), &i64::from(items), &self.tenant, &kind, since, until, &self.topic],
             )
             .await?;
-        PageRows::read(&rows, |row, _| Ok(usize::try_from(row.try_get::<_, i32>(5)?).unwrap_or(usize::MAX)))
+        PageRows::read(&rows, |row, _| Ok(fit(row.try_get::<_, i32>(5)?, usize::MAX)))
     }
 }
 
@@ -337,7 +338,7 @@ impl<T> PageRows<T> {
         for row in rows {
             let Some(event) = row.try_get(0)? else { continue };
             portion.last = Some(DeliveryKey { event, webhook: row.try_get(1)? });
-            portion.rows = u32::try_from(row.try_get::<_, i64>(2)?).unwrap_or(u32::MAX);
+            portion.rows = fit(row.try_get::<_, i64>(2)?, u32::MAX);
             if let Some(event) = row.try_get(3)? {
                 let place = DeliveryKey { event, webhook: row.try_get(4)? };
                 portion.items.push((place, item(row, place)?));

@@ -9,6 +9,7 @@ use super::pool::Connection;
 use super::values::{event, number};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
+use crate::fit::fit;
 use crate::store::failure::Failure;
 use crate::store::read_back::ReadBack;
 use crate::store::{Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, Unsettled};
@@ -138,7 +139,7 @@ fn due_delivery(row: &Row, webhook: WebhookSeq) -> Result<DueDelivery, Failure> 
 }
 
 fn bigint(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+    fit(number, i64::MAX)
 }
 
 /// The beginning of each webhook's part of the index `pending_due`; not a scan of what is pending.

@@ -12,6 +12,7 @@ use super::transaction::{Commit, write};
 use super::{PostgresStore, audit, replay};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
+use crate::fit::fit;
 use crate::store::StoreError;
 use crate::store::failure::Failure;
 use crate::store::retention::{
@@ -62,8 +63,8 @@ impl Purgeable {
             self.through = row.try_get(0)?;
             if row.try_get(2)? {
                 self.events.push(self.through);
-                self.rows += usize::try_from(row.try_get::<_, i64>(3)?).unwrap_or(usize::MAX);
-                self.bytes += usize::try_from(row.try_get::<_, i32>(4)?).unwrap_or(usize::MAX);
+                self.rows += fit(row.try_get::<_, i64>(3)?, usize::MAX);
+                self.bytes += fit(row.try_get::<_, i32>(4)?, usize::MAX);
             }
         }
         self.is_end = rows.len() < PORTION_EVENTS as usize;

@@ -10,6 +10,7 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checke
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::EventSeq;
+use crate::fit::fit;
 use crate::store::failure::{Failure, Unreadable, corrupt};
 use crate::store::read_back::{Columns, ReadBack};
 use crate::store::records::codes::{delivery_code, delivery_state};
@@ -84,7 +85,7 @@ pub(super) fn event(row: &Row, [id, topic, kind, body, hops, checksum]: [usize; 
 
 /// For a column `integer`.
 pub(super) fn integer(number: u32) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
+    fit(number, i32::MAX)
 }
 
 /// For a column `text` that holds what others have written: PostgreSQL's texts cannot hold U+0000.

@@ -12,6 +12,7 @@ use super::webhook_keys::StoredKeys;
 use crate::delivery::access::Access;
 use crate::delivery::guard::Destination;
 use crate::delivery::retry::Schedule;
+use crate::fit::fit;
 use crate::signing::{Secret, SigningKeys, StandardKey};
 use crate::store::seal::{Belonging, Sealer};
 use crate::store::{MAX_TENANT_SETTINGS_BYTES, StoreError};
@@ -93,7 +94,7 @@ impl Columns {
             decnet_secret: seal(receiver.keys.decnet.expose(), DECNET_FIELD)?,
             standard_key: seal(&receiver.keys.standard.expose(), STANDARD_FIELD)?,
             signatures: join(receiver.signatures.iter().map(|scheme| scheme.as_str().to_owned())),
-            timeout_us: i64::try_from(receiver.timeout.as_micros()).unwrap_or(i64::MAX),
+            timeout_us: fit(receiver.timeout.as_micros(), i64::MAX),
             topic_patterns: join(settings.topic_patterns.iter().map(Pattern::to_string)),
             enabled: settings.enabled,
             max_in_flight: settings.max_in_flight,

@@ -6,6 +6,7 @@ use super::commit::{Commit, Size};
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Hops;
+use crate::fit::fit;
 use crate::store::failure::Failure;
 use crate::store::read_back::checksum;
 use crate::store::{Accepted, Disposition, NewEvent, Share, owed};
@@ -113,8 +114,8 @@ fn accept_deliveries(commit: &mut Commit<'_>, new: &NewEvent, seq: EventSeq) -> 
     }
     let counters = commit.counters(new.tenant);
     counters.events += 1;
-    counters.owed += i64::try_from(new.owed.len()).unwrap_or(i64::MAX);
+    counters.owed += fit(new.owed.len(), i64::MAX);
     counters.skipped += skipped;
-    counters.stored_bytes += i64::try_from(new.event.body().len()).unwrap_or(i64::MAX);
+    counters.stored_bytes += fit(new.event.body().len(), i64::MAX);
     Ok(rowless)
 }

@@ -5,6 +5,7 @@ use rusqlite::OptionalExtension;
 use super::accept::{self, Summed};
 use super::commit::{Commit, Size};
 use crate::clock::UnixMicros;
+use crate::fit::fit;
 use crate::store::failure::{Failure, corrupt};
 use crate::store::{AcceptedOnce, Idempotency, KeptReceipt, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
@@ -60,5 +61,5 @@ pub(super) fn purge(commit: &mut Commit<'_>, now: UnixMicros, limit: usize) -> R
                  SELECT seq FROM idempotency INDEXED BY idempotency_expiry WHERE expires_at <= ?1 LIMIT ?2
              )",
         )?
-        .execute((now, i64::try_from(limit).unwrap_or(i64::MAX)))?)
+        .execute((now, fit(limit, i64::MAX)))?)
 }

@@ -8,6 +8,7 @@ use super::events::live_event;
 use super::window::Window;
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
+use crate::fit::fit;
 use crate::store::failure::{Failure, corrupt};
 use crate::store::{Due, DueDelivery, MAX_UNSETTLED_BYTES, Portion, Unsettled, owed};
 use crate::webhook::WebhookSeq;
@@ -137,7 +138,7 @@ fn due_in_order(
     )?;
     let end = awaited.map_or(EventSeq(i64::MAX), |(event, _)| event);
     let limit = portion.max_deliveries as usize + portion.held.len() + 1;
-    let mut rows = statement.query((webhook, now, end, i64::try_from(limit).unwrap_or(i64::MAX)))?;
+    let mut rows = statement.query((webhook, now, end, fit(limit, i64::MAX)))?;
     let mut gathered = Gathered::new(webhook, portion);
     while let Some(row) = rows.next()? {
         if !gathered.add(connection, row)? {

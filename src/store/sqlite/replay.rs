@@ -14,6 +14,7 @@ use super::settle::{RowChange, find as find_delivery, insert_unattempted, put};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
+use crate::fit::fit;
 use crate::store::failure::Failure;
 use crate::store::records::replays::{SELECT_JOB, UPDATE_PROGRESS, job, progress, stepped};
 use crate::store::replay::{ReplayAction, ReplayRecord, ReplayScan, ReplayStep, ReplayStore, Stepped};
@@ -33,7 +34,7 @@ pub(super) fn purge(commit: &mut Commit<'_>, before: UnixMicros, limit: usize) -
                  SELECT seq FROM replay_job WHERE state >= 2 AND updated_at < ?1 LIMIT ?2
              )",
         )?
-        .execute((before, i64::try_from(limit).unwrap_or(i64::MAX)))?)
+        .execute((before, fit(limit, i64::MAX)))?)
 }
 
 fn take_step(commit: &mut Commit<'_>, step: &ReplayStep) -> Result<Stepped, Failure> {

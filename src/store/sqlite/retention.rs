@@ -11,6 +11,7 @@ use super::{SqliteStore, audit, idempotency, replay};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::EventSeq;
+use crate::fit::fit;
 use crate::store::failure::Failure;
 use crate::store::retention::{
     Cutoffs, MAX_PURGE_BYTES, MAX_PURGE_LINES, MAX_PURGE_ROWS, MAX_PURGE_SCAN_EVENTS, Purged, Retention, RetentionStore,
@@ -63,7 +64,7 @@ fn read_head(row: &Row<'_>) -> rusqlite::Result<Head> {
         tenant: row.get(1)?,
         accepted_at: row.get(2)?,
         deliveries: owed::count(row.get_ref(3)?.as_blob()?),
-        body_bytes: usize::try_from(row.get::<_, i64>(4)?).unwrap_or(usize::MAX),
+        body_bytes: fit(row.get::<_, i64>(4)?, usize::MAX),
     })
 }
 
@@ -150,7 +151,7 @@ fn delete_events(commit: &mut Commit<'_>, events: &[EventSeq], retention: &Reten
             ] {
                 commit.prepare(sql)?.execute([event])?;
             }
-            commit.counters(head.tenant).stored_bytes -= i64::try_from(head.body_bytes).unwrap_or(i64::MAX);
+            commit.counters(head.tenant).stored_bytes -= fit(head.body_bytes, i64::MAX);
             count += 1;
         }
     }

@@ -1,4 +1,4 @@
-//! Settling: what became of deliveries. Every write of a delivery's row goes through here.
+//! Settling: the rows of deliveries, as attempts and operators change them. Retention deletes them elsewhere.
 
 use rusqlite::{OptionalExtension, Row};
 
@@ -6,6 +6,7 @@ use super::commit::{Commit, Size};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
+use crate::fit::fit;
 use crate::store::failure::Failure;
 use crate::store::{AttemptRecord, SettleBatch, Settlement, owed};
 use crate::webhook::{WebhookHealth, WebhookSeq};
@@ -258,7 +259,7 @@ pub(super) fn update_health(commit: &Commit<'_>, webhook: WebhookSeq, health: &W
             &health.last_error,
             health.auto_disabled_at,
             health.probe_at,
-            i64::try_from(health.cool_down.as_micros()).unwrap_or(i64::MAX),
+            fit(health.cool_down.as_micros(), i64::MAX),
         ))
         .map(drop)
 }
