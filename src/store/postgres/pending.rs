@@ -9,7 +9,6 @@ use super::pool::Connection;
 use super::values::{event, number};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
-use crate::fit::fit;
 use crate::store::failure::Failure;
 use crate::store::read_back::ReadBack;
 use crate::store::{Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, Unsettled};
@@ -138,8 +137,9 @@ fn due_delivery(row: &Row, webhook: WebhookSeq) -> Result<DueDelivery, Failure> 
     Ok(DueDelivery { event: live_event(row, 0)?, webhook, attempts: number(row, 7)?, round_attempts: number(row, 8)? })
 }
 
+/// `usize::MAX` is as much as there is.
 fn bigint(number: usize) -> i64 {
-    fit(number, i64::MAX)
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// The beginning of each webhook's part of the index `pending_due`; not a scan of what is pending.

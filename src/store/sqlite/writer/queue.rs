@@ -9,7 +9,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::Job;
-use crate::fit::fit;
 use crate::store::gather::{MAX_COMMIT_ROWS, has_room};
 use crate::store::sqlite::commit::Size;
 use crate::webhook::TenantSeq;
@@ -89,7 +88,7 @@ pub(super) struct Pace {
 impl Pace {
     /// Notes a commit: what was written in which time, and how long its sync took.
     pub(super) fn note(&mut self, weight: u64, written: Duration, synced: Duration) {
-        let ns = |time: Duration| fit(time.as_nanos(), u64::MAX);
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let (per_weight, sync) = (ns(written) / weight.max(1), ns(synced));
         if self.sync == 0 {
             *self = Self { per_weight, sync };
