@@ -54,7 +54,8 @@ impl Bench {
             retry_schedule: None,
             policy: postrider::webhook::Policy::default(),
         };
-        let created = runtime.block_on(store.create_webhook(DEFAULT_TENANT, settings, UnixMicros(1))).unwrap();
+        let records: &dyn Store = &store;
+        let created = runtime.block_on(records.create_webhook(DEFAULT_TENANT, settings, UnixMicros(1))).unwrap();
         Self { runtime, store, webhook: created.seq, _folder: folder }
     }
 

@@ -1,5 +1,4 @@
-//! The only caller of system time. Everything else takes a [`Clock`], so that
-//! tests decide what time it is.
+//! The only caller of `SystemTime::now`. Everything else takes a [`Clock`], so that tests decide what time it is.
 
 use std::fmt;
 use std::str::FromStr;

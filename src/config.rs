@@ -1,6 +1,7 @@
 //! Settings: raw layers (defaults, file, environment, flags) → one validated [`Config`].
 //!
-//! Every default lives here, and nothing else reads the environment.
+//! The defaults of the settings stand in `config/raw.rs`, or where what they set is defined. The environment is read in
+//! `config/environment.rs`; where a flag of a command has a variable, by that flag.
 
 mod environment;
 mod file;

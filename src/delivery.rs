@@ -1,5 +1,5 @@
-//! Deliveries: the states one can be in, the transitions between them, what an
-//! attempt came to, and [`deliver`] for programs that need no server.
+//! Deliveries: their states and transitions, the outcome of an attempt, and [`deliver`] for programs that need no
+//! server.
 
 pub mod access;
 pub mod attempt;

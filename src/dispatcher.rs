@@ -1,7 +1,7 @@
 //! Delivering: wake → fill lanes → start attempts → settle.
 //!
-//! Every webhook has a [lane](lane::Lane). An accepted event goes straight into its lanes while they have
-//! room; otherwise it waits in the store, and so does every retry. A lane's workers attempt what is in its
+//! A webhook has a [lane](lane::Lane). An accepted event goes straight into the lanes that have room for it and keep no
+//! order; for the others it waits in the store, and so does a retry. A lane's workers attempt what is in its
 //! queue, the settler commits what came of it. Wakes and timers are hints; the store is the truth.
 
 mod batch;
@@ -20,6 +20,7 @@ mod settler;
 pub(crate) mod shaping;
 pub(crate) mod shards;
 mod slots;
+mod spans;
 mod timer;
 pub mod trial;
 mod withhold;
@@ -35,13 +36,13 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 pub use self::breaker::CircuitSettings;
 use self::figures::Counters;
 pub use self::figures::{Figures, ShardFigures};
-use self::lane::{Lane, Queued, Todo, WEBHOOK_DELETED};
+use self::lane::{Lane, Queued, Reservation, Todo, WEBHOOK_DELETED};
 use self::lease::Lease;
 pub use self::memory::MIN_MEMORY_BYTES;
 use self::memory::{HeldEvent, Memory};
 use self::notices::{MAX_NOTICES, Notice};
 pub(crate) use self::ownership::Member;
-use self::settler::Message;
+use self::settler::ToSettle;
 use self::shaping::{PreviewError, Shaping};
 use self::shards::Shards;
 use self::slots::Slots;
@@ -110,9 +111,9 @@ struct Shared {
     /// Lanes in which deliveries wait for hands.
     crowded: Mutex<Vec<Arc<Lane>>>,
     crowding: Notify,
-    outcomes: mpsc::Sender<Message>,
+    outcomes: mpsc::Sender<ToSettle>,
     /// Deliveries that leave memory, to be given their rows.
-    leaving: mpsc::Sender<Message>,
+    evicted: mpsc::Sender<ToSettle>,
     notices: mpsc::Sender<Notice>,
     counters: Counters,
 }
@@ -130,7 +131,7 @@ impl Dispatcher {
     ) -> (Self, mpsc::Receiver<Notice>) {
         let (notices, news) = mpsc::channel(MAX_NOTICES);
         let (outcomes, ended) = mpsc::channel(settler::MAX_WAITING);
-        let (leaving, to_write_down) = mpsc::channel(settler::MAX_WAITING);
+        let (evicted, to_write_down) = mpsc::channel(settler::MAX_WAITING);
         let shared = Arc::new(Shared {
             memory: Memory::new(settings.max_memory_bytes),
             slots: Slots::new(settings.max_in_flight),
@@ -153,7 +154,7 @@ impl Dispatcher {
             wall: clock,
             settings,
             outcomes,
-            leaving,
+            evicted,
             notices,
         });
         tokio::spawn(settler::run(Arc::clone(&shared), ended, to_write_down));
@@ -204,22 +205,18 @@ impl Dispatcher {
         self.shared.member.is_some()
     }
 
-    /// An event is committed and owed to `lane` as was decided by [`Lane::reserve`].
-    pub(crate) fn admit(
-        &self,
-        lane: &Arc<Lane>,
-        disposition: Disposition,
-        event: Option<&Arc<HeldEvent>>,
-        at: UnixMicros,
-    ) {
-        let todo = match (disposition, event) {
-            (Disposition::InMemory, Some(event)) => lane.admit(Arc::clone(event)),
-            (Disposition::InMemory | Disposition::Stored, _) => lane.note_stored(at),
-            (Disposition::Later(due_at), _) => lane.note_later(due_at),
-            (Disposition::Skipped(_), _) => return,
+    /// An event is committed and owed as was decided by [`Lane::reserve`].
+    pub(crate) fn admit(&self, mut reserved: Reservation, event: Option<&Arc<HeldEvent>>, at: UnixMicros) {
+        let admitted = event.and_then(|event| reserved.admit(Arc::clone(event)));
+        let lane = reserved.lane();
+        let todo = match (admitted, reserved.disposition()) {
+            (Some(todo), _) => todo,
+            (None, Disposition::InMemory | Disposition::Stored) => lane.note_stored(at),
+            (None, Disposition::Later(due_at)) => lane.note_later(due_at),
+            (None, Disposition::Skipped(_)) => return,
         };
         self.shared.carry_out(lane, todo);
-        if lane.has_left() {
+        if lane.has_moved() {
             self.hint(Hint::Due(lane.seq));
         }
     }
@@ -257,7 +254,7 @@ impl Dispatcher {
             if close_circuit {
                 // A batch on its way to the store may still say that the circuit is open.
                 let shared = Arc::clone(&self.shared);
-                tokio::spawn(async move { shared.outcomes.send(Message::Health(lane)).await });
+                tokio::spawn(async move { shared.outcomes.send(ToSettle::Health(lane)).await });
             }
         }
     }
@@ -385,8 +382,8 @@ impl Shared {
     /// webhook end.
     fn write_down(self: &Arc<Self>, lane: &Arc<Lane>, evicted: Vec<Queued>, discard: bool) {
         let now = self.clock.now();
-        if lane.has_left() {
-            self.park(lane.seq, evicted.iter().filter(|queued| !queued.is_stored).map(Queued::seq).collect());
+        if lane.has_moved() {
+            self.pass_on(lane.seq, evicted.iter().filter(|queued| !queued.is_stored).map(Queued::seq).collect());
             return;
         }
         let keys = evicted.into_iter().filter(|queued| discard || !queued.is_stored);
@@ -416,7 +413,7 @@ impl Shared {
                     Ok(0) => return,
                     Ok(_) => {}
                     Err(error) => {
-                        tracing::error!(%error, "cannot discard the deliveries of a deleted webhook; the next start goes on with it");
+                        tracing::error!(webhook_seq = webhook.0, %error, "cannot discard the deliveries of a deleted webhook; the next start goes on with it");
                         return;
                     }
                 }

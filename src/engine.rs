@@ -7,6 +7,7 @@ pub mod nodes;
 mod operations;
 pub mod replay;
 pub mod retention;
+mod step;
 mod trial;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use uuid::Uuid;
 use self::clock_trust::ClockTrust;
 use self::known::Revocations;
 use self::nodes::{Membership, NodeSettings};
-use self::operations::Change;
+use self::operations::WebhookEdit;
 
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::client::{Client, VetError};
@@ -271,7 +272,7 @@ impl Engine {
             let record = engine.store.audited(&act).create_webhook(act.tenant, settings, engine.now()).await?;
             engine.dispatcher.add(&record);
             engine.ingest.apply(&record);
-            operations::tell(&engine, &record, Change::Created).await;
+            operations::tell(&engine, &record, WebhookEdit::Created).await;
             drop(in_order);
             engine.make_known().await?;
             Ok(record)
@@ -334,8 +335,8 @@ impl Engine {
                 self.vet(&settings)?;
             }
             let done = match act.action {
-                Some(ROTATE) => Change::Rotated,
-                _ => Change::Updated(old.settings.changed_fields(&settings)),
+                Some(ROTATE) => WebhookEdit::Rotated,
+                _ => WebhookEdit::Updated(old.settings.changed_fields(&settings)),
             };
             let (engine, store) = (Arc::clone(self), self.store.audited(&act));
             let updated = to_the_end(async move {
@@ -344,7 +345,7 @@ impl Engine {
                 let record = store.update_webhook(tenant, uuid, old.version, settings, close_circuit, now).await?;
                 engine.dispatcher.apply(&record, close_circuit);
                 engine.ingest.apply(&record);
-                if !matches!(&done, Change::Updated(changed) if changed.is_empty()) {
+                if !matches!(&done, WebhookEdit::Updated(changed) if changed.is_empty()) {
                     operations::tell(&engine, &record, done).await;
                 }
                 drop(in_order);
@@ -353,7 +354,7 @@ impl Engine {
             })
             .await;
             match updated {
-                Err(ChangeError::Store(StoreError::Conflict(_))) => {}
+                Err(ChangeError::Store(StoreError::Stale)) => {}
                 other => return other,
             }
         }
@@ -387,7 +388,7 @@ impl Engine {
             let record = engine.store.audited(&act).delete_webhook(act.tenant, uuid, engine.now()).await?;
             engine.ingest.remove(act.tenant, record.seq);
             engine.dispatcher.remove(record.seq);
-            operations::tell(&engine, &record, Change::Deleted).await;
+            operations::tell(&engine, &record, WebhookEdit::Deleted).await;
             drop(in_order);
             engine.make_known().await?;
             Ok(record)

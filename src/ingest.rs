@@ -1,23 +1,24 @@
 //! The one door: an event that is accepted here is durable, with everything it is owed to.
 
-use std::collections::HashMap;
+mod patterns;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use uuid::Uuid;
 
+use self::patterns::{Patterns, named};
 use crate::clock::{Clock, UnixMicros};
 use crate::dispatcher::Dispatcher;
-use crate::dispatcher::lane::{Lane, WEBHOOK_DISABLED};
+use crate::dispatcher::lane::{Lane, Reservation};
 use crate::dispatcher::memory::Charge;
 use crate::event::Event;
-use crate::filter::FilterIndex;
 use crate::store::{
     Accepted, AcceptedOnce, Disposition, Idempotency, KeptReceipt, LiveEvent, NewEvent, Owed, Share, Store, StoreError,
 };
 use crate::tenants::{self, QuotaError, Tenant, Tenants};
-use crate::topic::{OPERATIONAL_TOKEN, Pattern, PatternIndex, Topic};
+use crate::topic::{OPERATIONAL_TOKEN, Topic};
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
 /// Why an event was not delivered that the webhook's filter does not match.
@@ -92,23 +93,6 @@ pub(crate) struct Ingest {
     is_closed: AtomicBool,
 }
 
-/// Every pattern of every webhook.
-#[derive(Default)]
-struct Patterns {
-    by_tenant: HashMap<TenantSeq, Indexes>,
-    by_webhook: HashMap<WebhookSeq, Known>,
-}
-
-/// A webhook of this node or of another.
-struct Known {
-    version: i64,
-    uuid: Uuid,
-    name: String,
-    is_enabled: bool,
-    /// What the index holds of it, to take it out again.
-    patterns: Vec<Pattern>,
-}
-
 /// Who delivers to a webhook.
 enum Owner {
     Here(Arc<Lane>),
@@ -135,59 +119,35 @@ fn find_owners(dispatcher: &Dispatcher, webhooks: &[WebhookSeq], owners: &mut Ve
     });
 }
 
-impl Patterns {
-    /// Why a webhook of another node gets no more deliveries, if it gets none.
-    fn refusal(&self, webhook: WebhookSeq) -> Option<&'static str> {
-        self.by_webhook.get(&webhook).filter(|known| !known.is_enabled).map(|_| WEBHOOK_DISABLED)
+/// Where one delivery of an event goes.
+enum Routing {
+    /// To a lane of this node, or into the store behind it.
+    Here(Reservation),
+    /// Into the store, for the node that owns the webhook.
+    Elsewhere(WebhookSeq, Disposition),
+    /// Nowhere.
+    Skipped(WebhookSeq, &'static str),
+}
+
+impl Routing {
+    fn owed(&self) -> Owed {
+        let (webhook, disposition) = match self {
+            Self::Here(reserved) => (reserved.lane().seq, reserved.disposition()),
+            Self::Elsewhere(webhook, disposition) => (*webhook, *disposition),
+            Self::Skipped(webhook, reason) => (*webhook, Disposition::Skipped(reason)),
+        };
+        Owed { webhook, disposition }
+    }
+
+    fn is_skipped(&self) -> bool {
+        matches!(self.owed().disposition, Disposition::Skipped(_))
     }
 }
 
-/// The patterns of a tenant. The server's own events are for those who name them: a `>` alone does not mean them.
-#[derive(Default)]
-struct Indexes {
-    events: PatternIndex<WebhookSeq>,
-    operational: PatternIndex<WebhookSeq>,
-    filters: FilterIndex<WebhookSeq>,
-    webhooks: HashMap<Uuid, WebhookSeq>,
-}
-
-impl Indexes {
-    fn of(&self, topic: &Topic) -> &PatternIndex<WebhookSeq> {
-        if topic.is_operational() { &self.operational } else { &self.events }
-    }
-
-    /// Events that are stored at once hold up all others meanwhile: together they are for no more than `max` webhooks, or
-    /// are one event.
-    fn refuse_too_many(
-        &self,
-        events: &[Event],
-        directed: &[Option<Vec<WebhookSeq>>],
-        max: usize,
-    ) -> Result<(), PublishError> {
-        if events.len() < 2 || events.len().saturating_mul(self.webhooks.len()) <= max {
-            return Ok(());
-        }
-        let (mut matching, mut deliveries) = (Vec::new(), 0);
-        for (event, named) in events.iter().zip(directed) {
-            matching.clear();
-            self.of(event.topic()).matches(event.topic(), &mut matching);
-            deliveries += named.as_ref().map_or(matching.len(), |named| named.len().min(matching.len()));
-            if deliveries > max {
-                return Err(PublishError::TooManyDeliveries { max });
-            }
-        }
-        Ok(())
-    }
-
-    fn for_pattern(&mut self, pattern: &Pattern) -> &mut PatternIndex<WebhookSeq> {
-        if pattern.is_operational() { &mut self.operational } else { &mut self.events }
-    }
-}
-
-/// An event between matching and commit.
+/// An event between matching and commit. Dropped before it is admitted, it gives its places back.
 struct Placed {
     event: Event,
-    owners: Vec<(Owner, Disposition)>,
+    routings: Vec<Routing>,
     charge: Option<Charge>,
 }
 
@@ -279,14 +239,13 @@ impl Ingest {
         };
         let arriving = payer.map(|payer| payer.reserve(|| added(&placed), stored));
         // Held until what is committed is in the store's gauges.
-        let _arriving = arriving.transpose().inspect_err(|_| placed.iter().for_each(give_back))?;
+        let _arriving = arriving.transpose()?;
         let new = new_events(tenant, accepted_at, &placed);
         let accepted = match once {
             None => self.store.accept(new).await,
             Some(once) => match self.store.accept_once(tenant, new, once).await {
                 Ok(AcceptedOnce::Now(accepted)) => Ok(accepted),
                 Ok(AcceptedOnce::Before(receipts)) => {
-                    placed.iter().for_each(give_back);
                     let again =
                         |KeptReceipt(id, deliveries, skipped)| Receipt { id, deliveries, skipped, duplicate: true };
                     return Ok(receipts.into_iter().map(again).collect());
@@ -294,7 +253,7 @@ impl Ingest {
                 Err(error) => Err(error),
             },
         };
-        Ok(self.admit(accepted_at, placed, accepted)?)
+        Ok(self.admit(accepted_at, placed, accepted?))
     }
 
     /// Whether any webhook wants the topic.
@@ -306,7 +265,7 @@ impl Ingest {
         !webhooks.is_empty()
     }
 
-    /// Finds who delivers each event, and reserves places in the lanes that are here.
+    /// Finds who delivers each event, and reserves routings in the lanes that are here.
     fn place(
         &self,
         tenant: TenantSeq,
@@ -342,105 +301,60 @@ impl Ingest {
             let has_lane = owners.iter().any(|owner| matches!(owner, Owner::Here(_)));
             let charge = if has_lane { memory.charge(event.body().len()) } else { None };
             let room = charge.as_ref().map_or(0, |_| memory.room_for(event.body().len()));
-            let owners = owners.drain(..).map(|owner| {
-                let is_wanted = filters.is_none() || wanting.binary_search(&owner.webhook()).is_ok();
-                let disposition = match (&owner, due_at) {
-                    _ if !is_wanted => Disposition::Skipped(FILTERED),
-                    (Owner::Here(lane), Some(due_at)) => lane.postpone(due_at),
-                    (Owner::Here(lane), None) => lane.reserve(room),
-                    (Owner::Elsewhere(webhook), due_at) => match patterns.refusal(*webhook) {
-                        Some(reason) => Disposition::Skipped(reason),
-                        None => due_at.map_or(Disposition::Stored, Disposition::Later),
+            let routings = owners.drain(..).map(|owner| {
+                let webhook = owner.webhook();
+                match (owner, due_at) {
+                    _ if filters.is_some() && wanting.binary_search(&webhook).is_err() => {
+                        Routing::Skipped(webhook, FILTERED)
+                    }
+                    (Owner::Here(lane), Some(due_at)) => Routing::Here(lane.postpone(due_at)),
+                    (Owner::Here(lane), None) => Routing::Here(lane.reserve(room)),
+                    (Owner::Elsewhere(webhook), due_at) => match patterns.refusal(webhook) {
+                        Some(reason) => Routing::Skipped(webhook, reason),
+                        None => Routing::Elsewhere(webhook, due_at.map_or(Disposition::Stored, Disposition::Later)),
                     },
-                };
-                (owner, disposition)
+                }
             });
-            let owners = owners.collect();
-            Placed { event, owners, charge }
+            let routings = routings.collect();
+            Placed { event, routings, charge }
         });
         Ok(placed.collect())
     }
 
     /// Takes in a webhook, or its newer patterns.
     pub(crate) fn apply(&self, record: &WebhookRecord) {
-        let mut patterns = self.patterns.write();
-        let patterns = &mut *patterns;
-        let indexes = patterns.by_tenant.entry(record.tenant).or_default();
-        let new = Known {
-            version: record.version,
-            uuid: record.uuid,
-            name: record.settings.name.clone(),
-            is_enabled: record.settings.enabled,
-            patterns: record.settings.topic_patterns.clone(),
-        };
-        if let Some(known) = patterns.by_webhook.get(&record.seq) {
-            if known.version >= record.version {
-                return;
-            }
-            for pattern in &known.patterns {
-                indexes.for_pattern(pattern).remove(pattern, record.seq);
-            }
-        }
-        match &record.settings.policy.filter {
-            Some(filter) => indexes.filters.insert(filter, record.seq),
-            None => indexes.filters.remove(record.seq),
-        }
-        for pattern in &new.patterns {
-            indexes.for_pattern(pattern).insert(pattern, record.seq);
-        }
-        indexes.webhooks.insert(record.uuid, record.seq);
-        patterns.by_webhook.insert(record.seq, new);
+        self.patterns.write().apply(record);
     }
 
     pub(crate) fn remove(&self, tenant: TenantSeq, webhook: WebhookSeq) {
-        let mut patterns = self.patterns.write();
-        let patterns = &mut *patterns;
-        if let (Some(known), Some(indexes)) =
-            (patterns.by_webhook.remove(&webhook), patterns.by_tenant.get_mut(&tenant))
-        {
-            for pattern in &known.patterns {
-                indexes.for_pattern(pattern).remove(pattern, webhook);
-            }
-            indexes.filters.remove(webhook);
-            indexes.webhooks.retain(|_, seq| *seq != webhook);
-        }
+        self.patterns.write().remove(tenant, webhook);
     }
 
-    /// Hands what was accepted to its lanes, or frees its places.
-    fn admit(
-        &self,
-        accepted_at: UnixMicros,
-        placed: Vec<Placed>,
-        accepted: Result<Vec<Accepted>, StoreError>,
-    ) -> Result<Vec<Receipt>, StoreError> {
-        let accepted = accepted.inspect_err(|_| placed.iter().for_each(give_back))?;
+    /// Hands what was accepted to its lanes.
+    fn admit(&self, accepted_at: UnixMicros, placed: Vec<Placed>, accepted: Vec<Accepted>) -> Vec<Receipt> {
         let receipts = placed.into_iter().zip(accepted).map(|(placed, accepted)| match accepted {
             Accepted::New { seq } => {
                 self.dispatcher.counters().events_accepted.add(1);
                 let id = placed.event.id().to_owned();
-                let is_skipped =
-                    |(_, disposition): &&(Owner, Disposition)| matches!(disposition, Disposition::Skipped(_));
-                let share = Share::of(placed.owners.len(), placed.owners.iter().filter(is_skipped).count());
+                let skipped = placed.routings.iter().filter(|routing| routing.is_skipped()).count();
+                let share = Share::of(placed.routings.len(), skipped);
                 let live = LiveEvent { seq, event: placed.event, is_damaged: false };
                 let held = placed.charge.map(|charge| charge.hold(Arc::new(live)));
-                for (owner, disposition) in &placed.owners {
-                    match owner {
-                        Owner::Here(lane) => self.dispatcher.admit(lane, *disposition, held.as_ref(), accepted_at),
-                        Owner::Elsewhere(webhook) if !matches!(disposition, Disposition::Skipped(_)) => {
-                            self.dispatcher.wake(*webhook);
-                        }
-                        Owner::Elsewhere(_) => {}
+                for routing in placed.routings {
+                    match routing {
+                        Routing::Here(reserved) => self.dispatcher.admit(reserved, held.as_ref(), accepted_at),
+                        Routing::Elsewhere(webhook, _) => self.dispatcher.wake(webhook),
+                        Routing::Skipped(..) => {}
                     }
                 }
                 Receipt::new(id, share, false)
             }
             Accepted::Duplicate { share, .. } => {
                 self.dispatcher.counters().events_duplicate.add(1);
-                give_back(&placed);
                 Receipt::new(placed.event.id().to_owned(), share, true)
             }
         });
-        Ok(receipts.collect())
+        receipts.collect()
     }
 
     /// Refuses every further event.
@@ -449,33 +363,20 @@ impl Ingest {
     }
 }
 
-/// The webhooks that the `index`th event is directed to, ascending; `None`: to whoever wants it.
-fn named(indexes: Option<&Indexes>, event: &Event, index: usize) -> Result<Option<Vec<WebhookSeq>>, PublishError> {
-    let Some(uuids) = event.options().and_then(|options| options.webhooks.as_ref()) else { return Ok(None) };
-    let find = |uuid: &Uuid| {
-        let found = indexes.and_then(|indexes| indexes.webhooks.get(uuid)).copied();
-        found.ok_or(PublishError::UnknownWebhook { index, webhook: *uuid })
-    };
-    let mut named = uuids.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-    named.sort_unstable();
-    Ok(Some(named))
-}
-
 /// What events take of their tenant's quotas.
 fn added(placed: &[Placed]) -> tenants::Usage {
-    let is_pending = |(_, disposition): &&(Owner, Disposition)| !matches!(disposition, Disposition::Skipped(_));
+    let pending = |placed: &Placed| placed.routings.iter().filter(|routing| !routing.is_skipped()).count() as u64;
     tenants::Usage {
-        deliveries: placed.iter().map(|placed| placed.owners.len() as u64).sum(),
-        pending: placed.iter().map(|placed| placed.owners.iter().filter(is_pending).count() as u64).sum(),
+        deliveries: placed.iter().map(|placed| placed.routings.len() as u64).sum(),
+        pending: placed.iter().map(pending).sum(),
         stored_bytes: placed.iter().map(|placed| placed.event.body().len() as u64).sum(),
     }
 }
 
 fn new_events(tenant: TenantSeq, accepted_at: UnixMicros, placed: &[Placed]) -> Vec<NewEvent> {
-    let new = |Placed { event, owners, .. }: &Placed| {
-        let owed = owners.iter();
-        let owed = owed.map(|(owner, disposition)| Owed { webhook: owner.webhook(), disposition: *disposition });
-        NewEvent { tenant, event: event.clone(), accepted_at, owed: owed.collect() }
+    let new = |Placed { event, routings, .. }: &Placed| {
+        let owed = routings.iter().map(Routing::owed).collect();
+        NewEvent { tenant, event: event.clone(), accepted_at, owed }
     };
     placed.iter().map(new).collect()
 }
@@ -485,14 +386,5 @@ fn refuse_reserved_topics(events: &[Event]) -> Result<(), PublishError> {
     match events.iter().position(|event| event.topic().is_operational()) {
         Some(index) => Err(PublishError::ReservedTopic { index }),
         None => Ok(()),
-    }
-}
-
-/// Frees the places of an event that was not stored.
-fn give_back(placed: &Placed) {
-    for (owner, disposition) in &placed.owners {
-        if let (Owner::Here(lane), Disposition::InMemory) = (owner, disposition) {
-            lane.release();
-        }
     }
 }

@@ -10,7 +10,11 @@
 pub mod clock;
 #[cfg(feature = "server")]
 mod fair;
+mod fit;
+mod hex;
 pub mod log_rate;
+#[cfg(feature = "server")]
+mod rate;
 pub mod topic;
 
 pub mod delivery;

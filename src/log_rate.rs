@@ -10,10 +10,10 @@ pub const LOG_WINDOW: Duration = Duration::from_mins(1);
 
 /// Counts lines of one kind.
 #[derive(Debug, Default)]
-pub struct LogRate(Mutex<Window>);
+pub struct LogRate(Mutex<Period>);
 
 #[derive(Debug, Default)]
-struct Window {
+struct Period {
     began_at: Option<Instant>,
     lines: u32,
     left_out: u64,
@@ -22,16 +22,16 @@ struct Window {
 impl LogRate {
     /// Whether a line may be written at `now`; then how many were left out since the one before.
     pub fn admit(&self, now: Instant) -> Option<u64> {
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.began_at.is_none_or(|began_at| now.saturating_duration_since(began_at) >= LOG_WINDOW) {
-            (window.began_at, window.lines) = (Some(now), 0);
+        let mut period = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if period.began_at.is_none_or(|began_at| now.saturating_duration_since(began_at) >= LOG_WINDOW) {
+            (period.began_at, period.lines) = (Some(now), 0);
         }
-        if window.lines >= MAX_LOG_LINES {
-            window.left_out += 1;
+        if period.lines >= MAX_LOG_LINES {
+            period.left_out += 1;
             return None;
         }
-        window.lines += 1;
-        Some(std::mem::take(&mut window.left_out))
+        period.lines += 1;
+        Some(std::mem::take(&mut period.left_out))
     }
 }
 

@@ -23,6 +23,7 @@ pub use self::rotation::{DEFAULT_OVERLAP, MAX_LIVE_KEYS, MAX_OVERLAP, OlderKeys,
 pub use self::verify::{
     DEFAULT_TOLERANCE_S, MAX_SIGNATURES, VerifyError, verify_decnet, verify_ed25519, verify_standard,
 };
+use crate::hex;
 
 /// The names of the headers that carry signatures and what they cover.
 pub mod header {
@@ -100,14 +101,10 @@ impl FromStr for Scheme {
 /// `sha256=<hex>` of the DECNET scheme.
 #[must_use]
 pub fn decnet_signature(secret: &Secret, body: &[u8]) -> String {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let code = secret.mac.over(&[body]).finalize().into_bytes();
     let mut signature = String::with_capacity(DECNET_PREFIX.len() + 2 * code.len());
     signature.push_str(DECNET_PREFIX);
-    for byte in code {
-        signature.push(char::from(HEX[usize::from(byte >> 4)]));
-        signature.push(char::from(HEX[usize::from(byte & 15)]));
-    }
+    hex::push(&mut signature, &code);
     signature
 }
 
@@ -146,18 +143,4 @@ fn standard_mac(key: &StandardKey, webhook_id: &str, timestamp: &str, body: &[u8
 /// `id.timestamp.body` in one piece, which Ed25519 needs: it goes over the content twice.
 fn signed_content(webhook_id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
     [webhook_id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat()
-}
-
-fn from_hex(hex: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    let (pairs, []) = hex.as_bytes().as_chunks::<2>() else { return None };
-    if pairs.len() != bytes.len() {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(pairs) {
-        for digit in pair {
-            *byte = *byte << 4 | u8::try_from(char::from(*digit).to_digit(16)?).ok()?;
-        }
-    }
-    Some(bytes)
 }

@@ -1,10 +1,12 @@
-//! What a store promises. It speaks intents, not rows; `tests/store_conformance` holds a store to it.
+//! What a store promises. It speaks intents, not rows; `tests/server/store_conformance` holds a store to it.
 
 mod accepting;
 mod audit;
 pub mod cluster;
 mod counters;
 mod error;
+mod failure;
+mod gather;
 mod id_hash;
 mod key_file;
 pub mod migrate;
@@ -12,16 +14,17 @@ mod owed;
 mod paging;
 pub mod postgres;
 mod read_back;
+mod records;
 mod rehearsal;
 pub mod replay;
 pub mod retention;
 pub mod seal;
 mod shard;
+mod sql;
 pub mod sqlite;
 mod tenant;
 mod token;
 pub mod transfer;
-mod webhook_columns;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -36,6 +39,7 @@ pub use self::cluster::Term;
 use self::cluster::{Cluster, Fence};
 pub use self::error::{OpenError, StoreError};
 pub use self::paging::{Page, PageOf};
+pub use self::records::{Read, Write};
 pub use self::shard::{SHARDS, Shard};
 pub use self::tenant::{
     BYTES_QUOTA, DeletedTenant, MAX_TENANT_DESCRIPTION_CHARS, MAX_TENANT_NAME_CHARS, QUOTA, Quotas, TenantPatch,
@@ -47,7 +51,7 @@ pub use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Event;
 use crate::topic::Pattern;
-use crate::webhook::{TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq, WebhookSettings};
+use crate::webhook::{TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq};
 pub use replay::ReplayStore;
 pub use retention::RetentionStore;
 
@@ -164,97 +168,20 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     /// Bytes of the bodies of a tenant's events that are kept, as of the last commit. Known without reading.
     fn stored_bytes(&self, tenant: TenantSeq) -> u64;
 
-    // --- webhooks ---
+    // --- records, each written once in `records` ---
 
-    /// A name that is taken is a [`StoreError::NameTaken`], one more than the tenant may have a
-    /// [`StoreError::TooManyWebhooks`], more settings than [`MAX_TENANT_SETTINGS_BYTES`] a [`StoreError::TooManySettings`].
-    async fn create_webhook(
-        &self,
-        tenant: TenantSeq,
-        settings: WebhookSettings,
-        now: UnixMicros,
-    ) -> Result<WebhookRecord, StoreError>;
-    /// Replaces the settings if the record still has `version`, otherwise [`StoreError::Conflict`].
-    /// `close_circuit` also clears the failures and `auto_disabled_at`.
-    async fn update_webhook(
-        &self,
-        tenant: TenantSeq,
-        uuid: Uuid,
-        version: i64,
-        settings: WebhookSettings,
-        close_circuit: bool,
-        now: UnixMicros,
-    ) -> Result<WebhookRecord, StoreError>;
-    /// Turns a webhook off on the program's own account, saying why; `None` if it is off or deleted already.
-    async fn switch_off(
-        &self,
-        webhook: WebhookSeq,
-        reason: &str,
-        now: UnixMicros,
-    ) -> Result<Option<WebhookRecord>, StoreError>;
-    /// Marks it deleted: it is gone from every listing, its name is free, its deliveries remain to be discarded.
-    async fn delete_webhook(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros)
-    -> Result<WebhookRecord, StoreError>;
-    async fn webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<WebhookRecord>, StoreError>;
-    /// Oldest first.
-    async fn webhooks(&self, tenant: TenantSeq) -> Result<Vec<WebhookRecord>, StoreError>;
-    /// The same in pages: those whose names have `q` in them, letters of ASCII in either case.
-    async fn webhook_page(
-        &self,
-        tenant: TenantSeq,
-        q: Option<&str>,
-        page: Page,
-    ) -> Result<PageOf<WebhookRecord>, StoreError>;
-    /// How many there are.
-    async fn webhook_count(&self, tenant: TenantSeq) -> Result<u64, StoreError>;
-    /// Every webhook of every tenant, and the deleted ones that still have stored pending deliveries.
-    async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError>;
-
-    // --- tenants ---
-
-    /// A patch without a name, or with one that is taken, is a [`StoreError::NameTaken`].
-    async fn create_tenant(&self, patch: TenantPatch, now: UnixMicros) -> Result<TenantRecord, StoreError>;
-    /// Sets what is given. The tenant `default` keeps its name.
-    async fn update_tenant(
-        &self,
-        tenant: TenantSeq,
-        patch: TenantPatch,
-        now: UnixMicros,
-    ) -> Result<TenantRecord, StoreError>;
-    /// Marks it deleted, with its webhooks, as [`Store::delete_webhook`] does, and revokes its tokens. One that has
-    /// webhooks or pending deliveries is a [`StoreError::Conflict`] without `force`, and `default` is one always.
-    async fn delete_tenant(&self, tenant: TenantSeq, force: bool, now: UnixMicros)
-    -> Result<DeletedTenant, StoreError>;
-    /// Oldest first.
-    async fn tenants(&self) -> Result<Vec<TenantRecord>, StoreError>;
-    /// The same in pages.
-    async fn tenant_page(&self, page: Page) -> Result<PageOf<TenantRecord>, StoreError>;
-
-    // --- tokens ---
-
-    /// One more than the tenant may have is a [`StoreError::TooManyTokens`], but for an operator's.
-    async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError>;
-    /// How many are neither revoked nor expired at `now`.
-    async fn token_count(&self, tenant: TenantSeq, now: UnixMicros) -> Result<u64, StoreError>;
-    /// The token, unless it is revoked.
-    async fn token(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<TokenRecord>, StoreError>;
-    async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError>;
-    /// The same in pages.
-    async fn token_page(&self, tenant: TenantSeq, page: Page) -> Result<PageOf<TokenRecord>, StoreError>;
-    /// `Ok(false)`: there is no such token.
-    async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError>;
-    /// The token with this SHA-256, unless it is revoked. Expiry is the caller's to judge.
-    async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<TokenRecord>, StoreError>;
-    /// Notes when a token was used.
-    async fn touch_token(&self, uuid: Uuid, now: UnixMicros) -> Result<(), StoreError>;
+    /// Does work within a transaction of its own or shared, and returns after its commit. Refusals of the work write nothing.
+    async fn write(&self, write: Write) -> Result<(), StoreError>;
+    /// Does work on one state of what is committed; each statement of it on one where nodes share the store.
+    async fn read(&self, read: Read) -> Result<(), StoreError>;
+    /// The deleted ones that still have stored pending deliveries.
+    async fn deleted_webhooks(&self) -> Result<Vec<WebhookSeq>, StoreError>;
 
     // --- the audit log ---
 
     /// The same store for who does `act`: each change of webhooks, deliveries, tokens and tenants that is made through
     /// this handle has its line in the audit log, committed with it.
     fn audited(&self, act: &Act) -> Arc<dyn Store>;
-    /// Adds a line for a deed that leaves no other trace. Nothing happens on a handle that is not [`Store::audited`].
-    async fn record(&self, deed: Deed) -> Result<(), StoreError>;
     /// Newest first.
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<PageOf<AuditEntry>, StoreError>;
 
@@ -397,6 +324,26 @@ pub struct StoredDelivery {
 const WEBHOOK_DELETED: &str = "webhook deleted";
 
 impl StoredDelivery {
+    fn refuse_retry(&self, is_webhook_deleted: bool) -> Result<(), StoreError> {
+        let reason = match self.state {
+            DeliveryState::Delivered => "it was delivered already",
+            _ if is_webhook_deleted => "its webhook was deleted",
+            _ => return Ok(()),
+        };
+        Err(StoreError::Conflict(reason.to_owned()))
+    }
+
+    fn refuse_discard(&self) -> Result<(), StoreError> {
+        match self.state {
+            DeliveryState::Pending | DeliveryState::Dead => Ok(()),
+            state => Err(StoreError::Conflict(format!("it is {}", state.as_str()))),
+        }
+    }
+
+    fn deed(&self, action: &'static str, tenant: TenantSeq, ids: &DeliveryIds, at: UnixMicros) -> Deed {
+        Deed::of(action, tenant, ids.encode(self.key), at).named(&self.event_id)
+    }
+
     /// How one shows that is pending while its webhook is deleted: it counts as discarded.
     fn of_deleted_webhook(self, deleted_at: UnixMicros) -> Self {
         Self {

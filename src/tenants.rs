@@ -12,11 +12,10 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::rate::{Bucket, Rate};
 use crate::store::{Quotas, TenantRecord};
 use crate::webhook::TenantSeq;
 
-/// Nanoseconds in a second. A bucket counts in billionths, so that a rate adds a whole number each nanosecond.
-const SECOND_NS: u64 = 1_000_000_000;
 /// When a publisher whose tenant has too much pending may try again: how soon some of it ends, nobody knows.
 pub const RETRY_PENDING_AFTER: Duration = Duration::from_secs(5);
 /// When a publisher whose tenant has too much stored may try again: so often old events are purged.
@@ -172,14 +171,14 @@ impl Tenant {
         let mut bucket = self.used.events.lock();
         // Read under the lock, so that it never goes back.
         let now = Instant::now();
-        let rate = Rate { per_s: max, burst: max };
+        let rate = Rate::per_second(max, max);
         bucket.take(events, rate, now).map_err(|retry_after| QuotaError::EventRate { max, retry_after })
     }
 
     /// Gives back what [`Tenant::take_events`] took for events that were not accepted.
     pub(crate) fn return_events(&self, events: usize) {
-        if self.record.quotas.max_events_per_s.is_some() {
-            self.used.events.lock().put_back(events as u64);
+        if let Some(max) = self.record.quotas.max_events_per_s {
+            self.used.events.lock().refund(events as u64, Rate::per_second(max, max));
         }
     }
 
@@ -187,7 +186,7 @@ impl Tenant {
     pub(crate) fn take_act(&self) -> Result<(), Duration> {
         let mut bucket = self.used.acts.lock();
         let now = Instant::now();
-        bucket.take(1, Rate { per_s: ACTS_PER_S, burst: ACT_BURST }, now)
+        bucket.take(1, Rate::per_second(ACTS_PER_S, ACT_BURST), now)
     }
 
     /// Makes sure that there is room for what events add, until what is returned is dropped, which must be after
@@ -241,53 +240,9 @@ impl Drop for Arriving {
     }
 }
 
-/// What a token bucket lets through.
-#[derive(Clone, Copy)]
-struct Rate {
-    /// On the average.
-    per_s: u32,
-    /// At once.
-    burst: u32,
-}
-
-/// A token bucket that begins full. It measures time by a clock that is never set.
-#[derive(Default)]
-struct Bucket {
-    /// What may be taken, in billionths.
-    level: u64,
-    /// When `level` was right; `None`: nothing was taken yet.
-    at: Option<Instant>,
-}
-
-impl Bucket {
-    /// Takes so many, or says how long to wait for them. They are at most the burst.
-    fn take(&mut self, count: u64, Rate { per_s, burst }: Rate, now: Instant) -> Result<(), Duration> {
-        let (per_s, full, needed) = (u64::from(per_s), u64::from(burst) * SECOND_NS, count * SECOND_NS);
-        self.level = self.at.map_or(full, |at| {
-            let elapsed = now.saturating_duration_since(at).as_nanos();
-            let elapsed_ns = u64::try_from(elapsed).unwrap_or(u64::MAX);
-            self.level.saturating_add(elapsed_ns.saturating_mul(per_s)).min(full)
-        });
-        self.at = Some(now);
-        match self.level.checked_sub(needed) {
-            Some(rest) => {
-                self.level = rest;
-                Ok(())
-            }
-            None => Err(Duration::from_nanos((needed - self.level).div_ceil(per_s.max(1)))),
-        }
-    }
-
-    /// Too much is cut off by the next `take`.
-    fn put_back(&mut self, count: u64) {
-        self.level = self.level.saturating_add(count * SECOND_NS);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn tenant(quotas: Quotas) -> Tenant {
         let record = TenantRecord {
@@ -299,43 +254,6 @@ mod tests {
             created_at: crate::clock::UnixMicros(0),
         };
         Tenant { record, used: Arc::default() }
-    }
-
-    proptest! {
-        /// In no window are more events let through than the rate and one second's worth, and one that waits as long as
-        /// it was told is let through.
-        #[test]
-        fn the_rate_is_exact(
-            rate in 1_u32..2_000,
-            calls in proptest::collection::vec((0_u64..1_500_000_000, 1_u64..50), 1..200),
-        ) {
-            let mut bucket = Bucket::default();
-            let per_s = Rate { per_s: rate, burst: rate };
-            let mut now = Instant::now();
-            let mut taken: Vec<(Instant, u64)> = Vec::new();
-            for (pause, events) in calls {
-                now += Duration::from_nanos(pause);
-                let events = events.min(u64::from(rate));
-                if let Err(wait) = bucket.take(events, per_s, now) {
-                    prop_assert!(wait > Duration::ZERO);
-                    let mut too_early = Bucket { ..bucket };
-                    let early = now + wait.saturating_sub(Duration::from_nanos(1));
-                    prop_assert!(too_early.take(events, per_s, early).is_err(), "told to wait too long");
-                    now += wait;
-                    prop_assert!(bucket.take(events, per_s, now).is_ok(), "told to wait too short");
-                }
-                taken.push((now, events));
-            }
-            for (first, (start, _)) in taken.iter().enumerate() {
-                let mut sum = 0_u64;
-                for (end, events) in &taken[first..] {
-                    sum += events;
-                    let window = *end - *start;
-                    let allowed = u128::from(rate) * (window + Duration::from_secs(1)).as_nanos();
-                    prop_assert!(u128::from(sum) * u128::from(SECOND_NS) <= allowed, "{sum} events in {window:?}");
-                }
-            }
-        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,11 +11,11 @@ use std::path::Path;
 
 /// Who may import whom: a module imports its own row and those above it in this list.
 const ROWS: [&[&str]; 6] = [
-    &["clock", "fair", "log_rate", "topic"],
+    &["clock", "fair", "fit", "hex", "log_rate", "rate", "topic"],
     &["event", "filter", "shape", "webhook", "signing", "delivery"],
     &["store"],
     &["ingest", "dispatcher", "engine", "tenants"],
-    &["sources", "api", "dashboard"],
+    &["api", "dashboard"],
     &["config", "telemetry", "serve", "cli"],
 ];
 
@@ -72,6 +72,7 @@ const OWNERS: [(&str, &[&str]); 26] = [
     ("tracing_subscriber", &["src/telemetry"]),
     ("env::var", &["src/config"]),
     ("env::vars", &["src/config"]),
+    ("env::vars_os", &["src/config"]),
     ("SystemTime::now", &["src/clock.rs"]),
     ("Timestamp::now", &["src/clock.rs"]),
 ];
@@ -284,6 +285,36 @@ fn foreign_technology(sources: &[Source]) -> Vec<String> {
     wrong
 }
 
+/// Entries of the tables above that are about nothing: modules and paths without a file.
+fn stale_entries(rows: &[&[&str]], gated: &[&str], owners: &[(&str, &[&str])], sources: &[Source]) -> Vec<String> {
+    let is_there = |path: &str| sources.iter().any(|source| source.path.starts_with(path));
+    let modules = rows.iter().copied().flatten().map(|module| format!("src/{module}.rs"));
+    let paths = gated.iter().chain(owners.iter().flat_map(|(_, paths)| *paths)).map(|path| (*path).to_owned());
+    let stale = modules.chain(paths).filter(|path| !is_there(path));
+    stale.map(|path| format!("{path}: a table names it, and there is no such file")).collect()
+}
+
+/// Headers that say that their file is the only one, and name what is found in another.
+fn untrue_headers(sources: &[Source]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for source in sources {
+        let header = source.text.lines().map_while(|line| line.strip_prefix("//!"));
+        let header = header.map(str::trim).collect::<Vec<_>>().join(" ");
+        for sentence in header.split(['.', ';']).filter(|sentence| uses(sentence, "only").next().is_some()) {
+            for name in sentence.split('`').skip(1).step_by(2) {
+                let has_it = |source: &&Source| uses(&source.code, name).next().is_some();
+                if !has_it(&source) {
+                    wrong.push(format!("{}: its header names `{name}`, and its code does not", source.path));
+                }
+                if let Some(other) = sources.iter().filter(|other| other.path != source.path).find(has_it) {
+                    wrong.push(format!("{}: {} names `{name}`, too", source.path, other.path));
+                }
+            }
+        }
+    }
+    wrong
+}
+
 /// Name and length in lines of every function with a body.
 fn functions(code: &str) -> Vec<(&str, usize)> {
     let mut found = Vec::new();
@@ -377,6 +408,10 @@ fn is_rust(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|extension| extension == "rs")
 }
 
+fn is_document(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "md")
+}
+
 /// Files that `document` names in backquotes and that are not there: `dispatcher/lane.rs` is looked for
 /// in `src`, `tests/tidy.rs` from the root.
 fn missing_files(document: &str, files: &[String]) -> Vec<String> {
@@ -385,15 +420,19 @@ fn missing_files(document: &str, files: &[String]) -> Vec<String> {
     named.filter(|name| !is_there(name)).map(|name| format!("`{name}` is named but not there")).collect()
 }
 
-/// Rows of the table of limits that are not what the code says: "| `NAME` | `value` |…".
+/// Names and values of a table of limits: "| `NAME` | `value` |…".
+fn limits(document: &str) -> impl Iterator<Item = (&str, &str)> {
+    document.lines().filter(|line| line.starts_with("| `")).filter_map(|line| {
+        let mut cells = line.split('|').skip(1).map(|cell| cell.trim().trim_matches('`'));
+        let (name, value) = (cells.next()?, cells.next()?);
+        (name.contains('_') && name.to_uppercase() == name).then_some((name, value))
+    })
+}
+
+/// Rows of the table of limits that are not what the code says.
 fn wrong_limits(document: &str, sources: &[Source]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for line in document.lines().filter(|line| line.starts_with("| `")) {
-        let cells: Vec<&str> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
-        let (name, value) = (cells[1], cells[2]);
-        if !name.contains('_') || name.to_uppercase() != name {
-            continue;
-        }
+    for (name, value) in limits(document) {
         let is_said = |source: &Source| {
             uses(&source.text, name).any(|after| {
                 let declared = after.split(';').next().and_then(|rest| rest.split_once(" = "));
@@ -402,6 +441,58 @@ fn wrong_limits(document: &str, sources: &[Source]) -> Vec<String> {
         };
         if !sources.iter().any(is_said) {
             wrong.push(format!("the limit {name} is not {value}"));
+        }
+    }
+    wrong
+}
+
+/// Rows of the map of the code, "| 0 | `clock` |…", that are not those of [`ROWS`], and modules of `modules` without one.
+fn wrong_map(document: &str, modules: &BTreeSet<&str>) -> Vec<String> {
+    let mut mapped = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for line in document.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, number, module, ..] = cells[..] else { continue };
+        let (Ok(number), module) = (number.parse::<usize>(), module.trim_matches('`')) else { continue };
+        if row(module) != Some(number) {
+            wrong.push(format!("`{module}` is not in row {number}"));
+        }
+        mapped.insert(module);
+    }
+    wrong.extend(modules.difference(&mapped).map(|module| format!("`{module}` is missing in the map of the code")));
+    wrong
+}
+
+/// The anchor of a heading, as links name it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+/// Links of a document at `path` that lead to no file, or to no heading; `read` reads another document.
+fn broken_links(path: &str, document: &str, files: &[String], read: impl Fn(&str) -> String) -> Vec<String> {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut wrong = Vec::new();
+    for link in document.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        let (target, heading) = link.split_once('#').unwrap_or((link, ""));
+        if target.contains(':') {
+            continue;
+        }
+        let target = match (folder, target.strip_prefix("../")) {
+            _ if target.is_empty() => path.to_owned(),
+            (_, Some(above)) => above.to_owned(),
+            ("", None) => target.to_owned(),
+            (folder, None) => format!("{folder}/{target}"),
+        };
+        if !files.contains(&target) {
+            wrong.push(format!("{path}: `{link}` leads to no file"));
+        } else if !heading.is_empty() {
+            let text = read(&target);
+            let mut headings =
+                text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#'));
+            if !headings.any(|line| anchor(line) == heading) {
+                wrong.push(format!("{path}: `{link}` leads to no heading"));
+            }
         }
     }
     wrong
@@ -470,6 +561,16 @@ fn every_technology_has_one_owner() {
 }
 
 #[test]
+fn the_tables_are_about_what_is_there() {
+    assert_none(&stale_entries(&ROWS, &GATED, &OWNERS, &sources()));
+}
+
+#[test]
+fn headers_are_true() {
+    assert_none(&untrue_headers(&sources()));
+}
+
+#[test]
 fn files_and_functions_are_short() {
     assert_none(&too_long(&sources(), &LONG_FUNCTIONS));
 }
@@ -492,10 +593,17 @@ fn text_is_tidy() {
 #[test]
 fn documents_are_true() {
     assert!(read("CHANGELOG.md").contains("\n## [Unreleased]\n"), "CHANGELOG.md has no section for what comes next");
-    let (architecture, files) = (read("ARCHITECTURE.md"), files());
-    assert_none(&missing_files(&architecture, &files));
-    assert_none(&missing_files(&read("CONTRIBUTING.md"), &files));
-    assert_none(&wrong_limits(&architecture, &sources()));
+    let (files, sources) = (files(), sources());
+    for path in files.iter().filter(|path| is_document(path)) {
+        assert_none(&broken_links(path, &read(path), &files, read));
+        if path.starts_with("docs/") || ["ARCHITECTURE.md", "CONTRIBUTING.md"].contains(&&**path) {
+            assert_none(&missing_files(&read(path), &files));
+            assert_none(&wrong_limits(&read(path), &sources));
+        }
+    }
+    assert!(limits(&read("docs/limits.md")).count() > 100, "the table of limits was not understood");
+    let modules = sources.iter().filter(|source| !source.is_root()).map(Source::module).collect();
+    assert_none(&wrong_map(&read("ARCHITECTURE.md"), &modules));
 }
 
 #[test]
@@ -517,6 +625,14 @@ fn the_rules_notice_what_breaks_them() {
         too_long(&bad("src/topic.rs", &format!("fn f(a: [u8; 2]) {{\n{}}}\n", "x();\n".repeat(70))), &[]),
         too_long(&bad("src/topic.rs", &"\n".repeat(501)), &[]),
         too_long(&bad("src/topic.rs", "fn f() {}\n"), &[("src/topic.rs", "f", "no longer true")]),
+        stale_entries(&[&["gone"]], &[], &[], &bad("src/topic.rs", "")),
+        stale_entries(&[&["topic"]], &["src/gone/"], &[], &bad("src/topic.rs", "")),
+        stale_entries(&[], &[], &[("rusqlite", &["src/gone.rs"])], &bad("src/topic.rs", "use rusqlite::X;\n")),
+        untrue_headers(&bad("src/a.rs", "//! The only caller of `A::b`.\n")),
+        untrue_headers(&["src/a.rs", "src/b.rs"].map(|path| {
+            let header = if path == "src/a.rs" { "//! The only one\n//! that calls `A::b`.\n" } else { "" };
+            Source::new(path, &format!("{header}fn f() {{ A::b() }}\n"))
+        })),
         undocumented_limits(&bad("src/store.rs", "\npub const PAGE: u32 = 1;\n")),
         undocumented_limits(&bad("src/api/events.rs", "\npub const MAX_ITEMS: u32 = 1;\n")),
         untidy_text("a.md", "a tab\there\n"),
@@ -525,6 +641,10 @@ fn the_rules_notice_what_breaks_them() {
         untidy_text("a.md", "no line break"),
         missing_files("see `lane.rs`\n", &["src/dispatcher/lane.rs".to_owned()]),
         wrong_limits("| `MAX_A` | `2` |\n", &bad("src/a.rs", "const MAX_A: u32 = 1;\n")),
+        wrong_map("| 1 | `clock` | |\n", &BTreeSet::from(["clock"])),
+        wrong_map("| 0 | `clock` | |\n", &BTreeSet::from(["clock", "topic"])),
+        broken_links("docs/a.md", "[b](b.md)\n", &["b.md".to_owned()], |_| String::new()),
+        broken_links("a.md", "[b](#words-of-c)\n", &["a.md".to_owned()], |_| "# Words\n".to_owned()),
     ];
     for (number, wrong) in counts.iter().enumerate() {
         assert_eq!(wrong.len(), 1, "example {number}: {wrong:?}");
@@ -583,11 +703,18 @@ fn the_rules_let_good_code_be() {
     let good = [Source::new("src/event.rs", good)];
     let gated = [Source::new("src/filter/index.rs", "use parking_lot::Mutex;\n")];
     assert_none(&server_crates_in_library(&gated, &["parking_lot".to_owned()]));
+    assert_none(&stale_entries(&[&["event"]], &["src/event.rs"], &[("clock", &["src/event"])], &good));
+    let claim = "//! A thing. The only caller of `A::b`, and `C` is not said to be; `D` neither.\nfn f() { A::b(C) }\n";
+    assert_none(&untrue_headers(&[Source::new("src/a.rs", &claim.replace(", and `C`", ". `C`"))]));
     for wrong in [wrong_imports(&good), foreign_technology(&good), too_long(&good, &[]), undocumented_limits(&good)] {
         assert_none(&wrong);
     }
     assert_none(&wrong_limits("| `MAX_A` | `1 << 4` |\n", &good));
     assert_none(&missing_files("`event.rs` and `src/event.rs`", &["src/event.rs".to_owned()]));
+    assert_none(&wrong_map("| 0 | `clock` | the clock |\n", &BTreeSet::from(["clock"])));
+    let links = "[a](https://a.example/) [b](b.md#one-two-3) [c](../c.md) [d](#one-two-3)\n";
+    let linked = ["docs/a.md", "docs/b.md", "c.md"].map(str::to_owned);
+    assert_none(&broken_links("docs/a.md", links, &linked, |_| "## One, two: 3\n".to_owned()));
     assert_eq!(functions(&good[0].code), [("f", 1)]);
     let derived =
         "#[cfg_attr(\n    feature = \"server\",\n    derive(serde::Serialize),\n    serde(default)\n)]\nstruct A;\n";

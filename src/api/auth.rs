@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
@@ -18,6 +18,7 @@ use parking_lot::RwLock;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::time::Instant;
 
 use self::slowdown::Slowdown;
 pub use self::slowdown::{AUTH_FAILURE_COUNTS, AUTH_FAILURES, MAX_FAILING_PEERS};
@@ -209,7 +210,7 @@ impl Auth {
             return Ok(None);
         };
         if let Some(charge) = charge {
-            self.slowdown.give_back(charge);
+            self.slowdown.refund(charge);
         }
         let noted_at = AtomicI64::new(token.last_used_at.map_or(i64::MIN, |at| at.0));
         let cached = Arc::new(Cached { token, read_at: Instant::now(), generation, noted_at });

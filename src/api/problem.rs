@@ -13,6 +13,7 @@ use crate::dispatcher::shaping::PreviewError;
 use crate::dispatcher::trial::TestRefused;
 use crate::engine::{ChangeError, TestError};
 use crate::event::{BatchError, EventError, HopError};
+use crate::fit::fit;
 use crate::ingest::PublishError;
 use crate::signing::RotationError;
 use crate::store::StoreError;
@@ -146,7 +147,7 @@ impl Problem {
     /// Too much at once; `wait` is when it is worth to try again.
     pub(super) fn too_many(kind: &'static str, detail: impl Into<String>, wait: Duration) -> Self {
         // Whole seconds, rounded up: who waits so long is let through.
-        let seconds = u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1);
+        let seconds = fit(wait.as_millis().div_ceil(1_000), u32::MAX).max(1);
         Self { retry_after_s: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, detail) }
     }
 
@@ -218,6 +219,7 @@ impl From<StoreError> for Problem {
             StoreError::TooManyWebhooks { .. } => Self::new(StatusCode::CONFLICT, "quota-webhooks", error.to_string()),
             StoreError::TooManyTokens { .. } => Self::new(StatusCode::CONFLICT, "quota-tokens", error.to_string()),
             StoreError::TooManySettings { .. } => Self::new(StatusCode::CONFLICT, "quota-settings", error.to_string()),
+            StoreError::Stale => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             StoreError::Conflict(reason) => Self::new(StatusCode::CONFLICT, "conflict", reason),
             StoreError::Cursor => Self::field("cursor", "is not one that this server gave out"),
             StoreError::Corrupt(_) => Self::internal(error.to_string()),

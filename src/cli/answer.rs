@@ -1,4 +1,4 @@
-//! What a server answers, as it came and as it is read.
+//! An answer of a server, as it came and as it is read.
 
 use serde_json::Value;
 

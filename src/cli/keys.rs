@@ -1,4 +1,4 @@
-//! What `listen`, `sign` and `verify` share: keys as flags, bodies from files, and findings as text.
+//! Shared by `listen`, `sign` and `verify`: keys as flags, bodies from files, and findings as text.
 
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};

@@ -1,10 +1,11 @@
-//! What the commands that list share: which part is asked for, where the next page begins, and the table of deliveries.
+//! Shared by the commands that list: the part that is asked for, the beginning of the next page, and the table of deliveries.
 
 use serde_json::Value;
 
 use super::output::{self, Output, QUIET, STRONG};
 use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::config::Span;
+use crate::fit::fit;
 
 /// From when to when: acceptance of events, or acts.
 #[derive(Debug, clap::Args)]
@@ -50,7 +51,7 @@ impl Page {
 fn ago(time: String) -> String {
     match time.parse::<Span>() {
         Ok(Span(span)) => {
-            let span_us = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+            let span_us = fit(span.as_micros(), i64::MAX);
             UnixMicros(SystemClock.now().0.saturating_sub(span_us)).to_string()
         }
         Err(_) => time,

@@ -14,7 +14,7 @@ use crate::config::{Config, Environment, Location, RawConfig};
 use crate::serve::StoreSettings;
 use crate::store::OpenError;
 use crate::store::seal::MasterKeyError;
-use crate::store::transfer::{Moved, Outcome, Progress, Step, Task, TransferError, transfer};
+use crate::store::transfer::{Moved, Progress, Step, Task, TransferEnd, TransferError, transfer};
 
 /// Between lines about a table that takes long, where there is no terminal for a bar.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -76,9 +76,9 @@ pub(super) async fn run(args: Args, output: Output, environment: &Environment) -
 fn shown(moved: &Moved, database: &str, from_environment: bool, output: Output) -> anyhow::Result<()> {
     if output.json {
         let (outcome, was_begun) = match moved.outcome {
-            Outcome::Moved { was_begun } => ("moved", was_begun),
-            Outcome::WasDone => ("already moved", false),
-            Outcome::Verified => ("verified", false),
+            TransferEnd::Moved { was_begun } => ("moved", was_begun),
+            TransferEnd::WasDone => ("already moved", false),
+            TransferEnd::Verified => ("verified", false),
         };
         let table = |(name, digest): &(&str, crate::store::transfer::Digest)| json!({ "table": name, "rows": digest.rows, "checksum": digest.to_string() });
         let tables: Vec<_> = moved.tables.iter().map(table).collect();
@@ -91,9 +91,11 @@ fn shown(moved: &Moved, database: &str, from_environment: bool, output: Output) 
     let rows: u64 = moved.tables.iter().map(|(_, digest)| digest.rows).sum();
     let same = format!("{} rows are the same on both sides", HumanCount(rows));
     match moved.outcome {
-        Outcome::Moved { .. } => output.line(format_args!("{} to {database}: {same}", output.paint(GOOD, "moved")))?,
-        Outcome::Verified => output.line(format_args!("{} {database}: {same}", output.paint(GOOD, "verified")))?,
-        Outcome::WasDone => {
+        TransferEnd::Moved { .. } => {
+            output.line(format_args!("{} to {database}: {same}", output.paint(GOOD, "moved")))?;
+        }
+        TransferEnd::Verified => output.line(format_args!("{} {database}: {same}", output.paint(GOOD, "verified")))?,
+        TransferEnd::WasDone => {
             output.line(format_args!("already moved to {database}; --verify compares both sides again"))?;
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! The environment, which nothing else reads.
+//! The environment: the only caller of `env::vars_os`.
 
 use std::collections::BTreeMap;
 use std::fmt;

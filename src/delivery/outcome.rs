@@ -1,4 +1,4 @@
-//! What one attempt came to: how it ended, what the receiver asks for beside its status, and where the time went.
+//! The outcome of one attempt: its end, the receiver's requests beside the status, and the times of its phases.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What of a webhook is refused before it is registered: destinations that may not be contacted, as they are written.
+//! The check before a webhook is registered: it refuses destinations that may not be contacted, as they are written.
 
 use super::client::{Client, Target, VetError};
 use super::guard::DestinationError;

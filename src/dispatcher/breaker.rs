@@ -61,7 +61,7 @@ pub(super) enum Standing {
 
 /// What an attempt did to the circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum CircuitChange {
     None,
     /// Half of the failures that open the circuit came in a row.
     Failing,
@@ -134,7 +134,7 @@ impl Breaker {
 
     /// A success that took so long ends the row of failures and closes the circuit, also one that opened while the
     /// attempt was under way.
-    pub(super) fn succeeded(&mut self, took: Duration, now: UnixMicros) -> Change {
+    pub(super) fn succeeded(&mut self, took: Duration, now: UnixMicros) -> CircuitChange {
         self.is_slow = took >= SLOW_AFTER;
         let was_open = self.is_open();
         let was_failing = self.health.consecutive_failures >= self.failing_threshold();
@@ -145,32 +145,32 @@ impl Breaker {
         };
         self.health.last_success_at = Some(now);
         self.close();
-        if was_open || was_failing { Change::Recovered { was_open } } else { Change::None }
+        if was_open || was_failing { CircuitChange::Recovered { was_open } } else { CircuitChange::None }
     }
 
-    pub(super) fn failed(&mut self, error: &str, now: UnixMicros) -> Change {
+    pub(super) fn failed(&mut self, error: &str, now: UnixMicros) -> CircuitChange {
         self.width = Width::Unproven;
         self.health.consecutive_failures = self.health.consecutive_failures.saturating_add(1);
         self.note(error, now);
         if self.is_open() {
             // Others than the probe were under way when it opened.
             if !std::mem::take(&mut self.is_probing) {
-                return Change::None;
+                return CircuitChange::None;
             }
             self.health.cool_down = (2 * self.health.cool_down).min(self.settings.max_cool_down);
             self.health.probe_at = Some(now.after(self.health.cool_down));
-            return Change::StillOpen;
+            return CircuitChange::StillOpen;
         }
         let failures = self.health.consecutive_failures;
         if failures >= self.settings.threshold {
             self.health.auto_disabled_at = Some(now);
             self.health.cool_down = self.settings.cool_down;
             self.health.probe_at = Some(now.after(self.settings.cool_down));
-            Change::Opened
+            CircuitChange::Opened
         } else if failures == self.failing_threshold() {
-            Change::Failing
+            CircuitChange::Failing
         } else {
-            Change::None
+            CircuitChange::None
         }
     }
 
@@ -227,17 +227,17 @@ mod tests {
 
     fn opened() -> Breaker {
         let mut breaker = breaker(1);
-        assert_eq!(breaker.failed("http 503", NOW), Change::Opened);
+        assert_eq!(breaker.failed("http 503", NOW), CircuitChange::Opened);
         breaker
     }
 
     #[test]
     fn opens_at_the_threshold_and_not_again() {
         let mut breaker = breaker(3);
-        assert_eq!(breaker.failed("http 503", NOW), Change::None);
-        assert_eq!(breaker.failed("http 503", NOW), Change::Failing);
-        assert_eq!(breaker.failed("http 503", NOW), Change::Opened);
-        assert_eq!(breaker.failed("http 503", UnixMicros(2_000)), Change::None);
+        assert_eq!(breaker.failed("http 503", NOW), CircuitChange::None);
+        assert_eq!(breaker.failed("http 503", NOW), CircuitChange::Failing);
+        assert_eq!(breaker.failed("http 503", NOW), CircuitChange::Opened);
+        assert_eq!(breaker.failed("http 503", UnixMicros(2_000)), CircuitChange::None);
         assert_eq!(breaker.health().auto_disabled_at, Some(NOW));
         assert_eq!(breaker.health().consecutive_failures, 4);
         assert!(breaker.is_shut());
@@ -246,9 +246,9 @@ mod tests {
     #[test]
     fn one_success_starts_the_count_anew() {
         let mut breaker = breaker(2);
-        assert_eq!(breaker.failed("http 503", NOW), Change::Failing);
-        assert_eq!(breaker.succeeded(TOOK, NOW), Change::Recovered { was_open: false });
-        assert_eq!(breaker.failed("http 503", NOW), Change::Failing);
+        assert_eq!(breaker.failed("http 503", NOW), CircuitChange::Failing);
+        assert_eq!(breaker.succeeded(TOOK, NOW), CircuitChange::Recovered { was_open: false });
+        assert_eq!(breaker.failed("http 503", NOW), CircuitChange::Failing);
         assert!(!breaker.is_open());
     }
 
@@ -263,7 +263,7 @@ mod tests {
             now = at;
             breaker.begin_probe();
             assert!(!breaker.is_shut() && breaker.width(32) == 1);
-            assert_eq!(breaker.failed("http 503", now), Change::StillOpen);
+            assert_eq!(breaker.failed("http 503", now), CircuitChange::StillOpen);
             assert!(breaker.is_shut());
             expected = (2 * expected).min(MAX);
         }
@@ -275,14 +275,14 @@ mod tests {
     fn a_probe_that_succeeds_closes_it_and_the_width_grows_by_each_success() {
         let mut breaker = opened();
         breaker.begin_probe();
-        assert_eq!(breaker.succeeded(TOOK, NOW), Change::Recovered { was_open: true });
+        assert_eq!(breaker.succeeded(TOOK, NOW), CircuitChange::Recovered { was_open: true });
         assert!(!breaker.is_open() && breaker.standing() == Standing::Prompt);
         for width in [1, 2, 3, 4, 4] {
             assert_eq!(breaker.width(4), width);
-            assert_eq!(breaker.succeeded(TOOK, NOW), Change::None);
+            assert_eq!(breaker.succeeded(TOOK, NOW), CircuitChange::None);
         }
         // The next circuit begins with the short cool-down.
-        assert_eq!(breaker.failed("http 503", NOW), Change::Opened);
+        assert_eq!(breaker.failed("http 503", NOW), CircuitChange::Opened);
         assert_eq!(breaker.probe_at(NOW).since(NOW), MIN);
     }
 
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn a_late_success_closes_an_open_circuit() {
         let mut breaker = opened();
-        assert_eq!(breaker.succeeded(TOOK, NOW), Change::Recovered { was_open: true });
+        assert_eq!(breaker.succeeded(TOOK, NOW), CircuitChange::Recovered { was_open: true });
         assert!(!breaker.is_open());
     }
 
@@ -361,7 +361,7 @@ mod tests {
                         let was_open = breaker.is_open();
                         row += 1;
                         let change = breaker.failed("http 500", now);
-                        prop_assert_eq!(change == Change::Opened, !was_open && row >= threshold);
+                        prop_assert_eq!(change == CircuitChange::Opened, !was_open && row >= threshold);
                     }
                     3 => breaker.excused("egress_blocked: x", now),
                     _ => {

@@ -3,7 +3,9 @@
 //! A lane is state behind a short lock and does nothing by itself: each method says what the
 //! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
 
+mod backlog;
 mod changes;
+mod crew;
 mod loading;
 mod places;
 mod queue;
@@ -11,11 +13,15 @@ mod state;
 mod trial;
 mod work;
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 pub(super) use self::changes::Whereabouts;
+use self::crew::Wake;
 pub(super) use self::loading::Loaded;
+pub(crate) use self::places::Reservation;
 pub(super) use self::queue::Queued;
 pub(crate) use self::state::LaneSettings;
 use self::state::State;
@@ -35,8 +41,7 @@ pub(crate) struct Lane {
     pub(crate) seq: WebhookSeq,
     /// The ownership that it lives by; `None`: this node owns every shard for ever.
     pub(super) term: Option<Term>,
-    /// A permit wakes an idle worker. Permits and [`State::idle_workers`] together are the workers that wait.
-    pub(super) wake: Semaphore,
+    pub(super) wake: Wake,
     max_queued: usize,
     memory: Memory,
     state: Mutex<State>,
@@ -69,11 +74,20 @@ impl Lane {
         Self {
             seq: record.seq,
             term,
-            wake: Semaphore::new(0),
+            wake: Wake::new(),
             max_queued: settings.max_lane_deliveries,
             memory,
-            state: Mutex::new(State::new(record, &settings.retry_schedule, settings.circuit)),
+            state: Mutex::new(State::new(record, &settings.retry_schedule, settings.circuit, Instant::now())),
         }
+    }
+
+    pub(super) fn settings(&self) -> Arc<LaneSettings> {
+        Arc::clone(&self.state.lock().settings)
+    }
+
+    /// The shard that it belongs to, where other nodes share the store.
+    pub(super) fn shard(&self) -> Option<u8> {
+        self.term.map(|term| term.shard.number())
     }
 
     pub(super) fn is_ordered(&self) -> bool {
@@ -83,7 +97,7 @@ impl Lane {
     /// (queued, under way, circuit open)
     pub(super) fn gauges(&self) -> (usize, usize, bool) {
         let state = self.state.lock();
-        (state.queue.len(), state.under_way.len(), state.breaker.is_open())
+        (state.backlog.queue.len(), state.backlog.under_way.len(), state.breaker.is_open())
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::fit::fit;
+
 /// What is left of a lease when its node stops acting by it is this part of the whole: time for what was begun to end, and
 /// for clocks that run differently fast.
 const MARGIN_SHARE: u32 = 5;
@@ -38,7 +40,7 @@ impl Lease {
     pub(super) fn extend(&self, sent_at: Instant, lease: Duration) -> Instant {
         let until = sent_at + lease.saturating_sub(lease / MARGIN_SHARE);
         let micros = until.saturating_duration_since(self.since).as_micros();
-        self.until.store(u64::try_from(micros).unwrap_or(FOR_EVER - 1), Ordering::Release);
+        self.until.store(fit(micros, FOR_EVER - 1), Ordering::Release);
         until
     }
 

@@ -1,34 +1,25 @@
-//! The rate limit of one webhook, exact: a generic cell rate algorithm (ITU-T I.371, annex A). Pure.
-
-use std::time::Duration;
+//! The rate limit of one webhook, exact. Pure.
 
 use tokio::time::Instant;
 
+use crate::rate::{Bucket, Rate};
 use crate::webhook::RateLimit;
 
 /// Lets `burst + per_s × t` attempts begin within any time `t`, and never one more.
 ///
-/// It measures time by a clock that is never set. It begins empty: what was let through before a restart, a move to
-/// another node or a change of the limit is unknown, and is taken to be all that there was.
+/// It begins empty: what was let through before a restart, a move to another node or a change of the limit is unknown, and
+/// is taken to be all that there was.
 #[derive(Clone, Debug)]
 pub(super) struct Limiter {
     limit: RateLimit,
-    interval: Duration,
-    /// How far before its turn an attempt may begin.
-    tolerance: Duration,
-    /// When the next attempt's turn is, if all were evenly spaced.
-    turn: Instant,
+    rate: Rate,
+    bucket: Bucket,
 }
 
 impl Limiter {
     pub(super) fn new(limit: RateLimit, now: Instant) -> Self {
-        // Rounded up, so that rounding lets nothing more through.
-        let nanos = (1e9 / limit.per_s).ceil();
-        let interval = Duration::try_from_secs_f64(nanos / 1e9).unwrap_or(Duration::MAX / 4);
-        let interval = interval + Duration::from_nanos(1);
-        let tolerance = interval.saturating_mul(limit.burst.saturating_sub(1));
-        let turn = now.checked_add(tolerance.saturating_add(interval)).unwrap_or(now);
-        Self { limit, interval, tolerance, turn }
+        let rate = Rate::fraction_per_second(limit.per_s, limit.burst);
+        Self { limit, rate, bucket: Bucket::empty(now) }
     }
 
     pub(super) fn limit(&self) -> RateLimit {
@@ -36,29 +27,31 @@ impl Limiter {
     }
 
     /// When the next attempt may begin; it may have been able to for a while.
-    pub(super) fn ready_at(&self) -> Instant {
-        self.turn.checked_sub(self.tolerance).unwrap_or(self.turn)
+    pub(super) fn ready_at(&self, now: Instant) -> Instant {
+        self.bucket.ready_at(self.rate, now)
     }
 
     /// Takes the turn of one attempt that begins at `now`, if it may.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        if now < self.ready_at() {
-            return false;
-        }
-        self.turn = self.turn.max(now) + self.interval;
-        true
+        self.bucket.take(1, self.rate, now).is_ok()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use proptest::prelude::*;
+
+    fn limiter(per_s: f64, burst: u32, now: Instant) -> Limiter {
+        Limiter::new(RateLimit { per_s, burst }, now)
+    }
 
     #[test]
     fn an_even_limit_spaces_attempts_and_begins_empty() {
         let start = Instant::now();
-        let mut limiter = Limiter::new(RateLimit { per_s: 10.0, burst: 1 }, start);
+        let mut limiter = limiter(10.0, 1, start);
         assert!(!limiter.take(start));
         let first = start + Duration::from_millis(101);
         assert!(limiter.take(first) && !limiter.take(first));
@@ -69,17 +62,31 @@ mod tests {
     #[test]
     fn a_pause_earns_a_burst_and_no_more() {
         let start = Instant::now();
-        let mut limiter = Limiter::new(RateLimit { per_s: 1.0, burst: 5 }, start);
+        let mut limiter = limiter(1.0, 5, start);
         let later = start + Duration::from_secs(1_000);
         assert_eq!((0..100).filter(|_| limiter.take(later)).count(), 5);
     }
 
     #[test]
-    fn the_slowest_limit_is_one_a_day() {
+    fn the_slowest_limit_is_one_a_day_and_has_the_largest_burst() {
         let start = Instant::now();
-        let mut limiter = Limiter::new(RateLimit { per_s: 1.0 / 86_400.0, burst: 1 }, start);
-        assert!(!limiter.take(start + Duration::from_secs(86_399)));
-        assert!(limiter.take(start + Duration::from_secs(86_401)));
+        for burst in [1, 100_000] {
+            let mut limiter = limiter(1.0 / 86_400.0, burst, start);
+            assert!(!limiter.take(start + Duration::from_secs(86_399)));
+            assert!(limiter.take(start + Duration::from_secs(86_401)));
+        }
+    }
+
+    #[test]
+    fn a_limiter_says_when_the_next_may_come() {
+        let start = Instant::now();
+        let mut limiter = limiter(10.0, 3, start);
+        for _ in 0..10 {
+            let ready_at = limiter.ready_at(start);
+            assert!(!limiter.clone().take(ready_at - Duration::from_nanos(1)), "told to wait too long");
+            assert!(limiter.take(ready_at), "told to wait too short");
+        }
+        assert!(limiter.ready_at(start) > start + Duration::from_secs(1));
     }
 
     proptest! {
@@ -90,14 +97,13 @@ mod tests {
             burst in 1..50_u32,
             gaps_us in proptest::collection::vec((0..400_000_u64, 0..30_u8), 1..300),
         ) {
-            let limit = RateLimit { per_s, burst };
             let mut now = Instant::now();
-            let mut limiter = Limiter::new(limit, now);
+            let mut limiter = limiter(per_s, burst, now);
             let mut begun = Vec::new();
             for (gap_us, dice) in gaps_us {
                 now += Duration::from_micros(gap_us);
                 if dice == 0 {
-                    limiter = Limiter::new(limit, now);
+                    limiter = Limiter::new(limiter.limit(), now);
                 }
                 while limiter.take(now) {
                     begun.push(now);

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
-use super::Shared;
 use super::lane::{Lane, Loaded, Queued};
+use super::{Shared, spans};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::retry::MAX_WAIT;
 use crate::store::{Portion, StoreError};
@@ -19,10 +20,11 @@ const LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Reads a portion of what is due for a lane, and queues it.
 pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, portion: Portion, now: UnixMicros) {
     let Ok(_permit) = shared.loads.acquire().await else { return };
-    let todo = match read_due(&shared, &lane, portion, now).await {
+    let read = read_due(&shared, &lane, portion, now).instrument(spans::load(&shared, &lane));
+    let todo = match read.await {
         Ok(loaded) => lane.finish_load(loaded, shared.clock.now()),
         Err(error) => {
-            tracing::error!(%error, "cannot read deliveries that are due; trying again");
+            tracing::error!(webhook = lane.settings().name, %error, "cannot read deliveries that are due; trying again");
             lane.fail_load(again_at(&shared), shared.clock.now())
         }
     };

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::lane::{Lane, Whereabouts};
-use super::settler::Message;
+use super::settler::ToSettle;
 use super::shards::Actions;
 use super::{Dispatcher, FLUSH_TIMEOUT, ShardFigures, Shared};
 use crate::clock::{Clock, UnixMicros};
@@ -71,7 +71,7 @@ impl Dispatcher {
         figures.into_values().collect()
     }
 
-    /// Whether nothing is owned, coming or leaving.
+    /// Whether nothing is owned, coming or being handed over.
     pub(crate) fn is_without_shards(&self) -> bool {
         self.shared.shards.lock().is_empty()
     }
@@ -101,7 +101,7 @@ impl Dispatcher {
         }
         let actions = shards.renewed(named, renewed);
         drop(shards);
-        self.shared.abandon(|term| actions.lost.contains(&term));
+        self.shared.lose_terms(|term| actions.lost.contains(&term));
         Some((actions, until))
     }
 
@@ -109,7 +109,7 @@ impl Dispatcher {
     pub(crate) fn lapse(&self) {
         self.shared.lease.end();
         self.shared.shards.lock().lapse();
-        self.shared.abandon(|_| true);
+        self.shared.lose_terms(|_| true);
     }
 
     /// The lanes of terms that begin are here from now on. Returns the webhooks of those that were not lost meanwhile.
@@ -133,7 +133,7 @@ impl Dispatcher {
 
     /// Lets lanes of terms that this node gives away end what is under way, and records it. After `timeout` it is cut off.
     pub(crate) async fn hand_over(&self, terms: &[Term], timeout: Duration) {
-        let lanes = self.shared.depart(|term| terms.contains(&term));
+        let lanes = self.shared.move_lanes(|term| terms.contains(&term));
         let give_up_at = Instant::now() + timeout;
         while Instant::now() < give_up_at && lanes.iter().any(|lane| !lane.is_idle()) {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -144,7 +144,7 @@ impl Dispatcher {
         }
         for lane in lanes {
             lane.abort_workers();
-            let _ = self.shared.outcomes.send(Message::Health(lane)).await;
+            let _ = self.shared.outcomes.send(ToSettle::Health(lane)).await;
         }
         self.flush().await;
     }
@@ -161,11 +161,11 @@ impl Dispatcher {
         }
     }
 
-    /// They are given back.
-    pub(crate) fn given(&self, terms: &[Term]) {
+    /// They have been handed over.
+    pub(crate) fn handed_over(&self, terms: &[Term]) {
         let mut shards = self.shared.shards.lock();
         for term in terms {
-            shards.given(*term);
+            shards.handed_over(*term);
         }
     }
 
@@ -173,7 +173,7 @@ impl Dispatcher {
     pub(crate) async fn flush(&self) -> bool {
         let (done, flushed) = oneshot::channel();
         let flush = async {
-            if self.shared.outcomes.send(Message::Flush(done)).await.is_ok() {
+            if self.shared.outcomes.send(ToSettle::Flush(done)).await.is_ok() {
                 let _ = flushed.await;
             }
         };
@@ -193,10 +193,10 @@ impl Dispatcher {
     }
 
     /// A delivery was changed in the store by another node: what a lane holds of it is old.
-    pub(crate) fn forget(&self, key: DeliveryKey) {
+    pub(crate) fn withdraw(&self, key: DeliveryKey) {
         let Some(lane) = self.shared.lane(key.webhook) else { return };
-        if let Whereabouts::Taken(_) = lane.take_out(key.event) {
-            let todo = lane.give_back(key.event, None, self.shared.clock.now());
+        if let Whereabouts::Withheld(_) = lane.withhold(key.event) {
+            let todo = lane.restore(key.event, None, self.shared.clock.now());
             self.shared.carry_out(&lane, todo);
         }
     }
@@ -216,28 +216,28 @@ impl Shared {
     }
 
     /// Takes lanes out that are not ours any more, or not for long. They begin no attempt from now on.
-    fn depart(&self, is_over: impl Fn(Term) -> bool) -> Vec<Arc<Lane>> {
+    fn move_lanes(&self, is_over: impl Fn(Term) -> bool) -> Vec<Arc<Lane>> {
         let mut lanes = self.lanes.write();
         let over = lanes.extract_if(|_, lane| lane.term.is_some_and(&is_over));
         let over: Vec<Arc<Lane>> = over.map(|(_, lane)| lane).collect();
         drop(lanes);
         for lane in &over {
-            lane.leave();
+            lane.move_away();
         }
         over
     }
 
     /// The same, and what is under way ends at once.
-    fn abandon(&self, is_over: impl Fn(Term) -> bool) {
-        for lane in self.depart(is_over) {
+    fn lose_terms(&self, is_over: impl Fn(Term) -> bool) {
+        for lane in self.move_lanes(is_over) {
             lane.abort_workers();
         }
     }
 
     /// The store says that others own them.
-    pub(super) fn lose(&self, stale: &[Arc<Lane>]) {
+    pub(super) fn lose_lanes(&self, stale: &[Arc<Lane>]) {
         for lane in stale {
-            lane.leave();
+            lane.move_away();
             lane.abort_workers();
             let mut lanes = self.lanes.write();
             if lanes.get(&lane.seq).is_some_and(|present| Arc::ptr_eq(present, lane)) {
@@ -246,13 +246,13 @@ impl Shared {
         }
     }
 
-    /// Deliveries that were accepted for a lane that has left meanwhile are for the next owner to find.
-    pub(super) fn park(self: &Arc<Self>, webhook: WebhookSeq, events: Vec<EventSeq>) {
+    /// Deliveries that were accepted for a lane that has moved meanwhile are for the next owner to find.
+    pub(super) fn pass_on(self: &Arc<Self>, webhook: WebhookSeq, events: Vec<EventSeq>) {
         let Some(member) = self.member.clone() else { return };
         let keys: Vec<_> = events.into_iter().map(|event| DeliveryKey { event, webhook }).collect();
         tokio::spawn(async move {
-            while let Err(error) = member.cluster.park(&keys).await {
-                tracing::debug!(%error, "deliveries of a lane that has left cannot be passed on yet");
+            while let Err(error) = member.cluster.pass_on(&keys).await {
+                tracing::debug!(webhook_seq = webhook.0, %error, "deliveries of a lane that has moved cannot be passed on yet");
                 tokio::time::sleep(super::settler::RETRY_DELAY).await;
             }
             member.cluster.hint(Hint::Due(webhook));

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::lane::{Lane, WEBHOOK_DELETED};
-use super::settler::Message;
+use super::settler::ToSettle;
 use super::{RECOVERY_EVENTS, Shared};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Transition;
-use crate::store::{DeliveryKey, Disposition, EventSeq, SettleBatch, Settlement, StoreError, Unsettled};
+use crate::store::{DeliveryKey, EventSeq, SettleBatch, Settlement, StoreError, Unsettled};
 
 impl Shared {
     /// Reads back the deliveries that a former run held in memory.
@@ -48,12 +48,10 @@ impl Shared {
                 orphans.push(Settlement { key, attempt: None, round_attempts: 0, transition, at: now });
                 continue;
             };
-            match (lane.reserve(room), &held) {
-                (Disposition::InMemory, Some(held)) => {
-                    let todo = lane.admit(Arc::clone(held));
-                    self.carry_out(&lane, todo);
-                }
-                _ => write_down(Arc::clone(self), lane, vec![(key.event, 0)], false, now).await,
+            let mut reserved = Arc::clone(&lane).reserve(room);
+            match held.as_ref().and_then(|held| reserved.admit(Arc::clone(held))) {
+                Some(todo) => self.carry_out(&lane, todo),
+                None => write_down(Arc::clone(self), lane, vec![(key.event, 0)], false, now).await,
             }
         }
     }
@@ -72,8 +70,8 @@ pub(super) async fn write_down(
         let key = DeliveryKey { event, webhook: lane.seq };
         let settlement = Settlement { key, attempt: None, round_attempts, transition, at: now };
         if shared
-            .leaving
-            .send(Message::Ended { lane: Arc::clone(&lane), settlement, was_under_way: false, notice: None })
+            .evicted
+            .send(ToSettle::Ended { lane: Arc::clone(&lane), settlement, was_under_way: false, notice: None })
             .await
             .is_err()
         {

@@ -29,7 +29,8 @@ pub(super) const MAX_WAITING: usize = 2_048;
 /// How long to wait before a commit that failed is tried again.
 pub(super) const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-pub(super) enum Message {
+/// What the settler is told.
+pub(super) enum ToSettle {
     /// `was_under_way`: it ends what was taken from the lane's queue.
     Ended {
         lane: Arc<Lane>,
@@ -44,7 +45,7 @@ pub(super) enum Message {
     Flush(oneshot::Sender<()>),
 }
 
-impl Message {
+impl ToSettle {
     /// An attempt for a delivery ended.
     pub(super) fn ended(lane: &Arc<Lane>, settlement: Settlement, notice: Option<Notice>) -> Self {
         Self::Ended { lane: Arc::clone(lane), settlement, was_under_way: true, notice: notice.map(Box::new) }
@@ -59,40 +60,40 @@ impl Message {
     }
 }
 
-/// Runs until the last sender of `outcomes` is gone. `leaving`: deliveries that leave memory.
+/// Runs until the last sender of `outcomes` is gone. `evicted`: deliveries that leave memory.
 pub(super) async fn run(
     shared: Arc<Shared>,
-    mut outcomes: mpsc::Receiver<Message>,
-    mut leaving: mpsc::Receiver<Message>,
+    mut outcomes: mpsc::Receiver<ToSettle>,
+    mut evicted: mpsc::Receiver<ToSettle>,
 ) {
     let mut received = Vec::with_capacity(MAX_BATCH);
-    while receive(&mut received, &mut outcomes, &mut leaving).await {
+    while receive(&mut received, &mut outcomes, &mut evicted).await {
         while !received.is_empty() {
-            let portion = portion(&received);
-            record(&shared, received.drain(..portion)).await;
+            let count = next_commit(&received);
+            record(&shared, received.drain(..count)).await;
         }
     }
 }
 
 /// Waits for messages: all outcomes that are there, and behind them some of what leaves memory. `false`: none will come.
 async fn receive(
-    received: &mut Vec<Message>,
-    outcomes: &mut mpsc::Receiver<Message>,
-    leaving: &mut mpsc::Receiver<Message>,
+    received: &mut Vec<ToSettle>,
+    outcomes: &mut mpsc::Receiver<ToSettle>,
+    evicted: &mut mpsc::Receiver<ToSettle>,
 ) -> bool {
     tokio::select! {
         biased;
         count = outcomes.recv_many(received, MAX_BATCH) => if count == 0 { return false },
-        Some(first) = leaving.recv() => received.push(first),
+        Some(first) = evicted.recv() => received.push(first),
     }
-    received.extend(iter::from_fn(|| leaving.try_recv().ok()).take(MAX_WRITTEN_DOWN));
+    received.extend(iter::from_fn(|| evicted.try_recv().ok()).take(MAX_WRITTEN_DOWN));
     true
 }
 
 /// How many of the messages go into the next commit.
-fn portion(received: &[Message]) -> usize {
+fn next_commit(received: &[ToSettle]) -> usize {
     let mut failures = 0;
-    let is_too_much = |message: &Message| {
+    let is_too_much = |message: &ToSettle| {
         failures += usize::from(message.error().is_some());
         failures > MAX_FAILURES
     };
@@ -101,7 +102,7 @@ fn portion(received: &[Message]) -> usize {
 
 /// What goes into one commit, and who is concerned.
 #[derive(Default)]
-struct Portion {
+struct Gathered {
     lanes: HashMap<WebhookSeq, Arc<Lane>>,
     ended: Vec<Ended>,
     flushes: Vec<oneshot::Sender<()>>,
@@ -114,25 +115,25 @@ struct Ended {
     notice: Option<Box<Notice>>,
 }
 
-impl Portion {
-    fn of(messages: impl ExactSizeIterator<Item = Message>) -> Self {
-        let mut portion = Self { ended: Vec::with_capacity(messages.len()), ..Self::default() };
+impl Gathered {
+    fn of(messages: impl ExactSizeIterator<Item = ToSettle>) -> Self {
+        let mut gathered = Self { ended: Vec::with_capacity(messages.len()), ..Self::default() };
         for message in messages {
             match message {
-                Message::Ended { lane, settlement, was_under_way, notice } => {
-                    portion.concerns(&lane);
-                    portion.ended.push(Ended { lane, settlement, was_under_way, notice });
+                ToSettle::Ended { lane, settlement, was_under_way, notice } => {
+                    gathered.concerns(&lane);
+                    gathered.ended.push(Ended { lane, settlement, was_under_way, notice });
                 }
-                Message::Health(lane) => portion.concerns(&lane),
-                Message::Flush(done) => portion.flushes.push(done),
+                ToSettle::Health(lane) => gathered.concerns(&lane),
+                ToSettle::Flush(done) => gathered.flushes.push(done),
             }
         }
-        let lanes = &portion.lanes;
+        let lanes = &gathered.lanes;
         // A webhook that was lost and came back has another lane now; what the old one did is over.
-        portion.ended.retain(|ended| {
+        gathered.ended.retain(|ended| {
             lanes.get(&ended.settlement.key.webhook).is_some_and(|lane| Arc::ptr_eq(lane, &ended.lane))
         });
-        portion
+        gathered
     }
 
     /// Of two lanes of a webhook the one of the later term counts.
@@ -145,8 +146,8 @@ impl Portion {
 }
 
 /// Commits what messages say, and tells those concerned.
-async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = Message>) {
-    let Portion { mut lanes, ended, flushes } = Portion::of(messages);
+async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = ToSettle>) {
+    let Gathered { mut lanes, ended, flushes } = Gathered::of(messages);
     let now = shared.clock.now();
     if !flushes.is_empty() {
         for (seq, lane) in shared.lanes.read().iter() {
@@ -167,14 +168,14 @@ async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = Me
         were_under_way.push(was_under_way);
     }
     let batch = Arc::new(SettleBatch { settlements, health, is_urgent, fence });
-    let stale = commit(shared, &batch).await;
+    let stale = settle(shared, &batch).await;
     if !stale.is_empty() {
         tracing::warn!(webhooks = stale.len(), "outcomes were not recorded: other nodes own their webhooks now");
         let is_stale = |settlement: &&Settlement| stale.contains(&settlement.key.webhook);
         shared.counters.settlements_stale.add(batch.settlements.iter().filter(is_stale).count() as u64);
         let lost: Vec<_> = stale.iter().filter_map(|webhook| lanes.remove(webhook)).collect();
         notices.retain(|notice| !stale.contains(&notice.webhook));
-        shared.lose(&lost);
+        shared.lose_lanes(&lost);
     }
     for (settlement, was_under_way) in batch.settlements.iter().zip(were_under_way) {
         if let Some(lane) = lanes.get(&settlement.key.webhook) {
@@ -191,7 +192,7 @@ async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = Me
 
 /// Tries until it succeeds: what has been sent must be recorded, and meanwhile nothing more is sent. Returns the webhooks
 /// that are not ours any more, of which nothing is recorded.
-async fn commit(shared: &Shared, batch: &Arc<SettleBatch>) -> Vec<WebhookSeq> {
+async fn settle(shared: &Shared, batch: &Arc<SettleBatch>) -> Vec<WebhookSeq> {
     if batch.settlements.is_empty() && batch.health.is_empty() {
         return Vec::new();
     }
@@ -230,23 +231,23 @@ mod tests {
     #[tokio::test]
     async fn outcomes_do_not_wait_behind_what_leaves_memory() {
         let (outcome, mut outcomes) = mpsc::channel(MAX_WAITING);
-        let (leave, mut leaving) = mpsc::channel(MAX_WAITING);
-        let message = || Message::Flush(oneshot::channel().0);
+        let (evict, mut evicted) = mpsc::channel(MAX_WAITING);
+        let message = || ToSettle::Flush(oneshot::channel().0);
         for _ in 0..MAX_WAITING {
-            leave.try_send(message()).unwrap();
+            evict.try_send(message()).unwrap();
         }
         let mut received = Vec::new();
-        assert!(receive(&mut received, &mut outcomes, &mut leaving).await);
+        assert!(receive(&mut received, &mut outcomes, &mut evicted).await);
         assert_eq!(received.len(), MAX_WRITTEN_DOWN + 1);
         received.clear();
         let (done, answered) = oneshot::channel();
-        outcome.try_send(Message::Flush(done)).unwrap();
-        assert!(receive(&mut received, &mut outcomes, &mut leaving).await);
+        outcome.try_send(ToSettle::Flush(done)).unwrap();
+        assert!(receive(&mut received, &mut outcomes, &mut evicted).await);
         assert_eq!(received.len(), 1 + MAX_WRITTEN_DOWN);
         drop(received.remove(0));
         answered.await.expect_err("the outcome is the first");
         drop(outcome);
         received.clear();
-        assert!(!receive(&mut received, &mut outcomes, &mut leaving).await);
+        assert!(!receive(&mut received, &mut outcomes, &mut evicted).await);
     }
 }

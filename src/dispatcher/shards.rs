@@ -12,8 +12,8 @@ enum Phase {
     Coming,
     /// Its lanes are here.
     Owned,
-    /// Its lanes are being ended, to be given back.
-    Leaving,
+    /// Its lanes are being ended, to be handed over.
+    HandingOver,
 }
 
 /// The shards of a node.
@@ -30,7 +30,7 @@ pub(crate) struct Actions {
     /// Terms that are over: others own the shards, or may at any moment.
     pub(crate) lost: Vec<Term>,
     /// Shards to be handed over to others.
-    pub(crate) give: Vec<Term>,
+    pub(crate) hand_over: Vec<Term>,
 }
 
 impl Shards {
@@ -54,7 +54,7 @@ impl Shards {
         self.held.is_empty()
     }
 
-    /// Takes in the answer to a renewal that named `named`. A term that was named and is here no more was given back or
+    /// Takes in the answer to a renewal that named `named`. A term that was named and is here no more was handed over or
     /// has lapsed meanwhile, whatever the answer says.
     pub(super) fn renewed(&mut self, named: &[Term], renewed: &Renewed) -> Actions {
         let (named, held): (HashSet<Term>, HashSet<Term>) =
@@ -72,12 +72,12 @@ impl Shards {
             }
             actions.take.push(*term);
         }
-        let leaving = self.held.values().filter(|(_, phase)| *phase == Phase::Leaving).count();
-        let give = if renewed.is_draining { usize::MAX } else { renewed.surplus.saturating_sub(leaving) };
+        let under_way = self.held.values().filter(|(_, phase)| *phase == Phase::HandingOver).count();
+        let hand_over = if renewed.is_draining { usize::MAX } else { renewed.surplus.saturating_sub(under_way) };
         let owned = self.held.iter_mut().rev().filter(|(_, (_, phase))| *phase == Phase::Owned);
-        for (shard, (epoch, phase)) in owned.take(give) {
-            *phase = Phase::Leaving;
-            actions.give.push(Term { shard: *shard, epoch: *epoch });
+        for (shard, (epoch, phase)) in owned.take(hand_over) {
+            *phase = Phase::HandingOver;
+            actions.hand_over.push(Term { shard: *shard, epoch: *epoch });
         }
         actions
     }
@@ -96,9 +96,9 @@ impl Shards {
         is_coming
     }
 
-    /// It was given back.
-    pub(super) fn given(&mut self, term: Term) {
-        if self.held.get(&term.shard) == Some(&(term.epoch, Phase::Leaving)) {
+    /// It was handed over.
+    pub(super) fn handed_over(&mut self, term: Term) {
+        if self.held.get(&term.shard) == Some(&(term.epoch, Phase::HandingOver)) {
             self.held.remove(&term.shard);
         }
     }
@@ -154,15 +154,15 @@ mod tests {
                 let named = nodes[*node].terms();
                 let renewed = table.renew(*node, &named, live.len());
                 let actions = nodes[*node].renewed(&named, &renewed);
-                assert_eq!(actions.lost, [], "nobody takes what was not given");
+                assert_eq!(actions.lost, [], "nobody takes what was not handed over");
                 moved += actions.take.len();
                 for term in actions.take {
                     assert!(nodes[*node].begin(term));
                 }
-                for term in actions.give {
+                for term in actions.hand_over {
                     assert_eq!(nodes[*node].owned(term.shard), None);
                     table.release(*node, term);
-                    nodes[*node].given(term);
+                    nodes[*node].handed_over(term);
                 }
             }
         }
@@ -211,15 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_back_while_a_renewal_was_under_way_does_not_come_back() {
+    fn what_was_handed_over_while_a_renewal_was_under_way_does_not_come_back() {
         let mut shards = Shards::default();
         let actions = shards.renewed(&[], &renewed(&[term(1, 5), term(2, 3)]));
         assert_eq!(actions.take, [term(1, 5), term(2, 3)]);
         assert!(shards.begin(term(1, 5)) && !shards.begin(term(2, 4)));
         let named = shards.terms();
         let draining = Renewed { is_draining: true, ..renewed(&named) };
-        assert_eq!(shards.renewed(&named, &draining).give, [term(1, 5)], "the other one is not here yet");
-        shards.given(term(1, 5));
+        assert_eq!(shards.renewed(&named, &draining).hand_over, [term(1, 5)], "the other one is not here yet");
+        shards.handed_over(term(1, 5));
         assert_eq!(shards.renewed(&named, &renewed(&named)), Actions::default());
         assert_eq!(shards.terms(), [term(2, 3)]);
         // It may come again, as another term.

@@ -26,16 +26,20 @@ const MAX_TURN_DELAY: Duration = Duration::from_millis(2);
 
 /// The attempts that may be under way at once, over all lanes.
 pub(super) struct Slots {
-    prompt: Share,
-    slow: Share,
-    unproven: Share,
+    prompt: SlotShare,
+    slow: SlotShare,
+    unproven: SlotShare,
 }
 
 impl Slots {
     pub(super) fn new(max_in_flight: usize) -> Self {
         let total = u32::try_from(max_in_flight).unwrap_or(u32::MAX).clamp(3, 1 << 20);
         let (slow, unproven) = ((total / SLOW_SHARE).max(1), (total / UNPROVEN_SHARE).max(1));
-        Self { prompt: Share::new(total - slow - unproven), slow: Share::new(slow), unproven: Share::new(unproven) }
+        Self {
+            prompt: SlotShare::new(total - slow - unproven),
+            slow: SlotShare::new(slow),
+            unproven: SlotShare::new(unproven),
+        }
     }
 
     /// Waits for a slot, and for its turn; `None` once the slots are closed.
@@ -56,24 +60,24 @@ impl Slots {
     }
 
     pub(super) fn in_use(&self) -> usize {
-        [&self.prompt, &self.slow, &self.unproven].map(Share::in_use).iter().sum()
+        [&self.prompt, &self.slow, &self.unproven].map(SlotShare::in_use).iter().sum()
     }
 }
 
 /// Slots for webhooks of one standing.
-struct Share {
+struct SlotShare {
     slots: Semaphore,
     count: u32,
-    turns: Mutex<Turns>,
+    pace: Mutex<SlotPace>,
 }
 
 /// When attempts of a share begin.
-struct Turns {
+struct SlotPace {
     next: Instant,
     spacing: Duration,
 }
 
-impl Turns {
+impl SlotPace {
     fn take(&mut self, now: Instant) -> Instant {
         let turn = self.next.max(now);
         self.next = turn + self.spacing;
@@ -87,10 +91,10 @@ impl Turns {
     }
 }
 
-impl Share {
+impl SlotShare {
     fn new(count: u32) -> Self {
-        let turns = Mutex::new(Turns { next: Instant::now(), spacing: SPACING });
-        Self { slots: Semaphore::new(count as usize), count, turns }
+        let pace = Mutex::new(SlotPace { next: Instant::now(), spacing: SPACING });
+        Self { slots: Semaphore::new(count as usize), count, pace }
     }
 
     async fn take(&self) -> Option<SemaphorePermit<'_>> {
@@ -99,10 +103,10 @@ impl Share {
 
     async fn wait_for_turn(&self) {
         let now = Instant::now();
-        let turn = self.turns.lock().take(now);
+        let turn = self.pace.lock().take(now);
         if turn > now {
             tokio::time::sleep_until(turn).await;
-            self.turns.lock().came(turn.elapsed());
+            self.pace.lock().came(turn.elapsed());
         }
     }
 
@@ -142,18 +146,18 @@ mod tests {
     #[test]
     fn turns_that_come_late_lie_further_apart_until_they_come_in_time() {
         let began_at = Instant::now();
-        let mut turns = Turns { next: began_at, spacing: SPACING };
-        assert_eq!((turns.take(began_at), turns.take(began_at)), (began_at, began_at + SPACING));
+        let mut pace = SlotPace { next: began_at, spacing: SPACING };
+        assert_eq!((pace.take(began_at), pace.take(began_at)), (began_at, began_at + SPACING));
         for _ in 0..100 {
-            turns.came(MAX_TURN_DELAY + Duration::from_micros(1));
+            pace.came(MAX_TURN_DELAY + Duration::from_micros(1));
         }
-        assert_eq!(turns.spacing, MAX_SPACING);
+        assert_eq!(pace.spacing, MAX_SPACING);
         let later = began_at + Duration::from_secs(1);
-        assert_eq!((turns.take(later), turns.take(later)), (later, later + MAX_SPACING));
+        assert_eq!((pace.take(later), pace.take(later)), (later, later + MAX_SPACING));
         for _ in 0..100 {
-            turns.came(MAX_TURN_DELAY);
+            pace.came(MAX_TURN_DELAY);
         }
-        assert_eq!(turns.spacing, SPACING);
+        assert_eq!(pace.spacing, SPACING);
     }
 
     #[tokio::test(start_paused = true)]

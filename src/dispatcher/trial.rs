@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::breaker::Standing;
 use super::lane::{Lane, LaneSettings, Turn};
-use super::{Dispatcher, Shared};
+use super::{Dispatcher, Shared, spans};
 use crate::delivery::Outcome;
 use crate::delivery::attempt::attempt;
 use crate::event::Event;
@@ -76,8 +77,10 @@ impl Dispatcher {
             }
         };
         let message = body.message(&shared.stamp);
-        let outcome =
-            attempt(&shared.client, &mut None, &settings.receiver, &message, message.event_id, &*shared.wall).await;
+        let span = spans::test(shared, &settings, &live.event, trial.lane.as_deref());
+        let outcome = attempt(&shared.client, &mut None, &settings.receiver, &message, message.event_id, &*shared.wall)
+            .instrument(span)
+            .await;
         drop(slot);
         Ok(Ok(outcome))
     }
@@ -123,7 +126,7 @@ impl<'a> Trial<'a> {
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
         if let Some(lane) = &self.lane {
-            let todo = lane.forget_trial(self.is_under_way);
+            let todo = lane.end_trial(self.is_under_way);
             self.shared.carry_out(lane, todo);
         }
     }

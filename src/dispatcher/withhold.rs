@@ -20,11 +20,11 @@ impl Dispatcher {
         let Some(lane) = self.shared.lane(key.webhook) else {
             return change.await.inspect(|_| self.hint(Hint::Withdrawn(key)));
         };
-        let Whereabouts::Taken(queued) = lane.take_out(key.event) else {
+        let Whereabouts::Withheld(queued) = lane.withhold(key.event) else {
             return Err(StoreError::Conflict("an attempt is under way; try again when it has ended".to_owned()));
         };
         let result = change.await;
-        let todo = lane.give_back(key.event, queued.filter(|_| result.is_err()), self.shared.clock.now());
+        let todo = lane.restore(key.event, queued.filter(|_| result.is_err()), self.shared.clock.now());
         self.shared.carry_out(&lane, todo);
         result
     }
@@ -48,7 +48,7 @@ impl Dispatcher {
                 free.push(key);
                 continue;
             };
-            if let Whereabouts::Taken(queued) = lane.take_out(key.event) {
+            if let Whereabouts::Withheld(queued) = lane.withhold(key.event) {
                 taken.entry(key.webhook).or_insert_with(|| (lane, Vec::new())).1.push((key.event, queued));
                 free.push(key);
             }
@@ -60,7 +60,7 @@ impl Dispatcher {
             for (event, queued) in &mut events {
                 queued.take_if(|_| changed.contains(&DeliveryKey { event: *event, webhook }));
             }
-            let todo = lane.give_back_all(events, self.shared.clock.now());
+            let todo = lane.restore_all(events, self.shared.clock.now());
             self.shared.carry_out(&lane, todo);
         }
         result.map(|(result, _)| result)

@@ -7,19 +7,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::Id;
 use tokio::time::Instant;
+use tracing::Instrument;
 use uuid::fmt::Hyphenated;
 
-use super::breaker::Change;
+use super::breaker::CircuitChange;
 use super::lane::{Booked, Job, Lane, LaneSettings, Queued, Work};
 use super::notices::{News, Notice, is_operational};
-use super::settler::Message;
-use super::{Shared, batch};
+use super::settler::ToSettle;
+use super::{Shared, batch, spans};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
 use crate::delivery::retry::{self, Next, Rules};
 use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
 use crate::event::Event;
+use crate::fit::fit;
 use crate::shape::RenderError;
 use crate::store::{AttemptRecord, DeliveryKey, MAX_KEPT_SUCCESS_RESPONSE_BYTES, Settlement};
 
@@ -65,7 +67,8 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
             continue;
         };
         hold.job.retain(|queued| !queued.is_damaged());
-        let attempt = attempt_once(&shared, &lane, &job, &mut connection);
+        let span = spans::attempt(&shared, &lane, &job);
+        let attempt = attempt_once(&shared, &lane, &job, &mut connection).instrument(span);
         let Some(attempted) = shared.lease.while_it_lasts(attempt).await else {
             // Others may own the webhook now, and this lane is about to go.
             hold.job.clear();
@@ -83,7 +86,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
                 continue;
             }
         };
-        let ended = Ended::new(&shared, &lane, &job.settings, outcome);
+        let ended = Attempted::new(&shared, &lane, &job.settings, outcome);
         let first = ended.settle(&job.queued);
         book(&shared, &lane, &ended, first.error(), &job.queued).await;
         if shared.outcomes.send(first).await.is_err() {
@@ -102,17 +105,16 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
 async fn wait_for_work(shared: &Shared, lane: &Lane, me: Id, until: Option<Instant>) -> bool {
     let keep = (!shared.client.is_short_of_sockets()).then(|| shared.keeps.try_acquire().ok()).flatten();
     let patience = Instant::now() + if keep.is_some() { KEEP_IDLE } else { Duration::ZERO };
-    let woken = tokio::time::timeout_at(until.unwrap_or(patience), lane.wake.acquire()).await;
-    if let Ok(Ok(woken)) = woken {
-        woken.forget();
+    let woken = tokio::time::timeout_at(until.unwrap_or(patience), lane.wake.woken()).await;
+    if woken.is_ok() {
         return true;
     }
-    let has_left = if until.is_some() { lane.stop_waiting() } else { lane.retire(me) };
-    if !has_left && let Ok(woken) = lane.wake.acquire().await {
+    let gave_up = if until.is_some() { lane.stop_waiting() } else { lane.retire(me) };
+    if !gave_up {
         // Woken at the last moment: the permit is there.
-        woken.forget();
+        lane.wake.woken().await;
     }
-    !has_left || until.is_some()
+    !gave_up || until.is_some()
 }
 
 /// What a worker has in hand. If it ends in the middle of a job, the job must not be forgotten.
@@ -131,7 +133,7 @@ impl Drop for Hold<'_> {
         }
         if let Some(todo) = self.lane.worker_lost(self.me, self.shared.clock.now()) {
             let (shared, lane) = (Arc::clone(self.shared), Arc::clone(self.lane));
-            tracing::error!("an attempt ended unexpectedly; it is made again later");
+            tracing::error!(webhook = lane.settings().name, "an attempt ended unexpectedly; it is made again later");
             tokio::spawn(async move {
                 shared.carry_out(&lane, todo);
                 let at = shared.clock.now();
@@ -143,7 +145,7 @@ impl Drop for Hold<'_> {
                         at,
                         attempt: None,
                     };
-                    let _ = shared.outcomes.send(Message::ended(&lane, settlement, None)).await;
+                    let _ = shared.outcomes.send(ToSettle::ended(&lane, settlement, None)).await;
                 }
             });
         }
@@ -191,12 +193,12 @@ async fn attempt_once(
 
 /// An event that has no body in the webhook's shape, or is damaged, ends its delivery, and speaks neither for nor against the
 /// receiver.
-fn unsent(shared: &Shared, lane: &Arc<Lane>, settings: &Arc<LaneSettings>, queued: &Queued, error: String) -> Message {
+fn unsent(shared: &Shared, lane: &Arc<Lane>, settings: &Arc<LaneSettings>, queued: &Queued, error: String) -> ToSettle {
     let (at, round_attempts) = (shared.clock.now(), queued.round_attempts);
     let key = DeliveryKey { event: queued.seq(), webhook: lane.seq };
     let notice = Notice::dead(settings, key, queued, queued.attempts, None, &error, at);
     let settlement = Settlement { key, attempt: None, round_attempts, transition: Transition::dead(error), at };
-    Message::ended(lane, settlement, Some(notice))
+    ToSettle::ended(lane, settlement, Some(notice))
 }
 
 /// What of a job may be sent; deliveries of damaged events end.
@@ -222,7 +224,7 @@ async fn sound(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job) -> Option<Job> 
 }
 
 /// What an attempt came to, for each delivery that it was made for.
-struct Ended<'a> {
+struct Attempted<'a> {
     lane: &'a Arc<Lane>,
     settings: &'a Arc<LaneSettings>,
     outcome: Outcome,
@@ -231,13 +233,13 @@ struct Ended<'a> {
     jitter: f64,
 }
 
-impl<'a> Ended<'a> {
+impl<'a> Attempted<'a> {
     fn new(shared: &Shared, lane: &'a Arc<Lane>, settings: &'a Arc<LaneSettings>, outcome: Outcome) -> Self {
         let response = kept(&outcome);
         Self { lane, settings, outcome, response, now: shared.clock.now(), jitter: random_jitter() }
     }
 
-    fn settle(&self, queued: &Queued) -> Message {
+    fn settle(&self, queued: &Queued) -> ToSettle {
         let Self { settings, outcome, now, .. } = self;
         let round_attempts = queued.round_attempts.saturating_add(1);
         let rules = Rules { schedule: &settings.schedule, retry_on: &settings.policy.retry_on };
@@ -262,13 +264,13 @@ impl<'a> Ended<'a> {
             attempt: Some(AttemptRecord {
                 number: attempts,
                 started_at: outcome.started_at,
-                duration_us: i64::try_from(outcome.duration.as_micros()).unwrap_or(i64::MAX),
+                duration_us: fit(outcome.duration.as_micros(), i64::MAX),
                 status_code: outcome.status_code(),
                 error,
                 response: self.response.clone(),
             }),
         };
-        Message::ended(self.lane, settlement, notice)
+        ToSettle::ended(self.lane, settlement, notice)
     }
 }
 
@@ -281,7 +283,7 @@ fn kept(outcome: &Outcome) -> Bytes {
 }
 
 /// Counts the attempt, and acts when it changes the circuit or ends the webhook.
-async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Ended<'_>, error: Option<&str>, queued: &Queued) {
+async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, error: Option<&str>, queued: &Queued) {
     match error {
         None => shared.counters.attempts_succeeded.add(1),
         Some(_) => shared.counters.attempts_failed.add(1),
@@ -291,9 +293,9 @@ async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Ended<'_>, error: 
     shared.carry_out(lane, todo);
     let (webhook, error) = (&settings.name, error.unwrap_or_default());
     let news = match change {
-        Change::None | Change::StillOpen => None,
-        Change::Failing => Some(News::Failing),
-        Change::Opened => {
+        CircuitChange::None | CircuitChange::StillOpen => None,
+        CircuitChange::Failing => Some(News::Failing),
+        CircuitChange::Opened => {
             tracing::warn!(
                 webhook,
                 error,
@@ -301,7 +303,7 @@ async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Ended<'_>, error: 
             );
             Some(News::Opened)
         }
-        Change::Recovered { was_open } => {
+        CircuitChange::Recovered { was_open } => {
             if was_open {
                 tracing::info!(webhook, "circuit closed: an attempt succeeded");
             }

@@ -34,7 +34,7 @@ struct Doubt {
 
 /// What a look came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum Belief {
     Trusted,
     /// For the first time at this look.
     Jumped {
@@ -47,29 +47,29 @@ pub(super) enum Look {
 
 impl ClockTrust {
     /// `steady` never jumps. `newest` is when the newest event was accepted or the newest act noted; it counts at the first look.
-    pub(super) fn look(&self, now: UnixMicros, steady: Duration, newest: Option<UnixMicros>) -> Look {
+    pub(super) fn look(&self, now: UnixMicros, steady: Duration, newest: Option<UnixMicros>) -> Belief {
         let mut state = self.0.lock();
         let last = state.last.replace((now, steady));
         if let Some(Doubt { expected, since }) = state.doubt {
             let passed = steady.saturating_sub(since);
             let is_set_right = now <= expected.after(passed).after(MAX_CLOCK_JUMP);
             if !is_set_right && passed < CLOCK_PROBATION {
-                return Look::StillDoubted;
+                return Belief::StillDoubted;
             }
             state.doubt = None;
-            return Look::TrustedAgain;
+            return Belief::TrustedAgain;
         }
         let (expected, allowed) = match (last, newest) {
             (Some((at, then)), _) => (at.after(steady.saturating_sub(then)), MAX_CLOCK_JUMP),
             (None, Some(newest)) => (newest, MAX_UNSEEN_TIME),
-            (None, None) => return Look::Trusted,
+            (None, None) => return Belief::Trusted,
         };
         let by = now.since(expected);
         if by <= allowed {
-            return Look::Trusted;
+            return Belief::Trusted;
         }
         state.doubt = Some(Doubt { expected: expected.after(allowed), since: steady });
-        Look::Jumped { by }
+        Belief::Jumped { by }
     }
 
     pub(super) fn is_doubted(&self) -> bool {
@@ -92,16 +92,16 @@ mod tests {
 
     fn trusted() -> ClockTrust {
         let trust = ClockTrust::default();
-        assert_eq!(trust.look(START, HOUR, Some(START)), Look::Trusted);
+        assert_eq!(trust.look(START, HOUR, Some(START)), Belief::Trusted);
         trust
     }
 
     #[test]
     fn a_clock_that_runs_is_trusted_and_one_that_is_set_back_too() {
         let trust = trusted();
-        assert_eq!(trust.look(START.after(DAY), HOUR + DAY, None), Look::Trusted);
-        assert_eq!(trust.look(START, HOUR + DAY + HOUR, None), Look::Trusted);
-        assert_eq!(trust.look(START.after(HOUR), HOUR + DAY + 2 * HOUR, None), Look::Trusted);
+        assert_eq!(trust.look(START.after(DAY), HOUR + DAY, None), Belief::Trusted);
+        assert_eq!(trust.look(START, HOUR + DAY + HOUR, None), Belief::Trusted);
+        assert_eq!(trust.look(START.after(HOUR), HOUR + DAY + 2 * HOUR, None), Belief::Trusted);
     }
 
     #[test]
@@ -111,30 +111,30 @@ mod tests {
         let ahead = START.after(400 * DAY);
         assert_eq!(
             trust.look(ahead, later(1), None),
-            Look::Jumped { by: 399 * DAY + Duration::from_mins(24 * 60 - 1) }
+            Belief::Jumped { by: 399 * DAY + Duration::from_mins(24 * 60 - 1) }
         );
-        assert_eq!(trust.look(ahead.after(Duration::from_mins(1)), later(2), None), Look::StillDoubted);
+        assert_eq!(trust.look(ahead.after(Duration::from_mins(1)), later(2), None), Belief::StillDoubted);
         assert!(trust.is_doubted());
-        assert_eq!(trust.look(START.after(Duration::from_mins(3)), later(3), None), Look::TrustedAgain);
-        assert_eq!(trust.look(START.after(Duration::from_mins(4)), later(4), None), Look::Trusted);
+        assert_eq!(trust.look(START.after(Duration::from_mins(3)), later(3), None), Belief::TrustedAgain);
+        assert_eq!(trust.look(START.after(Duration::from_mins(4)), later(4), None), Belief::Trusted);
     }
 
     #[test]
     fn a_jump_that_lasts_or_is_confirmed_is_the_time() {
         let trust = trusted();
         let ahead = START.after(40 * DAY);
-        assert!(matches!(trust.look(ahead, HOUR, None), Look::Jumped { .. }));
-        assert_eq!(trust.look(ahead.after(DAY), HOUR + DAY, None), Look::TrustedAgain);
-        assert!(matches!(trust.look(ahead.after(9 * DAY), HOUR + DAY, None), Look::Jumped { .. }));
+        assert!(matches!(trust.look(ahead, HOUR, None), Belief::Jumped { .. }));
+        assert_eq!(trust.look(ahead.after(DAY), HOUR + DAY, None), Belief::TrustedAgain);
+        assert!(matches!(trust.look(ahead.after(9 * DAY), HOUR + DAY, None), Belief::Jumped { .. }));
         assert!(trust.confirm() && !trust.confirm());
-        assert_eq!(trust.look(ahead.after(9 * DAY), HOUR + DAY, None), Look::Trusted);
+        assert_eq!(trust.look(ahead.after(9 * DAY), HOUR + DAY, None), Belief::Trusted);
     }
 
     #[test]
     fn a_start_long_after_the_newest_event_is_in_doubt() {
-        for (age, expected) in [(DAY, Look::Trusted), (DAY + HOUR, Look::Jumped { by: DAY + HOUR })] {
+        for (age, expected) in [(DAY, Belief::Trusted), (DAY + HOUR, Belief::Jumped { by: DAY + HOUR })] {
             assert_eq!(ClockTrust::default().look(START.after(age), HOUR, Some(START)), expected);
         }
-        assert_eq!(ClockTrust::default().look(START, HOUR, None), Look::Trusted, "nothing is there to be deleted");
+        assert_eq!(ClockTrust::default().look(START, HOUR, None), Belief::Trusted, "nothing is there to be deleted");
     }
 }

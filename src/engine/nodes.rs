@@ -34,8 +34,6 @@ const RENEWALS_PER_LEASE: u32 = 5;
 const RENEWAL_SHARE: (u32, u32) = (3, 5);
 /// The longest rest before something is tried again that failed.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// After this time no statement goes on that was begun before: longer than the store gives any.
-const STATEMENTS_END_AFTER: Duration = Duration::from_secs(35);
 /// The least time between two looks at changes that hints ask for.
 const CHANGES_PAUSE: Duration = Duration::from_millis(20);
 /// How often a drain looks whether it is done.
@@ -170,9 +168,9 @@ impl Membership {
         if !actions.take.is_empty() {
             tokio::spawn(take_over(Arc::downgrade(engine), self.member.clone(), actions.take));
         }
-        if !actions.give.is_empty() {
+        if !actions.hand_over.is_empty() {
             let timeout = self.settings.hand_over_timeout;
-            tokio::spawn(hand_over(Arc::downgrade(engine), self.member.clone(), actions.give, timeout));
+            tokio::spawn(hand_over(Arc::downgrade(engine), self.member.clone(), actions.hand_over, timeout));
         }
         Ok(())
     }
@@ -277,7 +275,7 @@ async fn take_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>) {
 
 /// Looks once more for what an owner before may have accepted, in a statement that was under way when its lease ended.
 async fn retrieve_late(engine: Weak<Engine>, member: Member, terms: Vec<Term>, through: EventSeq) {
-    tokio::time::sleep(STATEMENTS_END_AFTER).await;
+    tokio::time::sleep(member.cluster.statements_end_after()).await;
     let Some(engine) = engine.upgrade() else { return };
     let held = engine.dispatcher.terms();
     let shards: Vec<_> = terms.iter().filter(|term| held.contains(term)).map(|term| term.shard).collect();
@@ -295,9 +293,9 @@ async fn hand_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>, timeo
         // Those that have lapsed meanwhile are not ours to give.
         let held = engine.dispatcher.terms();
         let left: Vec<Term> = terms.iter().copied().filter(|term| held.contains(term)).collect();
-        match member.cluster.release(member.node, &left).await {
+        match member.cluster.hand_over(member.node, &left).await {
             Ok(()) => {
-                engine.dispatcher.given(&left);
+                engine.dispatcher.handed_over(&left);
                 tracing::info!(shards = left.len(), "handed shards over");
                 return;
             }
@@ -320,7 +318,7 @@ async fn follow(engine: Weak<Engine>, membership: Arc<Membership>) {
         let Some(engine) = engine.upgrade() else { return };
         match hint {
             Ok(Some(Hint::Due(webhook))) => engine.dispatcher.note_due(webhook),
-            Ok(Some(Hint::Withdrawn(key))) => engine.dispatcher.forget(key),
+            Ok(Some(Hint::Withdrawn(key))) => engine.dispatcher.withdraw(key),
             Ok(Some(Hint::Changed)) => is_change_told = true,
             Ok(Some(Hint::Shards)) => membership.renew.notify_one(),
             Ok(None) => tokio::time::sleep_until(next).await,

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::Engine;
 use crate::clock::UnixMicros;
 use crate::dispatcher::notices::{DeadDelivery, News, Notice};
 use crate::event::Event;
 use crate::topic::Topic;
-use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookRecord};
+use crate::webhook::{DEFAULT_TENANT, TenantSeq, Webhook, WebhookRecord};
 
 /// Notices taken in at once.
 const MAX_NOTICES_AT_ONCE: usize = 128;
@@ -43,7 +44,7 @@ pub(super) async fn run(engine: Weak<Engine>, mut notices: mpsc::Receiver<Notice
         }
         for (tenant, events) in events {
             if let Err(error) = engine.ingest.publish_own(tenant, events).await {
-                tracing::warn!(%error, "the server's own events could not be stored");
+                tracing::warn!(tenant = tenant.0, %error, "the server's own events could not be stored");
             }
         }
     }
@@ -52,11 +53,15 @@ pub(super) async fn run(engine: Weak<Engine>, mut notices: mpsc::Receiver<Notice
 /// In a task of its own: the store may be away for a while.
 fn turn_off(engine: &Arc<Engine>, notice: &Notice, reason: &str) {
     let (engine, webhook, reason) = (Arc::downgrade(engine), notice.webhook, reason.to_owned());
+    let settings = Arc::clone(&notice.settings);
     tokio::spawn(async move {
         while let Some(engine) = engine.upgrade() {
             match engine.switch_off(webhook, &reason).await {
                 Ok(()) => return,
-                Err(error) => tracing::error!(%error, "a webhook that is off cannot be recorded as such; trying again"),
+                Err(error) => {
+                    let webhook = settings.name.as_str();
+                    tracing::error!(webhook, %error, "a webhook that is off cannot be recorded as such; trying again");
+                }
             }
             drop(engine);
             tokio::time::sleep(TRY_AGAIN_AFTER).await;
@@ -74,18 +79,9 @@ fn event_of(engine: &Engine, notice: &Notice) -> Option<Event> {
         News::Off(_) => "postrider.webhook.disabled",
         News::Dead(_) => "postrider.delivery.dead",
     };
-    let topic = Topic::parse(topic).ok().filter(|topic| engine.ingest.is_wanted(notice.settings.tenant, topic))?;
     let settings = &notice.settings;
-    let mut payload = Map::new();
-    payload.insert(
-        "webhook".to_owned(),
-        json!({
-            "uuid": settings.uuid,
-            "name": settings.name,
-            "url": settings.receiver.destination.masked(),
-            "link": format!("/api/v1/webhooks/{}", settings.uuid),
-        }),
-    );
+    let topic = wanted(engine, settings.tenant, topic)?;
+    let mut payload = about(settings.uuid, &settings.name, &settings.receiver);
     if !notice.error.is_empty() {
         payload.insert("error".to_owned(), notice.error.as_str().into());
     }
@@ -96,6 +92,22 @@ fn event_of(engine: &Engine, notice: &Notice) -> Option<Event> {
         describe(engine, dead, &mut payload);
     }
     own_event(topic, payload, notice.at)
+}
+
+/// The topic, if any webhook of the tenant wants it.
+fn wanted(engine: &Engine, tenant: TenantSeq, topic: &str) -> Option<Topic> {
+    Topic::parse(topic).ok().filter(|topic| engine.ingest.is_wanted(tenant, topic))
+}
+
+/// The payload of an event about a webhook, as far as all of them have it.
+fn about(uuid: Uuid, name: &str, receiver: &Webhook) -> Map<String, Value> {
+    let webhook = json!({
+        "uuid": uuid,
+        "name": name,
+        "url": receiver.destination.masked(),
+        "link": format!("/api/v1/webhooks/{uuid}"),
+    });
+    Map::from_iter([("webhook".to_owned(), webhook)])
 }
 
 fn describe(engine: &Engine, dead: &DeadDelivery, payload: &mut Map<String, Value>) {
@@ -124,7 +136,7 @@ fn describe(engine: &Engine, dead: &DeadDelivery, payload: &mut Map<String, Valu
 }
 
 /// What an operator did to a webhook.
-pub(super) enum Change {
+pub(super) enum WebhookEdit {
     Created,
     /// Changed; the names of the fields.
     Updated(Vec<String>),
@@ -133,40 +145,29 @@ pub(super) enum Change {
 }
 
 /// Tells of a change that an operator made. What the server does to a webhook has its own events.
-pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, change: Change) {
+pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, change: WebhookEdit) {
     let topic = match &change {
-        Change::Created => "postrider.webhook.created",
-        Change::Updated(_) => "postrider.webhook.updated",
-        Change::Rotated => "postrider.webhook.rotated",
-        Change::Deleted => "postrider.webhook.deleted",
+        WebhookEdit::Created => "postrider.webhook.created",
+        WebhookEdit::Updated(_) => "postrider.webhook.updated",
+        WebhookEdit::Rotated => "postrider.webhook.rotated",
+        WebhookEdit::Deleted => "postrider.webhook.deleted",
     };
-    let Some(topic) = Topic::parse(topic).ok().filter(|topic| engine.ingest.is_wanted(record.tenant, topic)) else {
-        return;
-    };
-    let settings = &record.settings;
-    let mut payload = Map::new();
-    payload.insert(
-        "webhook".to_owned(),
-        json!({
-            "uuid": record.uuid,
-            "name": settings.name,
-            "url": settings.receiver.destination.masked(),
-            "link": format!("/api/v1/webhooks/{}", record.uuid),
-        }),
-    );
-    if let Change::Updated(changed) = change {
+    let Some(topic) = wanted(engine, record.tenant, topic) else { return };
+    let mut payload = about(record.uuid, &record.settings.name, &record.settings.receiver);
+    if let WebhookEdit::Updated(changed) = change {
         payload.insert("changed".to_owned(), changed.into());
     }
     let Some(event) = own_event(topic, payload, engine.now()) else { return };
     if let Err(error) = engine.ingest.publish_own(record.tenant, vec![event]).await {
-        tracing::warn!(%error, "an event of the server's own could not be stored");
+        let webhook = record.settings.name.as_str();
+        tracing::warn!(webhook, %error, "an event of the server's own could not be stored");
     }
 }
 
 fn own_event(topic: Topic, payload: Map<String, Value>, at: UnixMicros) -> Option<Event> {
     let kind = topic.as_str().rsplit('.').next().unwrap_or_default().to_owned();
     Event::new(topic, &kind, &Value::Object(payload).to_string(), at)
-        .inspect_err(|error| tracing::error!(%error, "an event of the server's own is none"))
+        .inspect_err(|error| tracing::error!(kind, %error, "an event of the server's own is none"))
         .ok()
 }
 
@@ -191,10 +192,7 @@ pub(super) fn note_full(engine: &Arc<Engine>) {
 
 /// Whether it is told, or nobody wants to know.
 async fn tell_full(engine: &Engine, since: UnixMicros) -> bool {
-    let Some(topic) = Topic::parse("postrider.store.full").ok() else { return true };
-    if !engine.ingest.is_wanted(DEFAULT_TENANT, &topic) {
-        return true;
-    }
+    let Some(topic) = wanted(engine, DEFAULT_TENANT, "postrider.store.full") else { return true };
     let now = engine.now();
     let payload = json!({"refused_since": since.to_string(), "told_at": now.to_string(), "link": "/readyz"});
     let Value::Object(payload) = payload else { return true };

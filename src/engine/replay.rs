@@ -13,9 +13,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::step::{Deference, let_events_pass};
 use super::{Engine, to_the_end};
 use crate::clock::Clock;
 use crate::dispatcher::Dispatcher;
+use crate::fit::fit;
 use crate::store::cluster::Hint;
 use crate::store::replay::{
     MAX_RESEND_DELIVERIES, NewReplay, ReplayAction, ReplayRecord, ReplayState, ReplayStep, Stepped,
@@ -36,9 +38,8 @@ const MAX_STEP_CHANGES: u32 = 100;
 const STEPS_PER_S: u32 = 20;
 /// The least rest between two steps.
 const STEP_PAUSE: Duration = Duration::from_millis(5);
-/// How long a step waits for a busy writer before it asks again, and how often it asks.
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
-const MAX_BUSY_PAUSES: u32 = 50;
+/// A step waits for a busy writer for a second at most.
+const DEFERENCE: Deference = Deference { pause: Duration::from_millis(20), looks: 50 };
 /// How long a job rests after the store failed.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Why a job ended that an operator cancelled.
@@ -126,7 +127,7 @@ impl Runner {
             match self.step(&job).await {
                 Ok(stepped) => {
                     is_failing = false;
-                    let changed = u32::try_from(stepped.changed.len()).unwrap_or(u32::MAX);
+                    let changed = fit(stepped.changed.len(), u32::MAX);
                     job = stepped.job;
                     let rest = Duration::from_secs(u64::from(changed)) / job.rate_per_s.max(1);
                     tokio::time::sleep(rest.saturating_sub(started.elapsed()).max(STEP_PAUSE)).await;
@@ -151,7 +152,7 @@ impl Runner {
     }
 
     async fn step(&self, job: &ReplayRecord) -> Result<Stepped, StoreError> {
-        self.let_events_pass().await;
+        let_events_pass(&*self.store, DEFERENCE).await;
         let settings = self.settings_of(job).await?;
         let patterns: Arc<[Pattern]> = settings.iter().flat_map(|settings| settings.topic_patterns.clone()).collect();
         let max_changes = (job.rate_per_s / STEPS_PER_S).clamp(1, MAX_STEP_CHANGES);
@@ -197,16 +198,6 @@ impl Runner {
             return Ok(None);
         };
         Ok(self.store.webhook(job.tenant, webhook.uuid).await?.map(|record| record.settings))
-    }
-
-    /// Waits while calls wait for the writer, for a second at most: a job goes on under load, slowly.
-    async fn let_events_pass(&self) {
-        for _ in 0..MAX_BUSY_PAUSES {
-            if !self.store.is_busy() {
-                return;
-            }
-            tokio::time::sleep(BUSY_PAUSE).await;
-        }
     }
 }
 
@@ -258,8 +249,8 @@ impl Engine {
             let mut resent = Resent { deliveries: 0, under_way: 0 };
             for some in webhooks.chunks(MAX_RESEND_DELIVERIES) {
                 let changed = engine.resend_to(tenant, event.seq, some).await?;
-                resent.deliveries += u32::try_from(changed).unwrap_or(u32::MAX);
-                resent.under_way += u32::try_from(some.len() - changed).unwrap_or(u32::MAX);
+                resent.deliveries += fit(changed, u32::MAX);
+                resent.under_way += fit(some.len() - changed, u32::MAX);
             }
             Ok(resent)
         })

@@ -1,4 +1,5 @@
-//! Purging what is old, beside everything else: one small step after the other, and none while the writer is busy.
+//! Purging what is old, beside everything else: one small step after the other, each of which waits a while for a busy
+//! writer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Engine;
-use super::clock_trust::{CLOCK_PROBATION, ClockTrust, Look};
+use super::clock_trust::{Belief, CLOCK_PROBATION, ClockTrust};
+use super::step::{Deference, let_events_pass};
 use crate::clock::{Clock, UnixMicros};
 use crate::dispatcher::Dispatcher;
 use crate::store::retention::{Cutoffs, Purged, Retention};
@@ -15,10 +17,8 @@ use crate::store::{Act, Deed, EventSeq, Shard, Store, StoreError};
 
 /// The rest between two steps.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
-/// How long a step waits for a busy writer before it asks again, and how often it asks: a store that is full must be
-/// purged although calls wait.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
-const MAX_BUSY_PAUSES: u32 = 100;
+/// A step waits for a busy writer for five seconds at most: a store that is full must be purged although calls wait.
+const DEFERENCE: Deference = Deference { pause: Duration::from_millis(50), looks: 100 };
 /// What was kept when it was looked at is looked at again after this time.
 const FULL_ROUND_US: u64 = 6 * 3_600 * 1_000_000;
 /// How often the audit log is purged: each time may leave a line for each tenant.
@@ -197,8 +197,8 @@ impl Purge {
         let newest = self.store.newest_at().await?;
         let hours = CLOCK_PROBATION.as_secs() / 3_600;
         match self.trust.look(now, self.began_at.elapsed(), newest) {
-            Look::Trusted => Ok(true),
-            Look::Jumped { by } => {
+            Belief::Trusted => Ok(true),
+            Belief::Jumped { by } => {
                 tracing::warn!(
                     %now, jump_s = by.as_secs(), hours,
                     "the clock is far ahead of when it was last seen: nothing is purged until it has run on for so many \
@@ -206,8 +206,8 @@ impl Purge {
                 );
                 Ok(false)
             }
-            Look::StillDoubted => Ok(false),
-            Look::TrustedAgain => {
+            Belief::StillDoubted => Ok(false),
+            Belief::TrustedAgain => {
                 tracing::info!(%now, "the clock is believed again: what is old is purged");
                 Ok(true)
             }
@@ -216,12 +216,7 @@ impl Purge {
 
     async fn rest(&self) {
         tokio::time::sleep(STEP_PAUSE).await;
-        for _ in 0..MAX_BUSY_PAUSES {
-            if !self.store.is_busy() {
-                return;
-            }
-            tokio::time::sleep(BUSY_PAUSE).await;
-        }
+        let_events_pass(&*self.store, DEFERENCE).await;
     }
 }
 

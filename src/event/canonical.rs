@@ -10,6 +10,7 @@ use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 use super::{EventError, MAX_DEPTH};
+use crate::hex;
 
 /// Reads JSON texts one after another and writes the canonical form of each.
 pub(super) struct Canonicaliser<'a> {
@@ -355,9 +356,7 @@ impl<'a> Canonicaliser<'a> {
 
     fn hex_digits(&mut self, escape_at: usize) -> Result<u32, EventError> {
         let digits = self.input.as_bytes().get(self.at..self.at + 4);
-        let code = digits.and_then(|digits| {
-            digits.iter().try_fold(0, |code, digit| Some(code << 4 | char::from(*digit).to_digit(16)?))
-        });
+        let code = digits.and_then(hex::number);
         self.at += 4;
         code.ok_or_else(|| invalid(escape_at, "\\u needs four hexadecimal digits"))
     }

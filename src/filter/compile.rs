@@ -1,4 +1,4 @@
-//! From the JSON of a filter to conditions, and which of them belong together.
+//! From the JSON of a filter to groups of conditions.
 
 mod operator;
 

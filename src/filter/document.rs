@@ -8,6 +8,7 @@ use std::iter;
 
 use super::value::Value;
 use crate::event::MAX_DEPTH;
+use crate::hex;
 
 /// A JSON text and what is where in it.
 #[derive(Debug)]
@@ -314,10 +315,7 @@ impl Parser<'_> {
 
     fn hex(&mut self) -> Result<u32, Invalid> {
         let digits = self.document.text.as_bytes().get(self.at..self.at + 4);
-        let code = digits.and_then(|digits| {
-            digits.iter().try_fold(0, |code, digit| Some(code * 16 + char::from(*digit).to_digit(16)?))
-        });
-        let code = code.ok_or_else(|| self.invalid("expected four hexadecimal digits"))?;
+        let code = digits.and_then(hex::number).ok_or_else(|| self.invalid("expected four hexadecimal digits"))?;
         self.at += 4;
         Ok(code)
     }

@@ -1,4 +1,4 @@
-//! Whether an event is what conditions want, all together.
+//! The check of an event against a set of conditions, all together.
 //!
 //! The rule for arrays is EventBridge's: an array stands for each of its elements, arrays in arrays are
 //! opened up, and fields of objects that are different elements of one array are never taken together.

@@ -1,4 +1,4 @@
-//! What a filter asks of one leaf.
+//! The question that a filter asks of one leaf.
 
 use std::cmp::Ordering;
 use std::net::IpAddr;

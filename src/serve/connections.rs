@@ -1,10 +1,10 @@
-//! Places for clients' connections, of which neither a peer nor a client that says nothing takes all.
+//! Places for clients' connections. Neither a peer nor silent clients take all of them.
 //!
 //! A connection waits while no head of a request has come, at its beginning and between two requests. When places are
-//! short, one that waits gives its place up: those that never sent a request before those that did, then whichever has
-//! waited longest. A request that has come is answered in any case. When all are busy, a connection gets a place of a
-//! reserve, which answers what asks for the server's health, and 503 to all else; so does one of a peer that has its share,
-//! in a reserve of its own.
+//! short, a waiting connection gives its place up: first those that never sent a request, then the one that has waited
+//! longest. A complete request is answered in any case. When all places are busy, a connection gets a place of a reserve,
+//! which answers requests for the server's health, and 503 to all others. A connection of a peer that has used its share
+//! gets a place of a second reserve.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

@@ -1,5 +1,5 @@
-//! Who may take how many of the descriptors that the process may have: clients, receivers, lookups of names, and the store
-//! with all else.
+//! Shares of the process's descriptors: for clients, for receivers, for lookups of names, and for the store with everything
+//! else.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -1,6 +1,6 @@
-//! A reader before hyper's that sees a request's bytes as they came. What hyper passes over and a proxy before this server
-//! may read otherwise is refused: a line that ends without CR, a head with two lengths, anything but digits in the size of
-//! a chunk. Where two readers disagree about a request's end, one request becomes two.
+//! A reader before hyper's that sees a request's bytes as they came. It refuses texts that hyper tolerates and a proxy before
+//! this server may read differently: a line that ends without CR, a head with two lengths, anything but digits in the size of
+//! a chunk. If two readers disagree about a request's end, one request becomes two.
 //!
 //! It changes nothing but the byte at which a request goes wrong, into one that hyper refuses: hyper answers 400 and closes
 //! the connection. So a mistake here can refuse a request, and never let another one pass.

@@ -1,4 +1,4 @@
-//! The shapes that are there: a template in a file each.
+//! The built-in shapes, each a template in a file.
 
 use std::sync::LazyLock;
 

@@ -1,6 +1,6 @@
 //! Texts as receivers want them: escapes, each for one grammar, and cuts to a length.
 
-use std::fmt::Write as _;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 const ELLIPSIS: char = '…';
 
@@ -136,16 +136,8 @@ pub(super) fn ascii(text: &str) -> String {
 
 /// For a part of a URL: all but the unreserved characters of RFC 3986 as `%XX`.
 pub(super) fn url(text: &str) -> String {
-    let mut result = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            result.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            _ = write!(result, "%{byte:02X}");
-        }
-    }
-    result
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// Compact JSON with a member a line and two spaces a level, cut to `chars` characters.

@@ -1,6 +1,6 @@
-//! What a template may do with a value: filters and tests, those of Jinja that are safe and those that receivers need.
+//! Filters and tests of templates: those of Jinja that are safe, and those that receivers need.
 //!
-//! None makes a list of more than its input has, or puts what it was given into a new container beyond one level; see
+//! No filter makes a longer list than its input, or puts its input into a new container beyond one level; see
 //! `subset.rs`.
 
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! When something happened, out of what publishers write into `ts`.
+//! The moment of an event, read from the forms that publishers write into `ts`.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;

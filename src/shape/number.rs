@@ -1,4 +1,4 @@
-//! Which numbers a template can calculate with and still print digit by digit.
+//! Numbers with which a template can calculate and which it still prints digit by digit.
 
 /// A JSON number as a template holds it.
 #[derive(Debug, PartialEq)]

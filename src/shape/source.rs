@@ -1,8 +1,7 @@
-//! What the values of one rendering share: the event's text, where its containers end, and what is left of fuel and time.
+//! The state that the values of one rendering share: the event's text, the ends of its containers, and the fuel and time left.
 //!
-//! A container is read when a template looks into it, and once. The bounds of all containers are found in one pass over
-//! the text, so that reading one passes over what lies in those inside it: each byte is looked at twice, however deep
-//! it lies.
+//! A container is read once, when a template looks into it. One pass over the text finds the bounds of all containers, so
+//! that reading a container skips the content of those inside it: each byte is looked at twice, however deep it lies.
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! What of Jinja a template may use.
+//! The subset of Jinja that a template may use.
 //!
 //! The engine's fuel counts instructions and the bytes of strings, but not all that a hostile template can make
 //! grow: lists are joined and repeated without being built, so that forty doublings have the size of 2^40 items when they
@@ -12,7 +12,7 @@
 //!   there are no macros, and no filter makes a list of more than its input has. So no value is deeper or larger than the event and
 //!   the constants, but for strings, for which fuel is charged before they are made.
 //! - `+` and `*`, which join and repeat lists, need an operand (`*`: both) that is a number by its form.
-//! - What costs the length of a string without being charged is not there: slices, and indexes that are no small
+//! - Constructs that cost the length of a string without a charge are left out: slices, and indexes other than small
 //!   constants.
 
 use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, ForLoop, Stmt, UnaryOpKind};

@@ -13,6 +13,7 @@ use super::json::write_text;
 use super::source::{Limits, SOURCE, Source, SourceHandle, settle};
 use super::{Context, MAX_RENDERING_TIME, MAX_SHAPED_BYTES, RenderError, TemplateError, filters, subset};
 use crate::event::Event;
+use crate::fit::fit;
 
 /// Fuel of every rendering. One unit pays for one instruction, or for 64 bytes that are made or written.
 pub(super) const BASE_FUEL: u64 = 20_000;
@@ -70,7 +71,7 @@ impl Template {
         event: &Event,
         context: &Context<'_>,
     ) -> Result<Bytes, RenderError> {
-        let kib = u64::try_from(event.body().len().div_ceil(1024)).unwrap_or(u64::MAX);
+        let kib = fit(event.body().len().div_ceil(1024), u64::MAX);
         let limits = Limits { fuel: BASE_FUEL + kib * FUEL_PER_KIB, deadline };
         // A bug of the engine must cost this delivery only, and not be tried again for ever.
         catch_unwind(AssertUnwindSafe(|| self.render_within(limits, event, context)))

@@ -16,10 +16,10 @@ use self::found::{Found, found_in};
 use super::keys::{KeyedMac, STANDARD_KEY_PREFIX, decode};
 use super::verify::required;
 use super::{
-    Ed25519PublicKey, Scheme, Secret, StandardKey, VerifyError, from_hex, header, verify_decnet, verify_ed25519,
-    verify_standard,
+    Ed25519PublicKey, Scheme, Secret, StandardKey, VerifyError, header, verify_decnet, verify_ed25519, verify_standard,
 };
 use crate::clock::UnixMicros;
+use crate::hex;
 
 /// Of bodies longer than this, in bytes, no more than one mistake at a time is tried.
 pub const MAX_DIAGNOSED_BYTES: usize = 64 * 1024;
@@ -159,7 +159,7 @@ fn decnet_forms(secret: &Secret, standard: Option<&StandardKey>) -> Vec<KeyForm>
     if let Some(decoded) = decode(&url_safe) {
         forms.push(KeyForm::hmac(&decoded, Some(Cause::SecretDecoded)));
     }
-    if let Some(decoded) = from_hex(text) {
+    if let Some(decoded) = hex::decode::<32>(text) {
         forms.push(KeyForm::hmac(&decoded, Some(Cause::SecretDecoded)));
     }
     forms

@@ -85,7 +85,7 @@ fn nothing_of_a_key_is_printed() {
 #[test]
 fn a_long_key_is_hashed_first() {
     let code = KeyedMac::new(&[0xaa; 131]).over(&[b"Test Using Larger Than Block-Size Key - Hash Key First"]);
-    let expected = from_hex("60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54").unwrap();
+    let expected = hex::decode::<32>("60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54").unwrap();
     assert!(code.verify_slice(&expected).is_ok());
 }
 
@@ -148,7 +148,7 @@ fn a_decnet_signature_is_no_standard_signature_of_what_an_attacker_wrote_into_th
     let keys = SigningKeys::generate();
     let inner = br#"{"forged":true}"#;
     let signed = [b"msg.1614265330.".as_slice(), inner].concat();
-    let code = from_hex(&decnet_signature(&keys.decnet, &signed)[DECNET_PREFIX.len()..]).unwrap();
+    let code = hex::decode::<32>(&decnet_signature(&keys.decnet, &signed)[DECNET_PREFIX.len()..]).unwrap();
     let mut headers = request(&format!("v1,{}", STANDARD.encode(code)));
     headers.insert(header::WEBHOOK_ID, "msg".parse().unwrap());
     let now = UnixMicros(SENT_S * 1_000_000);

@@ -6,10 +6,11 @@ use hmac::Mac;
 use http::HeaderMap;
 
 use super::{
-    DECNET_PREFIX, ED25519_PREFIX, Ed25519PublicKey, STANDARD_PREFIX, Secret, StandardKey, from_hex, header,
-    signed_content, standard_mac,
+    DECNET_PREFIX, ED25519_PREFIX, Ed25519PublicKey, STANDARD_PREFIX, Secret, StandardKey, header, signed_content,
+    standard_mac,
 };
 use crate::clock::UnixMicros;
+use crate::hex;
 
 /// Why a receiver should refuse a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +46,7 @@ pub fn verify_decnet(secret: &Secret, headers: &HeaderMap, body: &[u8]) -> Resul
 }
 
 fn decnet_code(headers: &HeaderMap, name: &'static str) -> Result<[u8; 32], VerifyError> {
-    let code = required(headers, name)?.strip_prefix(DECNET_PREFIX).and_then(from_hex);
+    let code = required(headers, name)?.strip_prefix(DECNET_PREFIX).and_then(hex::decode::<32>);
     code.ok_or(VerifyError::MalformedHeader(name))
 }
 

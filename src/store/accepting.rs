@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::event::Event;
+use crate::fit::fit;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// An event to be accepted.
@@ -39,7 +40,7 @@ impl Share {
     /// Of all webhooks on an event's list, and those of them that are skipped.
     #[must_use]
     pub fn of(listed: usize, skipped: usize) -> Self {
-        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let count = |number: usize| fit(number, u32::MAX);
         Self { deliveries: count(listed.saturating_sub(skipped)), skipped: count(skipped) }
     }
 }

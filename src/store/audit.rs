@@ -109,6 +109,19 @@ pub struct Deed {
     pub target_name: Option<String>,
 }
 
+impl Deed {
+    /// What was done to a thing, whose name may be added.
+    #[must_use]
+    pub fn of(action: &'static str, tenant: TenantSeq, target: Uuid, at: UnixMicros) -> Self {
+        Self { at, tenant, action, target: Some(target.to_string()), target_name: None }
+    }
+
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self { target_name: Some(name.to_owned()), ..self }
+    }
+}
+
 /// A line of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {

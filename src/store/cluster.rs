@@ -38,7 +38,7 @@ pub trait Cluster: Send + Sync + 'static {
     /// in one transaction. A term that it does not name is over, whoever holds the shard.
     async fn renew(&self, renewal: &Renewal) -> Result<Renewed, StoreError>;
     /// Gives shards back, for others to take at once. Terms that are over stay so.
-    async fn release(&self, node: Uuid, terms: &[Term]) -> Result<(), StoreError>;
+    async fn hand_over(&self, node: Uuid, terms: &[Term]) -> Result<(), StoreError>;
     /// Forgets a node that stops. What it still holds is free.
     async fn leave(&self, node: Uuid) -> Result<(), StoreError>;
     /// What an owner must know when its terms begin. Whatever the owner before held in memory is due in the store.
@@ -46,8 +46,10 @@ pub trait Cluster: Send + Sync + 'static {
     /// As [`Cluster::take_over`] does it, for events up to one: an owner before may have stored some, thinking that it
     /// held them in memory.
     async fn retrieve(&self, shards: &[Shard], through: EventSeq) -> Result<(), StoreError>;
+    /// After this time no statement goes on that a node began before.
+    fn statements_end_after(&self) -> Duration;
     /// These are not in memory, though they were accepted so.
-    async fn park(&self, keys: &[DeliveryKey]) -> Result<(), StoreError>;
+    async fn pass_on(&self, keys: &[DeliveryKey]) -> Result<(), StoreError>;
     /// Webhooks of these shards that have pending deliveries in the store, and when the earliest of each is due.
     async fn owed(&self, shards: &[Shard]) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError>;
     /// Webhooks and tenants that were changed since a mark: each change once at least. `None`: none of them, only the mark

@@ -25,6 +25,9 @@ pub enum StoreError {
     /// The settings of the tenant's webhooks would take more together than they may.
     #[error("the settings of the tenant's webhooks would take {bytes} bytes together, the limit is {max}")]
     TooManySettings { bytes: u64, max: u64 },
+    /// The record has another version than the change was made from.
+    #[error("the record was changed meanwhile: read it again")]
+    Stale,
     /// The state does not allow it; says why.
     #[error("{0}")]
     Conflict(String),

@@ -1,6 +1,7 @@
 //! The list of webhooks that an event is owed to, as a few bytes: the differences between ascending
 //! numbers as LEB128, so that a fan-out to neighbours costs a byte each.
 
+use crate::fit::fit;
 use crate::webhook::WebhookSeq;
 
 /// Set on every byte of a number but its last.
@@ -25,7 +26,7 @@ pub(super) fn encode(webhooks: impl Iterator<Item = WebhookSeq>) -> Vec<u8> {
 /// How many webhooks `bytes` list.
 pub(super) fn count(bytes: &[u8]) -> u32 {
     let ends = bytes.iter().filter(|byte| *byte & MORE == 0).count();
-    u32::try_from(ends).unwrap_or(u32::MAX)
+    fit(ends, u32::MAX)
 }
 
 /// The webhooks, ascending. Bytes that [`encode`] did not make give some other list.

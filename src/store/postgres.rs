@@ -30,22 +30,19 @@ mod schema;
 mod scratch;
 mod sealed_urls;
 mod settle;
-mod tenants;
+mod sql;
 mod tls;
-mod tokens;
 mod transaction;
 mod values;
-mod webhooks;
 mod window;
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::RwLock;
-use uuid::Uuid;
 
-use self::error::Failure;
 use self::group::Group;
 use self::hints::Hints;
 use self::listings::Listing;
@@ -55,7 +52,7 @@ use self::partitions::Partitions;
 use self::pool::{Connection, Connections, Server};
 use self::presence::Presence;
 pub use self::scratch::{Counted, Scratch};
-use self::transaction::{Commit, Slots, write};
+use self::transaction::{Commit, CounterSlots, write};
 use self::window::Window;
 use super::cluster::Cluster;
 use super::counters::Gauges;
@@ -63,13 +60,13 @@ use super::id_hash::IdHash;
 use super::paging::Bounds;
 use super::seal::{MasterKey, Sealer};
 use super::{
-    Accepted, AcceptedOnce, Act, AllWebhooks, AttemptRecord, AuditEntry, AuditFilter, Deed, DeletedTenant,
-    DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter, EventSeq, Idempotency, NewEvent, NewToken, OpenError,
-    Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError, StoredDelivery, StoredEvent, TenantPatch,
-    TenantRecord, TokenRecord, Unsettled,
+    Accepted, AcceptedOnce, Act, AttemptRecord, AuditEntry, AuditFilter, DeliveryFilter, DeliveryIds, DeliveryKey, Due,
+    EventFilter, EventSeq, Idempotency, NewEvent, OpenError, Page, PageOf, Portion, Read, SettleBatch, Stats, Store,
+    StoreError, StoredDelivery, StoredEvent, Unsettled, Write,
 };
 use crate::clock::UnixMicros;
-use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
+use crate::store::failure::Failure;
+use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// Connections that the store needs to have some for everything it does at once.
 pub const MIN_CONNECTIONS: u32 = 4;
@@ -97,7 +94,7 @@ struct Shared {
     presence: Presence,
     partitions: Partitions,
     /// Of the table `counters`.
-    slots: Slots,
+    slots: CounterSlots,
     /// Follows the counters as far as this node moves them.
     gauges: Gauges,
     window: Window,
@@ -141,7 +138,7 @@ impl PostgresStore {
             hints,
             presence: Presence::default(),
             partitions,
-            slots: Slots::new(max_connections),
+            slots: CounterSlots::new(max_connections),
             gauges: Gauges::new(usage),
             window,
             tenants: RwLock::default(),
@@ -155,7 +152,7 @@ impl PostgresStore {
     }
 
     /// A connection to read on: each statement sees what is committed when it begins.
-    async fn read(&self) -> Result<Connection, StoreError> {
+    async fn connection(&self) -> Result<Connection, StoreError> {
         self.shared.connections.get().await
     }
 
@@ -202,11 +199,11 @@ impl Store for PostgresStore {
     }
 
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError> {
-        Ok(pending::unsettled(&self.read().await?, after, max_events).await?)
+        Ok(pending::unsettled(&self.connection().await?, after, max_events).await?)
     }
 
     async fn due(&self, webhook: WebhookSeq, now: UnixMicros, portion: Portion) -> Result<Due, StoreError> {
-        Ok(pending::due(&self.read().await?, webhook, now, &portion).await?)
+        Ok(pending::due(&self.connection().await?, webhook, now, &portion).await?)
     }
 
     async fn next_due(
@@ -214,7 +211,7 @@ impl Store for PostgresStore {
         webhook: Option<WebhookSeq>,
         after: UnixMicros,
     ) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError> {
-        Ok(pending::next_due(&self.read().await?, webhook, after).await?)
+        Ok(pending::next_due(&self.connection().await?, webhook, after).await?)
     }
 
     async fn settle(&self, batch: Arc<SettleBatch>) -> Result<Vec<WebhookSeq>, StoreError> {
@@ -233,7 +230,7 @@ impl Store for PostgresStore {
     }
 
     async fn event(&self, tenant: TenantSeq, id: &str) -> Result<Option<StoredEvent>, StoreError> {
-        Ok(events::by_id(&self.read().await?, &self.shared.id_hash, tenant, id).await?)
+        Ok(events::by_id(&self.connection().await?, &self.shared.id_hash, tenant, id).await?)
     }
 
     async fn events(
@@ -247,7 +244,7 @@ impl Store for PostgresStore {
     }
 
     async fn delivery(&self, tenant: TenantSeq, key: DeliveryKey) -> Result<Option<StoredDelivery>, StoreError> {
-        Ok(deliveries::delivery(&self.read().await?, tenant, key).await?)
+        Ok(deliveries::delivery(&self.connection().await?, tenant, key).await?)
     }
 
     async fn deliveries(
@@ -261,7 +258,7 @@ impl Store for PostgresStore {
     }
 
     async fn attempts(&self, key: DeliveryKey) -> Result<Vec<AttemptRecord>, StoreError> {
-        Ok(deliveries::attempts(&self.read().await?, key).await?)
+        Ok(deliveries::attempts(&self.connection().await?, key).await?)
     }
 
     async fn retry_delivery(
@@ -284,11 +281,11 @@ impl Store for PostgresStore {
     }
 
     async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError> {
-        Ok(counters::stats(&self.read().await?, Some(tenant)).await?)
+        Ok(counters::stats(&self.connection().await?, Some(tenant)).await?)
     }
 
     async fn total_stats(&self) -> Result<Stats, StoreError> {
-        Ok(counters::stats(&self.read().await?, None).await?)
+        Ok(counters::stats(&self.connection().await?, None).await?)
     }
 
     fn pending(&self, tenant: TenantSeq) -> u64 {
@@ -299,140 +296,27 @@ impl Store for PostgresStore {
         self.shared.gauges.stored_bytes(tenant)
     }
 
-    async fn create_webhook(
-        &self,
-        tenant: TenantSeq,
-        settings: WebhookSettings,
-        now: UnixMicros,
-    ) -> Result<WebhookRecord, StoreError> {
-        write!(self, |commit| webhooks::create(commit, tenant, &settings, now).await)
+    async fn write(&self, write: Write) -> Result<(), StoreError> {
+        let mut tries = 0;
+        loop {
+            let (commit, done) = sql::write(self.begin().await?, &write).await?;
+            if let ControlFlow::Break(answer) = commit.end(done, &mut tries).await {
+                return answer;
+            }
+        }
     }
 
-    async fn update_webhook(
-        &self,
-        tenant: TenantSeq,
-        uuid: Uuid,
-        version: i64,
-        settings: WebhookSettings,
-        close_circuit: bool,
-        now: UnixMicros,
-    ) -> Result<WebhookRecord, StoreError> {
-        let update = webhooks::Update { version, settings, close_circuit, now };
-        write!(self, |commit| webhooks::update(commit, tenant, uuid, &update).await)
+    async fn read(&self, read: Read) -> Result<(), StoreError> {
+        sql::read(self.connection().await?, Arc::clone(&self.shared), read).await
     }
 
-    async fn switch_off(
-        &self,
-        webhook: WebhookSeq,
-        reason: &str,
-        now: UnixMicros,
-    ) -> Result<Option<WebhookRecord>, StoreError> {
-        write!(self, |commit| webhooks::switch_off(commit, webhook, reason, now).await)
-    }
-
-    async fn delete_webhook(
-        &self,
-        tenant: TenantSeq,
-        uuid: Uuid,
-        now: UnixMicros,
-    ) -> Result<WebhookRecord, StoreError> {
-        write!(self, |commit| webhooks::delete(commit, tenant, uuid, now).await)
-    }
-
-    async fn webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<WebhookRecord>, StoreError> {
-        Ok(webhooks::webhook(&self.read().await?, &self.shared.sealer, tenant, uuid).await?)
-    }
-
-    async fn webhooks(&self, tenant: TenantSeq) -> Result<Vec<WebhookRecord>, StoreError> {
-        Ok(webhooks::webhooks(&self.read().await?, &self.shared.sealer, Some(tenant)).await?)
-    }
-
-    async fn webhook_page(
-        &self,
-        tenant: TenantSeq,
-        q: Option<&str>,
-        page: Page,
-    ) -> Result<PageOf<WebhookRecord>, StoreError> {
-        Ok(webhooks::page(&self.read().await?, &self.shared.sealer, tenant, q, &page).await?)
-    }
-
-    async fn webhook_count(&self, tenant: TenantSeq) -> Result<u64, StoreError> {
-        Ok(webhooks::count(&self.read().await?, tenant).await?)
-    }
-
-    async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError> {
-        Ok(webhooks::all(&self.read().await?, &self.shared.sealer).await?)
-    }
-
-    async fn create_tenant(&self, patch: TenantPatch, now: UnixMicros) -> Result<TenantRecord, StoreError> {
-        write!(self, |commit| tenants::create(commit, &patch, now).await)
-    }
-
-    async fn update_tenant(
-        &self,
-        tenant: TenantSeq,
-        patch: TenantPatch,
-        now: UnixMicros,
-    ) -> Result<TenantRecord, StoreError> {
-        write!(self, |commit| tenants::update(commit, tenant, &patch, now).await)
-    }
-
-    async fn delete_tenant(
-        &self,
-        tenant: TenantSeq,
-        force: bool,
-        now: UnixMicros,
-    ) -> Result<DeletedTenant, StoreError> {
-        write!(self, |commit| tenants::delete(commit, tenant, force, now).await)
-    }
-
-    async fn tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {
-        Ok(tenants::list(&self.read().await?).await?)
-    }
-
-    async fn tenant_page(&self, page: Page) -> Result<PageOf<TenantRecord>, StoreError> {
-        Ok(tenants::page(&self.read().await?, &page).await?)
-    }
-
-    async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError> {
-        write!(self, |commit| tokens::create(commit, &token).await)
-    }
-
-    async fn token_count(&self, tenant: TenantSeq, now: UnixMicros) -> Result<u64, StoreError> {
-        Ok(tokens::count(&self.read().await?, tenant, now).await?.unsigned_abs())
-    }
-
-    async fn token(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<TokenRecord>, StoreError> {
-        Ok(tokens::by_uuid(&self.read().await?, tenant, uuid).await?)
-    }
-
-    async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {
-        Ok(tokens::list(&self.read().await?, tenant).await?)
-    }
-
-    async fn token_page(&self, tenant: TenantSeq, page: Page) -> Result<PageOf<TokenRecord>, StoreError> {
-        Ok(tokens::page(&self.read().await?, tenant, &page).await?)
-    }
-
-    async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError> {
-        write!(self, |commit| tokens::revoke(commit, tenant, uuid, now).await)
-    }
-
-    async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
-        Ok(tokens::by_hash(&self.read().await?, &hash).await?)
-    }
-
-    async fn touch_token(&self, uuid: Uuid, now: UnixMicros) -> Result<(), StoreError> {
-        write!(self, |commit| tokens::touch(commit, uuid, now).await)
+    async fn deleted_webhooks(&self) -> Result<Vec<WebhookSeq>, StoreError> {
+        Ok(pending::deleted_webhooks(&self.connection().await?).await?)
     }
 
     fn audited(&self, act: &Act) -> Arc<dyn Store> {
         let act = act.actor.is_some().then(|| Arc::new(act.clone()));
         Arc::new(Self { act, ..self.clone() })
-    }
-
-    async fn record(&self, deed: Deed) -> Result<(), StoreError> {
-        write!(self, |commit| commit.record(&deed).await)
     }
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<PageOf<AuditEntry>, StoreError> {

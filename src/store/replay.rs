@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{DeliveryKey, DeliveryState, EventSeq, LiveEvent, Page, PageOf, StoreError};
+use super::{DeliveryKey, DeliveryState, EventSeq, LiveEvent, StoreError};
 use crate::clock::UnixMicros;
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookSeq};
@@ -24,24 +24,6 @@ pub const MAX_RESEND_DELIVERIES: usize = 100;
 /// What is kept of replay jobs, and the steps that they take.
 #[async_trait]
 pub trait ReplayStore: Send + Sync + 'static {
-    /// Makes a job that waits for its turn. It looks at the events accepted so far.
-    async fn create_replay(
-        &self,
-        tenant: TenantSeq,
-        job: NewReplay,
-        now: UnixMicros,
-    ) -> Result<ReplayRecord, StoreError>;
-    async fn replay(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<ReplayRecord>, StoreError>;
-    /// Newest first.
-    async fn replays(
-        &self,
-        tenant: TenantSeq,
-        filter: &ReplayFilter,
-        page: Page,
-    ) -> Result<PageOf<ReplayRecord>, StoreError>;
-    /// Jobs of every tenant that have not ended, oldest first.
-    async fn unfinished_replays(&self) -> Result<Vec<ReplayRecord>, StoreError>;
-
     /// What the job meets next, at most `max_changes` of it. `patterns` are those of its webhook, if it includes what
     /// was not matched: other topics are passed over.
     async fn scan_replay(
@@ -53,16 +35,6 @@ pub trait ReplayStore: Send + Sync + 'static {
     /// Commits a step: changes those deliveries that are still as the job wants them, adds those that are not owed,
     /// and moves the cursor. Changes nothing if the job has ended meanwhile.
     async fn step_replay(&self, step: ReplayStep) -> Result<Stepped, StoreError>;
-    /// Ends a job early; one that has ended is a [`StoreError::Conflict`].
-    async fn end_replay(
-        &self,
-        tenant: TenantSeq,
-        uuid: Uuid,
-        state: ReplayState,
-        reason: &str,
-        now: UnixMicros,
-    ) -> Result<ReplayRecord, StoreError>;
-
     /// Makes deliveries of an event pending with a fresh schedule, whatever their state; those that are not owed are
     /// added. Passes over webhooks that are deleted or another tenant's, and deliveries that only memory knows, which
     /// are on their way. At most [`MAX_RESEND_DELIVERIES`]. Returns those that it changed.

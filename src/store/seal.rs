@@ -18,6 +18,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::OpenError;
+use crate::hex;
 use crate::webhook::TenantSeq;
 
 /// The key file in the data folder.
@@ -69,7 +70,9 @@ impl MasterKey {
     /// 32 bytes as 64 hexadecimal digits or as base64 of any kind; space around it is passed over.
     pub fn parse(text: &str) -> Result<Self, MasterKeyError> {
         let text = text.trim();
-        let bytes = Zeroizing::new(from_hex(text).or_else(|| from_base64(text)).ok_or(MasterKeyError::Malformed)?);
+        let bytes = Zeroizing::new(
+            hex::decode::<32>(text).map(Vec::from).or_else(|| from_base64(text)).ok_or(MasterKeyError::Malformed)?,
+        );
         let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| MasterKeyError::Malformed)?;
         Ok(Self::new(bytes))
     }
@@ -133,16 +136,10 @@ pub(crate) fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 fn to_hex(bytes: &[u8]) -> Zeroizing<String> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    Zeroizing::new(digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect())
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+    // At its length from the start, so that no copy of it is left behind.
+    let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
+    hex::push(&mut text, bytes);
+    text
 }
 
 fn from_base64(text: &str) -> Option<Vec<u8>> {

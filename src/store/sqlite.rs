@@ -29,11 +29,9 @@ mod replay;
 mod retention;
 mod sealed_urls;
 mod settle;
-mod tenants;
-mod tokens;
+pub(super) mod sql;
 mod vacuum;
 mod values;
-mod webhooks;
 mod window;
 mod writer;
 
@@ -42,9 +40,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use uuid::Uuid;
 
-use self::commit::{Failure, Size, State};
+use self::accept::Summed;
+use self::commit::{Size, State};
 pub use self::compact::Compacted;
 use self::files::Files;
 pub use self::folder::DATABASE_FILE;
@@ -55,19 +53,20 @@ use self::open::{DELIVERY_ID_KEY, ID_HASH_KEY, read_meta};
 use self::reader::Readers;
 pub(crate) use self::rekey::finish_key_change;
 pub use self::rekey::{ChangeKeyError, Changed, change_master_key};
+use self::sql::Snapshot;
 use self::writer::Writer;
 use super::counters::Gauges;
 use super::id_hash::IdHash;
 use super::paging::Bounds;
 use super::seal::{MasterKey, Sealer};
 use super::{
-    Accepted, AcceptedOnce, Act, AllWebhooks, AttemptRecord, AuditEntry, AuditFilter, Deed, DeletedTenant,
-    DeliveryFilter, DeliveryIds, DeliveryKey, Due, EventFilter, EventSeq, Idempotency, NewEvent, NewToken, OpenError,
-    Page, PageOf, Portion, SettleBatch, Stats, Store, StoreError, StoredDelivery, StoredEvent, TenantPatch,
-    TenantRecord, TokenRecord, Unsettled,
+    Accepted, AcceptedOnce, Act, AttemptRecord, AuditEntry, AuditFilter, DeliveryFilter, DeliveryIds, DeliveryKey, Due,
+    EventFilter, EventSeq, Idempotency, NewEvent, OpenError, Page, PageOf, Portion, Read, SettleBatch, Stats, Store,
+    StoreError, StoredDelivery, StoredEvent, Unsettled, Write,
 };
 use crate::clock::UnixMicros;
-use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
+use crate::store::failure::Failure;
+use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
 
 /// The embedded store. A clone is another handle to it.
 #[derive(Clone)]
@@ -114,7 +113,7 @@ impl SqliteStore {
             max_window: options.memory_window_events as usize,
             sealer: Arc::clone(&sealer),
             id_hash: id_hash.clone(),
-            tenants: webhooks::tenants(&connection).map_err(failed)?,
+            tenants: counters::tenants(&connection).map_err(failed)?,
             counters: HashMap::new(),
             gauges: Arc::clone(&gauges),
             delivery_ids: delivery_ids.clone(),
@@ -144,7 +143,8 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
-        self.writer.write(accept::size(&events), move |commit| accept::accept(commit, &events)).await
+        let (size, summed) = (accept::size(&events), Summed::new(events));
+        self.writer.write(size, move |commit| accept::accept(commit, &summed)).await
     }
 
     async fn accept_once(
@@ -153,8 +153,8 @@ impl Store for SqliteStore {
         events: Vec<NewEvent>,
         once: Idempotency,
     ) -> Result<AcceptedOnce, StoreError> {
-        let size = idempotency::size(&events);
-        self.writer.write(size, move |commit| idempotency::accept_once(commit, tenant, &events, &once)).await
+        let (size, summed) = (idempotency::size(&events), Summed::new(events));
+        self.writer.write(size, move |commit| idempotency::accept_once(commit, tenant, &summed, &once)).await
     }
 
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError> {
@@ -259,145 +259,22 @@ impl Store for SqliteStore {
         self.gauges.stored_bytes(tenant)
     }
 
-    async fn create_webhook(
-        &self,
-        tenant: TenantSeq,
-        settings: WebhookSettings,
-        now: UnixMicros,
-    ) -> Result<WebhookRecord, StoreError> {
-        self.writer.write(Size::SMALL, move |commit| webhooks::create(commit, tenant, &settings, now)).await
+    async fn write(&self, write: Write) -> Result<(), StoreError> {
+        let size = Size { is_urgent: write.is_urgent, ..Size::SMALL };
+        self.writer.write(size, move |commit| (write.work)(commit)).await
     }
 
-    async fn update_webhook(
-        &self,
-        tenant: TenantSeq,
-        uuid: Uuid,
-        version: i64,
-        settings: WebhookSettings,
-        close_circuit: bool,
-        now: UnixMicros,
-    ) -> Result<WebhookRecord, StoreError> {
-        let update = webhooks::Update { version, settings, close_circuit, now };
-        self.writer.write(Size::SMALL, move |commit| webhooks::update(commit, tenant, uuid, &update)).await
-    }
-
-    async fn switch_off(
-        &self,
-        webhook: WebhookSeq,
-        reason: &str,
-        now: UnixMicros,
-    ) -> Result<Option<WebhookRecord>, StoreError> {
-        let reason = reason.to_owned();
-        self.writer.write(Size::SMALL, move |commit| webhooks::switch_off(commit, webhook, &reason, now)).await
-    }
-
-    async fn delete_webhook(
-        &self,
-        tenant: TenantSeq,
-        uuid: Uuid,
-        now: UnixMicros,
-    ) -> Result<WebhookRecord, StoreError> {
-        self.writer.write(Size::SMALL, move |commit| webhooks::delete(commit, tenant, uuid, now)).await
-    }
-
-    async fn webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<WebhookRecord>, StoreError> {
+    async fn read(&self, read: Read) -> Result<(), StoreError> {
         let sealer = Arc::clone(&self.sealer);
-        self.readers.read(move |connection| webhooks::webhook(connection, &sealer, tenant, uuid)).await
+        self.readers.read(move |connection| (read.work)(&mut Snapshot { connection, sealer: &sealer })).await
     }
 
-    async fn webhooks(&self, tenant: TenantSeq) -> Result<Vec<WebhookRecord>, StoreError> {
-        let sealer = Arc::clone(&self.sealer);
-        self.readers.read(move |connection| webhooks::webhooks(connection, &sealer, Some(tenant))).await
-    }
-
-    async fn webhook_page(
-        &self,
-        tenant: TenantSeq,
-        q: Option<&str>,
-        page: Page,
-    ) -> Result<PageOf<WebhookRecord>, StoreError> {
-        let (sealer, q) = (Arc::clone(&self.sealer), q.map(str::to_owned));
-        self.readers.read(move |connection| webhooks::page(connection, &sealer, tenant, q.as_deref(), &page)).await
-    }
-
-    async fn webhook_count(&self, tenant: TenantSeq) -> Result<u64, StoreError> {
-        self.readers.read(move |connection| Ok(webhooks::count(connection, tenant)?)).await
-    }
-
-    async fn all_webhooks(&self) -> Result<AllWebhooks, StoreError> {
-        let sealer = Arc::clone(&self.sealer);
-        self.readers.read(move |connection| webhooks::all(connection, &sealer)).await
-    }
-
-    async fn create_tenant(&self, patch: TenantPatch, now: UnixMicros) -> Result<TenantRecord, StoreError> {
-        self.writer.write(Size::SMALL, move |commit| tenants::create(commit, &patch, now)).await
-    }
-
-    async fn update_tenant(
-        &self,
-        tenant: TenantSeq,
-        patch: TenantPatch,
-        now: UnixMicros,
-    ) -> Result<TenantRecord, StoreError> {
-        self.writer.write(Size::SMALL, move |commit| tenants::update(commit, tenant, &patch, now)).await
-    }
-
-    async fn delete_tenant(
-        &self,
-        tenant: TenantSeq,
-        force: bool,
-        now: UnixMicros,
-    ) -> Result<DeletedTenant, StoreError> {
-        self.writer.write(Size::SMALL, move |commit| tenants::delete(commit, tenant, force, now)).await
-    }
-
-    async fn tenants(&self) -> Result<Vec<TenantRecord>, StoreError> {
-        self.readers.read(tenants::list).await
-    }
-
-    async fn tenant_page(&self, page: Page) -> Result<PageOf<TenantRecord>, StoreError> {
-        self.readers.read(move |connection| tenants::page(connection, &page)).await
-    }
-
-    async fn create_token(&self, token: NewToken) -> Result<TokenRecord, StoreError> {
-        self.writer.write(Size::SMALL, move |commit| tokens::create(commit, &token)).await
-    }
-
-    async fn token_count(&self, tenant: TenantSeq, now: UnixMicros) -> Result<u64, StoreError> {
-        self.readers.read(move |connection| Ok(tokens::count(connection, tenant, now)?.into())).await
-    }
-
-    async fn token(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<TokenRecord>, StoreError> {
-        self.readers.read(move |connection| tokens::by_uuid(connection, tenant, uuid)).await
-    }
-
-    async fn tokens(&self, tenant: TenantSeq) -> Result<Vec<TokenRecord>, StoreError> {
-        self.readers.read(move |connection| tokens::list(connection, tenant)).await
-    }
-
-    async fn token_page(&self, tenant: TenantSeq, page: Page) -> Result<PageOf<TokenRecord>, StoreError> {
-        self.readers.read(move |connection| tokens::page(connection, tenant, &page)).await
-    }
-
-    async fn revoke_token(&self, tenant: TenantSeq, uuid: Uuid, now: UnixMicros) -> Result<bool, StoreError> {
-        self.writer.write(Size::SMALL, move |commit| tokens::revoke(commit, tenant, uuid, now)).await
-    }
-
-    async fn token_by_hash(&self, hash: [u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
-        self.readers.read(move |connection| tokens::by_hash(connection, &hash)).await
-    }
-
-    async fn touch_token(&self, uuid: Uuid, now: UnixMicros) -> Result<(), StoreError> {
-        let size = Size { is_urgent: false, ..Size::SMALL };
-        self.writer.write(size, move |commit| tokens::touch(commit, uuid, now)).await
+    async fn deleted_webhooks(&self) -> Result<Vec<WebhookSeq>, StoreError> {
+        self.readers.read(|connection| Ok(pending::deleted_webhooks(connection)?)).await
     }
 
     fn audited(&self, act: &Act) -> Arc<dyn Store> {
         Arc::new(Self { writer: self.writer.audited(act), ..self.clone() })
-    }
-
-    async fn record(&self, deed: Deed) -> Result<(), StoreError> {
-        self.writer.write(Size::SMALL, move |commit| Ok(commit.record(&deed)?)).await
     }
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<PageOf<AuditEntry>, StoreError> {

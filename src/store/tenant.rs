@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use uuid::Uuid;
 
 use crate::clock::UnixMicros;
+use crate::fit::fit;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// The longest name of a tenant, in characters.
@@ -49,7 +50,7 @@ impl Quotas {
         let Self { max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes } = self;
         let [max_webhooks, max_events_per_s, max_pending, max_tokens] =
             [max_webhooks, max_events_per_s, max_pending, max_tokens].map(|max| max.map(i64::from));
-        let max_stored_bytes = max_stored_bytes.map(|max| i64::try_from(max).unwrap_or(i64::MAX));
+        let max_stored_bytes = max_stored_bytes.map(|max| fit(max, i64::MAX));
         [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes]
     }
 }

@@ -19,6 +19,8 @@ pub enum Scope {
 }
 
 impl Scope {
+    pub const ALL: [Self; 4] = [Self::Operator, Self::Admin, Self::Publish, Self::Read];
+
     /// Whether a token of this scope may do what `needed` allows.
     #[must_use]
     pub fn permits(self, needed: Self) -> bool {

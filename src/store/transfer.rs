@@ -22,12 +22,13 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 pub use self::rows::Digest;
-use self::rows::{Batch, Digests, Row, Table, Value, delivery};
+use self::rows::{Batch, Digests, Table, delivery};
 use self::source::Source;
-use self::target::{Found, Target};
+use self::target::{Target, TargetState};
 use super::postgres::PostgresOptions;
 use super::read_back::Columns;
 use super::seal::{MasterKey, MasterKeyError};
+use super::sql::{Row, Value};
 use super::{OpenError, StoreError};
 
 /// Batches that are read ahead of the one that is being written.
@@ -80,7 +81,7 @@ pub enum Step {
 /// What a move did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
-    pub outcome: Outcome,
+    pub outcome: TransferEnd,
     /// Each table, and what it has on both sides. Empty where nothing was compared.
     pub tables: Vec<(&'static str, Digest)>,
     /// Events that are not as they were stored, on both sides: they are not sent.
@@ -88,7 +89,7 @@ pub struct Moved {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TransferEnd {
     Moved {
         /// It went on where another run was cut off.
         was_begun: bool,
@@ -148,21 +149,21 @@ pub async fn transfer(
     let mut target = Target::connect(options, task).await?;
     let found = target.find(&identity).await?;
     let was_begun = match (found, task) {
-        (Found::Whole, Task::Move) => {
-            return Ok(Moved { outcome: Outcome::WasDone, tables: Vec::new(), damaged_events: 0 });
+        (TargetState::Whole, Task::Move) => {
+            return Ok(Moved { outcome: TransferEnd::WasDone, tables: Vec::new(), damaged_events: 0 });
         }
-        (Found::Whole, Task::Verify) => {
+        (TargetState::Whole, Task::Verify) => {
             target.refuse_nodes().await?;
             let (tables, damaged_events) = compare(&source, &mut target, report).await?;
-            return Ok(Moved { outcome: Outcome::Verified, tables, damaged_events });
+            return Ok(Moved { outcome: TransferEnd::Verified, tables, damaged_events });
         }
         (_, Task::Verify) => return Err(TransferError::NotMoved { database: target.database().to_owned() }),
-        (Found::Nothing, Task::Move) => {
+        (TargetState::Nothing, Task::Move) => {
             let keys = read_keys(&source).await?;
             target.begin(&identity, &keys).await?;
             false
         }
-        (Found::Part, Task::Move) => true,
+        (TargetState::Part, Task::Move) => true,
     };
     for table in Table::ALL.into_iter().filter(|table| *table != Table::Keys) {
         copy(&source, &mut target, table, report).await?;
@@ -172,7 +173,7 @@ pub async fn transfer(
     target.set_numbers(&numbers).await?;
     let (tables, damaged_events) = compare(&source, &mut target, report).await?;
     target.finish().await?;
-    Ok(Moved { outcome: Outcome::Moved { was_begun }, tables, damaged_events })
+    Ok(Moved { outcome: TransferEnd::Moved { was_begun }, tables, damaged_events })
 }
 
 async fn read_keys(source: &Arc<Mutex<Source>>) -> Result<Vec<Row>, TransferError> {

@@ -1,5 +1,5 @@
-//! Credentials do not follow a webhook to where they have not been: who may change a URL could have them sent to a server of
-//! their own, though they cannot read them.
+//! Credentials do not follow a webhook to another server. Otherwise an admin, who cannot read them, could have them sent to a
+//! server of his own by a change of the URL.
 
 use super::error::WebhookError;
 use super::patch::WebhookPatch;

@@ -1,4 +1,4 @@
-//! What may be wrong with the settings that a user gives.
+//! Errors in the settings of a webhook.
 
 use crate::delivery::access::AccessError;
 use crate::delivery::guard::DestinationError;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::patch::{DEFAULT_BATCH_BYTES, RawBatching, RawRateLimit, WebhookPatch};
 use crate::event::MAX_BATCH_EVENTS;
 use crate::filter::Filter;
+use crate::fit::fit;
 use crate::shape::Shape;
 
 /// The most statuses in `retry_on`.
@@ -150,8 +151,8 @@ impl Batching {
     #[must_use]
     pub fn to_raw(self) -> RawBatching {
         RawBatching {
-            max_events: u32::try_from(self.max_events).unwrap_or(u32::MAX),
-            max_wait_ms: u64::try_from(self.max_wait.as_millis()).unwrap_or(u64::MAX),
+            max_events: fit(self.max_events, u32::MAX),
+            max_wait_ms: fit(self.max_wait.as_millis(), u64::MAX),
             max_bytes: self.max_bytes as u64,
         }
     }

@@ -1,4 +1,4 @@
-//! What a user sets of a webhook, validated, and what a server keeps about it.
+//! The settings of a webhook, validated, and the record that a server keeps of it.
 
 use std::time::Duration;
 

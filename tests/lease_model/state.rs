@@ -271,7 +271,7 @@ impl Node {
     }
 
     pub(crate) fn given(&mut self, shard: usize, epoch: Epoch) {
-        self.change(|shards| shards.given(term(shard, epoch)));
+        self.change(|shards| shards.handed_over(term(shard, epoch)));
     }
 
     pub(crate) fn lapse(&mut self) {

@@ -165,7 +165,7 @@ impl World {
         for term in actions.lost {
             self.abandon(state, n, usize::from(term.shard.number()));
         }
-        for term in actions.give {
+        for term in actions.hand_over {
             self.depart(state, n, usize::from(term.shard.number()));
         }
     }

@@ -168,6 +168,7 @@ async fn a_token_that_makes_no_sense_is_refused() {
 async fn token_of_another_tenant(folder: &std::path::Path) -> String {
     let key = MasterKey::load_or_create(folder).unwrap();
     let store = SqliteStore::open(folder, &key, SqliteOptions::default()).unwrap();
+    let store: &dyn Store = &store;
     let token = new_token().unwrap();
     let patch = TenantPatch { name: Some("others".to_owned()), ..TenantPatch::default() };
     let tenant = store.create_tenant(patch, UnixMicros(0)).await.unwrap();

@@ -13,15 +13,14 @@ use postrider::webhook::DEFAULT_TENANT;
 use serde_json::{Value, json};
 
 use crate::support::engine::{
-    change, patch, publish, record, settings, start, start_at, start_with, stop, subscribe, wait_for, wait_until,
+    Sentinel, change, patch, publish, record, settings, start, start_at, start_with, stop, subscribe, wait_for,
+    wait_until,
 };
 use crate::support::receiver::{Answer, Received, TestReceiver};
 use crate::support::server;
 
-/// Long enough for a delivery that should not be made to be made.
-async fn a_while() {
-    tokio::time::sleep(Duration::from_millis(300)).await;
-}
+/// How far ahead an event is that waits for its time and no longer than it must.
+const A_MOMENT: Duration = Duration::from_millis(50);
 
 // --- pauses ---
 
@@ -29,17 +28,18 @@ async fn a_while() {
 async fn a_paused_webhook_keeps_its_deliveries_over_a_restart_and_makes_them_all_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let engine = start(folder.path()).await;
+    let sentinel = Sentinel::new(&engine).await;
     let receiver = TestReceiver::healthy().await;
     let webhook = subscribe(&engine, "resting", ">", &receiver.url("/")).await;
     change(&engine, &webhook, patch(r#"{"paused": true}"#)).await;
     publish(&engine, "a.b", 150).await;
-    a_while().await;
+    sentinel.pass(&engine, A_MOMENT).await;
     wait_for(&engine, DeliveryState::Pending, 150).await;
     stop(engine).await;
 
     let engine = start(folder.path()).await;
     publish(&engine, "a.b", 20).await;
-    a_while().await;
+    sentinel.pass(&engine, A_MOMENT).await;
     assert_eq!(receiver.received_count(), 0, "nothing is attempted while it is paused");
     assert!(record(&engine, &webhook).await.settings.policy.paused);
     change(&engine, &webhook, patch(r#"{"paused": false}"#)).await;
@@ -53,16 +53,17 @@ async fn a_paused_webhook_keeps_its_deliveries_over_a_restart_and_makes_them_all
 async fn a_pause_in_the_midst_of_work_loses_nothing_and_keeps_the_order() {
     let folder = tempfile::tempdir().unwrap();
     let engine = start(folder.path()).await;
+    let sentinel = Sentinel::new(&engine).await;
     let slow = TestReceiver::start(|_, _| Answer(200, Duration::from_millis(20))).await;
     let webhook = subscribe(&engine, "mine", ">", &slow.url("/")).await;
     change(&engine, &webhook, patch(r#"{"ordered": true}"#)).await;
     publish(&engine, "a.b", 30).await;
     slow.wait_for(3).await;
     change(&engine, &webhook, patch(r#"{"paused": true}"#)).await;
-    a_while().await;
+    sentinel.pass(&engine, A_MOMENT).await;
     let seen = slow.received_count();
     publish(&engine, "a.b", 5).await;
-    a_while().await;
+    sentinel.pass(&engine, A_MOMENT).await;
     assert_eq!(slow.received_count(), seen);
     assert!(seen < 30, "{seen} of 30 were made before the pause");
     change(&engine, &webhook, patch(r#"{"enabled": true, "paused": false}"#)).await;
@@ -200,6 +201,7 @@ async fn an_event_for_later_waits_over_a_restart_and_holds_up_no_other() {
     let clock = Arc::new(ManualClock::at(SystemClock.now()));
     let start_here = || start_at(folder.path(), settings(), Arc::clone(&clock) as _);
     let engine = start_here().await;
+    let sentinel = Sentinel::new(&engine).await;
     let receiver = TestReceiver::healthy().await;
     subscribe(&engine, "mine", ">", &receiver.url("/")).await;
     let due_at = clock.now().after(Duration::from_hours(1));
@@ -219,9 +221,11 @@ async fn an_event_for_later_waits_over_a_restart_and_holds_up_no_other() {
     clock.advance(Duration::from_secs(3_590));
     publish(&engine, "a.b", 1).await;
     receiver.wait_for(5).await;
-    a_while().await;
-    assert_eq!(receiver.received_count(), 5, "ten seconds are left");
-    clock.advance(Duration::from_secs(11));
+    sentinel.send(&engine, Duration::from_secs(8)).await;
+    clock.advance(Duration::from_secs(9));
+    sentinel.arrived(&engine, 1).await;
+    assert_eq!(receiver.received_count(), 5, "a second is left");
+    clock.advance(Duration::from_secs(2));
     let requests = receiver.wait_for(6).await;
     assert_eq!(requests[5].event_id(), "later");
     let body = String::from_utf8_lossy(&requests[5].body).into_owned();
@@ -234,6 +238,7 @@ async fn an_event_for_later_waits_over_a_restart_and_holds_up_no_other() {
 async fn an_ordered_webhook_waits_for_what_is_for_later_and_an_operator_can_end_the_wait() {
     let folder = tempfile::tempdir().unwrap();
     let engine = start(folder.path()).await;
+    let sentinel = Sentinel::new(&engine).await;
     let receiver = TestReceiver::healthy().await;
     let webhook = subscribe(&engine, "mine", ">", &receiver.url("/")).await;
     change(&engine, &webhook, patch(r#"{"ordered": true}"#)).await;
@@ -246,7 +251,7 @@ async fn an_ordered_webhook_waits_for_what_is_for_later_and_an_operator_can_end_
     let began = std::time::Instant::now();
     receiver.wait_for(2).await;
     assert!(began.elapsed() >= Duration::from_millis(400), "{:?}", began.elapsed());
-    a_while().await;
+    sentinel.pass(&engine, A_MOMENT).await;
     assert_eq!(receiver.event_ids(), ["first", "second"]);
     let pending = wait_for(&engine, DeliveryState::Pending, 2).await;
     let third = pending.iter().find(|delivery| delivery.event_id == "third").expect("it waits");
@@ -260,6 +265,7 @@ async fn an_ordered_webhook_waits_for_what_is_for_later_and_an_operator_can_end_
 async fn a_webhook_that_is_off_skips_what_is_for_later_too_and_a_paused_one_keeps_it() {
     let folder = tempfile::tempdir().unwrap();
     let engine = start(folder.path()).await;
+    let sentinel = Sentinel::new(&engine).await;
     let receiver = TestReceiver::healthy().await;
     for (name, settings) in [("off", r#"{"enabled": false}"#), ("paused", r#"{"paused": true}"#)] {
         let webhook = subscribe(&engine, name, ">", &receiver.url("/")).await;
@@ -271,7 +277,8 @@ async fn a_webhook_that_is_off_skips_what_is_for_later_too_and_a_paused_one_keep
     engine.publish(DEFAULT_TENANT, vec![event]).await.expect("it is accepted");
     let skipped = wait_for(&engine, DeliveryState::Skipped, 1).await;
     assert_eq!(skipped[0].reason.as_deref(), Some("webhook disabled"));
-    a_while().await;
+    // Later than the other one was to be.
+    sentinel.pass(&engine, Duration::from_millis(100)).await;
     assert_eq!(receiver.received_count(), 0);
     let paused = wait_for(&engine, DeliveryState::Pending, 1).await.remove(0);
     let webhook = engine.store().webhook(DEFAULT_TENANT, paused.webhook_uuid).await.unwrap().expect("it is there");
@@ -423,6 +430,7 @@ async fn a_template_sends_what_the_webhook_s_metadata_says() {
 async fn what_operators_do_to_webhooks_is_told_without_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let engine = start(folder.path()).await;
+    let sentinel = Sentinel::new(&engine).await;
     let told = TestReceiver::healthy().await;
     let watcher = subscribe(&engine, "watcher", "postrider.>", &told.url("/")).await;
     told.wait_for(1).await;
@@ -443,7 +451,7 @@ async fn what_operators_do_to_webhooks_is_told_without_secrets() {
     wait_until(&engine, &webhook, |found| !found.settings.enabled).await;
     engine.delete_webhook(DEFAULT_TENANT, webhook.uuid).await.expect("it is deleted");
     let requests = told.wait_for(7).await;
-    a_while().await;
+    sentinel.pass(&engine, A_MOMENT).await;
     assert_eq!(told.received_count(), 7, "what the server does has its own event, and nothing goes round in circles");
     let bodies: Vec<Value> = requests.iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect();
     let told: Vec<_> =

@@ -17,7 +17,7 @@ use postrider::topic::Topic;
 use postrider::webhook::{DEFAULT_TENANT, WebhookPatch};
 
 use crate::support::engine::{
-    MASTER_KEY, change, deliveries, events, publish, settings, start, start_with, stop, subscribe, wait_for,
+    MASTER_KEY, Sentinel, change, deliveries, events, publish, settings, start, start_with, stop, subscribe, wait_for,
 };
 use crate::support::receiver::{Answer, TestReceiver};
 
@@ -160,6 +160,7 @@ async fn a_disabled_webhook_skips_new_events_and_keeps_what_it_was_owed() {
     let folder = tempfile::tempdir().unwrap();
     let engine = start(folder.path()).await;
     let receiver = TestReceiver::start(|n, _| if n == 0 { 503.into() } else { 200.into() }).await;
+    let sentinel = Sentinel::new(&engine).await;
     let webhook = subscribe(&engine, "mine", ">", &receiver.url("/")).await;
     change(&engine, &webhook, WebhookPatch { retry_schedule: Some(Some(vec![0.5])), ..WebhookPatch::default() }).await;
     publish(&engine, "a.b", 1).await;
@@ -169,7 +170,7 @@ async fn a_disabled_webhook_skips_new_events_and_keeps_what_it_was_owed() {
     publish(&engine, "a.b", 1).await;
     let skipped = wait_for(&engine, DeliveryState::Skipped, 1).await;
     assert_eq!(skipped[0].reason.as_deref(), Some("webhook disabled"));
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    sentinel.pass(&engine, Duration::from_millis(700)).await;
     assert_eq!(receiver.received().len(), 1, "nothing is attempted while the webhook is disabled");
 
     change(&engine, &webhook, WebhookPatch { enabled: Some(true), ..WebhookPatch::default() }).await;

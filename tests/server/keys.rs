@@ -16,7 +16,7 @@ use postrider::signing::{
     DEFAULT_OVERLAP, DEFAULT_TOLERANCE_S, Ed25519PublicKey, MAX_OVERLAP, Secret, StandardKey, header, verify_decnet,
     verify_ed25519, verify_standard,
 };
-use postrider::store::Store as _;
+use postrider::store::Store;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
 use postrider::topic::Topic;
@@ -528,9 +528,12 @@ async fn a_command_that_is_killed_leaves_a_folder_that_opens() {
     const ROUNDS: u32 = 30;
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let open = || SqliteStore::open(&data, &MasterKey::load_or_create(&data).unwrap(), SqliteOptions::default());
+    let open = || -> Arc<dyn Store> {
+        let key = MasterKey::load_or_create(&data).unwrap();
+        Arc::new(SqliteStore::open(&data, &key, SqliteOptions::default()).unwrap())
+    };
     let before = {
-        let store = open().unwrap();
+        let store = open();
         for n in 0..WEBHOOKS {
             let patch = WebhookPatch {
                 name: Some(format!("w{n}")),
@@ -558,7 +561,7 @@ async fn a_command_that_is_killed_leaves_a_folder_that_opens() {
         child.kill().unwrap();
         child.wait().unwrap();
 
-        let store = open().unwrap();
+        let store = open();
         assert_eq!(store.webhooks(DEFAULT_TENANT).await.unwrap(), before, "round {round}");
         store.close().await;
         assert!(!data.join("master.key.new").exists(), "round {round}");

@@ -44,6 +44,7 @@ mod replay;
 mod retention;
 mod shapes;
 mod shutdown;
+mod spans;
 mod sqlite_store;
 mod store_conformance;
 mod support;

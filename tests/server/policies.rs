@@ -17,7 +17,8 @@ use serde_json::Value;
 
 use crate::support::engine;
 use crate::support::engine::{
-    change, patch, publish, record, settings, start, start_at, start_with, stop, subscribe, wait_for, wait_until,
+    Sentinel, change, patch, publish, record, settings, start, start_at, start_with, stop, subscribe, wait_for,
+    wait_until,
 };
 use crate::support::receiver::{Answer, Received, TestReceiver};
 
@@ -77,6 +78,7 @@ async fn an_open_circuit_and_its_cool_down_survive_a_restart_and_a_clock_that_is
     let start_here = || start_at(folder.path(), with_cool_down(Duration::from_mins(10)), Arc::clone(&clock) as _);
     let (status, receiver) = switchable(503).await;
     let engine = start_here().await;
+    let sentinel = Sentinel::new(&engine).await;
     let webhook = subscribe(&engine, "sick", ">", &receiver.url("/")).await;
     publish(&engine, "a.b", 10).await;
     for seen in 1..5 {
@@ -98,7 +100,7 @@ async fn an_open_circuit_and_its_cool_down_survive_a_restart_and_a_clock_that_is
     publish(&engine, "a.b", 5).await;
     // An hour back: nothing waits an hour longer.
     clock.set(UnixMicros(clock.now().0 - 3_600_000_000));
-    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    sentinel.pass(&engine, Duration::from_secs(1)).await;
     assert_eq!(receiver.received_count(), 5, "nothing is attempted before the cool-down is over");
     status.store(200, Ordering::SeqCst);
     clock.advance(Duration::from_secs(601));
@@ -376,12 +378,13 @@ async fn what_an_ordered_webhook_waits_for_can_be_discarded() {
     let patient = DispatcherSettings { retry_schedule: Schedule::from_seconds(&[3_600.0]).unwrap(), ..settings() };
     let engine = start_with(folder.path(), patient).await;
     let receiver = TestReceiver::start(|n, _| if n == 0 { 503.into() } else { 200.into() }).await;
+    let sentinel = Sentinel::new(&engine).await;
     let webhook = subscribe(&engine, "ordered", ">", &receiver.url("/")).await;
     change(&engine, &webhook, patch(r#"{"ordered": true}"#)).await;
     publish(&engine, "a.b", 10).await;
     receiver.wait_for(1).await;
     let waiting = wait_for(&engine, DeliveryState::Pending, 10).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    sentinel.pass(&engine, Duration::from_millis(50)).await;
     assert_eq!(receiver.received_count(), 1, "the others wait for the first");
     let first = waiting.iter().min_by_key(|delivery| delivery.key.event).expect("ten");
     let discarded = async {
@@ -505,6 +508,7 @@ async fn operators_are_told_of_circuits_dead_deliveries_and_webhooks_that_are_go
 async fn the_servers_own_events_never_go_round_in_circles() {
     let folder = tempfile::tempdir().unwrap();
     let engine = start_with(folder.path(), with_cool_down(Duration::from_millis(50))).await;
+    let sentinel = Sentinel::new(&engine).await;
     let (_, receiver) = switchable(404).await;
     for name in ["one", "other"] {
         subscribe(&engine, name, "postrider.>", &receiver.url(&format!("/{name}"))).await;
@@ -526,7 +530,7 @@ async fn the_servers_own_events_never_go_round_in_circles() {
         }
     };
     let stats = tokio::time::timeout(Duration::from_secs(20), stats).await.expect("all end");
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    sentinel.pass(&engine, Duration::from_millis(50)).await;
     let later = engine.store().stats(DEFAULT_TENANT).await.unwrap();
     assert_eq!(later.events, stats.events, "nothing comes of them");
     assert!(own(stats) <= 6, "{stats:?}");

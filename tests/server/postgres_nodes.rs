@@ -10,7 +10,7 @@ use postrider::delivery::DeliveryState;
 use postrider::store::cluster::{ChangeMark, Fence, Hint, Node, Renewal, Renewed, Term};
 use postrider::store::postgres::{PostgresOptions, PostgresStore};
 use postrider::store::seal::MasterKey;
-use postrider::store::{RetentionStore, SettleBatch, Shard, Store, TenantPatch};
+use postrider::store::{SettleBatch, Shard, Store, TenantPatch};
 use postrider::webhook::{DEFAULT_TENANT, WebhookHealth, WebhookRecord};
 use uuid::Uuid;
 
@@ -25,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A node with its own way to the database.
 struct Member {
-    store: PostgresStore,
+    store: Arc<dyn Store>,
     node: Node,
     held: Vec<Term>,
 }
@@ -33,7 +33,7 @@ struct Member {
 impl Member {
     async fn new(server: &Cluster, name: &str) -> Self {
         let options = PostgresOptions::new(server.url(DATABASE).into());
-        let store = PostgresStore::open(options, &MasterKey::new([7; 32])).await.unwrap();
+        let store = Arc::new(PostgresStore::open(options, &MasterKey::new([7; 32])).await.unwrap());
         let (address, version) = ("127.0.0.1:1".to_owned(), "1".to_owned());
         let node = Node { uuid: Uuid::new_v4(), name: name.to_owned(), address, version, started_at: at(1) };
         Self { store, node, held: Vec::new() }
@@ -58,7 +58,7 @@ impl Member {
 
     async fn release(&mut self, count: usize) {
         let given = self.held.split_off(self.held.len() - count);
-        self.cluster().release(self.node.uuid, &given).await.unwrap();
+        self.cluster().hand_over(self.node.uuid, &given).await.unwrap();
     }
 
     fn shards(&self) -> Vec<Shard> {
@@ -121,7 +121,7 @@ async fn what_a_silent_node_had_goes_to_another_and_does_not_come_back() {
     assert_eq!(one.renew(LEASE).await.held, []);
     assert_eq!(two.renew(LEASE).await.surplus, 128);
     // It may not give back what is another's now.
-    one.cluster().release(one.node.uuid, &before).await.unwrap();
+    one.cluster().hand_over(one.node.uuid, &before).await.unwrap();
     assert_eq!(two.renew(LEASE).await.held.len(), 256);
     // A term that its owner does not name is over, though nobody else has the shard.
     two.held.truncate(100);
@@ -147,7 +147,7 @@ async fn who_comes_back_takes_what_is_its_own_or_nobody_s_and_leaves_silent_ones
             break webhook;
         }
     };
-    let seq = accept(&two.store, in_memory("e-1", &[webhook.seq])).await;
+    let seq = accept(&*two.store, in_memory("e-1", &[webhook.seq])).await;
     let sent = SettleBatch {
         settlements: vec![delivered(key(seq, webhook.seq), 1)],
         fence: Some(two.fence(&webhook, two.term_of(&webhook))),
@@ -159,7 +159,7 @@ async fn who_comes_back_takes_what_is_its_own_or_nobody_s_and_leaves_silent_ones
     one.held.clear();
     assert_eq!(one.renew_as(LEASE, false).await.held.len(), 128, "its own, and those of nobody");
     assert_eq!(two.store.settle(Arc::new(sent)).await.unwrap(), [], "its shard is still its own");
-    assert_eq!(state(&two.store, key(seq, webhook.seq)).await, DeliveryState::Delivered);
+    assert_eq!(state(&*two.store, key(seq, webhook.seq)).await, DeliveryState::Delivered);
     assert_eq!(one.renew(LEASE).await.held.len(), 256);
 }
 
@@ -169,14 +169,14 @@ async fn a_settlement_of_a_term_that_is_over_changes_no_row() {
     let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     one.renew(SHORT).await;
     let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
-    let seq = accept(&one.store, in_memory("e-1", &[webhook.seq])).await;
+    let seq = accept(&*one.store, in_memory("e-1", &[webhook.seq])).await;
     let key = key(seq, webhook.seq);
     let (stale, health) =
         (one.term_of(&webhook), WebhookHealth { consecutive_failures: 3, ..WebhookHealth::default() });
     tokio::time::sleep(SHORT).await;
     two.renew(LEASE).await;
 
-    let before = delivery(&one.store, key).await;
+    let before = delivery(&*one.store, key).await;
     let batch = |fence| SettleBatch {
         settlements: vec![delivered(key, 1)],
         health: vec![(webhook.seq, health.clone())],
@@ -190,14 +190,14 @@ async fn a_settlement_of_a_term_that_is_over_changes_no_row() {
     assert_eq!(one.store.settle(Arc::new(batch(Some(one.fence(&webhook, present))))).await.unwrap(), [webhook.seq]);
     let unnamed = Fence { node: two.node.uuid, terms: Vec::new() };
     assert_eq!(two.store.settle(Arc::new(batch(Some(unnamed)))).await.unwrap(), [webhook.seq]);
-    let after = delivery(&one.store, key).await;
+    let after = delivery(&*one.store, key).await;
     assert_eq!((after.state, after.updated_at, after.attempts), (before.state, before.updated_at, 0));
     let record = one.store.webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap().unwrap();
     assert_eq!(record.health, WebhookHealth::default());
     assert_eq!(one.store.stats(DEFAULT_TENANT).await.unwrap().attempts, 0);
 
     assert_eq!(two.store.settle(Arc::new(batch(Some(two.fence(&webhook, present))))).await.unwrap(), []);
-    assert_eq!(state(&one.store, key).await, DeliveryState::Delivered);
+    assert_eq!(state(&*one.store, key).await, DeliveryState::Delivered);
 }
 
 /// Otherwise each would wait for the commits of the other.
@@ -211,8 +211,8 @@ async fn nodes_count_in_rows_of_their_own() {
     one.renew(LEASE).await;
     let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
     for n in 0..3 {
-        accept(&one.store, in_memory(&format!("one-{n}"), &[webhook.seq])).await;
-        accept(&two.store, in_memory(&format!("two-{n}"), &[webhook.seq])).await;
+        accept(&*one.store, in_memory(&format!("one-{n}"), &[webhook.seq])).await;
+        accept(&*two.store, in_memory(&format!("two-{n}"), &[webhook.seq])).await;
     }
     let client = server.connect(DATABASE).await;
     let rows = client.query("SELECT events FROM counters WHERE events > 0 ORDER BY slot", &[]).await.unwrap();
@@ -240,7 +240,7 @@ async fn what_an_owner_had_in_memory_is_due_for_the_next() {
     let (mut one, mut two) = (Member::new(&server, "one").await, Member::new(&server, "two").await);
     one.renew(SHORT).await;
     let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
-    let first = accept(&one.store, in_memory("e-1", &[webhook.seq])).await;
+    let first = accept(&*one.store, in_memory("e-1", &[webhook.seq])).await;
     let shards = one.shards();
     assert_eq!(one.cluster().owed(&shards).await.unwrap(), [], "it is in memory");
     tokio::time::sleep(SHORT).await;
@@ -250,14 +250,14 @@ async fn what_an_owner_had_in_memory_is_due_for_the_next() {
     assert_eq!(two.cluster().owed(&two.shards()).await.unwrap(), [(webhook.seq, at(100))]);
 
     // The one before does not know yet that it is none.
-    let late = accept(&one.store, in_memory("e-2", &[webhook.seq])).await;
-    let owned = accept(&two.store, in_memory("e-3", &[webhook.seq])).await;
-    let due = read_due(&two.store, webhook.seq, at(200), 10).await.deliveries;
+    let late = accept(&*one.store, in_memory("e-2", &[webhook.seq])).await;
+    let owned = accept(&*two.store, in_memory("e-3", &[webhook.seq])).await;
+    let due = read_due(&*two.store, webhook.seq, at(200), 10).await.deliveries;
     assert_eq!(due.iter().map(|due| due.event.seq).collect::<Vec<_>>(), [first, late]);
     two.cluster().retrieve(&two.shards(), late).await.unwrap();
-    assert_eq!(read_due(&two.store, webhook.seq, at(200), 10).await.deliveries.len(), 2);
-    two.cluster().park(&[key(owned, webhook.seq)]).await.unwrap();
-    assert_eq!(read_due(&two.store, webhook.seq, at(200), 10).await.deliveries.len(), 3);
+    assert_eq!(read_due(&*two.store, webhook.seq, at(200), 10).await.deliveries.len(), 2);
+    two.cluster().pass_on(&[key(owned, webhook.seq)]).await.unwrap();
+    assert_eq!(read_due(&*two.store, webhook.seq, at(200), 10).await.deliveries.len(), 3);
 }
 
 /// The statement has begun when the shard is still its node's, and its event gets a number when it is another's.
@@ -268,7 +268,7 @@ async fn what_is_accepted_while_the_shard_is_given_away_is_due_for_the_next_owne
     one.renew(LEASE).await;
     let webhook = one.store.create_webhook(DEFAULT_TENANT, settings("a"), at(1)).await.unwrap();
     one.cluster().take_over(&one.shards()).await.unwrap();
-    accept(&one.store, in_memory("e-0", &[])).await;
+    accept(&*one.store, in_memory("e-0", &[])).await;
     // Nobody gets a number until this ends.
     let (client, looker) = (server.connect(DATABASE).await, server.connect(DATABASE).await);
     client.batch_execute("BEGIN; ALTER SEQUENCE event_number CACHE 1").await.unwrap();
@@ -283,9 +283,9 @@ async fn what_is_accepted_while_the_shard_is_given_away_is_due_for_the_next_owne
         client.batch_execute("ROLLBACK").await.unwrap();
         taken.through
     };
-    let (late, through) = tokio::join!(accept(&one.store, in_memory("e-1", &[webhook.seq])), give_away);
+    let (late, through) = tokio::join!(accept(&*one.store, in_memory("e-1", &[webhook.seq])), give_away);
     assert!(late > through, "the second look of the next owner does not go so far");
-    let due = read_due(&two.store, webhook.seq, at(200), 10).await.deliveries;
+    let due = read_due(&*two.store, webhook.seq, at(200), 10).await.deliveries;
     assert_eq!(due.iter().map(|due| due.event.seq).collect::<Vec<_>>(), [late]);
 }
 

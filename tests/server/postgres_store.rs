@@ -10,8 +10,8 @@ use postrider::delivery::{DeliveryState, Transition};
 use postrider::event::Event;
 use postrider::signing::SigningKeys;
 use postrider::store::postgres::{PostgresOptions, PostgresStore};
-use postrider::store::replay::{NewReplay, ReplayAction, ReplayStep, ReplayStore, Selection};
-use postrider::store::retention::{Cutoffs, Retention, RetentionStore};
+use postrider::store::replay::{NewReplay, ReplayAction, ReplayStep, Selection};
+use postrider::store::retention::{Cutoffs, Retention};
 use postrider::store::seal::MasterKey;
 use postrider::store::{
     Accepted, DeliveryKey, Disposition, EventSeq, NewEvent, Owed, SettleBatch, Settlement, Store, StoreError,
@@ -28,7 +28,7 @@ fn at(seconds: i64) -> UnixMicros {
 }
 
 /// A node's store.
-async fn node(server: &Cluster) -> Arc<PostgresStore> {
+async fn node(server: &Cluster) -> Arc<dyn Store> {
     let options = PostgresOptions::new(server.url(DATABASE).into());
     Arc::new(PostgresStore::open(options, &MasterKey::new([7; 32])).await.unwrap())
 }

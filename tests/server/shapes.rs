@@ -221,7 +221,7 @@ fn the_example_of_the_documentation_makes_what_it_promises() {
 #[test]
 fn the_documentation_names_every_shape_and_no_other() {
     let mut named: Vec<&str> = Vec::new();
-    let section = DOCUMENT.split_once("## Those that are there").unwrap().1.split_once("\n## ").unwrap().0;
+    let section = DOCUMENT.split_once("## Built-in shapes").unwrap().1.split_once("\n## ").unwrap().0;
     for line in section.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `shape`")) {
         named.push(line.split('`').nth(1).unwrap());
     }

@@ -33,7 +33,7 @@ fn limited(folder: &Path, max_bytes: u64) -> SqliteStore {
     SqliteStore::open(folder, &MasterKey::new(KEY), options).unwrap()
 }
 
-async fn webhook(store: &SqliteStore) -> WebhookRecord {
+async fn webhook(store: &dyn Store) -> WebhookRecord {
     let keys = SigningKeys::generate();
     let settings = WebhookSettings {
         name: "receiver".to_owned(),
@@ -130,7 +130,7 @@ async fn a_fresh_folder_is_private_and_a_closed_store_is_one_file() {
 async fn what_was_acknowledged_survives_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(open(folder.path()).unwrap());
-    let webhook = webhook(&store).await.seq;
+    let webhook = webhook(&*store).await.seq;
     for number in 0..20 {
         let seq = accept(&store, event(&number.to_string(), 2_000, &[webhook])).await.unwrap();
         if number % 2 == 0 {
@@ -316,7 +316,7 @@ async fn no_file_shows_a_secret() {
     assert_hidden();
     store.close().await;
     assert_hidden();
-    let store = open(folder.path()).unwrap();
+    let store: Arc<dyn Store> = Arc::new(open(folder.path()).unwrap());
     assert_eq!(store.webhooks(DEFAULT_TENANT).await.unwrap(), [record]);
 }
 
@@ -329,7 +329,7 @@ async fn a_sealed_secret_that_was_moved_is_noticed() {
     let tampered = rusqlite::Connection::open(folder.path().join(DATABASE_FILE)).unwrap();
     tampered.execute("UPDATE webhook SET decnet_secret = standard_key", ()).unwrap();
     tampered.close().unwrap();
-    let store = open(folder.path()).unwrap();
+    let store: Arc<dyn Store> = Arc::new(open(folder.path()).unwrap());
     assert!(matches!(store.webhooks(DEFAULT_TENANT).await, Err(StoreError::Corrupt(_))));
 }
 

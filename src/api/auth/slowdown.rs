@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::rate::{Bucket, Rate};
 
 /// Tokens that are not known here which one peer may have looked up at once.
 pub const AUTH_FAILURES: u32 = 20;
@@ -24,8 +27,8 @@ pub(super) struct Slowdown(Mutex<Peers>);
 
 #[derive(Default)]
 struct Peers {
-    /// Until when the failures of each count, one after the other.
-    counting_until: HashMap<IpAddr, Instant>,
+    /// What each may still have looked up in vain.
+    left: HashMap<IpAddr, Bucket>,
     swept_at: Option<Instant>,
 }
 
@@ -38,20 +41,14 @@ impl Slowdown {
     pub(super) fn charge(&self, peer: Option<IpAddr>, now: Instant) -> Result<Charge, Duration> {
         let mut peers = self.0.lock();
         let peer = peers.place(group(peer), now);
-        let until = peers.counting_until.entry(peer).or_insert(now);
-        let charged = (*until).max(now) + AUTH_FAILURE_COUNTS;
-        let most = now + AUTH_FAILURE_COUNTS * AUTH_FAILURES;
-        if charged > most {
-            return Err(charged - most);
-        }
-        *until = charged;
+        peers.left.entry(peer).or_default().take(1, rate(), now)?;
         Ok(Charge(peer))
     }
 
     /// The token was good.
-    pub(super) fn give_back(&self, Charge(peer): Charge) {
-        if let Some(until) = self.0.lock().counting_until.get_mut(&peer) {
-            *until = until.checked_sub(AUTH_FAILURE_COUNTS).unwrap_or(*until);
+    pub(super) fn refund(&self, Charge(peer): Charge) {
+        if let Some(left) = self.0.lock().left.get_mut(&peer) {
+            left.refund(1, rate());
         }
     }
 }
@@ -59,15 +56,19 @@ impl Slowdown {
 impl Peers {
     /// Where failures of `peer` are counted.
     fn place(&mut self, peer: IpAddr, now: Instant) -> IpAddr {
-        if self.counting_until.len() < MAX_FAILING_PEERS || self.counting_until.contains_key(&peer) {
+        if self.left.len() < MAX_FAILING_PEERS || self.left.contains_key(&peer) {
             return peer;
         }
         if self.swept_at.is_none_or(|swept_at| now.saturating_duration_since(swept_at) >= SWEEP_STEP) {
             self.swept_at = Some(now);
-            self.counting_until.retain(|_, until| *until > now);
+            self.left.retain(|_, left| !left.is_full(rate(), now));
         }
-        if self.counting_until.len() < MAX_FAILING_PEERS { peer } else { Ipv6Addr::UNSPECIFIED.into() }
+        if self.left.len() < MAX_FAILING_PEERS { peer } else { Ipv6Addr::UNSPECIFIED.into() }
     }
+}
+
+fn rate() -> Rate {
+    Rate::one_in(AUTH_FAILURE_COUNTS, AUTH_FAILURES)
 }
 
 fn group(peer: Option<IpAddr>) -> IpAddr {
@@ -110,7 +111,7 @@ mod tests {
         let (slowdown, now) = (Slowdown::default(), Instant::now());
         for _ in 0..1_000 {
             let Ok(charge) = slowdown.charge(Some(peer("192.0.2.1")), now) else { panic!("held up") };
-            slowdown.give_back(charge);
+            slowdown.refund(charge);
         }
     }
 
@@ -119,10 +120,10 @@ mod tests {
         let (slowdown, now) = (Slowdown::default(), Instant::now());
         let addresses = |from: u32| (from..from + 10_000).map(|bits| Some(IpAddr::V4(bits.into())));
         let admitted = addresses(1).filter(|peer| slowdown.charge(*peer, now).is_ok()).count();
-        assert_eq!(slowdown.0.lock().counting_until.len(), MAX_FAILING_PEERS + 1);
+        assert_eq!(slowdown.0.lock().left.len(), MAX_FAILING_PEERS + 1);
         assert_eq!(admitted, MAX_FAILING_PEERS + AUTH_FAILURES as usize, "the others share one count");
         let later = now + AUTH_FAILURE_COUNTS * AUTH_FAILURES;
         assert!(addresses(1 << 20).take(MAX_FAILING_PEERS).all(|peer| slowdown.charge(peer, later).is_ok()));
-        assert_eq!(slowdown.0.lock().counting_until.len(), MAX_FAILING_PEERS);
+        assert_eq!(slowdown.0.lock().left.len(), MAX_FAILING_PEERS);
     }
 }

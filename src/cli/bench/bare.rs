@@ -1,4 +1,4 @@
-//! What everything is compared with: a loop that signs one body and posts it again and again, on
+//! The measure of comparison: a loop that signs one body and posts it again and again, on
 //! connections of its own, and does nothing else.
 
 use std::sync::Arc;

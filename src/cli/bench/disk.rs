@@ -1,4 +1,4 @@
-//! What the disk itself can do.
+//! The disk's own speed.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,6 +8,7 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 
 use super::receiver::histogram;
+use crate::fit::fit;
 
 /// About what a small commit appends to the write-ahead log.
 const WRITE_BYTES: usize = 8 * 1_024;
@@ -21,7 +22,7 @@ pub(super) fn fsync_us(folder: &Path, count: u32) -> anyhow::Result<Histogram<u6
         file.write_all(&[0x5a; WRITE_BYTES])?;
         let began_at = Instant::now();
         file.sync_data()?;
-        times.saturating_record(u64::try_from(began_at.elapsed().as_micros()).unwrap_or(u64::MAX));
+        times.saturating_record(fit(began_at.elapsed().as_micros(), u64::MAX));
     }
     std::fs::remove_file(path)?;
     Ok(times)

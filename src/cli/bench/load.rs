@@ -17,6 +17,7 @@ use super::receiver::{Arrived, ReceiverProcess, histogram};
 use crate::clock::{Clock, SystemClock};
 use crate::delivery::client::{Client, ClientOptions};
 use crate::delivery::guard::{Destination, EgressPolicy};
+use crate::fit::fit;
 
 /// Makes the canonical body of an event about 600 bytes long.
 const FILLER: &str = "Failed password for invalid user admin from 203.0.113.66 port 51234 ssh2; then a second try \
@@ -195,7 +196,7 @@ impl Publisher {
             requests.spawn(async move {
                 let began_at = Instant::now();
                 publisher.send(n, 1).await?;
-                accepted_us.lock().saturating_record(u64::try_from(began_at.elapsed().as_micros()).unwrap_or(u64::MAX));
+                accepted_us.lock().saturating_record(fit(began_at.elapsed().as_micros(), u64::MAX));
                 anyhow::Ok(())
             });
         }

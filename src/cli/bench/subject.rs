@@ -1,4 +1,4 @@
-//! What is measured: one node on the embedded store, or some on a database.
+//! The subject of a measurement: one node on the embedded store, or some on a database.
 
 use std::path::Path;
 use std::time::Duration;

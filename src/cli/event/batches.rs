@@ -10,6 +10,7 @@ use super::counted;
 use crate::cli::output::{GOOD, Output};
 use crate::cli::remote::{Refusal, Remote};
 use crate::event::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
+use crate::fit::fit;
 
 /// Lines that are sent together.
 #[derive(Default)]
@@ -106,7 +107,7 @@ async fn send_all(
         let new = receipts.filter(|receipt| receipt["duplicate"] == false);
         deliveries += new.filter_map(|receipt| receipt["deliveries"].as_u64()).sum::<u64>();
         progress.set_message(counted(accepted + duplicates, "event", "events"));
-        progress.inc(u64::try_from(bytes).unwrap_or(u64::MAX));
+        progress.inc(fit(bytes, u64::MAX));
     }
     progress.finish_and_clear();
     if output.json {

@@ -1,4 +1,4 @@
-//! What both `postrider webhook create` and `update` may set, and how it is shown.
+//! The settings of `postrider webhook create` and `update`, and how they are shown.
 
 use std::path::Path;
 use std::time::Duration;

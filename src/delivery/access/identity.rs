@@ -1,4 +1,4 @@
-//! Who is trusted beside the usual authorities, and who this side says it is: TLS for one webhook.
+//! TLS for one webhook: its own authorities beside the usual ones, and its client certificate.
 
 use std::fmt::Display;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the sign that stands for a secret means where a user gives it back: the secret that was there before.
+//! The sign that stands for a secret: where a user gives it back, it means the present secret.
 
 use super::{RawAccess, RawAuth, SecretText};
 use crate::delivery::guard::Destination;

@@ -1,6 +1,9 @@
 //! A proxy between this server and a receiver: HTTP `CONNECT` (RFC 9110, section 9.3.6) or SOCKS5 (RFC 1928).
 
+use std::borrow::Cow;
+
 use http::HeaderValue;
+use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 use super::credential::basic;
@@ -8,6 +11,7 @@ use super::secret::SHOWN_SECRET;
 use super::{AccessError, SecretText};
 use crate::delivery::client::{Credentials, Proxy, ProxyKind};
 use crate::delivery::guard::{Destination, MAX_URL_BYTES};
+use crate::hex;
 
 /// The longest user name and the longest password for a proxy, in bytes (RFC 1929, section 2).
 const MAX_CREDENTIAL_BYTES: usize = 255;
@@ -139,20 +143,12 @@ fn authorization(pair: &Credentials) -> Result<HeaderValue, AccessError> {
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let (digits, after) = rest.split_at_checked(2)?;
-        let digit = |byte: u8| char::from(byte).to_digit(16);
-        bytes.push(u8::try_from(digit(digits[0])? * 16 + digit(digits[1])?).ok()?);
-        rest = after;
+    // Left to itself the decoder lets a `%` stand where no two digits follow.
+    let is_byte = |after: &str| after.get(..2).is_some_and(|digits| hex::decode::<1>(digits).is_some());
+    if !text.split('%').skip(1).all(is_byte) {
+        return None;
     }
-    String::from_utf8(bytes).ok()
+    percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::tunnel::{self, Hop, Refusal};
 use super::{Client, MAX_ADDRESSES_TRIED, Phase, Trace, blocked};
 use crate::delivery::End;
 use crate::delivery::guard::{Destination, GuardedAddr, Host};
+use crate::fit::fit;
 
 /// A stream to a destination, before TLS.
 pub(super) struct Dialled {
@@ -108,7 +109,7 @@ impl Client {
 /// When the next of `remaining` tries that share the time until `deadline` must have ended.
 fn share(deadline: Instant, remaining: usize) -> Instant {
     let now = Instant::now();
-    now + deadline.saturating_duration_since(now) / u32::try_from(remaining).unwrap_or(u32::MAX)
+    now + deadline.saturating_duration_since(now) / fit(remaining, u32::MAX)
 }
 
 /// Says that it was the proxy that could not be reached, of which the receiver knows nothing.

@@ -1,4 +1,4 @@
-//! Where a connection goes and by which way: what connections of one webhook must not share with those of another.
+//! The route of a connection: its destination and its way there. Webhooks with different routes share no connection.
 
 use std::sync::{Arc, OnceLock};
 

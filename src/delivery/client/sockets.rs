@@ -1,4 +1,4 @@
-//! How many of the process's descriptors connections to receivers may take, so that others have theirs.
+//! The share of the process's descriptors for connections to receivers, which leaves the others theirs.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What is never public, what serves metadata, and which ports are not for webhooks: tables and their sources.
+//! Tables and their sources: networks that are never public, networks of metadata services, and ports shut to webhooks.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,6 +1,8 @@
 //! What happens to a lane beside its work: its webhook is changed or deleted, a delivery is changed by an operator,
 //! another node is to have it.
 
+use tokio::time::Instant;
+
 use super::Lane;
 use super::queue::Queued;
 use super::state::{LaneSettings, Mode, Todo};
@@ -11,8 +13,8 @@ use crate::webhook::WebhookRecord;
 
 /// Where a delivery is.
 pub(in crate::dispatcher) enum Whereabouts {
-    /// It was in the queue or in the store; now it is kept from being attempted.
-    Taken(Option<Queued>),
+    /// It was in the queue or in the store; now it is withheld.
+    Withheld(Option<Queued>),
     UnderWay,
 }
 
@@ -26,12 +28,13 @@ impl Lane {
         now: UnixMicros,
     ) -> Todo {
         let mut state = self.state.lock();
-        if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Left | Mode::Stopped)
+        if state.settings.version >= record.version || matches!(state.mode, Mode::Removed | Mode::Moved | Mode::Stopped)
         {
             return Todo::default();
         }
         let was_ordered = state.is_ordered();
-        state.change_settings(LaneSettings::new(record, default_schedule));
+        let instant = Instant::now();
+        state.change_settings(LaneSettings::new(record, default_schedule), instant);
         state.mode = Mode::of(record);
         if close_circuit {
             state.breaker.close();
@@ -40,10 +43,10 @@ impl Lane {
         if state.is_ordered() && !was_ordered {
             // From here on the store has the order.
             let todo = state.evict();
-            state.stored_due = Some(UnixMicros(0));
+            state.backlog.note_overdue();
             return Todo { load: state.mode == Mode::Running, ..todo };
         }
-        state.resume_or_evict(&self.wake, now)
+        state.resume_or_evict(&self.wake, now, instant)
     }
 
     /// The version of the webhook that it goes by.
@@ -59,50 +62,52 @@ impl Lane {
         todo
     }
 
-    /// Keeps a delivery from being attempted, until [`Lane::give_back`].
-    pub(in crate::dispatcher) fn take_out(&self, event: EventSeq) -> Whereabouts {
+    /// Keeps a delivery from being attempted, until [`Lane::restore`].
+    pub(in crate::dispatcher) fn withhold(&self, event: EventSeq) -> Whereabouts {
         let mut state = self.state.lock();
-        if !state.under_way.insert(event) {
+        if !state.backlog.under_way.insert(event) {
             return Whereabouts::UnderWay;
         }
-        Whereabouts::Taken(state.queue.take_out(event))
+        Whereabouts::Withheld(state.backlog.queue.take_out(event))
     }
 
     /// Lets a delivery be attempted again; `queued` goes back into the queue.
-    pub(in crate::dispatcher) fn give_back(&self, event: EventSeq, queued: Option<Queued>, now: UnixMicros) -> Todo {
-        self.give_back_all(vec![(event, queued)], now)
+    pub(in crate::dispatcher) fn restore(&self, event: EventSeq, queued: Option<Queued>, now: UnixMicros) -> Todo {
+        self.restore_all(vec![(event, queued)], now)
     }
 
     /// The same for many.
-    pub(in crate::dispatcher) fn give_back_all(&self, taken: Vec<(EventSeq, Option<Queued>)>, now: UnixMicros) -> Todo {
+    pub(in crate::dispatcher) fn restore_all(&self, taken: Vec<(EventSeq, Option<Queued>)>, now: UnixMicros) -> Todo {
         let mut state = self.state.lock();
+        let is_ordered = state.is_ordered();
+        let backlog = &mut state.backlog;
         for (event, queued) in taken {
-            state.leave(event);
+            backlog.ended(event);
             match queued {
-                Some(queued) if state.is_ordered() => state.queue.insert_in_order(queued),
-                Some(queued) => state.queue.push(queued),
+                Some(queued) if is_ordered => backlog.queue.insert_in_order(queued),
+                Some(queued) => backlog.queue.push(queued),
                 // A load may have passed it over meanwhile.
-                None => state.ask_store_for(event),
+                None => backlog.ask_store_for(event, is_ordered),
             }
         }
         state.cancel_idle_probe();
-        state.resume_or_evict(&self.wake, now)
+        state.resume_or_evict(&self.wake, now, Instant::now())
     }
 
     /// Another node is to have the webhook: no attempt starts any more. What waits here is for that one to find.
-    pub(in crate::dispatcher) fn leave(&self) {
+    pub(in crate::dispatcher) fn move_away(&self) {
         let mut state = self.state.lock();
-        state.mode = Mode::Left;
-        state.queue.take_all();
+        state.mode = Mode::Moved;
+        state.backlog.queue.take_all();
     }
 
-    pub(crate) fn has_left(&self) -> bool {
-        self.term.is_some() && self.state.lock().mode == Mode::Left
+    pub(crate) fn has_moved(&self) -> bool {
+        self.term.is_some() && self.state.lock().mode == Mode::Moved
     }
 
     /// Nothing is under way, and nothing that is being accepted has a place here.
     pub(in crate::dispatcher) fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.under_way.is_empty() && state.reserved == 0
+        state.backlog.under_way.is_empty() && state.backlog.reserved == 0
     }
 }

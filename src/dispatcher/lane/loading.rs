@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Lane;
+use super::backlog::{Load, earlier};
 use super::queue::Queued;
-use super::state::{Load, Mode, State, Todo, earlier};
+use super::state::{Mode, State, Todo};
 use crate::clock::UnixMicros;
 use crate::store::{EventSeq, Portion};
 
@@ -35,11 +38,11 @@ impl Lane {
         let is_probe = state.breaker.is_shut();
         if is_probe {
             let probe_at = state.breaker.probe_at(now);
-            let at = state.load_due(now).map(|at| at.max(probe_at));
-            if state.load.is_under_way || at.is_none_or(|at| at > now) {
+            let at = state.backlog.load_due(now).map(|at| at.max(probe_at));
+            if state.backlog.load.is_under_way || at.is_none_or(|at| at > now) {
                 return Err(at.filter(|at| *at > now));
             }
-            if state.is_ordered() && !state.under_way.is_empty() {
+            if state.is_ordered() && !state.backlog.under_way.is_empty() {
                 // The first of all may be among them.
                 return Err(Some(now.after(LOOK_AGAIN_AFTER)));
             }
@@ -49,49 +52,52 @@ impl Lane {
             if is_probe {
                 state.breaker.cancel_probe();
             }
-            let due = state.load_due(now);
-            state.load.is_wanted |= due.is_some_and(|at| at <= now);
+            let due = state.backlog.load_due(now);
+            state.backlog.load.is_wanted |= due.is_some_and(|at| at <= now);
             return Err(due.filter(|at| *at > now));
         }
-        state.load.is_under_way = true;
-        state.load.is_wanted = false;
-        state.stored_due = None;
-        let room = if is_probe { 1 } else { self.max_queued.saturating_sub(state.queue.len()).max(1) };
+        let in_order = state.is_ordered();
+        let backlog = &mut state.backlog;
+        backlog.load.is_under_way = true;
+        backlog.load.is_wanted = false;
+        backlog.stored_due = None;
+        let room = if is_probe { 1 } else { self.max_queued.saturating_sub(backlog.queue.len()).max(1) };
         Ok(Portion {
-            in_order: state.is_ordered(),
+            in_order,
             max_deliveries: u32::try_from(room).unwrap_or(u32::MAX),
-            max_bytes: self.memory.free_bytes().saturating_sub(state.queue.bytes()) / 2,
-            held: state.queue.events().chain(state.under_way.iter().copied()).collect(),
+            max_bytes: self.memory.free_bytes().saturating_sub(backlog.queue.bytes()) / 2,
+            held: backlog.held(),
         })
     }
 
     /// Queues what was loaded.
     pub(in crate::dispatcher) fn finish_load(&self, loaded: Loaded, now: UnixMicros) -> Todo {
         let mut state = self.state.lock();
-        state.load.is_under_way = false;
-        state.load.is_wanted |= loaded.is_rest_due;
-        state.load.rest_until = loaded.rest_until;
-        state.stored_due = earlier(state.stored_due, loaded.next_due);
-        let mut known = std::mem::take(&mut state.load.settled_meanwhile);
-        if state.is_ordered() {
-            state.awaited = loaded.awaited;
+        let is_ordered = state.is_ordered();
+        let backlog = &mut state.backlog;
+        backlog.load.is_under_way = false;
+        backlog.load.is_wanted |= loaded.is_rest_due;
+        backlog.load.rest_until = loaded.rest_until;
+        backlog.stored_due = earlier(backlog.stored_due, loaded.next_due);
+        let mut known = std::mem::take(&mut backlog.load.settled_meanwhile);
+        if is_ordered {
+            backlog.awaited = loaded.awaited;
             // What was read of these is older than what became of them.
             if let Some(first) = known.iter().min() {
-                state.ask_store_for(*first);
+                backlog.ask_store_for(*first, is_ordered);
             }
         }
-        known.extend(state.queue.events());
-        let before = state.queue.len();
+        known.extend(backlog.queue.events());
+        let before = backlog.queue.len();
         for queued in loaded.deliveries {
             let seq = queued.event.live.seq;
-            if known.contains(&seq) || state.under_way.contains(&seq) {
+            if known.contains(&seq) || backlog.under_way.contains(&seq) {
                 continue;
             }
-            if state.is_ordered() { state.queue.insert_in_order(queued) } else { state.queue.push(queued) }
+            if is_ordered { backlog.queue.insert_in_order(queued) } else { backlog.queue.push(queued) }
         }
-        state.has_overflow = loaded.is_rest_due;
-        let added = state.queue.len() - before;
-        let added = if state.is_ordered() { state.queue.len() } else { added };
+        backlog.has_overflow = loaded.is_rest_due;
+        let added = if is_ordered { backlog.queue.len() } else { backlog.queue.len() - before };
         self.go_on(&mut state, added, now)
     }
 
@@ -100,21 +106,23 @@ impl Lane {
     pub(in crate::dispatcher) fn fail_load(&self, again_at: UnixMicros, now: UnixMicros) -> Todo {
         let mut state = self.state.lock();
         // What became of deliveries meanwhile was noted when it was committed.
-        state.load = Load { is_wanted: true, rest_until: Some(again_at), ..Load::default() };
-        state.stored_due = earlier(state.stored_due, Some(now));
-        state.has_overflow = true;
+        state.backlog.load = Load { is_wanted: true, rest_until: Some(again_at), ..Load::default() };
+        state.backlog.note_due(now);
+        state.backlog.has_overflow = true;
         self.go_on(&mut state, 0, now)
     }
 
     /// After a load that queued `added` deliveries.
     fn go_on(&self, state: &mut State, added: usize, now: UnixMicros) -> Todo {
+        let instant = Instant::now();
         state.cancel_idle_probe();
         if !state.can_run() {
-            let due = state.load_due(now);
-            let todo = state.resume_or_evict(&self.wake, now);
+            let due = state.backlog.load_due(now);
+            let todo = state.resume_or_evict(&self.wake, now, instant);
             return Todo { wake_at: todo.wake_at.zip(due).map(|(probe, due)| probe.max(due)), ..todo };
         }
         let load = state.wants_load(self.max_queued, &self.memory, now);
-        Todo { load, wake_at: state.load_due(now).filter(|_| !load), ..state.employ(added, &self.wake) }
+        let wake_at = state.backlog.load_due(now).filter(|_| !load);
+        Todo { load, wake_at, ..state.employ(added, &self.wake, instant) }
     }
 }

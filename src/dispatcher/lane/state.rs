@@ -1,23 +1,21 @@
 //! What a lane knows, behind its lock, and the rules by which that changes. Pure but for waking workers.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::task::{AbortHandle, Id};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::queue::{Queue, Queued};
+use super::backlog::{Backlog, earlier};
+use super::crew::{Crew, Wake};
+use super::queue::Queued;
 use super::{Off, WEBHOOK_DELETED, WEBHOOK_DISABLED};
 use crate::clock::UnixMicros;
-use crate::delivery::retry::{MAX_WAIT, Schedule};
+use crate::delivery::retry::Schedule;
 use crate::delivery::{End, GONE, Outcome};
-use crate::dispatcher::breaker::{Breaker, Change, CircuitSettings};
+use crate::dispatcher::breaker::{Breaker, CircuitChange, CircuitSettings};
 use crate::dispatcher::limiter::Limiter;
 use crate::dispatcher::memory::Memory;
-use crate::store::EventSeq;
 use crate::webhook::{Policy, TenantSeq, Webhook, WebhookRecord};
 
 /// A lane opens another connection at once when more deliveries than this wait for each that it has.
@@ -57,17 +55,9 @@ pub(super) enum Mode {
     /// Deleted: what is pending is discarded.
     Removed,
     /// Another node owns the webhook, or is about to.
-    Left,
+    Moved,
     /// The node shuts down: what is pending is read back at the next start.
     Stopped,
-}
-
-/// How many tests a lane knows of.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Trials {
-    /// Waiting or under way: workers leave them room.
-    pub(super) expected: usize,
-    pub(super) under_way: usize,
 }
 
 /// When a test may begin.
@@ -84,45 +74,11 @@ pub(super) struct State {
     pub(super) settings: Arc<LaneSettings>,
     pub(super) mode: Mode,
     pub(super) breaker: Breaker,
-    pub(super) queue: Queue,
-    /// Places promised to events that are being accepted.
-    pub(super) reserved: usize,
-    /// Taken from the queue, outcome not yet committed: not to be loaded again.
-    pub(super) under_way: HashSet<EventSeq>,
-    pub(super) workers: HashMap<Id, AbortHandle>,
-    pub(super) idle_workers: usize,
-    /// The idle worker that waits for the moment when the queue may go on.
-    pub(super) pacer: Option<Id>,
     pub(super) limiter: Option<Limiter>,
-    /// Attempts that users ask for, beside those of workers.
-    pub(super) trials: Trials,
-    /// In an ordered lane: the first delivery that is in the store alone, as far as is known, and when it is due. It must
-    /// end before later ones begin.
-    pub(super) awaited: Option<(EventSeq, UnixMicros)>,
-    /// Deliveries wait for hands: the dispatcher looks after this lane.
-    pub(super) is_crowded: bool,
-    /// Jobs taken in all, and how many it were when the dispatcher last looked.
-    pub(super) jobs_taken: u64,
-    pub(super) jobs_seen: u64,
-    /// When the earliest pending delivery in the store is due, apart from those in memory.
-    pub(super) stored_due: Option<UnixMicros>,
-    pub(super) load: Load,
-    /// There are deliveries in the store that memory had no room for; new ones wait behind them.
-    pub(super) has_overflow: bool,
+    pub(super) crew: Crew,
+    pub(super) backlog: Backlog,
     pub(super) is_health_dirty: bool,
     pub(super) success_flushed_at: Option<UnixMicros>,
-}
-
-/// Reading from the store, which goes on beside everything else.
-#[derive(Default)]
-pub(super) struct Load {
-    pub(super) is_under_way: bool,
-    /// Something in the store is due, or will be when it is committed: load when the queue has room.
-    pub(super) is_wanted: bool,
-    /// The store failed or memory was full: not again before this.
-    pub(super) rest_until: Option<UnixMicros>,
-    /// Settled since the load under way began: what it read of them may be old.
-    pub(super) settled_meanwhile: HashSet<EventSeq>,
 }
 
 /// What the caller of a lane's method must do, after the lock.
@@ -182,40 +138,33 @@ impl Mode {
 }
 
 impl State {
-    pub(super) fn new(record: &WebhookRecord, default_schedule: &Schedule, circuit: CircuitSettings) -> Self {
+    pub(super) fn new(
+        record: &WebhookRecord,
+        default_schedule: &Schedule,
+        circuit: CircuitSettings,
+        now: Instant,
+    ) -> Self {
         let settings = LaneSettings::new(record, default_schedule);
         Self {
-            limiter: settings.policy.rate_limit.map(|limit| Limiter::new(limit, Instant::now())),
+            limiter: settings.policy.rate_limit.map(|limit| Limiter::new(limit, now)),
             settings,
             mode: Mode::of(record),
             breaker: Breaker::new(record.health.clone(), circuit),
-            queue: Queue::default(),
-            reserved: 0,
-            under_way: HashSet::new(),
-            workers: HashMap::new(),
-            idle_workers: 0,
-            pacer: None,
-            trials: Trials::default(),
-            awaited: None,
-            is_crowded: false,
-            jobs_taken: 0,
-            jobs_seen: 0,
-            stored_due: None,
-            load: Load::default(),
-            has_overflow: false,
+            crew: Crew::default(),
+            backlog: Backlog::default(),
             is_health_dirty: false,
             success_flushed_at: record.health.last_success_at,
         }
     }
 
     /// Takes over changed settings. A rate limit that stays as it was keeps its count.
-    pub(super) fn change_settings(&mut self, settings: Arc<LaneSettings>) {
+    pub(super) fn change_settings(&mut self, settings: Arc<LaneSettings>, now: Instant) {
         let wanted = settings.policy.rate_limit;
         if self.limiter.as_ref().map(Limiter::limit) != wanted {
-            self.limiter = wanted.map(|limit| Limiter::new(limit, Instant::now()));
+            self.limiter = wanted.map(|limit| Limiter::new(limit, now));
         }
         if !settings.policy.ordered {
-            self.awaited = None;
+            self.backlog.awaited = None;
         }
         self.settings = settings;
     }
@@ -233,104 +182,63 @@ impl State {
         match self.mode {
             Mode::Off => Some(WEBHOOK_DISABLED),
             Mode::Removed => Some(WEBHOOK_DELETED),
-            Mode::Running | Mode::Paused | Mode::Left | Mode::Stopped => None,
+            Mode::Running | Mode::Paused | Mode::Moved | Mode::Stopped => None,
         }
     }
 
     /// For a queue that has something in it.
-    pub(super) fn readiness(&self) -> Readiness {
-        let Some(first) = self.queue.first() else { return Readiness::Now };
+    pub(super) fn readiness(&self, now: Instant) -> Readiness {
+        let Backlog { queue, under_way, .. } = &self.backlog;
+        let Some(first) = queue.first() else { return Readiness::Now };
         let policy = &self.settings.policy;
-        if policy.ordered && (self.is_early(first) || !self.under_way.is_empty()) {
+        if policy.ordered && (self.backlog.is_early(first) || !under_way.is_empty()) {
             return Readiness::AfterOthers;
         }
-        let limited = self.limiter.as_ref().map(Limiter::ready_at);
+        let limited = self.limiter.as_ref().map(|limiter| limiter.ready_at(now));
         let gathering = policy.batch.and_then(|batch| {
-            let is_full = self.queue.len() >= batch.max_events || self.queue.bytes() >= batch.max_bytes;
+            let is_full = queue.len() >= batch.max_events || queue.bytes() >= batch.max_bytes;
             // A probe finds out at once.
             (!is_full && !self.breaker.is_open()).then(|| first.waits_since + batch.max_wait)
         });
         match limited.max(gathering) {
-            Some(at) if at > Instant::now() => Readiness::At(at),
+            Some(at) if at > now => Readiness::At(at),
             _ => Readiness::Now,
         }
     }
 
-    /// Whether an ordered lane waits for another one before it.
-    pub(super) fn is_early(&self, queued: &Queued) -> bool {
-        self.awaited.is_some_and(|(event, _)| event < queued.seq())
-    }
-
-    /// Whether an ordered lane can do nothing before it has read from the store.
-    pub(super) fn is_blocked(&self) -> bool {
-        self.awaited.is_some() && self.queue.first().is_none_or(|first| self.is_early(first))
-    }
-
     /// There is nothing to probe with: another probe is for later.
     pub(super) fn cancel_idle_probe(&mut self) {
-        if self.breaker.is_open() && self.under_way.is_empty() && (self.queue.is_empty() || self.is_blocked()) {
+        if self.breaker.is_open() && self.backlog.has_no_probe() {
             self.breaker.cancel_probe();
         }
     }
 
-    /// A delivery is under way no more.
-    pub(super) fn leave(&mut self, event: EventSeq) {
-        self.under_way.remove(&event);
-        if self.load.is_under_way {
-            self.load.settled_meanwhile.insert(event);
-        }
-    }
-
-    /// A delivery was changed in the store alone. An ordered lane holds back later ones until the store was asked.
-    pub(super) fn ask_store_for(&mut self, event: EventSeq) {
-        self.stored_due = Some(UnixMicros(0));
-        if self.is_ordered() && self.awaited.is_none_or(|(awaited, _)| event <= awaited) {
-            self.awaited = Some((event, UnixMicros(0)));
-        }
-    }
-
-    /// Whether to read from the store now. As for new events, a lane takes no more memory than it leaves free.
+    /// Whether to read from the store now.
     pub(super) fn wants_load(&self, max_queued: usize, memory: &Memory, now: UnixMicros) -> bool {
-        // What an ordered lane waits for goes before what it holds, however much that is.
-        let is_blocked = self.is_blocked();
-        self.can_run()
-            && !self.load.is_under_way
-            && self.load_due(now).is_some_and(|at| at <= now)
-            && (is_blocked || self.queue.len() <= max_queued / 2)
-            && (is_blocked || self.queue.is_empty() || self.queue.bytes() < memory.free_bytes())
-    }
-
-    /// When there is something to load, and loading is not at rest.
-    pub(super) fn load_due(&self, now: UnixMicros) -> Option<UnixMicros> {
-        let due = self.stored_due?;
-        let not_before = self.load.rest_until.max(self.awaited.map(|(_, at)| at));
-        let at = not_before.map_or(due, |at| due.max(at));
-        Some(if at > now.after(MAX_WAIT) { now } else { at })
+        self.can_run() && self.backlog.wants_load(max_queued, memory.free_bytes(), now)
     }
 
     /// Finds hands for `jobs` new jobs: idle workers first, then new ones up to the cap.
-    pub(super) fn employ(&mut self, jobs: usize, wake: &Semaphore) -> Todo {
-        let jobs = match self.readiness() {
+    pub(super) fn employ(&mut self, jobs: usize, wake: &Wake, now: Instant) -> Todo {
+        let queued = self.backlog.queue.len();
+        let jobs = match self.readiness(now) {
             Readiness::Now => match self.settings.policy.batch {
-                Some(batch) => jobs.min(self.queue.len().div_ceil(batch.max_events)),
+                Some(batch) => jobs.min(queued.div_ceil(batch.max_events)),
                 None => jobs,
             },
             // One waits for the moment, and that is enough.
-            Readiness::At(_) => jobs.min(usize::from(self.pacer.is_none())),
+            Readiness::At(_) => jobs.min(usize::from(!self.crew.has_pacer())),
             Readiness::AfterOthers => 0,
         };
-        let woken = jobs.min(self.idle_workers);
-        self.idle_workers -= woken;
-        wake.add_permits(woken);
-        let waiting = jobs - woken;
-        let needed = if self.workers.is_empty() {
-            waiting.min(1 + self.queue.len() / MAX_WAITING_PER_WORKER)
+        let waiting = jobs - self.crew.wake(jobs, wake);
+        let needed = if self.crew.is_empty() {
+            waiting.min(1 + queued / MAX_WAITING_PER_WORKER)
         } else {
-            waiting.min((self.queue.len() / MAX_WAITING_PER_WORKER).saturating_sub(self.workers.len()))
+            waiting.min((queued / MAX_WAITING_PER_WORKER).saturating_sub(self.crew.len()))
         };
         let start_workers = needed.min(self.room_for_workers());
-        let look_after = waiting > start_workers && !self.is_crowded && self.room_for_workers() > 0;
-        self.is_crowded |= look_after;
+        let look_after = waiting > start_workers && !self.crew.is_crowded && self.room_for_workers() > 0;
+        self.crew.is_crowded |= look_after;
         Todo { start_workers, look_after, ..Todo::default() }
     }
 
@@ -342,68 +250,60 @@ impl State {
     /// While the last attempt failed, or there was none, one worker is enough to find out: so many dead
     /// webhooks do not stand in each other's way, and a circuit opens after as many attempts as it should.
     pub(super) fn room_for_workers(&self) -> usize {
-        let most = self.max_workers().saturating_sub(self.trials.expected);
-        self.breaker.width(self.max_workers()).min(most).saturating_sub(self.workers.len())
+        let most = self.max_workers().saturating_sub(self.crew.trials.expected);
+        self.breaker.width(self.max_workers()).min(most).saturating_sub(self.crew.len())
     }
 
     /// Whether there are more workers than tests leave room for.
     pub(super) fn has_workers_to_spare(&self) -> bool {
-        self.workers.len() + self.trials.expected > self.max_workers()
+        self.crew.with_trials() > self.max_workers()
     }
 
     /// When a test may begin, if it comes to that: its attempt counts as one of a worker does.
     pub(super) fn trial_turn(&self, now: Instant) -> Turn {
-        let busy = self.workers.len().saturating_sub(self.idle_workers);
-        if busy + self.trials.under_way >= self.max_workers() {
+        if self.crew.busy() >= self.max_workers() {
             return Turn::AfterOthers;
         }
-        match self.limiter.as_ref().map(Limiter::ready_at) {
+        match self.limiter.as_ref().map(|limiter| limiter.ready_at(now)) {
             Some(at) if at > now => Turn::At(at),
             _ => Turn::Now,
         }
     }
 
-    pub(super) fn resume(&mut self, wake: &Semaphore) -> Todo {
-        let jobs = self.queue.len();
-        Todo { load: self.stored_due.is_some(), ..self.employ(jobs, wake) }
+    /// Finds hands for the whole queue.
+    pub(super) fn employ_all(&mut self, wake: &Wake, now: Instant) -> Todo {
+        self.employ(self.backlog.queue.len(), wake, now)
     }
 
     /// Goes on, or empties the queue and waits for the circuit's next probe, if nothing may be attempted.
-    pub(super) fn resume_or_evict(&mut self, wake: &Semaphore, now: UnixMicros) -> Todo {
+    pub(super) fn resume_or_evict(&mut self, wake: &Wake, now: UnixMicros, instant: Instant) -> Todo {
         if self.can_run() {
-            return self.resume(wake);
+            return Todo { load: self.backlog.stored_due.is_some(), ..self.employ_all(wake, instant) };
         }
         let wake_at = (self.mode == Mode::Running).then(|| self.breaker.probe_at(now));
         Todo { wake_at, ..self.evict() }
     }
 
     /// Whether an attempt's end is the end of the webhook.
-    pub(super) fn reason_to_turn_off(&self, outcome: &Outcome, change: Change, now: UnixMicros) -> Option<Off> {
+    pub(super) fn reason_to_turn_off(&self, outcome: &Outcome, change: CircuitChange, now: UnixMicros) -> Option<Off> {
         if outcome.ends_webhook() {
             return Some(if outcome.end == End::Status(GONE) { Off::Gone } else { Off::Asked });
         }
-        let days = self.settings.policy.disable_after_days.filter(|_| change == Change::StillOpen)?;
+        let days = self.settings.policy.disable_after_days.filter(|_| change == CircuitChange::StillOpen)?;
         let time = Duration::from_hours(24 * u64::from(days));
         self.breaker.is_open_for(time, now).then_some(Off::NoSuccess { days })
     }
 
     /// Empties the queue, because nothing will be attempted for now or ever.
     pub(super) fn evict(&mut self) -> Todo {
-        if matches!(self.mode, Mode::Left | Mode::Stopped) {
-            self.queue.take_all();
+        if matches!(self.mode, Mode::Moved | Mode::Stopped) {
+            self.backlog.queue.take_all();
             return Todo::default();
         }
-        if self.queue.has_stored() {
-            // They go back to where they were, due since long ago.
-            self.stored_due = Some(UnixMicros(0));
+        if self.backlog.queue.has_stored() {
+            // They go back to where they were.
+            self.backlog.note_overdue();
         }
-        Todo { evicted: self.queue.take_all(), discard: self.mode == Mode::Removed, ..Todo::default() }
-    }
-}
-
-pub(super) fn earlier(a: Option<UnixMicros>, b: Option<UnixMicros>) -> Option<UnixMicros> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
+        Todo { evicted: self.backlog.queue.take_all(), discard: self.mode == Mode::Removed, ..Todo::default() }
     }
 }

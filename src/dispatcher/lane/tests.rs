@@ -1,7 +1,6 @@
 //! Random histories of one ordered lane over a model of its store: the order holds, and nothing is forgotten.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::state::earlier;
+use super::backlog::earlier;
 use super::*;
 use crate::clock::UnixMicros;
 use crate::delivery::retry::Schedule;
@@ -105,7 +104,7 @@ type Committed = (EventSeq, Option<UnixMicros>);
 /// A lane, the store behind it and the dispatcher around it.
 struct World {
     record: WebhookRecord,
-    lane: Lane,
+    lane: Arc<Lane>,
     memory: Memory,
     now: UnixMicros,
     next_event: i64,
@@ -118,7 +117,7 @@ struct World {
     read: Option<Loaded>,
     alarm: Option<UnixMicros>,
     /// The lane that another node took over, and what the store has yet to answer it.
-    former: Option<(Lane, Option<Loaded>, Vec<Committed>)>,
+    former: Option<(Arc<Lane>, Option<Loaded>, Vec<Committed>)>,
 }
 
 impl World {
@@ -144,7 +143,7 @@ impl World {
             updated_at: now,
         };
         let memory = Memory::new(MIN_MEMORY_BYTES);
-        let lane = Lane::new(&record, &limits(), memory.clone(), None);
+        let lane = Arc::new(Lane::new(&record, &limits(), memory.clone(), None));
         Self {
             record,
             lane,
@@ -250,9 +249,9 @@ impl World {
     }
 
     /// A lane as its owner makes it, which knows when the first of what is pending is due.
-    fn begin_anew(&mut self) -> Lane {
+    fn begin_anew(&mut self) -> Arc<Lane> {
         self.record.health = self.lane.take_health(self.now).unwrap_or_else(|| self.record.health.clone());
-        let lane = Lane::new(&self.record, &limits(), self.memory.clone(), None);
+        let lane = Arc::new(Lane::new(&self.record, &limits(), self.memory.clone(), None));
         let former = std::mem::replace(&mut self.lane, lane);
         (self.ended, self.alarm) = (Vec::new(), None);
         if let Some(at) = self.pending.values().min().copied() {
@@ -262,7 +261,7 @@ impl World {
         former
     }
 
-    /// A lane that has left asks for nothing and attempts nothing, whatever it is told.
+    /// A lane that has moved asks for nothing and attempts nothing, whatever it is told.
     fn answer_late(&mut self) {
         let Some((lane, read, committed)) = self.former.take() else { return };
         let mut todos = Vec::new();
@@ -281,16 +280,16 @@ impl World {
         change: impl FnOnce(&mut BTreeMap<EventSeq, UnixMicros>, EventSeq, UnixMicros) -> Option<UnixMicros>,
     ) {
         let Some(first) = self.pending.keys().next().copied() else { return };
-        let Whereabouts::Taken(_) = self.lane.take_out(first) else { return };
+        let Whereabouts::Withheld(_) = self.lane.withhold(first) else { return };
         change(&mut self.pending, first, self.now);
-        let todo = self.lane.give_back(first, None, self.now);
+        let todo = self.lane.restore(first, None, self.now);
         self.carry_out(&todo);
     }
 
     fn take(&mut self, step: Step) {
         match step {
             Step::Accept => {
-                assert_eq!(self.lane.reserve(usize::MAX), Disposition::Stored);
+                assert_eq!(Arc::clone(&self.lane).reserve(usize::MAX).disposition(), Disposition::Stored);
                 self.pending.insert(EventSeq(self.next_event), self.now);
                 self.next_event += 1;
                 let todo = self.lane.note_stored(self.now);
@@ -327,7 +326,7 @@ impl World {
             }
             Step::Move => {
                 let (read, committed) = (self.read.take(), std::mem::take(&mut self.committed));
-                self.lane.leave();
+                self.lane.move_away();
                 let former = self.begin_anew();
                 self.former = Some((former, read, committed));
             }
@@ -359,12 +358,33 @@ proptest! {
             "forgotten: {:?} at {}; queued {:?}, awaited {:?}, due {:?}, under way {:?}, alarm {:?}, open {}",
             world.pending,
             world.now.0,
-            state.queue.events().collect::<Vec<_>>(),
-            state.awaited,
-            state.stored_due,
-            state.under_way,
+            state.backlog.queue.events().collect::<Vec<_>>(),
+            state.backlog.awaited,
+            state.backlog.stored_due,
+            state.backlog.under_way,
             world.alarm,
             state.breaker.is_open(),
         );
     }
+}
+
+#[test]
+fn a_place_is_free_again_unless_its_delivery_took_it() {
+    let world = World::new(None);
+    let mut record = world.record.clone();
+    record.settings.policy.ordered = false;
+    let lane = Arc::new(Lane::new(&record, &limits(), world.memory.clone(), None));
+    let reserve = || Arc::clone(&lane).reserve(usize::MAX);
+    let held: Vec<_> = (0..MAX_QUEUED).map(|_| reserve()).collect();
+    assert!(held.iter().all(|reserved| reserved.disposition() == Disposition::InMemory) && !lane.is_idle());
+    assert_eq!(reserve().disposition(), Disposition::Stored, "it is full");
+    drop(held);
+    assert!(lane.is_idle());
+    lane.state.lock().backlog.has_overflow = false;
+    let mut reserved = reserve();
+    assert!(reserved.admit(world.queued(EventSeq(1)).event).is_some());
+    assert!(reserved.admit(world.queued(EventSeq(1)).event).is_none(), "a place is taken once");
+    drop(reserved);
+    let state = lane.state.lock();
+    assert_eq!((state.backlog.reserved, state.backlog.queue.len()), (0, 1));
 }

@@ -7,10 +7,10 @@ use super::state::{Todo, Turn};
 use crate::dispatcher::breaker::Standing;
 
 impl Lane {
-    /// A test waits from now on, until [`Lane::forget_trial`]; says what the last attempt was like.
+    /// A test waits from now on, until [`Lane::end_trial`]; says what the last attempt was like.
     pub(in crate::dispatcher) fn expect_trial(&self) -> Standing {
         let mut state = self.state.lock();
-        state.trials.expected += 1;
+        state.crew.trials.expected += 1;
         state.breaker.standing()
     }
 
@@ -29,19 +29,18 @@ impl Lane {
         if let Some(limiter) = &mut state.limiter {
             limiter.take(now);
         }
-        state.trials.under_way += 1;
+        state.crew.trials.under_way += 1;
         true
     }
 
     /// The test has ended or is given up: the queue has its room again.
-    pub(in crate::dispatcher) fn forget_trial(&self, was_under_way: bool) -> Todo {
+    pub(in crate::dispatcher) fn end_trial(&self, was_under_way: bool) -> Todo {
         let mut state = self.state.lock();
-        state.trials.expected -= 1;
-        state.trials.under_way -= usize::from(was_under_way);
-        if !state.can_run() || state.queue.is_empty() {
+        state.crew.trials.expected -= 1;
+        state.crew.trials.under_way -= usize::from(was_under_way);
+        if !state.can_run() || state.backlog.queue.is_empty() {
             return Todo::default();
         }
-        let jobs = state.queue.len();
-        state.employ(jobs, &self.wake)
+        state.employ_all(&self.wake, Instant::now())
     }
 }

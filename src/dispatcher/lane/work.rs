@@ -6,11 +6,11 @@ use tokio::task::{AbortHandle, Id};
 use tokio::time::Instant;
 
 use super::queue::Queued;
-use super::state::{LaneSettings, Mode, Readiness, Todo, earlier};
+use super::state::{LaneSettings, Mode, Readiness, Todo};
 use super::{Lane, Off};
 use crate::clock::UnixMicros;
 use crate::delivery::Outcome;
-use crate::dispatcher::breaker::{Change, Standing};
+use crate::dispatcher::breaker::{CircuitChange, Standing};
 use crate::store::EventSeq;
 use crate::webhook::WebhookHealth;
 
@@ -29,7 +29,7 @@ pub(in crate::dispatcher) struct Job {
 
 /// What an attempt's end means for the webhook.
 pub(in crate::dispatcher) struct Booked {
-    pub(in crate::dispatcher) change: Change,
+    pub(in crate::dispatcher) change: CircuitChange,
     /// It is off from now on, which is to be made known to the store.
     pub(in crate::dispatcher) off: Option<Off>,
     pub(in crate::dispatcher) todo: Todo,
@@ -49,58 +49,57 @@ impl Lane {
     /// What the worker `me` should do; one that is told to retire is no longer counted.
     pub(in crate::dispatcher) fn find_work(&self, me: Id) -> Work {
         let mut state = self.state.lock();
-        state.pacer.take_if(|pacer| *pacer == me);
+        state.crew.stop_pacing(me);
+        let has_queued = !state.backlog.queue.is_empty();
         if !state.can_run() || state.has_workers_to_spare() {
-            state.workers.remove(&me);
+            state.crew.retire(me);
             // It may have been woken for a job; then that is for another one.
-            if state.can_run() && !state.queue.is_empty() && state.idle_workers > 0 {
-                state.idle_workers -= 1;
-                self.wake.add_permits(1);
+            if state.can_run() && has_queued {
+                state.crew.wake(1, &self.wake);
             }
             return Work::Retire;
         }
-        let until = match state.readiness() {
-            Readiness::Now if !state.queue.is_empty() => {
+        let until = match state.readiness(Instant::now()) {
+            Readiness::Now if has_queued => {
                 return Work::Ready { standing: state.breaker.standing() };
             }
-            Readiness::At(at) if state.pacer.is_none() => {
-                state.pacer = Some(me);
-                Some(at)
-            }
+            Readiness::At(at) if !state.crew.has_pacer() => Some(at),
             Readiness::Now | Readiness::At(_) | Readiness::AfterOthers => None,
         };
-        state.idle_workers += 1;
+        state.crew.idle(me, until.is_some());
         Work::Idle { until }
     }
 
     pub(in crate::dispatcher) fn take_job(&self) -> Option<Job> {
         let mut state = self.state.lock();
         let state = &mut *state;
-        if !state.can_run() || state.readiness() != Readiness::Now {
+        let now = Instant::now();
+        if !state.can_run() || state.readiness(now) != Readiness::Now {
             return None;
         }
-        let queued = state.queue.pop()?;
+        let backlog = &mut state.backlog;
+        let queued = backlog.queue.pop()?;
         let mut more = Vec::new();
         if let Some(batch) = state.settings.policy.batch {
             let mut bytes = queued.event.live.event.body().len();
             while more.len() + 1 < batch.max_events {
-                let Some(next) = state.queue.first() else { break };
+                let Some(next) = backlog.queue.first() else { break };
                 bytes += next.event.live.event.body().len();
-                if bytes > batch.max_bytes || state.is_early(next) {
+                if bytes > batch.max_bytes || backlog.is_early(next) {
                     break;
                 }
-                more.extend(state.queue.pop());
+                more.extend(backlog.queue.pop());
             }
-            state.under_way.extend(more.iter().map(Queued::seq));
+            backlog.under_way.extend(more.iter().map(Queued::seq));
         }
-        state.under_way.insert(queued.seq());
-        state.jobs_taken += 1;
-        let load = state.load.is_wanted && !state.load.is_under_way && state.queue.len() <= self.max_queued / 2;
+        backlog.under_way.insert(queued.seq());
+        let load = backlog.load.is_wanted && !backlog.load.is_under_way && backlog.queue.len() <= self.max_queued / 2;
+        state.crew.note_job();
         let mut todo = Todo { load, ..Todo::default() };
         if let Some(limiter) = &mut state.limiter {
-            limiter.take(Instant::now());
-            if !state.queue.is_empty() {
-                todo = todo.and(&state.employ(1, &self.wake));
+            limiter.take(now);
+            if !state.backlog.queue.is_empty() {
+                todo = todo.and(&state.employ(1, &self.wake, now));
             }
         }
         Some(Job { queued, more, settings: Arc::clone(&state.settings), todo })
@@ -108,24 +107,17 @@ impl Lane {
 
     /// The moment came for which the worker `me` was idle; `false` if it has just been woken.
     pub(in crate::dispatcher) fn stop_waiting(&self) -> bool {
-        let mut state = self.state.lock();
-        if state.idle_workers == 0 {
-            return false;
-        }
-        state.idle_workers -= 1;
-        true
+        self.state.lock().crew.stop_waiting()
     }
 
     /// The worker `me` found nothing for so long that it gives up; `false` if it has just been woken.
     pub(in crate::dispatcher) fn retire(&self, me: Id) -> bool {
         let mut state = self.state.lock();
-        if state.idle_workers == 0 {
-            return false;
+        let was_idle = state.crew.stop_waiting();
+        if was_idle {
+            state.crew.retire(me);
         }
-        state.idle_workers -= 1;
-        state.pacer.take_if(|pacer| *pacer == me);
-        state.workers.remove(&me);
-        true
+        was_idle
     }
 
     /// Starts up to `count` workers within the cap. They are spawned under the lock, so that none
@@ -136,8 +128,7 @@ impl Lane {
             if state.room_for_workers() == 0 {
                 break;
             }
-            let worker = spawn();
-            state.workers.insert(worker.id(), worker);
+            state.crew.add(spawn());
         }
     }
 
@@ -145,13 +136,11 @@ impl Lane {
     pub(in crate::dispatcher) fn stop(&self) {
         let mut state = self.state.lock();
         state.mode = Mode::Stopped;
-        state.queue.take_all();
+        state.backlog.queue.take_all();
     }
 
     pub(in crate::dispatcher) fn abort_workers(&self) {
-        for worker in self.state.lock().workers.values() {
-            worker.abort();
-        }
+        self.state.lock().crew.abort_all();
     }
 
     /// Books an attempt's end in the circuit.
@@ -180,7 +169,7 @@ impl Lane {
                     state.breaker.failed(error, now)
                 } else {
                     state.breaker.excused(error, now);
-                    Change::None
+                    CircuitChange::None
                 }
             }
         };
@@ -191,11 +180,10 @@ impl Lane {
             state.mode = Mode::Off;
         }
         let grew = state.breaker.width(state.max_workers()) > width;
-        let todo = if !state.can_run() || matches!(change, Change::Recovered { was_open: true }) {
-            state.resume_or_evict(&self.wake, now)
+        let todo = if !state.can_run() || matches!(change, CircuitChange::Recovered { was_open: true }) {
+            state.resume_or_evict(&self.wake, now, Instant::now())
         } else if grew {
-            let jobs = state.queue.len();
-            state.employ(jobs, &self.wake)
+            state.employ_all(&self.wake, Instant::now())
         } else {
             Todo::default()
         };
@@ -209,7 +197,7 @@ impl Lane {
             return Todo::default();
         }
         state.breaker.cancel_probe();
-        state.resume_or_evict(&self.wake, now)
+        state.resume_or_evict(&self.wake, now, Instant::now())
     }
 
     /// A settlement is committed. If it leaves the delivery pending, that is in the store from now on: says
@@ -222,14 +210,14 @@ impl Lane {
     ) -> Todo {
         let mut state = self.state.lock();
         if was_under_way {
-            state.leave(event);
+            state.backlog.ended(event);
         }
         let next = if state.is_ordered() && was_under_way && state.can_run() {
-            if let Some(at) = retry_at.filter(|_| state.awaited.is_none_or(|(awaited, _)| event < awaited)) {
-                state.awaited = Some((event, at));
+            let is_first = state.backlog.awaited.is_none_or(|(awaited, _)| event < awaited);
+            if let Some(at) = retry_at.filter(|_| is_first) {
+                state.backlog.awaited = Some((event, at));
             }
-            let jobs = state.queue.len();
-            Todo { load: state.is_blocked(), ..state.employ(jobs, &self.wake) }
+            Todo { load: state.backlog.is_blocked(), ..state.employ_all(&self.wake, Instant::now()) }
         } else {
             Todo::default()
         };
@@ -238,25 +226,23 @@ impl Lane {
             return Todo { discard: true, ..Todo::default() };
         }
         // What an ordered lane waits for needs an alarm though other things have been due for long.
-        let is_awaited = state.awaited.is_some_and(|(awaited, _)| awaited == event);
-        let is_earlier = is_awaited || state.stored_due.is_none_or(|due| at < due);
-        state.stored_due = earlier(state.stored_due, Some(at));
-        Todo { wake_at: is_earlier.then_some(at), ..Todo::default() }.and(&next)
+        let is_awaited = state.backlog.awaited.is_some_and(|(awaited, _)| awaited == event);
+        let is_first = state.backlog.note_due(at);
+        Todo { wake_at: (is_awaited || is_first).then_some(at), ..Todo::default() }.and(&next)
     }
 
     /// A worker ended in the middle of a job, because it was aborted or has panicked. `None`: that is as it should
     /// be; otherwise the job must be settled, and others take over its work.
     pub(in crate::dispatcher) fn worker_lost(&self, me: Id, now: UnixMicros) -> Option<Todo> {
         let mut state = self.state.lock();
-        state.workers.remove(&me);
-        state.pacer.take_if(|pacer| *pacer == me);
-        if matches!(state.mode, Mode::Left | Mode::Stopped) {
+        state.crew.retire(me);
+        if matches!(state.mode, Mode::Moved | Mode::Stopped) {
             return None;
         }
         if state.breaker.is_open() {
             state.breaker.cancel_probe();
         }
-        Some(state.resume_or_evict(&self.wake, now))
+        Some(state.resume_or_evict(&self.wake, now, Instant::now()))
     }
 
     /// The health to be stored with the next commit, if it changed.
@@ -273,15 +259,14 @@ impl Lane {
     /// at work are busy with slow answers, and others are needed: at most `budget`. `None`: no more looking.
     pub(in crate::dispatcher) fn relieve(&self, budget: usize) -> Option<Todo> {
         let mut state = self.state.lock();
-        if state.queue.is_empty() || !state.can_run() || state.room_for_workers() == 0 {
-            state.is_crowded = false;
+        if state.backlog.queue.is_empty() || !state.can_run() || state.room_for_workers() == 0 {
+            state.crew.is_crowded = false;
             return None;
         }
         // A lane that waits for its own limits is not stuck.
-        let is_ready = state.readiness() == Readiness::Now || state.pacer.is_none();
-        let is_stuck = is_ready && state.jobs_seen == state.jobs_taken;
-        state.jobs_seen = state.jobs_taken;
-        let more = if is_stuck { state.queue.len().min(state.workers.len().max(1)) } else { 0 };
+        let is_ready = state.readiness(Instant::now()) == Readiness::Now || !state.crew.has_pacer();
+        let is_stuck = state.crew.has_taken_none() && is_ready;
+        let more = if is_stuck { state.backlog.queue.len().min(state.crew.len().max(1)) } else { 0 };
         Some(Todo { start_workers: more.min(budget).min(state.room_for_workers()), ..Todo::default() })
     }
 }

@@ -1,4 +1,4 @@
-//! Which of many wildcards a text may match, when they neither begin nor end with a literal part.
+//! Candidates among many wildcards for a text, if the wildcards neither begin nor end with a literal part.
 //!
 //! Each wildcard waits at one *gram*: eight, four, two or one bytes in a row of its literal parts, where fewest others
 //! wait. One pass over a text looks up every gram of those lengths in it.
@@ -24,7 +24,7 @@ pub(super) struct Contained {
 }
 
 /// The grams that one text was found to have.
-pub(super) type Found = HashSet<Gram>;
+pub(super) type GramSet = HashSet<Gram>;
 
 impl Contained {
     pub(super) fn insert(&mut self, wildcard: &Wildcard, id: PredicateId) {
@@ -58,7 +58,7 @@ impl Contained {
     }
 
     /// Gives `pass` the wildcards that `text` may match, each once.
-    pub(super) fn each(&self, text: &[u8], found: &mut Found, pass: &mut impl FnMut(PredicateId)) {
+    pub(super) fn each(&self, text: &[u8], found: &mut GramSet, pass: &mut impl FnMut(PredicateId)) {
         self.anything.iter().copied().for_each(&mut *pass);
         found.clear();
         for (length, _) in LENGTHS.into_iter().zip(self.lengths).filter(|(_, count)| *count > 0) {
@@ -84,5 +84,7 @@ fn gram(window: &[u8]) -> Gram {
 }
 
 fn class(length: usize) -> usize {
-    LENGTHS.iter().position(|other| *other == length).unwrap_or(0)
+    let class = LENGTHS.iter().position(|other| *other == length);
+    debug_assert!(class.is_some(), "a gram has one of these lengths");
+    class.unwrap_or(0)
 }

@@ -1,10 +1,12 @@
-//! Things by number, where the number of what was removed is used again.
+//! Things by number; the number of a removed thing is used again.
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::ops::{Index, IndexMut};
+
+use crate::fit::fit;
 
 /// The number of a `T`.
 pub(super) struct Id<T> {
@@ -37,7 +39,7 @@ impl<T> Slab<T> {
         }
         self.places.push(Some(item));
         // Four thousand million of them do not fit into memory.
-        Id::new(u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX))
+        Id::new(fit(self.places.len() - 1, u32::MAX))
     }
 
     pub(super) fn remove(&mut self, id: Id<T>) -> Option<T> {

@@ -7,7 +7,7 @@ use std::ops::Bound;
 use ipnet::IpNet;
 
 use super::PredicateId;
-use super::contained::{Contained, Found};
+use super::contained::{Contained, GramSet};
 use crate::filter::MAX_OPERAND_BYTES;
 use crate::filter::predicate::{Predicate, address};
 use crate::filter::value::{Micros, Value, folded};
@@ -33,7 +33,7 @@ pub(super) struct Values {
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     text: Vec<u8>,
-    found: Found,
+    found: GramSet,
 }
 
 impl Values {

@@ -5,8 +5,9 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_S
 use http::HeaderMap;
 
 use super::cause::Cause;
+use crate::hex;
 use crate::signing::verify::required;
-use crate::signing::{MAX_SIGNATURES, Scheme, from_hex, header};
+use crate::signing::{MAX_SIGNATURES, Scheme, header};
 
 /// A signature, decoded.
 pub(super) struct Found {
@@ -52,7 +53,7 @@ fn found(text: &str, scheme: Scheme) -> Option<Found> {
 }
 
 fn decode(text: &str) -> Option<(Vec<u8>, &'static str)> {
-    if let Some(code) = from_hex(text) {
+    if let Some(code) = hex::decode::<32>(text) {
         return Some((code.to_vec(), "hexadecimal"));
     }
     let engines = [

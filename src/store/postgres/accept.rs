@@ -6,14 +6,15 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::Shared;
-use super::error::Failure;
 use super::pool::Connection;
 use super::presence::Presence;
 use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::event::Hops;
+use crate::fit::fit;
 use crate::store::counters::Usage;
+use crate::store::failure::Failure;
 use crate::store::read_back::checksum;
 use crate::store::{Accepted, Disposition, NewEvent, Share, StoreError, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
@@ -145,10 +146,10 @@ impl<'a> Columns<'a> {
         events.kinds.push(new.event.kind().as_bytes());
         events.owed.push(owed::encode(new.owed.iter().map(|owed| owed.webhook)));
         events.bodies.push(&new.event.body()[..]);
-        events.lengths.push(i64::try_from(new.event.body().len()).unwrap_or(i64::MAX));
+        events.lengths.push(fit(new.event.body().len(), i64::MAX));
         events.hops.push(new.event.hops().map(Hops::to_bytes));
         events.checksums.push(checksum(&new.event));
-        let place = i64::try_from(events.keys.len()).unwrap_or(i64::MAX);
+        let place = fit(events.keys.len(), i64::MAX);
         let mut skipped = 0;
         for owed in &new.owed {
             let (next_at, in_memory) = match owed.disposition {
@@ -172,7 +173,7 @@ impl<'a> Columns<'a> {
             let shard = if in_memory { presence.shard(owed.webhook) } else { None };
             self.queue.shards.push(shard.map(|shard| i16::from(shard.number())));
         }
-        self.events.deliveries.push(i64::try_from(new.owed.len()).unwrap_or(i64::MAX));
+        self.events.deliveries.push(fit(new.owed.len(), i64::MAX));
         self.events.skipped.push(skipped);
     }
 }

@@ -1,20 +1,19 @@
 //! The audit log: lines that the calls of named callers leave, and reading them.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::error::Failure;
-use super::listings::{Portion, Scan};
+use super::listings::{PageRows, Scan};
 use super::pool::Connection;
-use super::tokens;
 use super::transaction::Commit;
 use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::DeliveryKey;
 use crate::store::audit::{Gone, PURGE_ACTION};
+use crate::store::failure::Failure;
+use crate::store::records::audit::{INSERT_LINE, line};
 use crate::store::retention::MAX_PURGE_LINES;
 use crate::store::{Act, Actor, AuditEntry, AuditFilter, Deed};
 use crate::webhook::DEFAULT_TENANT;
@@ -22,29 +21,10 @@ use crate::webhook::DEFAULT_TENANT;
 impl Commit {
     /// Adds a line to the audit log if the caller is named. For the end of a call, as what it did is certain then.
     pub(super) async fn record(&self, deed: &Deed) -> Result<(), Failure> {
-        let Some((act, actor)) = self.act.as_ref().and_then(|act| Some((act, act.actor.as_ref()?))) else {
-            return Ok(());
-        };
-        self.connection
-            .execute(
-                "INSERT INTO audit
-                     (uuid, at, tenant, actor_token, actor_name, action, target, target_name, fields, address)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-                &[
-                    &Uuid::new_v4(),
-                    &deed.at,
-                    &deed.tenant,
-                    &actor.token,
-                    &actor.name,
-                    &act.action.unwrap_or(deed.action),
-                    &deed.target,
-                    &deed.target_name,
-                    &act.fields.join(" "),
-                    &act.address.as_ref().map(IpAddr::to_string),
-                ],
-            )
-            .await
-            .map(drop)
+        match line(self.act.as_deref(), deed) {
+            Some(values) => self.connection.execute_values(INSERT_LINE, &values).await.map(drop),
+            None => Ok(()),
+        }
     }
 }
 
@@ -89,7 +69,15 @@ pub(super) async fn purge(commit: &Commit, before: UnixMicros) -> Result<(), Fai
             )
             .await?;
     }
-    tokens::purge(commit, before, MAX_PURGE_LINES).await
+    connection
+        .execute(
+            "DELETE FROM token WHERE seq IN (
+                 SELECT seq FROM token WHERE revoked_at < $1 OR expires_at < $1 ORDER BY seq LIMIT $2 FOR UPDATE
+             )",
+            &[&before, &i64::from(MAX_PURGE_LINES)],
+        )
+        .await
+        .map(drop)
 }
 
 /// Adds a line for each tenant of which lines went; some of them, if they are many.
@@ -123,7 +111,7 @@ impl Scan for AuditFilter {
         place: DeliveryKey,
         rows: u32,
         items: u32,
-    ) -> Result<Portion<AuditEntry>, Failure> {
+    ) -> Result<PageRows<AuditEntry>, Failure> {
         let actor_token = self.actor.as_ref().and_then(|actor| Uuid::try_parse(actor).ok());
         let rows = connection
             .query(
@@ -159,7 +147,7 @@ impl Scan for AuditFilter {
                 ],
             )
             .await?;
-        Portion::read(&rows, |row, _| entry(row))
+        PageRows::read(&rows, |row, _| entry(row))
     }
 }
 

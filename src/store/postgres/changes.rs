@@ -1,12 +1,14 @@
 //! What other nodes have changed, and the webhooks of shards that a node takes over.
 
-use super::error::Failure;
 use super::pool::Connection;
-use super::tenants::{self, select_tenants};
-use super::webhooks::{self, select_webhooks};
+use super::sql::values;
 use crate::store::TenantRecord;
 use crate::store::cluster::ChangedWebhook;
+use crate::store::failure::{Failure, corrupt};
+use crate::store::records::tenants::{select_tenants, tenant};
+use crate::store::records::webhooks::{select_webhooks, webhook};
 use crate::store::seal::Sealer;
+use crate::store::sql::Field;
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
 /// The webhooks of shards.
@@ -16,7 +18,7 @@ pub(super) async fn of_shards(
     shards: &[i16],
 ) -> Result<Vec<WebhookRecord>, Failure> {
     let sql = select_webhooks!("WHERE shard = ANY($1) AND deleted_at IS NULL ORDER BY seq");
-    connection.query(sql, &[&shards]).await?.iter().map(|row| webhooks::record(row, sealer)).collect()
+    connection.query(sql, &[&shards]).await?.iter().map(|row| webhook(values(row)?, sealer)).collect()
 }
 
 /// The deleted ones of shards that still have stored pending deliveries.
@@ -41,11 +43,16 @@ pub(super) async fn changed_webhooks(
     since: &str,
 ) -> Result<Vec<ChangedWebhook>, Failure> {
     let sql = select_webhooks!(
+        ", circuit_closed_by",
         "WHERE changed_in >= pg_snapshot_xmin($1::text::pg_snapshot) AND deleted_at IS NULL ORDER BY seq"
     );
     let rows = connection.query(sql, &[&since]).await?;
-    let changed =
-        |row| Ok(ChangedWebhook { record: webhooks::record(row, sealer)?, circuit_closed_by: row.try_get(27)? });
+    let changed = |row| {
+        let mut values = values(row)?;
+        let circuit_closed_by = values.pop().and_then(Field::of);
+        let circuit_closed_by = circuit_closed_by.ok_or_else(|| corrupt("no column of the closed circuit"))?;
+        Ok(ChangedWebhook { record: webhook(values, sealer)?, circuit_closed_by })
+    };
     rows.iter().map(changed).collect()
 }
 
@@ -67,7 +74,7 @@ pub(super) async fn changed_tenants(
     let rows = connection
         .query(select_tenants!("AND changed_in >= pg_snapshot_xmin($1::text::pg_snapshot)"), &[&since])
         .await?;
-    let changed = rows.iter().map(tenants::record).collect::<Result<_, _>>()?;
+    let changed = rows.iter().map(|row| tenant(values(row)?)).collect::<Result<_, _>>()?;
     let sql =
         "SELECT seq FROM tenant WHERE changed_in >= pg_snapshot_xmin($1::text::pg_snapshot) AND deleted_at IS NOT NULL";
     let rows = connection.query(sql, &[&since]).await?;

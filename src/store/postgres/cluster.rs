@@ -7,14 +7,15 @@ use tokio::sync::mpsc;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::error::{Failure, corrupt};
-use super::pool::Connection;
+use super::pool::{Connection, STATEMENT_TIMEOUT};
 use super::{Shared, changes, counters, hints};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
+use crate::fit::fit;
 use crate::store::cluster::{
     ChangeMark, Changes, Cluster, Hint, Node, NodeRecord, Renewal, Renewed, TakenOver, Term, Unaware,
 };
+use crate::store::failure::{Failure, corrupt};
 use crate::store::{Shard, StoreError};
 use crate::webhook::WebhookSeq;
 
@@ -90,6 +91,9 @@ const OWED: &str = "
         CROSS JOIN LATERAL (SELECT shard, deleted_at FROM webhook WHERE seq = owed.webhook_seq OFFSET 0) AS webhook
     WHERE webhook.shard = ANY($1) AND webhook.deleted_at IS NULL";
 
+/// What a statement may take on its way to the server, and until the server has ended it.
+const STATEMENT_MARGIN: Duration = Duration::from_secs(5);
+
 /// Goes through the queue as far as it is marked: this is done when an owner comes, not again and again.
 const RETRIEVE: &str = "
     UPDATE pending SET in_memory = false
@@ -128,7 +132,7 @@ fn shard(id: i16) -> Result<Shard, Failure> {
 }
 
 fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+    fit(duration.as_micros(), i64::MAX)
 }
 
 impl Shared {
@@ -256,7 +260,7 @@ impl Cluster for Shared {
         Ok(self.renew_now(renewal).await?)
     }
 
-    async fn release(&self, node: Uuid, terms: &[Term]) -> Result<(), StoreError> {
+    async fn hand_over(&self, node: Uuid, terms: &[Term]) -> Result<(), StoreError> {
         let (ids, epochs) = columns(terms);
         let sql = "
             UPDATE shard SET holder = NULL, lease_until = NULL
@@ -284,7 +288,11 @@ impl Cluster for Shared {
         Ok(())
     }
 
-    async fn park(&self, keys: &[DeliveryKey]) -> Result<(), StoreError> {
+    fn statements_end_after(&self) -> Duration {
+        STATEMENT_TIMEOUT + STATEMENT_MARGIN
+    }
+
+    async fn pass_on(&self, keys: &[DeliveryKey]) -> Result<(), StoreError> {
         let events: Vec<_> = keys.iter().map(|key| key.event).collect();
         let webhooks: Vec<_> = keys.iter().map(|key| key.webhook).collect();
         let sql = "

@@ -2,10 +2,10 @@
 
 use tokio_postgres::Row;
 
-use super::error::Failure;
 use super::pool::Connection;
 use crate::store::Stats;
 use crate::store::counters::Usage;
+use crate::store::failure::Failure;
 use crate::webhook::TenantSeq;
 
 /// What each tenant has in the store.

@@ -2,7 +2,6 @@
 
 use tokio_postgres::Row;
 
-use super::error::Failure;
 use super::moves::{self, Wanted};
 use super::pool::Connection;
 use super::transaction::Commit;
@@ -10,7 +9,8 @@ use super::values::{number, optional_number, utf8};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
-use crate::store::{AttemptRecord, Deed, StoreError, StoredDelivery};
+use crate::store::failure::Failure;
+use crate::store::{AttemptRecord, StoreError, StoredDelivery};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// A delivery from the columns: webhook's `uuid`, `name` and `deleted_at`, event's `id`, `topic`, `type` and
@@ -96,16 +96,10 @@ pub(super) async fn retry(
     now: UnixMicros,
 ) -> Result<StoredDelivery, Failure> {
     let found = lock(commit, tenant, key).await?;
-    let conflict = |reason: &str| Err(StoreError::Conflict(reason.to_owned()).into());
-    if found.state == DeliveryState::Delivered {
-        return conflict("it was delivered already");
-    }
     let webhook = commit.connection.query_one("SELECT deleted_at FROM webhook WHERE seq = $1", &[&key.webhook]).await?;
-    if webhook.try_get::<_, Option<UnixMicros>>(0)?.is_some() {
-        return conflict("its webhook was deleted");
-    }
+    found.refuse_retry(webhook.try_get::<_, Option<UnixMicros>>(0)?.is_some())?;
     let retried = change(commit, tenant, key, &Transition::queued(now), now).await?;
-    record_deed(commit, tenant, "delivery.retry", &retried, now).await?;
+    commit.record(&retried.deed("delivery.retry", tenant, &commit.shared.delivery_ids, now)).await?;
     Ok(retried)
 }
 
@@ -116,14 +110,10 @@ pub(super) async fn discard(
     reason: &str,
     now: UnixMicros,
 ) -> Result<StoredDelivery, Failure> {
-    match lock(commit, tenant, key).await?.state {
-        DeliveryState::Pending | DeliveryState::Dead => {
-            let discarded = change(commit, tenant, key, &Transition::discarded(reason), now).await?;
-            record_deed(commit, tenant, "delivery.discard", &discarded, now).await?;
-            Ok(discarded)
-        }
-        state => Err(StoreError::Conflict(format!("it is {}", state.as_str())).into()),
-    }
+    lock(commit, tenant, key).await?.refuse_discard()?;
+    let discarded = change(commit, tenant, key, &Transition::discarded(reason), now).await?;
+    commit.record(&discarded.deed("delivery.discard", tenant, &commit.shared.delivery_ids, now)).await?;
+    Ok(discarded)
 }
 
 /// The delivery as it is, and stays until the end of the transaction: who settles it waits, or has settled it.
@@ -137,17 +127,6 @@ async fn lock(commit: &Commit, tenant: TenantSeq, key: DeliveryKey) -> Result<St
         commit.connection.execute(sql, &[&key.event, &key.webhook]).await?;
     }
     delivery(&commit.connection, tenant, key).await?.ok_or_else(|| StoreError::NotFound.into())
-}
-
-async fn record_deed(
-    commit: &Commit,
-    tenant: TenantSeq,
-    action: &'static str,
-    delivery: &StoredDelivery,
-    at: UnixMicros,
-) -> Result<(), Failure> {
-    let target = Some(commit.shared.delivery_ids.encode(delivery.key).to_string());
-    commit.record(&Deed { at, tenant, action, target, target_name: Some(delivery.event_id.clone()) }).await
 }
 
 /// Changes a delivery, whatever its state, and reads it again.

@@ -2,10 +2,10 @@
 
 use tokio_postgres::Row;
 
-use super::error::Failure;
 use super::pool::Connection;
 use super::values::event;
 use crate::delivery::id::EventSeq;
+use crate::store::failure::Failure;
 use crate::store::id_hash::IdHash;
 use crate::store::read_back::ReadBack;
 use crate::store::{StoredEvent, owed};

@@ -6,9 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::error::Failure;
 use super::pool::Connection;
 use crate::store::cluster::Fence;
+use crate::store::failure::Failure;
 use crate::webhook::WebhookSeq;
 
 /// The first of the two numbers of a shard's advisory lock; the second is the shard's. Also in the SQL of `cluster`.

@@ -7,29 +7,20 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tracing::{error, info};
 
 use super::Shared;
 use super::accept;
-use super::error::{Failure, is_passing, lacks_partition};
+use super::error::{is_passing, lacks_partition};
 use super::pool::closed;
-use super::transaction::Slot;
-use crate::fair::{Permit, Turns};
+use super::transaction::{CounterSlot, MAX_TRIES};
+use crate::store::failure::Failure;
+use crate::store::gather::{self, CommitLog, Place, Room};
 use crate::store::{Accepted, NewEvent, StoreError};
-use crate::webhook::TenantSeq;
 
 /// Transactions of this kind under way at once.
 const TRANSACTIONS: usize = 2;
-/// What the calls of the transactions under way, and those that wait for the next, may weigh, a row or a KiB one; a heavier
-/// one waits until it is alone. Tenants take turns at it.
-const MAX_WAITING_WEIGHT: usize = 6 << 10;
-/// A transaction takes no more calls when it has this many rows or bytes.
-const MAX_COMMIT_ROWS: usize = 4_096;
-const MAX_COMMIT_BYTES: usize = 2 << 20;
 /// What an event's rows take beside its texts, roughly, in bytes.
 const ROW_BYTES: usize = 128;
-/// How often a transaction is tried that others are in the way of.
-const MAX_TRIES: u32 = 5;
 /// A publisher is told within this time that the database is not there.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_millis(4_500);
 
@@ -41,7 +32,7 @@ pub(super) fn too_late() -> StoreError {
 pub(super) struct Group {
     /// `None` after `close`.
     calls: Mutex<Option<mpsc::UnboundedSender<Call>>>,
-    room: Turns<Option<TenantSeq>>,
+    room: Room,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -49,7 +40,7 @@ struct Call {
     events: Vec<NewEvent>,
     answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
     /// Held until it is answered.
-    room: Permit<Option<TenantSeq>>,
+    room: Place,
 }
 
 impl Group {
@@ -60,7 +51,7 @@ impl Group {
         let task = || tokio::spawn(run(Arc::clone(shared), Arc::clone(&waiting)));
         Self {
             calls: Mutex::new(Some(calls)),
-            room: Turns::new(MAX_WAITING_WEIGHT),
+            room: Room::new(),
             tasks: Mutex::new((0..TRANSACTIONS).map(|_| task()).collect()),
         }
     }
@@ -72,8 +63,7 @@ impl Group {
 
     async fn call(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
         let tenant = events.first().map(|new| new.tenant);
-        let weight = (rows(&events) + (bytes(&events) >> 10)).clamp(1, MAX_WAITING_WEIGHT);
-        let room = self.room.acquire_many(tenant, weight).await;
+        let room = self.room.enter(tenant, gather::weight(rows(&events), bytes(&events))).await;
         let calls = self.calls.lock().clone().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
         calls.send(Call { events, answer, room }).map_err(|_| closed())?;
@@ -83,7 +73,7 @@ impl Group {
 
     /// More waits than goes into one transaction.
     pub(super) fn is_busy(&self) -> bool {
-        self.room.free() < MAX_WAITING_WEIGHT - MAX_COMMIT_ROWS
+        self.room.is_busy()
     }
 
     /// Finishes what was handed in. Later calls fail.
@@ -109,18 +99,13 @@ type Waiting = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Call>>>;
 
 /// One of the tasks: takes what waits, stores it, answers.
 async fn run(shared: Arc<Shared>, waiting: Waiting) {
-    let mut is_failing = false;
+    let mut log = CommitLog::default();
     loop {
         let Some(calls) = next(&waiting).await else { return };
         let (events, callers) = unzip(calls);
         let stored = store(&shared, &events).await;
-        match &stored {
-            Err(error) if !is_failing => error!(%error, "the store cannot commit"),
-            Ok(_) if is_failing => info!("the store commits again"),
-            _ => {}
-        }
-        is_failing = stored.is_err();
-        if !is_failing {
+        log.note(&stored);
+        if stored.is_ok() {
             shared.keep_up().await;
         }
         if !answer(callers, stored) {
@@ -142,7 +127,7 @@ async fn next(waiting: &Waiting) -> Option<Vec<Call>> {
     };
     let (mut all_rows, mut all_bytes) = (rows(&first.events), bytes(&first.events));
     let mut calls = vec![first];
-    while all_rows < MAX_COMMIT_ROWS && all_bytes < MAX_COMMIT_BYTES {
+    while gather::has_room(all_rows, all_bytes) {
         let Ok(call) = waiting.try_recv() else { break };
         all_rows += rows(&call.events);
         all_bytes += bytes(&call.events);
@@ -155,7 +140,7 @@ async fn next(waiting: &Waiting) -> Option<Vec<Call>> {
 struct Caller {
     count: usize,
     answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
-    room: Permit<Option<TenantSeq>>,
+    room: Place,
 }
 
 fn unzip(calls: Vec<Call>) -> (Vec<NewEvent>, Vec<Caller>) {
@@ -189,7 +174,7 @@ async fn store(shared: &Arc<Shared>, events: &[NewEvent]) -> Result<Vec<Accepted
     loop {
         tries += 1;
         let connection = shared.connections.get().await?;
-        let slot = Slot::take(shared);
+        let slot = CounterSlot::take(shared);
         match accept::store(&connection, shared, slot.number(), &events).await {
             Ok(stored) => {
                 shared.gauges.add(stored.used.into_iter());

@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use tokio_postgres::AsyncMessage;
 
 use super::Shared;
-use super::error::Failure;
 use super::pool::{CONNECT_TIMEOUT, Connection, Server};
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::store::StoreError;
 use crate::store::cluster::{Hint, MAX_HINTS};
+use crate::store::failure::Failure;
 use crate::webhook::WebhookSeq;
 
 const LISTEN: &str = "LISTEN postrider";

@@ -1,8 +1,8 @@
 //! Accepting once: the receipts of a request are kept with its key, in the transaction that accepts its events.
 
 use super::accept;
-use super::error::{Failure, corrupt};
 use super::transaction::Commit;
+use crate::store::failure::{Failure, corrupt};
 use crate::store::{AcceptedOnce, Idempotency, KeptReceipt, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 

@@ -11,11 +11,12 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::deliveries::stored_delivery;
-use super::error::Failure;
 use super::events;
 use super::pool::Connection;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
+use crate::fit::fit;
+use crate::store::failure::Failure;
 use crate::store::id_hash::IdHash;
 use crate::store::paging::{Bounds, Collector, start};
 use crate::store::{DeliveryFilter, EventFilter, Page, PageOf, StoredDelivery, StoredEvent};
@@ -37,7 +38,7 @@ pub(super) struct Listing<'a> {
 }
 
 /// What a statement found among the rows it looked at.
-pub(super) struct Portion<T> {
+pub(super) struct PageRows<T> {
     /// In the order of the listing.
     pub(super) items: Vec<(DeliveryKey, T)>,
     pub(super) rows: u32,
@@ -56,7 +57,7 @@ pub(super) trait Scan: Sync {
         place: DeliveryKey,
         rows: u32,
         items: u32,
-    ) -> impl Future<Output = Result<Portion<Self::Item>, Failure>> + Send;
+    ) -> impl Future<Output = Result<PageRows<Self::Item>, Failure>> + Send;
 }
 
 impl Listing<'_> {
@@ -201,7 +202,7 @@ impl Scan for EventScan<'_> {
         place: DeliveryKey,
         rows: u32,
         items: u32,
-    ) -> Result<Portion<usize>, Failure> {
+    ) -> Result<PageRows<usize>, Failure> {
         let EventFilter { since, until, .. } = self.filter;
         let kind = self.filter.kind.as_deref().map(str::as_bytes);
         let rows = connection
@@ -229,7 +230,7 @@ impl Scan for EventScan<'_> {
                 &[&place.event, &i64::from(rows), &i64::from(items), &self.tenant, &kind, since, until, &self.topic],
             )
             .await?;
-        Portion::read(&rows, |row, _| Ok(usize::try_from(row.try_get::<_, i32>(5)?).unwrap_or(usize::MAX)))
+        PageRows::read(&rows, |row, _| Ok(fit(row.try_get::<_, i32>(5)?, usize::MAX)))
     }
 }
 
@@ -300,7 +301,7 @@ impl Scan for DeliveryScan<'_> {
         place: DeliveryKey,
         rows: u32,
         items: u32,
-    ) -> Result<Portion<StoredDelivery>, Failure> {
+    ) -> Result<PageRows<StoredDelivery>, Failure> {
         let DeliveryFilter { state, since, until, .. } = self.filter;
         let apart = state.filter(|state| !matches!(state, DeliveryState::Delivered | DeliveryState::Discarded));
         let rows = connection
@@ -322,11 +323,11 @@ impl Scan for DeliveryScan<'_> {
                 ],
             )
             .await?;
-        Portion::read(&rows, |row, key| stored_delivery(row, key, 5))
+        PageRows::read(&rows, |row, key| stored_delivery(row, key, 5))
     }
 }
 
-impl<T> Portion<T> {
+impl<T> PageRows<T> {
     /// Reads rows of: the last place looked at (two columns), how many were looked at, a wanted place (two columns, or
     /// nothing), and what `item` reads.
     pub(super) fn read(
@@ -337,7 +338,7 @@ impl<T> Portion<T> {
         for row in rows {
             let Some(event) = row.try_get(0)? else { continue };
             portion.last = Some(DeliveryKey { event, webhook: row.try_get(1)? });
-            portion.rows = u32::try_from(row.try_get::<_, i64>(2)?).unwrap_or(u32::MAX);
+            portion.rows = fit(row.try_get::<_, i64>(2)?, u32::MAX);
             if let Some(event) = row.try_get(3)? {
                 let place = DeliveryKey { event, webhook: row.try_get(4)? };
                 portion.items.push((place, item(row, place)?));

@@ -1,12 +1,13 @@
 //! What operators and their jobs do to deliveries: from what has ended back into the queue, or to their end without an
 //! attempt. Many at once, each with one statement.
 
-use super::error::Failure;
 use super::transaction::Commit;
 use super::values::text;
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
+use crate::fit::fit;
+use crate::store::failure::Failure;
 use crate::store::owed;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
@@ -284,6 +285,6 @@ pub(super) async fn add(
             ],
         )
         .await?;
-    commit.counters(tenant).owed += i64::try_from(added.len()).unwrap_or(i64::MAX);
+    commit.counters(tenant).owed += fit(added.len(), i64::MAX);
     Ok(added)
 }

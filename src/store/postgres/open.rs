@@ -8,11 +8,11 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use uuid::Uuid;
 
-use super::error::Failure;
 use super::pool::{Connection, Connections, Server};
 use super::sealed_urls::seal_urls;
 use super::{CONTROL_CONNECTIONS, LISTENING_CONNECTIONS, MIN_CONNECTIONS, schema};
 use crate::delivery::client::Roots;
+use crate::store::failure::Failure;
 use crate::store::migrate::{self, Migration};
 use crate::store::seal::{Belonging, Sealer, random_bytes};
 use crate::store::{OpenError, StoreError};
@@ -28,6 +28,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 6, sql: include_str!("../../../migrations/postgres/0006_checksum.sql") },
     Migration { version: 7, sql: include_str!("../../../migrations/postgres/0007_known.sql") },
     Migration { version: 8, sql: include_str!("../../../migrations/postgres/0008_disk.sql") },
+    Migration { version: 9, sql: include_str!("../../../migrations/postgres/0009_records.sql") },
 ];
 /// The oldest version that its makers still mend, as of this program's.
 const OLDEST_POSTGRES: u32 = 14;

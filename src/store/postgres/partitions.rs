@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::error::Failure;
 use super::pool::{Connection, Connections};
 use crate::delivery::id::EventSeq;
 use crate::store::StoreError;
+use crate::store::failure::Failure;
 
 /// Event numbers in a partition. Partitions say their range by their number, so this never changes.
 pub(in crate::store) const EVENTS_PER_PARTITION: i64 = 4_000_000;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
-use super::error::Failure;
 use super::pool::Connection;
 use super::values::{event, number};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
+use crate::fit::fit;
+use crate::store::failure::Failure;
 use crate::store::read_back::ReadBack;
 use crate::store::{Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, Unsettled};
 use crate::webhook::WebhookSeq;
@@ -138,7 +139,7 @@ fn due_delivery(row: &Row, webhook: WebhookSeq) -> Result<DueDelivery, Failure> 
 }
 
 fn bigint(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+    fit(number, i64::MAX)
 }
 
 /// The beginning of each webhook's part of the index `pending_due`; not a scan of what is pending.
@@ -163,4 +164,19 @@ pub(super) async fn next_due(
         )
         .await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// Deleted webhooks that still have stored pending deliveries, which are looked up in the index `pending_due`.
+pub(super) async fn deleted_webhooks(connection: &Connection) -> Result<Vec<WebhookSeq>, Failure> {
+    let rows = connection
+        .query(
+            "SELECT seq FROM webhook
+             WHERE deleted_at IS NOT NULL AND EXISTS (
+                 SELECT 1 FROM pending WHERE NOT in_memory AND webhook_seq = webhook.seq
+             )
+             ORDER BY seq",
+            &[],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }

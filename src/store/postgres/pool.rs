@@ -14,14 +14,16 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, Row, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::error::{self, Failure};
 use crate::delivery::client::Roots;
 use crate::fair::{Permit, Turns};
+use crate::store::failure::{Failure, of_postgres, postgres_text};
 use crate::store::{OpenError, StoreError};
 use crate::webhook::TenantSeq;
 
 /// How long reaching the server may take, and how long a call waits for a free connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The server gives up a statement that takes longer.
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection on which nothing comes for so long is asked whether it is there.
 const SILENCE: Duration = Duration::from_secs(4);
 /// A transaction in which the node says nothing for so long is rolled back by the server, and the node makes it again. It
@@ -45,7 +47,6 @@ const SESSION: &str = "
     SELECT
         set_config('synchronous_commit',
             CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),
-        set_config('statement_timeout', '30s', false),
         set_config('lock_timeout', '10s', false),
         set_config('default_transaction_isolation', 'read committed', false),
         set_config('plan_cache_mode', 'force_generic_plan', false),
@@ -104,8 +105,10 @@ impl Connections {
         let failed = |reason: String| OpenError::Database { database: database.to_owned(), reason };
         let (config, tls) = (server.config.clone(), server.tls.clone());
         let manager = Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-        let idle = IDLE_TRANSACTION_TIMEOUT.as_millis();
-        let session: Arc<str> = format!("{SESSION} SET idle_in_transaction_session_timeout = {idle}").into();
+        let (idle, statement) = (IDLE_TRANSACTION_TIMEOUT.as_millis(), STATEMENT_TIMEOUT.as_millis());
+        let session =
+            format!("{SESSION} SET idle_in_transaction_session_timeout = {idle}; SET statement_timeout = {statement}");
+        let session: Arc<str> = session.into();
         let pool = Pool::builder(manager)
             .max_size(max as usize)
             // The last one used has its statements prepared, and the server what it needs in its caches.
@@ -142,7 +145,7 @@ impl Connections {
         let slow = self.slow.acquire(tenant).await;
         let mut connection = self.get().await?;
         connection.slow = Some(slow);
-        connection.begin_with(BEGIN_SNAPSHOT).await.map_err(|error| error::store_error(&error))?;
+        connection.begin_with(BEGIN_SNAPSHOT).await.map_err(|error| of_postgres(&error))?;
         Ok(connection)
     }
 
@@ -164,7 +167,7 @@ fn unavailable(error: &PoolError) -> StoreError {
         PoolError::Closed => closed(),
         PoolError::Timeout(_) => StoreError::Unavailable("the database does not answer".to_owned()),
         PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
-            StoreError::Unavailable(error::text(error))
+            StoreError::Unavailable(postgres_text(error))
         }
         other => StoreError::Unavailable(other.to_string()),
     }
@@ -225,6 +228,18 @@ impl Connection {
         sql: &'static str,
         parameters: Parameters<'_>,
     ) -> Result<u64, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.execute(&statement, parameters).await?)
+    }
+
+    /// As [`query`](Self::query), for a statement that was numbered from one of a few.
+    pub(super) async fn query_numbered(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
+        let statement = self.client.prepare_cached(sql).await?;
+        Ok(self.client.query(&statement, parameters).await?)
+    }
+
+    /// As [`execute`](Self::execute), for a statement that was numbered from one of a few.
+    pub(super) async fn execute_numbered(&self, sql: &str, parameters: Parameters<'_>) -> Result<u64, Failure> {
         let statement = self.client.prepare_cached(sql).await?;
         Ok(self.client.execute(&statement, parameters).await?)
     }

@@ -6,14 +6,15 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use super::error::Failure;
 use super::partitions::{EVENTS_PER_PARTITION, PARTITIONED, PARTITIONS_LOCK};
 use super::pool::Connection;
 use super::transaction::{Commit, write};
 use super::{PostgresStore, audit, replay};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
+use crate::fit::fit;
 use crate::store::StoreError;
+use crate::store::failure::Failure;
 use crate::store::retention::{
     Cutoffs, MAX_PURGE_BYTES, MAX_PURGE_ROWS, MAX_PURGE_SCAN_EVENTS, Purged, Retention, RetentionStore,
 };
@@ -29,7 +30,7 @@ const DROP_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
 const NEVER: UnixMicros = UnixMicros(i64::MIN);
 
 /// What may go.
-struct Found {
+struct Purgeable {
     events: Vec<EventSeq>,
     through: EventSeq,
     is_end: bool,
@@ -37,7 +38,7 @@ struct Found {
     bytes: usize,
 }
 
-impl Found {
+impl Purgeable {
     fn nothing(through: EventSeq, is_end: bool) -> Self {
         Self { events: Vec::new(), through, is_end, rows: 0, bytes: 0 }
     }
@@ -62,8 +63,8 @@ impl Found {
             self.through = row.try_get(0)?;
             if row.try_get(2)? {
                 self.events.push(self.through);
-                self.rows += usize::try_from(row.try_get::<_, i64>(3)?).unwrap_or(usize::MAX);
-                self.bytes += usize::try_from(row.try_get::<_, i32>(4)?).unwrap_or(usize::MAX);
+                self.rows += fit(row.try_get::<_, i64>(3)?, usize::MAX);
+                self.bytes += fit(row.try_get::<_, i32>(4)?, usize::MAX);
             }
         }
         self.is_end = rows.len() < PORTION_EVENTS as usize;
@@ -97,7 +98,7 @@ impl Columns {
     }
 }
 
-/// The columns that [`Found::take`] reads, of the events that `$which` names. An event may go when it is old enough,
+/// The columns that [`Purgeable::take`] reads, of the events that `$which` names. An event may go when it is old enough,
 /// and each of its deliveries has ended and is old enough. Served by the primary keys.
 macro_rules! select_events {
     ($which:literal) => {
@@ -125,11 +126,11 @@ macro_rules! select_events {
     };
 }
 
-async fn find_events(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Found, Failure> {
+async fn find_events(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Purgeable, Failure> {
     let Some(before) = retention.latest(|cutoffs| cutoffs.events) else {
-        return Ok(Found::nothing(after, true));
+        return Ok(Purgeable::nothing(after, true));
     };
-    let mut found = Found::nothing(after, false);
+    let mut found = Purgeable::nothing(after, false);
     for _ in 0..MAX_PURGE_SCAN_EVENTS / PORTION_EVENTS {
         let portion = i64::from(PORTION_EVENTS);
         let sql = select_events!("WHERE seq > $1::bigint ORDER BY seq LIMIT $2::bigint");
@@ -209,12 +210,12 @@ async fn delete_events(commit: &mut Commit, events: &[EventSeq], retention: &Ret
 }
 
 /// Served by the primary keys. No attempt was made before its event was accepted.
-async fn find_attempts(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Found, Failure> {
+async fn find_attempts(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Purgeable, Failure> {
     let Some(before) = retention.latest(|cutoffs| cutoffs.attempts) else {
-        return Ok(Found::nothing(after, true));
+        return Ok(Purgeable::nothing(after, true));
     };
     let columns = Columns::of(retention);
-    let mut found = Found::nothing(after, false);
+    let mut found = Purgeable::nothing(after, false);
     for _ in 0..MAX_PURGE_SCAN_EVENTS / PORTION_EVENTS {
         let rows = connection
             .query(
@@ -333,7 +334,7 @@ async fn drop_partition(commit: &Commit, number: i64) -> Result<(), Failure> {
 impl RetentionStore for PostgresStore {
     async fn purge_events(&self, after: EventSeq, retention: &Retention) -> Result<Purged, StoreError> {
         let found = find_events(&self.shared.connections.snapshot(None).await?, after, retention).await?;
-        let Found { events, through, is_end, .. } = found;
+        let Purgeable { events, through, is_end, .. } = found;
         let count = match &events[..] {
             [] => 0,
             some => write!(self, |commit| delete_events(commit, some, retention).await)?,
@@ -343,7 +344,7 @@ impl RetentionStore for PostgresStore {
 
     async fn purge_attempts(&self, after: EventSeq, retention: &Retention) -> Result<Purged, StoreError> {
         let found = find_attempts(&self.shared.connections.snapshot(None).await?, after, retention).await?;
-        let Found { events, through, is_end, .. } = found;
+        let Purgeable { events, through, is_end, .. } = found;
         let count = match &events[..] {
             [] => 0,
             some => write!(self, |commit| delete_attempts(commit, some, retention).await)?,
@@ -352,7 +353,7 @@ impl RetentionStore for PostgresStore {
     }
 
     async fn purge_records(&self, now: UnixMicros, jobs_before: UnixMicros) -> Result<bool, StoreError> {
-        if !has_old_records(&self.read().await?, now, jobs_before).await? {
+        if !has_old_records(&self.connection().await?, now, jobs_before).await? {
             return Ok(false);
         }
         write!(self, |commit| delete_records(commit, now, jobs_before).await)

@@ -1,7 +1,7 @@
 //! The tables and columns that this program needs, to say which one a damaged database lacks, and the lock for changing them.
 
-use super::error::Failure;
 use super::pool::Connection;
+use crate::store::failure::Failure;
 
 /// `pg_advisory_xact_lock`: held by who migrates.
 pub(super) const MIGRATION_LOCK: i64 = 0x5052_4452_0001;

@@ -3,9 +3,9 @@
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
-use super::error::Failure;
 use super::open::PostgresOptions;
 use super::pool::{Connection, Connections};
+use crate::store::failure::Failure;
 use crate::store::{OpenError, StoreError};
 
 /// Scratch databases are named so, and a random number.

@@ -2,11 +2,11 @@
 
 use uuid::Uuid;
 
-use super::error::Failure;
 use super::pool::Connections;
 use super::schema::MIGRATION_LOCK;
+use crate::store::failure::Failure;
+use crate::store::records::webhook_columns::sealed_url;
 use crate::store::seal::Sealer;
-use crate::store::webhook_columns::sealed_url;
 use crate::webhook::TenantSeq;
 
 /// Seals them, those of deleted webhooks too. What the rows were before goes with the next `VACUUM`.

@@ -1,4 +1,4 @@
-//! Settling: what became of deliveries. Every change of a delivery that was accepted goes through here.
+//! Settling: the outcomes of attempts. The changes of operators and of replay jobs stand in `moves`.
 //!
 //! A delivery is an entry of the queue, `pending`, until it has ended, and a row of `delivery` from then on. An attempt is
 //! kept in that row if it was the first and ended the delivery, which is the common case, and in `attempt` otherwise.
@@ -6,12 +6,13 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::error::Failure;
 use super::fence;
 use super::transaction::Commit;
 use super::values::{integer, number, text};
 use crate::delivery::DeliveryState;
 use crate::delivery::id::DeliveryKey;
+use crate::fit::fit;
+use crate::store::failure::Failure;
 use crate::store::{AttemptRecord, SettleBatch, Settlement};
 use crate::webhook::{WebhookHealth, WebhookSeq};
 
@@ -287,7 +288,7 @@ pub(super) async fn update_health<'a>(
     if last.is_empty() {
         return Ok(());
     }
-    let micros = |health: &WebhookHealth| i64::try_from(health.cool_down.as_micros()).unwrap_or(i64::MAX);
+    let micros = |health: &WebhookHealth| fit(health.cool_down.as_micros(), i64::MAX);
     commit
         .connection
         .execute(

@@ -10,28 +10,29 @@ use parking_lot::Mutex;
 
 use super::Shared;
 use super::accept::{self, Stored};
-use super::error::{Failure, is_passing, lacks_partition, store_error};
+use super::error::{is_passing, lacks_partition};
 use super::pool::Connection;
 use crate::delivery::id::EventSeq;
 use crate::store::counters::{Counters, Usage};
+use crate::store::failure::{Failure, of_postgres};
 use crate::store::{Accepted, Act, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 
 /// How often a transaction is tried that others are in the way of.
-const MAX_TRIES: u32 = 5;
+pub(super) const MAX_TRIES: u32 = 5;
 
 /// A probe that waits for a lock is given up before whoever asked for it gives up, so that it keeps no connection.
 const BEGIN_REHEARSAL: &str = "SET LOCAL lock_timeout = '1s'; SAVEPOINT rehearsal";
 
 /// Numbers of rows of the table `counters`: each belongs to one transaction at a time, so that none waits for another.
-pub(super) struct Slots {
+pub(super) struct CounterSlots {
     free: Mutex<Vec<i32>>,
     count: i32,
     /// The first number of this node. Two nodes may have the same for a moment, and wait for each other then.
     first: AtomicI32,
 }
 
-impl Slots {
+impl CounterSlots {
     pub(super) fn new(count: u32) -> Self {
         let count = super::values::integer(count);
         Self { free: Mutex::new((0..count).rev().collect()), count, first: AtomicI32::new(0) }
@@ -44,12 +45,12 @@ impl Slots {
 }
 
 /// A slot on loan.
-pub(super) struct Slot {
+pub(super) struct CounterSlot {
     number: i32,
     shared: Arc<Shared>,
 }
 
-impl Slot {
+impl CounterSlot {
     /// The lowest that is free, so that few are used. There are as many as connections, and each of these has one
     /// transaction at most.
     pub(super) fn take(shared: &Arc<Shared>) -> Self {
@@ -63,7 +64,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for CounterSlot {
     fn drop(&mut self) {
         self.shared.slots.free.lock().push(self.number);
     }
@@ -76,7 +77,7 @@ pub(super) struct Commit {
     /// What this call leaves lines in the audit log for.
     pub(super) act: Option<Arc<Act>>,
     counters: BTreeMap<TenantSeq, Counters>,
-    slot: Option<Slot>,
+    slot: Option<CounterSlot>,
     /// What is stored already, its counters too.
     used: BTreeMap<TenantSeq, Usage>,
     newest: EventSeq,
@@ -85,7 +86,7 @@ pub(super) struct Commit {
 impl Commit {
     pub(super) async fn begin(shared: &Arc<Shared>, act: Option<&Arc<Act>>) -> Result<Self, StoreError> {
         let mut connection = shared.connections.get().await?;
-        connection.begin().await.map_err(|error| store_error(&error))?;
+        connection.begin().await.map_err(|error| of_postgres(&error))?;
         Ok(Self {
             connection,
             shared: Arc::clone(shared),
@@ -104,7 +105,7 @@ impl Commit {
 
     /// The row of the counters that is this transaction's until its end.
     pub(super) fn slot(&mut self) -> i32 {
-        self.slot.get_or_insert_with(|| Slot::take(&self.shared)).number()
+        self.slot.get_or_insert_with(|| CounterSlot::take(&self.shared)).number()
     }
 
     /// Takes note of events that were stored within it; returns their answers.

@@ -7,11 +7,13 @@ use bytes::BytesMut;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
-use super::error::{Failure, Unreadable, corrupt};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::EventSeq;
+use crate::fit::fit;
+use crate::store::failure::{Failure, Unreadable, corrupt};
 use crate::store::read_back::{Columns, ReadBack};
+use crate::store::records::codes::{delivery_code, delivery_state};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 macro_rules! bigint_column {
@@ -34,25 +36,9 @@ macro_rules! bigint_column {
 
 bigint_column!(UnixMicros, EventSeq, WebhookSeq, TenantSeq);
 
-/// States by their code in the column `delivery.state`, as in the embedded store. Partial indexes name the codes too.
-const STATES: [DeliveryState; 5] = [
-    DeliveryState::Delivered,
-    DeliveryState::Dead,
-    DeliveryState::Skipped,
-    DeliveryState::Discarded,
-    DeliveryState::Pending,
-];
-
 impl ToSql for DeliveryState {
     fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        let code: i16 = match self {
-            Self::Delivered => 0,
-            Self::Dead => 1,
-            Self::Skipped => 2,
-            Self::Discarded => 3,
-            Self::Pending => 4,
-        };
-        code.to_sql(ty, out)
+        i16::from(delivery_code(*self)).to_sql(ty, out)
     }
     accepts!(INT2);
     to_sql_checked!();
@@ -61,8 +47,7 @@ impl ToSql for DeliveryState {
 impl FromSql<'_> for DeliveryState {
     fn from_sql(ty: &Type, raw: &[u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
         let code = i16::from_sql(ty, raw)?;
-        let state = usize::try_from(code).ok().and_then(|index| STATES.get(index));
-        Ok(state.copied().ok_or_else(|| Unreadable(format!("{code} is no state of a delivery")))?)
+        Ok(delivery_state(code.into()).ok_or_else(|| Unreadable(format!("{code} is no state of a delivery")))?)
     }
     accepts!(INT2);
 }
@@ -100,26 +85,10 @@ pub(super) fn event(row: &Row, [id, topic, kind, body, hops, checksum]: [usize; 
 
 /// For a column `integer`.
 pub(super) fn integer(number: u32) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
+    fit(number, i32::MAX)
 }
 
 /// For a column `text` that holds what others have written: PostgreSQL's texts cannot hold U+0000.
 pub(super) fn text(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_state_comes_back() {
-        for state in DeliveryState::ALL {
-            let mut raw = BytesMut::new();
-            state.to_sql(&Type::INT2, &mut raw).unwrap();
-            assert_eq!(DeliveryState::from_sql(&Type::INT2, &raw).unwrap(), state);
-        }
-        assert!(DeliveryState::from_sql(&Type::INT2, &[0, 5]).is_err());
-        assert!(DeliveryState::from_sql(&Type::INT2, &[0xff, 0xff]).is_err());
-    }
 }

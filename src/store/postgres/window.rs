@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::error::Failure;
 use super::pool::Connection;
 use super::{Shared, counters};
 use crate::delivery::id::EventSeq;
 use crate::store::StoreError;
+use crate::store::failure::Failure;
 
 /// Marks are taken away in steps of the window's length divided by this.
 const STEPS_PER_WINDOW: i64 = 64;

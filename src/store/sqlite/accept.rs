@@ -2,10 +2,12 @@
 
 use rusqlite::OptionalExtension;
 
-use super::commit::{Commit, Failure, Size};
+use super::commit::{Commit, Size};
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Hops;
+use crate::fit::fit;
+use crate::store::failure::Failure;
 use crate::store::read_back::checksum;
 use crate::store::{Accepted, Disposition, NewEvent, Share, owed};
 
@@ -22,15 +24,28 @@ pub(super) fn size(events: &[NewEvent]) -> Size {
     Size { rows: events.iter().map(rows).sum(), bytes: events.iter().map(bytes).sum(), is_urgent: true, tenant }
 }
 
-pub(super) fn accept(commit: &mut Commit<'_>, events: &[NewEvent]) -> Result<Vec<Accepted>, Failure> {
-    let mut accepted = Vec::with_capacity(events.len());
-    for new in events {
-        accepted.push(accept_one(commit, new)?);
+/// Events to be accepted with the checksums of their rows, which are made before the one writer has them.
+pub(super) struct Summed {
+    pub(super) events: Vec<NewEvent>,
+    checksums: Vec<i64>,
+}
+
+impl Summed {
+    pub(super) fn new(events: Vec<NewEvent>) -> Self {
+        let checksums = events.iter().map(|new| checksum(&new.event)).collect();
+        Self { events, checksums }
+    }
+}
+
+pub(super) fn accept(commit: &mut Commit<'_>, summed: &Summed) -> Result<Vec<Accepted>, Failure> {
+    let mut accepted = Vec::with_capacity(summed.events.len());
+    for (new, checksum) in summed.events.iter().zip(&summed.checksums) {
+        accepted.push(accept_one(commit, new, *checksum)?);
     }
     Ok(accepted)
 }
 
-fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accepted> {
+fn accept_one(commit: &mut Commit<'_>, new: &NewEvent, checksum: i64) -> rusqlite::Result<Accepted> {
     let event = &new.event;
     let id_hash = commit.state.id_hash.of(new.tenant, event.id());
     let known = commit
@@ -61,7 +76,7 @@ fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accep
             owed::encode(new.owed.iter().map(|owed| owed.webhook)),
             &event.body()[..],
             event.hops().map(Hops::to_bytes),
-            checksum(event),
+            checksum,
         ))?;
     let rowless = accept_deliveries(commit, new, seq)?;
     commit.state.window.push(rowless);
@@ -71,7 +86,8 @@ fn accept_one(commit: &mut Commit<'_>, new: &NewEvent) -> rusqlite::Result<Accep
 /// Accepts an event for all tables that accepting writes to. The caller rolls it back.
 pub(super) fn rehearse(commit: &mut Commit<'_>) -> rusqlite::Result<()> {
     let counters = commit.state.counters.clone();
-    let done = accept_one(commit, &NewEvent::rehearsal());
+    let new = NewEvent::rehearsal();
+    let done = accept_one(commit, &new, checksum(&new.event));
     commit.state.counters = counters;
     if let Ok(Accepted::New { .. }) = done {
         commit.state.window.withdraw();
@@ -98,8 +114,8 @@ fn accept_deliveries(commit: &mut Commit<'_>, new: &NewEvent, seq: EventSeq) -> 
     }
     let counters = commit.counters(new.tenant);
     counters.events += 1;
-    counters.owed += i64::try_from(new.owed.len()).unwrap_or(i64::MAX);
+    counters.owed += fit(new.owed.len(), i64::MAX);
     counters.skipped += skipped;
-    counters.stored_bytes += i64::try_from(new.event.body().len()).unwrap_or(i64::MAX);
+    counters.stored_bytes += fit(new.event.body().len(), i64::MAX);
     Ok(rowless)
 }

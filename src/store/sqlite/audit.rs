@@ -1,18 +1,17 @@
 //! The audit log: lines that the calls of named callers leave, and reading them.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use rusqlite::{Connection, Row};
-use uuid::Uuid;
 
-use super::commit::{Commit, Failure};
+use super::commit::Commit;
 use super::listings::Listing;
-use super::tokens;
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::store::audit::{Gone, PURGE_ACTION};
+use crate::store::failure::Failure;
 use crate::store::paging::{Collector, NO_WEBHOOK};
+use crate::store::records::audit::{INSERT_LINE, line};
 use crate::store::retention::MAX_PURGE_LINES;
 use crate::store::{Act, Actor, AuditEntry, AuditFilter, Deed, Page, PageOf};
 use crate::webhook::DEFAULT_TENANT;
@@ -20,36 +19,22 @@ use crate::webhook::DEFAULT_TENANT;
 impl Commit<'_> {
     /// Adds a line to the audit log if the caller is named. For the end of a call, as what it did is certain then.
     pub(super) fn record(&self, deed: &Deed) -> rusqlite::Result<()> {
-        let Some((act, actor)) = self.act.as_ref().and_then(|act| Some((act, act.actor.as_ref()?))) else {
-            return Ok(());
-        };
-        self.prepare(
-            "INSERT INTO audit
-                 (uuid, at, tenant, actor_token, actor_name, action, target, target_name, fields, address)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        )?
-        .execute((
-            Uuid::new_v4(),
-            deed.at,
-            deed.tenant,
-            actor.token,
-            &actor.name,
-            act.action.unwrap_or(deed.action),
-            &deed.target,
-            &deed.target_name,
-            act.fields.join(" "),
-            act.address.as_ref().map(IpAddr::to_string),
-        ))
-        .map(drop)
+        match line(self.act.as_deref(), deed) {
+            Some(values) => self.prepare(INSERT_LINE)?.execute(rusqlite::params_from_iter(values)).map(drop),
+            None => Ok(()),
+        }
     }
 }
 
 /// Whether any line, or any token, is from before `before`, and whether that something went is still to be noted.
 /// Served by the index `audit_at`.
 pub(super) fn look_for_old(connection: &Connection, before: UnixMicros) -> Result<[bool; 2], Failure> {
-    let has_old = connection.prepare_cached("SELECT 1 FROM audit WHERE at < ?1")?.exists([before])?;
+    let has_old = connection.prepare_cached("SELECT 1 FROM audit WHERE at < ?1")?.exists([before])?
+        || connection
+            .prepare_cached("SELECT 1 FROM token WHERE revoked_at < ?1 OR expires_at < ?1")?
+            .exists([before])?;
     let is_to_be_noted = connection.prepare_cached("SELECT 1 FROM audit_purge")?.exists(())?;
-    Ok([has_old || tokens::any_ended(connection, before)?, is_to_be_noted])
+    Ok([has_old, is_to_be_noted])
 }
 
 /// Deletes the oldest lines, and tokens, from before `before`, and counts them for [`note_purge`].
@@ -72,7 +57,14 @@ pub(super) fn purge(commit: &mut Commit<'_>, before: UnixMicros) -> Result<(), F
             )?
             .execute((tenant, lines, first_at, last_at))?;
     }
-    Ok(tokens::purge(commit, before, MAX_PURGE_LINES)?)
+    commit
+        .prepare(
+            "DELETE FROM token WHERE seq IN (
+                 SELECT seq FROM token WHERE revoked_at < ?1 OR expires_at < ?1 ORDER BY seq LIMIT ?2
+             )",
+        )?
+        .execute((before, MAX_PURGE_LINES))?;
+    Ok(())
 }
 
 /// Adds a line for each tenant of which lines went; some of them, if they are many.

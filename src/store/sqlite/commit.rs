@@ -1,67 +1,18 @@
-//! A transaction under way: what calls write in, what they know, and why one of them does not succeed.
+//! A transaction under way: what calls write in, and what they know.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::{CachedStatement, Connection, ErrorCode};
+use rusqlite::{CachedStatement, Connection};
 
 use super::window::Window;
 use crate::delivery::id::DeliveryIds;
 use crate::store::counters::{Counters, Gauges};
+use crate::store::gather;
 use crate::store::id_hash::IdHash;
 use crate::store::seal::Sealer;
 use crate::store::{Act, StoreError};
 use crate::webhook::{TenantSeq, WebhookSeq};
-
-/// Why an operation inside a transaction did not succeed.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// Nothing was written by it; the rest of the transaction goes on.
-    Refused(StoreError),
-    /// The transaction is lost.
-    Sqlite(rusqlite::Error),
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<Failure> for StoreError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Refused(error) => error,
-            Failure::Sqlite(error) => store_error(&error),
-        }
-    }
-}
-
-pub(super) fn store_error(error: &rusqlite::Error) -> StoreError {
-    let text = error.to_string();
-    match (error, error.sqlite_error_code()) {
-        (_, Some(ErrorCode::DiskFull)) => StoreError::Full(text),
-        (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-        | (
-            rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..),
-            _,
-        ) => StoreError::Corrupt(text),
-        _ => StoreError::Unavailable(text),
-    }
-}
-
-/// What was read cannot have been written.
-pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
-    Failure::Refused(StoreError::Corrupt(error.to_string()))
-}
 
 pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("it is closed".to_owned())
@@ -82,9 +33,9 @@ impl Size {
     /// A change of configuration.
     pub(super) const SMALL: Self = Self { rows: 1, bytes: 4_096, is_urgent: true, tenant: None };
 
-    /// What it takes of the turns of whoever takes them: a row costs about as much as a KiB.
-    pub(super) fn weight(self) -> u64 {
-        (self.rows + (self.bytes >> 10)).max(1) as u64
+    /// What it takes of the turns of its tenant.
+    pub(super) fn weight(self) -> usize {
+        gather::weight(self.rows, self.bytes)
     }
 }
 
@@ -125,31 +76,5 @@ impl<'c> Commit<'c> {
     pub(super) fn counters_of(&mut self, webhook: WebhookSeq) -> Option<&mut Counters> {
         let tenant = *self.state.tenants.get(&webhook)?;
         Some(self.counters(tenant))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rusqlite::ffi;
-
-    use super::*;
-
-    #[test]
-    fn an_error_of_sqlite_tells_callers_whether_to_make_room_or_to_wait() {
-        let of = |code| store_error(&rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
-        assert!(matches!(of(ffi::SQLITE_FULL), StoreError::Full(_)));
-        for code in [
-            ffi::SQLITE_IOERR,
-            ffi::SQLITE_IOERR_WRITE,
-            ffi::SQLITE_IOERR_FSYNC,
-            ffi::SQLITE_BUSY,
-            ffi::SQLITE_READONLY,
-            ffi::SQLITE_CANTOPEN,
-        ] {
-            assert!(matches!(of(code), StoreError::Unavailable(_)), "{code}");
-        }
-        for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_NOTADB] {
-            assert!(matches!(of(code), StoreError::Corrupt(_)), "{code}");
-        }
     }
 }

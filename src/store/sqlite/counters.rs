@@ -1,11 +1,14 @@
 //! What is counted of each tenant: kept with every transaction, read for answers and quotas.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, Row};
 
-use super::commit::{Commit, Failure};
+use super::commit::Commit;
 use crate::store::Stats;
 use crate::store::counters::{Gauges, Usage};
-use crate::webhook::TenantSeq;
+use crate::store::failure::Failure;
+use crate::webhook::{TenantSeq, WebhookSeq};
 
 pub(super) fn read_gauges(connection: &Connection) -> rusqlite::Result<Gauges> {
     let mut statement = connection
@@ -13,6 +16,12 @@ pub(super) fn read_gauges(connection: &Connection) -> rusqlite::Result<Gauges> {
     let usage = |row: &Row<'_>| Ok((row.get(0)?, Usage { pending: row.get(1)?, stored_bytes: row.get(2)? }));
     let usage = statement.query_map((), usage)?.collect::<Result<Vec<_>, _>>()?;
     Ok(Gauges::new(usage))
+}
+
+/// The owner of every webhook there ever was.
+pub(super) fn tenants(connection: &Connection) -> rusqlite::Result<HashMap<WebhookSeq, TenantSeq>> {
+    let mut statement = connection.prepare("SELECT seq, tenant FROM webhook")?;
+    statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
 /// The counts of a tenant, or of all together.

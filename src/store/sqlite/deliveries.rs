@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
-use super::commit::{Commit, Failure};
-use super::settle::{Change, Existing, put};
+use super::commit::Commit;
+use super::settle::{Existing, RowChange, put};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
-use crate::store::{AttemptRecord, Deed, StoreError, StoredDelivery, owed};
+use crate::store::failure::Failure;
+use crate::store::{AttemptRecord, StoreError, StoredDelivery, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// What every delivery of an event shows of it.
@@ -189,15 +190,9 @@ pub(super) fn retry(
     now: UnixMicros,
 ) -> Result<StoredDelivery, Failure> {
     let found = delivery(commit.connection, tenant, key)?.ok_or(StoreError::NotFound)?;
-    let conflict = |reason: &str| Err(StoreError::Conflict(reason.to_owned()).into());
-    if found.state == DeliveryState::Delivered {
-        return conflict("it was delivered already");
-    }
-    if WebhookHeads::default().get(commit.connection, key.webhook)?.deleted_at.is_some() {
-        return conflict("its webhook was deleted");
-    }
+    found.refuse_retry(WebhookHeads::default().get(commit.connection, key.webhook)?.deleted_at.is_some())?;
     let retried = change(commit, tenant, key, &Transition::queued(now), Some(0), now)?;
-    record_deed(commit, tenant, "delivery.retry", &retried, now)?;
+    commit.record(&retried.deed("delivery.retry", tenant, &commit.state.delivery_ids, now))?;
     Ok(retried)
 }
 
@@ -209,25 +204,10 @@ pub(super) fn discard(
     now: UnixMicros,
 ) -> Result<StoredDelivery, Failure> {
     let found = delivery(commit.connection, tenant, key)?.ok_or(StoreError::NotFound)?;
-    match found.state {
-        DeliveryState::Pending | DeliveryState::Dead => {
-            let discarded = change(commit, tenant, key, &Transition::discarded(reason), None, now)?;
-            record_deed(commit, tenant, "delivery.discard", &discarded, now)?;
-            Ok(discarded)
-        }
-        state => Err(StoreError::Conflict(format!("it is {}", state.as_str())).into()),
-    }
-}
-
-fn record_deed(
-    commit: &Commit<'_>,
-    tenant: TenantSeq,
-    action: &'static str,
-    delivery: &StoredDelivery,
-    at: UnixMicros,
-) -> rusqlite::Result<()> {
-    let target = Some(commit.state.delivery_ids.encode(delivery.key).to_string());
-    commit.record(&Deed { at, tenant, action, target, target_name: Some(delivery.event_id.clone()) })
+    found.refuse_discard()?;
+    let discarded = change(commit, tenant, key, &Transition::discarded(reason), None, now)?;
+    commit.record(&discarded.deed("delivery.discard", tenant, &commit.state.delivery_ids, now))?;
+    Ok(discarded)
 }
 
 /// Changes a delivery that `tenant` owns and reads it again. `round_attempts`: `None` keeps the count.
@@ -242,7 +222,7 @@ fn change(
     let existing = super::settle::find(commit, key)?;
     let kept = existing.as_ref().map_or(0, |Existing { round_attempts, .. }| *round_attempts);
     let round_attempts = round_attempts.unwrap_or(kept);
-    put(commit, key, &Change { transition, attempt: None, round_attempts, at })?;
+    put(commit, key, &RowChange { transition, attempt: None, round_attempts, at })?;
     delivery(commit.connection, tenant, key)?.ok_or_else(|| StoreError::NotFound.into())
 }
 
@@ -265,7 +245,11 @@ pub(super) fn discard_pending(
     let transition = Transition::discarded(reason);
     for (event, round_attempts) in &pending {
         let key = DeliveryKey { event: *event, webhook };
-        put(commit, key, &Change { transition: &transition, attempt: None, round_attempts: *round_attempts, at: now })?;
+        put(
+            commit,
+            key,
+            &RowChange { transition: &transition, attempt: None, round_attempts: *round_attempts, at: now },
+        )?;
     }
     Ok(u32::try_from(pending.len()).unwrap_or(limit))
 }

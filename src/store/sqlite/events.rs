@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::accept::FIND_EVENT;
-use super::commit::{Failure, corrupt};
 use crate::delivery::id::EventSeq;
+use crate::store::failure::{Failure, corrupt};
 use crate::store::id_hash::IdHash;
 use crate::store::read_back::{Columns, ReadBack};
 use crate::store::{LiveEvent, StoredEvent, owed};

@@ -2,9 +2,11 @@
 
 use rusqlite::OptionalExtension;
 
-use super::accept;
-use super::commit::{Commit, Failure, Size, corrupt};
+use super::accept::{self, Summed};
+use super::commit::{Commit, Size};
 use crate::clock::UnixMicros;
+use crate::fit::fit;
+use crate::store::failure::{Failure, corrupt};
 use crate::store::{AcceptedOnce, Idempotency, KeptReceipt, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 
@@ -20,7 +22,7 @@ pub(super) fn size(events: &[NewEvent]) -> Size {
 pub(super) fn accept_once(
     commit: &mut Commit<'_>,
     tenant: TenantSeq,
-    events: &[NewEvent],
+    summed: &Summed,
     once: &Idempotency,
 ) -> Result<AcceptedOnce, Failure> {
     if let Some((body_hash, receipts)) = find(commit, tenant, once)? {
@@ -29,8 +31,8 @@ pub(super) fn accept_once(
         }
         return Ok(AcceptedOnce::Before(serde_json::from_str(&receipts).map_err(corrupt)?));
     }
-    let accepted = accept::accept(commit, events)?;
-    let kept = events.iter().zip(&accepted).map(|(new, accepted)| KeptReceipt::of(new, accepted));
+    let accepted = accept::accept(commit, summed)?;
+    let kept = summed.events.iter().zip(&accepted).map(|(new, accepted)| KeptReceipt::of(new, accepted));
     let receipts: Vec<KeptReceipt> = kept.collect();
     let receipts = serde_json::to_string(&receipts).map_err(corrupt)?;
     // A key that has expired may still be there.
@@ -59,5 +61,5 @@ pub(super) fn purge(commit: &mut Commit<'_>, now: UnixMicros, limit: usize) -> R
                  SELECT seq FROM idempotency INDEXED BY idempotency_expiry WHERE expires_at <= ?1 LIMIT ?2
              )",
         )?
-        .execute((now, i64::try_from(limit).unwrap_or(i64::MAX)))?)
+        .execute((now, fit(limit, i64::MAX)))?)
 }

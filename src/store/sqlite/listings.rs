@@ -4,12 +4,12 @@ use memchr::memmem::Finder;
 use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
-use super::commit::{Failure, corrupt};
 use super::deliveries::{DeliveryRow, EventHead, WebhookHeads, delivery_rows, event_head, stored_delivery};
 use super::events::{event_by_seq, find_event};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
+use crate::store::failure::{Failure, corrupt};
 use crate::store::id_hash::IdHash;
 use crate::store::paging::{Bounds, Collector, NEWEST, NO_WEBHOOK, start};
 use crate::store::{DeliveryFilter, EventFilter, Page, PageOf, StoreError, StoredDelivery, StoredEvent, owed};

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::commit::{Failure, corrupt};
 use super::events::live_event;
 use super::window::Window;
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
+use crate::fit::fit;
+use crate::store::failure::{Failure, corrupt};
 use crate::store::{Due, DueDelivery, MAX_UNSETTLED_BYTES, Portion, Unsettled, owed};
 use crate::webhook::WebhookSeq;
 
@@ -137,7 +138,7 @@ fn due_in_order(
     )?;
     let end = awaited.map_or(EventSeq(i64::MAX), |(event, _)| event);
     let limit = portion.max_deliveries as usize + portion.held.len() + 1;
-    let mut rows = statement.query((webhook, now, end, i64::try_from(limit).unwrap_or(i64::MAX)))?;
+    let mut rows = statement.query((webhook, now, end, fit(limit, i64::MAX)))?;
     let mut gathered = Gathered::new(webhook, portion);
     while let Some(row) = rows.next()? {
         if !gathered.add(connection, row)? {
@@ -206,4 +207,18 @@ pub(super) fn next_due(
         next.extend(at.map(|at| (webhook, at)));
     }
     Ok(next)
+}
+
+/// Deleted webhooks that still have stored pending deliveries.
+pub(super) fn deleted_webhooks(connection: &Connection) -> rusqlite::Result<Vec<WebhookSeq>> {
+    connection
+        .prepare_cached(
+            "SELECT seq FROM webhook
+             WHERE deleted_at IS NOT NULL AND EXISTS (
+                 SELECT 1 FROM delivery INDEXED BY delivery_due WHERE state = 4 AND webhook_seq = webhook.seq
+             )
+             ORDER BY seq",
+        )?
+        .query_map((), |row| row.get(0))?
+        .collect()
 }

@@ -9,9 +9,10 @@ use rusqlite::{Connection, InterruptHandle};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use super::commit::{Failure, closed};
+use super::commit::closed;
 use crate::fair::Turns;
 use crate::store::StoreError;
+use crate::store::failure::Failure;
 use crate::webhook::TenantSeq;
 
 /// Read-only connections: what reads at once.

@@ -15,10 +15,10 @@ use uuid::Uuid;
 use super::folder::{DATABASE_FILE, Folder, at};
 use super::open::{MASTER_KEY_CHECK, MASTER_KEY_CHECK_TEXT, master_key_check};
 use crate::store::OpenError;
+use crate::store::records::webhook_columns::{DECNET_FIELD, POLICY_FIELD, STANDARD_FIELD};
 use crate::store::seal::{
     Belonging, CannotSeal, MASTER_KEY_FILE, MasterKey, MasterKeyError, NEW_MASTER_KEY_FILE, Sealer,
 };
-use crate::store::webhook_columns::{DECNET_FIELD, POLICY_FIELD, STANDARD_FIELD};
 use crate::webhook::TenantSeq;
 
 /// What a change of the master key did.
@@ -194,6 +194,8 @@ fn replace_key_file(folder: &Path) -> Result<(), OpenError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rusqlite::types::Value;
 
     use super::*;
@@ -225,7 +227,7 @@ mod tests {
 
     /// A folder with three webhooks, one of them deleted; and the settings of the others.
     async fn folder_with_webhooks(key: &MasterKey, folder: &Path) -> Vec<WebhookSettings> {
-        let store = open(folder, key).unwrap();
+        let store: Arc<dyn Store> = Arc::new(open(folder, key).unwrap());
         let mut all = Vec::new();
         for name in ["a", "b", "gone"] {
             let record = store.create_webhook(DEFAULT_TENANT, settings(name), NOW).await.unwrap();
@@ -240,7 +242,7 @@ mod tests {
     }
 
     async fn settings_in(folder: &Path, key: &MasterKey) -> Vec<WebhookSettings> {
-        let store = open(folder, key).unwrap();
+        let store: Arc<dyn Store> = Arc::new(open(folder, key).unwrap());
         let records = store.webhooks(DEFAULT_TENANT).await.unwrap();
         store.close().await;
         records.into_iter().map(|record| record.settings).collect()

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::commit::{Commit, Failure, Size};
+use super::commit::{Commit, Size};
 use super::{SqliteStore, audit, idempotency, replay};
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::delivery::id::EventSeq;
+use crate::fit::fit;
+use crate::store::failure::Failure;
 use crate::store::retention::{
     Cutoffs, MAX_PURGE_BYTES, MAX_PURGE_LINES, MAX_PURGE_ROWS, MAX_PURGE_SCAN_EVENTS, Purged, Retention, RetentionStore,
 };
@@ -27,7 +29,7 @@ const KEPT_FREE_PAGES: std::ops::RangeInclusive<u32> = 256..=65_536;
 
 /// What may go.
 #[derive(Debug)]
-struct Found {
+struct Purgeable {
     events: Vec<EventSeq>,
     through: EventSeq,
     is_end: bool,
@@ -35,7 +37,7 @@ struct Found {
     bytes: usize,
 }
 
-impl Found {
+impl Purgeable {
     fn nothing(through: EventSeq, is_end: bool) -> Self {
         Self { events: Vec::new(), through, is_end, rows: 0, bytes: 0 }
     }
@@ -62,7 +64,7 @@ fn read_head(row: &Row<'_>) -> rusqlite::Result<Head> {
         tenant: row.get(1)?,
         accepted_at: row.get(2)?,
         deliveries: owed::count(row.get_ref(3)?.as_blob()?),
-        body_bytes: usize::try_from(row.get::<_, i64>(4)?).unwrap_or(usize::MAX),
+        body_bytes: fit(row.get::<_, i64>(4)?, usize::MAX),
     })
 }
 
@@ -71,9 +73,9 @@ fn walk(
     connection: &Connection,
     after: EventSeq,
     before: UnixMicros,
-    mut visit: impl FnMut(&Head, &mut Found) -> Result<(), Failure>,
-) -> Result<Found, Failure> {
-    let mut found = Found::nothing(after, false);
+    mut visit: impl FnMut(&Head, &mut Purgeable) -> Result<(), Failure>,
+) -> Result<Purgeable, Failure> {
+    let mut found = Purgeable::nothing(after, false);
     let mut statement = connection.prepare_cached(
         "SELECT seq, tenant, accepted_at, owed, length(body) FROM event WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
@@ -96,9 +98,9 @@ fn walk(
     Ok(found)
 }
 
-fn find_events(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Found, Failure> {
+fn find_events(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Purgeable, Failure> {
     let Some(before) = retention.latest(|cutoffs| cutoffs.events) else {
-        return Ok(Found::nothing(after, true));
+        return Ok(Purgeable::nothing(after, true));
     };
     walk(connection, after, before, |head, found| {
         if may_go(connection, head, retention.of(head.tenant))? {
@@ -149,16 +151,16 @@ fn delete_events(commit: &mut Commit<'_>, events: &[EventSeq], retention: &Reten
             ] {
                 commit.prepare(sql)?.execute([event])?;
             }
-            commit.counters(head.tenant).stored_bytes -= i64::try_from(head.body_bytes).unwrap_or(i64::MAX);
+            commit.counters(head.tenant).stored_bytes -= fit(head.body_bytes, i64::MAX);
             count += 1;
         }
     }
     Ok(count)
 }
 
-fn find_attempts(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Found, Failure> {
+fn find_attempts(connection: &Connection, after: EventSeq, retention: &Retention) -> Result<Purgeable, Failure> {
     let Some(before) = retention.latest(|cutoffs| cutoffs.attempts) else {
-        return Ok(Found::nothing(after, true));
+        return Ok(Purgeable::nothing(after, true));
     };
     let mut has_old = connection.prepare_cached(
         "SELECT count(*) FROM (
@@ -309,11 +311,11 @@ impl SqliteStore {
     /// Hands what was found to the writer, if there is anything.
     async fn purge(
         &self,
-        found: Found,
+        found: Purgeable,
         mut delete: impl FnMut(&mut Commit<'_>, &[EventSeq]) -> Result<u64, Failure> + Send + 'static,
     ) -> Result<Purged, StoreError> {
         let size = Size { rows: found.rows, bytes: found.bytes, is_urgent: false, tenant: None };
-        let Found { events, through, is_end, .. } = found;
+        let Purgeable { events, through, is_end, .. } = found;
         let count =
             if events.is_empty() { 0 } else { self.writer.write(size, move |commit| delete(commit, &events)).await? };
         Ok(Purged { count, through, is_end })

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::folder::Folder;
 use crate::store::OpenError;
+use crate::store::records::webhook_columns::sealed_url;
 use crate::store::seal::Sealer;
-use crate::store::webhook_columns::sealed_url;
 use crate::webhook::TenantSeq;
 
 type Row = (i64, TenantSeq, Uuid, String, Option<Vec<u8>>);
@@ -44,13 +44,14 @@ pub(super) fn seal_urls(connection: &mut Connection, folder: &Folder, sealer: &S
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::sync::Arc;
 
     use super::*;
     use crate::clock::UnixMicros;
     use crate::store::Store;
+    use crate::store::records::webhook_columns::POLICY_FIELD;
     use crate::store::seal::{Belonging, MasterKey};
     use crate::store::sqlite::{DATABASE_FILE, SqliteOptions, SqliteStore};
-    use crate::store::webhook_columns::POLICY_FIELD;
     use crate::webhook::{DEFAULT_TENANT, WebhookPatch, WebhookSettings};
 
     const NOW: UnixMicros = UnixMicros(1_790_000_000_000_000);
@@ -95,7 +96,8 @@ mod tests {
     async fn a_url_of_before_is_sealed_by_a_start_and_leaves_no_trace() {
         let folder = tempfile::tempdir().unwrap();
         let (folder, key) = (folder.path(), MasterKey::new([7; 32]));
-        let open = || SqliteStore::open(folder, &key, SqliteOptions::default()).unwrap();
+        let open =
+            || -> Arc<dyn Store> { Arc::new(SqliteStore::open(folder, &key, SqliteOptions::default()).unwrap()) };
         let store = open();
         let mut before = Vec::new();
         for name in ["oldest", "newer", "deleted"] {

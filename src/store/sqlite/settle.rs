@@ -1,11 +1,13 @@
-//! Settling: what became of deliveries. Every write of a delivery's row goes through here.
+//! Settling: the rows of deliveries, as attempts and operators change them. Retention deletes them elsewhere.
 
 use rusqlite::{OptionalExtension, Row};
 
-use super::commit::{Commit, Failure, Size};
+use super::commit::{Commit, Size};
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
+use crate::fit::fit;
+use crate::store::failure::Failure;
 use crate::store::{AttemptRecord, SettleBatch, Settlement, owed};
 use crate::webhook::{WebhookHealth, WebhookSeq};
 
@@ -15,7 +17,7 @@ const MAX_PARKED_ROWS: u32 = 4_096;
 const ROW_BYTES: usize = 64;
 
 /// A change of one delivery.
-pub(super) struct Change<'a> {
+pub(super) struct RowChange<'a> {
     pub(super) transition: &'a Transition,
     pub(super) attempt: Option<&'a AttemptRecord>,
     pub(super) round_attempts: u32,
@@ -48,7 +50,7 @@ pub(super) fn settle(commit: &mut Commit<'_>, batch: &SettleBatch) -> Result<(),
 
 fn settle_one(commit: &mut Commit<'_>, settlement: &Settlement) -> rusqlite::Result<()> {
     let key = settlement.key;
-    let change = Change {
+    let change = RowChange {
         transition: &settlement.transition,
         attempt: settlement.attempt.as_ref(),
         round_attempts: settlement.round_attempts,
@@ -78,7 +80,7 @@ fn may_follow(existing: DeliveryState, next: DeliveryState) -> bool {
 }
 
 /// Changes a delivery, whether it has a row or not.
-pub(super) fn put(commit: &mut Commit<'_>, key: DeliveryKey, change: &Change<'_>) -> rusqlite::Result<()> {
+pub(super) fn put(commit: &mut Commit<'_>, key: DeliveryKey, change: &RowChange<'_>) -> rusqlite::Result<()> {
     match find(commit, key)? {
         Some(existing) => update(commit, key, &existing, change),
         None => insert(commit, key, change).map(drop),
@@ -104,7 +106,7 @@ pub(super) fn find(commit: &Commit<'_>, key: DeliveryKey) -> rusqlite::Result<Op
 }
 
 /// Writes the row of a delivery that has none; `false` if it has one.
-fn insert(commit: &mut Commit<'_>, key: DeliveryKey, change: &Change<'_>) -> rusqlite::Result<bool> {
+fn insert(commit: &mut Commit<'_>, key: DeliveryKey, change: &RowChange<'_>) -> rusqlite::Result<bool> {
     let first = change.attempt.filter(|attempt| attempt.number == 1);
     let inserted = commit
         .prepare(
@@ -162,7 +164,12 @@ pub(super) fn insert_unattempted(
         .map(|inserted| inserted > 0)
 }
 
-fn update(commit: &mut Commit<'_>, key: DeliveryKey, existing: &Existing, change: &Change<'_>) -> rusqlite::Result<()> {
+fn update(
+    commit: &mut Commit<'_>,
+    key: DeliveryKey,
+    existing: &Existing,
+    change: &RowChange<'_>,
+) -> rusqlite::Result<()> {
     let attempts = change.attempt.map_or(existing.attempts, |attempt| attempt.number.max(existing.attempts));
     let status_code = change.attempt.map_or(existing.status_code, |attempt| attempt.status_code);
     commit
@@ -252,7 +259,7 @@ pub(super) fn update_health(commit: &Commit<'_>, webhook: WebhookSeq, health: &W
             &health.last_error,
             health.auto_disabled_at,
             health.probe_at,
-            i64::try_from(health.cool_down.as_micros()).unwrap_or(i64::MAX),
+            fit(health.cool_down.as_micros(), i64::MAX),
         ))
         .map(drop)
 }

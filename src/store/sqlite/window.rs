@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::delivery::id::EventSeq;
+use crate::fit::fit;
 
 /// Counts of rowless deliveries, by event, from the low-water mark to the newest event.
 #[derive(Debug)]
@@ -99,7 +100,7 @@ impl Window {
 }
 
 fn position_to_i64(position: usize) -> i64 {
-    i64::try_from(position).unwrap_or(i64::MAX)
+    fit(position, i64::MAX)
 }
 
 #[cfg(test)]

@@ -13,19 +13,12 @@ use tokio::sync::oneshot;
 
 use self::queue::Queue;
 use self::thread::Thread;
-use super::commit::{Commit, Failure, Size, State, closed, store_error};
+use super::commit::{Commit, Size, State, closed};
 use super::files::Files;
 use super::settle;
-use crate::fair::{Permit, Turns};
+use crate::store::failure::{Failure, of_sqlite};
+use crate::store::gather::{Place, Room};
 use crate::store::{Act, StoreError};
-use crate::webhook::TenantSeq;
-
-/// What the calls of a commit, and those that wait for the next, may weigh, a row or a KiB one; a heavier one waits until it
-/// is alone. Tenants take turns at it, and then again at the commits.
-const MAX_WAITING_WEIGHT: usize = 6 << 10;
-/// A transaction takes no more calls when it has this many rows or bytes.
-const MAX_COMMIT_ROWS: usize = 4_096;
-const MAX_COMMIT_BYTES: usize = 2 << 20;
 
 /// A handle to the writer's thread, and for whom it writes.
 #[derive(Clone)]
@@ -38,7 +31,7 @@ pub(super) struct Writer {
 struct WriterThread {
     /// `None` after `close`.
     jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
-    room: Turns<Option<TenantSeq>>,
+    room: Room,
     thread: Mutex<Option<JoinHandle<()>>>,
     stopped: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -54,7 +47,7 @@ impl Writer {
         })?;
         let thread = WriterThread {
             jobs: Mutex::new(Some(jobs)),
-            room: Turns::new(MAX_WAITING_WEIGHT),
+            room: Room::new(),
             thread: Mutex::new(Some(thread)),
             stopped: Mutex::new(Some(stopped)),
         };
@@ -74,8 +67,7 @@ impl Writer {
         T: Send + 'static,
         W: FnMut(&mut Commit<'_>) -> Result<T, Failure> + Send + 'static,
     {
-        let weight = usize::try_from(size.weight()).unwrap_or(MAX_WAITING_WEIGHT).min(MAX_WAITING_WEIGHT);
-        let room = self.thread.room.acquire_many(size.tenant, weight).await;
+        let room = self.thread.room.enter(size.tenant, size.weight()).await;
         let jobs = self.thread.jobs.lock().clone().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
         let call = Call { work, size, act: self.act.clone(), done: None, answer, _room: room };
@@ -86,7 +78,7 @@ impl Writer {
 
     /// More waits than goes into one transaction.
     pub(super) fn is_busy(&self) -> bool {
-        self.thread.room.free() < MAX_WAITING_WEIGHT - MAX_COMMIT_ROWS
+        self.thread.room.is_busy()
     }
 
     /// Lets the thread finish what it was given, and waits until it has closed the file.
@@ -123,7 +115,7 @@ struct Call<T, W> {
     act: Option<Arc<Act>>,
     done: Option<Result<T, StoreError>>,
     answer: oneshot::Sender<Result<T, StoreError>>,
-    _room: Permit<Option<TenantSeq>>,
+    _room: Place,
 }
 
 impl<T, W> Job for Call<T, W>
@@ -141,6 +133,7 @@ where
             Ok(value) => Ok(value),
             Err(Failure::Refused(error)) => Err(error),
             Err(Failure::Sqlite(error)) => return Err(error),
+            Err(failure @ Failure::Postgres(_)) => Err(failure.into()),
         });
         Ok(())
     }
@@ -180,7 +173,7 @@ pub(super) fn probe(commit: &mut Commit<'_>) -> Result<(), Failure> {
         return room.map_err(Failure::Sqlite);
     }
     commit.connection.execute_batch("ROLLBACK TO probe; RELEASE probe")?;
-    room.map_err(|error| Failure::Refused(store_error(&error)))?;
+    room.map_err(|error| Failure::Refused(of_sqlite(&error)))?;
     commit.prepare("UPDATE progress SET next_event = next_event")?.execute(())?;
     Ok(())
 }

@@ -1,13 +1,9 @@
 //! The columns that rows of an embedded store are written to, and read from again to be compared.
 
-use std::error::Error;
+use tokio_postgres::types::Type;
 
-use bytes::BytesMut;
-use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use uuid::Uuid;
-
-use super::{Row, Table, Value, delivery};
-use crate::store::postgres::error::Unreadable;
+use super::{Table, delivery};
+use crate::store::sql::{Row, Value};
 
 /// Rows that the server sends at once. What may be large in them it sends as a hash.
 pub(super) const ROWS_PER_FETCH: u32 = 2_000;
@@ -317,48 +313,4 @@ pub(super) fn selects(table: Table) -> Vec<String> {
         _ => return vec![Written::of(table).select()],
     };
     selects.iter().map(|select| (*select).to_owned()).collect()
-}
-
-impl ToSql for Value {
-    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        match (self, ty) {
-            (Self::Null, _) => Ok(IsNull::Yes),
-            (Self::Integer(number), &Type::INT8) => number.to_sql(ty, out),
-            (Self::Integer(number), &Type::INT4) => i32::try_from(*number)?.to_sql(ty, out),
-            (Self::Integer(number), &Type::INT2) => i16::try_from(*number)?.to_sql(ty, out),
-            (Self::Integer(number @ (0 | 1)), &Type::BOOL) => (*number == 1).to_sql(ty, out),
-            (Self::Text(text), &Type::TEXT) => text.to_sql(ty, out),
-            (Self::Bytes(bytes), &Type::BYTEA) => bytes.to_sql(ty, out),
-            (Self::Bytes(bytes), &Type::UUID) => Uuid::from_slice(bytes)?.to_sql(ty, out),
-            _ => Err(Unreadable(format!("a value is no {ty}")).into()),
-        }
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    to_sql_checked!();
-}
-
-impl FromSql<'_> for Value {
-    fn from_sql(ty: &Type, raw: &[u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
-        Ok(match *ty {
-            Type::INT8 => Self::Integer(i64::from_sql(ty, raw)?),
-            Type::INT4 => Self::Integer(i32::from_sql(ty, raw)?.into()),
-            Type::INT2 => Self::Integer(i16::from_sql(ty, raw)?.into()),
-            Type::BOOL => Self::Integer(bool::from_sql(ty, raw)?.into()),
-            Type::TEXT => Self::Text(String::from_sql(ty, raw)?),
-            // A UUID is its bytes.
-            _ => Self::Bytes(raw.to_vec()),
-        })
-    }
-
-    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn Error + Sync + Send>> {
-        Ok(Self::Null)
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        [Type::INT8, Type::INT4, Type::INT2, Type::BOOL, Type::TEXT, Type::BYTEA, Type::UUID].contains(ty)
-    }
 }

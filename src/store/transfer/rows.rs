@@ -5,14 +5,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-/// What is in a column. Texts have no U+0000, which PostgreSQL's cannot hold; UUIDs are their bytes, booleans numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Value {
-    Null,
-    Integer(i64),
-    Text(String),
-    Bytes(Vec<u8>),
-}
+use crate::store::sql::{Row, Value};
 
 impl Value {
     /// How much memory it takes, roughly.
@@ -31,9 +24,6 @@ impl Value {
         }
     }
 }
-
-/// The values of one row, in the order that its [`Table`] says.
-pub(super) type Row = Vec<Value>;
 
 /// Rows that are written together.
 #[derive(Debug, Default)]

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{Batch, Digests, Identity, LastNumbers, Row, Table, TransferError, Value, delivery};
+use super::{Batch, Digests, Identity, LastNumbers, Table, TransferError, delivery};
 use crate::store::id_hash::IdHash;
 use crate::store::seal::{MASTER_KEY_FILE, MasterKey, MasterKeyError, Sealer};
+use crate::store::sql::{Row, Value};
 use crate::store::sqlite::folder::{DATABASE_FILE, Folder, at};
 use crate::store::sqlite::open::{DELIVERY_ID_KEY, ID_HASH_KEY, MASTER_KEY_CHECK, SCHEMA_VERSION, read_meta};
+use crate::store::sqlite::sql;
 use crate::store::{OpenError, Shard, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
@@ -291,19 +292,17 @@ fn select(table: Table) -> &'static str {
     }
 }
 
+/// The values of a row as PostgreSQL can hold them: its texts have no U+0000.
 fn values(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
-    (0..row.as_ref().column_count()).map(|column| value(row.get_ref(column)?)).collect()
-}
-
-fn value(value: ValueRef<'_>) -> rusqlite::Result<Value> {
-    Ok(match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(number) => Value::Integer(number),
-        ValueRef::Text(_) => Value::Text(value.as_str()?.replace('\0', "\u{fffd}")),
-        ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
-        // No column has it.
-        ValueRef::Real(number) => Value::Text(number.to_string()),
-    })
+    let mut values = sql::values(row)?;
+    for value in &mut values {
+        if let Value::Text(text) = value
+            && text.contains('\0')
+        {
+            *text = text.replace('\0', "\u{fffd}");
+        }
+    }
+    Ok(values)
 }
 
 /// Rows that gather until they are worth a write.

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use tokio_postgres::error::SqlState;
 
 use super::columns::{self, ROWS_PER_FETCH, Written};
-use super::{Batch, Digests, Identity, LastNumbers, Progress, Row, Step, Table, Task, TransferError, Value, delivery};
-use crate::store::postgres::error::{Failure, corrupt};
+use super::{Batch, Digests, Identity, LastNumbers, Progress, Step, Table, Task, TransferError, delivery};
+use crate::store::failure::{Failure, corrupt};
 use crate::store::postgres::open::{self, PostgresOptions, shown};
 use crate::store::postgres::partitions;
 use crate::store::postgres::pool::{Connection, Connections};
+use crate::store::sql::{Row, Value};
 use crate::store::{OpenError, StoreError};
 
 /// `pg_advisory_lock`: held for the whole of a move.
@@ -23,7 +24,7 @@ const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// What a database has of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum TargetState {
     Nothing,
     Part,
     Whole,
@@ -129,10 +130,10 @@ impl Target {
     }
 
     /// What is there of this source. Changes nothing.
-    pub(super) async fn find(&self, identity: &Identity) -> Result<Found, TransferError> {
+    pub(super) async fn find(&self, identity: &Identity) -> Result<TargetState, TransferError> {
         let sql = "SELECT source, state, finished_at IS NOT NULL FROM transfer";
         let row = self.connection.query_opt(sql, &[]).await.map_err(|failure| self.failed(failure))?;
-        let Some(row) = row else { return Ok(Found::Nothing) };
+        let Some(row) = row else { return Ok(TargetState::Nothing) };
         let read =
             || -> Result<(Vec<u8>, Vec<u8>, bool), Failure> { Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)) };
         let (source, state, is_whole) = read().map_err(|failure| self.failed(failure))?;
@@ -143,7 +144,7 @@ impl Target {
         if state != identity.state {
             return Err(TransferError::SourceChanged { database });
         }
-        Ok(if is_whole { Found::Whole } else { Found::Part })
+        Ok(if is_whole { TargetState::Whole } else { TargetState::Part })
     }
 
     /// From here on the database belongs to the source: no node starts on it before everything is there. A node that makes

@@ -29,7 +29,7 @@ pub(crate) async fn fill(folder: &Path, events: usize) -> u64 {
     let data = folder.join("data");
     std::fs::create_dir_all(&data).unwrap();
     let key = MasterKey::create(&data).unwrap();
-    let store = SqliteStore::open(&data, &key, SqliteOptions::default()).unwrap();
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data, &key, SqliteOptions::default()).unwrap());
     let mut webhooks = Vec::new();
     for name in ["a", "b", "c"] {
         webhooks.push(store.create_webhook(DEFAULT_TENANT, settings(name), NOW).await.unwrap().seq);
@@ -46,7 +46,7 @@ pub(crate) async fn fill(folder: &Path, events: usize) -> u64 {
     store.create_token(token).await.unwrap();
     let once = Idempotency { key: "k".to_owned(), body_hash: [2; 32], expires_at: NOW, now: NOW };
     store.accept_once(DEFAULT_TENANT, Vec::new(), once).await.unwrap();
-    let mut pending = accept(&store, "near", events, &webhooks).await;
+    let mut pending = accept(&*store, "near", events, &webhooks).await;
     store.close().await;
     drop(store);
     // As if millions of events had been purged.
@@ -55,8 +55,8 @@ pub(crate) async fn fill(folder: &Path, events: usize) -> u64 {
     // As if a purge of the audit log had been cut off.
     database.execute("INSERT INTO audit_purge (tenant, lines, first_at, last_at) VALUES (1, 7, 8, 9)", ()).unwrap();
     drop(database);
-    let store = SqliteStore::open(&data, &key, SqliteOptions::default()).unwrap();
-    pending += accept(&store, "far", events, &webhooks).await;
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data, &key, SqliteOptions::default()).unwrap());
+    pending += accept(&*store, "far", events, &webhooks).await;
     store.close().await;
     pending
 }
@@ -83,7 +83,7 @@ pub(crate) fn event(id: &str, body: &str, owed: Vec<Owed>) -> NewEvent {
     NewEvent { tenant: DEFAULT_TENANT, event, accepted_at: NOW, owed }
 }
 
-async fn accept(store: &SqliteStore, prefix: &str, events: usize, webhooks: &[WebhookSeq]) -> u64 {
+async fn accept(store: &dyn Store, prefix: &str, events: usize, webhooks: &[WebhookSeq]) -> u64 {
     let mut pending: i64 = 0;
     for start in (0..events).step_by(CHUNK) {
         let numbers = start..events.min(start + CHUNK);

@@ -29,6 +29,7 @@ async fn stopping_at(cluster: &Cluster, event: i64) {
         include_str!("../../../migrations/postgres/0006_checksum.sql"),
         include_str!("../../../migrations/postgres/0007_known.sql"),
         include_str!("../../../migrations/postgres/0008_disk.sql"),
+        include_str!("../../../migrations/postgres/0009_records.sql"),
     ];
     cluster
         .execute(DATABASE, "CREATE TABLE schema_version (version bigint PRIMARY KEY, migrated_at timestamptz)")
@@ -112,6 +113,7 @@ async fn works(cluster: &Cluster, data: &std::path::Path) {
     assert_eq!(again[0], Accepted::Duplicate { seq: EventSeq(4), share: Share { deliveries: 3, skipped: 0 } });
     let Accepted::New { seq: EventSeq(new) } = again[1] else { panic!("{again:?}") };
     assert!((last + 1..last + 10).contains(&new), "{again:?}");
+    let store: &dyn Store = &store;
     let webhook = store.create_webhook(DEFAULT_TENANT, settings("c"), crate::migrate_store::filled::NOW).await.unwrap();
     assert_eq!(webhook.seq, WebhookSeq(4), "the name of the one that was deleted is free, its number is not");
     assert_eq!(store.pending(DEFAULT_TENANT), count(cluster, "pending").await);

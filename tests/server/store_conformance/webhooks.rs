@@ -69,7 +69,7 @@ pub(crate) async fn a_change_on_an_old_version_is_refused<F: Fixture>() {
     assert_eq!((changed.version, &changed.settings), (2, &change));
     assert_eq!((changed.seq, changed.created_at, changed.updated_at), (created.seq, at(1), at(2)));
     let late = store.update_webhook(DEFAULT_TENANT, created.uuid, 1, settings("late"), false, at(3)).await;
-    assert!(matches!(late, Err(StoreError::Conflict(_))));
+    assert!(matches!(late, Err(StoreError::Stale)));
     assert_eq!(store.webhook(DEFAULT_TENANT, created.uuid).await.unwrap().unwrap(), changed);
     let nobody = store.update_webhook(DEFAULT_TENANT, Uuid::nil(), 1, settings("x"), false, at(3)).await;
     assert!(matches!(nobody, Err(StoreError::NotFound)));

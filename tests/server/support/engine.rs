@@ -15,9 +15,11 @@ use postrider::event::Event;
 use postrider::ingest::Receipt;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
-use postrider::store::{DeliveryFilter, Page, StoredDelivery};
+use postrider::store::{DeliveryFilter, Page, StoredDelivery, TenantPatch};
 use postrider::topic::Topic;
-use postrider::webhook::{DEFAULT_TENANT, WebhookPatch, WebhookRecord};
+use postrider::webhook::{DEFAULT_TENANT, TenantSeq, WebhookPatch, WebhookRecord};
+
+use super::receiver::TestReceiver;
 
 pub(crate) const MASTER_KEY: [u8; 32] = [3; 32];
 
@@ -96,6 +98,56 @@ pub(crate) async fn wait_for(engine: &Engine, state: DeliveryState, count: usize
     let pending = deliveries(engine, DeliveryState::Pending).await;
     let found = deliveries(engine, state).await.len();
     panic!("{found} deliveries are {}, not {count}; {:?}; {pending:#?}", state.as_str(), engine.figures());
+}
+
+/// A webhook of a tenant of its own, beside those of a test. An event that waits for its time goes the way of all that
+/// waits: into the store, by the timer and a load, to a worker. When it has arrived, what should have come before it has
+/// come, or is under way; so a test that expects nothing waits for this, and for no time.
+pub(crate) struct Sentinel {
+    tenant: TenantSeq,
+    receiver: TestReceiver,
+}
+
+impl Sentinel {
+    pub(crate) async fn new(engine: &Arc<Engine>) -> Self {
+        let patch = TenantPatch { name: Some("sentinel".to_owned()), ..TenantPatch::default() };
+        let tenant = engine.create_tenant(DEFAULT_TENANT.into(), patch).await.expect("a tenant").seq;
+        let receiver = TestReceiver::healthy().await;
+        let patch = WebhookPatch {
+            name: Some("sentinel".to_owned()),
+            url: Some(receiver.url("/")),
+            topic_patterns: Some(vec![">".to_owned()]),
+            ..WebhookPatch::default()
+        };
+        engine.create_webhook(tenant, patch).await.expect("the webhook is valid");
+        Self { tenant, receiver }
+    }
+
+    /// Sends an event that is due after `delay`.
+    pub(crate) async fn send(&self, engine: &Arc<Engine>, delay: Duration) {
+        let now = engine.now();
+        let event = serde_json::json!({"topic": "sentinel", "deliver_at": now.after(delay).to_string()}).to_string();
+        let event = Event::from_json(event.as_bytes(), now).expect("an event");
+        engine.publish(self.tenant, vec![event]).await.expect("the event is accepted");
+    }
+
+    /// Waits until `count` have arrived in all, and nothing is under way any more.
+    pub(crate) async fn arrived(&self, engine: &Engine, count: usize) {
+        self.receiver.wait_for(count).await;
+        let at_rest = async {
+            while engine.figures().in_flight > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), at_rest).await.expect("what is under way ends");
+    }
+
+    /// Sends one that is due after `delay` of a clock that goes, and waits for it.
+    pub(crate) async fn pass(&self, engine: &Arc<Engine>, delay: Duration) {
+        let before = self.receiver.received_count();
+        self.send(engine, delay).await;
+        self.arrived(engine, before + 1).await;
+    }
 }
 
 pub(crate) async fn stop(engine: Arc<Engine>) {

@@ -47,6 +47,7 @@ impl Filled {
                 retry_schedule: None,
                 policy: crate::webhook::Policy::default(),
             };
+            let store: &dyn Store = &store;
             webhooks.push(store.create_webhook(DEFAULT_TENANT, settings, NOW).await.unwrap().seq);
         }
         let owed = webhooks.iter().map(|webhook| Owed { webhook: *webhook, disposition: Disposition::InMemory });

@@ -7,8 +7,9 @@ use tokio_postgres::Row;
 
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryKey, EventSeq};
+use crate::fit::fit;
 use crate::store::LiveEvent;
-use crate::store::postgres::error::Failure;
+use crate::store::failure::Failure;
 use crate::store::postgres::events;
 use crate::store::postgres::listings::regex;
 use crate::store::postgres::pool::Connection;
@@ -69,7 +70,7 @@ impl Looked {
 }
 
 fn count(row: &Row, column: usize) -> Result<u32, Failure> {
-    Ok(u32::try_from(row.try_get::<_, i64>(column)?).unwrap_or(u32::MAX))
+    Ok(fit(row.try_get::<_, i64>(column)?, u32::MAX))
 }
 
 /// Served by the primary key of `pending` if that state is wanted, and by the index `delivery_ended`, or by the primary

@@ -7,11 +7,11 @@ use rusqlite::Connection;
 
 use crate::delivery::DeliveryState;
 use crate::delivery::id::{DeliveryKey, EventSeq};
+use crate::store::failure::{Failure, corrupt};
 use crate::store::owed;
 use crate::store::replay::{
     MAX_REPLAY_SCAN_ROWS, MAX_REPLAY_STEP_BYTES, ReplayAction, ReplayRecord, ReplayScan, Selection,
 };
-use crate::store::sqlite::commit::{Failure, corrupt};
 use crate::store::sqlite::deliveries::{EventHead, delivery_rows, event_head};
 use crate::store::sqlite::events::event_by_seq;
 use crate::store::{LiveEvent, StoreError, StoredEvent};

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::{Job, MAX_COMMIT_BYTES, MAX_COMMIT_ROWS};
+use super::Job;
+use crate::fit::fit;
+use crate::store::gather::{MAX_COMMIT_ROWS, has_room};
 use crate::store::sqlite::commit::Size;
 use crate::webhook::TenantSeq;
 
@@ -62,12 +64,12 @@ struct Load {
 
 impl Load {
     fn has_room_for(&self, size: Size, max_weight: Option<u64>) -> bool {
-        let has_room = self.rows < MAX_COMMIT_ROWS && self.bytes < MAX_COMMIT_BYTES;
-        self.calls == 0 || has_room && max_weight.is_none_or(|max| self.more + size.weight() <= max)
+        let has_room = has_room(self.rows, self.bytes);
+        self.calls == 0 || has_room && max_weight.is_none_or(|max| self.more + size.weight() as u64 <= max)
     }
 
     fn add(&mut self, size: Size) {
-        self.more += if self.calls > 0 { size.weight() } else { 0 };
+        self.more += if self.calls > 0 { size.weight() as u64 } else { 0 };
         self.calls += 1;
         self.rows += size.rows;
         self.bytes += size.bytes;
@@ -87,7 +89,7 @@ pub(super) struct Pace {
 impl Pace {
     /// Notes a commit: what was written in which time, and how long its sync took.
     pub(super) fn note(&mut self, weight: u64, written: Duration, synced: Duration) {
-        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let ns = |time: Duration| fit(time.as_nanos(), u64::MAX);
         let (per_weight, sync) = (ns(written) / weight.max(1), ns(synced));
         if self.sync == 0 {
             *self = Self { per_weight, sync };
@@ -174,7 +176,7 @@ impl Queue {
         }
         let end = self.ends.entry(size.tenant).or_default();
         let start = self.now.max(*end);
-        *end = start + size.weight();
+        *end = start + size.weight() as u64;
         self.waiting.insert((start, self.count), call);
         self.count += 1;
     }
@@ -279,7 +281,7 @@ mod tests {
             calls.send(Box::new(Named(size))).unwrap();
         }
         let commits: Vec<usize> = (0..3).map(|_| queue.gather(&slow).len()).collect();
-        assert_eq!(commits, [2, 2, 1], "of {MAX_COMMIT_BYTES} bytes");
+        assert_eq!(commits, [2, 2, 1], "of 2 MiB");
     }
 
     #[test]

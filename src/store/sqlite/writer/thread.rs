@@ -9,7 +9,9 @@ use tracing::{error, info, warn};
 use super::Job;
 use super::queue::{Pace, Queue, Waited};
 use crate::store::StoreError;
-use crate::store::sqlite::commit::{Commit, State, closed, store_error};
+use crate::store::failure::of_sqlite;
+use crate::store::gather::CommitLog;
+use crate::store::sqlite::commit::{Commit, State, closed};
 use crate::store::sqlite::disk;
 use crate::store::sqlite::files::Files;
 use crate::store::sqlite::recovery::is_failed_write;
@@ -27,8 +29,7 @@ pub(super) struct Thread {
     disk: Disk,
     /// The folder was not in its place when it was last looked at.
     has_moved: bool,
-    /// The last commit failed, and that was said.
-    is_failing: bool,
+    log: CommitLog,
 }
 
 /// What is known of the disk.
@@ -44,7 +45,7 @@ enum Disk {
 
 impl Thread {
     pub(super) fn new(files: Files, state: State) -> Self {
-        Self { files, state, pace: Pace::default(), disk: Disk::Sound, has_moved: false, is_failing: false }
+        Self { files, state, pace: Pace::default(), disk: Disk::Sound, has_moved: false, log: CommitLog::default() }
     }
 
     /// Works until nobody can call any more, then closes the files.
@@ -99,12 +100,12 @@ impl Thread {
             for job in jobs {
                 let mut alone = [job];
                 let committed = self.commit(&mut alone);
-                self.note(&committed);
+                self.log.note(&committed);
                 answer(alone, &committed);
             }
             return;
         }
-        self.note(&committed);
+        self.log.note(&committed);
         answer(jobs, &committed);
     }
 
@@ -123,19 +124,9 @@ impl Thread {
                 if is_failed_write(&error) {
                     self.fail(error.to_string());
                 }
-                Err(store_error(&error))
+                Err(of_sqlite(&error))
             }
         }
-    }
-
-    /// Logs the first failure of a row of them, and the recovery.
-    fn note(&mut self, committed: &Result<(), StoreError>) {
-        match committed {
-            Err(error) if !self.is_failing => error!(%error, "the store cannot commit"),
-            Ok(()) if self.is_failing => info!("the store commits again"),
-            _ => {}
-        }
-        self.is_failing = committed.is_err();
     }
 
     fn look_at_folder(&mut self) {
@@ -191,7 +182,7 @@ fn commit(
     jobs: &mut [Box<dyn Job>],
 ) -> rusqlite::Result<()> {
     let began_at = Instant::now();
-    let weight = jobs.iter().map(|job| job.size().weight()).sum();
+    let weight = jobs.iter().map(|job| job.size().weight() as u64).sum();
     let write = || -> rusqlite::Result<()> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
         let mut commit = Commit { connection, state, act: None };

@@ -1,8 +1,6 @@
 //! A webhook's settings in the form of columns. Both stores keep them in the same, secrets sealed alike, so that what
 //! one has written the other can read.
 
-mod keys;
-
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -10,20 +8,21 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use self::keys::StoredKeys;
-use super::seal::{Belonging, Sealer};
-use super::{MAX_TENANT_SETTINGS_BYTES, StoreError};
+use super::webhook_keys::StoredKeys;
 use crate::delivery::access::Access;
 use crate::delivery::guard::Destination;
 use crate::delivery::retry::Schedule;
+use crate::fit::fit;
 use crate::signing::{Secret, SigningKeys, StandardKey};
+use crate::store::seal::{Belonging, Sealer};
+use crate::store::{MAX_TENANT_SETTINGS_BYTES, StoreError};
 use crate::topic::Pattern;
 use crate::webhook::{Method, Policy, TenantSeq, Webhook, WebhookPatch, WebhookSettings};
 
 /// What the sealed columns are bound to.
-pub(super) const DECNET_FIELD: &str = "webhook.decnet_secret";
-pub(super) const STANDARD_FIELD: &str = "webhook.standard_key";
-pub(super) const POLICY_FIELD: &str = "webhook.policy";
+pub(in crate::store) const DECNET_FIELD: &str = "webhook.decnet_secret";
+pub(in crate::store) const STANDARD_FIELD: &str = "webhook.standard_key";
+pub(in crate::store) const POLICY_FIELD: &str = "webhook.policy";
 
 /// The columns; lists are words with spaces between.
 pub(super) struct Columns {
@@ -95,7 +94,7 @@ impl Columns {
             decnet_secret: seal(receiver.keys.decnet.expose(), DECNET_FIELD)?,
             standard_key: seal(&receiver.keys.standard.expose(), STANDARD_FIELD)?,
             signatures: join(receiver.signatures.iter().map(|scheme| scheme.as_str().to_owned())),
-            timeout_us: i64::try_from(receiver.timeout.as_micros()).unwrap_or(i64::MAX),
+            timeout_us: fit(receiver.timeout.as_micros(), i64::MAX),
             topic_patterns: join(settings.topic_patterns.iter().map(Pattern::to_string)),
             enabled: settings.enabled,
             max_in_flight: settings.max_in_flight,
@@ -156,7 +155,7 @@ impl Columns {
 }
 
 /// The columns `url` and `policy` of a row in which the URL is not sealed yet; `policy` is what it has.
-pub(super) fn sealed_url(
+pub(in crate::store) fn sealed_url(
     url: &str,
     policy: Option<&[u8]>,
     sealer: &Sealer,

@@ -1,0 +1,62 @@
+//! Calls that wait share a commit: within which bounds, and what the log says while commits fail.
+
+use tracing::{error, info};
+
+use super::StoreError;
+use crate::fair::Turns;
+use crate::webhook::TenantSeq;
+
+/// What the calls of a commit, and those that wait for the next, may weigh, a row or a KiB one; a heavier one waits until it
+/// is alone. Tenants take turns at it, and then again at the commits.
+const MAX_WAITING_WEIGHT: usize = 6 << 10;
+/// A transaction takes no more calls when it has this many rows or bytes.
+pub(super) const MAX_COMMIT_ROWS: usize = 4_096;
+const MAX_COMMIT_BYTES: usize = 2 << 20;
+
+/// What a call takes of the turns of its tenant: a row costs about as much as a KiB.
+pub(super) fn weight(rows: usize, bytes: usize) -> usize {
+    (rows + (bytes >> 10)).max(1)
+}
+
+/// Whether a commit of this size takes one more call.
+pub(super) fn has_room(rows: usize, bytes: usize) -> bool {
+    rows < MAX_COMMIT_ROWS && bytes < MAX_COMMIT_BYTES
+}
+
+/// The room of the calls that wait, and of those whose commit is under way.
+pub(super) struct Room(Turns<Option<TenantSeq>>);
+
+pub(super) type Place = crate::fair::Permit<Option<TenantSeq>>;
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self(Turns::new(MAX_WAITING_WEIGHT))
+    }
+
+    /// The turn of a tenant, or of the server itself.
+    pub(super) async fn enter(&self, tenant: Option<TenantSeq>, weight: usize) -> Place {
+        self.0.acquire_many(tenant, weight.min(MAX_WAITING_WEIGHT)).await
+    }
+
+    /// More waits than goes into one transaction.
+    pub(super) fn is_busy(&self) -> bool {
+        self.0.free() < MAX_WAITING_WEIGHT - MAX_COMMIT_ROWS
+    }
+}
+
+/// Says once that commits fail, and once that they succeed again.
+#[derive(Default)]
+pub(super) struct CommitLog {
+    is_failing: bool,
+}
+
+impl CommitLog {
+    pub(super) fn note<T>(&mut self, committed: &Result<T, StoreError>) {
+        match committed {
+            Err(error) if !self.is_failing => error!(%error, "the store cannot commit"),
+            Ok(_) if self.is_failing => info!("the store commits again"),
+            _ => {}
+        }
+        self.is_failing = committed.is_err();
+    }
+}

@@ -1,0 +1,187 @@
+//! Tenants: records, and quotas that a transaction can check.
+
+use uuid::Uuid;
+
+use super::audit::record;
+use super::replays;
+use crate::clock::UnixMicros;
+use crate::store::failure::Failure;
+use crate::store::paging::{page_by_uuid, start_by_uuid};
+use crate::store::sql::{Fields, Row, Select, Sql, found};
+use crate::store::{Deed, DeletedTenant, Page, PageOf, Quotas, StoreError, TenantPatch, TenantRecord};
+use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
+
+/// The columns that [`tenant`] reads, in its order.
+macro_rules! select_tenants {
+    ($rest:literal) => {
+        concat!(
+            "SELECT seq, uuid, name, description, max_webhooks, max_events_per_s, max_pending, max_tokens,
+                 max_stored_bytes, created_at
+             FROM tenant WHERE deleted_at IS NULL ",
+            $rest
+        )
+    };
+}
+pub(in crate::store) use select_tenants;
+
+pub(super) fn create(sql: &mut dyn Sql, patch: &TenantPatch, now: UnixMicros) -> Result<TenantRecord, Failure> {
+    let mut tenant = TenantRecord {
+        seq: TenantSeq(0),
+        uuid: Uuid::new_v4(),
+        name: String::new(),
+        description: String::new(),
+        quotas: Quotas::default(),
+        created_at: now,
+    };
+    patch.clone().apply(&mut tenant);
+    sql.lock_tenant_names()?;
+    refuse_taken_name(sql, &tenant)?;
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = tenant.quotas.columns();
+    let row = sql.query_row(
+        "INSERT INTO tenant
+             (uuid, name, description, max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes,
+              created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         RETURNING seq",
+        &[
+            tenant.uuid.into(),
+            (&tenant.name).into(),
+            (&tenant.description).into(),
+            max_webhooks.into(),
+            max_events_per_s.into(),
+            max_pending.into(),
+            max_tokens.into(),
+            max_stored_bytes.into(),
+            now.into(),
+        ],
+    )?;
+    tenant.seq = Fields::of(row.unwrap_or_default()).next()?;
+    record(sql, &Deed::of("tenant.create", tenant.seq, tenant.uuid, now).named(&tenant.name))?;
+    Ok(tenant)
+}
+
+pub(super) fn update(
+    sql: &mut dyn Sql,
+    seq: TenantSeq,
+    patch: &TenantPatch,
+    now: UnixMicros,
+) -> Result<TenantRecord, Failure> {
+    sql.lock_tenant_names()?;
+    let before = lock(sql, seq)?;
+    let mut tenant = before.clone();
+    patch.clone().apply(&mut tenant);
+    if seq == DEFAULT_TENANT && tenant.name != before.name {
+        return Err(StoreError::Conflict(format!("the tenant `{}` keeps its name", before.name)).into());
+    }
+    refuse_taken_name(sql, &tenant)?;
+    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = tenant.quotas.columns();
+    sql.execute(
+        "UPDATE tenant SET name = ?2, description = ?3, max_webhooks = ?4, max_events_per_s = ?5, max_pending = ?6,
+             max_tokens = ?7, max_stored_bytes = ?8
+         WHERE seq = ?1",
+        &[
+            seq.into(),
+            (&tenant.name).into(),
+            (&tenant.description).into(),
+            max_webhooks.into(),
+            max_events_per_s.into(),
+            max_pending.into(),
+            max_tokens.into(),
+            max_stored_bytes.into(),
+        ],
+    )?;
+    record(sql, &Deed::of("tenant.update", seq, tenant.uuid, now).named(&tenant.name))?;
+    Ok(tenant)
+}
+
+pub(super) fn delete(
+    sql: &mut dyn Sql,
+    seq: TenantSeq,
+    force: bool,
+    now: UnixMicros,
+) -> Result<DeletedTenant, Failure> {
+    // From here on it gets neither webhooks nor tokens.
+    let tenant = lock(sql, seq)?;
+    if seq == DEFAULT_TENANT {
+        return Err(StoreError::Conflict(format!("the tenant `{}` cannot be deleted", tenant.name)).into());
+    }
+    let rows =
+        sql.query("SELECT seq FROM webhook WHERE tenant = ?1 AND deleted_at IS NULL ORDER BY seq", &[seq.into()])?;
+    let webhooks: Vec<WebhookSeq> = rows.into_iter().map(|row| Fields::of(row).next()).collect::<Result<_, _>>()?;
+    if !force {
+        refuse_with_work(&tenant, webhooks.len(), sql.pending(seq)?)?;
+    }
+    for statement in [
+        "UPDATE webhook SET deleted_at = ?2 WHERE tenant = ?1 AND deleted_at IS NULL",
+        "UPDATE token SET revoked_at = ?2 WHERE tenant = ?1 AND revoked_at IS NULL",
+        "UPDATE tenant SET deleted_at = ?2 WHERE seq = ?1",
+    ] {
+        sql.execute(statement, &[seq.into(), now.into()])?;
+    }
+    replays::end_with_tenant(sql, seq, now)?;
+    record(sql, &Deed::of("tenant.delete", seq, tenant.uuid, now).named(&tenant.name))?;
+    Ok(DeletedTenant { tenant, webhooks })
+}
+
+fn refuse_with_work(tenant: &TenantRecord, webhooks: usize, pending: u64) -> Result<(), StoreError> {
+    if webhooks == 0 && pending == 0 {
+        return Ok(());
+    }
+    Err(StoreError::Conflict(format!(
+        "the tenant `{}` has {webhooks} webhooks and {pending} pending deliveries, which only a forced deletion takes \
+         with it",
+        tenant.name
+    )))
+}
+
+/// The tenant, which stays as it is until the transaction ends: what depends on it is decided by one at a time.
+pub(super) fn lock(sql: &mut dyn Sql, seq: TenantSeq) -> Result<TenantRecord, Failure> {
+    tenant(found(sql.lock("tenant", select_tenants!("AND seq = ?1"), &[seq.into()])?)?)
+}
+
+/// Oldest first.
+pub(super) fn list(sql: &mut dyn Select) -> Result<Vec<TenantRecord>, Failure> {
+    sql.query(select_tenants!("ORDER BY seq"), &[])?.into_iter().map(tenant).collect()
+}
+
+/// Oldest first.
+pub(super) fn page(sql: &mut dyn Select, page: &Page) -> Result<PageOf<TenantRecord>, Failure> {
+    let (cursor, limit) = start_by_uuid(page)?;
+    let after = match cursor {
+        None => TenantSeq(0),
+        Some(uuid) => {
+            let row = sql.query_row("SELECT seq FROM tenant WHERE uuid = ?1", &[uuid.into()])?;
+            Fields::of(row.ok_or(StoreError::Cursor)?).next()?
+        }
+    };
+    let rows = sql.query(select_tenants!("AND seq > ?1 ORDER BY seq LIMIT ?2"), &[after.into(), limit.into()])?;
+    let tenants = rows.into_iter().map(tenant).collect::<Result<_, _>>()?;
+    Ok(page_by_uuid(tenants, page, |tenant: &TenantRecord| tenant.uuid))
+}
+
+pub(in crate::store) fn tenant(row: Row) -> Result<TenantRecord, Failure> {
+    let mut fields = Fields::of(row);
+    Ok(TenantRecord {
+        seq: fields.next()?,
+        uuid: fields.next()?,
+        name: fields.next()?,
+        description: fields.next()?,
+        quotas: Quotas {
+            max_webhooks: fields.next()?,
+            max_events_per_s: fields.next()?,
+            max_pending: fields.next()?,
+            max_tokens: fields.next()?,
+            max_stored_bytes: fields.next()?,
+        },
+        created_at: fields.next()?,
+    })
+}
+
+/// Also checked by the index `tenant_name`; asked first because the transaction must go on. Names are locked.
+fn refuse_taken_name(sql: &mut dyn Sql, tenant: &TenantRecord) -> Result<(), Failure> {
+    let taken = sql.query_row(
+        "SELECT 1 FROM tenant WHERE name = ?1 AND seq != ?2 AND deleted_at IS NULL",
+        &[(&tenant.name).into(), tenant.seq.into()],
+    )?;
+    if taken.is_some() || tenant.name.is_empty() { Err(StoreError::NameTaken.into()) } else { Ok(()) }
+}
