@@ -34,7 +34,7 @@ const GATED: [&str; 7] = [
 ];
 
 /// One owner a technology: what only files under these paths may name.
-const OWNERS: [(&str, &[&str]); 26] = [
+const OWNERS: [(&str, &[&str]); 27] = [
     ("rusqlite", &["src/store/"]),
     ("tokio_postgres", &["src/store/"]),
     ("deadpool_postgres", &["src/store/"]),
