@@ -91,8 +91,8 @@ mod tests {
         }
     }
 
-    fn of(addresses: &[&str]) -> Option<Vec<IpAddr>> {
-        Some(addresses.iter().map(|ip| ip.parse().unwrap()).collect())
+    fn of(addresses: &[&str]) -> Vec<IpAddr> {
+        addresses.iter().map(|ip| ip.parse().unwrap()).collect()
     }
 
     /// What comes of a request to a receiver on 127.0.0.1, of which the library says `found`.
@@ -118,11 +118,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_c_library_finds_goes_through_the_guard() {
-        assert_eq!(asked(of(&["127.0.0.1"])).await, Ok(204));
-        assert_eq!(asked(of(&["127.0.0.2", "127.0.0.1"])).await, Ok(204), "the first that takes a connection");
+        assert_eq!(asked(Some(of(&["127.0.0.1"]))).await, Ok(204));
+        assert_eq!(asked(Some(of(&["127.0.0.2", "127.0.0.1"]))).await, Ok(204), "the first that takes a connection");
         let inside = "receiver.example: 10.0.0.1 is not a public address (private)";
         for addresses in [&["10.0.0.1"] as &[&str], &["127.0.0.1", "10.0.0.1"]] {
-            let end = asked(of(addresses)).await.unwrap_err();
+            let end = asked(Some(of(addresses))).await.unwrap_err();
             assert!(matches!(&end, End::Dns { detail, .. } if detail == inside), "{addresses:?}: {end:?}");
         }
         let end = asked(None).await.unwrap_err();
@@ -132,15 +132,15 @@ mod tests {
     #[tokio::test]
     async fn a_lookup_keeps_its_place_until_the_c_library_gives_up_whoever_waits() {
         static ONE: Semaphore = Semaphore::const_new(1);
-        let (give_up, given_up) = mpsc::channel::<()>();
+        let (give_up, end) = mpsc::channel::<()>();
         let slow = in_a_thread(&ONE, move || {
-            let _ = given_up.recv();
+            let _ = end.recv();
             Err(io::Error::other("no server answers"))
         });
         assert!(timeout(SOON, slow).await.is_err(), "nobody waits any more");
         assert!(timeout(SOON, in_a_thread(&ONE, || Ok(Vec::new()))).await.is_err(), "its thread is there still");
         drop(give_up);
-        assert_eq!(in_a_thread(&ONE, || Ok(of(&["192.0.2.1"]).unwrap())).await, Ok(of(&["192.0.2.1"]).unwrap()));
+        assert_eq!(in_a_thread(&ONE, || Ok(of(&["192.0.2.1"]))).await, Ok(of(&["192.0.2.1"])));
         let failed = in_a_thread(&ONE, || Err(io::Error::other("no server answers"))).await;
         assert_eq!(failed, Err("no server answers".to_owned()));
     }
