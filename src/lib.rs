@@ -1,4 +1,11 @@
 //! Postrider delivers events to other people's servers as signed HTTP POSTs (webhooks), durably.
+//!
+//! Features:
+//!
+//! - `server`, on by default: everything beyond [`delivery::deliver`] and what that needs: store, dispatcher, API, command
+//!   line. It turns `dns` on.
+//! - `dns`: names are resolved by hickory, which keeps answers for their TTL. Without it the C library resolves. Either
+//!   way each address passes the [guard](delivery::guard).
 
 pub mod clock;
 #[cfg(feature = "server")]

@@ -22,11 +22,19 @@ const ROWS: [&[&str]; 6] = [
 /// The rows that make up the library without the feature `server`.
 const LIBRARY_ROWS: usize = 2;
 
-/// What in those rows is there with the feature alone, so that it may use the server's crates.
-const GATED: [&str; 6] = ["src/fair.rs", "src/filter.rs", "src/filter/", "src/shape.rs", "src/shape/", "src/webhook/"];
+/// What in those rows is there with a feature alone, so that it may use the crates of features.
+const GATED: [&str; 7] = [
+    "src/delivery/guard/hickory.rs",
+    "src/fair.rs",
+    "src/filter.rs",
+    "src/filter/",
+    "src/shape.rs",
+    "src/shape/",
+    "src/webhook/",
+];
 
 /// One owner a technology: what only files under these paths may name.
-const OWNERS: [(&str, &[&str]); 26] = [
+const OWNERS: [(&str, &[&str]); 27] = [
     ("rusqlite", &["src/store/"]),
     ("tokio_postgres", &["src/store/"]),
     ("deadpool_postgres", &["src/store/"]),
@@ -36,8 +44,9 @@ const OWNERS: [(&str, &[&str]); 26] = [
     // The way to the database is another than that to receivers, with the same roots.
     ("rustls", &["src/delivery/", "src/store/postgres/tls.rs"]),
     ("tokio_rustls", &["src/delivery/"]),
-    ("hickory_resolver", &["src/delivery/"]),
-    ("lookup_host", &["src/delivery/"]),
+    ("hickory_resolver", &["src/delivery/guard/hickory.rs"]),
+    ("lookup_host", &["src/delivery/guard/resolver.rs"]),
+    ("to_socket_addrs", &["src/delivery/guard/resolver.rs"]),
     ("TcpStream::connect", &["src/delivery/client"]),
     ("TcpSocket", &["src/delivery/client"]),
     ("axum", &["src/api", "src/dashboard", "src/serve"]),
@@ -211,7 +220,7 @@ fn wrong_imports(sources: &[Source]) -> Vec<String> {
     wrong
 }
 
-/// `dependencies` are those of the feature `server`, as in the manifest.
+/// `dependencies` are those of all features, as in the manifest.
 fn server_crates_in_library(sources: &[Source], dependencies: &[String]) -> Vec<String> {
     let mut wrong = Vec::new();
     let is_library = |source: &&Source| {

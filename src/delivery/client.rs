@@ -28,7 +28,11 @@ use self::sockets::Sockets;
 pub use self::tls::Roots;
 use self::tls::{SessionMemory, client_config};
 pub use self::tunnel::MAX_PROXY_HEAD_BYTES;
-use super::guard::{Destination, DestinationError, EgressPolicy, GuardedAddr, HickoryResolver, Host, SharedResolver};
+#[cfg(feature = "dns")]
+use super::guard::HickoryResolver;
+#[cfg(not(feature = "dns"))]
+use super::guard::SystemResolver;
+use super::guard::{Destination, DestinationError, EgressPolicy, GuardedAddr, Host, SharedResolver};
 use super::{End, Timings};
 use crate::log_rate::LogRate;
 
@@ -55,11 +59,12 @@ struct Inner {
     refusals: LogRate,
 }
 
-/// What a [`Client`] is made of. By default: nothing private may be contacted, hickory resolves,
-/// Mozilla's authorities are trusted, and connecting takes at most [`DEFAULT_CONNECT_TIMEOUT`].
+/// What a [`Client`] is made of. By default: nothing private may be contacted, hickory resolves (the system's
+/// resolver without the feature `dns`), Mozilla's authorities are trusted, and connecting takes at most [`DEFAULT_CONNECT_TIMEOUT`].
 pub struct ClientOptions {
     pub policy: EgressPolicy,
-    /// `None`: hickory with the system's configuration and a cache by TTL.
+    /// `None`: with the feature `dns` hickory with the system's configuration and a cache by TTL, otherwise
+    /// [`SystemResolver`](super::guard::SystemResolver).
     pub resolver: Option<SharedResolver>,
     pub roots: Roots,
     pub connect_timeout: Duration,
@@ -137,7 +142,10 @@ impl Client {
         let ClientOptions { policy, resolver, roots, connect_timeout, sockets } = options;
         let resolver = match resolver {
             Some(resolver) => resolver,
+            #[cfg(feature = "dns")]
             None => Arc::new(HickoryResolver::from_system().map_err(ClientError::Resolver)?),
+            #[cfg(not(feature = "dns"))]
+            None => Arc::new(SystemResolver),
         };
         let roots = Arc::new(roots.into_store());
         let tls = TlsConnector::from(Arc::new(client_config(Arc::clone(&roots), None, SessionMemory::EveryWebhook)?));

@@ -18,28 +18,27 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "dns")]
+mod hickory;
 mod ranges;
+mod resolver;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
 use http::HeaderValue;
 use http::uri::{PathAndQuery, Uri};
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
+#[cfg(feature = "dns")]
+pub use self::hickory::HickoryResolver;
 pub use self::ranges::METADATA_NETWORKS;
 use self::ranges::{carried_v4, denied_range, metadata, port_owner};
+pub use self::resolver::{MAX_SYSTEM_LOOKUPS, Resolve, SharedResolver, SystemResolver};
 
 /// The longest URL of a webhook, in bytes, as given and as sent.
 pub const MAX_URL_BYTES: usize = 2_048;
-
-/// How long the resolver remembers that a name does not exist, at most: a corrected zone is seen soon.
-const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 
 /// Who a URL names: an address, or a name that must be resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -324,54 +323,4 @@ fn check_name(name: &str, opened: bool) -> Result<(), DestinationError> {
         return Err(DestinationError::Forbidden(format!("{name} is a private name")));
     }
     Ok(())
-}
-
-/// Turns a host name into addresses.
-#[async_trait::async_trait]
-pub trait Resolve: Send + Sync + 'static {
-    /// Every address of `host`, a domain name in ASCII; the error is for people.
-    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String>;
-}
-
-/// The resolver that a client uses when none is given.
-pub type SharedResolver = Arc<dyn Resolve>;
-
-/// Asks the name servers of the system's configuration itself, IPv4 and IPv6 at once, honours the
-/// hosts file, and keeps answers for as long as their TTL says. A slow zone delays nothing else.
-pub struct HickoryResolver(TokioResolver);
-
-impl HickoryResolver {
-    /// Reads the system's configuration; the error is for people.
-    pub fn from_system() -> Result<Self, String> {
-        let mut builder = TokioResolver::builder_tokio().map_err(|error| error.to_string())?;
-        let options = builder.options_mut();
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
-        builder.build().map(Self).map_err(|error| error.to_string())
-    }
-}
-
-#[async_trait::async_trait]
-impl Resolve for HickoryResolver {
-    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
-        match self.0.lookup_ip(host).await {
-            Ok(found) => Ok(found.iter().collect()),
-            Err(error) if error.is_nx_domain() => Err(format!("{host} does not exist")),
-            Err(error) if error.is_no_records_found() => Err(format!("{host} has no address")),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
-/// The C library's resolver, for machines whose names live in NSS modules (mDNS, LDAP). It has no
-/// cache, and a slow zone holds threads that file access needs too.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemResolver;
-
-#[async_trait::async_trait]
-impl Resolve for SystemResolver {
-    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
-        let found = tokio::net::lookup_host((host, 0)).await.map_err(|error| error.to_string())?;
-        Ok(found.map(|addr| addr.ip()).collect())
-    }
 }

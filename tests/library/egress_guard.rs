@@ -463,7 +463,7 @@ async fn a_name_whose_first_address_is_dead_is_reached_at_its_next() {
 }
 
 #[tokio::test]
-async fn both_resolvers_honour_the_hosts_file() {
+async fn the_usual_resolver_and_the_system_s_honour_the_hosts_file() {
     let receiver = answering().await;
     let destination = Destination::parse(&format!("http://localhost:{}/", receiver.addr.port())).unwrap();
     let resolvers: [Option<SharedResolver>; 2] = [None, Some(Arc::new(SystemResolver))];
@@ -472,4 +472,20 @@ async fn both_resolvers_honour_the_hosts_file() {
         let client = Client::new(ClientOptions { policy, resolver, ..ClientOptions::default() }).unwrap();
         assert_eq!(get(&client, &destination).await, Ok(204));
     }
+}
+
+#[tokio::test]
+async fn a_name_that_leads_inside_by_the_hosts_file_is_refused_whoever_resolves() {
+    let receiver = answering().await;
+    let destination = Destination::parse(&format!("http://localhost:{}/", receiver.addr.port())).unwrap();
+    let resolvers: [Option<SharedResolver>; 2] = [None, Some(Arc::new(SystemResolver))];
+    for resolver in resolvers {
+        // A private network that is open lets the name pass, and not its address.
+        let policy = opening(&["10.0.0.0/8"]);
+        let client = Client::new(ClientOptions { policy, resolver, ..ClientOptions::default() }).unwrap();
+        let end = get(&client, &destination).await.unwrap_err();
+        let End::Dns { detail, .. } = &end else { panic!("{end:?}") };
+        assert!(detail.ends_with(" is not a public address (loopback)"), "{detail}");
+    }
+    assert_eq!(receiver.connections.load(Ordering::SeqCst), 0);
 }

@@ -1,0 +1,147 @@
+//! From a name to its addresses, none of which is checked yet.
+
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::{Semaphore, oneshot};
+
+/// Turns a host name into addresses.
+#[async_trait::async_trait]
+pub trait Resolve: Send + Sync + 'static {
+    /// Every address of `host`, a domain name in ASCII; the error is for people.
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String>;
+}
+
+/// What a client resolves with.
+pub type SharedResolver = Arc<dyn Resolve>;
+
+/// How many names the C library resolves at once, in all of this process.
+pub const MAX_SYSTEM_LOOKUPS: usize = 256;
+
+/// The C library's resolver, which also knows names that live in NSS modules (mDNS, LDAP). It keeps no answers.
+///
+/// A lookup has a thread of its own until the C library gives up, also when nobody waits for it any more, so there are
+/// at most [`MAX_SYSTEM_LOOKUPS`]: many names of slow zones delay others.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemResolver;
+
+#[async_trait::async_trait]
+impl Resolve for SystemResolver {
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        static PLACES: Semaphore = Semaphore::const_new(MAX_SYSTEM_LOOKUPS);
+        let host = host.to_owned();
+        in_a_thread(&PLACES, move || Ok((&*host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())).await
+    }
+}
+
+/// Not one of the runtime's threads: file access needs those, and the runtime does not end before they have.
+async fn in_a_thread(
+    places: &'static Semaphore,
+    look_up: impl FnOnce() -> io::Result<Vec<IpAddr>> + Send + 'static,
+) -> Result<Vec<IpAddr>, String> {
+    let place = places.acquire().await.map_err(|error| error.to_string())?;
+    let (answer, answered) = oneshot::channel();
+    let run = move || {
+        let found = look_up();
+        drop(place);
+        // Nobody waits for it if the time was up.
+        let _ = answer.send(found);
+    };
+    thread::Builder::new().name("resolver".to_owned()).spawn(run).map_err(|error| error.to_string())?;
+    match answered.await {
+        Ok(found) => found.map_err(|error| error.to_string()),
+        Err(_) => Err("the system's resolver gave no answer".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use http::Request;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::delivery::End;
+    use crate::delivery::client::{Client, ClientOptions};
+    use crate::delivery::guard::{Destination, EgressPolicy};
+
+    const SOON: Duration = Duration::from_millis(200);
+
+    /// A C library that finds these addresses, or hangs.
+    struct Library(Option<Vec<IpAddr>>);
+
+    #[async_trait::async_trait]
+    impl Resolve for Library {
+        async fn resolve(&self, _host: &str) -> Result<Vec<IpAddr>, String> {
+            static PLACES: Semaphore = Semaphore::const_new(8);
+            let found = self.0.clone();
+            in_a_thread(&PLACES, move || Ok(found.unwrap_or_else(|| hang()))).await
+        }
+    }
+
+    fn hang() -> ! {
+        loop {
+            thread::park();
+        }
+    }
+
+    fn of(addresses: &[&str]) -> Vec<IpAddr> {
+        addresses.iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+
+    /// What comes of a request to a receiver on 127.0.0.1, of which the library says `found`.
+    async fn asked(found: Option<Vec<IpAddr>>) -> Result<u16, End> {
+        let receiver = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = receiver.local_addr().unwrap().port();
+        let policy = EgressPolicy { allow_private: vec!["127.0.0.0/8".parse().unwrap()], ..EgressPolicy::default() };
+        let resolver: Option<SharedResolver> = Some(Arc::new(Library(found)));
+        let client = Client::new(ClientOptions { policy, resolver, ..ClientOptions::default() }).unwrap();
+        let destination = Destination::parse(&format!("http://receiver.example:{port}/")).unwrap();
+        let answering = async {
+            let (mut stream, _) = receiver.accept().await.unwrap();
+            stream.read_u8().await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let request = client.request(&destination, Request::default(), 0, SOON * 10);
+        tokio::select! {
+            answer = request => answer.map(|answer| answer.status().as_u16()),
+            () = answering => unreachable!("a receiver does not end"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_c_library_finds_goes_through_the_guard() {
+        assert_eq!(asked(Some(of(&["127.0.0.1"]))).await, Ok(204));
+        assert_eq!(asked(Some(of(&["127.0.0.2", "127.0.0.1"]))).await, Ok(204), "the first that takes a connection");
+        let inside = "receiver.example: 10.0.0.1 is not a public address (private)";
+        for addresses in [&["10.0.0.1"] as &[&str], &["127.0.0.1", "10.0.0.1"]] {
+            let end = asked(Some(of(addresses))).await.unwrap_err();
+            assert!(matches!(&end, End::Dns { detail, .. } if detail == inside), "{addresses:?}: {end:?}");
+        }
+        let end = asked(None).await.unwrap_err();
+        assert_eq!(end.error_text().unwrap(), "timeout: dns (limit 2 s)");
+    }
+
+    #[tokio::test]
+    async fn a_lookup_keeps_its_place_until_the_c_library_gives_up_whoever_waits() {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let (give_up, end) = mpsc::channel::<()>();
+        let slow = in_a_thread(&ONE, move || {
+            let _ = end.recv();
+            Err(io::Error::other("no server answers"))
+        });
+        assert!(timeout(SOON, slow).await.is_err(), "nobody waits any more");
+        assert!(timeout(SOON, in_a_thread(&ONE, || Ok(Vec::new()))).await.is_err(), "its thread is there still");
+        drop(give_up);
+        assert_eq!(in_a_thread(&ONE, || Ok(of(&["192.0.2.1"]))).await, Ok(of(&["192.0.2.1"])));
+        let failed = in_a_thread(&ONE, || Err(io::Error::other("no server answers"))).await;
+        assert_eq!(failed, Err("no server answers".to_owned()));
+    }
+}
