@@ -7,7 +7,7 @@ use super::replays;
 use crate::clock::UnixMicros;
 use crate::store::failure::Failure;
 use crate::store::paging::{page_by_uuid, start_by_uuid};
-use crate::store::sql::{Fields, Row, Select, Sql, found};
+use crate::store::sql::{Fields, Row, Select, Sql, Value, found};
 use crate::store::{Deed, DeletedTenant, Page, PageOf, Quotas, StoreError, TenantPatch, TenantRecord};
 use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
 
@@ -36,24 +36,13 @@ pub(super) fn create(sql: &mut dyn Sql, patch: &TenantPatch, now: UnixMicros) ->
     patch.clone().apply(&mut tenant);
     sql.lock_tenant_names()?;
     refuse_taken_name(sql, &tenant)?;
-    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = tenant.quotas.columns();
     let row = sql.query_row(
         "INSERT INTO tenant
-             (uuid, name, description, max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes,
+             (name, description, max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes, uuid,
               created_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
          RETURNING seq",
-        &[
-            tenant.uuid.into(),
-            (&tenant.name).into(),
-            (&tenant.description).into(),
-            max_webhooks.into(),
-            max_events_per_s.into(),
-            max_pending.into(),
-            max_tokens.into(),
-            max_stored_bytes.into(),
-            now.into(),
-        ],
+        &given(&tenant, [tenant.uuid.into(), now.into()]),
     )?;
     tenant.seq = Fields::of(row.unwrap_or_default()).next()?;
     record(sql, &Deed::of("tenant.create", tenant.seq, tenant.uuid, now).named(&tenant.name))?;
@@ -74,24 +63,20 @@ pub(super) fn update(
         return Err(StoreError::Conflict(format!("the tenant `{}` keeps its name", before.name)).into());
     }
     refuse_taken_name(sql, &tenant)?;
-    let [max_webhooks, max_events_per_s, max_pending, max_tokens, max_stored_bytes] = tenant.quotas.columns();
     sql.execute(
-        "UPDATE tenant SET name = ?2, description = ?3, max_webhooks = ?4, max_events_per_s = ?5, max_pending = ?6,
-             max_tokens = ?7, max_stored_bytes = ?8
-         WHERE seq = ?1",
-        &[
-            seq.into(),
-            (&tenant.name).into(),
-            (&tenant.description).into(),
-            max_webhooks.into(),
-            max_events_per_s.into(),
-            max_pending.into(),
-            max_tokens.into(),
-            max_stored_bytes.into(),
-        ],
+        "UPDATE tenant SET name = ?1, description = ?2, max_webhooks = ?3, max_events_per_s = ?4, max_pending = ?5,
+             max_tokens = ?6, max_stored_bytes = ?7
+         WHERE seq = ?8",
+        &given(&tenant, [seq.into()]),
     )?;
     record(sql, &Deed::of("tenant.update", seq, tenant.uuid, now).named(&tenant.name))?;
     Ok(tenant)
+}
+
+/// The values of the columns that operators fill, in their order, then others.
+fn given<const N: usize>(tenant: &TenantRecord, more: [Value; N]) -> Vec<Value> {
+    let texts = [(&tenant.name).into(), (&tenant.description).into()];
+    texts.into_iter().chain(tenant.quotas.columns().map(Value::from)).chain(more).collect()
 }
 
 pub(super) fn delete(
