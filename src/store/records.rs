@@ -183,7 +183,7 @@ impl dyn Store {
         self.change(move |sql| tenants::update(sql, tenant, &patch, now)).await
     }
 
-    /// Marks it deleted, with its webhooks, as [`delete_webhook`](Self::delete_webhook) does, and revokes its tokens. One
+    /// Marks it deleted, with its webhooks, as `delete_webhook` does, and revokes its tokens. One
     /// that has webhooks or pending deliveries is a [`StoreError::Conflict`] without `force`, and `default` is one always.
     pub async fn delete_tenant(
         &self,

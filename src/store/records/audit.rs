@@ -8,7 +8,7 @@ use crate::store::failure::Failure;
 use crate::store::sql::{Sql, Value};
 use crate::store::{Act, Deed};
 
-/// Takes the values of [`line`].
+/// Takes the values of [`line()`].
 pub(in crate::store) const INSERT_LINE: &str =
     "INSERT INTO audit (uuid, at, tenant, actor_token, actor_name, action, target, target_name, fields, address)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
