@@ -182,8 +182,7 @@ pub(in crate::store) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Connection {
     pub(super) async fn query(&self, sql: &'static str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
-        let statement = self.client.prepare_cached(sql).await?;
-        Ok(self.client.query(&statement, parameters).await?)
+        self.query_numbered(sql, parameters).await
     }
 
     /// The only row, or none.
@@ -228,8 +227,7 @@ impl Connection {
         sql: &'static str,
         parameters: Parameters<'_>,
     ) -> Result<u64, Failure> {
-        let statement = self.client.prepare_cached(sql).await?;
-        Ok(self.client.execute(&statement, parameters).await?)
+        self.execute_numbered(sql, parameters).await
     }
 
     /// As [`query`](Self::query), for a statement that was numbered from one of a few.

@@ -31,7 +31,7 @@ pub(in crate::store) fn line(act: Option<&Act>, deed: &Deed) -> Option<[Value; 1
 }
 
 /// Adds a line if the caller is named. A call records at its end, when its deed is certain.
-pub(super) fn record(sql: &mut dyn Sql, deed: &Deed) -> Result<(), Failure> {
+pub(in crate::store) fn record(sql: &mut dyn Sql, deed: &Deed) -> Result<(), Failure> {
     match line(sql.act(), deed) {
         Some(values) => sql.execute(INSERT_LINE, &values).map(drop),
         None => Ok(()),

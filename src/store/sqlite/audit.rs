@@ -11,18 +11,15 @@ use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::store::audit::{Gone, PURGE_ACTION};
 use crate::store::failure::Failure;
 use crate::store::paging::{Collector, NO_WEBHOOK};
-use crate::store::records::audit::{INSERT_LINE, line};
+use crate::store::records::audit::record;
 use crate::store::retention::MAX_PURGE_LINES;
 use crate::store::{Act, Actor, AuditEntry, AuditFilter, Deed, Page, PageOf};
 use crate::webhook::DEFAULT_TENANT;
 
 impl Commit<'_> {
     /// Adds a line to the audit log if the caller is named. For the end of a call, as what it did is certain then.
-    pub(super) fn record(&self, deed: &Deed) -> rusqlite::Result<()> {
-        match line(self.act.as_deref(), deed) {
-            Some(values) => self.prepare(INSERT_LINE)?.execute(rusqlite::params_from_iter(values)).map(drop),
-            None => Ok(()),
-        }
+    pub(super) fn record(&mut self, deed: &Deed) -> Result<(), Failure> {
+        record(self, deed)
     }
 }
 
