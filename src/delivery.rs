@@ -4,6 +4,7 @@
 pub mod access;
 pub mod attempt;
 pub mod client;
+mod decoding;
 pub mod guard;
 pub mod id;
 mod outcome;

@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use sha2::{Digest, Sha256};
 
 pub use self::auth::{AuthStyle, MAX_CLIENT_SECRET_BYTES, MAX_PASSWORD_BYTES, MAX_SCOPES, MAX_USERNAME_BYTES, RawAuth};
@@ -51,6 +51,9 @@ use super::End;
 use super::client::{Client, Identity, Proxy, Route, RouteId, Target};
 use super::guard::Destination;
 use crate::clock::Clock;
+
+/// The field that a credential goes into.
+const AUTHORIZATION: &str = "Authorization";
 
 /// The settings as a user gives them. The default is nothing special.
 ///
@@ -94,8 +97,8 @@ pub struct Access(Option<Arc<Inner>>);
 
 struct Inner {
     raw: RawAccess,
-    /// Custom headers and a credential that never changes.
-    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Custom headers in their own spelling, and a credential that never changes.
+    headers: Vec<(Box<str>, HeaderValue)>,
     content_type: Option<HeaderValue>,
     tokens: Option<TokenSource>,
     route: Option<Route>,
@@ -144,12 +147,12 @@ impl Access {
         let content_type = raw.content_type.as_deref().and_then(|text| checked.ok(headers::content_type(text)));
         let mut tokens = None;
         if let Some(auth) = &raw.auth {
-            if headers.iter().any(|(name, _)| *name == http::header::AUTHORIZATION) {
+            if headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(AUTHORIZATION)) {
                 let reason = "\"authorization\" is set by `auth` too; set one of them";
                 checked.0.push(AccessError::new("headers", reason));
             }
             match checked.ok(auth.check()) {
-                Some(auth::Auth::Fixed(value)) => headers.push((http::header::AUTHORIZATION, value)),
+                Some(auth::Auth::Fixed(value)) => headers.push((AUTHORIZATION.into(), value)),
                 Some(auth::Auth::Fetched(source)) => tokens = Some(*source),
                 None => {}
             }
@@ -209,7 +212,7 @@ impl Access {
         warnings
     }
 
-    pub(super) fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+    pub(super) fn headers(&self) -> &[(Box<str>, HeaderValue)] {
         self.0.as_ref().map_or(&[], |inner| &inner.headers)
     }
 

@@ -1,41 +1,27 @@
 //! One bounded request → [`Outcome`].
 
-use std::fmt::Display;
-
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, StatusCode};
-use http_body_util::Full;
+use http::HeaderValue;
 use tokio::time::{Instant, timeout_at};
 
 use super::access::Authorization;
-use super::client::{Client, Connection, Phase, Trace};
+use super::client::{Client, Connection, OutgoingRequest, Phase, RequestHead, Trace};
+use super::decoding::decoded;
 use super::receiver::Webhook;
 use super::retry::parse_retry_after;
 use super::{DeliveryControl, End, Outcome};
 use crate::clock::{Clock, UnixMicros};
-use crate::event::{Event, HOPS_HEADER};
+use crate::event::Event;
 use crate::signing::{Scheme, decnet_signature};
 
 /// How much of a response body is read, for the log.
 pub const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 
-static APPLICATION_JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// The original's; receivers are configured to expect it.
-static USER_AGENT: HeaderValue = HeaderValue::from_static("decnet-webhook/1.0");
-static X_DECNET_SIGNATURE: HeaderName = HeaderName::from_static("x-decnet-signature");
-static X_DECNET_SIGNATURE_PREVIOUS: HeaderName = HeaderName::from_static("x-decnet-signature-previous");
-static X_DECNET_EVENT_ID: HeaderName = HeaderName::from_static("x-decnet-event-id");
-static X_DECNET_EVENT_TOPIC: HeaderName = HeaderName::from_static("x-decnet-event-topic");
-static X_DECNET_TIMESTAMP: HeaderName = HeaderName::from_static("x-decnet-timestamp");
-static POSTRIDER_HOPS: HeaderName = HeaderName::from_static(HOPS_HEADER);
-static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-static WEBHOOK_DELIVERY: HeaderName = HeaderName::from_static("webhook-delivery");
-static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+/// The status of a receiver that wants another credential.
+const UNAUTHORIZED: u16 = 401;
 
-/// Room for the headers below and `Host`; a webhook's own come on top.
-const HEADER_COUNT: usize = 12;
+/// The original's; receivers are configured to expect it.
+const USER_AGENT: &[u8] = b"decnet-webhook/1.0";
 
 /// What is sent: an event's body, something else that stands for an event, or for several.
 #[derive(Clone, Debug)]
@@ -88,28 +74,29 @@ pub async fn attempt(
 ) -> Outcome {
     let started_at = clock.now();
     let began_at = Instant::now();
-    let mut trace = Trace::default();
+    let mut trace = Trace::of_at_most(MAX_RESPONSE_BYTES);
     let sending = Sending { client, webhook, message, webhook_id, clock };
     let ended = if webhook.access.needs_token() {
         timeout_at(began_at + webhook.timeout, Box::pin(sending.with_token(slot, &mut trace))).await
     } else {
         timeout_at(began_at + webhook.timeout, sending.once(slot, None, &mut trace)).await
     };
-    // The status line decides; a body that drips or breaks after it changes nothing.
-    let end = match (&trace.head, ended) {
-        (Some(head), _) => End::Status(head.status.as_u16()),
+    let Trace { phase, timings, mut answer } = trace;
+    // The status line decides; what drips or breaks after it changes nothing.
+    let end = match (answer.status(), ended) {
+        (Some(status), _) => End::Status(status),
         (None, Ok(Err(end))) => end,
-        (None, _) => trace.phase.timed_out(webhook.timeout),
+        (None, _) => phase.timed_out(webhook.timeout),
     };
-    let answered = |name: &HeaderName| trace.head.as_ref().and_then(|head| head.headers.get(name));
+    answer.close(false);
     Outcome {
         started_at,
         duration: began_at.elapsed(),
         end,
-        retry_after: answered(&header::RETRY_AFTER).and_then(|value| parse_retry_after(value.as_bytes())),
-        control: answered(&WEBHOOK_DELIVERY).and_then(|value| DeliveryControl::parse(value.as_bytes())),
-        response: trace.body.freeze(),
-        timings: trace.timings,
+        retry_after: answer.field("retry-after").and_then(parse_retry_after),
+        control: answer.field("webhook-delivery").and_then(DeliveryControl::parse),
+        response: decoded(answer, MAX_RESPONSE_BYTES),
+        timings,
     }
 }
 
@@ -130,16 +117,9 @@ impl Sending<'_> {
         authorization: Option<&Authorization>,
         trace: &mut Trace,
     ) -> Result<(), End> {
-        let Self { client, webhook, message, webhook_id, clock } = self;
-        let build = || {
-            let mut request = request(webhook, message, webhook_id, clock.now())?;
-            if let Some(authorization) = authorization {
-                request.headers_mut().insert(header::AUTHORIZATION, authorization.value.clone());
-            }
-            Ok(request)
-        };
-        let target = webhook.access.target(&webhook.destination);
-        client.exchange(slot, target, build, MAX_RESPONSE_BYTES, trace).await
+        let target = self.webhook.access.target(&self.webhook.destination);
+        let build = || request(&self, authorization, self.clock.now());
+        self.client.exchange(slot, target, build, trace).await
     }
 
     /// With a token. A kept one that the receiver refuses may have been revoked, so the request is made once more
@@ -147,11 +127,10 @@ impl Sending<'_> {
     async fn with_token(self, slot: &mut Option<Connection>, trace: &mut Trace) -> Result<(), End> {
         let access = &self.webhook.access;
         for is_last in [false, true] {
-            *trace = Trace::default();
-            trace.phase = Phase::Token;
+            *trace = Trace { phase: Phase::Token, ..Trace::of_at_most(MAX_RESPONSE_BYTES) };
             let authorization = access.authorization(self.client, self.clock).await?;
             self.once(slot, authorization.as_ref(), trace).await?;
-            let is_refused = trace.head.as_ref().is_some_and(|head| head.status == StatusCode::UNAUTHORIZED);
+            let is_refused = trace.answer.status() == Some(UNAUTHORIZED);
             let Some(authorization) = authorization.filter(|_| is_refused) else { break };
             access.forget(&authorization).await;
             if is_last || !authorization.is_cached {
@@ -162,59 +141,56 @@ impl Sending<'_> {
     }
 }
 
-/// The signed request of one attempt made at `now`, but for `Host`.
+/// The signed request of one attempt made at `now`: the original's header fields in its order, then others. A webhook may
+/// have `Accept`, `Accept-Encoding` and `User-Agent` of its own.
 fn request(
-    webhook: &Webhook,
-    message: &Message<'_>,
-    webhook_id: &str,
+    sending: &Sending<'_>,
+    authorization: Option<&Authorization>,
     now: UnixMicros,
-) -> Result<Request<Full<Bytes>>, End> {
-    let own_headers = webhook.access.headers();
-    let mut headers = HeaderMap::with_capacity(HEADER_COUNT + own_headers.len());
-    let timestamp = timestamp_value(now.seconds())?;
-    let content_type = webhook.access.content_type().or(message.content_type.as_ref());
-    headers.insert(header::CONTENT_TYPE, content_type.unwrap_or(&APPLICATION_JSON).clone());
-    headers.insert(header::USER_AGENT, USER_AGENT.clone());
-    headers.insert(&X_DECNET_EVENT_ID, HeaderValue::from_str(message.event_id).map_err(unsendable)?);
-    if let Some(topic) = message.topic {
-        headers.insert(&X_DECNET_EVENT_TOPIC, HeaderValue::from_str(topic).map_err(unsendable)?);
-    }
-    if let Some(hops) = &message.hops {
-        headers.insert(&POSTRIDER_HOPS, hops.clone());
-    }
-    let (keys, schemes, body) = (&webhook.keys, &webhook.signatures, &message.body);
-    if schemes.contains(&Scheme::Decnet) {
-        headers.insert(&X_DECNET_SIGNATURE, owned_value(decnet_signature(&keys.decnet, body))?);
-        if let Some(previous) = keys.previous_secret(now) {
-            headers.insert(&X_DECNET_SIGNATURE_PREVIOUS, owned_value(decnet_signature(previous, body))?);
+) -> Result<OutgoingRequest, End> {
+    let Sending { webhook, message, webhook_id, .. } = sending;
+    let access = &webhook.access;
+    let mut head = RequestHead::new(webhook.method.as_str(), access.target(&webhook.destination));
+    let is_given = |name: &str| access.headers().iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+    let content_type = access.content_type().or(message.content_type.as_ref());
+    let content_type = content_type.map_or(b"application/json".as_slice(), HeaderValue::as_bytes);
+    for (name, value) in [
+        ("Accept", b"*/*".as_slice()),
+        ("Accept-Encoding", b"identity"),
+        ("Content-Type", content_type),
+        ("User-Agent", USER_AGENT),
+    ] {
+        if !is_given(name) {
+            head.field(name, value)?;
         }
     }
+    let mut digits = itoa::Buffer::new();
+    let timestamp = digits.format(now.seconds());
+    let (keys, schemes, body) = (&webhook.keys, &webhook.signatures, &message.body);
+    if schemes.contains(&Scheme::Decnet) {
+        head.field("X-DECNET-Signature", decnet_signature(&keys.decnet, body).as_bytes())?;
+        if let Some(previous) = keys.previous_secret(now) {
+            head.field("X-DECNET-Signature-Previous", decnet_signature(previous, body).as_bytes())?;
+        }
+    }
+    head.field("X-DECNET-Event-Id", message.event_id.as_bytes())?;
+    if let Some(topic) = message.topic {
+        head.field("X-DECNET-Event-Topic", topic.as_bytes())?;
+    }
+    head.field("X-DECNET-Timestamp", timestamp.as_bytes())?;
     if let Some(signatures) = keys.webhook_signature(schemes, webhook_id, now, body) {
-        headers.insert(&WEBHOOK_ID, HeaderValue::from_str(webhook_id).map_err(unsendable)?);
-        headers.insert(&WEBHOOK_TIMESTAMP, timestamp.clone());
-        headers.insert(&WEBHOOK_SIGNATURE, owned_value(signatures)?);
+        head.field("webhook-id", webhook_id.as_bytes())?;
+        head.field("webhook-timestamp", timestamp.as_bytes())?;
+        head.field("webhook-signature", signatures.as_bytes())?;
     }
-    headers.insert(&X_DECNET_TIMESTAMP, timestamp);
-    for (name, value) in own_headers {
-        headers.insert(name, value.clone());
+    if let Some(hops) = &message.hops {
+        head.field("Postrider-Hops", hops.as_bytes())?;
     }
-    let mut request = Request::new(Full::new(message.body.clone()));
-    *request.method_mut() = webhook.method.into();
-    *request.uri_mut() = webhook.destination.target().clone();
-    *request.headers_mut() = headers;
-    Ok(request)
-}
-
-fn timestamp_value(seconds: i64) -> Result<HeaderValue, End> {
-    HeaderValue::from_str(itoa::Buffer::new().format(seconds)).map_err(unsendable)
-}
-
-/// Without a copy.
-fn owned_value(text: String) -> Result<HeaderValue, End> {
-    HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(unsendable)
-}
-
-/// Ids and topics are visible ASCII when they are parsed; a store that was tampered with may hold others.
-fn unsendable(error: impl Display) -> End {
-    End::Protocol(format!("the event cannot be sent in headers: {error}"))
+    if let Some(authorization) = authorization {
+        head.field("Authorization", authorization.value.as_bytes())?;
+    }
+    for (name, value) in access.headers() {
+        head.field(name, value.as_bytes())?;
+    }
+    Ok(head.with_body(body.clone()))
 }

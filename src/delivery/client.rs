@@ -1,10 +1,13 @@
 //! Connections: the only place that opens a socket to a receiver.
 
+mod answer;
 mod connection;
 mod dial;
 mod pool;
+mod request;
 mod route;
 mod sockets;
+mod stream;
 mod tls;
 mod tunnel;
 
@@ -12,19 +15,21 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{Request, Response, header};
-use http_body_util::Full;
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Request, Response};
 use rustls::RootCertStore;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use self::connection::Stream;
-pub use self::connection::{BodyEnd, CONFIRM_AFTER, Connection, MAX_AGE, MAX_HEAD_BYTES, MAX_IDLE};
+pub use self::answer::{AnswerReader, BodyEnd, MAX_HEAD_BYTES, Unreadable};
+pub use self::connection::{CONFIRM_AFTER, Connection, MAX_AGE, MAX_IDLE};
 use self::pool::Pool;
+pub use self::request::{OutgoingRequest, RequestHead};
 pub(super) use self::route::{Credentials, Identity, Proxy, ProxyKind, Route, RouteId, Target};
 pub use self::sockets::SocketLimits;
 use self::sockets::Sockets;
+use self::stream::Stream;
 pub use self::tls::Roots;
 use self::tls::{SessionMemory, client_config};
 pub use self::tunnel::MAX_PROXY_HEAD_BYTES;
@@ -127,13 +132,18 @@ impl Phase {
 }
 
 /// What is known of an exchange so far. It outlives an exchange that is cut off by a timeout.
-#[derive(Default)]
 pub(super) struct Trace {
     pub(super) phase: Phase,
     pub(super) timings: Timings,
-    pub(super) head: Option<http::response::Parts>,
-    pub(super) body: BytesMut,
-    body_end: Option<BodyEnd>,
+    pub(super) answer: AnswerReader,
+}
+
+impl Trace {
+    /// Of an exchange that has not begun, of whose answer's body up to `max_body_bytes` are kept.
+    pub(super) fn of_at_most(max_body_bytes: usize) -> Self {
+        let answer = AnswerReader::of_at_most(max_body_bytes);
+        Self { phase: Phase::default(), timings: Timings::default(), answer }
+    }
 }
 
 impl Client {
@@ -177,31 +187,37 @@ impl Client {
         max_body_bytes: usize,
         timeout: Duration,
     ) -> Result<Response<Bytes>, End> {
-        self.request_by(Target::direct(destination), request, max_body_bytes, timeout).await
+        let build = || {
+            let path_and_query = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+            let host = destination.authority().as_bytes();
+            let mut head = RequestHead::of(request.method().as_str(), path_and_query, host);
+            for (name, value) in request.headers() {
+                head.field(name.as_str(), value.as_bytes())?;
+            }
+            Ok(head.with_body(request.body().clone()))
+        };
+        self.request_by(Target::direct(destination), build, max_body_bytes, timeout).await
     }
 
-    /// [`Self::request`] by the way that `target` says.
+    /// The request that `build` makes, by the way that `target` says.
     pub(super) async fn request_by(
         &self,
         target: Target<'_>,
-        request: Request<Bytes>,
+        build: impl Fn() -> Result<OutgoingRequest, End>,
         max_body_bytes: usize,
         timeout: Duration,
     ) -> Result<Response<Bytes>, End> {
-        let mut trace = Trace::default();
+        let mut trace = Trace::of_at_most(max_body_bytes);
         let mut slot = self.checkout(target);
-        let build = || Ok(request.clone().map(Full::new));
-        let exchange = self.exchange(&mut slot, target, build, max_body_bytes, &mut trace);
+        let exchange = self.exchange(&mut slot, target, build, &mut trace);
         let cut_off = match timeout_at(Instant::now() + timeout, exchange).await {
             Ok(exchanged) => exchanged.map(|()| false)?,
             Err(_) => true,
         };
         self.checkin(slot);
-        match (trace.head, trace.body_end) {
-            (Some(head), Some(BodyEnd::Complete)) => Ok(Response::from_parts(head, trace.body.freeze())),
-            (_, Some(BodyEnd::TooLong)) => {
-                Err(End::Protocol(format!("the answer has more than {max_body_bytes} bytes")))
-            }
+        match trace.answer.end() {
+            Some(BodyEnd::Complete) => response(trace.answer),
+            Some(BodyEnd::TooLong) => Err(End::Protocol(format!("the answer has more than {max_body_bytes} bytes"))),
             _ if cut_off => Err(trace.phase.timed_out(timeout)),
             _ => Err(End::Connect("the connection broke within the answer".to_owned())),
         }
@@ -209,7 +225,7 @@ impl Client {
 
     /// Resolves, checks and connects: a connection for as many requests as its user likes, one after the other.
     pub async fn connect(&self, destination: &Destination) -> Result<Connection, End> {
-        self.connect_traced(Target::direct(destination), &mut Trace::default()).await
+        self.connect_traced(Target::direct(destination), &mut Trace::of_at_most(0)).await
     }
 
     /// An idle connection to `target` from the pool, if there is one.
@@ -233,8 +249,7 @@ impl Client {
         &self,
         slot: &mut Option<Connection>,
         target: Target<'_>,
-        build: impl Fn() -> Result<Request<Full<Bytes>>, End>,
-        max_body_bytes: usize,
+        build: impl Fn() -> Result<OutgoingRequest, End>,
         trace: &mut Trace,
     ) -> Result<(), End> {
         self.inner.policy.check_scheme(target.destination).map_err(blocked)?;
@@ -246,23 +261,16 @@ impl Client {
                 None => self.connect_traced(target, trace).await?,
             };
             let mut request = build()?;
-            request.headers_mut().insert(header::HOST, target.destination.authority().clone());
             trace.phase = Phase::Answer;
             let sent_at = Instant::now();
-            match connection.send(request).await {
-                Ok(response) => {
-                    trace.timings.first_byte = Some(sent_at.elapsed());
-                    let (head, body) = response.into_parts();
-                    trace.head = Some(head);
-                    let body_end = connection.read_body(body, &mut trace.body, max_body_bytes).await;
-                    trace.body_end = Some(body_end);
-                    if body_end == BodyEnd::Complete && connection.is_usable() {
-                        connection.rest();
-                        *slot = Some(connection);
-                    }
+            let Trace { timings, answer, .. } = trace;
+            let began = || timings.first_byte = Some(sent_at.elapsed());
+            match connection.exchange(&mut request, answer, began).await {
+                Ok(()) => {
+                    *slot = Some(connection).filter(Connection::is_clean);
                     return Ok(());
                 }
-                Err(_) if reused && connection.heard_nothing() => {}
+                Err(_) if reused && !answer.has_begun() => {}
                 Err(end) => return Err(end),
             }
         }
@@ -363,9 +371,22 @@ impl Client {
         } else {
             Stream::Plain(dialled.tcp)
         };
-        let started = Connection::start(stream, target, dialled.address, socket).await;
-        started.map_err(|error| End::Connect(error.to_string()))
+        Ok(Connection::new(stream, target, dialled.address, socket))
     }
+}
+
+/// An answer that was read to its end, without the header fields that HTTP does not allow.
+fn response(answer: AnswerReader) -> Result<Response<Bytes>, End> {
+    let mut response = Response::builder().status(answer.status().unwrap_or_default());
+    if let Some(headers) = response.headers_mut() {
+        for (name, value) in answer.fields() {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+                headers.append(name, value);
+            }
+        }
+    }
+    let response = response.body(answer.into_body().freeze());
+    response.map_err(|error| End::Protocol(format!("the answer cannot be read: {error}")))
 }
 
 /// Why a webhook may not be registered.

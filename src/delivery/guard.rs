@@ -27,7 +27,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderValue;
-use http::uri::{PathAndQuery, Uri};
+use http::uri::PathAndQuery;
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
@@ -55,7 +55,7 @@ pub struct Destination {
     host: Host,
     port: u16,
     authority: HeaderValue,
-    target: Uri,
+    path_and_query: PathAndQuery,
     server_name: ServerName<'static>,
 }
 
@@ -134,7 +134,7 @@ impl Destination {
         };
         let authority = HeaderValue::from_str(&url[url::Position::BeforeHost..url::Position::AfterPort])
             .or_else(|_| invalid("the URL's host cannot be sent in a Host header"))?;
-        let target = PathAndQuery::try_from(&url[url::Position::BeforePath..url::Position::AfterQuery])
+        let path_and_query = PathAndQuery::try_from(&url[url::Position::BeforePath..url::Position::AfterQuery])
             .or_else(|error| invalid(format_args!("the URL's path is malformed: {error}")))?;
         let server_name = match &host {
             Host::Ip(ip) => ServerName::from(*ip),
@@ -142,7 +142,7 @@ impl Destination {
             Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
                 .or_else(|_| invalid("the URL's host is no valid name of DNS"))?,
         };
-        Ok(Self { host, port, authority, target: Uri::from(target), server_name, url })
+        Ok(Self { url, host, port, authority, path_and_query, server_name })
     }
     /// The URL for those who may not see its path and query, which can be a receiver's password: `https://host/…`.
     #[must_use]
@@ -178,8 +178,8 @@ impl Destination {
         &self.authority
     }
     /// Path and query, as the request line has them.
-    pub(super) fn target(&self) -> &Uri {
-        &self.target
+    pub(super) fn path_and_query(&self) -> &str {
+        self.path_and_query.as_str()
     }
     /// Whom the certificate must name.
     pub(super) fn server_name(&self) -> &ServerName<'static> {

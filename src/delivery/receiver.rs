@@ -33,16 +33,6 @@ impl Method {
     }
 }
 
-impl From<Method> for http::Method {
-    fn from(method: Method) -> Self {
-        match method {
-            Method::Post => Self::POST,
-            Method::Put => Self::PUT,
-            Method::Patch => Self::PATCH,
-        }
-    }
-}
-
 /// A receiver: what one attempt needs to know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Webhook {

@@ -80,6 +80,9 @@ async fn own_headers_and_the_content_type_arrive_beside_postrider_s() {
     assert!(attempt_once(&client(Roots::WebPki), &webhook).await.is_success());
 
     let request = requests.recv().await.unwrap();
+    for name in ["X-Team", "User-Agent", "Authorization"] {
+        assert!(request.header_names.iter().any(|sent| sent == name), "{name} goes out as it is spelled");
+    }
     for (name, value) in [
         ("x-team", "blue team"),
         ("user-agent", "siem-feed/2"),

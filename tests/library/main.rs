@@ -8,6 +8,7 @@
     reason = "a test that cannot go on fails, and one says what it measured"
 )]
 
+mod answers;
 mod client_policy;
 mod deliver;
 mod egress_guard;

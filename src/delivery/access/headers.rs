@@ -38,11 +38,11 @@ const RESERVED: [&str; 12] = [
 /// Families of names that are Postrider's, or hop-by-hop.
 const RESERVED_PREFIXES: [&str; 3] = ["proxy-", "webhook-", "x-decnet-"];
 
-/// The headers, ready for the wire; what is wrong with them goes to `errors`.
+/// The headers in their own spelling, ready for the wire; what is wrong with them goes to `errors`.
 pub(super) fn parse(
     given: &BTreeMap<String, SecretText>,
     errors: &mut Vec<AccessError>,
-) -> Vec<(HeaderName, HeaderValue)> {
+) -> Vec<(Box<str>, HeaderValue)> {
     let mut wrong = |reason: &dyn Display| errors.push(AccessError::new("headers", reason));
     if given.len() > MAX_HEADERS {
         wrong(&format_args!("has {} headers, the limit is {MAX_HEADERS}", given.len()));
@@ -53,20 +53,21 @@ pub(super) fn parse(
         wrong(&format_args!("has {total_bytes} bytes of names and values, the limit is {MAX_HEADERS_BYTES}"));
         return Vec::new();
     }
-    let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(given.len() + 1);
+    let mut headers: Vec<(Box<str>, HeaderValue)> = Vec::with_capacity(given.len() + 1);
     for (name, value) in given {
         match header(name, value) {
-            Ok((parsed, _)) if headers.iter().any(|(earlier, _)| *earlier == parsed) => {
+            Ok(_) if headers.iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(name)) => {
                 wrong(&format_args!("{name:?} is given twice, in another case"));
             }
-            Ok(header) => headers.push(header),
+            Ok(value) => headers.push((name.as_str().into(), value)),
             Err(reason) => wrong(&reason),
         }
     }
     headers
 }
 
-fn header(name: &str, value: &SecretText) -> Result<(HeaderName, HeaderValue), String> {
+/// The value of a header that may be set.
+fn header(name: &str, value: &SecretText) -> Result<HeaderValue, String> {
     if name.len() > MAX_HEADER_NAME_BYTES {
         let length = name.len();
         return Err(format!("a name has {length} bytes, the limit is {MAX_HEADER_NAME_BYTES}"));
@@ -76,8 +77,7 @@ fn header(name: &str, value: &SecretText) -> Result<(HeaderName, HeaderValue), S
     if is_reserved(parsed.as_str()) {
         return Err(format!("{name:?} is set by Postrider itself"));
     }
-    let value = value_of(name, value)?;
-    Ok((parsed, value))
+    value_of(name, value)
 }
 
 /// Whether a header of this name, in lower case, is not a user's to set. Servers that hand headers to programs as

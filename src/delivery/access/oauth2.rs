@@ -4,15 +4,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::credential::{MAX_TOKEN_BYTES, bearer};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::End;
-use crate::delivery::client::{Client, Target};
+use crate::delivery::client::{Client, RequestHead, Target};
 use crate::delivery::guard::Destination;
 use crate::event::object_members;
 
@@ -113,16 +112,17 @@ impl TokenSource {
     }
 
     async fn fetch(&self, client: &Client, target: Target<'_>) -> Result<(HeaderValue, Duration), End> {
-        let mut request = Request::new(self.form.clone());
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.endpoint.target().clone();
-        let headers = request.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        if let Some(authorization) = &self.authorization {
-            headers.insert(AUTHORIZATION, authorization.clone());
-        }
-        let fetched = client.request_by(target, request, MAX_TOKEN_ANSWER_BYTES, FETCH_TIMEOUT).await;
+        let build = || {
+            let mut head = RequestHead::new("POST", target);
+            head.field("Accept", b"application/json")?;
+            head.field("Accept-Encoding", b"identity")?;
+            head.field("Content-Type", b"application/x-www-form-urlencoded")?;
+            if let Some(authorization) = &self.authorization {
+                head.field("Authorization", authorization.as_bytes())?;
+            }
+            Ok(head.with_body(self.form.clone()))
+        };
+        let fetched = client.request_by(target, build, MAX_TOKEN_ANSWER_BYTES, FETCH_TIMEOUT).await;
         let answer = fetched.map_err(without_token)?;
         read_token(&answer).map_err(|reason| End::Auth(format!("no token: {reason}")))
     }

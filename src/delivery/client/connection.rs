@@ -2,46 +2,39 @@
 //! idle nobody polls it.
 
 use std::io;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::mem::MaybeUninit;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 use tokio::time::Instant;
-use tokio_rustls::client::TlsStream;
 
+use super::answer::AnswerReader;
+use super::request::OutgoingRequest;
 use super::route::{RouteId, Target};
 use super::sockets::Socket;
+use super::stream::Stream;
 use crate::delivery::End;
 use crate::delivery::guard::{Destination, GuardedAddr};
 
-/// How much a receiver may send before its final status line and headers are complete, in bytes;
-/// interim (1xx) answers count. hyper reads at most this ahead too, and takes at most 100 headers.
-pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// How long an unused connection is kept; most servers close theirs after 60 s or more.
 pub const MAX_IDLE: Duration = Duration::from_secs(55);
 /// How long a connection is used at all, so that a receiver that moves gets its traffic at its new place.
 pub const MAX_AGE: Duration = Duration::from_mins(5);
 /// How long a name counts as still resolving to a connection's address before it is asked again.
 pub const CONFIRM_AFTER: Duration = Duration::from_secs(1);
-
-type Driver = http1::Connection<TokioIo<Metered>, Full<Bytes>>;
+/// How long before a receiver closes an idle connection, by its `Keep-Alive: timeout`, it is not used any more; half of
+/// the time if that is shorter.
+const CLOSING_MARGIN: Duration = Duration::from_secs(1);
+/// How much is read at once, on the stack: an idle connection has no buffer.
+const READ_BYTES: usize = 8 * 1024;
 
 /// One HTTP/1.1 connection for one scheme, host and port: to one guarded address, directly or through a proxy.
 pub struct Connection {
-    sender: http1::SendRequest<Full<Bytes>>,
-    driver: Driver,
-    driver_ended: bool,
-    meter: Arc<Meter>,
+    stream: Stream,
+    /// Whether the last exchange left the connection ready for another one.
+    is_clean: bool,
+    idle_limit: Duration,
     destination: Destination,
     route: Option<RouteId>,
     address: Option<GuardedAddr>,
@@ -51,34 +44,14 @@ pub struct Connection {
     _socket: Socket,
 }
 
-/// How the reading of a response body ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyEnd {
-    /// It is all there.
-    Complete,
-    /// There was more than asked for.
-    TooLong,
-    /// The connection broke, or what came was no HTTP.
-    Broken,
-}
-
 impl Connection {
     /// HTTP/1.1 on a stream that was just made to `address` for `target`; no address if a proxy resolved the name.
-    pub(super) async fn start(
-        stream: Stream,
-        target: Target<'_>,
-        address: Option<GuardedAddr>,
-        socket: Socket,
-    ) -> Result<Self, hyper::Error> {
-        let meter = Arc::new(Meter::default());
-        let io = TokioIo::new(Metered { stream, meter: Arc::clone(&meter) });
-        let (sender, driver) = http1::Builder::new().max_buf_size(MAX_HEAD_BYTES).handshake(io).await?;
+    pub(super) fn new(stream: Stream, target: Target<'_>, address: Option<GuardedAddr>, socket: Socket) -> Self {
         let now = Instant::now();
-        Ok(Self {
-            sender,
-            driver,
-            driver_ended: false,
-            meter,
+        Self {
+            stream,
+            is_clean: true,
+            idle_limit: MAX_IDLE,
             destination: target.destination.clone(),
             route: target.route_id(),
             address,
@@ -86,51 +59,87 @@ impl Connection {
             used_at: now,
             confirmed_at: now,
             _socket: socket,
-        })
+        }
     }
 
-    /// Sends a request and waits for the head of the answer. The request's URI must be in origin form and
-    /// it must have a `Host` header. Dropping the future ends the connection.
-    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, End> {
-        self.meter.restart();
-        let answer = self.sender.send_request(request);
-        let answer = drive(&mut self.driver, &mut self.driver_ended, answer).await.map_err(|error| end_of(&error));
-        self.meter.head_is_complete();
-        answer
+    /// Writes a request and reads its answer meanwhile; `began` is called at the final status line. Dropping the future
+    /// ends the connection, and `answer` keeps what has come.
+    ///
+    /// An answer may come before the request is written, and is the answer all the same. A refusal ends the writing; a
+    /// success does not, because its sender may go on reading.
+    pub async fn exchange(
+        &mut self,
+        request: &mut OutgoingRequest,
+        answer: &mut AnswerReader,
+        mut began: impl FnMut(),
+    ) -> Result<(), End> {
+        self.is_clean = false;
+        std::future::poll_fn(|cx| self.poll_exchange(cx, request, answer, &mut began)).await?;
+        self.is_clean = request.is_sent() && answer.ends_cleanly();
+        let asked = answer.idle_limit().map(|limit| limit.saturating_sub(CLOSING_MARGIN.min(limit / 2)));
+        self.idle_limit = asked.map_or(MAX_IDLE, |limit| limit.min(MAX_IDLE));
+        self.used_at = Instant::now();
+        Ok(())
     }
 
-    /// Appends the response body to `into`, until that has `max_bytes`. The connection can be used again
-    /// only after [`BodyEnd::Complete`].
-    pub async fn read_body(&mut self, mut body: Incoming, into: &mut BytesMut, max_bytes: usize) -> BodyEnd {
-        while !body.is_end_stream() {
-            match drive(&mut self.driver, &mut self.driver_ended, body.frame()).await {
-                None => break,
-                Some(Err(_)) => return BodyEnd::Broken,
-                Some(Ok(frame)) => {
-                    let data = frame.into_data().unwrap_or_default();
-                    let room = max_bytes.saturating_sub(into.len());
-                    into.extend_from_slice(&data[..data.len().min(room)]);
-                    if data.len() > room {
-                        return BodyEnd::TooLong;
+    fn poll_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &mut OutgoingRequest,
+        answer: &mut AnswerReader,
+        began: &mut impl FnMut(),
+    ) -> Poll<Result<(), End>> {
+        let mut write_error = None;
+        loop {
+            if !request.is_over()
+                && let Poll::Ready(Err(error)) = request.poll_write(&mut self.stream, cx)
+            {
+                write_error = Some(error);
+            }
+            let is_enough = request.is_over() || !matches!(answer.status(), Some(200..=299));
+            if answer.end().is_some() {
+                return if is_enough { Poll::Ready(Ok(())) } else { Poll::Pending };
+            }
+            let mut scratch = [MaybeUninit::uninit(); READ_BYTES];
+            let mut read = ReadBuf::uninit(&mut scratch);
+            let had_status = answer.status().is_some();
+            let read = std::task::ready!(self.stream.poll_read(cx, &mut read)).map(|()| read.filled());
+            match read {
+                Ok(bytes) if !bytes.is_empty() => {
+                    answer.feed(bytes).map_err(|error| End::Protocol(error.to_string()))?;
+                    if !had_status && answer.status().is_some() {
+                        began();
                     }
+                }
+                ended if had_status => answer.close(ended.is_ok()),
+                // Why the request could not be written says more than that nothing came back.
+                ended => {
+                    return Poll::Ready(Err(write_error
+                        .or(ended.err())
+                        .as_ref()
+                        .map_or_else(closed_early, unanswered)));
                 }
             }
         }
-        BodyEnd::Complete
+    }
+
+    /// Whether the last exchange, if any, left nothing on the connection.
+    pub(super) fn is_clean(&self) -> bool {
+        self.is_clean
     }
 
     /// Whether another request can be sent: the peer has not closed it, as far as this machine has heard,
     /// it is not too old, and nothing of an earlier exchange is left on it.
     pub fn is_usable(&mut self) -> bool {
         let now = Instant::now();
-        if now - self.used_at > MAX_IDLE || now - self.opened_at > MAX_AGE {
+        if !self.is_clean || now - self.used_at > self.idle_limit || now - self.opened_at > MAX_AGE {
             return false;
         }
+        // Whatever there is to read, also its end, is the answer to no question.
+        let mut scratch = [MaybeUninit::uninit(); 1];
         let mut nobody = Context::from_waker(Waker::noop());
-        if !self.driver_ended && Pin::new(&mut self.driver).poll(&mut nobody).is_ready() {
-            self.driver_ended = true;
-        }
-        !self.driver_ended && self.sender.is_ready()
+        self.is_clean = self.stream.poll_read(&mut nobody, &mut ReadBuf::uninit(&mut scratch)).is_pending();
+        self.is_clean
     }
 
     /// Whether this connection's scheme, host and port are those of `target`, and it was made in the same way:
@@ -150,144 +159,19 @@ impl Connection {
     pub(super) fn address(&self) -> Option<GuardedAddr> {
         self.address
     }
+}
 
-    /// Notes the end of an exchange: idleness counts from now.
-    pub(super) fn rest(&mut self) {
-        self.used_at = Instant::now();
+/// The end of a request that got no answer.
+fn unanswered(error: &io::Error) -> End {
+    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return End::Tls(tls.to_string());
     }
-
-    /// Whether the peer has sent nothing at all since the last request began.
-    pub(super) fn heard_nothing(&self) -> bool {
-        self.meter.read_bytes.load(Ordering::Relaxed) == 0
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => closed_early(),
+        kind => End::Connect(format!("the connection broke before an answer: {kind}")),
     }
 }
 
-/// Runs `exchange`, which waits for the connection, and the connection itself in one task.
-async fn drive<T>(driver: &mut Driver, driver_ended: &mut bool, exchange: impl Future<Output = T>) -> T {
-    let mut exchange = pin!(exchange);
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(done) = exchange.as_mut().poll(cx) {
-            return Poll::Ready(done);
-        }
-        // Its error, if any, reaches the exchange too.
-        if !*driver_ended && Pin::new(&mut *driver).poll(cx).is_ready() {
-            *driver_ended = true;
-        }
-        exchange.as_mut().poll(cx)
-    })
-    .await
-}
-
-/// What a request came to that got no answer.
-fn end_of(error: &hyper::Error) -> End {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = source {
-        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return End::Tls(tls.to_string());
-        }
-        if cause.is::<HeadTooLarge>() {
-            return End::Protocol(HeadTooLarge.to_string());
-        }
-        let io = cause.downcast_ref::<io::Error>();
-        if let Some(kind) = io.filter(|io| io.get_ref().is_none()).map(io::Error::kind) {
-            return End::Connect(format!("the connection broke before an answer: {kind}"));
-        }
-        // The standard library passes over a wrapped error itself: its `source` is what that one wraps.
-        source = match io.and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => cause.source(),
-        };
-    }
-    if error.is_parse() {
-        End::Protocol(format!("the answer cannot be read: {error}"))
-    } else {
-        End::Connect("the receiver closed the connection before it answered".to_owned())
-    }
-}
-
-/// The answer's head, interim answers included, is larger than [`MAX_HEAD_BYTES`].
-#[derive(Debug, thiserror::Error)]
-#[error("the head of the answer has more than {MAX_HEAD_BYTES} bytes")]
-struct HeadTooLarge;
-
-/// Counts what was read since a request began, and says how much may be.
-#[derive(Default)]
-struct Meter {
-    read_bytes: AtomicUsize,
-    limit_bytes: AtomicUsize,
-}
-
-impl Meter {
-    fn restart(&self) {
-        self.read_bytes.store(0, Ordering::Relaxed);
-        self.limit_bytes.store(MAX_HEAD_BYTES, Ordering::Relaxed);
-    }
-    /// From here on whoever reads the body says how much is enough.
-    fn head_is_complete(&self) {
-        self.limit_bytes.store(usize::MAX, Ordering::Relaxed);
-    }
-}
-
-/// A stream whose reading is counted and limited: hyper by itself would read interim answers for ever.
-struct Metered {
-    stream: Stream,
-    meter: Arc<Meter>,
-}
-
-/// What a connection runs on.
-pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Metered {
-    fn write_half(self: Pin<&mut Self>) -> Pin<&mut (dyn AsyncWrite + Send + Unpin)> {
-        match &mut self.get_mut().stream {
-            Stream::Plain(stream) => Pin::new(stream),
-            Stream::Tls(stream) => Pin::new(stream),
-        }
-    }
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let read_bytes = this.meter.read_bytes.load(Ordering::Relaxed);
-        if read_bytes > this.meter.limit_bytes.load(Ordering::Relaxed) {
-            return Poll::Ready(Err(io::Error::other(HeadTooLarge)));
-        }
-        let filled_before = buf.filled().len();
-        let polled = match &mut this.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        this.meter.read_bytes.store(read_bytes.saturating_add(buf.filled().len() - filled_before), Ordering::Relaxed);
-        polled
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.write_half().poll_write(cx, buf)
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write_half().poll_flush(cx)
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write_half().poll_shutdown(cx)
-    }
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.write_half().poll_write_vectored(cx, bufs)
-    }
-    /// Head and body leave in one system call.
-    fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
+fn closed_early() -> End {
+    End::Connect("the receiver closed the connection before it answered".to_owned())
 }

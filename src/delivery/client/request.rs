@@ -1,0 +1,116 @@
+//! The bytes of one request of HTTP/1.1, built once, and how far they are written.
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::route::Target;
+use super::stream::Stream;
+use crate::delivery::End;
+
+/// Room for the head of a signed request.
+const USUAL_HEAD_BYTES: usize = 640;
+
+/// A request's head as it is put together: field names go out in the spelling that they are given in.
+pub struct RequestHead(Vec<u8>);
+
+/// A request, ready for the wire.
+pub struct OutgoingRequest {
+    head: Vec<u8>,
+    body: Bytes,
+    written_bytes: usize,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Writing,
+    Flushing,
+    Sent,
+    /// The connection takes no more. What has come back may still be an answer.
+    Broken,
+}
+
+impl RequestHead {
+    /// Request line and `Host`. `method` is a token; the path of a [`Destination`](crate::delivery::guard::Destination)
+    /// has no spaces.
+    pub(in crate::delivery) fn new(method: &str, target: Target<'_>) -> Self {
+        let destination = target.destination;
+        Self::of(method, destination.path_and_query(), destination.authority().as_bytes())
+    }
+
+    /// For another path than the destination's.
+    pub fn of(method: &str, path_and_query: &str, host: &[u8]) -> Self {
+        let mut head = Vec::with_capacity(USUAL_HEAD_BYTES);
+        for part in [method.as_bytes(), b" ", path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: ", host, b"\r\n"] {
+            head.extend_from_slice(part);
+        }
+        Self(head)
+    }
+
+    /// Adds a field. No value may end its line: the last guard before the wire against a request within a request.
+    pub fn field(&mut self, name: &str, value: &[u8]) -> Result<(), End> {
+        if value.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f) {
+            return Err(End::Protocol(format!("the value of {name} cannot be sent: it has a control character")));
+        }
+        self.0.reserve(name.len() + value.len() + 4);
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            self.0.extend_from_slice(part);
+        }
+        Ok(())
+    }
+
+    /// With `Content-Length`, also of an empty body.
+    pub fn with_body(mut self, body: Bytes) -> OutgoingRequest {
+        self.0.extend_from_slice(b"Content-Length: ");
+        self.0.extend_from_slice(itoa::Buffer::new().format(body.len()).as_bytes());
+        self.0.extend_from_slice(b"\r\n\r\n");
+        OutgoingRequest { head: self.0, body, written_bytes: 0, stage: Stage::Writing }
+    }
+}
+
+impl OutgoingRequest {
+    /// Writes what the connection takes. `Pending`: it will take more later; an error is the last word.
+    pub(super) fn poll_write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.poll_stages(stream, cx);
+        if matches!(polled, Poll::Ready(Err(_))) {
+            self.stage = Stage::Broken;
+        }
+        polled
+    }
+
+    fn poll_stages(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.stage == Stage::Writing {
+            let head = self.head.get(self.written_bytes..).unwrap_or_default();
+            let body = &self.body[self.written_bytes.saturating_sub(self.head.len())..];
+            let written = match (head, body) {
+                ([], body) => stream.poll_write(cx, &[IoSlice::new(body)]),
+                (head, []) => stream.poll_write(cx, &[IoSlice::new(head)]),
+                (head, body) => stream.poll_write(cx, &[IoSlice::new(head), IoSlice::new(body)]),
+            };
+            match std::task::ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.written_bytes += written,
+            }
+            if self.written_bytes >= self.head.len() + self.body.len() {
+                self.stage = Stage::Flushing;
+            }
+        }
+        if self.stage == Stage::Flushing {
+            std::task::ready!(stream.poll_flush(cx))?;
+            self.stage = Stage::Sent;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether it has left as a whole.
+    pub(super) fn is_sent(&self) -> bool {
+        self.stage == Stage::Sent
+    }
+
+    /// Whether there is nothing more to do: it has left, or never will.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Sent | Stage::Broken)
+    }
+}
