@@ -121,7 +121,7 @@ impl Event {
         let id = new_id(now);
         let parts = CanonicalParts {
             id: &id,
-            payload: payload_or_empty(reader.canonical()),
+            payload: reader.canonical(),
             topic: &quote(topic.as_str()),
             ts: &moment(Some(now))?,
             kind: &quote(kind),
@@ -163,7 +163,7 @@ impl Event {
             return Err(refused("v", "must be 1"));
         }
         let options = DeliveryOptions::parse(fields.deliver_at, fields.webhooks, now)?;
-        let payload = payload_or_empty(fields.payload.unwrap_or("{}"));
+        let payload = fields.payload.unwrap_or("{}");
         let body = CanonicalParts { id: &id, payload, topic, ts: &ts, kind }.body();
         Ok(Self { id: id_value, topic: topic_value, kind: kind_value, body, options, hops: None })
     }
@@ -187,10 +187,21 @@ impl Event {
     pub fn kind(&self) -> &str {
         &self.kind
     }
-    /// The canonical body: the bytes that are signed, stored and sent.
+    /// The canonical body: the bytes that are stored.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// The body that is signed and sent unless a webhook has a shape: the canonical one, in which a payload that Python
+    /// calls false (`null`, `false`, `0`, `""`, `[]`) is `{}`. The original client sends it so.
+    #[must_use]
+    pub fn decnet_body(&self) -> Bytes {
+        let (start, end) = self.payload_range();
+        if !is_false_in_python(&self.body[start..end]) {
+            return self.body.clone();
+        }
+        [&self.body[..start], b"{}", &self.body[end..]].concat().into()
     }
 
     /// What its publisher asks of its deliveries; not kept in a store, which has its deliveries.
@@ -213,13 +224,26 @@ impl Event {
 
     /// The payload in its canonical form, as it lies in the body.
     #[must_use]
-    pub fn payload_json(&self) -> &[u8] {
+    pub fn payload_json(&self) -> Bytes {
+        let (start, end) = self.payload_range();
+        self.body.slice(start..end)
+    }
+
+    /// Whether an event with the same id is the same: `ts` may differ, because a publisher that leaves it out gets
+    /// another one each time.
+    #[must_use]
+    pub fn has_same_content(&self, other: &Self) -> bool {
+        self.topic == other.topic && self.kind == other.kind && self.payload_json() == other.payload_json()
+    }
+
+    /// Where the payload begins and ends in the body.
+    fn payload_range(&self) -> (usize, usize) {
         const BEFORE: &[u8] = b",\"payload\":";
         // Quotes inside strings are escaped, so neither key can be part of a string: the first
         // occurrence of one and the last of the other are the event's own.
         let start = memchr::memmem::find(&self.body, BEFORE).map_or(0, |at| at + BEFORE.len());
         let end = memchr::memmem::rfind(&self.body, b",\"topic\":").unwrap_or(start);
-        self.body.get(start..end).unwrap_or_default()
+        (start, end.max(start))
     }
 }
 
@@ -330,13 +354,13 @@ fn moment(moment: Option<UnixMicros>) -> Result<String, EventError> {
     Ok(format!("\"{text}\""))
 }
 
-/// What Python calls false is an empty payload, as in the client that receivers know.
-fn payload_or_empty(payload: &str) -> &str {
+/// Of a payload in its canonical form: `bool(payload)` of Python is false.
+fn is_false_in_python(payload: &[u8]) -> bool {
     let is_zero = || {
-        let mantissa = payload.split(['e', 'E']).next().unwrap_or_default();
-        payload.starts_with(is_number_start) && mantissa.bytes().all(|b| matches!(b, b'-' | b'0' | b'.'))
+        let mantissa = payload.split(|byte| matches!(byte, b'e' | b'E')).next().unwrap_or_default();
+        !mantissa.is_empty() && mantissa.iter().all(|byte| matches!(byte, b'-' | b'0' | b'.'))
     };
-    if matches!(payload, "null" | "false" | "\"\"" | "[]") || is_zero() { "{}" } else { payload }
+    matches!(payload, b"null" | b"false" | b"\"\"" | b"[]" | b"{}") || is_zero()
 }
 
 fn is_number_start(c: char) -> bool {

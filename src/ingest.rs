@@ -2,6 +2,7 @@
 
 mod patterns;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -171,6 +172,7 @@ impl Ingest {
         once: Option<Idempotency>,
     ) -> Result<Vec<Receipt>, PublishError> {
         refuse_reserved_topics(&events)?;
+        refuse_repeated_ids(&events)?;
         let owner = self.tenants.get(tenant).ok_or(StoreError::NotFound)?;
         let count = events.len();
         owner.take_events(count)?;
@@ -379,6 +381,20 @@ fn new_events(tenant: TenantSeq, accepted_at: UnixMicros, placed: &[Placed]) -> 
         NewEvent { tenant, event: event.clone(), accepted_at, owed }
     };
     placed.iter().map(new).collect()
+}
+
+/// One request must not have two events with one id; the same event twice is a duplicate.
+fn refuse_repeated_ids(events: &[Event]) -> Result<(), StoreError> {
+    if events.len() < 2 {
+        return Ok(());
+    }
+    let mut known = HashMap::with_capacity(events.len());
+    for (index, event) in events.iter().enumerate() {
+        if !known.entry(event.id()).or_insert(event).has_same_content(event) {
+            return Err(StoreError::IdTaken { index });
+        }
+    }
+    Ok(())
 }
 
 /// The server's own topics are for nobody else.

@@ -46,8 +46,10 @@ pub const MAX_SHAPED_BYTES: usize = MAX_EVENT_BYTES + 64 * 1024;
 pub const MAX_RENDERING_TIME: Duration = Duration::from_secs(2);
 /// The longest text of a [`RenderError`], in bytes, as of an attempt's error.
 pub const MAX_RENDER_ERROR_BYTES: usize = 512;
-/// The name of the shape that leaves the canonical body as it is.
+/// The name of the shape that sends the event as the original does.
 pub const DECNET: &str = "decnet";
+/// The name of the shape that sends the payload alone.
+pub const PAYLOAD: &str = "payload";
 /// The media type of bodies whose shape names no other.
 pub const JSON: &str = "application/json";
 
@@ -193,6 +195,7 @@ pub struct Shape(Kind);
 #[derive(Clone)]
 enum Kind {
     Decnet,
+    Payload,
     Builtin(&'static Builtin),
     Custom(Arc<Custom>),
 }
@@ -237,6 +240,7 @@ impl Shape {
     pub fn parse(input: &ShapeInput) -> Result<Self, ShapeError> {
         match input {
             ShapeInput::Name(name) if name == DECNET => Ok(Self(Kind::Decnet)),
+            ShapeInput::Name(name) if name == PAYLOAD => Ok(Self(Kind::Payload)),
             ShapeInput::Name(name) => {
                 // As much of an unknown name as an error repeats, in characters.
                 const SHOWN_CHARS: usize = 64;
@@ -266,6 +270,7 @@ impl Shape {
     pub fn name(&self) -> &str {
         match &self.0 {
             Kind::Decnet => DECNET,
+            Kind::Payload => PAYLOAD,
             Kind::Builtin(builtin) => builtin.name,
             Kind::Custom(_) => "template",
         }
@@ -284,7 +289,7 @@ impl Shape {
     #[must_use]
     pub fn content_type(&self) -> HeaderValue {
         match &self.0 {
-            Kind::Decnet => HeaderValue::from_static(JSON),
+            Kind::Decnet | Kind::Payload => HeaderValue::from_static(JSON),
             Kind::Builtin(builtin) => HeaderValue::from_static(builtin.content_type),
             Kind::Custom(custom) => custom.content_type.clone(),
         }
@@ -295,7 +300,8 @@ impl Shape {
     /// It computes for some microseconds as a rule, and for a bounded time always: see the limits in `docs/shapes.md`.
     pub fn render(&self, event: &Event, context: &Context<'_>) -> Result<Bytes, RenderError> {
         let (template, content_type) = match &self.0 {
-            Kind::Decnet => return Ok(event.body().clone()),
+            Kind::Decnet => return Ok(event.decnet_body()),
+            Kind::Payload => return Ok(event.payload_json()),
             Kind::Builtin(builtin) => (builtin.template()?, builtin.content_type),
             Kind::Custom(custom) => (&custom.template, custom.input.content_type.as_str()),
         };

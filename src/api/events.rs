@@ -21,7 +21,7 @@ use super::problem::Problem;
 use super::views::Time;
 use crate::event::{Event, HOPS_HEADER, Hops, MAX_BATCH_BYTES, MAX_EVENT_BYTES};
 use crate::ingest;
-use crate::store::{DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, Page, StoredEvent};
+use crate::store::{DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, Page, StoreError, StoredEvent};
 use crate::topic::Pattern;
 use crate::webhook::TenantSeq;
 
@@ -168,7 +168,8 @@ impl From<ingest::Receipt> for Receipt {
     (status = 202, body = Receipt),
     (status = 400, description = "The body is no JSON, has duplicate keys, or is nested too deeply."),
     (status = 408, description = "The body did not arrive in time."),
-    (status = 409, description = "The `Idempotency-Key` was used with another body."),
+    (status = 409, description = "The id of an event was sent before with another topic, type or payload \
+        (`event-id-conflict`, `errors` names it), or the `Idempotency-Key` was used with another body. Nothing was stored."),
     (status = 413, description = "The event is larger than 1 MiB."),
     (status = 415, description = "The body is not `application/json`."),
     (status = 422, description = "A field is missing or invalid."),
@@ -199,7 +200,11 @@ pub(super) async fn publish(
     let (event, received) = parse(&app, tenant, received, move |body| Event::from_json(body, now)).await?;
     let event = event.with_hops(hops);
     if is_dry_run {
-        let duplicate = app.engine.store().event(tenant, event.id()).await?.is_some();
+        let stored = app.engine.store().event(tenant, event.id()).await?;
+        if stored.as_ref().is_some_and(|stored| !stored.is_damaged && !stored.event.has_same_content(&event)) {
+            return Err(StoreError::IdTaken { index: 0 }.into());
+        }
+        let duplicate = stored.is_some();
         let ingest::DryRun { id, webhooks } = app.engine.dry_run(tenant, &event)?;
         let webhooks = webhooks.into_iter().map(Prospect::from).collect();
         return Ok(Json(DryRun { id, duplicate, webhooks }).into_response());
@@ -257,7 +262,8 @@ async fn accept(
     (status = 202, body = BatchReceipt),
     (status = 400, description = "The body is no JSON; `errors` names the event."),
     (status = 408, description = "The body did not arrive in time."),
-    (status = 409, description = "The `Idempotency-Key` was used with another body."),
+    (status = 409, description = "The id of an event was sent before with another topic, type or payload \
+        (`event-id-conflict`, `errors` names it), or the `Idempotency-Key` was used with another body. Nothing was stored."),
     (status = 413, description = "The batch is larger than 16 MiB, or an event larger than 1 MiB."),
     (status = 415, description = "The body is neither `application/json` nor `application/x-ndjson`."),
     (status = 422, description = "An event is invalid, there are none or more than 1,000, or they are for more than 20,000 \

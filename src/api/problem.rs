@@ -211,6 +211,10 @@ impl From<StoreError> for Problem {
                 let errors = vec![FieldError { field: "name".to_owned(), reason: "is taken".to_owned() }];
                 Self::with_fields(StatusCode::CONFLICT, "name-taken", errors)
             }
+            StoreError::IdTaken { index } => {
+                let taken = FieldError { field: format!("events[{index}].id"), reason: error.to_string() };
+                Self::with_fields(StatusCode::CONFLICT, "event-id-conflict", vec![taken])
+            }
             StoreError::IdempotencyConflict => Self::new(
                 StatusCode::CONFLICT,
                 "idempotency-conflict",

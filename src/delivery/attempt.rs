@@ -40,13 +40,13 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// The event in its canonical form, which is not copied.
+    /// The event as the original client sends it ([`Event::decnet_body`]).
     #[must_use]
     pub fn of(event: &'a Event) -> Self {
         Self {
             event_id: event.id(),
             topic: Some(event.topic().as_str()),
-            body: event.body().clone(),
+            body: event.decnet_body(),
             content_type: None,
             hops: None,
         }

@@ -29,7 +29,7 @@ pub(super) fn message<'a>(id: &'a str, events: impl Iterator<Item = &'a Event> +
         if index > 0 {
             body.push(b',');
         }
-        body.extend_from_slice(event.body());
+        body.extend_from_slice(&event.decnet_body());
     }
     // A UUID needs no escapes.
     body.extend_from_slice(b"],\"id\":\"");

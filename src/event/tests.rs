@@ -52,7 +52,7 @@ fn absent_fields_are_filled_in() {
         )
     );
     let empty = event(r#"{"topic":"door.opened","id":"","ts":"","type":""}"#);
-    let null = event(r#"{"topic":"door.opened","id":null,"ts":null,"type":null,"payload":null}"#);
+    let null = event(r#"{"topic":"door.opened","id":null,"ts":null,"type":null,"payload":{}}"#);
     for other in [empty, null] {
         assert_ne!(other.id(), made.id());
         assert_eq!(other.body()[45..], made.body()[45..]);
@@ -64,16 +64,50 @@ fn an_event_has_the_values_of_its_fields() {
     let made = event(r#"{"v":1,"type":"a\"\u00e9","id":"\"\\","ts":"any\ntext","topic":"t.\u0061.\\","payload":[1]}"#);
     assert_eq!((made.kind(), made.id(), made.topic().as_str()), ("a\"é", "\"\\", "t.a.\\"));
     assert_eq!(made.body(), r#"{"id":"\"\\","payload":[1],"topic":"t.a.\\","ts":"any\ntext","type":"a\"é","v":1}"#);
-    assert_eq!(made.payload_json(), b"[1]");
+    assert_eq!(made.payload_json(), "[1]");
 }
 
 #[test]
-fn empty_payloads_become_an_empty_object() {
-    for empty in ["null", "false", "0", "-0", "0.0", "-0.00E+7", "0e5", "\"\"", "[]", "[ ]", "{}", "{ }"] {
-        assert_eq!(canonical(empty), "{}", "{empty}");
+fn every_payload_is_kept_as_it_came_and_sent_as_the_original_does() {
+    let sent = |payload: &str| {
+        let made = event(&with_payload(payload));
+        let before = String::from_utf8(made.body().to_vec()).unwrap();
+        let sent = String::from_utf8(made.decnet_body().to_vec()).unwrap();
+        let [mut before, mut sent] = [before, sent].map(|text| serde_json::from_str::<Value>(&text).unwrap());
+        let payload = sent["payload"].take();
+        before["payload"].take();
+        assert_eq!(sent, before, "all else is the same");
+        payload.to_string()
+    };
+    for empty in ["null", "false", "0", "-0", "0.0", "-0.00E+7", "0e5", "\"\"", "[]", "{}"] {
+        assert_eq!(canonical(empty), empty);
+        assert_eq!(sent(empty), "{}", "{empty}");
     }
-    for full in ["true", "1", "0.1", "1e-400", "10", "\"0\"", "\" \"", "[0]", "[[]]", r#"{"a":0}"#] {
+    assert_eq!((canonical("[ ]"), canonical("{ }")), ("[]".to_owned(), "{}".to_owned()));
+    for full in ["true", "1", "0.1", "10", "\"0\"", "\" \"", "[0]", "[[]]", r#"{"a":0}"#] {
         assert_eq!(canonical(full), full);
+        assert_eq!(sent(full), full);
+    }
+    let tiny = event(&with_payload("1e-400"));
+    assert_eq!(&tiny.decnet_body(), tiny.body());
+}
+
+#[test]
+fn an_event_with_the_same_id_is_the_same_if_only_its_ts_differs() {
+    let one = event(r#"{"topic":"a","id":"e","type":"t","payload":{"x":1,"y":2},"ts":1}"#);
+    for same in [
+        r#"{"topic":"a","id":"e","type":"t","payload":{"y":2,"x":1}}"#,
+        r#"{"topic":"a","id":"e","type":"t","payload":{"y":2,"x":1},"ts":"later"}"#,
+    ] {
+        assert!(one.has_same_content(&event(same)), "{same}");
+    }
+    for other in [
+        r#"{"topic":"b","id":"e","type":"t","payload":{"x":1,"y":2},"ts":1}"#,
+        r#"{"topic":"a","id":"e","payload":{"x":1,"y":2},"ts":1}"#,
+        r#"{"topic":"a","id":"e","type":"t","payload":{"x":1.0,"y":2},"ts":1}"#,
+        r#"{"topic":"a","id":"e","type":"t","ts":1}"#,
+    ] {
+        assert!(!one.has_same_content(&event(other)), "{other}");
     }
 }
 
@@ -255,9 +289,9 @@ fn an_event_made_in_this_process_is_as_one_received() {
     let made = Event::new(topic, "a \"type\"\n", r#" {"b":1, "a":2} "#, NOW).unwrap();
     let received = Event::from_json(made.body(), UnixMicros(0)).unwrap();
     assert_eq!(received, made);
-    assert_eq!(made.payload_json(), br#"{"a":2,"b":1}"#);
+    assert_eq!(made.payload_json(), r#"{"a":2,"b":1}"#);
     let new = |kind: &str, payload: &str| Event::new(Topic::parse("a").unwrap(), kind, payload, NOW);
-    assert_eq!(new("", "null").unwrap().payload_json(), b"{}");
+    assert_eq!(new("", "null").unwrap().payload_json(), "null");
     assert!(matches!(new(&"k".repeat(256), "{}"), Err(EventError::Field { field, .. }) if field == "type"));
     assert!(matches!(new("", "{} {}"), Err(EventError::Json { at: 3, .. })));
     assert!(matches!(new("", &" ".repeat(MAX_EVENT_BYTES + 1)), Err(EventError::TooLarge { .. })));
@@ -360,9 +394,7 @@ proptest! {
         let sent = with_payload(&payload.to_string());
         let made = event(&sent);
         let read: Value = serde_json::from_slice(made.body()).unwrap();
-        let is_empty = payload == json!(null) || payload == json!(false) || payload == json!("")
-            || payload == json!([]) || payload.as_f64() == Some(0.0);
-        prop_assert_eq!(&read["payload"], if is_empty { &json!({}) } else { &payload });
+        prop_assert_eq!(&read["payload"], &payload);
         prop_assert_eq!(made.payload_json().to_vec(), read["payload"].to_string().into_bytes());
         prop_assert_eq!(Event::from_json(made.body(), UnixMicros(0)).unwrap(), made);
     }

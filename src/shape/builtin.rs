@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::template::Template;
-use super::{DECNET, JSON, RenderError};
+use super::{DECNET, JSON, PAYLOAD, RenderError};
 
 /// A shape that comes with the program.
 pub struct Builtin {
@@ -11,7 +11,7 @@ pub struct Builtin {
     /// What it is for, in one sentence.
     pub description: &'static str,
     pub content_type: &'static str,
-    /// Jinja; `None` for the canonical body as it is.
+    /// Jinja; `None` for bytes of the event as they are.
     pub source: Option<&'static str>,
     /// Compiled at its first use.
     compiled: LazyLock<Option<Template>>,
@@ -29,14 +29,14 @@ macro_rules! builtin {
     };
 }
 
-static BUILTINS: [Builtin; 10] = [
-    Builtin {
-        name: DECNET,
-        description: "The canonical body as it is stored: id, payload, topic, ts, type and v.",
-        content_type: JSON,
-        source: None,
-        compiled: LazyLock::new(|| None),
-    },
+/// A shape without a template: bytes of the event.
+const fn as_it_is(name: &'static str, description: &'static str) -> Builtin {
+    Builtin { name, description, content_type: JSON, source: None, compiled: LazyLock::new(|| None) }
+}
+
+static BUILTINS: [Builtin; 11] = [
+    as_it_is(DECNET, "The event as it is stored: id, payload, topic, ts, type and v; an empty payload is {}."),
+    as_it_is(PAYLOAD, "The payload alone, as it is stored."),
     builtin!(
         "cloudevents",
         "application/cloudevents+json; charset=utf-8",

@@ -148,7 +148,7 @@ fn cloudevents_has_what_the_specification_requires() {
         for name in shaped.as_object().unwrap().keys() {
             assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()), "{name}");
         }
-        let payload: Value = serde_json::from_slice(event.payload_json()).unwrap();
+        let payload: Value = serde_json::from_slice(&event.payload_json()).unwrap();
         assert_eq!(shaped["data"], payload);
     }
 }
@@ -479,7 +479,7 @@ fn a_shape_is_a_name_or_a_template_and_goes_back_as_it_came() {
 #[test]
 fn a_wrong_shape_is_refused_with_the_reason_and_the_place() {
     let unknown = Shape::parse(&ShapeInput::Name("slak".to_owned())).unwrap_err().to_string();
-    assert!(unknown.contains("\"slak\"") && unknown.contains("decnet, cloudevents, slack"), "{unknown}");
+    assert!(unknown.contains("\"slak\"") && unknown.contains("decnet, payload, cloudevents, slack"), "{unknown}");
     for (text, expected) in [
         ("a\n{{ event.id }", "line 2"),
         ("{% if a %}", "line 1"),
@@ -731,7 +731,8 @@ proptest! {
     #[test]
     fn a_payload_prints_as_it_is_stored(value in json_value()) {
         let event = event(&json!({"topic": "t", "payload": {"v": value}}).to_string());
-        let expected = std::str::from_utf8(event.payload_json()).unwrap();
+        let payload = event.payload_json();
+        let expected = std::str::from_utf8(&payload).unwrap();
         let expected = expected.strip_prefix("{\"v\":").and_then(|rest| rest.strip_suffix('}')).unwrap();
         let walked = "{% for key in event.payload %}{{ event.payload[key|string]|tojson }}{% endfor %}";
         prop_assert_eq!(&try_render("{{ event.payload.v|tojson }}", &event).unwrap(), expected);

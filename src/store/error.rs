@@ -13,6 +13,9 @@ pub enum StoreError {
     NotFound,
     #[error("the name is taken")]
     NameTaken,
+    /// The tenant has sent the id of an event, counted from 0, with another topic, type or payload. Nothing was stored.
+    #[error("the id was sent before, with another topic, type or payload")]
+    IdTaken { index: usize },
     /// The idempotency key was used with another body.
     #[error("the idempotency key was used with another body")]
     IdempotencyConflict,

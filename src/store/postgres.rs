@@ -191,7 +191,12 @@ impl Store for PostgresStore {
         events: Vec<NewEvent>,
         once: Idempotency,
     ) -> Result<AcceptedOnce, StoreError> {
-        let accept = async { write!(self, |commit| idempotency::accept_once(commit, tenant, &events, &once).await) };
+        let accept = async {
+            if events.len() > 1 {
+                accept::refuse_taken(&self.connection().await?, &self.shared, &events).await?;
+            }
+            write!(self, |commit| idempotency::accept_once(commit, tenant, &events, &once).await)
+        };
         tokio::time::timeout(group::ANSWER_WITHIN, accept).await.unwrap_or_else(|_| {
             self.shared.window.doubt();
             Err(group::too_late())

@@ -20,10 +20,12 @@ fn every_event_gets_the_body_and_the_signature_that_the_original_client_sent() {
     for line in &lines {
         let text = |field: &str| line[field].as_str().unwrap();
         let event = Event::from_json(text("event").as_bytes(), UnixMicros(0)).unwrap();
-        assert_eq!(event.body(), text("body"), "{line}");
+        let body = event.decnet_body();
+        assert_eq!(body, text("body"), "{line}");
         let secret = Secret::parse(text("secret")).unwrap();
-        assert_eq!(decnet_signature(&secret, event.body()), text("signature"), "{line}");
-        assert_eq!(Event::from_json(text("body").as_bytes(), UnixMicros(0)).unwrap(), event, "{line}");
+        assert_eq!(decnet_signature(&secret, &body), text("signature"), "{line}");
+        let again = Event::from_json(text("body").as_bytes(), UnixMicros(0)).unwrap();
+        assert_eq!(again.decnet_body(), body, "{line}");
     }
 }
 
@@ -37,7 +39,7 @@ fn every_batch_of_these_events_gives_the_same_bodies() {
         Event::batch_from_json(array.as_bytes(), UnixMicros(0)),
         Event::batch_from_ndjson(ndjson.as_bytes(), UnixMicros(0)),
     ] {
-        let bodies: Vec<_> = batch.unwrap().iter().map(|event| event.body().clone()).collect();
+        let bodies: Vec<_> = batch.unwrap().iter().map(Event::decnet_body).collect();
         let expected: Vec<_> = lines.iter().map(|line| line["body"].as_str().unwrap()).collect();
         assert_eq!(bodies, expected);
     }

@@ -538,6 +538,41 @@ async fn an_event_is_accepted_once_and_keeps_its_digits() {
 }
 
 #[tokio::test]
+async fn an_id_that_was_sent_before_with_another_content_is_a_conflict() {
+    let (_folder, server) = TestServer::in_new_folder().await;
+    let event = |id: &str, n: u32| format!(r#"{{"topic":"a","type":"t","id":"{id}","payload":{{"n":{n}}}}}"#);
+    server.post("/api/v1/events", &event("e-1", 1)).await.expect(202);
+    for other in [
+        event("e-1", 2),
+        event("e-1", 1).replace(r#""a""#, r#""b""#),
+        event("e-1", 1).replace(r#""t""#, r#""u""#),
+        event("e-1", 1).replace(r#"{"n":1}"#, "null"),
+    ] {
+        server.post("/api/v1/events", &other).await.expect_refusal(409, "events[0].id", "was sent before");
+        server.post("/api/v1/events?dry_run=true", &other).await.expect_refusal(409, "events[0].id", "was sent before");
+    }
+    let batch = format!("[{},{},{}]", event("e-2", 1), event("e-1", 1), event("e-1", 2));
+    server.post("/api/v1/events/batch", &batch).await.expect_refusal(409, "events[2].id", "was sent before");
+    let batch = format!("[{},{}]", event("e-3", 1), event("e-3", 2));
+    let refused = server.post("/api/v1/events/batch", &batch).await;
+    refused.expect_refusal(409, "events[1].id", "was sent before");
+    assert_eq!(server.get("/api/v1/stats").await.expect(200)["events"], 1, "nothing else was stored");
+    assert_eq!(server.post("/api/v1/events", &event("e-1", 1)).await.expect(202)["duplicate"], true);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn every_payload_is_kept_as_it_came() {
+    let (_folder, server) = TestServer::in_new_folder().await;
+    for payload in ["null", "false", "0", "-0.0", "\"\"", "[]", "{}", "7", "\"text\""] {
+        let id = server.post("/api/v1/events", &format!(r#"{{"topic":"a","payload":{payload}}}"#)).await.expect(202);
+        let shown = server.get(&format!("/api/v1/events/{}", id["id"].as_str().unwrap())).await;
+        assert!(shown.body.contains(&format!(r#""payload":{payload},"#)), "{payload}: {}", shown.body);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_event_that_is_none_is_refused_with_its_reason_and_not_stored() {
     let (_folder, server) = TestServer::in_new_folder().await;
     let deep = format!(r#"{{"topic":"a","payload":{}{}}}"#, "[".repeat(128), "]".repeat(128));

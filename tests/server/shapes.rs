@@ -25,7 +25,7 @@ async fn the_shapes_are_listed_with_their_templates() {
     let shapes = shapes.as_array().unwrap();
     assert_eq!(shapes.len(), builtins().len());
     assert_eq!((&shapes[0]["name"], &shapes[0]["template"]), (&json!("decnet"), &Value::Null));
-    for shape in &shapes[1..] {
+    for shape in shapes.iter().filter(|shape| shape["template"].is_string()) {
         // What is listed can be taken as one's own, and makes the same.
         let name = &shape["name"];
         let event = json!({"topic": "t", "id": "e", "ts": "2026-09-21T00:00:00Z"});

@@ -179,6 +179,8 @@ stories! {
         an_event_that_matched_nothing_is_stored_and_shown,
         an_id_is_accepted_once,
         an_id_is_accepted_once_within_one_call,
+        an_id_is_refused_for_another_event_and_nothing_of_the_call_is_stored,
+        of_different_events_with_one_id_at_one_moment_one_is_accepted,
         an_id_is_accepted_once_by_concurrent_callers,
         two_tenants_may_use_one_id,
         many_callers_get_their_own_numbers,

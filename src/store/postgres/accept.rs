@@ -8,28 +8,60 @@ use uuid::Uuid;
 use super::Shared;
 use super::pool::Connection;
 use super::presence::Presence;
-use super::values::text;
+use super::values::{event, text};
 use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::event::Hops;
 use crate::fit::fit;
 use crate::store::counters::Usage;
 use crate::store::failure::Failure;
-use crate::store::read_back::checksum;
+use crate::store::read_back::{ReadBack, checksum};
 use crate::store::{Accepted, Disposition, NewEvent, Share, StoreError, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// How often an event is tried whose id is taken at one moment and free at the next, because it is purged just then.
 const MAX_TRIES: u32 = 3;
 
+/// The id of an event is that of another event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IdTaken;
+
 /// What became of events.
 pub(super) struct Stored {
     /// One for each event, in order.
-    pub(super) accepted: Vec<Accepted>,
+    pub(super) answers: Vec<Answer>,
     /// How much more each tenant uses.
     pub(super) used: BTreeMap<TenantSeq, Usage>,
     /// The highest number that was given; 0 if none was.
     pub(super) newest: EventSeq,
+}
+
+pub(super) type Answer = Result<Accepted, IdTaken>;
+
+/// The answers to the events of one call; an error names the first whose id is taken.
+pub(super) fn all(answers: impl Iterator<Item = Answer>) -> Result<Vec<Accepted>, StoreError> {
+    let named = |(index, answer): (usize, Answer)| answer.map_err(|IdTaken| StoreError::IdTaken { index });
+    answers.enumerate().map(named).collect()
+}
+
+/// Refuses a call of several events if one has the id of another event, before anything of it is stored.
+pub(super) async fn refuse_taken(
+    connection: &Connection,
+    shared: &Shared,
+    events: &[NewEvent],
+) -> Result<(), StoreError> {
+    let events: Vec<&NewEvent> = events.iter().collect();
+    let keys = keys(shared, &events);
+    let mut answers = vec![None; events.len()];
+    find(connection, &events, &keys, &first_of_each(&keys), &mut answers).await?;
+    match answers.iter().position(|answer| matches!(answer, Some(Err(IdTaken)))) {
+        Some(index) => Err(StoreError::IdTaken { index }),
+        None => Ok(()),
+    }
+}
+
+fn keys(shared: &Shared, events: &[&NewEvent]) -> Vec<Uuid> {
+    events.iter().map(|new| shared.id_hash.wide(new.tenant, new.event.id())).collect()
 }
 
 /// Stores `events`, in a transaction of their own if none is under way. Of events with one id the first counts. `slot` is
@@ -40,35 +72,38 @@ pub(super) async fn store(
     slot: i32,
     events: &[&NewEvent],
 ) -> Result<Stored, Failure> {
-    let keys: Vec<Uuid> = events.iter().map(|new| shared.id_hash.wide(new.tenant, new.event.id())).collect();
-    let mut known: HashMap<Uuid, Accepted> = HashMap::with_capacity(events.len());
-    let (mut accepted, mut open) = (vec![None; events.len()], first_of_each(&keys));
-    let mut stored = Stored { accepted: Vec::new(), used: BTreeMap::new(), newest: EventSeq(0) };
+    let keys = keys(shared, events);
+    let mut known: HashMap<Uuid, (Accepted, &NewEvent)> = HashMap::with_capacity(events.len());
+    let (mut answers, mut open) = (vec![None; events.len()], first_of_each(&keys));
+    let mut stored = Stored { answers: Vec::new(), used: BTreeMap::new(), newest: EventSeq(0) };
     for _ in 0..MAX_TRIES {
-        insert(connection, (&shared.presence, slot), events, &keys, &open, &mut accepted, &mut stored).await?;
-        open.retain(|place| accepted[*place].is_none());
+        insert(connection, (&shared.presence, slot), events, &keys, &open, &mut answers, &mut stored).await?;
+        open.retain(|place| answers[*place].is_none());
         if open.is_empty() {
             break;
         }
-        find(connection, &keys, &open, &mut accepted).await?;
-        open.retain(|place| accepted[*place].is_none());
+        find(connection, events, &keys, &open, &mut answers).await?;
+        open.retain(|place| answers[*place].is_none());
         if open.is_empty() {
             break;
         }
     }
     for (place, (key, new)) in keys.iter().zip(events).enumerate() {
-        let answer = match (accepted[place], known.get(key)) {
+        let answer = match (answers[place], known.get(key)) {
             (Some(answer), _) => {
-                known.insert(*key, as_duplicate(answer, new));
+                if let Ok(answer) = answer {
+                    known.insert(*key, (as_duplicate(answer, new), new));
+                }
                 answer
             }
-            (None, Some(duplicate)) => *duplicate,
+            (None, Some((duplicate, first))) if first.event.has_same_content(&new.event) => Ok(*duplicate),
+            (None, Some(_)) => Err(IdTaken),
             (None, None) => {
                 let reason = format!("the id {} is taken at one moment and free at the next", new.event.id());
                 return Err(StoreError::Unavailable(reason).into());
             }
         };
-        stored.accepted.push(answer);
+        stored.answers.push(answer);
     }
     Ok(stored)
 }
@@ -251,7 +286,7 @@ async fn insert(
     events: &[&NewEvent],
     keys: &[Uuid],
     open: &[usize],
-    accepted: &mut [Option<Accepted>],
+    answers: &mut [Option<Answer>],
     stored: &mut Stored,
 ) -> Result<(), Failure> {
     let mut columns = Columns::default();
@@ -302,7 +337,7 @@ async fn insert(
     fresh.sort_unstable();
     for (at, (seq, place)) in taken.iter().zip(open).enumerate() {
         if fresh.binary_search(seq).is_ok() {
-            accepted[*place] = Some(Accepted::New { seq: *seq });
+            answers[*place] = Some(Ok(Accepted::New { seq: *seq }));
             stored.newest = stored.newest.max(*seq);
             let (pending, stored_bytes) = (new.deliveries[at] - new.skipped[at], new.lengths[at]);
             *stored.used.entry(new.tenants[at]).or_default() += Usage { pending, stored_bytes };
@@ -314,29 +349,39 @@ async fn insert(
 /// Looks the events up whose ids are taken. An id and its event are purged together, so one that is not found is free.
 async fn find(
     connection: &Connection,
+    events: &[&NewEvent],
     keys: &[Uuid],
     open: &[usize],
-    accepted: &mut [Option<Accepted>],
+    answers: &mut [Option<Answer>],
 ) -> Result<(), Failure> {
     let wanted: Vec<Uuid> = open.iter().map(|place| keys[*place]).collect();
     let rows = connection
         .query(
             "SELECT event_id.key, event.seq, event.owed,
-                 (SELECT count(*) FROM delivery WHERE event_seq = event.seq AND state = 2)
+                 (SELECT count(*) FROM delivery WHERE event_seq = event.seq AND state = 2),
+                 event.id, event.topic, event.type, event.body, event.hops, event.checksum
              FROM event_id
-                 CROSS JOIN LATERAL (SELECT seq, owed FROM event WHERE seq = event_id.event_seq OFFSET 0) AS event
+                 CROSS JOIN LATERAL (
+                     SELECT seq, owed, id, topic, type, body, hops, checksum FROM event
+                     WHERE seq = event_id.event_seq OFFSET 0
+                 ) AS event
              WHERE event_id.key = ANY($1)",
             &[&wanted],
         )
         .await?;
-    let mut found: HashMap<Uuid, Accepted> = HashMap::with_capacity(rows.len());
+    let mut found: HashMap<Uuid, (Accepted, ReadBack)> = HashMap::with_capacity(rows.len());
     for row in rows {
         let skipped = usize::try_from(row.try_get::<_, i64>(3)?).unwrap_or_default();
         let share = Share::of(owed::count(row.try_get(2)?) as usize, skipped);
-        found.insert(row.try_get(0)?, Accepted::Duplicate { seq: row.try_get(1)?, share });
+        let duplicate = Accepted::Duplicate { seq: row.try_get(1)?, share };
+        found.insert(row.try_get(0)?, (duplicate, event(&row, [4, 5, 6, 7, 8, 9])?));
     }
     for place in open {
-        accepted[*place] = found.get(&keys[*place]).copied();
+        answers[*place] = found.get(&keys[*place]).map(|(duplicate, stored)| {
+            // A stored event that is damaged may have been the same.
+            let is_same = stored.is_damaged || stored.event.has_same_content(&events[*place].event);
+            if is_same { Ok(*duplicate) } else { Err(IdTaken) }
+        });
     }
     Ok(())
 }

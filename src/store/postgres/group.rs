@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::Shared;
-use super::accept;
+use super::accept::{self, Answer};
 use super::error::{is_passing, lacks_partition};
 use super::pool::closed;
 use super::transaction::{CounterSlot, MAX_TRIES};
@@ -30,6 +30,7 @@ pub(super) fn too_late() -> StoreError {
 
 /// A handle to the tasks that accept.
 pub(super) struct Group {
+    shared: Arc<Shared>,
     /// `None` after `close`.
     calls: Mutex<Option<mpsc::UnboundedSender<Call>>>,
     room: Room,
@@ -50,6 +51,7 @@ impl Group {
         let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
         let task = || tokio::spawn(run(Arc::clone(shared), Arc::clone(&waiting)));
         Self {
+            shared: Arc::clone(shared),
             calls: Mutex::new(Some(calls)),
             room: Room::new(),
             tasks: Mutex::new((0..TRANSACTIONS).map(|_| task()).collect()),
@@ -62,6 +64,9 @@ impl Group {
     }
 
     async fn call(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
+        if events.len() > 1 {
+            accept::refuse_taken(&self.shared.connections.get().await?, &self.shared, &events).await?;
+        }
         let tenant = events.first().map(|new| new.tenant);
         let room = self.room.enter(tenant, gather::weight(rows(&events), bytes(&events))).await;
         let calls = self.calls.lock().clone().ok_or_else(closed)?;
@@ -155,20 +160,22 @@ fn unzip(calls: Vec<Call>) -> (Vec<NewEvent>, Vec<Caller>) {
 }
 
 /// `false`: something was stored for a caller that has gone.
-fn answer(callers: Vec<Caller>, stored: Result<Vec<Accepted>, StoreError>) -> bool {
+fn answer(callers: Vec<Caller>, stored: Result<Vec<Answer>, StoreError>) -> bool {
     let mut all_heard = true;
-    let mut accepted = stored.map(Vec::into_iter);
+    let mut answers = stored.map(Vec::into_iter);
     for Caller { count, answer, room } in callers {
-        let own = accepted.as_mut().map(|accepted| accepted.by_ref().take(count).collect());
-        let is_stored = own.is_ok();
-        let is_heard = answer.send(own.map_err(|error| error.clone())).is_ok();
+        let own = answers.as_mut().map(|answers| accept::all(answers.by_ref().take(count)));
+        // Of several events some may be stored although the id of one was taken, by another node at the same moment.
+        let is_stored = own.as_ref().is_ok_and(|own| own.is_ok() || count > 1);
+        let own = own.unwrap_or_else(|error| Err(error.clone()));
+        let is_heard = own.is_ok() & answer.send(own).is_ok();
         all_heard &= is_heard || !is_stored;
         drop(room);
     }
     all_heard
 }
 
-async fn store(shared: &Arc<Shared>, events: &[NewEvent]) -> Result<Vec<Accepted>, StoreError> {
+async fn store(shared: &Arc<Shared>, events: &[NewEvent]) -> Result<Vec<Answer>, StoreError> {
     let events: Vec<&NewEvent> = events.iter().collect();
     let mut tries = 0;
     loop {
@@ -179,7 +186,7 @@ async fn store(shared: &Arc<Shared>, events: &[NewEvent]) -> Result<Vec<Accepted
             Ok(stored) => {
                 shared.gauges.add(stored.used.into_iter());
                 shared.window.saw(stored.newest);
-                return Ok(stored.accepted);
+                return Ok(stored.answers);
             }
             Err(Failure::Postgres(error)) if is_passing(&error) && tries < MAX_TRIES => {}
             Err(Failure::Postgres(error)) if lacks_partition(&error) && tries < MAX_TRIES => {

@@ -18,7 +18,8 @@ pub(super) async fn accept_once(
     let events: Vec<&NewEvent> = events.iter().collect();
     let slot = commit.slot();
     let stored = accept::store(&commit.connection, &commit.shared, slot, &events).await?;
-    let kept = events.iter().zip(&stored.accepted).map(|(new, accepted)| KeptReceipt::of(new, accepted));
+    let accepted = accept::all(stored.answers.iter().copied())?;
+    let kept = events.iter().zip(&accepted).map(|(new, accepted)| KeptReceipt::of(new, accepted));
     let receipts: Vec<KeptReceipt> = kept.collect();
     let receipts = serde_json::to_string(&receipts).map_err(corrupt)?;
     commit
@@ -28,7 +29,8 @@ pub(super) async fn accept_once(
             &[&tenant, &once.key, &receipts],
         )
         .await?;
-    Ok(AcceptedOnce::Now(commit.note_stored(stored)))
+    commit.note_stored(stored);
+    Ok(AcceptedOnce::Now(accepted))
 }
 
 /// Whether the key was free, or has expired. Who comes with the same key meanwhile waits here for our commit.

@@ -15,7 +15,7 @@ use super::pool::Connection;
 use crate::delivery::id::EventSeq;
 use crate::store::counters::{Counters, Usage};
 use crate::store::failure::{Failure, of_postgres};
-use crate::store::{Accepted, Act, NewEvent, StoreError};
+use crate::store::{Act, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 
 /// How often a transaction is tried that others are in the way of.
@@ -109,12 +109,11 @@ impl Commit {
     }
 
     /// Takes note of events that were stored within it; returns their answers.
-    pub(super) fn note_stored(&mut self, stored: Stored) -> Vec<Accepted> {
+    pub(super) fn note_stored(&mut self, stored: Stored) {
         for (tenant, used) in stored.used {
             *self.used.entry(tenant).or_default() += used;
         }
         self.newest = self.newest.max(stored.newest);
-        stored.accepted
     }
 
     /// Fails while nothing can be accepted or nothing can be committed: accepts an event for all tables that accepting

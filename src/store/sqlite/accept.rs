@@ -1,21 +1,21 @@
 //! Accepting events.
 
+use std::collections::HashSet;
+
 use rusqlite::OptionalExtension;
 
 use super::commit::{Commit, Size};
+use super::events::{FIND_EVENT, live_event};
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Hops;
 use crate::fit::fit;
 use crate::store::failure::Failure;
 use crate::store::read_back::checksum;
-use crate::store::{Accepted, Disposition, NewEvent, Share, owed};
+use crate::store::{Accepted, Disposition, NewEvent, Share, StoreError, owed};
 
 /// What an event's row takes beside its texts, roughly, in bytes.
 const ROW_BYTES: usize = 64;
-
-/// Served by the index `event_id`, and by the table only if the hash is there.
-pub(super) const FIND_EVENT: &str = "SELECT seq, owed FROM event WHERE id_hash = ?1 AND tenant = ?2 AND id = ?3";
 
 pub(super) fn size(events: &[NewEvent]) -> Size {
     let bytes = |new: &NewEvent| new.event.body().len() + new.event.id().len() + new.event.kind().len() + ROW_BYTES;
@@ -24,41 +24,75 @@ pub(super) fn size(events: &[NewEvent]) -> Size {
     Size { rows: events.iter().map(rows).sum(), bytes: events.iter().map(bytes).sum(), is_urgent: true, tenant }
 }
 
-/// Events to be accepted with the checksums of their rows, which are made before the one writer has them.
+/// Events to be accepted with what is computed before the one writer has them.
 pub(super) struct Summed {
     pub(super) events: Vec<NewEvent>,
     checksums: Vec<i64>,
+    /// Whether an id stands in it twice.
+    has_repeats: bool,
 }
 
 impl Summed {
     pub(super) fn new(events: Vec<NewEvent>) -> Self {
         let checksums = events.iter().map(|new| checksum(&new.event)).collect();
-        Self { events, checksums }
+        let mut ids = HashSet::with_capacity(if events.len() > 1 { events.len() } else { 0 });
+        let has_repeats = events.len() > 1 && !events.iter().all(|new| ids.insert(new.event.id()));
+        Self { events, checksums, has_repeats }
     }
 }
 
+/// All or none: whether an id is taken is known before anything is written.
 pub(super) fn accept(commit: &mut Commit<'_>, summed: &Summed) -> Result<Vec<Accepted>, Failure> {
-    let mut accepted = Vec::with_capacity(summed.events.len());
-    for (new, checksum) in summed.events.iter().zip(&summed.checksums) {
-        accepted.push(accept_one(commit, new, *checksum)?);
+    let mut known = Vec::with_capacity(summed.events.len());
+    for (index, new) in summed.events.iter().enumerate() {
+        let found = find(commit, new)?;
+        if let Some(Accepted::Duplicate { seq, .. }) = found {
+            refuse_other(commit, new, seq, index)?;
+        }
+        known.push(found);
+    }
+    let mut accepted = Vec::with_capacity(known.len());
+    for ((new, checksum), mut known) in summed.events.iter().zip(&summed.checksums).zip(known) {
+        if known.is_none() && summed.has_repeats {
+            known = find(commit, new)?;
+        }
+        accepted.push(match known {
+            Some(duplicate) => duplicate,
+            None => insert(commit, new, *checksum)?,
+        });
     }
     Ok(accepted)
 }
 
-fn accept_one(commit: &mut Commit<'_>, new: &NewEvent, checksum: i64) -> rusqlite::Result<Accepted> {
-    let event = &new.event;
-    let id_hash = commit.state.id_hash.of(new.tenant, event.id());
+/// The answer to an event whose id is known.
+fn find(commit: &Commit<'_>, new: &NewEvent) -> rusqlite::Result<Option<Accepted>> {
+    let id_hash = commit.state.id_hash.of(new.tenant, new.event.id());
     let known = commit
         .prepare(FIND_EVENT)?
-        .query_row((id_hash, new.tenant, event.id()), |row| Ok((row.get(0)?, owed::count(row.get_ref(1)?.as_blob()?))))
+        .query_row((id_hash, new.tenant, new.event.id()), |row| {
+            Ok((row.get(0)?, owed::count(row.get_ref(1)?.as_blob()?)))
+        })
         .optional()?;
-    if let Some((seq, listed)) = known {
-        // Served by the primary key.
-        let skipped: u32 = commit
-            .prepare("SELECT count(*) FROM delivery WHERE event_seq = ?1 AND state = 2")?
-            .query_row([seq], |row| row.get(0))?;
-        return Ok(Accepted::Duplicate { seq, share: Share::of(listed as usize, skipped as usize) });
+    let Some((seq, listed)) = known else { return Ok(None) };
+    // Served by the primary key.
+    let skipped: u32 = commit
+        .prepare("SELECT count(*) FROM delivery WHERE event_seq = ?1 AND state = 2")?
+        .query_row([seq], |row| row.get(0))?;
+    Ok(Some(Accepted::Duplicate { seq, share: Share::of(listed as usize, skipped as usize) }))
+}
+
+/// Refuses an event whose id is that of another one. A stored event that is damaged may have been the same.
+fn refuse_other(commit: &Commit<'_>, new: &NewEvent, seq: EventSeq, index: usize) -> Result<(), Failure> {
+    let stored = live_event(commit.connection, seq)?;
+    if stored.is_damaged || stored.event.has_same_content(&new.event) {
+        return Ok(());
     }
+    Err(StoreError::IdTaken { index }.into())
+}
+
+fn insert(commit: &mut Commit<'_>, new: &NewEvent, checksum: i64) -> rusqlite::Result<Accepted> {
+    let event = &new.event;
+    let id_hash = commit.state.id_hash.of(new.tenant, event.id());
     let seq = commit.state.window.next_event();
     commit
         .prepare(
@@ -87,7 +121,7 @@ fn accept_one(commit: &mut Commit<'_>, new: &NewEvent, checksum: i64) -> rusqlit
 pub(super) fn rehearse(commit: &mut Commit<'_>) -> rusqlite::Result<()> {
     let counters = commit.state.counters.clone();
     let new = NewEvent::rehearsal();
-    let done = accept_one(commit, &new, checksum(&new.event));
+    let done = insert(commit, &new, checksum(&new.event));
     commit.state.counters = counters;
     if let Ok(Accepted::New { .. }) = done {
         commit.state.window.withdraw();

@@ -2,13 +2,15 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::accept::FIND_EVENT;
 use crate::delivery::id::EventSeq;
 use crate::store::failure::{Failure, corrupt};
 use crate::store::id_hash::IdHash;
 use crate::store::read_back::{Columns, ReadBack};
 use crate::store::{LiveEvent, StoredEvent, owed};
 use crate::webhook::TenantSeq;
+
+/// Served by the index `event_id`, and by the table only if the hash is there.
+pub(super) const FIND_EVENT: &str = "SELECT seq, owed FROM event WHERE id_hash = ?1 AND tenant = ?2 AND id = ?3";
 
 pub(super) fn find_event(
     connection: &Connection,

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use postrider::delivery::DeliveryState;
 use postrider::event::Hops;
-use postrider::store::{Accepted, Disposition, EventFilter, EventSeq, NewEvent, Share, StoreError};
+use postrider::store::{
+    Accepted, AcceptedOnce, Disposition, EventFilter, EventSeq, Idempotency, NewEvent, Share, StoreError,
+};
 use postrider::webhook::{DEFAULT_TENANT, TenantSeq};
 
 use crate::store_conformance::Fixture;
@@ -88,6 +90,54 @@ pub(crate) async fn an_id_is_accepted_once_within_one_call<F: Fixture>() {
     let [Accepted::New { seq: x }, Accepted::New { seq: y }, duplicate] = answers[..] else { panic!("{answers:?}") };
     assert!(x < y);
     assert_eq!(duplicate, Accepted::Duplicate { seq: x, share: Share { deliveries: 1, skipped: 0 } });
+}
+
+pub(crate) async fn an_id_is_refused_for_another_event_and_nothing_of_the_call_is_stored<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let other = |id: &str| NewEvent { event: event(id, "another.topic"), ..new_event(id, &[]) };
+    accept(&*store, new_event("x", &[])).await;
+    let refused = store.accept(vec![other("x")]).await.unwrap_err();
+    assert!(matches!(refused, StoreError::IdTaken { index: 0 }), "{refused:?}");
+    let refused = store.accept(vec![new_event("y", &[]), new_event("x", &[]), other("x"), other("z")]).await;
+    assert!(matches!(refused, Err(StoreError::IdTaken { index: 2 })), "{refused:?}");
+    let once = Idempotency { key: "k".to_owned(), body_hash: [7; 32], now: at(1), expires_at: at(100) };
+    let batch = vec![new_event("y", &[]), other("x")];
+    let refused = store.accept_once(DEFAULT_TENANT, batch, once.clone()).await;
+    assert!(matches!(refused, Err(StoreError::IdTaken { index: 1 })), "{refused:?}");
+    let listed = store.events(DEFAULT_TENANT, &EventFilter::default(), page(10)).await.unwrap();
+    assert_eq!(listed.items.iter().map(|event| event.event.id()).collect::<Vec<_>>(), ["x"]);
+    assert_eq!(store.stats(DEFAULT_TENANT).await.unwrap().events, 1);
+    let again = store.accept_once(DEFAULT_TENANT, vec![new_event("y", &[])], once).await.unwrap();
+    assert!(
+        matches!(&again, AcceptedOnce::Now(accepted) if matches!(accepted[..], [Accepted::New { .. }])),
+        "{again:?}"
+    );
+}
+
+pub(crate) async fn of_different_events_with_one_id_at_one_moment_one_is_accepted<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let calls: Vec<_> = (0..40)
+        .map(|number| {
+            let store = fixture.store();
+            let topic = format!("topic.{}", number % 4);
+            let new = NewEvent { event: event("same", &topic), ..new_event("same", &[]) };
+            tokio::spawn(async move { (topic, store.accept(vec![new]).await.map(|accepted| accepted[0])) })
+        })
+        .collect();
+    let (mut new, mut duplicates, mut refused) = (Vec::new(), Vec::new(), 0);
+    for call in calls {
+        match call.await.unwrap() {
+            (topic, Ok(Accepted::New { .. })) => new.push(topic),
+            (topic, Ok(Accepted::Duplicate { .. })) => duplicates.push(topic),
+            (_, Err(StoreError::IdTaken { index: 0 })) => refused += 1,
+            (_, Err(error)) => panic!("{error}"),
+        }
+    }
+    assert_eq!((new.len(), duplicates.len(), refused), (1, 9, 30));
+    assert!(duplicates.iter().all(|topic| *topic == new[0]), "{new:?} {duplicates:?}");
+    assert_eq!(store.stats(DEFAULT_TENANT).await.unwrap().events, 1);
 }
 
 pub(crate) async fn an_id_is_accepted_once_by_concurrent_callers<F: Fixture>() {
