@@ -80,7 +80,7 @@ impl Cause {
     }
 }
 
-/// What became of the body on its way.
+/// A change of the body on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyChange {
     #[error("it was parsed and written again, with other spaces, order or escapes")]
