@@ -86,8 +86,8 @@ impl Clock for SystemClock {
 
 /// A clock that never goes back: when the other clock is set back, it goes on from its own time.
 ///
-/// It decides which deliveries are due, so that a clock that is set back by an hour does not delay retries by an hour.
-/// It follows every step forward. After a restart it begins with the other clock's time.
+/// This clock decides which deliveries are due, so that a clock that is set back by an hour does not delay retries by
+/// an hour. It follows every step forward. After a restart it begins with the other clock's time.
 pub struct SteadyClock {
     inner: Arc<dyn Clock>,
     /// The lead over the other clock, in microseconds.

@@ -386,7 +386,7 @@ mod tests {
         }
         assert!(turns.state.lock().waiting.values().all(BTreeMap::is_empty));
         assert!(turns.state.lock().order.len() <= 3, "a key has one place in the order");
-        // One gives up after the place was handed to it: the next has it.
+        // A waiter gives up after it got the place, so the next waiter gets it.
         let (first, mut second) = (begun(&turns, 1).await.err().unwrap(), begun(&turns, 2).await.err().unwrap());
         drop(held);
         drop(first);
@@ -427,8 +427,8 @@ mod tests {
     }
 
     proptest! {
-        /// Over any history no place is lost or taken twice, none has more than a share, and none lies idle while someone waits
-        /// who may have it.
+        /// Over any history no place is lost or taken twice, no key has more than its share, and no place is idle while
+        /// an allowed waiter waits.
         #[test]
         fn places_are_neither_lost_nor_idle(
             places in 2..5_usize,
@@ -461,7 +461,7 @@ mod tests {
                     let all: usize = (0..4).map(of).sum();
                     prop_assert!(all <= places && (0..4).all(|key| share.is_none_or(|share| of(key) <= share)));
                     let may = |key: u32, places: usize| share.is_none_or(|share| of(key) == 0 || of(key) + places <= share);
-                    // Within a key it is first come, first served, and who is next may need two where one is free.
+                    // A key's waiters are served in order, and the next one may need two places when only one is free.
                     let firsts = (0..4).filter_map(|key| waiting.iter().find(|waiting| waiting.0 == key));
                     let mut wanted = firsts.filter(|first| may(first.0, first.1)).map(|first| first.1);
                     prop_assert!(wanted.clone().count() == 0 || wanted.any(|wanted| all + wanted > places), "idle");

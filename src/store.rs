@@ -258,7 +258,7 @@ pub struct DueDelivery {
 pub struct SettleBatch {
     pub settlements: Vec<Settlement>,
     pub health: Vec<(WebhookSeq, WebhookHealth)>,
-    /// Somebody waits for the commit: an ordered webhook's next delivery.
+    /// An ordered webhook's next delivery waits for the commit.
     pub is_urgent: bool,
     /// Given if the store has a [`Store::cluster`]. `None`: everything is written.
     pub fence: Option<Fence>,

@@ -30,7 +30,7 @@ pub const ACT_BURST: u32 = 1_000;
 /// The rate of audited acts of a tenant, a second.
 pub const ACTS_PER_S: u32 = 5;
 
-/// All tenants, in memory. Follows the store.
+/// All tenants, in memory, as of the store.
 #[derive(Default)]
 pub struct Tenants {
     directory: RwLock<Directory>,

@@ -475,7 +475,7 @@ mod tests {
                 present.remove(&(pattern, *key));
             }
             check(&index, &present)?;
-            // What is taken out leaves nothing behind, and its room is used again.
+            // Removed patterns leave nothing behind, and their nodes are reused.
             for (pattern, key) in &present {
                 index.remove(pattern, *key);
             }

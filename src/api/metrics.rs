@@ -291,7 +291,7 @@ mod tests {
     fn the_format_is_the_one_that_accept_prefers() {
         let prefers =
             |accept: &'static str| prefers_openmetrics(&[(ACCEPT, accept.parse().unwrap())].into_iter().collect());
-        // What Prometheus 2 and 3 send.
+        // The `Accept` of Prometheus 2 and 3.
         assert!(prefers(
             "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
              text/plain;version=0.0.4;q=0.3,*/*;q=0.2"

@@ -62,7 +62,7 @@ struct Hook {
     standard_secret: StandardKey,
 }
 
-/// One attempt, seen from the receiver.
+/// An attempt as the receiver sees it.
 struct Arrival {
     hook: usize,
     id: String,

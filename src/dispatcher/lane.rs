@@ -52,7 +52,7 @@ pub(crate) struct Lane {
 pub(crate) enum Off {
     /// The receiver answered 410.
     Gone,
-    /// It answered `webhook-delivery: disable`.
+    /// The receiver answered `webhook-delivery: disable`.
     Asked,
     /// The circuit has been open for this many days.
     NoSuccess { days: u32 },

@@ -8,7 +8,7 @@ use memchr::memmem;
 
 use super::value::{Micros, Value, folded};
 
-/// One question about one leaf.
+/// A condition on one leaf.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Predicate {
     /// This string.

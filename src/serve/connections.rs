@@ -412,7 +412,7 @@ mod tests {
         Connection::open(&places, 7).await.unwrap();
         assert_eq!(open(&connections), [true, true, false, false]);
         assert!(!new.is_open());
-        // What came just now stays; what has sent a request before goes.
+        // The newest connection stays, and one that has sent a request before leaves.
         Connection::open(&places, 8).await.unwrap();
         assert_eq!(open(&connections), [false, true, false, false]);
         assert_eq!(places.counts.let_go.load(Ordering::Relaxed), 4);
@@ -457,7 +457,7 @@ mod tests {
         assert_eq!(open(&flood), [false, true, true, true, true], "one of its own goes");
         assert!(other.is_open());
         let busy: Vec<_> = flood.iter().filter_map(Connection::begin).collect();
-        // It is told so, as long as there is room for that.
+        // It gets a refusal, as long as there is room for that.
         let mut told = Vec::new();
         for _ in 0..RESERVED_CONNECTIONS {
             let connection = Connection::open(&places, 1).await.unwrap();
@@ -482,7 +482,7 @@ mod tests {
         }
         let mut next = Box::pin(Connection::open(&places, 100));
         assert!(tokio::time::timeout(4 * RESERVE_PROBATION, &mut next).await.is_err(), "it waits for a moment");
-        // One of the reserve has its answer.
+        // A connection of the reserve gets its answer.
         busy.pop();
         assert_eq!(next.await.unwrap().kind(), Some(Kind::Reserve));
         assert_eq!(open(&connections).iter().filter(|is_open| **is_open).count(), 1 + RESERVED_CONNECTIONS);
@@ -503,7 +503,7 @@ mod tests {
         Close(usize),
         Begin(usize),
         End(usize),
-        /// Those that are there have been there for long.
+        /// All connections become long idle.
         Wait,
     }
 
@@ -518,8 +518,8 @@ mod tests {
     }
 
     proptest! {
-        /// Over any history no place is lost or taken twice, nobody has more than a share, and one is let in whenever a place is
-        /// free or held by one that waits.
+        /// Over any history no place is lost or taken twice, no peer has more than its share, and a connection is
+        /// admitted whenever a place is free or its connection idle.
         #[test]
         fn places_are_neither_lost_nor_taken_twice(steps in prop::collection::vec(step(), 1..200)) {
             const COUNT: usize = 6;

@@ -233,7 +233,7 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What hyper is shown of `bytes`, which come in pieces of `piece`.
+    /// The bytes that hyper sees of `bytes`, which come in pieces of `piece`.
     fn shown(bytes: &[u8], piece: usize) -> Vec<u8> {
         let mut framing = Framing::default();
         let mut shown = bytes.to_vec();

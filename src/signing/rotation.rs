@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(rotated(&first, MAX_OVERLAP, UnixMicros(i64::MIN)).older_live(UnixMicros(i64::MIN)).count(), 1);
     }
 
-    /// What happens to a webhook's keys: time passes, perhaps backwards, then a rotation.
+    /// A history of a webhook's keys: steps of time, perhaps backwards, each followed by a rotation.
     fn history() -> impl Strategy<Value = Vec<(i64, u64)>> {
         prop::collection::vec((-86_400_i64..400_000, 0..=MAX_OVERLAP.as_secs()), 1..24)
     }

@@ -51,7 +51,7 @@ pub struct Owed {
     pub disposition: Disposition,
 }
 
-/// What becomes of a delivery when its event is accepted.
+/// The place of a new delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
     /// The lane has room. No row is written; the caller puts the delivery into the lane after the commit.

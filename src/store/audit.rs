@@ -94,7 +94,7 @@ impl Gone {
     }
 }
 
-/// What was done.
+/// A change to be audited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deed {
     pub at: UnixMicros,

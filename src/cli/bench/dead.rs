@@ -88,7 +88,7 @@ pub(super) struct DeadReceivers {
 
 impl DeadReceivers {
     pub(super) fn start() -> anyhow::Result<Self> {
-        // It was free a moment ago.
+        // The port was free a moment ago, so nothing listens on it.
         let refused = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--json", "bench", "--dead"])

@@ -95,7 +95,7 @@ mod tests {
         addresses.iter().map(|ip| ip.parse().unwrap()).collect()
     }
 
-    /// What comes of a request to a receiver on 127.0.0.1, of which the library says `found`.
+    /// The end of a request to a receiver on 127.0.0.1, whose name the library resolves to `found`.
     async fn asked(found: Option<Vec<IpAddr>>) -> Result<u16, End> {
         let receiver = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = receiver.local_addr().unwrap().port();

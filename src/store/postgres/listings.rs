@@ -243,8 +243,8 @@ struct DeliveryScan<'a> {
     topic: Option<String>,
 }
 
-/// Served by the primary keys of `pending` and `delivery`; where one of the states is wanted that have an index, by
-/// `delivery_ended`. What is pending for a deleted webhook counts as discarded, so that this state is none of them.
+/// Served by the primary keys of `pending` and `delivery`, or for the states with an index by `delivery_ended`.
+/// Discarded is none of these states, since it includes pending deliveries of deleted webhooks.
 const SELECT_DELIVERIES: &str = "WITH seen AS MATERIALIZED (
          (
              SELECT event_seq, webhook_seq, 4::smallint AS state, reason, attempts, status_code, next_at,
@@ -348,8 +348,7 @@ impl<T> PageRows<T> {
     }
 }
 
-/// What of the topics that `pattern` matches a regular expression of the database says: the same. Topics have no empty
-/// token.
+/// A regular expression of the database that matches the same topics as `pattern`. Topics have no empty token.
 pub(super) fn regex(pattern: &Pattern) -> String {
     let tokens = pattern.as_str().split('.').map(|token| match token {
         ">" => ".+".to_owned(),

@@ -58,7 +58,7 @@ async fn take_step(commit: &mut Commit, step: &ReplayStep) -> Result<Stepped, Fa
     Ok(Stepped { job, changed })
 }
 
-/// Those of `keys` whose webhooks are the tenant's and not deleted.
+/// The ones of `keys` whose webhooks are the tenant's and not deleted.
 async fn of_live_webhooks(
     commit: &Commit,
     tenant: TenantSeq,
