@@ -59,27 +59,27 @@ use crate::engine::Engine;
 use crate::fair::Turns;
 use crate::webhook::TenantSeq;
 
-/// Large bodies of events that are parsed at once.
+/// The most large bodies of events that are parsed at the same time.
 const MAX_PARSINGS: usize = 1;
 
-/// What every handler may use.
+/// The context of all handlers.
 pub struct App {
     engine: Arc<Engine>,
     auth: Auth,
     requests: Requests,
     connections: Arc<ConnectionCounts>,
-    /// How much memory request bodies may take together.
+    /// The memory of all request bodies.
     bodies: Budget,
-    /// Where large bodies are parsed: tenants take turns at it, and the threads that answer all others go on.
+    /// Turns of tenants for the parsing of large bodies on blocking threads.
     parsing: Turns<TenantSeq>,
-    /// How much memory answers may take together until they are sent.
+    /// The memory of all answers until they are sent.
     answers: Answers,
     readiness: Readiness,
     /// Set when a shutdown begins, for [`health`].
     draining: AtomicBool,
     refusals: Refusals,
     started: Instant,
-    /// Where it listens.
+    /// The address on which the server listens.
     address: SocketAddr,
 }
 
@@ -110,17 +110,17 @@ impl App {
         self.address
     }
 
-    /// Tells load balancers to send no more requests.
+    /// Makes `/readyz` fail, so that load balancers send no more requests.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Where whoever gives places to connections counts them.
+    /// The counters of connections, for the server that gives them places.
     pub fn connection_counts(&self) -> Arc<ConnectionCounts> {
         Arc::clone(&self.connections)
     }
 
-    /// Notes a connection that broke. One that did not speak HTTP was refused with 400.
+    /// Notes a connection that broke. A connection without valid HTTP was answered with 400.
     pub fn note_broken(&self, error: &hyper::Error, Peer(peer): Peer) {
         if error.is_parse() {
             self.refusals.note_malformed(Some(peer));
@@ -133,7 +133,7 @@ impl App {
     }
 }
 
-/// The API's routes, and what describes them.
+/// The API's routes with their descriptions.
 fn documented_routes() -> OpenApiRouter<Arc<App>> {
     let v1 = OpenApiRouter::new()
         .routes(routes!(events::list, events::publish))
@@ -175,14 +175,14 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(metrics::exposition))
 }
 
-/// Answers every request: the API's routes and `pages`, and a problem to all else.
+/// Answers every request: the API's routes, `pages`, and a problem for everything else.
 pub fn service(app: &Arc<App>, pages: Router<Arc<App>>) -> NormalizePath<Router> {
     let (routes, _) = documented_routes().split_for_parts();
     let routes = guarded(routes.merge(pages)).layer(middleware::from_fn_with_state(Arc::clone(app), observe));
     NormalizePath::trim_trailing_slash(routes.with_state(Arc::clone(app)))
 }
 
-/// Answers what no route does, and what a handler that panics cannot.
+/// Answers requests without a route, and requests whose handler panics.
 fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
     routes
         .fallback(|| async { Problem::not_found("route") })
@@ -197,7 +197,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
     Problem::internal(format!("a handler panicked: {}", text.unwrap_or("no message"))).into_response()
 }
 
-/// Counts a request, and marks its answer as what it is and as nothing to keep.
+/// Counts a request, and adds the headers about sniffing and caching to the answer.
 async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();

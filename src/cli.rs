@@ -100,17 +100,17 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// The command line was understood but cannot be followed; exit code 2.
+/// A command line that parses, but has no valid meaning; exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct UsageError(String);
 
-/// Parses `arguments`, the program's name first, and does what they say.
+/// Parses `arguments`, the program's name first, and runs the command.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // A reader that has gone takes nothing from the exit code.
+            // The exit code does not depend on the reader of the output.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
@@ -152,7 +152,7 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
     }
 }
 
-/// Says what went wrong; the exit code is 2 where the user's words were the cause.
+/// Prints the error. The exit code is 2 if the user's input was the cause.
 fn report(error: &anyhow::Error, output: Output) -> ExitCode {
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;

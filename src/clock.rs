@@ -42,7 +42,7 @@ impl fmt::Display for UnixMicros {
     }
 }
 
-/// A text is no moment.
+/// The text is no moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MomentError {
     #[error("is neither RFC 3339 nor unix seconds")]
@@ -66,7 +66,7 @@ impl FromStr for UnixMicros {
     }
 }
 
-/// Says what time it is.
+/// A source of the time.
 pub trait Clock: Send + Sync + 'static {
     /// The present moment. It may step backwards when the machine's clock is set.
     fn now(&self) -> UnixMicros;
@@ -84,18 +84,18 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that never goes back: while another is set back, it goes on from where it was.
+/// A clock that never goes back: when the other clock is set back, it goes on from its own time.
 ///
-/// What is due is judged by it, so that a clock set back by an hour holds no retry up for an hour. It follows every step
-/// forward, and after a restart it begins with the other clock's time.
+/// This clock decides which deliveries are due, so that a clock that is set back by an hour does not delay retries by
+/// an hour. It follows every step forward. After a restart it begins with the other clock's time.
 pub struct SteadyClock {
     inner: Arc<dyn Clock>,
-    /// How far it is ahead of the other clock, in microseconds.
+    /// The lead over the other clock, in microseconds.
     ahead_us: AtomicI64,
     latest: AtomicI64,
 }
 
-/// Steps back by less are taken for readings that overtook each other.
+/// Smaller steps back are taken for concurrent readings that overtook each other.
 const MAX_SLIP_US: i64 = 1_000_000;
 
 impl SteadyClock {
@@ -113,7 +113,7 @@ impl Clock for SteadyClock {
         let latest = self.latest.fetch_max(now, Ordering::Relaxed);
         if latest.saturating_sub(now) > MAX_SLIP_US {
             let further = ahead_us.saturating_add(latest - now);
-            // Whoever notices first.
+            // The first thread that notices the step wins.
             let _ = self.ahead_us.compare_exchange(ahead_us, further, Ordering::Relaxed, Ordering::Relaxed);
         }
         UnixMicros(now.max(latest))

@@ -38,11 +38,11 @@ pub use raw::RawConfig;
 use raw::defaults;
 pub use units::{Count, Keep, Port, Size, Span, parse_span};
 
-/// Read from the working directory if it is there and no other file is named.
+/// The file in the working directory that is read if it exists and no other file is named.
 pub const DEFAULT_FILE: &str = "postrider.toml";
-/// Where client commands look for the server.
+/// The default address of the server, for client commands.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:4665";
-/// Where `postrider listen` receives.
+/// The default address of `postrider listen`.
 pub const DEFAULT_RECEIVER: &str = "127.0.0.1:9000";
 const ENV_PREFIX: &str = "POSTRIDER_";
 /// The setting whose value may hold a password.
@@ -65,7 +65,7 @@ pub struct Config {
     retry_schedule: Schedule,
     admin_token: Option<SecretString>,
     master_key: Option<MasterKey>,
-    /// What `postrider config` shows.
+    /// The output of `postrider config`.
     pub shown: Vec<Shown>,
 }
 
@@ -77,7 +77,7 @@ pub struct Shown {
     pub origin: Origin,
 }
 
-/// Which layer a value came from.
+/// The layer of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
@@ -98,7 +98,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// [`RawConfig`] with nothing left out.
+/// [`RawConfig`] with all values set.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 struct Values {
@@ -155,7 +155,7 @@ impl Values {
     }
 }
 
-/// Why the settings cannot be used, and where the trouble is.
+/// The reason why the settings cannot be used, with its place.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{path}: {reason}")]
@@ -169,14 +169,14 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Flags over the environment over the file over the defaults. `file` must exist if it is named, here or as
-    /// `POSTRIDER_CONFIG`; otherwise [`DEFAULT_FILE`] is read if it is there.
+    /// Flags override the environment, which overrides the file, which overrides the defaults. A file that is named,
+    /// here or as `POSTRIDER_CONFIG`, must exist. Otherwise [`DEFAULT_FILE`] is read if it exists.
     pub fn load(file: Option<&Path>, environment: &Environment, flags: &RawConfig) -> Result<Self, ConfigError> {
         let named = file.map(Path::to_owned).or_else(|| environment.get("config").map(|(_, path)| path.into()));
         Self::layered(&file::read(named)?, environment, flags)
     }
 
-    /// `flags` over the defaults, whatever the file and the environment say: for a server of its own kind.
+    /// `flags` over the defaults, without file and environment: for servers that a command starts for itself.
     pub fn builtin(flags: &RawConfig) -> Result<Self, ConfigError> {
         Self::layered(&RawConfig::default(), &Environment::default(), flags)
     }
@@ -241,7 +241,7 @@ impl Config {
     /// Secrets come from the environment alone: flags show in the process list, and files get copied.
     fn read_secrets(&mut self, environment: &Environment) -> Result<(), ConfigError> {
         if let Some((name, token)) = environment.secret("admin_token")? {
-            // RFC 6750 has bearer tokens of visible ASCII; a short one could be guessed.
+            // Bearer tokens are visible ASCII (RFC 6750). A short one could be guessed.
             if token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                 let reason = "must be 16 or more characters of visible ASCII".to_owned();
                 return Err(ConfigError::Env { name, reason });
@@ -261,7 +261,7 @@ impl Config {
         &self.values.data
     }
 
-    /// Where events are kept.
+    /// The place of the store.
     #[must_use]
     pub fn store(&self) -> &Location {
         &self.values.store
@@ -279,7 +279,7 @@ impl Config {
         TelemetrySettings { format: self.values.log_format, filter: self.values.log.clone(), colour }
     }
 
-    /// What [`crate::serve::serve`] needs.
+    /// The settings of [`crate::serve::serve`].
     #[must_use]
     pub fn serve_settings(self) -> ServeSettings {
         let values = self.values;
@@ -353,7 +353,7 @@ impl Config {
     }
 }
 
-/// The settings that a layer gives, by key.
+/// The settings of a layer, by key.
 fn layer(raw: &RawConfig) -> Result<Map<String, Value>, serde_json::Error> {
     let Value::Object(mut layer) = serde_json::to_value(raw)? else { return Ok(Map::new()) };
     layer.retain(|_, value| !value.is_null());

@@ -17,7 +17,7 @@ use crate::api::App;
 const STYLE: &str = include_str!("dashboard/style.css");
 const PAGE: &str = include_str!("dashboard/start.html");
 
-/// Nothing may be loaded, run, framed or sent from the page; its own style alone is let through.
+/// The page may not load, run, frame or send anything. Only its own style is allowed.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     let style_hash = STANDARD.encode(Sha256::digest(STYLE));
     format!(
@@ -30,7 +30,7 @@ pub fn routes() -> Router<Arc<App>> {
     Router::new().route("/", get(start_page))
 }
 
-/// Shows nothing that needs a token: the figures are those of `/metrics`.
+/// Shows only the figures of `/metrics`, which need no token.
 async fn start_page(State(app): State<Arc<App>>) -> impl IntoResponse {
     let figures = app.engine().figures();
     let is_well = app.check_store().await.is_ok();
@@ -56,7 +56,7 @@ async fn start_page(State(app): State<Arc<App>>) -> impl IntoResponse {
     (headers, Html(page))
 }
 
-/// Where a client on this machine reaches the server.
+/// The address at which a client on this machine reaches the server.
 fn host(address: SocketAddr) -> String {
     if address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
 }

@@ -21,7 +21,7 @@ pub use self::state::{DeliveryState, Transition};
 use crate::clock::{Clock, SystemClock};
 use crate::event::Event;
 
-/// What [`deliver`] came to: the original's result, field by field.
+/// The result of [`deliver`], with the fields of the original's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryResult {
     pub ok: bool,
@@ -30,12 +30,12 @@ pub struct DeliveryResult {
     pub attempts: u32,
 }
 
-/// How [`deliver`] goes about it. By default as the original does.
+/// Options of [`deliver`]. The defaults are the original's.
 #[derive(Clone)]
 pub struct DeliverOptions {
     /// Delays between attempts; empty for a single attempt.
     pub schedule: retry::Schedule,
-    /// Says what time the attempts are made at; delays are waited out in real time.
+    /// The time of day of the attempts. Delays pass in real time.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -45,8 +45,8 @@ impl Default for DeliverOptions {
     }
 }
 
-/// How far from the schedule's delay a delay may be, as a factor: receivers that failed together are
-/// not tried again together.
+/// The factor between a delay and the schedule's delay, so that deliveries that failed together are not retried
+/// together.
 pub const JITTER: std::ops::RangeInclusive<f64> = 0.8..=1.2;
 
 /// A factor for the next delay, uniform in [`JITTER`].

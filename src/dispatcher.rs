@@ -74,7 +74,7 @@ pub struct DispatcherSettings {
     pub max_lane_deliveries: usize,
     /// Bytes of events that all lanes together keep in memory, [`MIN_MEMORY_BYTES`] at least; more wait in the store.
     pub max_memory_bytes: usize,
-    /// For webhooks that set none.
+    /// The schedule of webhooks without one of their own.
     pub retry_schedule: Schedule,
     pub circuit: CircuitSettings,
 }
@@ -87,40 +87,40 @@ pub(crate) struct Dispatcher {
 
 struct Shared {
     store: Arc<dyn Store>,
-    /// Set where others share the store.
+    /// `None`: no other node shares the store.
     member: Option<Member>,
     shards: Mutex<Shards>,
     lease: Lease,
     client: Client,
-    /// Judges what is due.
+    /// Decides which deliveries are due.
     clock: SteadyClock,
-    /// Says in requests what time it is.
+    /// The time of day, for requests.
     wall: Arc<dyn Clock>,
     settings: DispatcherSettings,
     lanes: RwLock<HashMap<WebhookSeq, Arc<Lane>>>,
     memory: Memory,
     slots: Slots,
-    /// One for each idle worker that may keep its connection.
+    /// A permit for each idle worker that keeps its connection.
     keeps: Semaphore,
     loads: Semaphore,
     timer: Timer,
     shaping: Shaping,
-    /// What requests say of where their events have been.
+    /// The header of requests by which servers recognise events that went round in a loop.
     stamp: Stamp,
     tests: Caps<TenantSeq>,
-    /// Lanes in which deliveries wait for hands.
+    /// Lanes whose deliveries wait for workers.
     crowded: Mutex<Vec<Arc<Lane>>>,
     crowding: Notify,
     outcomes: mpsc::Sender<ToSettle>,
-    /// Deliveries that leave memory, to be given their rows.
+    /// Evictions: deliveries that leave memory and get rows.
     evicted: mpsc::Sender<ToSettle>,
     notices: mpsc::Sender<Notice>,
     counters: Counters,
 }
 
 impl Dispatcher {
-    /// Starts with no lanes. Notices must be taken in: when [`MAX_NOTICES`] wait, delivering waits too. A `member` has
-    /// the lanes of its shards, as it is told of them; who is alone calls [`Dispatcher::recover`].
+    /// Starts without lanes. The receiver must take in notices: when [`MAX_NOTICES`] wait, attempts wait, too. A
+    /// `member` gets lanes as it takes shards; a node that is alone calls [`Dispatcher::recover`].
     pub(crate) fn start(
         store: Arc<dyn Store>,
         client: Client,
@@ -163,7 +163,7 @@ impl Dispatcher {
         (Self { shared }, news)
     }
 
-    /// Makes every lane, and reads back what a former run left in memory.
+    /// Makes every lane, and reads back the deliveries that a former run held in memory.
     pub(crate) async fn recover(&self, webhooks: &AllWebhooks) -> Result<(), StoreError> {
         let shared = &self.shared;
         for record in &webhooks.live {
@@ -200,12 +200,12 @@ impl Dispatcher {
         }
     }
 
-    /// Whether other nodes may own what is not here.
+    /// Whether other nodes may own webhooks that have no lane here.
     pub(crate) fn has_others(&self) -> bool {
         self.shared.member.is_some()
     }
 
-    /// An event is committed and owed as was decided by [`Lane::reserve`].
+    /// Called after the commit of an event, with the place that [`Lane::reserve`] gave.
     pub(crate) fn admit(&self, mut reserved: Reservation, event: Option<&Arc<HeldEvent>>, at: UnixMicros) {
         let admitted = event.and_then(|event| reserved.admit(Arc::clone(event)));
         let lane = reserved.lane();
@@ -221,14 +221,14 @@ impl Dispatcher {
         }
     }
 
-    /// What requests say of where their events have been.
+    /// The header of requests by which servers recognise events that went round in a loop.
     pub(crate) fn stamp(&self) -> &Stamp {
         &self.shared.stamp
     }
 
     // --- operating ---
 
-    /// Makes the lane of a new webhook, if it is for this node to have it.
+    /// Makes the lane of a new webhook, if this node owns its shard.
     pub(crate) fn add(&self, record: &WebhookRecord) {
         if self.shared.member.is_none() {
             self.insert(record, None);
@@ -252,7 +252,7 @@ impl Dispatcher {
             let todo = lane.apply(record, &self.shared.settings.retry_schedule, close_circuit, self.shared.clock.now());
             self.shared.carry_out(&lane, todo);
             if close_circuit {
-                // A batch on its way to the store may still say that the circuit is open.
+                // A batch on its way to the store may still contain an open circuit.
                 let shared = Arc::clone(&self.shared);
                 tokio::spawn(async move { shared.outcomes.send(ToSettle::Health(lane)).await });
             }
@@ -267,7 +267,7 @@ impl Dispatcher {
         }
     }
 
-    /// A delivery in the store is due now, here or at another node.
+    /// Called when a delivery in the store becomes due, of a lane here or at another node.
     pub(crate) fn wake(&self, webhook: WebhookSeq) {
         if let Some(lane) = self.shared.lane(webhook) {
             let now = self.shared.clock.now();
@@ -278,7 +278,7 @@ impl Dispatcher {
         }
     }
 
-    /// Computes what a user wants to see where shapes are rendered.
+    /// Computes a preview in the same place as the shapes of deliveries.
     pub(crate) async fn preview<T: Send + 'static>(
         &self,
         tenant: TenantSeq,
@@ -312,15 +312,15 @@ impl Dispatcher {
         figures
     }
 
-    /// Starts no more attempts; those under way go on.
+    /// Begins no more attempts. Attempts under way go on.
     pub(crate) fn stop(&self) {
         for lane in self.shared.lanes.read().values() {
             lane.stop();
         }
     }
 
-    /// Starts no more attempts, waits for those under way for at most `timeout`, cuts off the rest and
-    /// records the outcomes. Returns how many were cut off.
+    /// Begins no more attempts, waits for attempts under way for at most `timeout`, cuts off the rest and commits the
+    /// outcomes. Returns the number of attempts cut off.
     pub(crate) async fn drain(&self, timeout: Duration) -> usize {
         self.stop();
         let lanes: Vec<_> = self.shared.lanes.read().values().cloned().collect();
@@ -337,7 +337,7 @@ impl Dispatcher {
     }
 }
 
-/// How long a shutdown waits for the last outcomes to be committed.
+/// The longest wait of a shutdown for the commit of the last outcomes.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn run_timer(shared: Arc<Shared>) {
@@ -378,8 +378,7 @@ impl Shared {
         }
     }
 
-    /// Gives deliveries that leave memory their rows: pending ones wait in the store, those of a deleted
-    /// webhook end.
+    /// Gives evicted deliveries rows. They wait in the store; with `discard`, for a deleted webhook, they end.
     fn write_down(self: &Arc<Self>, lane: &Arc<Lane>, evicted: Vec<Queued>, discard: bool) {
         let now = self.clock.now();
         if lane.has_moved() {
@@ -391,7 +390,7 @@ impl Shared {
         tokio::spawn(recovery::write_down(Arc::clone(self), Arc::clone(lane), keys, discard, now));
     }
 
-    /// Fills a lane from the store, if it wants to be.
+    /// Starts a load of a lane from the store, if the lane wants one.
     fn load(self: &Arc<Self>, lane: &Arc<Lane>) {
         let now = self.clock.now();
         match lane.begin_load(now) {
@@ -421,7 +420,7 @@ impl Shared {
         });
     }
 
-    /// Hands a notice to the engine, which may have ended.
+    /// Sends a notice to the engine, which may have ended.
     async fn tell(&self, notice: Notice) {
         let _ = self.notices.send(notice).await;
     }

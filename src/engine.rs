@@ -40,11 +40,11 @@ use self::replay::Replays;
 use self::retention::{Purge, RetentionSettings};
 pub use self::trial::{TEST_TOPIC, TestError};
 
-/// How long an idempotency key is kept, if nothing else is set.
+/// The default time for which an idempotency key is kept.
 pub const DEFAULT_IDEMPOTENCY_TTL: Duration = Duration::from_hours(24);
 /// The action of a rotation, in the audit log.
 const ROTATE: &str = "webhook.rotate";
-/// How often a change is tried again when another one came between reading and writing.
+/// The most tries of a change that conflicts with concurrent ones.
 const MAX_UPDATE_TRIES: usize = 8;
 
 /// A running node.
@@ -58,25 +58,25 @@ pub struct Engine {
     revocations: Revocations,
     /// Held while a webhook or a tenant is changed, so that store, lanes and patterns take changes in the same order.
     changes: Mutex<()>,
-    /// The store has refused events, and a task is about to tell so.
+    /// The store is full, and a task waits to publish the event about it.
     is_full_told: AtomicBool,
     replays: Replays,
     purge: JoinHandle<()>,
     clock_trust: Arc<ClockTrust>,
     idempotency_ttl: Duration,
     node: Node,
-    /// Set where others share the store.
+    /// `None`: no other node shares the store.
     membership: Option<Arc<Membership>>,
 }
 
-/// What a node is told at its start.
+/// The settings of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineSettings {
     pub dispatcher: DispatcherSettings,
     pub retention: RetentionSettings,
-    /// How long the receipts of a request with an idempotency key are kept.
+    /// The time for which the receipts of a request with an idempotency key are kept.
     pub idempotency_ttl: Duration,
-    /// Of a new tenant, as far as nothing else is said.
+    /// The default quotas of a new tenant.
     pub new_tenant_quotas: Quotas,
     pub node: NodeSettings,
 }
@@ -90,7 +90,7 @@ impl From<DispatcherSettings> for EngineSettings {
     }
 }
 
-/// Why a change of a webhook was refused.
+/// The reason why a change of a webhook was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     #[error("the settings are not valid")]
@@ -101,7 +101,7 @@ pub enum ChangeError {
     Store(#[from] StoreError),
 }
 
-/// Keys for a rotation that a user chose.
+/// Keys that a user chose for a rotation.
 #[derive(Default)]
 pub struct GivenKeys {
     pub decnet: Option<Secret>,
@@ -109,7 +109,7 @@ pub struct GivenKeys {
 }
 
 impl Engine {
-    /// Reads the webhooks and what is owed to them, and starts delivering.
+    /// Reads the webhooks and the deliveries that are owed to them, and starts delivering.
     pub async fn start(
         store: Arc<dyn Store>,
         client: Client,
@@ -119,7 +119,7 @@ impl Engine {
         let EngineSettings { dispatcher, retention, idempotency_ttl, new_tenant_quotas, node } = settings.into();
         let this = node.node(Uuid::new_v4(), clock.now());
         let member = store.cluster().map(|cluster| Member { node: this.uuid, cluster });
-        // Before anything is read: what is changed after is read again.
+        // The mark comes before all other reads, so that later changes are read again.
         let mark = match &member {
             Some(member) => Some(member.cluster.changes(None).await?.mark),
             None => None,
@@ -174,17 +174,17 @@ impl Engine {
         Ok(engine)
     }
 
-    /// For reading.
+    /// The store, for reads.
     pub fn store(&self) -> &dyn Store {
         &*self.store
     }
 
-    /// For acts that concern neither lanes nor patterns: what is changed through it is in the audit log.
+    /// The store, for audited changes that concern neither lanes nor patterns.
     pub fn audited(&self, act: &Act) -> Arc<dyn Store> {
         self.store.audited(act)
     }
 
-    /// The tenants there are, and their quotas.
+    /// The tenants and their quotas.
     pub fn tenants(&self) -> &Tenants {
         &self.tenants
     }
@@ -193,7 +193,7 @@ impl Engine {
         self.clock.now()
     }
 
-    /// Accepts events, all or none; one receipt an event, in order.
+    /// Accepts events, all or none. Returns one receipt for each event, in order.
     pub async fn publish(
         self: &Arc<Self>,
         tenant: TenantSeq,
@@ -202,7 +202,8 @@ impl Engine {
         self.accept(tenant, events, None).await
     }
 
-    /// As [`Engine::publish`], once for `key`: the same body, by its SHA-256, gets the same receipts again.
+    /// As [`Engine::publish`], but once for `key`: a repeated request with the same SHA-256 of its body gets the same
+    /// receipts.
     pub async fn publish_once(
         self: &Arc<Self>,
         tenant: TenantSeq,
@@ -237,17 +238,17 @@ impl Engine {
         }
     }
 
-    /// The installation, as other servers know it: the same on all nodes that share the store.
+    /// The id by which other servers know this installation. It is the same on all nodes that share the store.
     pub fn instance(&self) -> Instance {
         self.dispatcher.stamp().instance()
     }
 
-    /// What would become of an event, if it was published now; nothing is stored.
+    /// Predicts the deliveries of an event. Nothing is stored.
     pub fn dry_run(&self, tenant: TenantSeq, event: &Event) -> Result<DryRun, PublishError> {
         self.ingest.dry_run(tenant, event)
     }
 
-    /// Computes what a user wants to see, bounded and in turns by tenant, beside the shapes of deliveries.
+    /// Computes a preview within the limits of shapes, in turns by tenant.
     pub(crate) async fn preview<T: Send + 'static>(
         &self,
         tenant: TenantSeq,
@@ -280,7 +281,8 @@ impl Engine {
         .await
     }
 
-    /// Changes what `patch` names; takes effect at once, on every node. `enabled: Some(true)` also closes the circuit.
+    /// Changes the fields of `patch`. The change takes effect at once, on every node. `enabled: Some(true)` also closes
+    /// the circuit.
     pub async fn update_webhook(
         self: &Arc<Self>,
         act: impl Into<Act>,
@@ -292,8 +294,8 @@ impl Engine {
             .await
     }
 
-    /// Lets new keys take over, those that `given` has and new ones for the others; the keys of before sign for
-    /// `overlap` more. Attempts under way end with the keys that they began with.
+    /// Rotates the keys: the new keys are the ones of `given`, or else generated. The old keys go on signing for
+    /// `overlap`. Attempts under way keep the keys that they began with.
     pub async fn rotate_keys(
         self: &Arc<Self>,
         act: impl Into<Act>,
@@ -301,7 +303,7 @@ impl Engine {
         given: GivenKeys,
         overlap: Duration,
     ) -> Result<WebhookRecord, ChangeError> {
-        // Made once, so that a second try is the same rotation.
+        // Made before the first try, so that a second try is the same rotation.
         let new = SigningKeys::new(
             given.decnet.unwrap_or_else(Secret::generate),
             given.standard.unwrap_or_else(StandardKey::generate),
@@ -315,7 +317,7 @@ impl Engine {
         .await
     }
 
-    /// Commits what `change` makes of the settings and of the present moment, and lets it take effect at once.
+    /// Commits the settings that `change` makes of the present ones, and lets them take effect at once.
     async fn change_webhook(
         self: &Arc<Self>,
         act: Act,
@@ -361,7 +363,7 @@ impl Engine {
         Err(StoreError::Conflict("the webhook is being changed by others; try again".to_owned()).into())
     }
 
-    /// Turns a webhook off without its owner; what it is owed is kept.
+    /// Turns a webhook off on the server's own account. Its pending deliveries are kept.
     async fn switch_off(self: &Arc<Self>, webhook: WebhookSeq, reason: &str) -> Result<(), StoreError> {
         let (engine, reason) = (Arc::clone(self), reason.to_owned());
         to_the_end(async move {
@@ -376,7 +378,7 @@ impl Engine {
         .await
     }
 
-    /// Its pending deliveries end as discarded, `webhook deleted`.
+    /// Pending deliveries end as discarded, with the reason `webhook deleted`.
     pub async fn delete_webhook(
         self: &Arc<Self>,
         act: impl Into<Act>,
@@ -447,18 +449,18 @@ impl Engine {
 
     // --- the node ---
 
-    /// What happened since the start, and what is going on, for metrics.
+    /// Counters and gauges, for metrics.
     pub fn figures(&self) -> Figures {
         self.dispatcher.figures()
     }
 
-    /// The same, as far as it is about webhooks, by shard. Empty on a store that is this node's alone.
+    /// Gauges of webhooks by shard. Empty if no other node shares the store.
     pub fn shard_figures(&self) -> Vec<ShardFigures> {
         self.dispatcher.shard_figures()
     }
 
-    /// Starts no more attempts, or lets other nodes make them; those under way go on, and events are still accepted.
-    /// Comes before [`Engine::drain`].
+    /// Begins no more attempts, or hands the shards over to other nodes. Attempts under way go on, and events are still
+    /// accepted. To be called before [`Engine::drain`].
     pub fn stop_attempts(&self) {
         match &self.membership {
             Some(membership) => membership.stop(),
@@ -466,9 +468,9 @@ impl Engine {
         }
     }
 
-    /// Stops accepting and starting attempts, waits for those under way for at most `timeout`, records them (for
-    /// at most 5 s more), and closes the store. Returns how many attempts were cut off; their deliveries are made
-    /// again at the next start.
+    /// Accepts no more events and begins no more attempts, waits for attempts under way for at most `timeout`, commits
+    /// their outcomes (for at most 5 s more), and closes the store. Returns the number of attempts cut off, which the
+    /// next start makes again.
     pub async fn drain(&self, timeout: Duration) -> usize {
         self.ingest.close();
         self.replays.stop();
@@ -483,7 +485,8 @@ impl Engine {
     }
 }
 
-/// Runs a change in a task of its own: a caller that hangs up must not part what is committed from the lanes.
+/// Runs a change in a task of its own, so that a caller that hangs up does not leave a committed change without its
+/// effect on lanes.
 async fn to_the_end<T, E>(change: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
 where
     T: Send + 'static,

@@ -32,7 +32,7 @@ pub const MAX_ID_BYTES: usize = 128;
 /// The longest event type, in bytes of UTF-8.
 pub const MAX_TYPE_BYTES: usize = 255;
 
-/// Something that happened, validated, with the bytes that will be signed and sent.
+/// A validated event, with the bytes that are signed and sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     id: Box<str>,
@@ -52,11 +52,11 @@ pub fn canonical_json(json: &[u8]) -> Result<String, EventError> {
     Ok(reader.canonical().to_owned())
 }
 
-/// Why bytes are no event.
+/// The reason why bytes are no event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
-    /// Not JSON as RFC 8259 has it, or JSON that Postrider refuses: duplicate keys,
-    /// lone surrogates, invalid UTF-8, too deep. Answered with 400.
+    /// Not JSON (RFC 8259), or JSON that Postrider refuses: duplicate keys, lone surrogates, invalid UTF-8, too deep.
+    /// Answered with 400.
     #[error("invalid JSON at byte {at}: {reason}")]
     Json { at: usize, reason: String },
     /// More than [`MAX_EVENT_BYTES`]. Answered with 413.
@@ -69,7 +69,7 @@ pub enum EventError {
     Topic(#[from] TopicError),
 }
 
-/// Why a batch was refused, whole: the first bad event, counted from 0.
+/// The reason why a whole batch was refused: its first bad event, counted from 0.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     #[error("event {index}: {error}")]
@@ -129,7 +129,7 @@ impl Event {
         Ok(Self { id: unquoted(&id), body: parts.body(), topic, kind: kind.into(), options: None, hops: None })
     }
 
-    /// The event whose object `reader` has just read.
+    /// The event from the object that `reader` has just read.
     fn from_reader(reader: &Canonicaliser<'_>, is_object: bool, now: UnixMicros) -> Result<Self, EventError> {
         if !is_object {
             return Err(refused("event", "must be a JSON object"));
@@ -157,7 +157,7 @@ impl Event {
             Some(text) if text.starts_with('"') => Cow::Borrowed(text),
             Some(_) => return Err(refused("ts", "must be a string or a number")),
         };
-        // Digits are kept as they came: `1.0` is the same number.
+        // The digits are kept as given, so `1.0` must count as the same number.
         let is_one = |version: &str| version == "null" || version.parse() == Ok(1.0_f64);
         if fields.version.is_some_and(|version| !is_one(version)) {
             return Err(refused("v", "must be 1"));
@@ -210,13 +210,13 @@ impl Event {
         self.options.as_deref()
     }
 
-    /// The same event, come by way of other servers.
+    /// The same event, having passed through other servers.
     #[must_use]
     pub fn with_hops(self, hops: Option<Hops>) -> Self {
         Self { hops: hops.map(Box::new), ..self }
     }
 
-    /// The servers that it has passed through before it was accepted; `None`: it came from its publisher.
+    /// The servers that the event passed through before it was accepted; `None`: it came from its publisher.
     #[must_use]
     pub fn hops(&self) -> Option<&Hops> {
         self.hops.as_deref()
@@ -262,7 +262,7 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn of(reader: &'a Canonicaliser<'_>) -> Result<Self, EventError> {
-        /// As much of an unknown field's name as an error repeats, in characters.
+        /// The longest part of an unknown field's name in an error, in characters.
         const SHOWN_CHARS: usize = 64;
         let mut fields = Self::default();
         for (key, value) in reader.members() {
@@ -342,7 +342,7 @@ fn check_id(id: &str) -> Result<(), EventError> {
 
 /// A new UUID v7, as JSON.
 fn new_id(now: UnixMicros) -> String {
-    // A clock before 1970 gives ids of 1970: they are unique all the same.
+    // A clock before 1970 gives ids of 1970, which are unique all the same.
     let since_epoch = now.since(UnixMicros(0));
     let time = uuid::Timestamp::from_unix(uuid::NoContext, since_epoch.as_secs(), since_epoch.subsec_nanos());
     quote(Uuid::new_v7(time).hyphenated().encode_lower(&mut Uuid::encode_buffer()))
@@ -372,7 +372,7 @@ fn string<'a>(field: &str, json: &'a str) -> Result<&'a str, EventError> {
     if json.starts_with('"') { Ok(json) } else { Err(refused(field, "must be a string")) }
 }
 
-/// What a canonical JSON string stands for.
+/// The text of a canonical JSON string.
 fn unquoted(json: &str) -> Box<str> {
     let inside = &json[1..json.len() - 1];
     if inside.contains('\\') { unescaped(inside).collect() } else { inside.into() }
@@ -381,8 +381,8 @@ fn unquoted(json: &str) -> Box<str> {
 /// A key of a JSON object and its value, both as text.
 pub(crate) type Member = (Box<str>, Box<str>);
 
-/// The members of a JSON object as text: strings as what they stand for, other values in canonical form.
-/// For the small answers of other servers; read as strictly as an event.
+/// The members of a JSON object as text: strings without quotes and escapes, other values in canonical form. For small
+/// answers of other servers; parsed as strictly as an event.
 pub(crate) fn object_members(json: &[u8]) -> Result<Vec<Member>, EventError> {
     let mut reader = Canonicaliser::new(json)?;
     if !reader.read_object()? {

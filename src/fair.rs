@@ -10,16 +10,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// Whose turn it is: a tenant, as a rule.
+/// The owner of turns, such as a tenant.
 pub(crate) trait Key: Clone + Eq + Hash {}
 
 impl<K: Clone + Eq + Hash> Key for K {}
 
 /// A number of places that keys take in turns.
 ///
-/// A place that becomes free goes to the next key that waits, however many others wait for the key that had it. Nobody
-/// overtakes: places are taken at once only while nobody waits for them. A key that has its share of the places waits for
-/// itself alone.
+/// A free place goes to the next waiting key, however many waiters another key has. Waiters are never overtaken: a
+/// place is taken at once only while no key waits for it. A key that has its share of the places waits without blocking
+/// others.
 pub(crate) struct Turns<K: Key> {
     state: Arc<Mutex<State<K>>>,
 }
@@ -32,12 +32,12 @@ impl<K: Key> Clone for Turns<K> {
 
 struct State<K: Key> {
     free: usize,
-    /// The most places that a key may have; `None`: all, and nobody counts.
+    /// The most places of a key; `None`: all, without counting.
     share: Option<usize>,
-    /// Where there are shares: what each key has.
+    /// With a share: the places of each key.
     taken: HashMap<K, usize>,
     next_id: u64,
-    /// Each key with those who wait for it, in the order in which they came.
+    /// The waiters of each key, in order of arrival.
     waiting: HashMap<K, BTreeMap<u64, Waiting<K>>>,
     /// The keys of `waiting`, the next first.
     order: VecDeque<K>,
@@ -50,7 +50,7 @@ struct Waiting<K: Key> {
 
 /// Some places; dropping it passes them on.
 pub(crate) struct Permit<K: Key> {
-    /// `None`: it is another's now.
+    /// `None`: the places were passed on.
     turns: Option<(Turns<K>, K)>,
     places: usize,
 }
@@ -60,7 +60,7 @@ impl<K: Key> Turns<K> {
         Self::of(places, None)
     }
 
-    /// No key has more than `share` of the places, also while nobody else wants them.
+    /// No key has more than `share` of the places, even if the others are free.
     pub(crate) fn with_share(places: usize, share: usize) -> Self {
         Self::of(places, Some(share))
     }
@@ -70,12 +70,12 @@ impl<K: Key> Turns<K> {
         Self { state: Arc::new(Mutex::new(State { free, share, taken, next_id: 0, waiting, order })) }
     }
 
-    /// Waits for a place, and for the key's turn. A future that is dropped leaves nothing behind.
+    /// Waits for a place in the key's turn. A dropped future leaves nothing behind.
     pub(crate) async fn acquire(&self, key: K) -> Permit<K> {
         self.acquire_many(key, 1).await
     }
 
-    /// The same for so many places, which are no more than there are.
+    /// As [`Self::acquire`], for several places, at most as many as exist.
     pub(crate) async fn acquire_many(&self, key: K, places: usize) -> Permit<K> {
         let (waiter, handed_over) = {
             let mut state = self.state.lock();
@@ -88,12 +88,12 @@ impl<K: Key> Turns<K> {
         };
         let permit = handed_over.await;
         drop(waiter);
-        // The sender cannot go without a permit: it lies in a queue that is there as long as `self` is.
+        // The sender cannot be dropped without a permit, since its queue lives as long as `self`.
         permit.unwrap_or(Permit { turns: None, places: 0 })
     }
 
-    /// Computes in a thread of its own when it is the key's turn; `None`: it broke off. Whoever stops waiting does not end
-    /// what has begun.
+    /// Computes on a blocking thread in the key's turn; `None`: the computation panicked. A computation that has begun
+    /// goes on when the future is dropped.
     pub(crate) async fn compute<T: Send + 'static>(
         &self,
         key: K,
@@ -110,7 +110,7 @@ impl<K: Key> Turns<K> {
         computing.await.ok()
     }
 
-    /// Places that nobody has.
+    /// The number of free places.
     pub(crate) fn free(&self) -> usize {
         self.state.lock().free
     }
@@ -119,7 +119,7 @@ impl<K: Key> Turns<K> {
         Permit { turns: Some((self.clone(), key)), places }
     }
 
-    /// Gives places to whoever is next, outside of the lock: a permit that nobody wants any more comes back.
+    /// Gives places to the next waiters, outside of the lock, because a permit whose waiter has gone comes back.
     fn pass_on(&self, key: &K, places: usize) {
         self.state.lock().give_back(key, places);
         loop {
@@ -156,7 +156,7 @@ impl<K: Key> State<K> {
         }
     }
 
-    /// Whether that was possible without overtaking anybody.
+    /// Takes places at once; `false`: this would overtake a waiter.
     fn take_at_once(&mut self, key: &K, places: usize) -> bool {
         let is_wanted = |(key, queue): (&K, &BTreeMap<u64, Waiting<K>>)| {
             queue.values().next().is_some_and(|first| self.has_room(key, first.places))
@@ -178,8 +178,8 @@ impl<K: Key> State<K> {
         id
     }
 
-    /// Takes the places of the first of the next key that may have some; the key goes to the end of the order if more wait
-    /// for it. One that needs more than is free waits for it, and all others with it.
+    /// Takes places for the first waiter of the next key that is below its share. A key with further waiters goes to
+    /// the end of the order. A waiter that needs more places than are free holds up all others.
     fn next(&mut self) -> Option<(K, Waiting<K>)> {
         for _ in 0..self.order.len() {
             let key = self.order.pop_front()?;
@@ -218,7 +218,7 @@ impl<K: Key> Drop for Permit<K> {
     }
 }
 
-/// Someone who waits; its drop takes it out of the queue if it is still there.
+/// A waiter. Its drop removes it from the queue.
 struct Waiter<'a, K: Key> {
     turns: &'a Turns<K>,
     key: K,
@@ -228,23 +228,23 @@ struct Waiter<'a, K: Key> {
 impl<K: Key> Drop for Waiter<'_, K> {
     fn drop(&mut self) {
         let mut state = self.turns.state.lock();
-        // A queue that is empty now keeps the key's place in the order until its turn, so that it has one place there.
+        // An empty queue keeps the key's position in the order until its turn, so that a key has only one position.
         let left = state.waiting.get_mut(&self.key).and_then(|queue| queue.remove(&self.id));
         drop(state);
         if left.is_some() {
-            // It may have been what the others waited behind.
+            // Other waiters may have waited behind this one.
             self.turns.pass_on(&self.key, 0);
         }
     }
 }
 
-/// How many of something each key may have at once.
+/// A limit of concurrent shares for each key.
 pub(crate) struct Caps<K: Key> {
     most: usize,
     taken: Arc<Mutex<HashMap<K, usize>>>,
 }
 
-/// One of them; dropping it gives it back.
+/// A share, which returns when dropped.
 pub(crate) struct Share<K: Key> {
     key: K,
     taken: Arc<Mutex<HashMap<K, usize>>>,
@@ -255,7 +255,7 @@ impl<K: Key> Caps<K> {
         Self { most, taken: Arc::default() }
     }
 
-    /// `None`: the key has as many as it may have.
+    /// `None`: the key has reached its limit.
     pub(crate) fn take(&self, key: K) -> Option<Share<K>> {
         let mut taken = self.taken.lock();
         let count = taken.entry(key.clone()).or_default();
@@ -386,7 +386,7 @@ mod tests {
         }
         assert!(turns.state.lock().waiting.values().all(BTreeMap::is_empty));
         assert!(turns.state.lock().order.len() <= 3, "a key has one place in the order");
-        // One gives up after the place was handed to it: the next has it.
+        // A waiter gives up after it got the place, so the next waiter gets it.
         let (first, mut second) = (begun(&turns, 1).await.err().unwrap(), begun(&turns, 2).await.err().unwrap());
         drop(held);
         drop(first);
@@ -427,8 +427,8 @@ mod tests {
     }
 
     proptest! {
-        /// Over any history no place is lost or taken twice, none has more than a share, and none lies idle while someone waits
-        /// who may have it.
+        /// Over any history no place is lost or taken twice, no key has more than its share, and no place is idle while
+        /// an allowed waiter waits.
         #[test]
         fn places_are_neither_lost_nor_idle(
             places in 2..5_usize,
@@ -461,7 +461,7 @@ mod tests {
                     let all: usize = (0..4).map(of).sum();
                     prop_assert!(all <= places && (0..4).all(|key| share.is_none_or(|share| of(key) <= share)));
                     let may = |key: u32, places: usize| share.is_none_or(|share| of(key) == 0 || of(key) + places <= share);
-                    // Within a key it is first come, first served, and who is next may need two where one is free.
+                    // A key's waiters are served in order, and the next one may need two places when only one is free.
                     let firsts = (0..4).filter_map(|key| waiting.iter().find(|waiting| waiting.0 == key));
                     let mut wanted = firsts.filter(|first| may(first.0, first.1)).map(|first| first.1);
                     prop_assert!(wanted.clone().count() == 0 || wanted.any(|wanted| all + wanted > places), "idle");

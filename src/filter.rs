@@ -55,7 +55,7 @@ pub const MAX_WILDCARDS: usize = 64;
 #[derive(Clone)]
 pub struct Filter(Arc<Parsed>);
 
-/// What a filter is as JSON: documents [`Filter::parse`].
+/// A filter as JSON, for the API's document: see [`Filter::parse`].
 pub struct EventPattern;
 
 impl PartialSchema for EventPattern {
@@ -79,12 +79,12 @@ struct Parsed {
     compiled: Compiled,
 }
 
-/// Why a text is no filter. Lines and columns count from 1, columns in characters.
+/// The reason why a text is no filter. Lines and columns count from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
     #[error("is {length} bytes long, the limit is {MAX_FILTER_BYTES}")]
     TooLong { length: usize },
-    /// No JSON as RFC 8259 has it.
+    /// The text is not JSON (RFC 8259).
     #[error("line {line} column {column}: invalid JSON: {reason}")]
     Json { line: usize, column: usize, reason: String },
     /// JSON, but no event pattern; `path` is the field, as in `payload.user`, or empty for the whole filter.
@@ -118,20 +118,20 @@ impl Filter {
         Ok(Self(Arc::new(Parsed { text: compact(text), compiled })))
     }
 
-    /// The filter as compact JSON, to be stored and shown: as it was given, without spaces around values.
+    /// The filter as compact JSON, to store and to show: as it was given, without spaces around values.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0.text
     }
 
-    /// The filter as JSON in JSON: see [`Filter::as_str`].
+    /// The filter as a JSON value: see [`Filter::as_str`].
     pub fn to_raw_value(&self) -> serde_json::Result<Box<RawValue>> {
         RawValue::from_string(self.as_str().to_owned())
     }
 
-    /// Whether an event is wanted, given its canonical body. What is no JSON object is not.
+    /// Whether the filter matches an event, given its canonical body. Bodies that are no JSON object do not match.
     ///
-    /// To ask many filters at once use [`FilterIndex`].
+    /// [`FilterIndex`] is for many filters.
     #[must_use]
     pub fn matches(&self, body: &[u8]) -> bool {
         Document::of_event(body).is_some_and(|event| self.wants(&event))
@@ -173,7 +173,7 @@ impl fmt::Display for Filter {
     }
 }
 
-/// JSON without the spaces that are in no string.
+/// JSON without the spaces outside of strings.
 fn compact(json: &str) -> Box<str> {
     let (mut is_inside, mut is_escaped) = (false, false);
     let is_kept = |c: &char| {

@@ -22,14 +22,14 @@ use crate::tenants::{self, QuotaError, Tenant, Tenants};
 use crate::topic::{OPERATIONAL_TOKEN, Topic};
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
-/// Why an event was not delivered that the webhook's filter does not match.
+/// The reason of deliveries that were skipped because of the webhook's filter.
 pub(crate) const FILTERED: &str = "filter";
-/// Deliveries that the events of one request may cause, those that are skipped among them; one event may cause more.
+/// The most deliveries of the events of one request, skipped ones included. A single event may have more.
 const MAX_DELIVERIES_AT_ONCE: usize = 20_000;
-/// Why a webhook would not get an event that is directed to others.
+/// The reason why a webhook would not get an event that names other webhooks.
 const NOT_NAMED: &str = "not among `webhooks`";
 
-/// What would become of an event.
+/// The predicted deliveries of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DryRun {
     pub id: String,
@@ -37,24 +37,24 @@ pub struct DryRun {
     pub webhooks: Vec<Prospect>,
 }
 
-/// What a webhook would get of an event.
+/// The predicted delivery to one webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prospect {
     pub webhook: Uuid,
     pub name: String,
-    /// Why it would not be delivered; `None`: it would.
+    /// The reason why it would be skipped; `None`: it would be delivered.
     pub skipped: Option<&'static str>,
 }
 
-/// What a publisher is told of one event.
+/// The answer to a publisher, for one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     pub id: String,
-    /// Webhooks it is delivered to.
+    /// The number of webhooks that get the event.
     pub deliveries: u32,
-    /// Webhooks that want its topic and to which it is not delivered.
+    /// The number of webhooks that match the topic, but do not get the event.
     pub skipped: u32,
-    /// Sent before: nothing was stored now, nothing is delivered again.
+    /// The event was sent before: nothing is stored or delivered again.
     pub duplicate: bool,
 }
 
@@ -68,13 +68,13 @@ impl Receipt {
 pub enum PublishError {
     #[error("the server is shutting down")]
     Draining,
-    /// The tenant may not send so much now; nothing was stored.
+    /// A quota is used up. Nothing was stored.
     #[error(transparent)]
     Quota(#[from] QuotaError),
-    /// Of the events, counted from 0.
+    /// The index of the event, from 0.
     #[error("topics that begin with `{OPERATIONAL_TOKEN}.` are for the server's own events")]
     ReservedTopic { index: usize },
-    /// The event names a webhook that there is not.
+    /// The event names an unknown webhook.
     #[error("there is no webhook {webhook}")]
     UnknownWebhook { index: usize, webhook: Uuid },
     /// Nothing was stored.
@@ -94,10 +94,10 @@ pub(crate) struct Ingest {
     is_closed: AtomicBool,
 }
 
-/// Who delivers to a webhook.
+/// The owner of a webhook.
 enum Owner {
     Here(Arc<Lane>),
-    /// Another node, or nobody yet.
+    /// Another node, or none yet.
     Elsewhere(WebhookSeq),
 }
 
@@ -110,7 +110,7 @@ impl Owner {
     }
 }
 
-/// Of webhooks, ascending, who delivers to each; of a node that is alone, those that have a lane.
+/// The owners of webhooks, which are ascending. A node that is alone finds the webhooks that have a lane.
 fn find_owners(dispatcher: &Dispatcher, webhooks: &[WebhookSeq], owners: &mut Vec<Owner>) {
     let has_others = dispatcher.has_others();
     dispatcher.lanes(webhooks, |webhook, lane| match lane {
@@ -120,7 +120,7 @@ fn find_owners(dispatcher: &Dispatcher, webhooks: &[WebhookSeq], owners: &mut Ve
     });
 }
 
-/// Where one delivery of an event goes.
+/// The way of one delivery of an event.
 enum Routing {
     /// To a lane of this node, or into the store behind it.
     Here(Reservation),
@@ -145,7 +145,7 @@ impl Routing {
     }
 }
 
-/// An event between matching and commit. Dropped before it is admitted, it gives its places back.
+/// An event between matching and commit. Its drop gives the places back, unless it was admitted.
 struct Placed {
     event: Event,
     routings: Vec<Routing>,
@@ -162,9 +162,9 @@ impl Ingest {
         Self { store, dispatcher, clock, tenants, patterns: RwLock::default(), is_closed: AtomicBool::new(false) }
     }
 
-    /// Accepts events, all or none, once for the key of `once` if there is one: the same request gets the same receipts
-    /// again, as duplicates. Returns after the commit, and must run to its end: dropped after the commit, it would part
-    /// the events from their lanes.
+    /// Accepts events, all or none. With `once`, a repeated request gets the same receipts again, as duplicates.
+    /// Returns after the commit. The future must run to its end: dropped after the commit, it would leave events out of
+    /// their lanes.
     pub(crate) async fn publish(
         &self,
         tenant: TenantSeq,
@@ -183,7 +183,7 @@ impl Ingest {
         accepted
     }
 
-    /// What would become of an event; nothing is stored.
+    /// Predicts the deliveries of an event. Nothing is stored.
     pub(crate) fn dry_run(&self, tenant: TenantSeq, event: &Event) -> Result<DryRun, PublishError> {
         if event.topic().is_operational() {
             return Err(PublishError::ReservedTopic { index: 0 });
@@ -215,12 +215,12 @@ impl Ingest {
         Ok(DryRun { id: event.id().to_owned(), webhooks: prospects })
     }
 
-    /// Accepts events of the server itself; no quota holds them up.
+    /// Accepts events of the server itself, without quotas.
     pub(crate) async fn publish_own(&self, tenant: TenantSeq, events: Vec<Event>) -> Result<(), PublishError> {
         self.accept(tenant, events, None, None).await.map(drop)
     }
 
-    /// `payer` has quotas of pending deliveries and of stored bytes.
+    /// `payer` is the tenant whose quotas of pending deliveries and stored bytes apply.
     async fn accept(
         &self,
         tenant: TenantSeq,
@@ -240,7 +240,7 @@ impl Ingest {
             stored_bytes: self.store.stored_bytes(tenant),
         };
         let arriving = payer.map(|payer| payer.reserve(|| added(&placed), stored));
-        // Held until what is committed is in the store's gauges.
+        // Held until the store's gauges contain the commit.
         let _arriving = arriving.transpose()?;
         let new = new_events(tenant, accepted_at, &placed);
         let accepted = match once {
@@ -258,7 +258,7 @@ impl Ingest {
         Ok(self.admit(accepted_at, placed, accepted?))
     }
 
-    /// Whether any webhook wants the topic.
+    /// Whether any webhook matches the topic.
     pub(crate) fn is_wanted(&self, tenant: TenantSeq, topic: &Topic) -> bool {
         let mut webhooks = Vec::new();
         if let Some(indexes) = self.patterns.read().by_tenant.get(&tenant) {
@@ -267,7 +267,7 @@ impl Ingest {
         !webhooks.is_empty()
     }
 
-    /// Finds who delivers each event, and reserves routings in the lanes that are here.
+    /// Matches the events, and reserves places in the lanes of this node.
     fn place(
         &self,
         tenant: TenantSeq,
@@ -277,7 +277,7 @@ impl Ingest {
     ) -> Result<Vec<Placed>, PublishError> {
         let patterns = self.patterns.read();
         let indexes = patterns.by_tenant.get(&tenant);
-        // All before any place is reserved.
+        // All events are checked before any place is reserved.
         let directed = events.iter().enumerate().map(|(index, event)| named(indexes, event, index));
         let directed = directed.collect::<Result<Vec<_>, _>>()?;
         if let Some(indexes) = indexes {
@@ -323,7 +323,7 @@ impl Ingest {
         Ok(placed.collect())
     }
 
-    /// Takes in a webhook, or its newer patterns.
+    /// Adds a webhook, or replaces its patterns.
     pub(crate) fn apply(&self, record: &WebhookRecord) {
         self.patterns.write().apply(record);
     }
@@ -332,7 +332,7 @@ impl Ingest {
         self.patterns.write().remove(tenant, webhook);
     }
 
-    /// Hands what was accepted to its lanes.
+    /// Passes accepted events to their lanes.
     fn admit(&self, accepted_at: UnixMicros, placed: Vec<Placed>, accepted: Vec<Accepted>) -> Vec<Receipt> {
         let receipts = placed.into_iter().zip(accepted).map(|(placed, accepted)| match accepted {
             Accepted::New { seq } => {
@@ -365,7 +365,7 @@ impl Ingest {
     }
 }
 
-/// What events take of their tenant's quotas.
+/// The usage that events add to their tenant's quotas.
 fn added(placed: &[Placed]) -> tenants::Usage {
     let pending = |placed: &Placed| placed.routings.iter().filter(|routing| !routing.is_skipped()).count() as u64;
     tenants::Usage {

@@ -3,9 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines of one kind in a [`LOG_WINDOW`]; beyond it they are counted, and the next line says how many.
+/// The most lines of one kind in a [`LOG_WINDOW`]. Further lines are only counted, and the next line has the count.
 pub const MAX_LOG_LINES: u32 = 20;
-/// The time in which so many lines are written.
+/// The time for which [`MAX_LOG_LINES`] counts.
 pub const LOG_WINDOW: Duration = Duration::from_mins(1);
 
 /// Counts lines of one kind.
@@ -20,7 +20,7 @@ struct Period {
 }
 
 impl LogRate {
-    /// Whether a line may be written at `now`; then how many were left out since the one before.
+    /// Whether a line may be written at `now`; if so, the number of lines left out since the one before.
     pub fn admit(&self, now: Instant) -> Option<u64> {
         let mut period = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if period.began_at.is_none_or(|began_at| now.saturating_duration_since(began_at) >= LOG_WINDOW) {

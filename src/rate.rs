@@ -10,14 +10,14 @@ use crate::fit::fit;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// Lets `burst + rate × t` happen within any time `t`, and never one more.
+/// Allows at most `burst + rate × t` within any time `t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
-    /// What a bucket gains in a nanosecond.
+    /// The gain of a bucket in a nanosecond.
     gain: u64,
-    /// What one costs.
+    /// The cost of one.
     cost: u64,
-    /// What a bucket holds.
+    /// The capacity of a bucket.
     burst: u32,
 }
 
@@ -26,7 +26,7 @@ impl Rate {
         Self { gain: u64::from(per_s), cost: SECOND_NS, burst }
     }
 
-    /// As [`Rate::per_second`], for rates that are fractions. Rounded, so that rounding lets nothing more through.
+    /// As [`Rate::per_second`], for fractional rates, rounded so that no more than the rate gets through.
     pub(crate) fn fraction_per_second(per_s: f64, burst: u32) -> Self {
         let interval = Duration::try_from_secs_f64((1e9 / per_s).ceil() / 1e9);
         debug_assert!(interval.is_ok(), "{per_s} a second is no rate");
@@ -41,18 +41,18 @@ impl Rate {
         self.cost.saturating_mul(u64::from(self.burst))
     }
 
-    /// How long it takes to gain so much.
+    /// The time to gain `missing`.
     fn time_for(&self, missing: u64) -> Duration {
         Duration::from_nanos(missing.div_ceil(self.gain.max(1)))
     }
 }
 
-/// What may be taken now. By default it begins full. It measures time by a clock that is never set, and may be asked at
-/// another rate each time.
+/// A token bucket, which begins full by default. It measures time by a clock that is never set. Each call may use
+/// another rate.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bucket {
     level: u64,
-    /// When `level` was right; `None`: nothing was taken yet.
+    /// The time of `level`; `None`: nothing was taken yet.
     at: Option<Instant>,
 }
 
@@ -68,7 +68,7 @@ impl Bucket {
         })
     }
 
-    /// Takes so many, all or none, or says how long to wait for them. More than the burst are never there.
+    /// Takes `count`, all or none. The error is the time to wait. More than the burst never becomes available.
     pub(crate) fn take(&mut self, count: u64, rate: Rate, now: Instant) -> Result<(), Duration> {
         self.level = self.level(rate, now);
         self.at = Some(self.at.map_or(now, |at| at.max(now)));
@@ -82,7 +82,7 @@ impl Bucket {
         }
     }
 
-    /// When the next one is there; it may have been for a while.
+    /// The time from which one is available, possibly in the past.
     pub(crate) fn ready_at(&self, rate: Rate, now: Instant) -> Instant {
         let Some(at) = self.at else { return now };
         let ready_at = at.checked_add(rate.time_for(rate.cost.saturating_sub(self.level)));
@@ -90,12 +90,12 @@ impl Bucket {
         ready_at.unwrap_or(at)
     }
 
-    /// Takes back what [`Bucket::take`] took for nothing. What would make it more than full is cut off by the next.
+    /// Returns what [`Bucket::take`] took in vain. The next call caps the level at the burst.
     pub(crate) fn refund(&mut self, count: u64, rate: Rate) {
         self.level = self.level.saturating_add(count.saturating_mul(rate.cost));
     }
 
-    /// Whether it is as if nothing had been taken.
+    /// Whether the bucket is full again.
     pub(crate) fn is_full(&self, rate: Rate, now: Instant) -> bool {
         self.level(rate, now) == rate.full()
     }

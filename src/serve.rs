@@ -46,33 +46,34 @@ use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::{NewToken, Quotas, Scope, Store, StoreError};
 use crate::webhook::DEFAULT_TENANT;
 
-/// How long a client may take to send a request's head, and how long a connection may be idle.
+/// The timeout of a request's head, and of an idle connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an answer may wait for a client that takes none of it.
+/// The timeout of an answer of which the client reads nothing.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest head of a request; beyond it the answer is 431.
+/// The largest head of a request. A larger one is answered with 431.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
-/// The largest read buffer of a connection: a body in one piece is used without copying it.
+/// The largest read buffer of a connection. A body that arrives in one piece is used without a copy.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
-/// How long requests under way may take to finish in a shutdown, within [`ServeSettings::drain_timeout`].
+/// The time for requests under way in a shutdown, within [`ServeSettings::drain_timeout`].
 const MAX_REQUEST_DRAIN: Duration = Duration::from_secs(10);
-/// How long to wait when the machine has no file descriptor left for another connection.
+/// The pause when no file descriptor is left for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ADMIN_TOKEN_NAME: &str = "admin";
 
-/// What a server needs to know to start; every default lives in `config`.
+/// The settings of a server. `config` has the defaults.
 pub struct ServeSettings {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
-    /// A data folder with a master key and no database is to have a new database.
+    /// Makes a new database in a data folder that has a master key, but no database.
     pub is_new_installation: bool,
-    /// How long a shutdown waits for requests and attempts under way; recording their outcomes may take 5 s more.
+    /// The longest wait of a shutdown for requests and attempts under way. The commit of their outcomes may take 5 s
+    /// more.
     pub drain_timeout: Duration,
     /// Connections of one peer at once.
     pub max_connections_per_peer: usize,
-    /// `None`: made at the first start and told once in [`Started::new_admin_token`].
+    /// `None`: generated at the first start, and given once in [`Started::new_admin_token`].
     pub admin_token: Option<SecretString>,
     /// `None`: the key file in the data folder, made at the first start of all nodes.
     pub master_key: Option<MasterKey>,
@@ -81,7 +82,7 @@ pub struct ServeSettings {
     pub dispatcher: DispatcherSettings,
     pub retention: RetentionSettings,
     pub idempotency_ttl: Duration,
-    /// Of a new tenant, as far as nothing else is said.
+    /// The default quotas of a new tenant.
     pub new_tenant_quotas: Quotas,
     /// Its `address` is filled in by the server.
     pub node: NodeSettings,
@@ -102,7 +103,7 @@ pub async fn serve(
     started: impl FnOnce(&Started),
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
-    // First of all, so that a port that is taken fails before anything is changed.
+    // Comes first, so that a port in use is an error before anything is changed.
     let (listener, address) = listen(settings.listen).await?;
     let descriptors = Descriptors::shared_out(raise_file_limit(), settings.store.max_connections());
     survive_file_size_limit();
@@ -139,7 +140,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// With the name and the address that others see.
+/// Fills in the name and the address that other nodes see.
 fn named(settings: NodeSettings, address: SocketAddr) -> NodeSettings {
     let name = match settings.name {
         name if !name.is_empty() => name,
@@ -155,15 +156,15 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeE
     Ok((listener, bound))
 }
 
-/// A file that reaches its size limit (`ulimit -f`) must be an error of the store, and not the end of the
-/// process, which is what SIGXFSZ does if nobody catches it. Once caught it stays caught.
+/// A file that reaches its size limit (`ulimit -f`) must be an error of the store. SIGXFSZ would end the process if it
+/// were not caught. The handler stays for ever.
 fn survive_file_size_limit() {
     if let Err(error) = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())) {
         tracing::warn!(%error, "cannot catch SIGXFSZ: a limit on the size of files would end the server");
     }
 }
 
-/// Keys and tokens are in memory: a process that crashes leaves no copy of it, in no file and in no crash reporter.
+/// Memory has keys and tokens, so a crash must not copy it to a file or a crash reporter.
 fn forbid_core_dumps() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let done = setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
@@ -172,7 +173,7 @@ fn forbid_core_dumps() {
     }
 }
 
-/// Makes an admin's and operator's token if there is no admin's that is good.
+/// Makes a token of an admin and operator, unless a valid one of an admin exists.
 async fn ensure_admin(store: &dyn Store, now: UnixMicros) -> Result<Option<SecretString>, ServeError> {
     let tokens = store.tokens(DEFAULT_TENANT).await?;
     let is_good = |expires_at: Option<UnixMicros>| expires_at.is_none_or(|expires_at| expires_at > now);
@@ -189,7 +190,7 @@ async fn ensure_admin(store: &dyn Store, now: UnixMicros) -> Result<Option<Secre
         now,
     };
     let made = store.create_token(record).await?;
-    // Of nodes that start together the first has made it: the store gives tokens one after the other.
+    // Of nodes that start together, the first one keeps its token, since the store makes tokens one after the other.
     let tokens = store.tokens(DEFAULT_TENANT).await?;
     let first = tokens.iter().find(|token| token.permits(Scope::Admin) && is_good(token.expires_at));
     if first.is_some_and(|first| first.uuid != made.uuid) {
@@ -201,8 +202,8 @@ async fn ensure_admin(store: &dyn Store, now: UnixMicros) -> Result<Option<Secre
 
 type Answers = TowerToHyperService<tower_http::normalize_path::NormalizePath<axum::Router>>;
 
-/// Accepts connections and answers what they ask, until `shutdown` is ready and the requests then under way are
-/// answered, or `drain_timeout` is over. Returns when `shutdown` was ready.
+/// Accepts connections and answers requests until `shutdown` is ready, and then finishes requests under way until
+/// `drain_timeout`. Returns the time at which `shutdown` was ready.
 async fn answer(
     listener: TcpListener,
     app: &Arc<App>,
@@ -250,7 +251,7 @@ async fn answer(
         let app = Arc::clone(app);
         tokio::spawn(async move {
             tokio::select! {
-                // A client that goes away or talks nonsense is no failure of ours.
+                // A client that disconnects or sends nonsense is not an error of the server.
                 ended = connection => if let Err(error) = ended { app.note_broken(&error, peer) },
                 () = gone => {}
             }
@@ -258,7 +259,7 @@ async fn answer(
     }
     let stopped_at = Instant::now();
     app.set_draining();
-    // What requests under way still publish is accepted, and delivered after the next start.
+    // Events of requests under way are still accepted, and delivered after the next start.
     app.engine().stop_attempts();
     drop(listener);
     if tokio::time::timeout(drain_timeout.min(MAX_REQUEST_DRAIN), graceful.shutdown()).await.is_err() {
@@ -268,12 +269,12 @@ async fn answer(
     stopped_at
 }
 
-/// The next connection for which there is a place.
+/// The next connection that gets a place.
 async fn accept(listener: &TcpListener, places: &Arc<Places>) -> (TcpStream, Peer, Place) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                // Answers are small; without this they wait for the client's acknowledgement.
+                // Without this, small answers wait for the client's acknowledgement.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection broke");
                 }

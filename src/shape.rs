@@ -39,10 +39,10 @@ use crate::event::{Event, MAX_EVENT_BYTES};
 pub const MAX_TEMPLATE_BYTES: usize = 64 * 1024;
 /// The longest content type of a template, in bytes.
 pub const MAX_CONTENT_TYPE_BYTES: usize = 255;
-/// The largest body that a shape makes, in bytes: the largest event, and what is written around it.
+/// The largest body that a shape makes, in bytes: the largest event, with room for text around it.
 pub const MAX_SHAPED_BYTES: usize = MAX_EVENT_BYTES + 64 * 1024;
-/// The longest that a rendering may take, beside its fuel: a wall where what an instruction costs is misjudged, or the
-/// machine is busy.
+/// The timeout of a rendering. It takes effect beside the fuel if the machine is busy, or if an instruction costs more
+/// than its fuel suggests.
 pub const MAX_RENDERING_TIME: Duration = Duration::from_secs(2);
 /// The longest text of a [`RenderError`], in bytes, as of an attempt's error.
 pub const MAX_RENDER_ERROR_BYTES: usize = 512;
@@ -116,7 +116,7 @@ impl<'de> Deserialize<'de> for ShapeInput {
     }
 }
 
-/// Why a shape was refused. Answered with 422.
+/// The reason why a shape was refused. Answered with 422.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
     #[error("there is no shape {0:?}; there are {names}, and templates of your own", names = builtin::names())]
@@ -129,7 +129,8 @@ pub enum ShapeError {
     ContentType(String),
 }
 
-/// Where and why a template does not parse, or uses what no template may. Lines and columns count from 1.
+/// An error of a template that does not parse, or uses a part of the language that is not allowed. Lines and columns
+/// count from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateError {
     pub line: usize,
@@ -146,14 +147,14 @@ impl fmt::Display for TemplateError {
     }
 }
 
-/// Why an event has no body in this shape. The text begins with `shape: ` and has at most
+/// The reason why the rendering of an event failed. The text begins with `shape: ` and has at most
 /// [`MAX_RENDER_ERROR_BYTES`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RenderError {
-    /// Of the template, from 1; `None` if the result as a whole is at fault.
+    /// The template's line, from 1; `None`: the result as a whole is at fault.
     pub line: Option<usize>,
     pub reason: String,
-    /// The same rendering may end well where the machine is less busy.
+    /// The timeout ended the rendering, which may succeed when the machine is less busy.
     pub took_too_long: bool,
 }
 
@@ -175,7 +176,7 @@ impl fmt::Display for RenderError {
 
 impl std::error::Error for RenderError {}
 
-/// What a template knows beside the event.
+/// The values for a template beside the event.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub webhook_name: &'a str,
@@ -184,11 +185,11 @@ pub struct Context<'a> {
     pub webhook_metadata: &'a BTreeMap<String, String>,
     pub tenant: &'a str,
     pub delivery_id: &'a str,
-    /// The present moment, for receivers that want one where the event's `ts` is none.
+    /// The present moment, for receivers that want one if the event's `ts` is no moment.
     pub now: UnixMicros,
 }
 
-/// What turns an event into a body. Cheap to clone; compiled once.
+/// A shape, which turns an event into a body. Clones are cheap; it is compiled once.
 #[derive(Clone)]
 pub struct Shape(Kind);
 
@@ -212,7 +213,7 @@ impl Default for Shape {
     }
 }
 
-/// Shapes are equal if they were given in the same words.
+/// Shapes are equal if their inputs are equal.
 impl PartialEq for Shape {
     fn eq(&self, other: &Self) -> bool {
         self.raw() == other.raw()
@@ -242,7 +243,7 @@ impl Shape {
             ShapeInput::Name(name) if name == DECNET => Ok(Self(Kind::Decnet)),
             ShapeInput::Name(name) if name == PAYLOAD => Ok(Self(Kind::Payload)),
             ShapeInput::Name(name) => {
-                // As much of an unknown name as an error repeats, in characters.
+                // The longest part of an unknown name in an error, in characters.
                 const SHOWN_CHARS: usize = 64;
                 let unknown = || ShapeError::Unknown(name.chars().take(SHOWN_CHARS).collect());
                 builtin::find(name).map(|builtin| Self(Kind::Builtin(builtin))).ok_or_else(unknown)
@@ -259,13 +260,13 @@ impl Shape {
         }
     }
 
-    /// Whether the canonical body is sent as it is.
+    /// Whether the canonical body is sent unchanged.
     #[must_use]
     pub fn is_decnet(&self) -> bool {
         matches!(self.0, Kind::Decnet)
     }
 
-    /// The name of a built-in shape; `template` for one's own.
+    /// The name of a built-in shape, or `template`.
     #[must_use]
     pub fn name(&self) -> &str {
         match &self.0 {
@@ -276,7 +277,7 @@ impl Shape {
         }
     }
 
-    /// The shape as it was given: to be stored, and shown.
+    /// The shape as it was given, to store and to show.
     #[must_use]
     pub fn raw(&self) -> ShapeInput {
         match &self.0 {
@@ -295,9 +296,9 @@ impl Shape {
         }
     }
 
-    /// The event's body in this shape. `decnet` copies nothing.
+    /// Renders the event's body. `decnet` copies nothing.
     ///
-    /// It computes for some microseconds as a rule, and for a bounded time always: see the limits in `docs/shapes.md`.
+    /// A rendering usually takes some microseconds, and is always bounded: see the limits in `docs/shapes.md`.
     pub fn render(&self, event: &Event, context: &Context<'_>) -> Result<Bytes, RenderError> {
         let (template, content_type) = match &self.0 {
             Kind::Decnet => return Ok(event.decnet_body()),
@@ -319,7 +320,7 @@ impl Shape {
     }
 }
 
-/// What a shape makes of an event, for people to see: its content type and its body as text.
+/// Renders an event for people: the content type, and the body as text.
 pub fn preview(shape: &Shape, event: &Event, context: &Context<'_>) -> Result<(HeaderValue, String), RenderError> {
     let body = shape.render(event, context)?;
     Ok((shape.content_type(), String::from_utf8_lossy(&body).into_owned()))

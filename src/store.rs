@@ -57,19 +57,23 @@ pub use retention::RetentionStore;
 
 /// The most items on a page of a listing.
 pub const MAX_PAGE_ITEMS: u32 = 500;
-/// Items on a page when the caller does not say.
+/// The default size of a page.
 pub const DEFAULT_PAGE_ITEMS: u32 = 50;
-/// A listing with a selective filter looks at this many rows and then returns what it has, with a cursor to go on.
+/// The most rows that one page of a listing looks at. A selective filter then gives a short page, with a cursor to go
+/// on.
 pub const MAX_ROWS_PER_PAGE: u32 = 200_000;
 /// The most bytes of bodies on a page of events, unless one alone is larger.
 pub const MAX_BODY_BYTES_PER_PAGE: usize = 8 << 20;
-/// A search for a text ends its page with the body that makes up these bytes, and leaves a cursor to go on.
+/// The most bytes of bodies that one page searches for a text. The page ends with the body that reaches this limit, and
+/// has a cursor to go on.
 pub const MAX_SEARCHED_BYTES_PER_PAGE: usize = 64 << 20;
 /// The most bytes of bodies on a page of [`Store::unsettled`], unless one alone is larger.
 pub const MAX_UNSETTLED_BYTES: usize = 16 << 20;
-/// The settings of a tenant's webhooks together, in bytes as they are stored. Less than before is always allowed.
+/// The most bytes that the settings of a tenant's webhooks take together, as stored. A change that makes them smaller
+/// is always allowed.
 pub const MAX_TENANT_SETTINGS_BYTES: u64 = 32 << 20;
-/// The most response bytes kept of a successful attempt; of a failed one all that was read.
+/// The most response bytes kept of a successful attempt. The response of a failed attempt is kept as far as it was
+/// read.
 pub const MAX_KEPT_SUCCESS_RESPONSE_BYTES: usize = 1_024;
 
 /// Keeps everything that must outlive the process.
@@ -77,12 +81,12 @@ pub const MAX_KEPT_SUCCESS_RESPONSE_BYTES: usize = 1_024;
 pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     // --- accepting ---
 
-    /// Commits events and what they are owed to, in one transaction with its fsync, before it
-    /// returns. All or nothing. One answer an event, in order; an event whose id the tenant has used
-    /// before is not stored again and its `owed` is ignored, also within one call.
+    /// Commits events and their lists of webhooks in one transaction, all or nothing, and returns after its fsync. The
+    /// answers are in the order of the events. An event whose id the tenant has used before, even within the same call,
+    /// is not stored again, and its `owed` is ignored.
     async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError>;
-    /// As [`Store::accept`], once for the tenant's key: the receipts are kept in the same transaction, and while they
-    /// are, the same request gets them again and stores nothing. The same key with another body is a
+    /// As [`Store::accept`], but once for an idempotency key of the tenant. The same transaction keeps the receipts.
+    /// Until they expire, a repeated request gets them again and stores nothing. The same key with another body is a
     /// [`StoreError::IdempotencyConflict`].
     async fn accept_once(
         &self,
@@ -93,27 +97,27 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
 
     // --- delivering ---
 
-    /// Deliveries that no row speaks of yet (owed, accepted with [`Disposition::InMemory`], not
-    /// settled), in order of acceptance, after event `after`, of at most `max_events` events and
-    /// [`MAX_UNSETTLED_BYTES`]. What a restart reads back, page by page until one is empty.
+    /// Deliveries without a row: accepted with [`Disposition::InMemory`] and not settled. They come in order of
+    /// acceptance, after event `after`, of at most `max_events` events and [`MAX_UNSETTLED_BYTES`]. A restart reads
+    /// page after page until one is empty.
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError>;
 
-    /// Stored pending deliveries of one webhook whose time has come, earliest first, then in order of
-    /// acceptance; no more of them than `portion` says. With `portion.in_order` in order of acceptance
-    /// alone, and none beyond one whose time has not come.
+    /// Stored pending deliveries of one webhook that are due, within the bounds of `portion`: the earliest first, equal
+    /// times in order of acceptance. With `portion.in_order` they come in order of acceptance alone, and end before the
+    /// first that is not due.
     async fn due(&self, webhook: WebhookSeq, now: UnixMicros, portion: Portion) -> Result<Due, StoreError>;
 
-    /// When the earliest stored pending delivery later than `after` is due, for one webhook or for each;
-    /// webhooks without one are left out.
+    /// The earliest time after `after` at which a stored pending delivery is due, for one webhook or for each. Webhooks
+    /// without such a delivery are left out.
     async fn next_due(
         &self,
         webhook: Option<WebhookSeq>,
         after: UnixMicros,
     ) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError>;
 
-    /// Commits the outcomes of attempts, and the health of the webhooks concerned, in one transaction.
-    /// A settlement that would keep a delivery pending changes nothing if an operator ended it meanwhile. Returns the
-    /// webhooks of which nothing was written, because the terms in [`SettleBatch::fence`] are over.
+    /// Commits the outcomes of attempts, and the health of the webhooks concerned, in one transaction. A settlement
+    /// that keeps a delivery pending changes nothing if an operator has ended the delivery meanwhile. Returns the
+    /// webhooks whose settlements were not written, because their terms in [`SettleBatch::fence`] are over.
     async fn settle(&self, batch: Arc<SettleBatch>) -> Result<Vec<WebhookSeq>, StoreError>;
 
     /// Ends at most `limit` stored pending deliveries of a webhook as discarded; returns how many.
@@ -163,38 +167,41 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError>;
     /// Of all tenants together, deleted ones included.
     async fn total_stats(&self) -> Result<Stats, StoreError>;
-    /// Deliveries of a tenant that have not ended, as of the last commit. Known without reading.
+    /// Deliveries of a tenant that have not ended, as of the last commit. Does not read the store.
     fn pending(&self, tenant: TenantSeq) -> u64;
-    /// Bytes of the bodies of a tenant's events that are kept, as of the last commit. Known without reading.
+    /// Bytes of the bodies of a tenant's stored events, as of the last commit. Does not read the store.
     fn stored_bytes(&self, tenant: TenantSeq) -> u64;
 
     // --- records, each written once in `records` ---
 
-    /// Does work within a transaction of its own or shared, and returns after its commit. Refusals of the work write nothing.
+    /// Runs the work in a transaction, which other calls may share, and returns after the commit. Work that is refused
+    /// writes nothing.
     async fn write(&self, write: Write) -> Result<(), StoreError>;
-    /// Does work on one state of what is committed; each statement of it on one where nodes share the store.
+    /// Runs the work on one snapshot of the committed state. In a store that nodes share, each statement has a snapshot
+    /// of its own.
     async fn read(&self, read: Read) -> Result<(), StoreError>;
-    /// The deleted ones that still have stored pending deliveries.
+    /// Deleted webhooks that still have stored pending deliveries.
     async fn deleted_webhooks(&self) -> Result<Vec<WebhookSeq>, StoreError>;
 
     // --- the audit log ---
 
-    /// The same store for who does `act`: each change of webhooks, deliveries, tokens and tenants that is made through
-    /// this handle has its line in the audit log, committed with it.
+    /// A handle of this store for `act`. Each change of webhooks, deliveries, tokens and tenants through this handle is
+    /// committed together with its line in the audit log.
     fn audited(&self, act: &Act) -> Arc<dyn Store>;
     /// Newest first.
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<PageOf<AuditEntry>, StoreError>;
 
     // --- the store itself ---
 
-    /// What nodes do together that share this store. `None`: the store is one node's own, who holds every shard for ever.
+    /// The operations of nodes that share this store. `None`: the store belongs to a single node, which owns every
+    /// shard for ever.
     fn cluster(&self) -> Option<Arc<dyn Cluster>> {
         None
     }
     fn delivery_ids(&self) -> &DeliveryIds;
-    /// Fails while the store cannot accept or commit; for readiness. Leaves nothing.
+    /// Fails while the store cannot accept or commit; for readiness. Writes nothing that stays.
     async fn check(&self) -> Result<(), StoreError>;
-    /// Finishes what was handed in, then closes the files. Later calls fail.
+    /// Finishes the calls under way, then closes the files. Later calls fail.
     async fn close(&self);
 }
 
@@ -203,7 +210,7 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
 pub struct LiveEvent {
     pub seq: EventSeq,
     pub event: Event,
-    /// It came back from the disk otherwise than it was written: it is not to be sent.
+    /// The checksum does not match: the event was changed on the disk, and must not be sent.
     pub is_damaged: bool,
 }
 
@@ -213,26 +220,26 @@ pub struct Unsettled {
     pub webhooks: Vec<WebhookSeq>,
 }
 
-/// How much of what is due is wanted at once.
+/// The bounds of one read of due deliveries.
 #[derive(Clone, Debug, Default)]
 pub struct Portion {
     pub max_deliveries: u32,
-    /// Of bodies. One delivery is wanted even if its body alone is larger.
+    /// Of bodies. The first delivery is read even if its body is larger.
     pub max_bytes: usize,
-    /// Events whose deliveries the caller holds: they are passed over, and count neither as read nor as a rest.
+    /// Events whose deliveries the caller holds. These are skipped, and count neither as read nor as left to read.
     pub held: HashSet<EventSeq>,
     /// For an ordered webhook.
     pub in_order: bool,
 }
 
-/// A portion of what is due.
+/// Due deliveries, within the bounds of a [`Portion`].
 #[derive(Clone, Debug, Default)]
 pub struct Due {
     pub deliveries: Vec<DueDelivery>,
     /// More is due than the portion had room for.
     pub is_rest_due: bool,
-    /// With [`Portion::in_order`]: the first delivery that is not among these and not held, and when it is due. All after
-    /// it wait for it.
+    /// With [`Portion::in_order`]: the first delivery that is neither among these nor held, and its time. All later
+    /// deliveries wait for it.
     pub awaited: Option<(EventSeq, UnixMicros)>,
 }
 
@@ -243,7 +250,7 @@ pub struct DueDelivery {
     pub webhook: WebhookSeq,
     /// Attempts made so far, over all rounds.
     pub attempts: u32,
-    /// Attempts made in this round, that is, since it was accepted or last asked for again: the position in the schedule.
+    /// Attempts made in this round, which began with the acceptance or the last replay: the position in the schedule.
     pub round_attempts: u32,
 }
 
@@ -251,17 +258,17 @@ pub struct DueDelivery {
 pub struct SettleBatch {
     pub settlements: Vec<Settlement>,
     pub health: Vec<(WebhookSeq, WebhookHealth)>,
-    /// Somebody waits for the commit: an ordered webhook's next delivery.
+    /// An ordered webhook's next delivery waits for the commit.
     pub is_urgent: bool,
-    /// Where the store has a [`Store::cluster`]; `None`: everything is written.
+    /// Given if the store has a [`Store::cluster`]. `None`: everything is written.
     pub fence: Option<Fence>,
 }
 
-/// What became of one delivery.
+/// The new state of one delivery.
 #[derive(Clone, Debug)]
 pub struct Settlement {
     pub key: DeliveryKey,
-    /// `None` when no attempt was made (a deleted webhook's deliveries are discarded so).
+    /// `None` if no attempt was made, as when deliveries of a deleted webhook are discarded.
     pub attempt: Option<AttemptRecord>,
     pub round_attempts: u32,
     pub transition: Transition,
@@ -282,7 +289,7 @@ pub struct AttemptRecord {
 }
 
 impl AttemptRecord {
-    /// The response as it is kept: of a success only the beginning.
+    /// The part of the response that is stored: after a success only the beginning.
     fn kept_response(&self) -> &[u8] {
         let success = matches!(self.status_code, Some(200..=299));
         let kept = if success { MAX_KEPT_SUCCESS_RESPONSE_BYTES } else { usize::MAX };
@@ -295,9 +302,9 @@ pub struct StoredEvent {
     pub seq: EventSeq,
     pub event: Event,
     pub accepted_at: UnixMicros,
-    /// Webhooks it is or was owed to, by number.
+    /// All webhooks on the event's list, by number.
     pub owed: Vec<WebhookSeq>,
-    /// It came back from the disk otherwise than it was written.
+    /// The checksum does not match: the event was changed on the disk.
     pub is_damaged: bool,
 }
 
@@ -316,7 +323,7 @@ pub struct StoredDelivery {
     pub attempts: u32,
     pub status_code: Option<u16>,
     pub next_attempt_at: Option<UnixMicros>,
-    /// When it last changed: its end, if it has ended.
+    /// The time of the last change, which is the end of a delivery that has ended.
     pub updated_at: UnixMicros,
 }
 
@@ -344,7 +351,7 @@ impl StoredDelivery {
         Deed::of(action, tenant, ids.encode(self.key), at).named(&self.event_id)
     }
 
-    /// How one shows that is pending while its webhook is deleted: it counts as discarded.
+    /// A pending delivery of a deleted webhook is shown as discarded.
     fn of_deleted_webhook(self, deleted_at: UnixMicros) -> Self {
         Self {
             state: DeliveryState::Discarded,
@@ -390,7 +397,7 @@ pub struct Stats {
     pub attempts: u64,
 }
 
-/// Every webhook there is, for start-up.
+/// Every webhook, for a start.
 #[derive(Clone, Debug)]
 pub struct AllWebhooks {
     pub live: Vec<WebhookRecord>,

@@ -21,7 +21,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged, and how.
+/// The filter and the format of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TelemetrySettings {
     pub format: LogFormat,
@@ -50,14 +50,14 @@ pub fn init(settings: &TelemetrySettings) -> Result<(), TelemetryError> {
     subscriber(settings, std::io::stderr)?.try_init().map_err(|_| TelemetryError::AlreadySetUp)
 }
 
-/// The filter that comma-separated directives say. Spaces around one mean nothing; they are taken away here, because
-/// `EnvFilter` finds the parts of a directive in the trimmed text and cuts them out of the one before, where they are
-/// other parts or, within a character, a panic.
+/// The filter of comma-separated directives. Spaces around a directive are removed here, because `EnvFilter` finds the
+/// parts of a directive in the trimmed text, but cuts them out of the untrimmed one, which gives wrong parts or, within
+/// a character, a panic.
 pub fn parse_filter(directives: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::try_new(directives.split(',').map(str::trim).collect::<Vec<_>>().join(","))
 }
 
-/// Writes the log to `writer`, where it is set as the default.
+/// Makes a subscriber that writes the log to `writer`.
 pub fn subscriber<W>(
     settings: &TelemetrySettings,
     writer: W,

@@ -16,24 +16,25 @@ use crate::rate::{Bucket, Rate};
 use crate::store::{Quotas, TenantRecord};
 use crate::webhook::TenantSeq;
 
-/// When a publisher whose tenant has too much pending may try again: how soon some of it ends, nobody knows.
+/// `Retry-After` of the quota of pending deliveries; a guess, since the end of a delivery cannot be predicted.
 pub const RETRY_PENDING_AFTER: Duration = Duration::from_secs(5);
-/// When a publisher whose tenant has too much stored may try again: so often old events are purged.
+/// `Retry-After` of the quota of stored bytes: the interval of purges.
 pub const RETRY_STORED_AFTER: Duration = Duration::from_mins(1);
-/// When a publisher whose tenant has too much on its way into the store may try again.
+/// `Retry-After` of the limit of deliveries on their way into the store.
 pub const RETRY_ARRIVING_AFTER: Duration = Duration::from_secs(1);
-/// Deliveries of a tenant on their way into the store, at each node, those that are skipped among them. They are in memory.
+/// The most deliveries of a tenant on their way into the store, at each node, skipped ones included. They are in
+/// memory.
 pub const MAX_ARRIVING_DELIVERIES: u64 = 500_000;
-/// Acts for the audit log that a tenant may do at once, at each node.
+/// The most audited acts of a tenant at once, at each node.
 pub const ACT_BURST: u32 = 1_000;
-/// Acts a second that it may do on the average.
+/// The rate of audited acts of a tenant, a second.
 pub const ACTS_PER_S: u32 = 5;
 
-/// Every tenant there is; follows the store. Cheap to ask.
+/// All tenants, in memory, as of the store.
 #[derive(Default)]
 pub struct Tenants {
     directory: RwLock<Directory>,
-    /// Of a new tenant, as far as nothing else is said.
+    /// The default quotas of a new tenant.
     quotas_of_new: Quotas,
 }
 
@@ -44,10 +45,10 @@ struct Directory {
     uuids: HashMap<Uuid, TenantSeq>,
 }
 
-/// A tenant as it is now, and what it has used.
+/// A tenant's present record, and its usage.
 pub struct Tenant {
     record: TenantRecord,
-    /// The same over all changes of the record.
+    /// Shared by all versions of the record.
     used: Arc<Used>,
 }
 
@@ -55,27 +56,27 @@ pub struct Tenant {
 struct Used {
     events: Mutex<Bucket>,
     acts: Mutex<Bucket>,
-    /// What is being committed and the store's gauges may not know yet.
+    /// The usage of commits under way, which the store's gauges may not contain yet.
     arriving: Mutex<Usage>,
 }
 
-/// What events take of a tenant's quotas.
+/// The usage of a tenant's quotas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Deliveries, also those that are skipped: as many rows, or nearly.
+    /// Deliveries, skipped ones included: about as many rows.
     pub(crate) deliveries: u64,
     /// Deliveries that have not ended.
     pub(crate) pending: u64,
-    /// Of the bodies.
+    /// Bytes of bodies.
     pub(crate) stored_bytes: u64,
 }
 
-/// Why a tenant's events are not accepted now.
+/// The reason why a tenant's events are not accepted now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaError {
     #[error("the tenant may send {max} events a second (`max_events_per_s`)")]
     EventRate { max: u32, retry_after: Duration },
-    /// Waiting does not help.
+    /// A retry does not help.
     #[error("the tenant may send {max} events a second, and these are {events} at once; send fewer in one request")]
     TooManyAtOnce { max: u32, events: u64 },
     #[error(
@@ -94,7 +95,7 @@ pub enum QuotaError {
 }
 
 impl QuotaError {
-    /// When it may be tried again; `None`: waiting does not help.
+    /// The time until a retry; `None`: a retry does not help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -108,7 +109,7 @@ impl QuotaError {
 }
 
 impl Tenants {
-    /// Nobody yet. `quotas_of_new`: of a new tenant, as far as nothing else is said.
+    /// Without tenants. `quotas_of_new`: the default quotas of a new tenant.
     pub(crate) fn new(quotas_of_new: Quotas) -> Self {
         Self { quotas_of_new, ..Self::default() }
     }
@@ -117,7 +118,7 @@ impl Tenants {
         self.quotas_of_new
     }
 
-    /// Takes in a tenant, or its newer record.
+    /// Adds a tenant, or replaces its record.
     pub(crate) fn apply(&self, record: TenantRecord) {
         let mut directory = self.directory.write();
         let old = directory.remove(record.seq);
@@ -169,28 +170,28 @@ impl Tenant {
             return Err(QuotaError::TooManyAtOnce { max, events });
         }
         let mut bucket = self.used.events.lock();
-        // Read under the lock, so that it never goes back.
+        // Read under the lock, so that the bucket's time never goes back.
         let now = Instant::now();
         let rate = Rate::per_second(max, max);
         bucket.take(events, rate, now).map_err(|retry_after| QuotaError::EventRate { max, retry_after })
     }
 
-    /// Gives back what [`Tenant::take_events`] took for events that were not accepted.
+    /// Returns tokens of [`Tenant::take_events`] for events that were not accepted.
     pub(crate) fn return_events(&self, events: usize) {
         if let Some(max) = self.record.quotas.max_events_per_s {
             self.used.events.lock().refund(events as u64, Rate::per_second(max, max));
         }
     }
 
-    /// Counts an act that the audit log will have a line of, or says how long to wait for the next.
+    /// Counts an audited act. The error is the time until the next one.
     pub(crate) fn take_act(&self) -> Result<(), Duration> {
         let mut bucket = self.used.acts.lock();
         let now = Instant::now();
         bucket.take(1, Rate::per_second(ACTS_PER_S, ACT_BURST), now)
     }
 
-    /// Makes sure that there is room for what events add, until what is returned is dropped, which must be after
-    /// their commit. `stored` tells the store's gauges.
+    /// Reserves room in the quotas for the usage that events add. The result must be dropped after their commit.
+    /// `stored` reads the store's gauges.
     pub(crate) fn reserve(
         &self,
         added: impl FnOnce() -> Usage,
@@ -202,7 +203,7 @@ impl Tenant {
         if arriving.deliveries > 0 && arriving.deliveries + added.deliveries > MAX_ARRIVING_DELIVERIES {
             return Err(QuotaError::Arriving { max: MAX_ARRIVING_DELIVERIES });
         }
-        // In this order: what is committed is in the gauges before it leaves `arriving`, so nothing is missed.
+        // The order matters: a commit is in the gauges before it leaves `arriving`, so no usage is missed.
         let has_quota = max_pending.is_some() || max_stored_bytes.is_some();
         let stored = if has_quota { stored() } else { Usage::default() };
         let pending = arriving.pending + stored.pending;
@@ -225,7 +226,7 @@ impl Tenant {
     }
 }
 
-/// What is on its way into the store.
+/// A reservation for events on their way into the store.
 pub(crate) struct Arriving {
     used: Arc<Used>,
     added: Usage,

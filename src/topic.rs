@@ -10,7 +10,7 @@ pub const MAX_TOPIC_BYTES: usize = 255;
 /// The most tokens in a topic or pattern: one byte each, with dots between.
 pub const MAX_TOKENS: usize = MAX_TOPIC_BYTES.div_ceil(2);
 
-/// The first token of the topics of the server's own events; nobody else may use it.
+/// The first token of the topics of the server's own events. Publishers may not use it.
 pub const OPERATIONAL_TOKEN: &str = "postrider";
 
 /// A dot-separated name of what an event is about, as in `attacker.session.started`.
@@ -19,11 +19,11 @@ pub const OPERATIONAL_TOKEN: &str = "postrider";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Box<str>);
 
-/// Topics wanted: a topic in which `*` stands for one token and a last `>` for one or more.
+/// A topic with wildcards: `*` stands for one token, and a last `>` for one or more.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern(Box<str>);
 
-/// Why a text is no topic or no pattern.
+/// The reason why a text is no topic or no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
     #[error("must not be empty")]
@@ -39,7 +39,7 @@ pub enum TopicError {
 }
 
 impl Topic {
-    /// Of events that stores try themselves with, and that are never committed.
+    /// The topic of the events with which a store checks itself, and which are never committed.
     #[cfg(feature = "server")]
     pub(crate) fn of_probes() -> Self {
         Self("postrider.probe".into())
@@ -52,7 +52,7 @@ impl Topic {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-    /// Whether it is one of the server's own: its first token is [`OPERATIONAL_TOKEN`].
+    /// Whether this is a topic of the server's own events: its first token is [`OPERATIONAL_TOKEN`].
     #[must_use]
     pub fn is_operational(&self) -> bool {
         self.tokens().next() == Some(OPERATIONAL_TOKEN)
@@ -74,12 +74,13 @@ impl Pattern {
     fn tokens(&self) -> std::str::Split<'_, char> {
         self.0.split('.')
     }
-    /// Whether it names the server's own topics: its first token is [`OPERATIONAL_TOKEN`] itself, no wildcard.
+    /// Whether the pattern is for the server's own events: its first token is [`OPERATIONAL_TOKEN`] itself, no
+    /// wildcard.
     #[must_use]
     pub fn is_operational(&self) -> bool {
         self.tokens().next() == Some(OPERATIONAL_TOKEN)
     }
-    /// Whether one event's topic is wanted. To ask many patterns at once use [`PatternIndex`].
+    /// Whether the pattern matches a topic. [`PatternIndex`] is for many patterns.
     #[must_use]
     pub fn matches(&self, topic: &Topic) -> bool {
         let mut found = topic.tokens();
@@ -166,10 +167,10 @@ pub struct PatternIndex<K> {
     free_tokens: Vec<TokenId>,
 }
 
-/// Where the walk is after some tokens.
+/// A node of the trie.
 #[derive(Clone, Debug)]
 struct Node<K> {
-    /// Who has a pattern that ends here, ascending.
+    /// The subscribers with a pattern that ends here, ascending.
     keys: Vec<K>,
     children: u32,
 }
@@ -183,7 +184,7 @@ struct TokenId(u32);
 #[derive(Clone, Debug)]
 struct Interned {
     id: TokenId,
-    /// Edges that carry this token.
+    /// The number of edges with this token.
     uses: u32,
 }
 
@@ -214,7 +215,7 @@ impl<K> Default for Node<K> {
 }
 
 impl<K: Copy + Ord> PatternIndex<K> {
-    /// Adds one pattern of the subscriber `key`; does nothing if it is there already.
+    /// Adds a pattern of the subscriber `key`, unless it exists.
     pub fn insert(&mut self, pattern: &Pattern, key: K) {
         let mut node = ROOT;
         for text in pattern.tokens() {
@@ -226,7 +227,7 @@ impl<K: Copy + Ord> PatternIndex<K> {
         }
     }
 
-    /// Takes one pattern of the subscriber `key` out; does nothing if it is not there.
+    /// Removes a pattern of the subscriber `key`, if it exists.
     pub fn remove(&mut self, pattern: &Pattern, key: K) {
         let mut node = ROOT;
         let mut path = Vec::with_capacity(MAX_TOKENS);
@@ -252,7 +253,7 @@ impl<K: Copy + Ord> PatternIndex<K> {
         }
     }
 
-    /// Appends the subscribers that want `topic` to `found`: ascending, each once.
+    /// Appends the subscribers whose patterns match `topic` to `found`: ascending, each once.
     pub fn matches(&self, topic: &Topic, found: &mut Vec<K>) {
         let mut tokens = [UNKNOWN; MAX_TOKENS];
         let mut count = 0;
@@ -264,13 +265,13 @@ impl<K: Copy + Ord> PatternIndex<K> {
         let mut lists = 0;
         self.walk(ROOT, &tokens[..count], found, &mut lists);
         if lists > 1 {
-            // Each list is ascending, and a stable sort merges runs.
+            // Each list is ascending, and the stable sort merges such runs.
             found[before..].sort();
             dedup_from(found, before);
         }
     }
 
-    /// Collects below `node`, which the tokens so far have led to; `lists` counts the nodes that gave keys.
+    /// Collects the matches below `node`. `lists` counts the nodes that gave keys.
     fn walk(&self, node: NodeId, tokens: &[TokenId], found: &mut Vec<K>, lists: &mut usize) {
         let here = &self.nodes[node.0 as usize];
         let Some((&token, tokens)) = tokens.split_first() else {
@@ -316,7 +317,7 @@ impl<K: Copy + Ord> PatternIndex<K> {
             token.uses += 1;
             return token.id;
         }
-        // All numbers below the count of tokens are in use when none is free.
+        // Without a free number, all numbers below the count of tokens are in use.
         let id = self.free_tokens.pop().unwrap_or_else(|| TokenId(number(self.tokens.len())));
         self.tokens.insert(text.into(), Interned { id, uses: 1 });
         id
@@ -474,7 +475,7 @@ mod tests {
                 present.remove(&(pattern, *key));
             }
             check(&index, &present)?;
-            // What is taken out leaves nothing behind, and its room is used again.
+            // Removed patterns leave nothing behind, and their nodes are reused.
             for (pattern, key) in &present {
                 index.remove(pattern, *key);
             }

@@ -11,11 +11,11 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use super::budget::{Budget, Exhausted, Owner, Share};
 use super::problem::{Problem, RETRY_AFTER_BUSY};
 
-/// Bodies of all answers that are not sent yet; beyond it a large one is refused, and its caller asked to come back.
+/// The most bytes of all answers that are not sent yet. Beyond it a large answer is refused, with a `Retry-After`.
 const MAX_ANSWERS_BYTES: usize = 256 * 1024 * 1024;
-/// Bodies up to this do not count: a connection has a buffer as large.
+/// Bodies up to this size are not counted, since each connection has a buffer of this size.
 const FREE_ANSWER_BYTES: u64 = 64 * 1024;
-/// As much of a body as is handed to a connection at once, so that the rest waits here.
+/// The largest piece of a body that is passed to a connection, so that the rest waits here.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// The budget.
@@ -28,8 +28,8 @@ impl Default for Answers {
 }
 
 impl Answers {
-    /// The answer to a request of `owner` with its share of the budget, which it holds until the last of it leaves; a
-    /// refusal, if there is none.
+    /// The answer to a request of `owner`, with a share of the budget that it holds until its last piece leaves.
+    /// Without such a share, a refusal.
     pub(super) fn admit(&self, owner: Option<Owner>, answer: Response) -> Response {
         let bytes = answer.body().size_hint().lower();
         if bytes <= FREE_ANSWER_BYTES {
@@ -55,7 +55,7 @@ fn no_room(exhausted: Exhausted) -> Problem {
 /// A body in pieces, and its share of the budget.
 struct Counted {
     body: Body,
-    /// What has come of the body and is not handed on yet.
+    /// The part of the body that has come and is not passed on yet.
     piece: Bytes,
     _share: Share,
 }

@@ -33,12 +33,12 @@ use crate::webhook::{DEFAULT_TENANT, TenantSeq};
 
 const TOKEN_PREFIX: &str = "pr_";
 const TOKEN_BYTES: usize = 32;
-/// How long a token is believed without asking the store, beside what the engine says of revocations.
+/// The time for which a token is cached, unless the engine has seen a revocation.
 const CACHE_TTL: Duration = Duration::from_secs(30);
-/// The most tokens remembered; beyond it the memory starts anew.
+/// The most cached tokens. A full cache is cleared.
 const MAX_CACHED_TOKENS: usize = 1_024;
 
-/// The SHA-256 of a token: all that is ever kept of one.
+/// The SHA-256 of a token. Tokens are stored only in this form.
 pub type TokenHash = [u8; 32];
 
 /// A new token: `pr_` and 43 characters of URL-safe base64, 256 random bits.
@@ -59,15 +59,15 @@ fn hash(token: &str) -> TokenHash {
 
 /// Names the tenant that a request acts for, by name or UUID.
 pub const TENANT_HEADER: &str = "x-postrider-tenant";
-/// What the audit log calls the token that the environment gave.
+/// The name of the environment's token in the audit log.
 const ENVIRONMENT: &str = "environment";
-/// How exact the time of a token's last use is: it is written once in so long.
+/// The interval in which the time of a token's last use is written, hence its precision.
 const LAST_USED_STEP: Duration = Duration::from_mins(1);
 
-/// Knows the tokens. Publishing costs no store read: what the store said is remembered for a moment.
+/// Authenticates requests. Tokens are cached for a short time, so that publishing needs no read of the store.
 pub struct Auth {
     store: Arc<dyn Store>,
-    /// The operator's token that the environment gave; it needs no row.
+    /// The operator's token from the environment, which has no row.
     environment: Option<TokenHash>,
     cache: RwLock<Cache>,
     slowdown: Slowdown,
@@ -75,23 +75,23 @@ pub struct Auth {
 
 #[derive(Default)]
 struct Cache {
-    /// Good ones, also those that have to be asked for again: a token that was good costs its peer nothing.
+    /// Valid tokens, including ones that must be read again: a token that was valid does not charge its peer.
     tokens: HashMap<TokenHash, Arc<Cached>>,
 }
 
 struct Cached {
     token: TokenRecord,
     read_at: Instant,
-    /// That of the engine when it was looked up: what was looked up before the last revocation is not believed.
+    /// The engine's generation at the look-up. A token from before the last revocation is read again.
     generation: Option<u64>,
-    /// The time of use that was last written, in microseconds since 1970.
+    /// The last written time of use, in microseconds since 1970.
     noted_at: AtomicI64,
 }
 
-/// Who calls, and for which tenant.
+/// The caller of a request, and its tenant.
 pub(super) struct Caller {
     pub(super) tenant: TenantSeq,
-    /// `None`: the environment's.
+    /// `None`: the token of the environment.
     token: Option<Arc<Cached>>,
     pub(super) is_operator: bool,
     /// The request names its tenant.
@@ -99,7 +99,7 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// What the caller does, for the audit log; what only looks is none, and a tenant may do so much of the other.
+    /// The caller's act, for the audit log. Acts of a tenant have a rate limit, unless the method is safe.
     fn act(&self, parts: &Parts, tenants: &Tenants) -> Result<Act, Problem> {
         if !self.is_operator
             && !parts.method.is_safe()
@@ -121,7 +121,7 @@ impl Auth {
         Self { store, environment, cache: RwLock::default(), slowdown: Slowdown::default() }
     }
 
-    /// Who sends a request with these headers, if they may do what `needed` allows.
+    /// The caller of a request with these headers, if its token permits `needed`.
     async fn admit(
         &self,
         headers: &HeaderMap,
@@ -161,10 +161,10 @@ impl Auth {
         Ok(Caller { tenant, token, is_operator, is_tenant_named: named.is_some() })
     }
 
-    /// Writes the time of use, in a task of its own and not often.
+    /// Writes the time of use now and then, in a task of its own.
     fn note_use(&self, cached: &Arc<Cached>, now: UnixMicros) {
         let noted = cached.noted_at.load(Ordering::Relaxed);
-        // A clock that was set back leaves a time in the future, which is then corrected.
+        // After the clock was set back, the written time lies in the future and is corrected.
         let is_fresh = (UnixMicros(noted)..UnixMicros(noted).after(LAST_USED_STEP)).contains(&now);
         if is_fresh || cached.noted_at.compare_exchange(noted, now.0, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return;
@@ -177,8 +177,8 @@ impl Auth {
         });
     }
 
-    /// The token, from memory or from the store. A peer pays for tokens that are not known here before they are looked
-    /// up, and gets it back for good ones.
+    /// The token, from the cache or from the store. A peer is charged before the look-up of an unknown token, and gets
+    /// a refund if the token is valid.
     async fn look_up(
         &self,
         hash: TokenHash,
@@ -230,7 +230,7 @@ fn bearer(authorization: &[u8]) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// Whether it can be one of ours: a text that cannot costs no look-up.
+/// Whether the text has the form of a token. Other texts are not looked up.
 fn is_well_formed(token: &str) -> bool {
     let mut bytes = [0; TOKEN_BYTES];
     token.strip_prefix(TOKEN_PREFIX).is_some_and(|encoded| {
@@ -246,12 +246,12 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     if values.next().is_some() {
         return Err(Problem::field("X-Postrider-Tenant", "is given more than once"));
     }
-    // What is no text names no tenant.
+    // A value that is no text names no tenant.
     Ok(Some(value.to_str().unwrap_or_default()))
 }
 
-/// The tenant to act for, where the request names one and `found` is that. Who is no operator is told the same of every
-/// tenant but their `own`, whether it is there or not.
+/// The tenant of a request that names `found`. A caller that is no operator gets the same error for all tenants but its
+/// `own`, existing or not.
 fn for_tenant(found: Option<TenantSeq>, own: TenantSeq, is_operator: bool) -> Result<TenantSeq, Problem> {
     match found {
         Some(found) if is_operator || found == own => Ok(found),
@@ -260,16 +260,16 @@ fn for_tenant(found: Option<TenantSeq>, own: TenantSeq, is_operator: bool) -> Re
     }
 }
 
-/// A caller that may send events, and for which tenant.
+/// A caller that may send events, as its tenant.
 pub(super) struct Publisher(pub(super) TenantSeq);
 /// A caller that may see everything but secrets, tokens and the audit log.
 pub(super) struct Reader(pub(super) TenantSeq);
-/// A [`Reader`], and whether it may see the whole URLs of webhooks: an [`Admin`] may.
+/// A [`Reader`], and whether it may see whole URLs of webhooks, as an [`Admin`] may.
 pub(super) struct WebhookReader {
     pub(super) tenant: TenantSeq,
     pub(super) sees_urls: bool,
 }
-/// A caller that may do everything for a tenant; what is done with this is in the audit log.
+/// A caller that may do everything in a tenant, as an act for the audit log.
 pub(super) struct Admin(pub(super) Act);
 /// A caller that may manage tenants.
 pub(super) struct Operator(pub(super) Act);
@@ -285,7 +285,7 @@ pub(super) struct TokenAdmin {
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-/// The caller, whose body and answer count as theirs from now on.
+/// Authenticates the caller, to whom the request's body and answer are charged from now on.
 async fn admit(parts: &mut Parts, app: &App, needed: Scope) -> Result<Caller, Problem> {
     let peer = parts.extensions.get::<Peer>().copied();
     let caller = app.auth.admit(&parts.headers, peer, needed, &app.engine).await?;

@@ -13,17 +13,18 @@ use tokio::time::Instant;
 use super::budget::{Budget, Exhausted, Owner, OwnerOf, Share};
 use super::problem::{Problem, RETRY_AFTER_BUSY};
 
-/// How long a client may take to send a body.
+/// The timeout of a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bodies of all requests together; beyond it a request is asked to come back. Bodies of one read are not counted.
+/// The most bytes of all request bodies together. Beyond it a request is refused, with a `Retry-After`. Bodies that
+/// arrive in one read are not counted.
 pub(super) const MAX_BODIES_BYTES: usize = 256 * 1024 * 1024;
-/// How slowly a body may arrive on the average, once [`BODY_GRACE`] is over.
+/// The lowest average rate of a body after [`BODY_GRACE`].
 const MIN_BODY_BYTES_PER_S: u64 = 16 * 1024;
-/// How long a body may take before its rate counts.
+/// The time before the rate of a body counts.
 const BODY_GRACE: Duration = Duration::from_secs(5);
 /// The first memory for a body that does not arrive in one piece; from there it doubles as bytes arrive.
 const FIRST_BUFFER_BYTES: usize = 64 * 1024;
-/// How much of a body that is too large is read and thrown away, so that a client that only then reads sees the answer.
+/// The part of a too large body that is read and discarded, because some clients read the answer only after sending.
 const MAX_DISCARDED_BYTES: usize = 4 * 1024 * 1024;
 
 /// A body, and the share of the budget that it holds while it is in use.
@@ -44,7 +45,7 @@ pub(super) async fn read_body(budget: &Budget, request: Request, limit: usize) -
             let owner = parts.extensions.get::<OwnerOf>().and_then(OwnerOf::get);
             return collect(budget, owner, body, declared, limit).await;
         }
-        // A client that expects `100 Continue` has not begun to send.
+        // A client that waits for `100 Continue` has not begun to send.
         if !parts.headers.contains_key(EXPECT) {
             discard(body).await;
         }
@@ -79,7 +80,7 @@ async fn collect(
         if whole.is_empty() && declared == Some(data.len()) {
             return Ok(Received { bytes: data, _share: None });
         }
-        // What a client says it will send takes nothing from others until it is here.
+        // Memory is taken for bytes that have arrived, not for the announced length.
         let needed = whole.len() + data.len();
         if needed > whole.capacity() {
             let doubled = (2 * whole.capacity()).max(FIRST_BUFFER_BYTES);
@@ -105,7 +106,7 @@ fn no_room(exhausted: Exhausted) -> Problem {
     Problem::too_many("too-many-bodies", detail, RETRY_AFTER_BUSY)
 }
 
-/// How long the first `bytes` of a body and the piece after them may take.
+/// The time for the first `bytes` of a body and the piece after them.
 fn time_for(bytes: usize) -> Duration {
     BODY_GRACE + Duration::from_secs(bytes as u64 / MIN_BODY_BYTES_PER_S)
 }

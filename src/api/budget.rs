@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use crate::webhook::TenantSeq;
 
-/// The part of a budget that one tenant may have, however many its tokens.
+/// A tenant may have one in this many bytes of a budget, whatever the number of its tokens.
 const TENANT_SHARE: usize = 2;
-/// The part that one token may have.
+/// A token may have one in this many bytes.
 const TOKEN_SHARE: usize = 4;
 
-/// Who asks, and so for whom memory is taken.
+/// The caller to whom memory is charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Owner {
     pub(super) tenant: TenantSeq,
@@ -21,32 +21,32 @@ pub(super) struct Owner {
     pub(super) token: Option<Uuid>,
 }
 
-/// An extension of a request, which says whose it is once that is known.
+/// An extension of a request with its owner, which is set when the owner is known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OwnerOf(Arc<OnceLock<Owner>>);
 
 impl OwnerOf {
     pub(super) fn set(&self, owner: Owner) {
-        // A request has one caller.
+        // A request has only one caller, so a second set is ignored.
         let _ = self.0.set(owner);
     }
 
-    /// `None`: nobody has been admitted.
+    /// `None`: the request is not authenticated.
     pub(super) fn get(&self) -> Option<Owner> {
         self.0.get().copied()
     }
 }
 
-/// Whose bytes are counted together.
+/// The accounts by which bytes are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Account {
     All,
-    /// `None`: of nobody.
+    /// `None`: requests without a caller.
     Tenant(Option<TenantSeq>),
     Token(Option<Owner>),
 }
 
-/// Why there is no memory.
+/// The reason why no memory is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exhausted {
     All,
@@ -54,14 +54,14 @@ pub(super) enum Exhausted {
     Token,
 }
 
-/// So many bytes.
+/// A limit of bytes.
 #[derive(Clone)]
 pub(super) struct Budget {
     bytes: usize,
     taken: Arc<Mutex<HashMap<Account, usize>>>,
 }
 
-/// A part of them; dropping it gives it back.
+/// A part of a budget, which returns when dropped.
 pub(super) struct Share {
     budget: Budget,
     owner: Option<Owner>,
@@ -73,7 +73,7 @@ impl Budget {
         Self { bytes, taken: Arc::default() }
     }
 
-    /// With the most that each may have, and what it is to say when that is not enough.
+    /// The accounts of an owner, each with its limit and its error.
     fn accounts(&self, owner: Option<Owner>) -> [(Account, usize, Exhausted); 3] {
         let said = |exhausted| if owner.is_some() { exhausted } else { Exhausted::All };
         [
@@ -103,7 +103,7 @@ impl Budget {
 }
 
 impl Share {
-    /// Takes `more` over, which is of the same owner.
+    /// Adds `more`, which must have the same owner.
     pub(super) fn add(&mut self, mut more: Self) {
         self.bytes += std::mem::take(&mut more.bytes);
     }

@@ -14,27 +14,27 @@ use super::body::read_body;
 use super::input::{Given, JSON, MAX_SETTINGS_BYTES, media_type, refuse_query};
 use super::problem::{FieldError, Problem};
 
-/// Settings that a change may give, beside what is only shown of a thing.
+/// The settings of a resource that can be changed, beside its read-only fields.
 pub(super) trait Changes: DeserializeOwned {
-    /// Names of what is shown and cannot be set. A change may give each as it is.
+    /// Names of read-only fields. A change may give each with its present value.
     const READ_ONLY: &'static [&'static str];
-    /// Those of them that change by themselves, and are passed over therefore.
+    /// Read-only fields that change by themselves, and are therefore ignored.
     const MOVING: &'static [&'static str];
 }
 
-/// A change of settings, and what was given of the fields that are only shown.
+/// A change of settings, with the given read-only fields.
 pub(super) struct Change<T> {
     pub(super) given: Given<T>,
     shown: Vec<(String, Box<RawValue>)>,
 }
 
 impl<T: Changes> Change<T> {
-    /// Whether the field, which is only shown, is given.
+    /// Whether a read-only field is given.
     pub(super) fn shows(&self, field: &str) -> bool {
         self.shown.iter().any(|(name, _)| name == field)
     }
 
-    /// Refuses what would change a field that is only shown; `current` is the thing as it is shown now.
+    /// Refuses changes of read-only fields. `current` is the resource as it is shown now.
     pub(super) fn checked(self, current: &impl Serialize) -> Result<Given<T>, Problem> {
         let current = serde_json::to_value(current).map_err(|error| Problem::internal(error.to_string()))?;
         let mut errors = Vec::new();
@@ -54,7 +54,7 @@ impl<T: Changes> FromRequest<Arc<App>> for Change<T> {
         refuse_query(&request)?;
         media_type(request.headers(), &[JSON])?;
         let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
-        // What is no object is refused below, in the words that it always is.
+        // A body that is no object is refused below, with the usual error.
         let Members(members) = serde_json::from_slice(&received.bytes).unwrap_or_default();
         let (shown, settable): (Vec<_>, Vec<_>) =
             members.into_iter().partition(|(name, _)| T::READ_ONLY.contains(&&**name));
@@ -66,7 +66,7 @@ impl<T: Changes> FromRequest<Arc<App>> for Change<T> {
     }
 }
 
-/// The members of an object in their order, also those that are given twice.
+/// The members of an object in their order, duplicates included.
 #[derive(Default)]
 struct Members(Vec<(String, Box<RawValue>)>);
 

@@ -19,7 +19,7 @@ use crate::delivery::DeliveryState;
 use crate::store::{AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, StoredDelivery};
 use crate::topic::Pattern;
 
-/// What a discarded delivery shows if the operator gave no reason.
+/// The default reason of a discarded delivery.
 const DISCARDED: &str = "discarded by an operator";
 /// The longest reason, in characters.
 pub(super) const MAX_REASON_CHARS: usize = 255;

@@ -25,7 +25,7 @@ use crate::store::{DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, Page, StoreError
 use crate::topic::Pattern;
 use crate::webhook::TenantSeq;
 
-/// A body of so many bytes is parsed aside.
+/// A body of this size is parsed on a blocking thread.
 const LARGE_BODY_BYTES: usize = 64 * 1024;
 const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
 
@@ -188,7 +188,7 @@ pub(super) async fn publish(
     params.finish()?;
     let (mut head, body) = request.into_parts();
     if is_dry_run {
-        // It names webhooks, which who may only publish does not see.
+        // The answer names webhooks, which a token with only `publish` must not see.
         Reader::from_request_parts(&mut head, &app).await?;
     }
     let request = Request::from_parts(head, body);
@@ -214,12 +214,12 @@ pub(super) async fn publish(
     Ok((StatusCode::ACCEPTED, Json(Receipt::from(receipt))).into_response())
 }
 
-/// Where a request has been; refused if that is here, or at too many servers.
+/// The hops of a request, which is refused if it has passed through this installation or through too many.
 fn hops(app: &App, headers: &HeaderMap) -> Result<Option<Hops>, Problem> {
     Ok(Hops::of_request(headers.get_all(HOPS_HEADER), app.engine.instance())?)
 }
 
-/// What `parse` makes of a body. A large one is parsed in its tenant's turn, aside from what answers others.
+/// Parses a body. A large one is parsed in its tenant's turn, on a blocking thread.
 async fn parse<T: Send + 'static, E: Into<Problem> + Send + 'static>(
     app: &App,
     tenant: TenantSeq,
@@ -237,7 +237,7 @@ async fn parse<T: Send + 'static, E: Into<Problem> + Send + 'static>(
     Ok((parsed.map_err(Into::into)?, received))
 }
 
-/// Accepts events, once if there is a key for it.
+/// Accepts events, only once if the request has an idempotency key.
 async fn accept(
     app: &App,
     tenant: TenantSeq,
@@ -330,7 +330,7 @@ pub(super) struct EventPage {
     next_cursor: Option<String>,
 }
 
-/// The parts of a canonical body that are shown as they are.
+/// The parts of a canonical body that are shown unchanged.
 #[derive(Deserialize)]
 struct RawParts {
     ts: Box<RawValue>,
@@ -338,7 +338,7 @@ struct RawParts {
 }
 
 impl RawParts {
-    /// What is there, as a text; the time of acceptance stands for its own.
+    /// The damaged body as a text, with the time of acceptance as `ts`.
     fn of_damaged(stored: &StoredEvent) -> serde_json::Result<Self> {
         Ok(Self {
             ts: to_raw_value(&Time(stored.accepted_at))?,

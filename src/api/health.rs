@@ -19,23 +19,24 @@ use crate::store::StoreError;
 
 /// A store that does not answer within this time is not ready.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long what a check found is believed. A check is an event that is taken back, and a real commit with its fsync, and asking needs no token.
+/// The time for which the result of a check is cached, since a check costs a rolled-back event and a real commit with
+/// its fsync, and needs no token.
 const CHECK_TTL: Duration = Duration::from_secs(1);
 
-/// What a connection may ask for when there is no place for others.
+/// The paths that are answered on a connection without a place.
 const HEALTH_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// Whether a request asks for the server's health.
+/// Whether a request is for one of these paths.
 pub fn is_about_health<B>(request: &http::Request<B>) -> bool {
     HEALTH_PATHS.contains(&request.uri().path().trim_end_matches('/'))
 }
 
-/// The answer to any other request on a connection for which there is no place.
+/// The answer to any other request on a connection without a place.
 pub fn no_connection_left() -> Response {
     Problem::unavailable("too many connections are open").into_response()
 }
 
-/// Whether the store can accept and commit, as of a moment ago.
+/// The cached result of a check whether the store can accept and commit.
 #[derive(Default)]
 pub(super) struct Readiness(Arc<Mutex<Option<Checked>>>);
 
@@ -45,7 +46,7 @@ struct Checked {
 }
 
 impl Readiness {
-    /// What `check` finds or found lately. One check at a time: who comes during one waits for what it finds.
+    /// The result of `check`, cached. Only one check runs at a time; concurrent requests wait for its result.
     async fn probe(
         &self,
         check: impl Future<Output = Result<(), StoreError>> + Send + 'static,
@@ -54,7 +55,7 @@ impl Readiness {
         if let Some(checked) = last.as_ref().filter(|checked| checked.at.elapsed() < CHECK_TTL) {
             return checked.result.clone();
         }
-        // In a task of its own: clients that hang up must not start a check each.
+        // In a task of its own, so that clients that hang up do not each start a check.
         let checking = tokio::spawn(async move {
             let result = timeout(CHECK_TIMEOUT, check)
                 .await
@@ -67,7 +68,7 @@ impl Readiness {
 }
 
 impl App {
-    /// Fails while the store cannot accept or commit, or takes longer than 2 s. May be asked as often as one likes.
+    /// Fails while the store cannot accept or commit, or takes longer than 2 s. Cheap to call often.
     pub async fn check_store(&self) -> Result<(), StoreError> {
         let engine = Arc::clone(&self.engine);
         self.readiness.probe(async move { engine.store().check().await }).await

@@ -71,7 +71,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
     }
 }
 
-/// The same where an event may be within.
+/// As [`JsonBody`], with room for an event.
 pub(super) struct PreviewBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for PreviewBody<T> {
@@ -84,12 +84,12 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for PreviewBody<T> {
     }
 }
 
-/// A query where none is taken: somebody means something by it, as `dry_run`.
+/// Refuses a query where none is taken, since the caller expects an effect, as of `dry_run`.
 pub(super) fn refuse_query(request: &Request) -> Result<(), Problem> {
     Params::of(request.uri()).finish()
 }
 
-/// The same, and which settings are given: the names of the body's fields, which the type knows.
+/// As [`JsonBody`], with the names of the given fields.
 pub(super) struct Given<T> {
     pub(super) input: T,
     pub(super) fields: Vec<String>,
@@ -108,14 +108,14 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Given<T> {
 impl<T: DeserializeOwned> Given<T> {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
         let input = parse_json(bytes)?;
-        // Secrets are among the values: they are skipped, and never become values of ours.
+        // The values may be secrets, so they are skipped, not copied.
         let fields: BTreeMap<String, &RawValue> =
             serde_json::from_slice(bytes).map_err(|error| Problem::json("body".to_owned(), error.to_string()))?;
         Ok(Self { input, fields: fields.into_keys().collect() })
     }
 }
 
-/// The same where the body may be left out, or `null`.
+/// As [`JsonBody`], for a body that may be left out or `null`.
 pub(super) struct OptionalJsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJsonBody<T> {
@@ -135,7 +135,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJsonBody<T
     }
 }
 
-/// An act that is told nothing more: a body or a query that says something is refused, not passed over.
+/// For acts without input: a body or a query with content is refused, not ignored.
 pub(super) struct NoInput;
 
 #[derive(Default, Deserialize)]
@@ -150,17 +150,17 @@ impl FromRequest<Arc<App>> for NoInput {
     }
 }
 
-/// Fields whose values are secrets, in any body: what is wrong with one is said without any of it.
+/// Fields with secret values, in any body. Errors about them repeat nothing of the value.
 const SECRET_FIELDS: [&str; 7] = ["auth", "client_certificate", "headers", "proxy", "secret", "standard_secret", "url"];
 
-/// What is wrong with `field`, in words of serde's. Those repeat what was given.
+/// The reason of serde's error about `field`, without the value that serde repeats.
 fn reason(field: &str, error: &serde_json::Error) -> String {
     let text = error.to_string();
     let top = field.split(['.', '[']).next().unwrap_or_default();
     if !SECRET_FIELDS.contains(&top) || text.starts_with("missing field ") {
         return text;
     }
-    // What was given comes before what was expected.
+    // serde's text has the given value before the expected one.
     match text.rsplit_once(", expected ") {
         Some((_, expected)) => format!("is not what it must be: expected {expected}"),
         None => "is not what it must be".to_owned(),
@@ -184,10 +184,10 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// What a bare list shows at most.
+/// The page behind a bare list.
 pub(super) const FIRST_OF_A_LIST: Page = Page { limit: MAX_PAGE_ITEMS, cursor: None };
 
-/// The last part of the path, parsed; what cannot be an id names nothing (404).
+/// The last part of the path, parsed. A text that is no id is a 404.
 pub(super) struct Id<T>(pub(super) T);
 
 impl<T: FromStr, S: Send + Sync> FromRequestParts<S> for Id<T> {
@@ -198,8 +198,8 @@ impl<T: FromStr, S: Send + Sync> FromRequestParts<S> for Id<T> {
     }
 }
 
-/// The query's parameters. Each is taken once; what nobody takes is an error, so that a mistyped filter is
-/// not passed over. An empty value is none, as a form sends it.
+/// The query's parameters. Each is taken once. A parameter that is not taken is an error, so that a mistyped filter is
+/// noticed. An empty value, as forms send it, counts as absent.
 pub(super) struct Params {
     given: Vec<(String, String)>,
     errors: Vec<FieldError>,
@@ -223,7 +223,7 @@ impl Params {
         self.given.iter().any(|(given, _)| given == name)
     }
 
-    /// The page that is asked for, if `limit` or `cursor` is given; otherwise the first of a bare list, `None`.
+    /// The page, if `limit` or `cursor` is given; `None`: a bare list.
     pub(super) fn page_or_list(&mut self) -> Option<Page> {
         (self.has("limit") || self.has("cursor")).then(|| self.page())
     }
@@ -267,7 +267,7 @@ impl Params {
         Page { limit: limit.unwrap_or(DEFAULT_PAGE_ITEMS), cursor: self.text("cursor") }
     }
 
-    /// All that was wrong.
+    /// The error has all faults.
     pub(super) fn finish(mut self) -> Result<(), Problem> {
         self.errors.extend(self.given.into_iter().map(|(field, _)| FieldError {
             field,
@@ -282,7 +282,7 @@ fn parse_time(text: &str) -> Result<UnixMicros, String> {
     text.parse().map_err(|error| format!("{text:?} {error}"))
 }
 
-/// The same in a body, where seconds may be a number.
+/// A moment in a body, where seconds may be a number.
 pub(super) struct Moment(pub(super) UnixMicros);
 
 impl<'de> Deserialize<'de> for Moment {

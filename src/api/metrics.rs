@@ -44,7 +44,7 @@ impl Requests {
     }
 }
 
-/// A client makes up methods as it likes; the number of labels stays bounded.
+/// The label of a method. Unknown methods share one, since clients can make up any number.
 fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -60,9 +60,9 @@ fn method_name(method: &Method) -> &'static str {
 #[derive(Debug, Default)]
 pub struct ConnectionCounts {
     pub open: AtomicU64,
-    /// Ended while they waited for a request, since their places were needed.
+    /// Idle connections that were ended because their places were needed.
     pub let_go: AtomicU64,
-    /// Closed at once, since there was no place.
+    /// Connections that were closed at once for lack of a place.
     pub refused: AtomicU64,
 }
 
@@ -75,8 +75,8 @@ pub struct ConnectionCounts {
     )),
 ))]
 pub(super) async fn exposition(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<impl IntoResponse, Problem> {
-    // Of all tenants together: the metrics need no token, and who the tenants are is not for everybody.
-    // A store that fails is a reason to look at the metrics, and none to withhold them.
+    // The figures are of all tenants together, since the metrics need no token and must not show the tenants. Without
+    // the store the other metrics are still shown.
     let stats = app.engine.store().total_stats().await.ok();
     let snapshot = Snapshot {
         figures: app.engine.figures(),
@@ -116,7 +116,8 @@ fn prefers_openmetrics(headers: &HeaderMap) -> bool {
     openmetrics > 0.0 && openmetrics >= plain
 }
 
-/// OpenMetrics text as Prometheus text 0.0.4 has it: a counter's samples have its whole name, there are no units, no end.
+/// Turns OpenMetrics text into Prometheus text 0.0.4: a counter's samples have its whole name, and there are no units
+/// and no end mark.
 fn prometheus_text(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len());
     let mut help = None;
@@ -198,7 +199,7 @@ impl Collector for Snapshot {
     }
 }
 
-/// What the shards of this node do; nothing where it shares its store with nobody.
+/// Gauges by shard of this node; empty if no other node shares the store.
 fn by_shard(encoder: &mut DescriptorEncoder, shards: &[ShardFigures]) -> fmt::Result {
     type Figure = fn(&ShardFigures) -> u64;
     if shards.is_empty() {
@@ -222,7 +223,7 @@ fn by_shard(encoder: &mut DescriptorEncoder, shards: &[ShardFigures]) -> fmt::Re
     Ok(())
 }
 
-/// What the store has, over all starts.
+/// Counters of the store, since the installation.
 fn stored(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
     gauge(encoder, "store_events", "Events in the store", None, stats.events)?;
     gauge(encoder, "store_attempts", "Attempts in the store", None, stats.attempts)?;
@@ -258,7 +259,7 @@ where
     metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
 }
 
-/// What the process has used, from `/proc/self/stat` (`proc_pid_stat(5)`); `None` where there is none.
+/// The resources used by the process, from `/proc/self/stat` (`proc_pid_stat(5)`); `None` on other systems.
 #[derive(Debug, PartialEq)]
 struct ProcessUse {
     cpu_s: f64,
@@ -290,7 +291,7 @@ mod tests {
     fn the_format_is_the_one_that_accept_prefers() {
         let prefers =
             |accept: &'static str| prefers_openmetrics(&[(ACCEPT, accept.parse().unwrap())].into_iter().collect());
-        // What Prometheus 2 and 3 send.
+        // The `Accept` of Prometheus 2 and 3.
         assert!(prefers(
             "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
              text/plain;version=0.0.4;q=0.3,*/*;q=0.2"

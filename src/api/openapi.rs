@@ -32,7 +32,7 @@ const REFUSALS: [(&str, &str); 6] = [
     ("503", "The store is unavailable or the server is shutting down; `Retry-After` says when to try again."),
 ];
 
-/// Refusals of acts that are told nothing but what the path says.
+/// Refusals of acts without input beside the path.
 const NO_INPUT: [(&str, &str); 4] = [
     ("400", "There is a body, and it is no JSON."),
     ("413", "The body is too large."),
@@ -104,7 +104,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten()
 }
 
-/// Says that the variants of an enum refuse unknown fields: utoipa passes over that of `deny_unknown_fields`.
+/// Marks the variants of an enum as refusing unknown fields, since utoipa ignores `deny_unknown_fields` there.
 fn shut(variants: &mut OneOf) {
     for variant in &mut variants.items {
         if let RefOr::T(Schema::Object(object)) = variant {
@@ -113,20 +113,20 @@ fn shut(variants: &mut OneOf) {
     }
 }
 
-/// What an act answers to a body or a query that says something, where it takes none.
+/// Adds the refusals of an act without input.
 fn refuses_input(act: &mut Operation) {
     for (status, description) in NO_INPUT {
         act.responses.responses.entry(status.to_owned()).or_insert_with(|| Response::new(description).into());
     }
 }
 
-/// Adds what every route has in common: refusals, and the form of errors.
+/// Adds the common parts of all routes: refusals, and the form of errors.
 fn complete(operation: &mut Operation) {
-    // Handlers are named within their file, operations within the document.
+    // Names of handlers are unique in their file, names of operations in the document.
     let resource = operation.tags.iter().flatten().next();
     operation.operation_id = resource.zip(operation.operation_id.as_ref()).map(|(tag, name)| format!("{tag}_{name}"));
     let responses = &mut operation.responses.responses;
-    // A route with security of its own is one without a token.
+    // Only routes without a token declare a security of their own.
     if operation.security.is_none() {
         for (status, description) in REFUSALS {
             responses.entry(status.to_owned()).or_insert_with(|| Response::new(description).into());

@@ -21,12 +21,12 @@ use crate::tenants::{ACT_BURST, ACTS_PER_S, QuotaError};
 use crate::webhook::WebhookError;
 
 pub(super) const CONTENT_TYPE_PROBLEM: &str = "application/problem+json";
-/// What [`EventError::Field`] calls the event itself.
+/// The field name of the event itself in [`EventError::Field`].
 const WHOLE_EVENT: &str = "event";
-/// When a client may try again: a full disk takes an operator, an unavailable store a moment.
+/// `Retry-After` of a full store, which needs an operator; an unavailable store needs only a moment.
 const RETRY_AFTER_FULL_S: u32 = 5;
 const RETRY_AFTER_UNAVAILABLE_S: u32 = 1;
-/// When there may be room for what a tenant has too much of at once.
+/// `Retry-After` of limits of concurrent work.
 pub(super) const RETRY_AFTER_BUSY: Duration = Duration::from_secs(1);
 
 /// Problem details (RFC 9457).
@@ -95,13 +95,13 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
     }
 
-    /// Of a peer whose tokens were not known so often that it must wait.
+    /// For a peer that has sent too many unknown tokens.
     pub(super) fn too_many_failures(wait: Duration) -> Self {
         let detail = "too many tokens from this address were not known; come back later";
         Self::too_many("too-many-failures", detail, wait)
     }
 
-    /// Of a tenant that does too much that the audit log has a line of.
+    /// For a tenant beyond its rate of audited acts.
     pub(super) fn too_many_acts(wait: Duration) -> Self {
         let detail = format!(
             "the tenant may do {ACTS_PER_S} acts for the audit log a second, and {ACT_BURST} at once; nothing was done"
@@ -144,14 +144,14 @@ impl Problem {
         Self { retry_after_s: Some(RETRY_AFTER_UNAVAILABLE_S), ..problem }
     }
 
-    /// Too much at once; `wait` is when it is worth to try again.
+    /// A 429; `wait` is its `Retry-After`.
     pub(super) fn too_many(kind: &'static str, detail: impl Into<String>, wait: Duration) -> Self {
-        // Whole seconds, rounded up: who waits so long is let through.
+        // Rounded up to whole seconds, so that the wait is long enough.
         let seconds = fit(wait.as_millis().div_ceil(1_000), u32::MAX).max(1);
         Self { retry_after_s: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, detail) }
     }
 
-    /// Something went wrong here; `internal` goes to the log and nowhere else.
+    /// A 500. `internal` goes to the log alone.
     pub(super) fn internal(internal: String) -> Self {
         let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the server failed; its log says why");
         Self { internal: Some(internal), ..problem }
@@ -170,7 +170,7 @@ impl IntoResponse for Problem {
             Some(internal) if status == StatusCode::INTERNAL_SERVER_ERROR => {
                 tracing::error!(status = self.status, error = %internal, "a request failed");
             }
-            // A store that is full or away refuses many at once, and has said so itself.
+            // A store that is full or unavailable refuses many requests, and logs that itself.
             Some(internal) => tracing::debug!(status = self.status, error = %internal, "a request was refused"),
             None => {}
         }
@@ -184,7 +184,7 @@ impl IntoResponse for Problem {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"postrider\""));
             }
-            // The rest of the body will not be read.
+            // The rest of the body is not read.
             StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -304,7 +304,7 @@ impl From<ChangeError> for Problem {
             ChangeError::Rotation(error) => return error.into(),
             ChangeError::Invalid(errors) => errors,
         };
-        // The original answers 400 where no pattern is given, and 422 to all else.
+        // The original answers 400 if no pattern is given, and 422 to all other errors.
         let only_patterns_missing = errors.iter().all(|error| matches!(error, WebhookError::NoPattern));
         let fields = errors
             .iter()
@@ -355,7 +355,7 @@ impl From<PathRejection> for Problem {
     }
 }
 
-/// What is wrong with an event: the `index`th of a batch, or the only one.
+/// The problem of an event: the `index`th of a batch, or a single one.
 fn event_problem(index: Option<usize>, error: EventError) -> Problem {
     let path = |field: &str| match (index, field) {
         (Some(index), "" | WHOLE_EVENT) => format!("events[{index}]"),

@@ -11,10 +11,11 @@ use axum::response::{IntoResponse, Response};
 use super::problem::Problem;
 use crate::log_rate::LogRate;
 
-/// Fields of which one decides what a request means: of two, another reader may take the other.
+/// Fields that decide the meaning of a request. If one is given twice, another server may read the other value.
 static ONCE: [HeaderName; 4] = [HOST, CONTENT_ENCODING, CONTENT_TYPE, AUTHORIZATION];
 
-/// The answer to a request whose head readers may read otherwise (RFC 9112, section 3.2); the connection is closed after it.
+/// The refusal of a request whose head other servers may read differently (RFC 9112, section 3.2). The connection is
+/// closed after it.
 pub(super) fn of_head(request: &Request) -> Option<Response> {
     let detail = fault(request.version(), request.headers())?;
     let mut response = Problem::new(StatusCode::BAD_REQUEST, "malformed-request", detail).into_response();
@@ -23,14 +24,14 @@ pub(super) fn of_head(request: &Request) -> Option<Response> {
 }
 
 fn fault(version: Version, headers: &HeaderMap) -> Option<String> {
-    // There are as many values as names where nothing is given twice, which is almost always.
+    // Equal numbers of values and names mean that nothing is given twice, the usual case.
     if headers.len() != headers.keys_len()
         && let Some(name) = ONCE.iter().find(|name| headers.get_all(*name).iter().nth(1).is_some())
     {
         return Some(format!("`{name}` is given more than once"));
     }
     match headers.get(HOST) {
-        // HTTP/1.0 has none.
+        // HTTP/1.0 needs no `Host`.
         None if version < Version::HTTP_11 => None,
         None => Some("`Host` is missing".to_owned()),
         Some(host) if host.as_bytes().iter().any(|byte| !byte.is_ascii_graphic() || b"/?#@\\,".contains(byte)) => {
@@ -40,7 +41,7 @@ fn fault(version: Version, headers: &HeaderMap) -> Option<String> {
     }
 }
 
-/// Writes refusals to the log, so many of each kind in a minute.
+/// Writes refusals to the log, with a rate limit for each kind.
 #[derive(Default)]
 pub(super) struct Refusals {
     unauthorized: LogRate,

@@ -196,7 +196,7 @@ pub(super) struct BulkDiscardInput {
     rate_per_s: Option<u32>,
 }
 
-/// The parts of a job that all kinds have, as they were given.
+/// The given fields that all kinds of jobs have.
 struct RawJob {
     since: Option<Moment>,
     until: Option<Moment>,
@@ -206,7 +206,7 @@ struct RawJob {
 }
 
 impl RawJob {
-    /// `allowed`: the states that the action is for.
+    /// `allowed`: the states that the action may select.
     fn check(
         self,
         webhook: Option<Uuid>,
@@ -253,10 +253,10 @@ impl RawJob {
     }
 }
 
-/// What can be made again.
+/// The states of deliveries that can be replayed.
 const REPLAYABLE: [DeliveryState; 4] =
     [DeliveryState::Delivered, DeliveryState::Dead, DeliveryState::Skipped, DeliveryState::Discarded];
-/// What can be given up.
+/// The states of deliveries that can be discarded.
 const DISCARDABLE: [DeliveryState; 2] = [DeliveryState::Pending, DeliveryState::Dead];
 
 type Started = Result<(StatusCode, Json<Replay>), Problem>;

@@ -65,7 +65,7 @@ struct QuotasInput {
     max_stored_bytes: Option<Option<u64>>,
 }
 
-/// What is used of the quotas, as it is shown.
+/// The names of the shown figures of usage.
 const USED: [&str; 4] = ["webhooks", "pending", "tokens", "stored_bytes"];
 
 impl Changes for TenantInput {

@@ -196,7 +196,7 @@ pub(super) async fn revoke(
 ) -> Result<Json<Message>, Problem> {
     params.finish()?;
     if !is_operator {
-        // Scopes never change, so it may be asked before.
+        // Scopes never change, so the check may come before the transaction.
         let token = app.engine.store().token(act.tenant, uuid).await?;
         if token.is_some_and(|token| token.permits(crate::store::Scope::Operator)) {
             return Err(Problem::forbidden("only an operator may revoke an operator's token"));

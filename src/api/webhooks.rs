@@ -196,7 +196,7 @@ pub(super) struct CreatedWebhook {
 }
 
 impl Webhook {
-    /// For a caller that sees whole URLs, or for one that does not.
+    /// `sees_urls`: whether the caller may see whole URLs.
     pub(super) fn shown(record: &WebhookRecord, now: UnixMicros, sees_urls: bool) -> Self {
         let webhook = Self::new(record, now);
         if sees_urls {
@@ -331,7 +331,7 @@ pub(super) async fn update(
     let is_circuit_shown = change.shows("auto_disabled_at");
     let Given { mut input, fields } = change.checked(&Webhook::new(&record, app.engine.now()))?;
     if is_circuit_shown && record.settings.enabled {
-        // It is given back as it was shown, and not turned on.
+        // A disabled webhook that is given back as shown is not turned on.
         input.enabled = input.enabled.filter(|enabled| !enabled);
     }
     let record = app.engine.update_webhook(act.with_fields(fields), uuid, input).await?;
@@ -416,7 +416,7 @@ pub(super) async fn test(
             }));
         }
     };
-    // A schedule of one attempt turns every failure into its final error, in the words that deliveries have.
+    // With a schedule of one attempt every failure gets its final error, as deliveries show it.
     let error = match next(1, &outcome, &Schedule::once(), app.engine.now(), 1.0) {
         Next::Delivered => None,
         Next::RetryAt { error, .. } | Next::Dead { error } => Some(error),

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-/// What the server said.
+/// The server's answer.
 pub(super) struct Answer {
-    /// As it came: numbers have all their digits.
+    /// The unchanged text, in which numbers have all their digits.
     pub text: String,
     /// The same, parsed.
     pub value: Value,

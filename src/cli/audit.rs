@@ -72,7 +72,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// The name of what was acted on, or else its id.
+/// The name of the target, or else its id.
 fn target(entry: &Value) -> String {
     output::text(entry, if entry["target_name"].is_null() { "target" } else { "target_name" })
 }

@@ -109,10 +109,10 @@ enum Part {
     Patterns,
 }
 
-/// What is measured on a database, too.
+/// The parts that are also measured on a database.
 const ON_DATABASE: [Part; 3] = [Part::Throughput, Part::Single, Part::Latency];
 
-/// How much is measured.
+/// The sizes of the measurements.
 struct Size {
     bare: Duration,
     events: u64,
@@ -305,7 +305,7 @@ impl Bench {
         let cpu_before = node.cpu()?;
         let took = publisher.closed_loop(shape, receiver, |count| self.say(&format!("fan-out: {count}"))).await?;
         let cpu = node.cpu()?.saturating_sub(cpu_before);
-        // As many connections as there are webhooks, which is what this figure is about.
+        // As many connections as webhooks, since this figure is about them.
         self.say("bare loop over 1,000 connections");
         let urls: Vec<String> = (0..FAN_OUT_WEBHOOKS).map(|webhook| receiver.url(webhook)).collect();
         let bare = bare::run(&urls, urls.len(), self.size.bare).await?;
@@ -323,7 +323,7 @@ impl Bench {
         let folder = self.folder.join("backlog");
         let count = self.size.backlog;
         let node = Node::start(&folder).await?;
-        // Nothing listens there: the circuit opens and what comes in stays pending.
+        // Nothing listens there, so the circuit opens and events stay pending.
         let nowhere = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let webhook = node.add_webhook("backlog", "bench.>", &format!("http://{nowhere}/0")).await?;
         let filling = Instant::now();

@@ -11,7 +11,7 @@ use super::output::{self, BAD, GOOD, Output, QUIET, STRONG};
 use super::remote::{Connection, Remote};
 use super::replay;
 
-/// How much of an answer's first line the table of attempts shows.
+/// The longest part of an answer's first line in the table of attempts.
 const RESPONSE_CHARS: usize = 80;
 
 #[derive(Debug, clap::Args)]

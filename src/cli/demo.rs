@@ -27,11 +27,11 @@ use crate::config::{Config, RawConfig};
 use crate::serve::{ServeError, serve};
 use crate::signing::{self, Secret, StandardKey};
 
-/// How long what is owed may take after the last event, retries included.
+/// The longest wait for deliveries after the last event, retries included.
 const FINISH_TIMEOUT: Duration = Duration::from_mins(1);
 /// The flaky receiver refuses every third attempt.
 const FLAKY_EVERY: u64 = 3;
-/// Short, so that a retry can be watched; long enough that chance does not end a delivery.
+/// Short delays, so that a retry can be watched, and enough of them that chance does not end a delivery.
 const RETRY_SCHEDULE_S: [f64; 10] = [0.4, 0.4, 0.8, 0.8, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0];
 
 const EXPLANATION: [&str; 4] = [
@@ -62,13 +62,13 @@ struct Hook {
     standard_secret: StandardKey,
 }
 
-/// One attempt, seen from the receiver.
+/// An attempt as the receiver sees it.
 struct Arrival {
     hook: usize,
     id: String,
     topic: String,
     attempt: u32,
-    /// Why the signatures are not right, if they are not.
+    /// The result of the verification of the signatures.
     verified: Result<(), String>,
     status: StatusCode,
     at: UnixMicros,
@@ -94,7 +94,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         async move {
             let Some(arrival) = arrival else { return StatusCode::NOT_FOUND.into() };
             let status = arrival.status;
-            // Nobody looks any more when the demonstration is over.
+            // Fails after the end of the demonstration, which is fine.
             let _ = send.send(arrival).await;
             Answer::from(status)
         }
@@ -123,7 +123,7 @@ fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }
 
-/// What stands behind the receiver's address.
+/// The demonstration's receiver.
 struct Door {
     hooks: Arc<[Hook; 2]>,
     seen: Mutex<Seen>,
@@ -132,7 +132,7 @@ struct Door {
 #[derive(Default)]
 struct Seen {
     requests: [u64; 2],
-    /// Of deliveries not taken yet.
+    /// Attempts of deliveries that were not accepted yet.
     attempts: HashMap<(usize, String), u32>,
 }
 
@@ -170,7 +170,7 @@ impl Door {
     }
 }
 
-/// When the demonstration sent an event: its `ts`.
+/// The time at which an event was sent: its `ts`.
 fn sent_at(body: &[u8]) -> Option<UnixMicros> {
     let event: serde_json::Value = serde_json::from_slice(body).ok()?;
     let ts: jiff::Timestamp = event["ts"].as_str()?.parse().ok()?;
@@ -256,7 +256,7 @@ fn explain(server: &Server, receiver: SocketAddr, output: Output) -> anyhow::Res
     Ok(output.line("")?)
 }
 
-/// Sends events and shows what arrives, until everything owed has arrived or the time is up.
+/// Sends events and shows arrivals, until all deliveries have arrived or the time is up.
 async fn watch(
     args: &Args,
     remote: &Remote,
@@ -288,7 +288,7 @@ async fn watch(
     Ok(())
 }
 
-/// Whether the server, too, has every delivery down as delivered. It records an answer shortly after it got it.
+/// Whether the server shows every delivery as delivered. It commits an outcome shortly after the answer.
 async fn all_settled(remote: &Remote) -> anyhow::Result<bool> {
     let any = async |state: &str| {
         let page = remote.page("deliveries", &[("state", state.to_owned()), ("limit", "1".to_owned())]).await?;
@@ -304,17 +304,17 @@ async fn all_settled(remote: &Remote) -> anyhow::Result<bool> {
     Ok(!any("dead").await? && !any("skipped").await? && !any("discarded").await?)
 }
 
-/// What has happened so far.
+/// The results so far.
 struct Tally<'a> {
     hooks: &'a [Hook],
     output: Output,
     accepted: u64,
-    /// Deliveries that the accepted events cause.
+    /// The deliveries of the accepted events.
     owed: u64,
     delivered: u64,
     retried: u64,
     unverified: u64,
-    /// From sent to received, of what was delivered.
+    /// The time from sending to arrival, of accepted deliveries.
     latencies_us: Histogram<u64>,
 }
 
@@ -370,7 +370,8 @@ impl<'a> Tally<'a> {
         Ok(())
     }
 
-    /// Says how it went; a failure unless everything was delivered, verified, and is known to be so.
+    /// Prints the summary. A success requires that all events were delivered and verified, and that the server shows
+    /// so.
     fn summarise(self, settled: bool) -> anyhow::Result<ExitCode> {
         let output = self.output;
         let complete = settled && self.delivered == self.owed && self.unverified == 0;

@@ -153,7 +153,7 @@ async fn resend(remote: &Remote, id: &str, webhook: Option<String>, output: Outp
     Ok(ExitCode::SUCCESS)
 }
 
-/// An event as the API takes it. What a user wrote goes on as it is: numbers keep their digits.
+/// An event as the API takes it. The user's JSON is passed on unchanged, so that numbers keep their digits.
 #[derive(Serialize)]
 struct NewEvent {
     topic: Option<String>,
@@ -244,7 +244,7 @@ fn show_dry_run(answer: &Answer, output: Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The payload itself, or what `@FILE` or `-` stands for.
+/// The payload itself, or the content that `@FILE` or `-` stands for.
 async fn read_payload(text: String) -> anyhow::Result<String> {
     let mut read = String::new();
     if text == "-" {

@@ -62,7 +62,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         return Err(UsageError("only one of --filter and --event can be read from standard input".to_owned()).into());
     }
     let text = read("filter", args.filter).await?;
-    // Also before it is sent, so that a mistake is shown the same with and without a server.
+    // Checked before it is sent, too, so that a mistake is shown the same way with and without a server.
     let filter = Filter::parse(&text).map_err(|error| UsageError(format!("the filter: {error}")))?;
     let matches = match (args.event, args.event_id) {
         (Some(event), _) => {

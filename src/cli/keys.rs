@@ -51,7 +51,7 @@ fn usage(error: KeyError) -> UsageError {
     UsageError(error.to_string())
 }
 
-/// The bytes of a file or of standard input, as they are.
+/// The unchanged bytes of a file or of standard input.
 pub(super) async fn read_body(file: &str) -> anyhow::Result<Vec<u8>> {
     if file == STANDARD_INPUT {
         return read_bounded(tokio::io::stdin(), "standard input").await;

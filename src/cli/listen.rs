@@ -50,12 +50,12 @@ fn parse_share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "must be from 0 to 1".to_owned())
 }
 
-/// One request with what was found out about it.
+/// A request with the findings about it.
 struct Seen {
     at: UnixMicros,
     request: Received,
     status: StatusCode,
-    /// Of each signature that was to be verified.
+    /// One for each signature to verify.
     findings: Vec<Finding>,
 }
 
@@ -73,7 +73,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         let status = if fastrand::f64() < share { failure } else { StatusCode::OK };
         let waiting = send.clone();
         async move {
-            // Nobody looks any more when the receiver is about to stop.
+            // Fails while the receiver stops, which is fine.
             let _ = waiting.send(Seen { at, request, status, findings }).await;
             Answer { status, delay }
         }
@@ -114,7 +114,7 @@ fn announce(address: SocketAddr, verifies: bool, output: Output) -> anyhow::Resu
     Ok(())
 }
 
-/// The parts of a delivered body; all are there in what Postrider sends, and none in what others may send.
+/// The parts of a delivered body. Postrider sends all of them; other senders may send none.
 #[derive(Default, Deserialize)]
 struct Delivered<'a> {
     topic: Option<String>,
@@ -165,7 +165,7 @@ fn marks(findings: &[Finding], output: Output) -> String {
     findings.iter().map(|finding| mark(finding, output)).collect::<Vec<_>>().join("  ")
 }
 
-/// What `--json` prints of a request.
+/// The output of `--json` for a request.
 #[derive(Serialize)]
 struct Line<'a> {
     received_at: String,
@@ -182,7 +182,7 @@ struct Line<'a> {
     body: Option<&'a str>,
     /// `null`: nothing to verify with.
     verified: Option<bool>,
-    /// By scheme: `ok` or why not.
+    /// By scheme: `ok`, or the reason of the failure.
     signatures: Map<String, Value>,
     headers: Map<String, Value>,
 }
@@ -218,7 +218,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// JSON text with line breaks and indentation; numbers keep their digits, which a parsed value would not.
+/// JSON text with line breaks and indentation. It is not parsed, so that numbers keep their digits.
 pub(super) fn indented(json: &str) -> String {
     let mut text = String::with_capacity(json.len() * 2);
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);

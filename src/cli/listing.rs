@@ -47,7 +47,7 @@ impl Page {
     }
 }
 
-/// `1h` as the moment an hour ago; anything else as it is.
+/// Turns `1h` into the moment an hour ago; other texts stay unchanged.
 fn ago(time: String) -> String {
     match time.parse::<Span>() {
         Ok(Span(span)) => {
@@ -58,7 +58,7 @@ fn ago(time: String) -> String {
     }
 }
 
-/// Says how to see the next page, if there is one.
+/// Prints how to get the next page, if there is one.
 pub(super) fn more(page: &Value, output: Output) {
     if let Some(cursor) = page["next_cursor"].as_str() {
         output.note(format_args!("\n{}", output.paint_note(QUIET, format_args!("older ones: --cursor {cursor}"))));

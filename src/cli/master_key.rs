@@ -83,7 +83,7 @@ pub(super) async fn run(args: Args, output: Output, environment: &Environment) -
     Ok(ExitCode::SUCCESS)
 }
 
-/// What to do about a key that was not changed; `None`: the error says it already.
+/// The next step after a failed change; `None`: the error has it already.
 fn advice(error: &ChangeKeyError) -> Option<&'static str> {
     Some(match error {
         ChangeKeyError::Open(OpenError::InUse { .. }) => "Nothing was changed. Stop the server first.",

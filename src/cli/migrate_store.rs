@@ -16,7 +16,7 @@ use crate::store::OpenError;
 use crate::store::seal::MasterKeyError;
 use crate::store::transfer::{Moved, Progress, Step, Task, TransferEnd, TransferError, transfer};
 
-/// Between lines about a table that takes long, where there is no terminal for a bar.
+/// The interval of lines about a large table, without a terminal for a bar.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
@@ -120,10 +120,10 @@ fn shown(moved: &Moved, database: &str, from_environment: bool, output: Output) 
     Ok(())
 }
 
-/// Says how far a move is: a bar in a terminal, lines otherwise, nothing beside JSON.
+/// Shows the progress of a move: a bar in a terminal, lines otherwise, nothing with `--json`.
 struct Speaker {
     output: Output,
-    /// The table that it speaks of.
+    /// The present table.
     current: Option<(Step, &'static str, ProgressBar)>,
     said_at: Instant,
 }
@@ -170,7 +170,7 @@ impl Speaker {
     }
 }
 
-/// What to do about a store that was not moved; `None`: the error says it already.
+/// The next step after a failed move; `None`: the error has it already.
 fn advice(error: &TransferError) -> Option<&'static str> {
     Some(match error {
         TransferError::Open(OpenError::InUse { .. }) => {

@@ -22,7 +22,7 @@ pub(super) const NAME: Style = AnsiColor::Cyan.on_default();
 pub(super) const QUIET: Style = Style::new().dimmed();
 pub(super) const STRONG: Style = Style::new().bold();
 
-/// How this run speaks: answers on standard output, everything said about them on standard error.
+/// The output of a run: answers on standard output, remarks about them on standard error.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
     /// One JSON document, or one a line for streams.
@@ -44,19 +44,19 @@ impl Output {
         Self { json, stdout: stream(io::stdout().is_terminal()), stderr: stream(io::stderr().is_terminal()) }
     }
 
-    /// A line of the answer. `Err` when the reader has gone.
+    /// A line of the answer. `Err`: the reader has gone.
     pub(super) fn line(self, text: impl Display) -> io::Result<()> {
         self.verbatim(gated(&text.to_string(), self.stdout.colour))
     }
 
-    /// As [`Self::line`], for what programs read: JSON and scripts.
+    /// As [`Self::line`], for programs: JSON and scripts.
     pub(super) fn verbatim(self, text: impl Display) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "{text}")?;
         stdout.flush()
     }
 
-    /// A line about the answer, on standard error. Nobody needs it to go on, so a reader that has gone is no error.
+    /// A remark on standard error. A reader that has gone is no error, since remarks are not needed.
     pub(super) fn note(self, text: impl Display) {
         let _ = writeln!(io::stderr().lock(), "{}", gated(&text.to_string(), self.stderr.colour));
     }
@@ -66,12 +66,12 @@ impl Output {
         self.document(&serde_json::to_string(document)?)
     }
 
-    /// JSON as it is, but for what a terminal would obey or hide.
+    /// Unchanged JSON, except for characters that a terminal would obey or hide.
     fn document(self, json: &str) -> io::Result<()> {
         if self.stdout.is_terminal { self.verbatim(visible_json(json)) } else { self.verbatim(json) }
     }
 
-    /// A server's answer as it came, if JSON is wanted; says whether that is so.
+    /// Prints a server's unchanged answer with `--json`; returns whether it did.
     pub(super) fn answer(self, answer: &Answer) -> io::Result<bool> {
         if self.json {
             self.document(answer.text.trim_end())?;
@@ -117,7 +117,7 @@ impl Output {
         self.print_table(table)
     }
 
-    /// Names and what they stand for, one a line.
+    /// Names and values, one pair a line.
     pub(super) fn fields(self, fields: &[(&str, String)]) -> io::Result<()> {
         let mut table = columns();
         for (name, value) in fields {
@@ -184,7 +184,7 @@ fn paint(colour: bool, style: Style, text: impl Display) -> String {
     if colour { format!("{style}{text}{style:#}") } else { text }
 }
 
-/// A table without lines, flush left, columns two spaces apart. Cells are never broken: ids are there to be copied.
+/// A table without lines, flush left, columns two spaces apart. Cells are never broken, so that ids can be copied.
 fn columns() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);

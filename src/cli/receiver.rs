@@ -19,11 +19,11 @@ use tokio::task::{JoinHandle, JoinSet};
 
 /// The largest body taken: the largest event and room for what its canonical form may add.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
-/// How long answers under way are waited for when the receiver stops.
+/// The longest wait for answers under way when the receiver stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Requests that have been received and wait to be shown, at most; a receiver whose user reads slowly answers the next
-/// ones later. With bodies of [`MAX_BODY_BYTES`] that is 64 MiB.
+/// The most received requests that wait to be shown; beyond it the receiver answers later. With bodies of
+/// [`MAX_BODY_BYTES`] these take 64 MiB.
 pub(super) const MAX_WAITING_REQUESTS: usize = 16;
 
 /// One request, read whole.
@@ -34,7 +34,7 @@ pub(super) struct Received {
     pub body: Bytes,
 }
 
-/// What the receiver says to it, and how long it takes its time.
+/// The receiver's answer, and its delay.
 #[derive(Clone, Copy)]
 pub(super) struct Answer {
     pub status: StatusCode,
@@ -55,8 +55,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Listens on `listen`; port 0 takes a free one. `answer` is called for every request and must not block;
-    /// one that takes its time is answered later.
+    /// Listens on `listen`; port 0 takes a free one. `answer` is called for every request and must not block.
     pub(super) async fn start<F, A>(listen: SocketAddr, answer: F) -> io::Result<Self>
     where
         F: Fn(Received) -> A + Send + Sync + 'static,
@@ -72,7 +71,7 @@ impl Receiver {
     /// Stops listening and finishes the answers under way.
     pub(super) async fn stop(self) {
         self.stop.send_replace(true);
-        // Cut off after its time, the task takes its connections with it.
+        // After the timeout the task is aborted, together with its connections.
         let abort = self.task.abort_handle();
         if tokio::time::timeout(STOP_TIMEOUT, self.task).await.is_err() {
             abort.abort();
@@ -119,7 +118,7 @@ where
     let service = service_fn(move |request| respond(request, Arc::clone(&answer)));
     let mut connection = std::pin::pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     tokio::select! {
-        // A sender that breaks off is the sender's affair.
+        // A connection that the sender breaks off is no error here.
         _ = connection.as_mut() => return,
         () = told_to_stop(&mut stopped) => {}
     }

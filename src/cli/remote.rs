@@ -20,7 +20,7 @@ use crate::delivery::client::{Client, ClientOptions, DEFAULT_CONNECT_TIMEOUT, Ro
 use crate::delivery::guard::{Destination, EgressPolicy, SystemResolver};
 use crate::store::MAX_PAGE_ITEMS;
 
-/// The longest attempt that `webhook test` waits for is 60 s; the server's own work comes on top.
+/// Covers the longest attempt of `webhook test`, 60 s, and the server's own work.
 const TIMEOUT: Duration = Duration::from_secs(75);
 /// The largest answer read.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
@@ -42,23 +42,23 @@ pub(super) struct Connection {
     tenant: Option<String>,
 }
 
-/// A server and the right to ask it.
+/// A server, with a token for it.
 pub(super) struct Remote {
     client: Client,
     base: Url,
     token: SecretString,
-    /// For whom; `None`: for the token's own tenant.
+    /// The tenant to act for; `None`: the token's own.
     tenant: Option<String>,
 }
 
-/// A page of a listing, with the digits that its numbers came with.
+/// A page of a listing, in which numbers keep their digits.
 #[derive(Deserialize)]
 struct RawPage {
     items: Vec<Box<RawValue>>,
     next_cursor: Option<String>,
 }
 
-/// What the server said instead of an answer.
+/// The server's refusal.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(super) struct Refusal {
@@ -115,12 +115,12 @@ impl Remote {
         self.call(method, path, &[], Some("application/json"), body.to_string().into()).await
     }
 
-    /// Posts bytes as they are.
+    /// Posts unchanged bytes.
     pub(super) async fn post_bytes(&self, path: &[&str], media: &'static str, body: Bytes) -> anyhow::Result<Answer> {
         self.post_bytes_with(path, &[], media, body).await
     }
 
-    /// The same with a query.
+    /// As [`Self::post_bytes`], with a query.
     pub(super) async fn post_bytes_with(
         &self,
         path: &[&str],
@@ -131,7 +131,7 @@ impl Remote {
         self.call(Method::POST, path, query, Some(media), body).await
     }
 
-    /// Posts events as they are; with a key, so that sending them again accepts nothing twice.
+    /// Posts unchanged events. With a key, a repeated request is not accepted twice.
     pub(super) async fn post_events(
         &self,
         path: &[&str],
@@ -154,7 +154,7 @@ impl Remote {
         self.call(Method::DELETE, path, query, None, Bytes::new()).await
     }
 
-    /// A page of a listing, passing over empty pages that are not the last.
+    /// A page of a listing, skipping empty pages that are not the last.
     pub(super) async fn page(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Answer> {
         let mut query = query.to_vec();
         loop {
@@ -286,7 +286,7 @@ impl Remote {
         )
     }
 
-    /// A `problem+json` answer (RFC 9457) as text for people, with what to do next where that is known.
+    /// A `problem+json` answer (RFC 9457) as text for people, with the next step if it is known.
     fn refusal(&self, status: StatusCode, body: &[u8]) -> Refusal {
         let problem: Value = serde_json::from_slice(body).unwrap_or_default();
         let detail = ["detail", "title"].iter().find_map(|field| problem[field].as_str());

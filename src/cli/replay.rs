@@ -11,7 +11,7 @@ use super::listing::{Page, Query, Range, more};
 use super::output::{self, BAD, GOOD, Output, QUIET, WARN};
 use super::remote::{Connection, Remote};
 
-/// How often `--follow` asks how far a job is.
+/// The interval in which `--follow` asks for a job's progress.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// The parts of a progress bar.
 const PROGRESS_PARTS: u64 = 1_000;
@@ -115,7 +115,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
     }
 }
 
-/// Starts a job with what `body` has and what `job` says, and follows it if that is wanted.
+/// Starts a job with the fields of `body` and `job`, and follows it with `--follow`.
 pub(super) async fn start(
     remote: &Remote,
     path: &[&str],
@@ -138,7 +138,7 @@ pub(super) async fn start(
     shown(&answer, output)
 }
 
-/// Asks until the job has ended.
+/// Polls until the job has ended.
 async fn follow(remote: &Remote, mut answer: Answer, output: Output) -> anyhow::Result<Answer> {
     let progress = output.progress(Some(PROGRESS_PARTS), "parts");
     let id = output::text(&answer.value, "uuid");
@@ -154,7 +154,7 @@ async fn follow(remote: &Remote, mut answer: Answer, output: Output) -> anyhow::
     Ok(answer)
 }
 
-/// Shows a job. One that has failed is a failure of the command, too.
+/// Shows a job. A failed job makes the command fail, too.
 fn shown(answer: &Answer, output: Output) -> anyhow::Result<ExitCode> {
     let job = &answer.value;
     let code = if job["state"] == "failed" { ExitCode::FAILURE } else { ExitCode::SUCCESS };

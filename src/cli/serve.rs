@@ -16,7 +16,7 @@ use crate::store::OpenError;
 use crate::store::seal::MasterKeyError;
 use crate::telemetry;
 
-/// What shells report for a program that Ctrl-C ended.
+/// The exit code of a program that was ended by Ctrl-C, as shells have it.
 const EXIT_INTERRUPTED: i32 = 130;
 
 #[derive(Debug, clap::Args)]
@@ -62,13 +62,13 @@ pub(super) async fn run(args: Args, output: Output, environment: &Environment) -
     }
 }
 
-/// Where the server keeps what it has.
+/// The place of the server's data.
 struct Place {
     data: PathBuf,
     store: Location,
 }
 
-/// Says where the server listens and, at the first start, the admin token.
+/// Prints the server's address and, at the first start, the admin token.
 fn announce(started: &Started, place: &Place, output: Output) {
     let Place { data, store } = place;
     let url = format!("http://{}", started.address);
@@ -91,7 +91,7 @@ fn announce(started: &Started, place: &Place, output: Output) {
     }
 }
 
-/// What to do about a server that does not start; `None`: the error says it already.
+/// The next step after a failed start; `None`: the error has it already.
 fn advice(error: &ServeError, store: &Location) -> Option<&'static str> {
     Some(match error {
         ServeError::Open(OpenError::Database { .. }) => {

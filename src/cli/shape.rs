@@ -98,7 +98,7 @@ async fn preview(remote: &Remote, args: Preview, output: Output) -> anyhow::Resu
         Some(event) => {
             let event = read("event", event).await?;
             let no_json = |error| UsageError(format!("the event is no JSON: {error}"));
-            // What a user wrote goes on as it is: numbers keep their digits.
+            // The user's JSON is passed on unchanged, so that numbers keep their digits.
             Some(RawValue::from_string(event.trim().to_owned()).map_err(no_json)?)
         }
     };
@@ -111,7 +111,7 @@ async fn preview(remote: &Remote, args: Preview, output: Output) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// The text itself, or what `@FILE` or `-` stands for.
+/// The text itself, or the content that `@FILE` or `-` stands for.
 pub(super) async fn read(what: &str, text: String) -> anyhow::Result<String> {
     if text == "-" {
         let mut read = String::new();

@@ -53,9 +53,9 @@ impl Signals {
     }
 }
 
-/// Signals that would end a process that does not catch them, and that ask a server for nothing: a terminal that has gone
-/// (SIGHUP), and those that other programs reload or reopen their files at. Each is noted in the log. Must be called inside
-/// the runtime.
+/// Catches signals that would end the process, but have no meaning for a server: SIGHUP of a closed terminal, and the
+/// signals at which other programs reload or reopen their files. Each is noted in the log. Must be called inside the
+/// runtime.
 #[cfg(unix)]
 pub(super) fn outlive_others() -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};

@@ -110,7 +110,7 @@ fn parse_quota(text: &str) -> Result<Quota, String> {
 }
 
 impl Settings {
-    /// The request's fields: what was given.
+    /// The request's fields, as far as they were given.
     fn fields(self) -> Map<String, Value> {
         let mut fields = Map::new();
         if let Some(description) = self.description {
@@ -194,13 +194,13 @@ fn quota(tenant: &Value, name: &str) -> String {
     if quota.is_null() { "unlimited".to_owned() } else { output::plain(quota) }
 }
 
-/// A number of bytes; none is unlimited.
+/// A number of bytes; `null` is unlimited.
 fn size(bytes: &Value) -> String {
     bytes.as_u64().map_or(Size::Unlimited, Size::Bytes).to_string()
 }
 
 fn show(tenant: &Value, output: Output) -> anyhow::Result<()> {
-    // What is used is known where a tenant is shown, and not where it was just changed.
+    // The usage is known if a tenant is shown, but not after a change.
     let used_of = |used: &str, name: &str| match &tenant[used] {
         Value::Null => quota(tenant, name),
         used => format!("{} of {}", output::plain(used), quota(tenant, name)),

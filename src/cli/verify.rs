@@ -94,7 +94,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
     Ok(if verified { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A line that has a header, without the `> ` or `< ` that curl puts before it; not a request's first line.
+/// A header's line, without curl's `> ` or `< ` before it. A request's first line is none.
 fn header_line(line: &str) -> Option<&str> {
     let line = line.trim().trim_start_matches(['>', '<']).trim_start();
     let name = line.split_once(':')?.0;

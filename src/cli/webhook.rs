@@ -119,7 +119,7 @@ struct Delete {
     yes: bool,
 }
 
-/// The request's fields for keys: those that were given.
+/// The request's fields for keys, as far as they were given.
 fn keys(secret: Option<SecretString>, standard_secret: Option<SecretString>) -> impl Iterator<Item = (String, Value)> {
     let given = [("secret", secret), ("standard_secret", standard_secret)];
     given.into_iter().filter_map(|(name, key)| Some((name.to_owned(), key?.expose_secret().into())))
@@ -168,7 +168,7 @@ async fn list(remote: &Remote, output: Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One word on how a webhook is.
+/// A webhook's health in one word.
 fn health(webhook: &Value, output: Output) -> String {
     if webhook["enabled"] == false {
         output.paint(QUIET, "off")
@@ -234,7 +234,7 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line a generation of keys, the newest first: since when, until when, and the public key if there is one.
+/// One line for each generation of keys, the newest first: its start, its end, and the public key if there is one.
 fn keys_shown(webhook: &Value) -> String {
     let lines = webhook["keys"].as_array().into_iter().flatten().map(|keys| {
         let mut line = format!("since {}", output::moment(keys, "created_at"));

@@ -10,11 +10,11 @@ use crate::store::seal::{MasterKey, MasterKeyError};
 
 const UNLIMITED: &str = "unlimited";
 
-/// The environment variables that begin with `POSTRIDER_`, and the little else that matters here.
+/// The environment variables that begin with `POSTRIDER_`, and a few others.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
-/// The variables' names; values may be secrets.
+/// Shows only names, since values may be secrets.
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
@@ -22,7 +22,7 @@ impl fmt::Debug for Environment {
 }
 
 impl Environment {
-    /// The process's own; variables that are no UTF-8 are passed over.
+    /// Reads the process's environment. Variables that are not UTF-8 are skipped.
     #[must_use]
     pub fn read() -> Self {
         let text =
@@ -43,7 +43,7 @@ impl Environment {
         Some((name, value))
     }
 
-    /// A secret: the variable itself, or the file that its `_FILE` variant names.
+    /// A secret: the variable itself, or the content of the file that its `_FILE` variant names.
     pub(super) fn secret(&self, key: &str) -> Result<Option<(String, String)>, ConfigError> {
         if let Some((name, value)) = self.get(key) {
             return Ok(Some((name, value.to_owned())));
@@ -61,12 +61,12 @@ impl Environment {
         MasterKey::parse(&text).map(Some).map_err(|error| ConfigError::Env { name, reason: malformed(error) })
     }
 
-    /// The key that is to replace the master key: `POSTRIDER_NEW_MASTER_KEY`, or the file that its `_FILE` variant names.
+    /// The next master key: `POSTRIDER_NEW_MASTER_KEY`, or the content of the file that its `_FILE` variant names.
     pub fn new_master_key(&self) -> Result<Option<MasterKey>, ConfigError> {
         self.master_key("new_master_key")
     }
 
-    /// The environment's layer. The default's type says how a variable's text is read.
+    /// The environment's layer. A variable's text is read by the type of the default.
     pub(super) fn layer(&self, defaults: &Map<String, Value>) -> Result<Map<String, Value>, ConfigError> {
         let mut layer = Map::new();
         for (key, default) in defaults {
@@ -75,7 +75,7 @@ impl Environment {
             let Some((name, text)) = given else { continue };
             let value = match default {
                 Value::Bool(_) => text.parse().map(Value::Bool).map_err(|_| "must be true or false".to_owned()),
-                // Where it is a number or that word, which is checked below.
+                // For settings that are a number or this word; other settings refuse it below.
                 Value::Number(_) if text == UNLIMITED => Ok(Value::from(text.as_str())),
                 Value::Number(_) => {
                     text.parse::<u64>().map(Value::from).map_err(|error| format!("{text:?} is no count: {error}"))

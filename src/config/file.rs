@@ -24,11 +24,11 @@ pub(super) fn read(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
     })
 }
 
-/// What is wrong with a file, and the line that it is in, unless a password may be in that.
+/// The error of a file with the wrong line, unless the line may contain a password.
 fn quoted(text: &str, error: &toml::de::Error) -> String {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let (number, start) = (before.matches('\n').count(), before.rfind('\n').map_or(0, |end| end + 1));
-    // Also a secret that has no place here.
+    // This includes secrets that do not belong into a file.
     let line = text[start..].trim_start().trim_start_matches(['"', '\'']);
     if [STORE, "admin_token", "master_key"].iter().any(|secret| line.starts_with(secret)) {
         return format!("line {}: {}", number + 1, error.message());

@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::store::postgres::PostgresOptions;
 
-/// What stands for the store in the data folder.
+/// The value for the store in the data folder.
 const EMBEDDED: &str = "embedded";
 
-/// The store in the data folder, or a database elsewhere. Any text is read as one or the other, and judged by
-/// [`Location::is_valid`] alone: an error of parsing would be shown with the text, which may hold a password.
+/// The store in the data folder, or a database elsewhere. Parsing accepts any text, and only [`Location::is_valid`]
+/// judges it, because an error of parsing would show the text, which may contain a password.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Location {
@@ -24,7 +24,7 @@ pub enum Location {
 }
 
 impl Location {
-    /// What it has to be.
+    /// The text about valid values in errors.
     pub(super) const EXPECTED: &str = "expected `embedded`, or postgres://user:password@host:port/database";
 
     pub(super) fn is_valid(&self) -> bool {
@@ -34,7 +34,7 @@ impl Location {
         }
     }
 
-    /// The value of the setting as others may see it.
+    /// The value of the setting, without its password.
     pub(super) fn shown(value: &Value) -> Value {
         value.as_str().map_or(Value::Null, |text| Self::from(text.to_owned()).to_string().into())
     }
@@ -67,7 +67,7 @@ impl FromStr for Location {
     }
 }
 
-/// With the password: a layer of settings is merged in this form.
+/// With the password, since layers of settings are merged in this form.
 impl From<Location> for String {
     fn from(location: Location) -> Self {
         match location {

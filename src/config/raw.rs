@@ -17,11 +17,11 @@ use crate::store::postgres::DEFAULT_MAX_CONNECTIONS;
 use crate::store::{BYTES_QUOTA, QUOTA, Quotas};
 use crate::telemetry::LogFormat;
 
-/// How long events, deliveries that ended well and attempts are kept.
+/// The default retention of events, of delivered and skipped deliveries, and of attempts.
 const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
-/// How long deliveries that did not end well are kept: somebody may want them yet.
+/// The default retention of dead and discarded deliveries, which somebody may still want to replay.
 const DEFAULT_RETENTION_DEAD: Duration = Duration::from_hours(90 * 24);
-/// How long the audit log is kept.
+/// The default retention of the audit log.
 const DEFAULT_RETENTION_AUDIT: Duration = Duration::from_hours(365 * 24);
 
 /// One layer of settings, each as somebody gave it or left it out.
@@ -192,7 +192,7 @@ pub(super) fn defaults() -> RawConfig {
     }
 }
 
-/// The setting that is more than a quota may be, and why it is wrong.
+/// The setting beyond the largest quota, and the reason.
 pub(super) fn beyond_quota(quotas: &Quotas) -> Option<(&'static str, String)> {
     let counts = [
         ("new_tenant_max_webhooks", quotas.max_webhooks),

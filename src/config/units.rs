@@ -20,14 +20,14 @@ pub enum Size {
     Unlimited,
 }
 
-/// How many there may be: a number, or `unlimited`.
+/// A limit: a number, or `unlimited`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     Of(u32),
     Unlimited,
 }
 
-/// How long something is kept: a [`Span`], or `forever`.
+/// A retention: a [`Span`], or `forever`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Keep {
@@ -40,7 +40,7 @@ pub enum Keep {
 #[serde(try_from = "RawNumber")]
 pub struct Port(pub NonZeroU16);
 
-/// A number, or its text, as which a variable gives it.
+/// A number, or its text, as variables have it.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum RawNumber {
@@ -135,7 +135,7 @@ impl FromStr for Span {
     }
 }
 
-/// `seconds` with each of its seconds taken for a unit of `unit_ms`.
+/// `seconds`, with `unit_ms` for each second.
 fn scale(seconds: Duration, unit_ms: u64) -> Option<Duration> {
     let nanos = seconds.as_nanos().checked_mul(u128::from(unit_ms))? / 1_000;
     u64::try_from(nanos).ok().map(Duration::from_nanos)

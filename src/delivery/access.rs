@@ -57,26 +57,26 @@ const AUTHORIZATION: &str = "Authorization";
 
 /// The settings as a user gives them. The default is nothing special.
 ///
-/// Serialised it has every secret in clear, as a store needs it; for people there is [`Self::shown`].
+/// The serialised form has every secret in clear, as a store needs it. [`Self::shown`] is the form for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields, default))]
 pub struct RawAccess {
     /// Beside the headers that Postrider sets; at most [`MAX_HEADERS`]. Values may be secrets.
     pub headers: BTreeMap<String, SecretText>,
-    /// Instead of `application/json`, or of what a shape says.
+    /// Replaces `application/json`, or the content type of a shape.
     pub content_type: Option<String>,
     pub auth: Option<RawAuth>,
     /// PEM: authorities that are trusted for this webhook and its token endpoint, in addition to the server's.
     pub ca: Option<String>,
-    /// Shown to whoever asks for one: mutual TLS. It goes with any `auth`.
+    /// For mutual TLS: sent to every server that asks for a certificate. It can be combined with any `auth`.
     pub client_certificate: Option<RawClientCertificate>,
     pub proxy: Option<RawProxy>,
 }
 
 impl RawAccess {
-    /// For people: the same shape with [`SHOWN_SECRET`] instead of each secret, and of each value of a header, since no
-    /// name says for sure that there is none. Given back over the settings it was made of, it changes nothing
-    /// ([`Self::unmasked`]); elsewhere that text is refused.
+    /// The form for people: [`SHOWN_SECRET`] replaces each secret, and each value of a header, since any header may
+    /// hold a secret. Given back over the settings that it was made of, it changes nothing ([`Self::unmasked`]).
+    /// Elsewhere that text is refused.
     #[must_use]
     pub fn shown(&self) -> Self {
         Self {
@@ -90,8 +90,8 @@ impl RawAccess {
     }
 }
 
-/// [`RawAccess`], checked. Cheap to clone; clones share one cached token. The default is nothing special and costs
-/// nothing. Its `Debug` shows no secret.
+/// [`RawAccess`], checked. Clones are cheap and share one cached token. The default allocates nothing. `Debug` shows no
+/// secret.
 #[derive(Clone, Default)]
 pub struct Access(Option<Arc<Inner>>);
 
@@ -104,7 +104,7 @@ struct Inner {
     route: Option<Route>,
 }
 
-/// The way that the settings say; `None`: the client's own.
+/// The route of the settings; `None`: the client's own.
 fn route(raw: &RawAccess, identity: Option<Identity>, proxy: Option<Proxy>) -> Option<Route> {
     if identity.is_none() && proxy.is_none() {
         return None;
@@ -119,14 +119,14 @@ fn route(raw: &RawAccess, identity: Option<Identity>, proxy: Option<Proxy>) -> O
     ];
     let mut digest = Sha256::new();
     for part in parts {
-        // With its length, so that no two lists of parts read the same.
+        // Each part has its length, so that different lists have different digests.
         digest.update((part.map_or(u64::MAX, |part| part.len() as u64)).to_le_bytes());
         digest.update(part.unwrap_or_default());
     }
     Some(Route { id: RouteId(digest.finalize().into()), identity, proxy })
 }
 
-/// Collects what is wrong, so that a user sees all of it at once.
+/// Collects all errors, so that a user sees them together.
 #[derive(Default)]
 struct Checked(Vec<AccessError>);
 
@@ -137,7 +137,7 @@ impl Checked {
 }
 
 impl Access {
-    /// Checks the settings; all that is wrong with them, if anything is.
+    /// Checks the settings. The error has all faults.
     pub fn new(raw: RawAccess) -> Result<Self, Vec<AccessError>> {
         if raw == RawAccess::default() {
             return Ok(Self::default());
@@ -167,7 +167,7 @@ impl Access {
         Ok(Self(Some(Arc::new(Inner { raw, headers, content_type, tokens, route }))))
     }
 
-    /// What it was made of, secrets in clear: for a store, and to make a changed one.
+    /// The given settings, with secrets in clear: for a store, and for changes.
     #[must_use]
     pub fn raw(&self) -> &RawAccess {
         static NOTHING: RawAccess = RawAccess {
@@ -181,7 +181,7 @@ impl Access {
         self.0.as_ref().map_or(&NOTHING, |inner| &inner.raw)
     }
 
-    /// For people: see [`RawAccess::shown`].
+    /// The form for people: see [`RawAccess::shown`].
     #[must_use]
     pub fn shown(&self) -> RawAccess {
         self.raw().shown()
@@ -193,7 +193,7 @@ impl Access {
         self.0.is_none()
     }
 
-    /// What an operator should know about these settings for `destination`; each begins with a word to match on.
+    /// Warnings to operators about these settings for `destination`. Each begins with a word to match on.
     #[must_use]
     pub fn warnings(&self, destination: &Destination) -> Vec<&'static str> {
         let Some(inner) = &self.0 else { return Vec::new() };
@@ -220,18 +220,18 @@ impl Access {
         self.0.as_ref()?.content_type.as_ref()
     }
 
-    /// `destination` by the way that these settings say.
+    /// `destination`, with the route of these settings.
     pub(super) fn target<'a>(&'a self, destination: &'a Destination) -> Target<'a> {
         Target { destination, route: self.0.as_ref().and_then(|inner| inner.route.as_ref()) }
     }
 
-    /// Where the proxy is, if there is one.
+    /// The proxy's address, if there is a proxy.
     #[must_use]
     pub fn proxy_address(&self) -> Option<&Destination> {
         self.0.as_ref()?.route.as_ref()?.proxy.as_ref().map(|proxy| &proxy.address)
     }
 
-    /// Where tokens come from, if they have to be fetched.
+    /// The token endpoint, if tokens are fetched.
     pub(crate) fn token_endpoint(&self) -> Option<&Destination> {
         self.0.as_ref()?.tokens.as_ref().map(TokenSource::endpoint)
     }

@@ -40,7 +40,7 @@ pub use self::resolver::{MAX_SYSTEM_LOOKUPS, Resolve, SharedResolver, SystemReso
 /// The longest URL of a webhook, in bytes, as given and as sent.
 pub const MAX_URL_BYTES: usize = 2_048;
 
-/// Who a URL names: an address, or a name that must be resolved.
+/// The host of a URL: an address, or a name that must be resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
     Ip(IpAddr),
@@ -48,7 +48,7 @@ pub enum Host {
     Domain(Box<str>),
 }
 
-/// A webhook's URL, parsed strictly: what to connect to and what to ask for, ready for the wire.
+/// A webhook's URL, parsed strictly: the host and port to connect to, and the request's target, ready for the wire.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Destination {
     url: url::Url,
@@ -70,7 +70,7 @@ impl fmt::Debug for Destination {
 pub enum DestinationError {
     #[error("{0}")]
     Invalid(String),
-    /// The form is right, the destination is not allowed.
+    /// The form is right, but the destination is not allowed.
     #[error("egress_blocked: {0}")]
     Forbidden(String),
 }
@@ -79,7 +79,8 @@ fn invalid<T>(reason: impl fmt::Display) -> Result<T, DestinationError> {
     Err(DestinationError::Invalid(reason.to_string()))
 }
 
-/// Refuses what a lenient URL parser would repair or drop: where two parsers disagree about a host, guards are passed by.
+/// Refuses spellings that a lenient URL parser would repair or drop, since two parsers that disagree about a host let a
+/// URL bypass the guard.
 fn check_spelling(url: &str) -> Result<(), DestinationError> {
     if url.len() > MAX_URL_BYTES {
         return invalid(format_args!("the URL is {} bytes long, the limit is {MAX_URL_BYTES}", url.len()));
@@ -115,7 +116,7 @@ impl Destination {
     pub fn parse(url: &str) -> Result<Self, DestinationError> {
         check_spelling(url)?;
         let url = url::Url::parse(url).or_else(|error| invalid(format_args!("the URL is malformed: {error}")))?;
-        // What is sent and kept is this form, in which a letter may have nine bytes.
+        // This form is sent and stored. A letter may have nine bytes in it.
         if url.as_str().len() > MAX_URL_BYTES {
             let length = url.as_str().len();
             return invalid(format_args!(
@@ -138,13 +139,13 @@ impl Destination {
             .or_else(|error| invalid(format_args!("the URL's path is malformed: {error}")))?;
         let server_name = match &host {
             Host::Ip(ip) => ServerName::from(*ip),
-            // A name of DNS has no trailing dot in SNI or in certificates (RFC 6066, section 3).
+            // Names in SNI and in certificates have no trailing dot (RFC 6066, section 3).
             Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
                 .or_else(|_| invalid("the URL's host is no valid name of DNS"))?,
         };
         Ok(Self { url, host, port, authority, path_and_query, server_name })
     }
-    /// The URL for those who may not see its path and query, which can be a receiver's password: `https://host/…`.
+    /// The URL without path and query, which may contain a password: `https://host/…`.
     #[must_use]
     pub fn masked(&self) -> String {
         format!("{}/…", &self.url[..url::Position::BeforePath])
@@ -163,12 +164,12 @@ impl Destination {
     pub fn host(&self) -> &Host {
         &self.host
     }
-    /// Never 0; the scheme's own where the URL names none.
+    /// Never 0. A URL without a port has the scheme's.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
-    /// Whether a connection to `other` is also a connection to this: the same scheme, host and port.
+    /// Whether `other` has the same scheme, host and port.
     #[must_use]
     pub fn same_origin(&self, other: &Self) -> bool {
         self.port == other.port && self.is_tls() == other.is_tls() && self.host == other.host
@@ -181,31 +182,31 @@ impl Destination {
     pub(super) fn path_and_query(&self) -> &str {
         self.path_and_query.as_str()
     }
-    /// Whom the certificate must name.
+    /// The name that the certificate must have.
     pub(super) fn server_name(&self) -> &ServerName<'static> {
         &self.server_name
     }
 }
 
-/// Which addresses may be contacted.
+/// The rules about destinations.
 #[derive(Clone, Debug, Default)]
 pub struct EgressPolicy {
-    /// Networks that are open although they are private.
+    /// Private networks that are allowed.
     pub allow_private: Vec<IpNet>,
-    /// Opens every private network, but not [`METADATA_NETWORKS`].
+    /// Allows every private network, but not [`METADATA_NETWORKS`].
     pub allow_all_private: bool,
-    /// Ports that are open although they belong to another service: to databases, mail, caches.
+    /// Allowed ports among the ones of other services, such as databases, mail and caches.
     pub allow_ports: Vec<u16>,
-    /// Addresses this process listens on; refused even where private networks are open.
+    /// Addresses on which this process listens; refused even if private networks are allowed.
     pub own_listeners: Vec<SocketAddr>,
-    /// Whether a webhook may leave it to its proxy to resolve the receiver's name. What is contacted is the
-    /// proxy's decision then: no address of the receiver is seen here.
+    /// Whether a webhook's proxy may resolve the receiver's name. The proxy then decides which address is contacted,
+    /// and the guard does not see it.
     pub allow_proxy_resolution: bool,
     /// Refuses receivers and token endpoints without TLS.
     pub https_only: bool,
 }
 
-/// An address that the guard let through: the only thing the connector connects to.
+/// An address that the guard has checked. The connector takes nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GuardedAddr(SocketAddr);
 
@@ -225,9 +226,9 @@ impl EgressPolicy {
         }
     }
 
-    /// Whether a connection that was made from `local` to `peer` may be used. One from an address to itself has not left
-    /// this machine: on the port of a listener on every address, it has reached this process. No check before
-    /// connecting sees that, since nothing says which addresses the machine has.
+    /// Whether a connection that was made from `local` to `peer` may be used. A connection from an address to itself
+    /// has not left this machine, and may have reached a listener of this process on all addresses. No check before the
+    /// connection can find that, since the machine's addresses are not known.
     pub fn check_connected(&self, local: SocketAddr, peer: SocketAddr) -> Result<(), DestinationError> {
         let (ip, port) = (peer.ip().to_canonical(), peer.port());
         let is_own = |own: &SocketAddr| own.port() == port && own.ip().to_canonical().is_unspecified();
@@ -237,7 +238,7 @@ impl EgressPolicy {
         Ok(())
     }
 
-    /// Whether a webhook with this destination may be registered: checks what needs no resolution.
+    /// Whether a webhook with this destination may be registered. Checks everything that needs no resolution.
     pub fn check_destination(&self, destination: &Destination) -> Result<(), DestinationError> {
         self.check_port(destination.port)?;
         match &destination.host {
@@ -246,7 +247,7 @@ impl EgressPolicy {
         }
     }
 
-    /// Whether a receiver may be spoken to in this scheme.
+    /// Whether the scheme is allowed.
     pub fn check_scheme(&self, destination: &Destination) -> Result<(), DestinationError> {
         if self.https_only && !destination.is_tls() {
             return Err(DestinationError::Forbidden("this server sends to https only".to_owned()));
@@ -254,8 +255,8 @@ impl EgressPolicy {
         Ok(())
     }
 
-    /// Whether `destination` may be handed to a proxy that resolves it. No address is checked after this, so a
-    /// private name passes only where every private network is open.
+    /// Whether `destination` may be passed to a proxy that resolves it. No address is checked afterwards, so a private
+    /// name passes only if every private network is allowed.
     pub fn check_delegated(&self, destination: &Destination) -> Result<(), DestinationError> {
         if !self.allow_proxy_resolution {
             let reason = "this server does not let a proxy resolve names (proxy.resolve must be \"here\")";
@@ -308,17 +309,17 @@ impl EgressPolicy {
     }
 }
 
-/// Names of the services in [`METADATA_NETWORKS`], blocked even where private networks are open.
+/// Names of the services in [`METADATA_NETWORKS`], refused even if private networks are allowed.
 const METADATA_NAMES: [&str; 3] = ["metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"];
 
-/// `opened`: whether the name of a private zone may pass.
+/// `opened`: whether names of private zones are allowed.
 fn check_name(name: &str, opened: bool) -> Result<(), DestinationError> {
     let bare = name.trim_end_matches('.');
     let within = |zone: &str| bare.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     if METADATA_NAMES.contains(&bare) {
         return Err(DestinationError::Forbidden(format!("{name} is a cloud metadata service")));
     }
-    // `internal` alone is no host of the zone (ICANN reserved `*.internal`), but it is no public name either.
+    // `internal` alone is no host of the zone `*.internal`, which ICANN reserved, but it is no public name either.
     if !opened && (within("localhost") || within("internal")) {
         return Err(DestinationError::Forbidden(format!("{name} is a private name")));
     }

@@ -20,7 +20,7 @@ pub struct EventSeq(pub i64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WebhookSeq(pub i64);
 
-/// One event owed to one webhook.
+/// A delivery: one event for one webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeliveryKey {
     pub event: EventSeq,
@@ -38,7 +38,7 @@ const HALF_MASK: u64 = (1 << HALF_BITS) - 1;
 const ROUNDS: u8 = 4;
 
 impl DeliveryIds {
-    /// `key` is random, made once for an installation and kept.
+    /// `key` is random. It is made once for an installation and stored.
     #[must_use]
     pub fn new(key: &[u8; 16]) -> Self {
         Self { round: SipHasher24::new_with_key(key) }
@@ -71,12 +71,12 @@ impl DeliveryIds {
         Some(DeliveryKey { event: EventSeq(left.cast_signed()), webhook: WebhookSeq(right.cast_signed()) })
     }
 
-    /// The installation's name for others, which says nothing of the key: the same for all nodes that share a store, and
-    /// for as long as there is one.
+    /// The installation's id for other servers, which does not reveal the key. It is the same on all nodes that share a
+    /// store, and never changes.
     #[must_use]
     pub fn instance(&self) -> Instance {
         let mut hasher = self.round;
-        // Longer than what is hashed for an id.
+        // Longer than the input of an id's hash, so that the two never coincide.
         hasher.write(b"postrider instance");
         Instance(hasher.finish())
     }

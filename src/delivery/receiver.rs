@@ -6,7 +6,7 @@ use super::access::Access;
 use super::guard::{Destination, DestinationError};
 use crate::signing::{Scheme, SigningKeys};
 
-/// The whole attempt, body included, may take this long by default.
+/// The default timeout of a whole attempt, response body included.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The HTTP method of a webhook's requests, each of which has a body.
@@ -39,7 +39,7 @@ pub struct Webhook {
     pub destination: Destination,
     pub method: Method,
     pub keys: SigningKeys,
-    /// Which signatures a delivery carries; never empty, each once.
+    /// The signatures of a request; never empty, each once.
     pub signatures: Vec<Scheme>,
     /// For the whole attempt, response body included.
     pub timeout: Duration,

@@ -2,7 +2,7 @@
 
 use crate::clock::UnixMicros;
 
-/// Where a delivery stands.
+/// The state of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeliveryState {
     /// Owed: waiting for its first attempt or its next one, or under way.
@@ -45,7 +45,7 @@ impl DeliveryState {
 ///    accept, webhook disabled ────────────────► skipped (reason) ── retried ─► pending
 /// ```
 ///
-/// An operator who asks for it makes delivered ones pending, too.
+/// An operator's replay can make delivered ones pending, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     state: DeliveryState,
@@ -54,7 +54,7 @@ pub struct Transition {
 }
 
 impl Transition {
-    /// The receiver took it.
+    /// The receiver answered 2xx.
     #[must_use]
     pub fn delivered() -> Self {
         Self { state: DeliveryState::Delivered, next_attempt_at: None, reason: None }
@@ -72,19 +72,19 @@ impl Transition {
         Self { state: DeliveryState::Dead, next_attempt_at: None, reason: Some(error) }
     }
 
-    /// Not attempted, and why.
+    /// Not attempted, with the reason.
     #[must_use]
     pub fn skipped(reason: &str) -> Self {
         Self { state: DeliveryState::Skipped, next_attempt_at: None, reason: Some(reason.to_owned()) }
     }
 
-    /// Ended without success by decision, and why.
+    /// Ended by a decision, without success, with the reason.
     #[must_use]
     pub fn discarded(reason: &str) -> Self {
         Self { state: DeliveryState::Discarded, next_attempt_at: None, reason: Some(reason.to_owned()) }
     }
 
-    /// Owed from `at` on: accepted for a lane that had no room, or asked for again.
+    /// Due at `at`: accepted without room in its lane, or replayed.
     #[must_use]
     pub fn queued(at: UnixMicros) -> Self {
         Self { state: DeliveryState::Pending, next_attempt_at: Some(at), reason: None }
@@ -94,7 +94,7 @@ impl Transition {
     pub fn state(&self) -> DeliveryState {
         self.state
     }
-    /// Set exactly when the state is pending.
+    /// Set if the state is pending, and only then.
     #[must_use]
     pub fn next_attempt_at(&self) -> Option<UnixMicros> {
         self.next_attempt_at

@@ -5,8 +5,8 @@ use super::guard::DestinationError;
 use super::receiver::Webhook;
 
 impl Client {
-    /// Whether the webhook may be registered: its URL, its proxy and its token endpoint, as they are written. No name is
-    /// resolved: whoever could learn here where a name leads could find out what is inside. Each attempt resolves.
+    /// Whether the webhook may be registered: checks its URL, its proxy and its token endpoint without resolving names,
+    /// since the answer would let users explore the private network. Each attempt resolves and checks again.
     pub fn vet(&self, webhook: &Webhook) -> Result<(), VetError> {
         let Webhook { destination, access, .. } = webhook;
         let policy = self.policy();

@@ -8,8 +8,8 @@ use crate::delivery::attempt::Message;
 use crate::event::Event;
 use crate::topic::Topic;
 
-/// The id of the batch with these deliveries: the same ones, in the same order, have the same id, so that a receiver
-/// knows a batch that comes again.
+/// The id of the batch of these deliveries. The same deliveries in the same order have the same id, so that a receiver
+/// recognises a repeated batch.
 pub(super) fn id(deliveries: impl Iterator<Item = Uuid>) -> Uuid {
     let mut hash = Sha256::new_with_prefix(b"postrider batch");
     for delivery in deliveries {
@@ -20,7 +20,8 @@ pub(super) fn id(deliveries: impl Iterator<Item = Uuid>) -> Uuid {
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// `{"events":[…],"id":…,"v":1}` of the events' bodies as they are; its topic is theirs if they have one in common.
+/// `{"events":[…],"id":…,"v":1}` with the unchanged bodies of the events. A topic that all events share is the topic of
+/// the batch.
 pub(super) fn message<'a>(id: &'a str, events: impl Iterator<Item = &'a Event> + Clone) -> Message<'a> {
     let bytes: usize = events.clone().map(|event| event.body().len() + 1).sum();
     let mut body = Vec::with_capacity(bytes + 64);

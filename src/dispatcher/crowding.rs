@@ -7,15 +7,16 @@ use tokio::time::Instant;
 
 use super::Shared;
 
-/// Workers that are added at one look, over all lanes: opening connections must not itself make work slow.
+/// The most workers added by one look, over all lanes, so that the opening of connections does not itself slow down the
+/// attempts.
 const MAX_RELIEF: usize = 8;
-/// How often lanes in which deliveries wait for hands are looked after.
+/// The interval of looks at lanes whose deliveries wait for workers.
 const LOOK_AFTER_EVERY: Duration = Duration::from_millis(20);
-/// A look that comes this much late shows that the processors are busy: then slow workers wait for those,
-/// not for answers, and more connections would make it worse.
+/// A look that is late by this much shows that the processors are busy. Workers are then slow because of that, not
+/// because of receivers, and more connections would make it worse.
 const MAX_LOOK_DELAY: Duration = Duration::from_millis(5);
 
-/// Gives lanes more workers when those they have do not get on.
+/// Gives lanes more workers while all their workers wait for slow answers.
 pub(super) async fn look_after_crowded(shared: Arc<Shared>) {
     loop {
         shared.crowding.notified().await;
@@ -25,7 +26,7 @@ pub(super) async fn look_after_crowded(shared: Arc<Shared>) {
             let is_late = due_at.elapsed() > MAX_LOOK_DELAY;
             let mut lanes = std::mem::take(&mut *shared.crowded.lock());
             let mut budget = if is_late { 0 } else { MAX_RELIEF };
-            // Whoever is first gets most; so it is another one each time.
+            // The first lane gets most, so each look begins at another one.
             let first = fastrand::usize(..=lanes.len());
             lanes.rotate_left(first);
             lanes.retain(|lane| match lane.relieve(budget) {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::store::Shard;
 
-/// What happened since the start (counters) and what is going on (gauges).
+/// Counters since the start, and gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     pub events_accepted: u64,
@@ -13,11 +13,11 @@ pub struct Figures {
     pub attempts_failed: u64,
     pub deliveries_delivered: u64,
     pub deliveries_dead: u64,
-    /// Of these, those whose stored event was damaged.
+    /// The ones among these whose stored event was damaged.
     pub deliveries_damaged: u64,
     pub lanes: u64,
     pub circuits_open: u64,
-    /// Attempts under way, or ended and not yet recorded.
+    /// Attempts that are under way or whose outcome is not committed yet.
     pub in_flight: u64,
     /// Deliveries waiting in memory.
     pub queued: u64,
@@ -25,15 +25,15 @@ pub struct Figures {
     pub memory_bytes: u64,
     /// Shards that this node owns.
     pub shards: u64,
-    /// Outcomes not recorded, because other nodes owned their webhooks by then.
+    /// Outcomes that were not committed, because other nodes owned their webhooks by then.
     pub settlements_stale: u64,
 }
 
-/// What is going on in a shard that this node owns. Only for who shares its store with others.
+/// Gauges of a shard that this node owns, if the store has several nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardFigures {
     pub shard: Shard,
-    /// How often it has had a new owner.
+    /// The number of owners that the shard has had.
     pub epoch: i64,
     pub lanes: u64,
     pub circuits_open: u64,
@@ -41,7 +41,7 @@ pub struct ShardFigures {
     pub queued: u64,
 }
 
-/// One counter; exact, and not ordered with anything else.
+/// An exact counter, without an order to other memory accesses.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 

@@ -32,14 +32,14 @@ use super::memory::Memory;
 use crate::store::Term;
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
-/// Why an event was not delivered to a webhook that was switched off when it was accepted.
+/// The reason of deliveries that were skipped because the webhook was off when the event was accepted.
 pub(crate) const WEBHOOK_DISABLED: &str = "webhook disabled";
-/// Why the pending deliveries of a deleted webhook ended.
+/// The reason of deliveries that were discarded with their webhook.
 pub(crate) const WEBHOOK_DELETED: &str = "webhook deleted";
 
 pub(crate) struct Lane {
     pub(crate) seq: WebhookSeq,
-    /// The ownership that it lives by; `None`: this node owns every shard for ever.
+    /// The term under which this node has the lane; `None`: this node owns every shard for ever.
     pub(super) term: Option<Term>,
     pub(super) wake: Wake,
     max_queued: usize,
@@ -47,14 +47,14 @@ pub(crate) struct Lane {
     state: Mutex<State>,
 }
 
-/// Why a webhook is turned off without its owner.
+/// The reason why the server turns a webhook off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Off {
     /// The receiver answered 410.
     Gone,
-    /// It answered `webhook-delivery: disable`.
+    /// The receiver answered `webhook-delivery: disable`.
     Asked,
-    /// The circuit has been open for so many days.
+    /// The circuit has been open for this many days.
     NoSuccess { days: u32 },
 }
 
@@ -85,7 +85,7 @@ impl Lane {
         Arc::clone(&self.state.lock().settings)
     }
 
-    /// The shard that it belongs to, where other nodes share the store.
+    /// The lane's shard, if other nodes share the store.
     pub(super) fn shard(&self) -> Option<u8> {
         self.term.map(|term| term.shard.number())
     }

@@ -10,33 +10,34 @@ use tokio::time::Instant;
 
 use crate::fit::fit;
 
-/// What is left of a lease when its node stops acting by it is this part of the whole: time for what was begun to end, and
-/// for clocks that run differently fast.
+/// A node stops acting when one in this many parts of its lease is left: time for work under way to end, and for clocks
+/// of different speed.
 const MARGIN_SHARE: u32 = 5;
 /// No end.
 const FOR_EVER: u64 = u64::MAX;
 
-/// A moment that is moved while attempts look at it.
+/// The end of a node's lease, which renewals move while attempts check it.
 pub(super) struct Lease {
     since: Instant,
     /// Microseconds after `since`.
     until: AtomicU64,
-    /// How often it has ended.
+    /// The number of times that the lease has ended.
     ends: AtomicU64,
 }
 
 impl Lease {
-    /// Of a node that shares its store with nobody.
+    /// The lease of a node that shares its store with no other.
     pub(super) fn for_ever() -> Self {
         Self { since: Instant::now(), until: AtomicU64::new(FOR_EVER), ends: AtomicU64::new(0) }
     }
 
-    /// Of a node that owns nothing yet.
+    /// The lease of a node that owns nothing yet.
     pub(super) fn none() -> Self {
         Self { since: Instant::now(), until: AtomicU64::new(0), ends: AtomicU64::new(0) }
     }
 
-    /// The node's word was sent at `sent_at`, and taken for `lease`. Returns until when it may act by it.
+    /// Extends the lease after a renewal for `lease` that was sent at `sent_at`. Returns the time until which the node
+    /// may act.
     pub(super) fn extend(&self, sent_at: Instant, lease: Duration) -> Instant {
         let until = sent_at + lease.saturating_sub(lease / MARGIN_SHARE);
         let micros = until.saturating_duration_since(self.since).as_micros();
@@ -44,13 +45,12 @@ impl Lease {
         until
     }
 
-    /// Ends it now.
     pub(super) fn end(&self) {
         self.until.store(0, Ordering::Release);
         self.ends.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A number that is the same as long as it has not ended; `None`: it is over.
+    /// A number that changes whenever the lease ends; `None`: the lease is over.
     pub(super) fn number(&self) -> Option<u64> {
         let number = self.ends.load(Ordering::Acquire);
         let lasts = !self.is_over() && self.ends.load(Ordering::Acquire) == number;
@@ -62,8 +62,8 @@ impl Lease {
         until != FOR_EVER && self.since.elapsed().as_micros() >= u128::from(until)
     }
 
-    /// What `work` comes to; `None` if the lease ends before. It takes no step after that moment, also in a process that
-    /// was stopped meanwhile and does not know it yet: timers would tell it too late.
+    /// Runs `work`; `None` if the lease ends before. `work` is not polled after that moment, even if the process was
+    /// suspended meanwhile, when a timer alone would fire too late.
     pub(super) async fn while_it_lasts<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         poll_fn(|context| if self.is_over() { Poll::Ready(None) } else { work.as_mut().poll(context).map(Some) }).await

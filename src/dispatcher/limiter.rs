@@ -7,8 +7,8 @@ use crate::webhook::RateLimit;
 
 /// Lets `burst + per_s × t` attempts begin within any time `t`, and never one more.
 ///
-/// It begins empty: what was let through before a restart, a move to another node or a change of the limit is unknown, and
-/// is taken to be all that there was.
+/// It begins empty: the attempts before a restart, a move to another node or a change of the limit are unknown, so the
+/// burst counts as used.
 #[derive(Clone, Debug)]
 pub(super) struct Limiter {
     limit: RateLimit,
@@ -26,12 +26,12 @@ impl Limiter {
         self.limit
     }
 
-    /// When the next attempt may begin; it may have been able to for a while.
+    /// The time from which the next attempt may begin, possibly in the past.
     pub(super) fn ready_at(&self, now: Instant) -> Instant {
         self.bucket.ready_at(self.rate, now)
     }
 
-    /// Takes the turn of one attempt that begins at `now`, if it may.
+    /// Takes the turn of one attempt at `now`; `false`: it may not begin yet.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         self.bucket.take(1, self.rate, now).is_ok()
     }

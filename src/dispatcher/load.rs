@@ -12,12 +12,12 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::retry::MAX_WAIT;
 use crate::store::{Portion, StoreError};
 
-/// The most bytes of bodies that a lane reads from the store at once; then it has something to do and reads on.
+/// The most bytes of bodies of one load, so that a lane has work before it reads on.
 const MAX_LOAD_BYTES: usize = 8 << 20;
-/// How long a lane waits before it reads again after the store failed or memory was full.
+/// The delay before a lane reads again after the store failed or memory was full.
 const LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Reads a portion of what is due for a lane, and queues it.
+/// Reads a portion of a lane's due deliveries, and queues them.
 pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, portion: Portion, now: UnixMicros) {
     let Ok(_permit) = shared.loads.acquire().await else { return };
     let read = read_due(&shared, &lane, portion, now).instrument(spans::load(&shared, &lane));
@@ -38,7 +38,7 @@ async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicro
     let mut next_due = None;
     if !due.is_rest_due {
         next_due = shared.store.next_due(Some(lane.seq), now).await?.first().map(|(_, at)| *at);
-        // No delay is so long: it was written while the clock was far ahead.
+        // No delay is this long, so the clock was far ahead when the time was written.
         if due.deliveries.is_empty() && next_due.is_some_and(|at| at > now.after(MAX_WAIT)) {
             due = shared.store.due(lane.seq, UnixMicros(i64::MAX), portion).await?;
         }

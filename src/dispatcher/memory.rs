@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::event::MAX_EVENT_BYTES;
 use crate::store::LiveEvent;
 
-/// What an event costs beside its body: headers, queue entries, allocations.
+/// The cost of an event beside its body: headers, queue entries, allocations.
 const EVENT_OVERHEAD_BYTES: usize = 512;
 
 /// The least bound: room for some events of the largest size, without which a lane could not go on.
@@ -34,7 +34,7 @@ pub(crate) struct HeldEvent {
 }
 
 impl HeldEvent {
-    /// The share of the bound that it takes.
+    /// The event's share of the bound.
     pub(super) fn bytes(&self) -> usize {
         self.charge.bytes
     }
@@ -49,13 +49,13 @@ impl Memory {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are not taken.
+    /// Free bytes.
     pub(super) fn free_bytes(&self) -> usize {
         self.max_bytes.saturating_sub(self.used_bytes())
     }
 
-    /// How many more events with a body of `body_bytes` fit. No lane may hold more than that, so that
-    /// each slow one leaves half of what it found for the others (Choudhury and Hahne's dynamic threshold, 1998).
+    /// The number of further events with a body of `body_bytes` that fit. A lane may hold no more than this number, so
+    /// that a slow lane leaves half of the free memory to others (Choudhury and Hahne's dynamic threshold, 1998).
     pub(crate) fn room_for(&self, body_bytes: usize) -> usize {
         self.free_bytes() / (body_bytes + EVENT_OVERHEAD_BYTES)
     }

@@ -9,18 +9,18 @@ use crate::event::Event;
 use crate::store::{DeliveryKey, LiveEvent};
 use crate::webhook::WebhookSeq;
 
-/// Notices that may wait; then attempts and commits wait with them.
+/// The most notices that wait. Beyond that, attempts and commits wait.
 pub(super) const MAX_NOTICES: usize = 1_024;
 
-/// Something that an operator may want to hear of.
+/// A fact that operators are told of by an event of the server's own.
 pub(crate) struct Notice {
     pub(crate) webhook: WebhookSeq,
     pub(crate) settings: Arc<LaneSettings>,
     pub(crate) news: News,
-    /// What the receiver did, in the words of the log.
+    /// The error, as in the log.
     pub(crate) error: String,
     pub(crate) at: UnixMicros,
-    /// An event of the server itself caused it: no further one is made of it.
+    /// The delivered event was one of the server's own, so this notice makes no further one.
     pub(crate) is_quiet: bool,
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum News {
     Failing,
     Opened,
     Recovered,
-    /// Turned off; the store does not know yet.
+    /// Turned off in the lane, not yet in the store.
     Off(Off),
     /// No attempt follows for this delivery.
     Dead(DeadDelivery),
@@ -70,12 +70,12 @@ impl Notice {
     }
 }
 
-/// Whether the server itself made it.
+/// Whether the event is one of the server's own.
 pub(super) fn is_operational(event: &Event) -> bool {
     event.topic().is_operational()
 }
 
-/// As the store keeps the reason and users see it.
+/// The reason as it is stored and shown.
 impl fmt::Display for Off {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

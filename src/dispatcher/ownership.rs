@@ -17,7 +17,7 @@ use crate::store::cluster::{Cluster, Hint, Renewed, TakenOver, Term};
 use crate::store::{DeliveryKey, EventSeq, SHARDS, Shard};
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
-/// How often lanes that are handed over are looked at.
+/// The interval of looks at lanes that are handed over.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// This node among others that share its store.
@@ -28,17 +28,18 @@ pub(crate) struct Member {
 }
 
 impl Dispatcher {
-    /// Whether this node owns the shard, and so has its lanes. One that shares its store with nobody owns all.
+    /// Whether this node owns the shard, and so has its lanes. A node that is alone owns all shards.
     pub(crate) fn owns(&self, shard: Shard) -> bool {
         self.shared.member.is_none() || (self.shared.term(shard).is_some() && !self.shared.lease.is_over())
     }
 
-    /// A number that is the same as long as the others have taken this node for alive; `None`: they may not any more.
+    /// A number that changes whenever this node's lease ends; `None`: it is over, so other nodes may take the node for
+    /// dead.
     pub(crate) fn lease_number(&self) -> Option<u64> {
         self.shared.lease.number()
     }
 
-    /// The terms to be named in the next renewal.
+    /// The terms for the next renewal.
     pub(crate) fn terms(&self) -> Vec<Term> {
         self.shared.shards.lock().terms()
     }
@@ -51,7 +52,7 @@ impl Dispatcher {
         if self.shared.member.is_some() { self.owned_shards().len() } else { usize::from(SHARDS) }
     }
 
-    /// What is going on, by shard.
+    /// Gauges by shard.
     pub(crate) fn shard_figures(&self) -> Vec<ShardFigures> {
         let shards = self.shared.shards.lock();
         let owned = shards.all_owned().into_iter().filter_map(|shard| shards.owned(shard));
@@ -71,7 +72,7 @@ impl Dispatcher {
         figures.into_values().collect()
     }
 
-    /// Whether nothing is owned, coming or being handed over.
+    /// Whether no shard is owned, coming or being handed over.
     pub(crate) fn is_without_shards(&self) -> bool {
         self.shared.shards.lock().is_empty()
     }
@@ -80,8 +81,8 @@ impl Dispatcher {
         self.shared.shards.lock().is_coming(term)
     }
 
-    /// Takes in the answer to a renewal that was sent at `sent_at` and named `named`. Returns what is left to be done, and
-    /// until when this node may act; `None`: the answer came too late to be acted by.
+    /// Takes in the answer to a renewal that was sent at `sent_at` and named `named`. Returns the actions that follow,
+    /// and the time until which this node may act. `None`: the answer came too late.
     pub(crate) fn renewed(
         &self,
         named: &[Term],
@@ -105,14 +106,14 @@ impl Dispatcher {
         Some((actions, until))
     }
 
-    /// The lease is over: others may own the shards at any moment.
+    /// Drops all lanes at the end of the lease, since other nodes may own the shards from then on.
     pub(crate) fn lapse(&self) {
         self.shared.lease.end();
         self.shared.shards.lock().lapse();
         self.shared.lose_terms(|_| true);
     }
 
-    /// The lanes of terms that begin are here from now on. Returns the webhooks of those that were not lost meanwhile.
+    /// Makes the lanes of terms that begin. Returns the webhooks of terms that were not lost meanwhile.
     pub(crate) fn begin<'a>(&self, terms: &[Term], taken: &'a TakenOver) -> Vec<&'a WebhookRecord> {
         let mut shards = self.shared.shards.lock();
         let begun: Vec<Term> = terms.iter().copied().filter(|term| shards.begin(*term)).collect();
@@ -131,7 +132,8 @@ impl Dispatcher {
         ours
     }
 
-    /// Lets lanes of terms that this node gives away end what is under way, and records it. After `timeout` it is cut off.
+    /// Ends the lanes of terms that this node gives away. Attempts under way end and are settled; after `timeout` they
+    /// are cut off.
     pub(crate) async fn hand_over(&self, terms: &[Term], timeout: Duration) {
         let lanes = self.shared.move_lanes(|term| terms.contains(&term));
         let give_up_at = Instant::now() + timeout;
@@ -149,8 +151,8 @@ impl Dispatcher {
         self.flush().await;
     }
 
-    /// Takes in what another node has changed, or this one. `circuit_closed_by` is the version with which an operator
-    /// last closed the circuit.
+    /// Takes in a change of any node. `circuit_closed_by` is the version of the change with which an operator last
+    /// closed the circuit.
     pub(crate) fn follow(&self, record: &WebhookRecord, circuit_closed_by: i64) {
         match self.shared.lane(record.seq) {
             Some(lane) => {
@@ -161,7 +163,7 @@ impl Dispatcher {
         }
     }
 
-    /// They have been handed over.
+    /// Notes that the store has the terms as handed over.
     pub(crate) fn handed_over(&self, terms: &[Term]) {
         let mut shards = self.shared.shards.lock();
         for term in terms {
@@ -169,7 +171,7 @@ impl Dispatcher {
         }
     }
 
-    /// Waits until what has ended is recorded, for a while.
+    /// Waits until the outcomes of ended attempts are committed. `false`: they were not in time.
     pub(crate) async fn flush(&self) -> bool {
         let (done, flushed) = oneshot::channel();
         let flush = async {
@@ -180,7 +182,7 @@ impl Dispatcher {
         tokio::time::timeout(FLUSH_TIMEOUT, flush).await.is_ok()
     }
 
-    /// Something of the webhook is in the store, due at `at`: if it is ours and its lane does not know, it looks.
+    /// The store has a delivery of the webhook that is due at `at`. A lane here that does not know it loads it.
     pub(crate) fn note_owed(&self, webhook: WebhookSeq, at: UnixMicros) {
         if let Some(lane) = self.shared.lane(webhook) {
             let todo = if at <= self.shared.clock.now() { lane.note_stored(at) } else { lane.note_later(at) };
@@ -192,7 +194,7 @@ impl Dispatcher {
         self.note_owed(webhook, self.shared.clock.now());
     }
 
-    /// A delivery was changed in the store by another node: what a lane holds of it is old.
+    /// Drops a delivery from its lane that another node has changed in the store.
     pub(crate) fn withdraw(&self, key: DeliveryKey) {
         let Some(lane) = self.shared.lane(key.webhook) else { return };
         if let Whereabouts::Withheld(_) = lane.withhold(key.event) {
@@ -201,7 +203,7 @@ impl Dispatcher {
         }
     }
 
-    /// Tells the others, if there are any.
+    /// Sends a hint to other nodes, if there are any.
     pub(crate) fn hint(&self, hint: Hint) {
         if let Some(member) = &self.shared.member {
             member.cluster.hint(hint);
@@ -210,12 +212,12 @@ impl Dispatcher {
 }
 
 impl Shared {
-    /// The present term of a shard that is ours.
+    /// The present term of a shard of this node.
     pub(super) fn term(&self, shard: Shard) -> Option<Term> {
         self.shards.lock().owned(shard)
     }
 
-    /// Takes lanes out that are not ours any more, or not for long. They begin no attempt from now on.
+    /// Takes lanes out of the map whose terms are over or are being handed over. They begin no attempt from now on.
     fn move_lanes(&self, is_over: impl Fn(Term) -> bool) -> Vec<Arc<Lane>> {
         let mut lanes = self.lanes.write();
         let over = lanes.extract_if(|_, lane| lane.term.is_some_and(&is_over));
@@ -227,14 +229,14 @@ impl Shared {
         over
     }
 
-    /// The same, and what is under way ends at once.
+    /// As [`Self::move_lanes`], and aborts the attempts under way.
     fn lose_terms(&self, is_over: impl Fn(Term) -> bool) {
         for lane in self.move_lanes(is_over) {
             lane.abort_workers();
         }
     }
 
-    /// The store says that others own them.
+    /// Drops lanes after the fence has refused their settlements.
     pub(super) fn lose_lanes(&self, stale: &[Arc<Lane>]) {
         for lane in stale {
             lane.move_away();
@@ -246,7 +248,7 @@ impl Shared {
         }
     }
 
-    /// Deliveries that were accepted for a lane that has moved meanwhile are for the next owner to find.
+    /// Makes deliveries that were accepted for a lane that has moved meanwhile due in the store, for the next owner.
     pub(super) fn pass_on(self: &Arc<Self>, webhook: WebhookSeq, events: Vec<EventSeq>) {
         let Some(member) = self.member.clone() else { return };
         let keys: Vec<_> = events.into_iter().map(|event| DeliveryKey { event, webhook }).collect();

@@ -34,7 +34,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Puts what was in memory back there, or into the store; what no webhook is there for any more goes to `orphans`.
+    /// Puts deliveries into their lanes, or gives them rows if memory is full. Deliveries of deleted webhooks go to
+    /// `orphans`.
     async fn readmit(self: &Arc<Self>, unsettled: Unsettled, orphans: &mut Vec<Settlement>) {
         let now = self.clock.now();
         let body_bytes = unsettled.event.event.body().len();
@@ -57,7 +58,7 @@ impl Shared {
     }
 }
 
-/// Gives deliveries that leave memory their rows.
+/// Gives evicted deliveries rows.
 pub(super) async fn write_down(
     shared: Arc<Shared>,
     lane: Arc<Lane>,

@@ -18,30 +18,29 @@ use crate::webhook::WebhookSeq;
 
 /// The most settlements in one commit.
 const MAX_BATCH: usize = 2_048;
-/// The most failed attempts in one commit. Each writes several times the pages that a success does (a row, its place in the
-/// index of what is due, the webhook's health), and events that are being accepted wait meanwhile.
+/// The most failed attempts in one commit. A failure writes several times the pages of a success (a row, its entry in
+/// the index of due deliveries, the webhook's health), while the acceptance of events waits.
 const MAX_FAILURES: usize = 16;
-/// The most deliveries that leave memory in one commit. A webhook that takes nothing has many, and outcomes do not wait
-/// behind them.
+/// The most evictions in one commit. A webhook whose receiver fails has many, and outcomes must not wait behind them.
 const MAX_WRITTEN_DOWN: usize = 256;
-/// Settlements that may wait for a commit; then workers wait with their next attempts.
+/// The most settlements that wait for a commit. Beyond that, workers wait with their next attempts.
 pub(super) const MAX_WAITING: usize = 2_048;
-/// How long to wait before a commit that failed is tried again.
+/// The delay before a failed commit is tried again.
 pub(super) const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// What the settler is told.
+/// A message to the settler.
 pub(super) enum ToSettle {
-    /// `was_under_way`: it ends what was taken from the lane's queue.
+    /// `was_under_way`: the delivery was taken from the lane's queue.
     Ended {
         lane: Arc<Lane>,
         settlement: Settlement,
         was_under_way: bool,
-        /// Told when it is committed.
+        /// Sent after the commit.
         notice: Option<Box<Notice>>,
     },
-    /// An operator closed the circuit: its health is to be stored.
+    /// The health of a lane whose circuit an operator has closed.
     Health(Arc<Lane>),
-    /// Answered when everything before it is committed.
+    /// Answered after everything before it is committed.
     Flush(oneshot::Sender<()>),
 }
 
@@ -51,7 +50,7 @@ impl ToSettle {
         Self::Ended { lane: Arc::clone(lane), settlement, was_under_way: true, notice: notice.map(Box::new) }
     }
 
-    /// The error of the attempt, if it is one that failed.
+    /// The error of the attempt, if it failed.
     pub(super) fn error(&self) -> Option<&str> {
         match self {
             Self::Ended { settlement, .. } => settlement.attempt.as_ref()?.error.as_deref(),
@@ -60,7 +59,7 @@ impl ToSettle {
     }
 }
 
-/// Runs until the last sender of `outcomes` is gone. `evicted`: deliveries that leave memory.
+/// Runs until the last sender of `outcomes` is dropped.
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut outcomes: mpsc::Receiver<ToSettle>,
@@ -75,7 +74,7 @@ pub(super) async fn run(
     }
 }
 
-/// Waits for messages: all outcomes that are there, and behind them some of what leaves memory. `false`: none will come.
+/// Waits for messages: all outcomes that have come, and after them some evictions. `false`: no more will come.
 async fn receive(
     received: &mut Vec<ToSettle>,
     outcomes: &mut mpsc::Receiver<ToSettle>,
@@ -90,7 +89,7 @@ async fn receive(
     true
 }
 
-/// How many of the messages go into the next commit.
+/// The number of messages for the next commit.
 fn next_commit(received: &[ToSettle]) -> usize {
     let mut failures = 0;
     let is_too_much = |message: &ToSettle| {
@@ -100,7 +99,7 @@ fn next_commit(received: &[ToSettle]) -> usize {
     received.iter().position(is_too_much).unwrap_or(received.len())
 }
 
-/// What goes into one commit, and who is concerned.
+/// The content of one commit, and the lanes of its settlements.
 #[derive(Default)]
 struct Gathered {
     lanes: HashMap<WebhookSeq, Arc<Lane>>,
@@ -129,14 +128,14 @@ impl Gathered {
             }
         }
         let lanes = &gathered.lanes;
-        // A webhook that was lost and came back has another lane now; what the old one did is over.
+        // A webhook that was lost and taken again has a new lane. Outcomes of the old one are dropped.
         gathered.ended.retain(|ended| {
             lanes.get(&ended.settlement.key.webhook).is_some_and(|lane| Arc::ptr_eq(lane, &ended.lane))
         });
         gathered
     }
 
-    /// Of two lanes of a webhook the one of the later term counts.
+    /// Of two lanes of a webhook, keeps the one of the later term.
     fn concerns(&mut self, lane: &Arc<Lane>) {
         let known = self.lanes.entry(lane.seq).or_insert_with(|| Arc::clone(lane));
         if known.term < lane.term {
@@ -145,7 +144,7 @@ impl Gathered {
     }
 }
 
-/// Commits what messages say, and tells those concerned.
+/// Commits the messages, then tells the lanes and the notices task.
 async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = ToSettle>) {
     let Gathered { mut lanes, ended, flushes } = Gathered::of(messages);
     let now = shared.clock.now();
@@ -190,8 +189,8 @@ async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = To
     }
 }
 
-/// Tries until it succeeds: what has been sent must be recorded, and meanwhile nothing more is sent. Returns the webhooks
-/// that are not ours any more, of which nothing is recorded.
+/// Tries until it succeeds, since outcomes of sent requests must be committed; meanwhile no further attempts begin.
+/// Returns the webhooks of other nodes, whose settlements were not written.
 async fn settle(shared: &Shared, batch: &Arc<SettleBatch>) -> Vec<WebhookSeq> {
     if batch.settlements.is_empty() && batch.health.is_empty() {
         return Vec::new();

@@ -16,20 +16,21 @@ use crate::store::LiveEvent;
 use crate::tenants::Tenants;
 use crate::webhook::TenantSeq;
 
-/// Templates that are rendered at once, over all lanes: one that uses up its fuel each time takes one processor.
+/// Renderings at the same time, over all lanes, so that a template that always uses up its fuel takes one processor at
+/// most.
 const MAX_RENDERINGS: usize = 1;
-/// Previews of one tenant that wait or are made.
+/// The most previews of one tenant that wait or are computed.
 const MAX_PREVIEWS: usize = 4;
 
-/// Renders aside from everything else.
+/// Renders shapes on blocking threads, apart from other work.
 pub(crate) struct Shaping {
     turns: Turns<TenantSeq>,
     previews: Caps<TenantSeq>,
-    /// Whose names templates can show.
+    /// The names of tenants, which templates can show.
     tenants: Arc<Tenants>,
 }
 
-/// Why there is no preview.
+/// The reason why there is no preview.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PreviewError {
     #[error("{MAX_PREVIEWS} previews of this tenant are being made; try again when one has ended")]
@@ -38,7 +39,7 @@ pub(crate) enum PreviewError {
     BrokeOff,
 }
 
-/// A body and what it is.
+/// A body and its content type.
 pub(crate) struct Shaped {
     event: Arc<LiveEvent>,
     body: bytes::Bytes,
@@ -50,7 +51,7 @@ impl Shaping {
         Self { turns: Turns::new(MAX_RENDERINGS), previews: Caps::new(MAX_PREVIEWS), tenants }
     }
 
-    /// Computes what a user wants to see, in the tenant's turn.
+    /// Computes a preview in the tenant's turn.
     pub(crate) async fn preview<T: Send + 'static>(
         &self,
         tenant: TenantSeq,
@@ -64,7 +65,7 @@ impl Shaping {
         computed.await.ok_or(PreviewError::BrokeOff)
     }
 
-    /// The event as `settings` want it.
+    /// Renders the event in the shape of `settings`.
     pub(crate) async fn shape(
         &self,
         settings: &Arc<LaneSettings>,

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashSet};
 use crate::store::Shard;
 use crate::store::cluster::{Renewed, Term};
 
-/// Where a shard is on its way through this node.
+/// The phase of a shard at this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The store says that it is ours; what an owner must know is being read.
+    /// This node holds the term, and the take-over reads the records.
     Coming,
-    /// Its lanes are here.
+    /// The lanes exist.
     Owned,
-    /// Its lanes are being ended, to be handed over.
+    /// The lanes end their attempts, before the hand-over.
     HandingOver,
 }
 
@@ -22,24 +22,24 @@ pub(super) struct Shards {
     held: BTreeMap<Shard, (i64, Phase)>,
 }
 
-/// What is to be done after a renewal.
+/// The actions after a renewal.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Actions {
     /// Terms that begin.
     pub(crate) take: Vec<Term>,
-    /// Terms that are over: others own the shards, or may at any moment.
+    /// Terms that are over: other nodes own the shards, or may take them at any moment.
     pub(crate) lost: Vec<Term>,
-    /// Shards to be handed over to others.
+    /// Terms to hand over.
     pub(crate) hand_over: Vec<Term>,
 }
 
 impl Shards {
-    /// To be named in a renewal.
+    /// All terms, for a renewal.
     pub(super) fn terms(&self) -> Vec<Term> {
         self.held.iter().map(|(shard, (epoch, _))| Term { shard: *shard, epoch: *epoch }).collect()
     }
 
-    /// The term of a shard whose lanes are here.
+    /// The term of a shard whose lanes exist.
     pub(super) fn owned(&self, shard: Shard) -> Option<Term> {
         let (epoch, phase) = *self.held.get(&shard)?;
         (phase == Phase::Owned).then_some(Term { shard, epoch })
@@ -54,8 +54,8 @@ impl Shards {
         self.held.is_empty()
     }
 
-    /// Takes in the answer to a renewal that named `named`. A term that was named and is here no more was handed over or
-    /// has lapsed meanwhile, whatever the answer says.
+    /// Takes in the answer to a renewal that named `named`. A named term that this node no longer has was handed over
+    /// or has lapsed meanwhile; the answer does not bring it back.
     pub(super) fn renewed(&mut self, named: &[Term], renewed: &Renewed) -> Actions {
         let (named, held): (HashSet<Term>, HashSet<Term>) =
             (named.iter().copied().collect(), renewed.held.iter().copied().collect());
@@ -82,12 +82,11 @@ impl Shards {
         actions
     }
 
-    /// Whether the term is still to come.
     pub(super) fn is_coming(&self, term: Term) -> bool {
         self.held.get(&term.shard) == Some(&(term.epoch, Phase::Coming))
     }
 
-    /// Its lanes are there from now on; `false`: it was lost before.
+    /// Notes that the lanes of a term exist; `false`: the term was lost before.
     pub(super) fn begin(&mut self, term: Term) -> bool {
         let is_coming = self.is_coming(term);
         if is_coming {
@@ -96,14 +95,12 @@ impl Shards {
         is_coming
     }
 
-    /// It was handed over.
     pub(super) fn handed_over(&mut self, term: Term) {
         if self.held.get(&term.shard) == Some(&(term.epoch, Phase::HandingOver)) {
             self.held.remove(&term.shard);
         }
     }
 
-    /// Everything is over.
     pub(super) fn lapse(&mut self) {
         self.held.clear();
     }
@@ -171,7 +168,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
-        /// As nodes come and go, all shards are owned, each once and evenly; no more moves than must; then none.
+        /// While nodes come and go, each shard is owned once, the shares are even, and no shard moves without need.
         #[test]
         fn shards_spread_evenly_and_stay(steps in proptest::collection::vec((any::<bool>(), 0..6_usize), 1..8)) {
             let mut table = Table { rows: vec![(None, 0); usize::from(SHARDS)] };
@@ -222,7 +219,7 @@ mod tests {
         shards.handed_over(term(1, 5));
         assert_eq!(shards.renewed(&named, &renewed(&named)), Actions::default());
         assert_eq!(shards.terms(), [term(2, 3)]);
-        // It may come again, as another term.
+        // The shard may come again with a new term.
         assert_eq!(shards.renewed(&shards.terms(), &renewed(&[term(1, 6), term(2, 3)])).take, [term(1, 6)]);
     }
 

@@ -13,15 +13,15 @@ use tokio::time::Instant;
 
 use super::breaker::Standing;
 
-/// One in so many slots is for webhooks whose last attempt failed, or that were never tried.
+/// One in this many slots is for webhooks whose last attempt failed, or that were never tried.
 const UNPROVEN_SHARE: u32 = 4;
-/// One in so many is for those whose last attempt succeeded, but took long.
+/// One in this many slots is for webhooks whose last attempt succeeded, but took long.
 const SLOW_SHARE: u32 = 4;
 /// The time between the beginnings of two attempts in one of these shares: at most 2,000 a second.
 const SPACING: Duration = Duration::from_micros(500);
-/// The same while the processors are busy: still 125 a second.
+/// The same while the processors are busy: 125 a second.
 const MAX_SPACING: Duration = Duration::from_millis(8);
-/// A turn that comes this much late shows that they are busy. Timers are late by up to 1 ms anyway.
+/// A turn that is late by this much shows that the processors are busy. Timers are late by up to 1 ms anyway.
 const MAX_TURN_DELAY: Duration = Duration::from_millis(2);
 
 /// The attempts that may be under way at once, over all lanes.
@@ -71,7 +71,7 @@ struct SlotShare {
     pace: Mutex<SlotPace>,
 }
 
-/// When attempts of a share begin.
+/// The spacing of the attempts of a share.
 struct SlotPace {
     next: Instant,
     spacing: Duration,
@@ -84,7 +84,7 @@ impl SlotPace {
         turn
     }
 
-    /// A turn came so late. One late turn weighs as much as seven that were in time.
+    /// Notes by how much a turn was late. One late turn weighs as much as seven punctual ones.
     fn came(&mut self, late: Duration) {
         let spacing = if late > MAX_TURN_DELAY { self.spacing * 2 } else { self.spacing * 9 / 10 };
         self.spacing = spacing.clamp(SPACING, MAX_SPACING);

@@ -22,7 +22,7 @@ pub(super) fn attempt(shared: &Shared, lane: &Lane, job: &Job) -> Span {
     )
 }
 
-/// The attempt of a test, which no delivery has. `lane`: where it is at this node.
+/// The attempt of a test, which belongs to no delivery. `lane`: the lane, if this node has it.
 pub(super) fn test(shared: &Shared, settings: &LaneSettings, event: &Event, lane: Option<&Lane>) -> Span {
     debug_span!(
         "test",
@@ -38,7 +38,7 @@ pub(super) fn load(shared: &Shared, lane: &Lane) -> Span {
     debug_span!("load", webhook = lane.settings().name.as_str(), node = node(shared), shard = lane.shard())
 }
 
-/// This node, where others share the store.
+/// This node, if others share the store.
 fn node(shared: &Shared) -> Option<DisplayValue<Uuid>> {
     shared.member.as_ref().map(|member| display(member.node))
 }

@@ -11,10 +11,10 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::retry::MAX_WAIT;
 use crate::webhook::WebhookSeq;
 
-/// The clock is looked at again after this long at the latest, since it may be set.
+/// The longest sleep between two looks at the clock, since the clock may be set.
 const MAX_NAP: Duration = Duration::from_secs(1);
 
-/// Alarms out of date that the queue may hold, beside as many as it holds of the others.
+/// Outdated alarms that the queue may hold beyond the number of valid ones.
 const MAX_OUTDATED: usize = 64;
 
 #[derive(Default)]
@@ -26,12 +26,12 @@ pub(super) struct Timer {
 #[derive(Default)]
 struct Alarms {
     queue: BinaryHeap<Reverse<(UnixMicros, WebhookSeq)>>,
-    /// The earliest alarm of each webhook; others in the queue are out of date.
+    /// The valid alarm of each webhook. Other alarms in the queue are outdated.
     armed: HashMap<WebhookSeq, UnixMicros>,
 }
 
 impl Timer {
-    /// Wakes `webhook` at `at`, unless it is to be woken earlier: whoever is woken sets the next alarm.
+    /// Wakes `webhook` at `at`, unless an earlier alarm is set; a lane that wakes sets its next alarm.
     pub(super) fn set(&self, at: UnixMicros, webhook: WebhookSeq) {
         let mut alarms = self.alarms.lock();
         if alarms.armed.get(&webhook).is_some_and(|armed| *armed <= at) {
@@ -62,12 +62,12 @@ impl Timer {
         }
     }
 
-    /// An alarm that is due, or else how long it is until the first one.
+    /// An alarm that is due, otherwise the time until the first alarm.
     fn take_due(&self, now: UnixMicros) -> Result<WebhookSeq, Option<Duration>> {
         let mut alarms = self.alarms.lock();
         while let Some(Reverse((at, webhook))) = alarms.queue.peek().copied() {
             let is_armed = alarms.armed.get(&webhook) == Some(&at);
-            // One that is later than anything can be is looked at now.
+            // An alarm beyond the longest possible wait fires now, since the clock was set back.
             if is_armed && at > now && at <= now.after(MAX_WAIT) {
                 return Err(Some(at.since(now)));
             }
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(timer.take_due(UnixMicros(1_000)), Ok(A));
         assert_eq!(timer.take_due(UnixMicros(1_000)), Ok(B));
         assert_eq!(timer.take_due(UnixMicros(1_000)), Err(None));
-        // Alarms that were overtaken do not pile up.
+        // Outdated alarms do not pile up.
         for n in 0..1_000 {
             timer.set(UnixMicros(1_000_000), A);
             timer.set(UnixMicros(10), A);

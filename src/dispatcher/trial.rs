@@ -20,14 +20,14 @@ use crate::shape::RenderError;
 use crate::store::{EventSeq, LiveEvent};
 use crate::webhook::{TenantSeq, WebhookRecord};
 
-/// Tests of one tenant that wait or are under way.
+/// The most tests of one tenant that wait or are under way.
 pub(super) const MAX_TESTS: usize = 4;
-/// How long a test waits for the webhook's rate limit, for one of its attempts to end, and for a slot.
+/// The longest wait of a test for the webhook's rate limit, for one of its permits, and for a slot.
 const MAX_TEST_WAIT: Duration = Duration::from_secs(10);
-/// How often it looks whether there is room.
+/// The interval of looks for a permit.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Why a test was not made.
+/// The reason why a test was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TestRefused {
     #[error("{MAX_TESTS} tests of this tenant's webhooks are under way; try again when one has ended")]
@@ -41,7 +41,7 @@ pub enum TestRefused {
 /// The right to make a test.
 pub(crate) type TestShare = Share<TenantSeq>;
 
-/// What a test came to; the inner error: there is no body to send.
+/// The result of a test. The inner error: the shape could not be rendered.
 pub(crate) type Tested = Result<Outcome, RenderError>;
 
 impl Dispatcher {
@@ -69,7 +69,7 @@ impl Dispatcher {
         let slot = loop {
             trial.wait_for_turn(deadline).await?;
             let slot = timeout_at(deadline, shared.slots.take(trial.standing)).await;
-            // Others may have begun while it waited for the slot.
+            // Other attempts may have begun during the wait for the slot.
             match slot {
                 Ok(Some(slot)) if trial.begin() => break slot,
                 Ok(Some(_)) => {}
@@ -86,10 +86,10 @@ impl Dispatcher {
     }
 }
 
-/// A test that waits or is under way; its drop gives back what it has.
+/// A test that waits or is under way. Its drop returns the permit.
 struct Trial<'a> {
     shared: &'a Arc<Shared>,
-    /// `None`: another node has it.
+    /// `None`: another node has the lane.
     lane: Option<Arc<Lane>>,
     standing: Standing,
     is_under_way: bool,

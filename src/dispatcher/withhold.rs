@@ -29,8 +29,8 @@ impl Dispatcher {
         result
     }
 
-    /// The same for many deliveries; `change` gets those of which no attempt is under way, and says beside its result
-    /// which of them it changed. The others go on as they were.
+    /// As [`Self::withhold`] for many deliveries. `change` gets the deliveries without an attempt under way, and
+    /// returns the ones that it changed beside its result. The others stay as they were.
     pub(crate) async fn withhold_all<T, F>(
         &self,
         keys: Vec<DeliveryKey>,

@@ -7,7 +7,8 @@ use crate::store::{Act, StoreError, TenantPatch, TenantRecord};
 use crate::webhook::TenantSeq;
 
 impl Engine {
-    /// `patch` has no faults; quotas of which it says nothing are those of new tenants. Whatever `act` names as its tenant, the line in the audit log is the new tenant's.
+    /// `patch` must have no faults. Quotas that it does not set are the defaults of new tenants. The line in the audit
+    /// log belongs to the new tenant, whatever tenant `act` has.
     pub async fn create_tenant(self: &Arc<Self>, act: Act, patch: TenantPatch) -> Result<TenantRecord, StoreError> {
         let engine = Arc::clone(self);
         to_the_end(async move {
@@ -22,7 +23,7 @@ impl Engine {
         .await
     }
 
-    /// `patch` has no faults. Takes effect at once; more webhooks or pending deliveries than a new quota allows stay.
+    /// `patch` must have no faults. Takes effect at once. Webhooks and pending deliveries beyond a new quota stay.
     pub async fn update_tenant(
         self: &Arc<Self>,
         act: Act,
@@ -41,7 +42,8 @@ impl Engine {
         .await
     }
 
-    /// With `force` its webhooks go too, and their pending deliveries end as discarded. Its tokens are revoked.
+    /// With `force` the tenant's webhooks are deleted, too, and their pending deliveries end as discarded. The tokens
+    /// are revoked.
     pub async fn delete_tenant(
         self: &Arc<Self>,
         act: Act,
@@ -52,7 +54,7 @@ impl Engine {
         to_the_end(async move {
             let in_order = engine.changes.lock().await;
             let deleted = engine.store.audited(&act).delete_tenant(tenant, force, engine.now()).await;
-            // Also after an error: the answer may be lost where the deletion is not.
+            // Even after an error, since the deletion may be committed while its answer was lost.
             engine.forget_tokens();
             let deleted = deleted?;
             engine.tenants.remove(tenant);

@@ -6,14 +6,15 @@ use parking_lot::Mutex;
 
 use crate::clock::UnixMicros;
 
-/// The clock may run ahead of the steady one by so much between two looks; more is a jump.
+/// The most by which the clock may gain on the steady clock between two looks; more is a jump.
 pub(super) const MAX_CLOCK_JUMP: Duration = Duration::from_mins(1);
-/// The newest event, or act, may be so old at a start; beyond it the clock may have jumped while nobody looked.
+/// The greatest age of the newest event or act at a start. Beyond it, the clock may have jumped while the server was
+/// off.
 pub(super) const MAX_UNSEEN_TIME: Duration = Duration::from_hours(24);
-/// A clock that ran on for so long after a jump is right.
+/// After a jump, a clock that runs on for this long is trusted again.
 pub(super) const CLOCK_PROBATION: Duration = Duration::from_hours(24);
 
-/// What is known of the clock.
+/// Decides whether to trust the clock.
 #[derive(Debug, Default)]
 pub(super) struct ClockTrust(Mutex<State>);
 
@@ -24,29 +25,29 @@ struct State {
     doubt: Option<Doubt>,
 }
 
-/// The clock jumped ahead.
+/// A jump ahead of the clock.
 #[derive(Clone, Copy, Debug)]
 struct Doubt {
-    /// Where it would be without that, and when that was, by the steady clock.
+    /// The time without the jump, and the steady clock at that look.
     expected: UnixMicros,
     since: Duration,
 }
 
-/// What a look came to.
+/// The result of a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Belief {
     Trusted,
-    /// For the first time at this look.
+    /// This look is the first that finds the jump.
     Jumped {
         by: Duration,
     },
     StillDoubted,
-    /// It was set right, or has run on for long enough.
+    /// The clock was set right, or has run on for [`CLOCK_PROBATION`].
     TrustedAgain,
 }
 
 impl ClockTrust {
-    /// `steady` never jumps. `newest` is when the newest event was accepted or the newest act noted; it counts at the first look.
+    /// `steady` never jumps. `newest` is the time of the newest event or audited act; it is used at the first look.
     pub(super) fn look(&self, now: UnixMicros, steady: Duration, newest: Option<UnixMicros>) -> Belief {
         let mut state = self.0.lock();
         let last = state.last.replace((now, steady));
@@ -76,7 +77,7 @@ impl ClockTrust {
         self.0.lock().doubt.is_some()
     }
 
-    /// An operator says that the clock is right. Returns whether that was in doubt.
+    /// An operator confirms that the clock is right. Returns whether it was doubted.
     pub(super) fn confirm(&self) -> bool {
         self.0.lock().doubt.take().is_some()
     }

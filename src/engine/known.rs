@@ -16,22 +16,23 @@ use crate::dispatcher::Member;
 use crate::store::cluster::{ChangeMark, Changes, Hint};
 use crate::store::{Act, StoreError};
 
-/// How long a look may take that an event, or its publisher's token, waits for.
+/// The timeout of a look that an event, or its publisher's token, waits for.
 const LOOK_WITHIN: Duration = Duration::from_millis(4_500);
-/// A change waits for nodes that are alive and do not take it in for this many leases, and no longer than
-/// [`MAX_KNOWN_WAIT`]. A node that has died is alive for one.
+/// The longest wait of a change for live nodes that do not take it in, in leases, up to [`MAX_KNOWN_WAIT`]. A node that
+/// has died counts as alive for one lease.
 const KNOWN_WITHIN_LEASES: u32 = 2;
 /// The longest wait until all nodes know a change.
 const MAX_KNOWN_WAIT: Duration = Duration::from_mins(1);
-/// The first rest and the longest one between two questions who knows.
+/// The first and the longest pause between two questions which nodes are unaware.
 const ASK_PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
-/// How often the others are told again.
+/// The interval of repeated hints during the wait.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
-/// What one node among others knows.
+/// The state of this node's knowledge of changes.
 pub(super) struct Knowledge {
     look: parking_lot::Mutex<Look>,
-    /// When the last question began to which all nodes knew the answer. Held by who asks: one at a time.
+    /// The time of the last question after which all nodes were aware. The lock is held during a question, so that one
+    /// change at a time asks.
     all_knew: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -39,12 +40,12 @@ pub(super) struct Knowledge {
 struct Look {
     mark: ChangeMark,
     began_at: Option<Instant>,
-    /// The lease that lasted when it began.
+    /// The number of the lease at its beginning.
     lease: Option<u64>,
 }
 
 impl Knowledge {
-    /// Changes up to `mark` are known.
+    /// Begins with the changes up to `mark` known.
     pub(super) fn new(mark: ChangeMark) -> Self {
         let look = Look { mark, began_at: None, lease: None };
         Self { look: parking_lot::Mutex::new(look), all_knew: tokio::sync::Mutex::default() }
@@ -56,7 +57,7 @@ impl Knowledge {
 pub(super) struct Revocations(AtomicU64);
 
 impl Engine {
-    /// Whether this node has been among those that changes wait for since it looked last.
+    /// Whether changes have waited for this node at all times since its last look, because its lease has not ended.
     fn is_informed(&self) -> bool {
         let Some(membership) = &self.membership else { return true };
         let lease = self.dispatcher.lease_number();
@@ -79,7 +80,7 @@ impl Engine {
         tokio::time::timeout(LOOK_WITHIN, look).await.unwrap_or_else(|_| late())
     }
 
-    /// Takes in what other nodes have changed.
+    /// Takes in changes of other nodes.
     pub(super) async fn follow_changes(&self, member: &Member, knowledge: &Knowledge) -> Result<(), StoreError> {
         {
             let in_order = self.changes.lock().await;
@@ -125,8 +126,8 @@ impl Engine {
         }
     }
 
-    /// Tells the other nodes of what was committed before, and returns when all that are alive know it. None of the locks
-    /// of the engine is held meanwhile.
+    /// Sends a hint of changes committed before, and returns when all live nodes have taken them in. The caller must
+    /// hold no lock of the engine.
     pub(super) async fn make_known(&self) -> Result<(), StoreError> {
         let Some(membership) = &self.membership else { return Ok(()) };
         self.dispatcher.hint(Hint::Changed);
@@ -167,9 +168,10 @@ impl Engine {
 
     // --- tokens ---
 
-    /// Tokens that were looked up under another number may have been revoked since, and under `None` any may be.
+    /// A cached token is valid only under the number with which it was looked up. `None`: any token may have been
+    /// revoked.
     pub(crate) fn token_generation(&self) -> Option<u64> {
-        // In this order: a look counts before it makes this node informed.
+        // The order matters: a look counts revocations before it makes this node informed.
         let is_informed = self.is_informed();
         is_informed.then(|| self.revocations.0.load(Ordering::Acquire))
     }
@@ -178,12 +180,12 @@ impl Engine {
         self.revocations.0.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// No node takes it any more when this returns. `Ok(false)`: there is no such token.
+    /// When this returns, no node accepts the token. `Ok(false)`: there is no such token.
     pub async fn revoke_token(self: &Arc<Self>, act: impl Into<Act>, uuid: Uuid) -> Result<bool, StoreError> {
         let (engine, act) = (Arc::clone(self), act.into());
         to_the_end(async move {
             let revoked = engine.store.audited(&act).revoke_token(act.tenant, uuid, engine.now()).await;
-            // Also after an error: the answer may be lost where the revocation is not.
+            // Even after an error, since the revocation may be committed while its answer was lost.
             engine.forget_tokens();
             let was_there = revoked?;
             engine.make_known().await?;

@@ -18,32 +18,32 @@ use crate::dispatcher::Member;
 use crate::store::cluster::{ChangeMark, Hint, Node, NodeRecord, Renewal, Term};
 use crate::store::{Act, Deed, EventSeq, Shard, StoreError};
 
-/// How long a node that is silent is taken for alive.
+/// The default time for which a silent node counts as alive.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(10);
-/// What the lease may be set to, in seconds.
+/// The values of the lease, in seconds.
 pub const LEASE_S: std::ops::RangeInclusive<u64> = 1..=600;
-/// How often a node looks for what no hint told it of.
+/// The default interval in which a node polls the store, in case hints were lost.
 pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// The least that this may be set to.
+/// The shortest poll interval.
 pub const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How long attempts under way may go on when their shard is handed over.
+/// The default time for which attempts under way may go on when their shard is handed over.
 pub const DEFAULT_HAND_OVER_TIMEOUT: Duration = Duration::from_secs(30);
-/// A node says that it is alive so many times in a lease.
+/// The number of renewals in the time of a lease.
 const RENEWALS_PER_LEASE: u32 = 5;
-/// What a renewal may take, of the lease.
+/// The timeout of a renewal, as a part of the lease.
 const RENEWAL_SHARE: (u32, u32) = (3, 5);
-/// The longest rest before something is tried again that failed.
+/// The longest delay before a retry.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// The least time between two looks at changes that hints ask for.
+/// The shortest time between two looks at changes after hints.
 const CHANGES_PAUSE: Duration = Duration::from_millis(20);
-/// How often a drain looks whether it is done.
+/// The interval in which a drain checks whether it is done.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// How a node takes part, where its store has several.
+/// The settings of a node among others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSettings {
     pub name: String,
-    /// Where it answers, as others see it.
+    /// The address under which other nodes reach it.
     pub address: String,
     pub lease: Duration,
     pub poll_interval: Duration,
@@ -63,7 +63,7 @@ impl Default for NodeSettings {
 }
 
 impl NodeSettings {
-    /// Fails with the setting that cannot be so, and why.
+    /// Fails with the name of the wrong setting, and the reason.
     pub fn check(lease: Duration, poll_interval: Duration) -> Result<(), (&'static str, String)> {
         if !LEASE_S.contains(&lease.as_secs()) {
             return Err(("lease", format!("must be from {}s to {}s", LEASE_S.start(), LEASE_S.end())));
@@ -80,28 +80,28 @@ impl NodeSettings {
     }
 }
 
-/// A node's part among others.
+/// The state of a node among others.
 pub(super) struct Membership {
     pub(super) member: Member,
     node: Node,
     settings: NodeSettings,
     pub(super) knowledge: Knowledge,
-    /// Do not wait for the next turn to renew.
+    /// Wakes the renewal before its time.
     renew: Notify,
     is_stopping: AtomicBool,
-    /// Held during a renewal; true when this node has taken leave.
+    /// Held during a renewal. True: this node has left.
     has_left: Mutex<bool>,
 }
 
 impl Membership {
-    /// `mark`: changes up to there are known.
+    /// Changes up to `mark` are known.
     pub(super) fn new(member: Member, node: Node, settings: NodeSettings, mark: ChangeMark) -> Self {
         let (is_stopping, has_left) = (AtomicBool::new(false), Mutex::new(false));
         let knowledge = Knowledge::new(mark);
         Self { member, node, settings, knowledge, renew: Notify::new(), is_stopping, has_left }
     }
 
-    /// Begins to take part.
+    /// Starts the tasks.
     pub(super) fn start(self: &Arc<Self>, engine: &Arc<Engine>) {
         tokio::spawn(keep_lease(Arc::downgrade(engine), Arc::clone(self)));
         tokio::spawn(follow(Arc::downgrade(engine), Arc::clone(self)));
@@ -111,13 +111,13 @@ impl Membership {
         self.settings.lease
     }
 
-    /// Gives all shards away, from now on.
+    /// Begins to hand all shards over.
     pub(super) fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
         self.renew.notify_one();
     }
 
-    /// Waits until that is done, for at most `timeout`, and takes leave.
+    /// Waits until all shards are handed over, for at most `timeout`, and leaves.
     pub(super) async fn leave(&self, engine: &Engine, timeout: Duration) {
         self.stop();
         let give_up_at = Instant::now() + timeout;
@@ -133,7 +133,7 @@ impl Membership {
         }
     }
 
-    /// One renewal, and what follows from it. `ends_at` is when the lease ends that was there before.
+    /// Makes one renewal and starts the actions that follow. `ends_at` is the end of the present lease.
     async fn renew(
         &self,
         engine: &Arc<Engine>,
@@ -176,7 +176,7 @@ impl Membership {
     }
 }
 
-/// Ready at a moment; never, if there is none.
+/// Ready at a moment; `None`: never.
 async fn reached(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
@@ -190,17 +190,17 @@ fn lapse(engine: &Engine, ends_at: &mut Option<Instant>) {
     engine.dispatcher.lapse();
 }
 
-/// Renews, again and again, until the engine has gone.
+/// Renews the lease until the engine is dropped.
 async fn keep_lease(engine: Weak<Engine>, membership: Arc<Membership>) {
     let interval = membership.settings.lease / RENEWALS_PER_LEASE;
     let (mut ends_at, mut is_failing, mut is_new) = (None, false, true);
-    // Where the store was away for this node it was so for others, too: they get the time to come back and record what they
-    // have sent, before their shards are taken.
+    // If this node could not reach the store, others could not either. Before their shards are taken they get the time
+    // of a lease to return and commit their outcomes.
     let mut takes_silent_from = Instant::now();
     loop {
         let Some(engine) = engine.upgrade() else { return };
         let began_at = Instant::now();
-        // What was sent is recorded before the shards are taken anew: then this node's old terms are over.
+        // Outcomes are committed before the shards are taken again, since that ends this node's old terms.
         let has_lapsed = !is_new && ends_at.is_none();
         let is_recorded = !has_lapsed || engine.dispatcher.flush().await;
         if has_lapsed {
@@ -238,7 +238,7 @@ async fn keep_lease(engine: Weak<Engine>, membership: Arc<Membership>) {
     }
 }
 
-/// Reads what an owner must know, and begins to act as one. Tries until it succeeds or the terms are lost.
+/// Reads the records of new shards and makes their lanes. Tries until it succeeds or the terms are lost.
 async fn take_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>) {
     let began_at = Instant::now();
     loop {
@@ -248,7 +248,7 @@ async fn take_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>) {
             return;
         }
         let shards: Vec<_> = coming.iter().map(|term| term.shard).collect();
-        // Events would wait for it otherwise, while the take-over holds up all changes.
+        // Otherwise events would have to wait for this look while the take-over holds the lock.
         if let Err(error) = engine.be_informed().await {
             tracing::debug!(%error, "cannot read what others have changed");
         }
@@ -273,7 +273,7 @@ async fn take_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>) {
     }
 }
 
-/// Looks once more for what an owner before may have accepted, in a statement that was under way when its lease ended.
+/// Looks once more for events that the previous owner accepted in a statement that was under way when its lease ended.
 async fn retrieve_late(engine: Weak<Engine>, member: Member, terms: Vec<Term>, through: EventSeq) {
     tokio::time::sleep(member.cluster.statements_end_after()).await;
     let Some(engine) = engine.upgrade() else { return };
@@ -290,7 +290,7 @@ async fn hand_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>, timeo
     let Some(engine) = engine.upgrade() else { return };
     engine.dispatcher.hand_over(&terms, timeout).await;
     loop {
-        // Those that have lapsed meanwhile are not ours to give.
+        // Terms that have lapsed meanwhile are left out.
         let held = engine.dispatcher.terms();
         let left: Vec<Term> = terms.iter().copied().filter(|term| held.contains(term)).collect();
         match member.cluster.hand_over(member.node, &left).await {
@@ -305,7 +305,7 @@ async fn hand_over(engine: Weak<Engine>, member: Member, terms: Vec<Term>, timeo
     }
 }
 
-/// Takes in hints, and polls, until the engine has gone.
+/// Takes in hints and polls, until the engine is dropped.
 async fn follow(engine: Weak<Engine>, membership: Arc<Membership>) {
     let member = &membership.member;
     let mut hints = member.cluster.listen();
@@ -340,7 +340,7 @@ async fn follow(engine: Weak<Engine>, membership: Arc<Membership>) {
 }
 
 impl Engine {
-    /// Wakes lanes that have something in the store which they may not know of.
+    /// Wakes lanes with pending deliveries in the store that they may not know.
     async fn look_for_owed(&self, member: &Member) {
         let shards = self.dispatcher.owned_shards();
         if shards.is_empty() {
@@ -352,7 +352,7 @@ impl Engine {
         }
     }
 
-    /// The nodes that share the store, and their shards. One that is alone has all.
+    /// The nodes that share the store, and their shards. A node that is alone has all shards.
     pub async fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError> {
         match self.store.cluster() {
             Some(cluster) => cluster.nodes().await,
@@ -375,7 +375,7 @@ impl Engine {
         self.node.uuid
     }
 
-    /// Lets a node give its shards to the others, or take some again. [`StoreError::Conflict`] if it is silent.
+    /// Makes a node give its shards to the others, or take some again. [`StoreError::Conflict`] if the node is silent.
     pub async fn drain_node(
         &self,
         act: impl Into<Act>,

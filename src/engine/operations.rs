@@ -19,14 +19,14 @@ use crate::event::Event;
 use crate::topic::Topic;
 use crate::webhook::{DEFAULT_TENANT, TenantSeq, Webhook, WebhookRecord};
 
-/// Notices taken in at once.
+/// The most notices taken in together.
 const MAX_NOTICES_AT_ONCE: usize = 128;
-/// How much of a dead delivery's payload its notice carries, in bytes.
+/// The most bytes of a dead delivery's payload in its event.
 const MAX_EXCERPT_BYTES: usize = 1_024;
-/// How often it is tried again to turn a webhook off, or to tell of a full store.
+/// The delay before a retry to turn a webhook off, or to publish that the store is full.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
-/// Runs until the dispatcher or the engine has gone.
+/// Runs until the dispatcher or the engine is dropped.
 pub(super) async fn run(engine: Weak<Engine>, mut notices: mpsc::Receiver<Notice>) {
     let mut received = Vec::with_capacity(MAX_NOTICES_AT_ONCE);
     while notices.recv_many(&mut received, MAX_NOTICES_AT_ONCE).await > 0 {
@@ -50,7 +50,7 @@ pub(super) async fn run(engine: Weak<Engine>, mut notices: mpsc::Receiver<Notice
     }
 }
 
-/// In a task of its own: the store may be away for a while.
+/// In a task of its own, since the store may be unavailable for a while.
 fn turn_off(engine: &Arc<Engine>, notice: &Notice, reason: &str) {
     let (engine, webhook, reason) = (Arc::downgrade(engine), notice.webhook, reason.to_owned());
     let settings = Arc::clone(&notice.settings);
@@ -69,7 +69,7 @@ fn turn_off(engine: &Arc<Engine>, notice: &Notice, reason: &str) {
     });
 }
 
-/// `None`: nobody wants it.
+/// `None`: no webhook matches its topic.
 fn event_of(engine: &Engine, notice: &Notice) -> Option<Event> {
     let topic = match &notice.news {
         News::Failing => "postrider.webhook.failing",
@@ -94,12 +94,12 @@ fn event_of(engine: &Engine, notice: &Notice) -> Option<Event> {
     own_event(topic, payload, notice.at)
 }
 
-/// The topic, if any webhook of the tenant wants it.
+/// The topic, if a webhook of the tenant matches it.
 fn wanted(engine: &Engine, tenant: TenantSeq, topic: &str) -> Option<Topic> {
     Topic::parse(topic).ok().filter(|topic| engine.ingest.is_wanted(tenant, topic))
 }
 
-/// The payload of an event about a webhook, as far as all of them have it.
+/// The part of the payload that all events about a webhook have.
 fn about(uuid: Uuid, name: &str, receiver: &Webhook) -> Map<String, Value> {
     let webhook = json!({
         "uuid": uuid,
@@ -135,16 +135,16 @@ fn describe(engine: &Engine, dead: &DeadDelivery, payload: &mut Map<String, Valu
     );
 }
 
-/// What an operator did to a webhook.
+/// An operator's change of a webhook.
 pub(super) enum WebhookEdit {
     Created,
-    /// Changed; the names of the fields.
+    /// The names of the changed fields.
     Updated(Vec<String>),
     Rotated,
     Deleted,
 }
 
-/// Tells of a change that an operator made. What the server does to a webhook has its own events.
+/// Publishes the event about an operator's change. Changes by the server have events of other topics.
 pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, change: WebhookEdit) {
     let topic = match &change {
         WebhookEdit::Created => "postrider.webhook.created",
@@ -171,7 +171,8 @@ fn own_event(topic: Topic, payload: Map<String, Value>, at: UnixMicros) -> Optio
         .ok()
 }
 
-/// An event was refused because the store is full. As nothing can be stored, that is told as soon as something can.
+/// Notes that an event was refused because the store is full. The event about it is published as soon as it can be
+/// stored.
 pub(super) fn note_full(engine: &Arc<Engine>) {
     if engine.is_full_told.swap(true, Ordering::AcqRel) {
         return;
@@ -190,7 +191,7 @@ pub(super) fn note_full(engine: &Arc<Engine>) {
     });
 }
 
-/// Whether it is told, or nobody wants to know.
+/// Whether the event is published, or no webhook matches its topic.
 async fn tell_full(engine: &Engine, since: UnixMicros) -> bool {
     let Some(topic) = wanted(engine, DEFAULT_TENANT, "postrider.store.full") else { return true };
     let now = engine.now();

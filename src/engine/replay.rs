@@ -26,31 +26,31 @@ use crate::store::{Act, Deed, DeliveryKey, EventSeq, Shard, Store, StoreError};
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookSeq, WebhookSettings};
 
-/// Jobs that run at the same time; others wait for their turn.
+/// The most jobs that run at the same time. Others wait for their turn.
 pub const MAX_RUNNING_REPLAYS: usize = 4;
-/// Deliveries that a job changes in a second, if it does not say.
+/// The default rate of a job, in changed deliveries a second.
 pub const DEFAULT_REPLAY_RATE_PER_S: u32 = 1_000;
-/// What a job may say.
+/// The rates that a job may have.
 pub const REPLAY_RATE_PER_S: std::ops::RangeInclusive<u32> = 1..=10_000;
 /// The most deliveries that one step of a job changes.
 const MAX_STEP_CHANGES: u32 = 100;
-/// A job that makes its rate takes about so many steps in a second.
+/// The steps a second of a job that reaches its rate, roughly.
 const STEPS_PER_S: u32 = 20;
-/// The least rest between two steps.
+/// The shortest pause between two steps.
 const STEP_PAUSE: Duration = Duration::from_millis(5);
-/// A step waits for a busy writer for a second at most.
+/// A step waits for a busy writer, for at most a second.
 const DEFERENCE: Deference = Deference { pause: Duration::from_millis(20), looks: 50 };
-/// How long a job rests after the store failed.
+/// The pause of a job after the store failed.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Why a job ended that an operator cancelled.
+/// The reason of a cancelled job.
 const CANCELLED: &str = "cancelled by an operator";
 
-/// What resending an event came to.
+/// The result of resending an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resent {
-    /// Deliveries made pending.
+    /// The number of deliveries made pending.
     pub deliveries: u32,
-    /// Deliveries that are on their way already.
+    /// The number of deliveries that are on their way already.
     pub under_way: u32,
 }
 
@@ -80,8 +80,8 @@ impl Replays {
         Self { runner: Runner { store, dispatcher, clock, slots }, tasks: Mutex::default() }
     }
 
-    /// Goes on with the jobs that have not ended, as far as they are for this node: the one that owns the shard of the
-    /// job's id. Those that are for others now stop.
+    /// Continues the unfinished jobs of this node, whose ids belong to its shards, and stops jobs that belong to other
+    /// nodes now.
     pub(super) fn follow(&self, unfinished: Vec<ReplayRecord>) {
         let mut tasks = self.tasks.lock();
         tasks.running.retain(|job, task| {
@@ -97,7 +97,7 @@ impl Replays {
         }
     }
 
-    /// Runs a job, if it is for this node and does not run.
+    /// Runs a job, if it belongs to this node and does not run yet.
     fn run(&self, job: ReplayRecord) {
         let mut tasks = self.tasks.lock();
         while tasks.all.try_join_next().is_some() {}
@@ -108,7 +108,7 @@ impl Replays {
         }
     }
 
-    /// Stops all of them where they are; the next start goes on.
+    /// Stops all jobs where they are. The next start continues them.
     pub(super) fn stop(&self) {
         self.tasks.lock().all.abort_all();
     }
@@ -143,7 +143,7 @@ impl Runner {
                     tracing::error!(job = %job.uuid, %error, "a replay failed");
                     let reason = error.to_string();
                     let now = self.clock.now();
-                    // It cannot be said where it cannot be written; the next start finds it out again.
+                    // If the failure cannot be stored, the next start finds it again.
                     let _ = self.store.end_replay(job.tenant, job.uuid, ReplayState::Failed, &reason, now).await;
                     return;
                 }
@@ -192,7 +192,7 @@ impl Runner {
         Ok(stepped)
     }
 
-    /// The settings by which a job decides what would have matched, if it has to.
+    /// The settings of the job's webhook, by which a job with `include_unmatched` finds further events.
     async fn settings_of(&self, job: &ReplayRecord) -> Result<Option<WebhookSettings>, StoreError> {
         let (ReplayAction::Replay { include_unmatched: true }, Some(webhook)) = (&job.action, &job.webhook) else {
             return Ok(None);
@@ -202,7 +202,7 @@ impl Runner {
 }
 
 impl Engine {
-    /// Makes a job and starts it, or lets it wait for its turn.
+    /// Makes a job, which starts at once or waits for its turn.
     pub async fn start_replay(
         self: &Arc<Self>,
         act: impl Into<Act>,
@@ -218,15 +218,15 @@ impl Engine {
         .await
     }
 
-    /// What it changed so far stays changed.
+    /// Deliveries that the job has changed stay changed.
     pub async fn cancel_replay(&self, act: impl Into<Act>, uuid: Uuid) -> Result<ReplayRecord, StoreError> {
         let act = act.into();
         let store = self.store.audited(&act);
         store.end_replay(act.tenant, uuid, ReplayState::Cancelled, CANCELLED, self.now()).await
     }
 
-    /// Sends an event again, whatever became of it: to each webhook that it was owed to and that is still there, or to
-    /// one, which it need not have been owed to.
+    /// Sends an event again, whatever the states of its deliveries: to each webhook on its list that still exists, or
+    /// to a given webhook, which need not be on the list.
     pub async fn resend(
         self: &Arc<Self>,
         act: impl Into<Act>,

@@ -15,36 +15,36 @@ use crate::dispatcher::Dispatcher;
 use crate::store::retention::{Cutoffs, Purged, Retention};
 use crate::store::{Act, Deed, EventSeq, Shard, Store, StoreError};
 
-/// The rest between two steps.
+/// The pause between two steps.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
-/// A step waits for a busy writer for five seconds at most: a store that is full must be purged although calls wait.
+/// A step waits for a busy writer, for at most five seconds: a full store must be purged although calls wait.
 const DEFERENCE: Deference = Deference { pause: Duration::from_millis(50), looks: 100 };
-/// What was kept when it was looked at is looked at again after this time.
+/// The time after which a round looks again at events that an earlier one kept.
 const FULL_ROUND_US: u64 = 6 * 3_600 * 1_000_000;
-/// How often the audit log is purged: each time may leave a line for each tenant.
+/// The interval of purges of the audit log. A purge may add a line for each tenant.
 const AUDIT_ROUND_US: u64 = 24 * 3_600 * 1_000_000;
-/// How long replay jobs that have ended are shown.
+/// The time for which ended replay jobs are kept.
 const ENDED_REPLAYS_KEPT: Duration = Duration::from_hours(30 * 24);
 
-/// How long things are kept; `None`: for ever.
+/// The times for which data is kept; `None`: for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetentionSettings {
-    /// Since an event was accepted.
+    /// From an event's acceptance.
     pub events: Option<Duration>,
-    /// Since a delivery ended as delivered or skipped.
+    /// From the end of a delivered or skipped delivery.
     pub delivered: Option<Duration>,
-    /// Since a delivery ended as dead or discarded.
+    /// From the end of a dead or discarded delivery.
     pub dead: Option<Duration>,
-    /// Since an attempt was started.
+    /// From the start of an attempt.
     pub attempts: Option<Duration>,
-    /// Since an act was noted in the audit log, and since a token ended.
+    /// From a line of the audit log, and from the end of a token.
     pub audit: Option<Duration>,
     /// Between two rounds of purging.
     pub interval: Duration,
 }
 
 impl RetentionSettings {
-    /// How often is looked for what is old.
+    /// The default interval of purges.
     pub const DEFAULT_INTERVAL: Duration = Duration::from_mins(1);
 
     /// Keeps everything for ever.
@@ -57,7 +57,7 @@ impl RetentionSettings {
         interval: Self::DEFAULT_INTERVAL,
     };
 
-    /// What of it holds at `now`, for every tenant alike.
+    /// The cutoffs at `now`, for all tenants alike.
     fn cutoffs(&self, now: UnixMicros) -> Retention {
         let before = |kept: Option<Duration>| kept.map(|kept| before(now, kept));
         let default = Cutoffs {
@@ -79,15 +79,15 @@ pub(super) struct Purge {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     settings: RetentionSettings,
-    /// One node purges: who owns the first shard.
+    /// The owner of the first shard is the node that purges.
     dispatcher: Dispatcher,
     trust: Arc<ClockTrust>,
     /// The zero of the steady clock.
     began_at: Instant,
-    /// Where the next round goes on: events before were looked at.
+    /// The last event of the rounds so far; the next round goes on after it.
     events_through: EventSeq,
     attempts_through: EventSeq,
-    /// When the last round began that looked at everything.
+    /// The start of the last round that began with the first event.
     full_round_at: UnixMicros,
     /// When the audit log was last purged.
     audit_round_at: Option<UnixMicros>,
@@ -119,7 +119,7 @@ impl Purge {
 
     pub(super) async fn run(mut self) {
         let mut is_failing = false;
-        // What is seen of the clock now is what later looks compare with. A look that fails is made again.
+        // Later looks compare the clock with this one. A look that fails is repeated.
         let _ = self.may_delete(self.clock.now()).await;
         loop {
             tokio::time::sleep(self.settings.interval).await;
@@ -135,7 +135,7 @@ impl Purge {
 
     async fn round(&mut self) -> Result<(), StoreError> {
         let now = self.clock.now();
-        // Every node looks, so that one which takes the purge over knows how its clock ran.
+        // Every node looks, so that a node that takes the purge over knows how its clock ran.
         if !self.may_delete(now).await? || !self.dispatcher.owns(Shard::from_number(0)) {
             return Ok(());
         }
@@ -192,7 +192,7 @@ impl Purge {
         Ok(())
     }
 
-    /// Whether the clock is to be believed.
+    /// Whether the clock is trusted.
     async fn may_delete(&self, now: UnixMicros) -> Result<bool, StoreError> {
         let newest = self.store.newest_at().await?;
         let hours = CLOCK_PROBATION.as_secs() / 3_600;
@@ -221,12 +221,12 @@ impl Purge {
 }
 
 impl Engine {
-    /// Whether nothing is purged because the clock jumped.
+    /// Whether purges are suspended because the clock jumped.
     pub fn is_clock_doubted(&self) -> bool {
         self.clock_trust.is_doubted()
     }
 
-    /// An operator says that this node's clock is right. Returns whether that was in doubt.
+    /// An operator confirms that this node's clock is right. Returns whether it was doubted.
     pub async fn confirm_clock(&self, act: impl Into<Act>) -> Result<bool, StoreError> {
         let act = act.into();
         let (target, target_name) = (Some(self.node.uuid.to_string()), Some(self.node.name.clone()));

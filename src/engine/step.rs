@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::store::Store;
 
-/// How long a step waits for a busy writer: it asks `looks` times, `pause` apart, and then goes on all the same.
+/// The wait of a step for a busy writer: at most `looks` looks, `pause` apart. Then the step goes on all the same.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deference {
     pub(super) pause: Duration,

@@ -13,7 +13,7 @@ use crate::topic::Topic;
 /// The topic of the event that [`Engine::test_webhook`] sends.
 pub const TEST_TOPIC: &str = "postrider.test";
 
-/// Why a webhook was not tested.
+/// The reason why a webhook was not tested.
 #[derive(Debug, thiserror::Error)]
 pub enum TestError {
     #[error(transparent)]
@@ -23,8 +23,8 @@ pub enum TestError {
 }
 
 impl Engine {
-    /// One signed attempt now with a test event, within the limits of the webhook's deliveries, no retry; stores nothing
-    /// but who asked for it. The inner error: there is no body to send.
+    /// Makes one signed attempt with a test event, within the limits of the webhook's deliveries and without retries.
+    /// Only the line in the audit log is stored. The inner error: the shape could not be rendered.
     pub async fn test_webhook(
         &self,
         act: impl Into<Act>,

@@ -31,8 +31,8 @@ impl Event {
         not_empty(events)
     }
 
-    /// A batch as newline-delimited JSON; blank lines are passed over, and not counted.
-    /// Offsets in errors count from the start of the batch.
+    /// A batch as newline-delimited JSON. Blank lines are skipped and not counted. Offsets in errors count from the
+    /// start of the batch.
     pub fn batch_from_ndjson(lines: &[u8], now: UnixMicros) -> Result<Vec<Self>, BatchError> {
         check_batch_size(lines)?;
         let mut events = Vec::new();

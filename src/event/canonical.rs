@@ -18,7 +18,7 @@ pub(super) struct Canonicaliser<'a> {
     at: usize,
     depth: usize,
     canonical: String,
-    /// Members of the objects that are open, outermost first: each object's from an index of its own.
+    /// The members of the open objects, outermost first. Each object's members begin at an index of its own.
     members: Vec<Member>,
     reordered: String,
 }
@@ -31,7 +31,7 @@ struct Member {
     key_end: usize,
     end: usize,
     is_key_escaped: bool,
-    /// Where the key came from, in the input.
+    /// The key's offset in the input.
     key_at: usize,
 }
 
@@ -43,7 +43,7 @@ impl Member {
     fn cmp_key(self, other: Self, canonical: &str) -> Ordering {
         let (own, others) = (self.key(canonical), other.key(canonical));
         if self.is_key_escaped || other.is_key_escaped {
-            // An escape sorts as the character that it stands for; code points sort as UTF-8 does.
+            // An escape sorts as its character. Code points sort as their UTF-8.
             unescaped(own).cmp(unescaped(others))
         } else {
             own.as_bytes().cmp(others.as_bytes())
@@ -56,7 +56,7 @@ fn invalid(at: usize, reason: &str) -> EventError {
 }
 
 impl<'a> Canonicaliser<'a> {
-    /// Refuses what is not UTF-8.
+    /// Refuses invalid UTF-8.
     pub(super) fn new(input: &'a [u8]) -> Result<Self, EventError> {
         let input = std::str::from_utf8(input).map_err(|e| invalid(e.valid_up_to(), "is not UTF-8"))?;
         if input.starts_with('\u{feff}') {
@@ -93,7 +93,7 @@ impl<'a> Canonicaliser<'a> {
         is_next
     }
 
-    /// The error that something else came where `wanted` had to come.
+    /// The error for input that is not `wanted`.
     pub(super) fn unexpected(&mut self, wanted: &str) -> EventError {
         let found = if self.peek().is_some() { "expected" } else { "the text ends, expected" };
         invalid(self.at, &format!("{found} {wanted}"))
@@ -111,7 +111,7 @@ impl<'a> Canonicaliser<'a> {
         self.value()
     }
 
-    /// As [`Self::read`], and keeps an object's members for [`Self::members`]. Whether it was an object.
+    /// As [`Self::read`], and keeps an object's members for [`Self::members`]. Returns whether the text was an object.
     pub(super) fn read_object(&mut self) -> Result<bool, EventError> {
         self.canonical.clear();
         self.members.clear();
@@ -199,7 +199,7 @@ impl<'a> Canonicaliser<'a> {
         Ok(())
     }
 
-    /// Reads an object, leaves its sorted members on the stack, and says whether they came sorted.
+    /// Reads an object and leaves its sorted members on the stack. Returns whether they were sorted in the input.
     fn object_members(&mut self) -> Result<bool, EventError> {
         self.open('{')?;
         let first = self.members.len();
@@ -296,11 +296,11 @@ impl<'a> Canonicaliser<'a> {
         Ok(())
     }
 
-    /// Reads a string; whether its canonical form has escapes.
+    /// Reads a string; returns whether its canonical form has escapes.
     fn string(&mut self) -> Result<bool, EventError> {
         let bytes = self.input.as_bytes();
         let start = self.canonical.len();
-        // What is copied as it is, the opening quote included.
+        // The part that is copied unchanged, the opening quote included.
         let mut run = self.at;
         self.at += 1;
         let mut has_escapes = false;
@@ -364,7 +364,7 @@ impl<'a> Canonicaliser<'a> {
 
 const LONE_SURROGATE: &str = "half of a surrogate pair is no character";
 
-/// How many bytes come before the first quote, backslash or control character.
+/// The number of bytes before the first quote, backslash or control character.
 pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 0xff;
     const HIGHS: u64 = ONES << 7;
@@ -384,7 +384,7 @@ pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
     words.len() * 8 + rest.iter().take_while(is_plain).count()
 }
 
-/// Writes a string that was not JSON before, with its quotes.
+/// Writes a text as a JSON string, with quotes.
 pub(super) fn quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
@@ -408,7 +408,7 @@ fn push_escaped(text: &mut String, c: char) {
     }
 }
 
-/// The characters that the inside of a canonical string stands for.
+/// The characters of the inside of a canonical string, without escapes.
 pub(super) fn unescaped(inside: &str) -> impl Iterator<Item = char> {
     let mut chars = inside.chars();
     std::iter::from_fn(move || match chars.next()? {

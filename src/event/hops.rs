@@ -12,14 +12,14 @@ use http::HeaderValue;
 pub const HOPS_HEADER: &str = "postrider-hops";
 /// The most installations that a request may have passed through to be accepted.
 pub const MAX_HOPS: u8 = 5;
-/// The most installations that the header names. A request of many events names those of all of them, and leaves out the
-/// oldest beyond this; its count still ends a loop.
+/// The most installations that the header names. A request with many events names the installations of all events,
+/// without the oldest ones beyond this limit. The count still ends a loop.
 pub const MAX_VIA: usize = 32;
 
-/// Digits of an installation's name.
+/// The digits of an installation's id.
 const DIGITS: usize = 16;
 
-/// An installation as others know it: all nodes that share a store, and always the same.
+/// The id of an installation for other servers: the same on all nodes that share a store, and for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instance(pub(crate) u64);
 
@@ -39,19 +39,19 @@ impl Instance {
 /// The installations that an event, or several in one request, have passed through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hops {
-    /// At least 1; the most of any event of the request.
+    /// At least 1: the highest count of all events of the request.
     count: u8,
-    /// At most [`MAX_VIA`], those passed last at the end.
+    /// At most [`MAX_VIA`], in order of passage.
     via: Vec<Instance>,
 }
 
-/// Why a request is not accepted for where it has been.
+/// The reason why a request is refused because of its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HopError {
     /// Answered with 400.
     #[error("is not of the form \"2; via=3f29c1d07ab4e856, 90b1d2c3e4f50617\"")]
     Malformed,
-    /// Answered with 508, as the next.
+    /// Answered with 508, like the next.
     #[error("this request has passed through this server before: a webhook leads back here")]
     Loop,
     #[error(
@@ -61,7 +61,7 @@ pub enum HopError {
 }
 
 impl Hops {
-    /// Of the values of a request's headers of this name; `None`: it comes from its publisher.
+    /// Parses the values of a request's headers of this name; `None`: the request comes from its publisher.
     pub fn of_request<'a>(
         values: impl IntoIterator<Item = &'a HeaderValue>,
         own: Instance,
@@ -84,7 +84,7 @@ impl Hops {
         if count.is_empty() || !count.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        // More than a byte holds is too many, however many.
+        // A count beyond a byte is too high in any case.
         let count = count.parse().unwrap_or(u8::MAX);
         let names = via.trim().strip_prefix("via=")?;
         let mut via = Vec::new();
@@ -97,14 +97,14 @@ impl Hops {
         (count > 0).then_some(Self { count, via })
     }
 
-    /// As a store keeps it.
+    /// The form that is stored.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let via = self.via.iter().flat_map(|instance| instance.0.to_be_bytes());
         std::iter::once(self.count).chain(via).collect()
     }
 
-    /// As a store kept it; `None`: no store did.
+    /// Reads the stored form; `None`: the bytes are not one.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (count, via) = bytes.split_first()?;
@@ -113,7 +113,7 @@ impl Hops {
         (*count > 0 && rest.is_empty() && via.len() <= MAX_VIA).then_some(Self { count: *count, via })
     }
 
-    /// The header of a request that goes on from `own` with all events that have been at `before`.
+    /// The header of a request from `own` with events that passed through `before`.
     fn onwards<'a>(before: impl Iterator<Item = &'a Self>, own: Instance) -> Self {
         let mut next = Self { count: 0, via: Vec::new() };
         for hops in before {
@@ -123,7 +123,7 @@ impl Hops {
                     next.via.push(*instance);
                 }
             }
-            // Not only at the end: a thousand events may have been at thousands.
+            // In each step, since a thousand events may have passed through thousands of installations.
             let beyond = next.via.len().saturating_sub(MAX_VIA - 1);
             next.via.drain(..beyond);
         }
@@ -132,7 +132,7 @@ impl Hops {
         next
     }
 
-    /// `None` is never: all of it is visible ASCII.
+    /// Never `None`, since the value is visible ASCII.
     fn header(&self) -> Option<HeaderValue> {
         HeaderValue::from_str(&self.to_string()).ok()
     }
@@ -152,7 +152,7 @@ impl fmt::Display for Hops {
 #[derive(Clone, Debug)]
 pub struct Stamp {
     own: Instance,
-    /// Of events that come from their publishers, as almost all do.
+    /// The value for events that come from their publishers, as almost all do.
     first: Option<HeaderValue>,
 }
 
@@ -167,7 +167,7 @@ impl Stamp {
         self.own
     }
 
-    /// The header's value for a request with events that have been at `before`.
+    /// The header's value for a request with events that passed through `before`.
     pub fn value<'a>(&self, before: impl IntoIterator<Item = Option<&'a Hops>>) -> Option<HeaderValue> {
         let mut before = before.into_iter().flatten().peekable();
         if before.peek().is_none() {

@@ -7,22 +7,22 @@ use uuid::Uuid;
 use super::{EventError, is_number_start, refused};
 use crate::clock::UnixMicros;
 
-/// How far ahead `deliver_at` may be.
+/// The farthest `deliver_at` from now.
 pub const MAX_DELIVERY_DELAY: Duration = Duration::from_hours(24);
 /// The most webhooks that an event may name.
 pub const MAX_DIRECTED_WEBHOOKS: usize = 100;
 
-/// When and to whom. By default at once and to every webhook that wants the event.
+/// The time and the receivers. By default at once, to every webhook that matches the event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryOptions {
-    /// No attempt is made before.
+    /// No attempt is made before this time.
     pub deliver_at: Option<UnixMicros>,
-    /// Of the webhooks that want the event, only these get it; 1 to [`MAX_DIRECTED_WEBHOOKS`], ascending.
+    /// Only these webhooks get the event, if they match it; 1 to [`MAX_DIRECTED_WEBHOOKS`], ascending.
     pub webhooks: Option<Vec<Uuid>>,
 }
 
 impl DeliveryOptions {
-    /// From the fields' canonical JSON. `None`: nothing is asked.
+    /// Parses the fields' canonical JSON. `None`: no option is given.
     pub(super) fn parse(
         deliver_at: Option<&str>,
         webhooks: Option<&str>,
@@ -56,7 +56,7 @@ fn uuids(json: &str) -> Result<Vec<Uuid>, EventError> {
         return Err(wrong("names no webhook; leave it out for all that want the event"));
     }
     let mut uuids = Vec::new();
-    // No UUID has a comma or an escape in it.
+    // UUIDs contain no commas and need no escapes.
     for (index, text) in inside.split(',').enumerate() {
         if index == MAX_DIRECTED_WEBHOOKS {
             return Err(wrong(&format!("names more than {MAX_DIRECTED_WEBHOOKS} webhooks")));

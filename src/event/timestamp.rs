@@ -34,10 +34,10 @@ pub(super) fn iso(moment: UnixMicros) -> Option<String> {
     Some(text)
 }
 
-/// The moment that a JSON number of epoch seconds names, as Python reads it: through an IEEE double,
-/// whose fraction is rounded half to even to microseconds. `None` far outside the years 1 to 9999.
+/// The moment of a JSON number of epoch seconds, read as in Python: as an IEEE double, whose fraction is rounded half
+/// to even to microseconds. `None` far outside the years 1 to 9999.
 pub(super) fn from_epoch_seconds(number: &str) -> Option<UnixMicros> {
-    // Within a year of the years that can be written; i64 microseconds hold thirty times that.
+    // Within a year of the years that can be written. The microseconds of an i64 reach thirty times as far.
     const FURTHEST_S: f64 = 260_000_000_000.0;
     let seconds: f64 = number.parse().ok()?;
     if !(-FURTHEST_S..FURTHEST_S).contains(&seconds) {

@@ -12,18 +12,18 @@ use super::{MAX_CONDITIONS, MAX_FILTER_DEPTH, MAX_FILTER_VALUES, MAX_OPERAND_BYT
 /// Alternatives between whole sets of fields.
 const OR: &str = "$or";
 
-/// What is wrong with a filter, and where.
+/// An error of a filter, with its place.
 #[derive(Debug)]
 pub(super) struct Wrong {
     /// In bytes from the start.
     pub(super) at: usize,
-    /// The keys that lead there, with dots between.
+    /// The keys that lead to the place, with dots between.
     pub(super) path: String,
     pub(super) reason: String,
 }
 
-/// A filter's conditions, sorted by path, and its branches: an event that meets every condition of one
-/// branch is wanted. A filter without `$or` has one branch.
+/// A filter's conditions, sorted by path, and its branches. An event matches if it meets every condition of a branch. A
+/// filter without `$or` has one branch.
 #[derive(Debug)]
 pub(super) struct Compiled {
     pub(super) conditions: Box<[Condition]>,
@@ -65,14 +65,14 @@ fn sorted(conditions: Vec<Condition>, branches: Branches) -> Compiled {
 
 struct Compiler<'a> {
     document: &'a Document<'a>,
-    /// The keys that have led to where the compiler is, without `$or`.
+    /// The keys to the present place, without `$or`.
     path: Vec<&'a str>,
     conditions: Vec<Condition>,
     /// Alternatives and operands so far.
     values: usize,
     /// Asterisks of wildcards so far.
     asterisks: usize,
-    /// How many `$or`s are around.
+    /// The number of `$or`s around the present place.
     or_depth: usize,
 }
 

@@ -10,16 +10,16 @@ use super::value::Value;
 use crate::event::MAX_DEPTH;
 use crate::hex;
 
-/// A JSON text and what is where in it.
+/// A JSON text with its nodes.
 #[derive(Debug)]
 pub(super) struct Document<'a> {
     text: &'a str,
-    /// What strings with escapes stand for, one after another.
+    /// The texts of strings with escapes, one after another.
     unescaped: String,
     nodes: Vec<Node>,
 }
 
-/// Where a text is no JSON, and why.
+/// The place and the reason why a text is no JSON.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Invalid {
     /// In bytes from the start.
@@ -39,7 +39,7 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug)]
 struct Node {
     kind: Kind,
-    /// Empty for what is no member of an object.
+    /// Empty if the node is no member of an object.
     key: Span,
     /// A string without its quotes, or the characters of a bare value.
     value: Span,
@@ -53,7 +53,7 @@ struct Node {
 struct Span {
     start: u32,
     end: u32,
-    /// Lies in `unescaped` and not in `text`.
+    /// The span is in `unescaped`, not in `text`.
     is_unescaped: bool,
 }
 
@@ -78,7 +78,7 @@ impl<'a> Document<'a> {
         Ok(parser.document)
     }
 
-    /// As [`Self::parse`], of bytes; `None` is no JSON.
+    /// As [`Self::parse`], of bytes; `None`: the bytes are not JSON.
     pub(super) fn of_event(body: &'a [u8]) -> Option<Self> {
         Self::parse(std::str::from_utf8(body).ok()?).ok()
     }
@@ -102,7 +102,7 @@ impl<'a> Document<'a> {
         self.node(at).at as usize
     }
 
-    /// What a leaf holds; `None` for arrays and objects.
+    /// The value of a leaf; `None` for arrays and objects.
     pub(super) fn value(&self, at: NodeAt) -> Option<Value<'_>> {
         match self.kind(at) {
             Kind::String => Some(Value::Text(self.text(at))),
@@ -118,7 +118,7 @@ impl<'a> Document<'a> {
         iter::successors(first, move |child| Some(self.node(*child).end).filter(|next| *next < end))
     }
 
-    /// The value itself, or what an array holds, with the arrays in it opened up: leaves and objects.
+    /// The value itself, or the elements of an array, with nested arrays flattened: leaves and objects.
     pub(super) fn opened(&self, at: NodeAt) -> impl Iterator<Item = NodeAt> {
         let end = self.node(at).end;
         let mut next = at;
@@ -148,7 +148,7 @@ impl<'a> Document<'a> {
 
 struct Parser<'a> {
     document: Document<'a>,
-    /// The byte that is read next.
+    /// The offset of the next byte.
     at: usize,
     depth: usize,
 }
@@ -278,7 +278,7 @@ impl Parser<'_> {
         }
     }
 
-    /// What stands after a backslash.
+    /// Reads an escape after its backslash.
     fn escape(&mut self) -> Result<char, Invalid> {
         let byte = self.byte();
         let character = match byte {
@@ -409,7 +409,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_takes_what_another_parser_takes(text in r#"[\[\]{}",:0-9eE.+\-\\u truefalsn]{0,24}"#) {
-            // Except for numbers beyond `f64`, of which that parser is afraid.
+            // Except for numbers beyond `f64`, which that parser refuses.
             let other = serde_json::from_str::<serde_json::Value>(&text);
             if !other.as_ref().is_err_and(|error| error.to_string().contains("out of range")) {
                 prop_assert_eq!(Document::parse(&text).is_ok(), other.is_ok(), "{}", text);

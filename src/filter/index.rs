@@ -33,9 +33,9 @@ use super::predicate::{Predicate, Wanted};
 #[derive(Debug)]
 pub struct FilterIndex<K> {
     rules: Rules,
-    /// Who has which filter, ascending.
+    /// The subscribers with their filters, ascending.
     keys: Vec<(K, FilterId)>,
-    /// Room for what lookups note, kept from one to the next; several may run at once.
+    /// Buffers of lookups, kept for reuse; several lookups may run at the same time.
     scratch: Mutex<Vec<Scratch>>,
 }
 
@@ -64,7 +64,7 @@ struct Rules {
 #[derive(Debug)]
 struct Entry {
     filter: Filter,
-    /// Subscribers that have it.
+    /// The number of subscribers with the filter.
     keys: usize,
     branches: Vec<BranchId>,
 }
@@ -72,28 +72,28 @@ struct Entry {
 #[derive(Debug)]
 struct Branch {
     filter: FilterId,
-    /// Which of the filter's branches it is.
+    /// The branch's number within the filter.
     number: usize,
     conditions: Box<[ConditionId]>,
-    /// Paths to objects from which it takes several fields.
+    /// Paths to objects from which the branch takes several fields.
     shared: Box<[PathId]>,
     gate: Option<ConditionId>,
 }
 
-/// A condition, as the filters that have it share it.
+/// A condition, shared by the filters that have it.
 #[derive(Debug)]
 struct Indexed {
     path: PathId,
     wanted: Arc<Wanted>,
     predicates: Box<[PredicateId]>,
-    /// Branches that have it.
+    /// The number of branches with the condition.
     uses: usize,
-    /// Branches that wait for it.
+    /// Branches whose gate is this condition.
     gated: Vec<BranchId>,
 }
 
 impl Indexed {
-    /// Whether nothing but its predicates can meet it.
+    /// Whether only its predicates can meet the condition.
     fn is_narrow(&self) -> bool {
         !self.wanted.exists && !self.wanted.absent && self.wanted.anything_but.is_empty()
     }
@@ -102,11 +102,11 @@ impl Indexed {
 #[derive(Debug)]
 struct IndexedPredicate {
     predicate: Predicate,
-    /// Conditions that it meets.
+    /// The conditions that the predicate meets.
     conditions: Vec<ConditionId>,
 }
 
-/// Where a path of keys leads.
+/// A node of the tree of paths.
 #[derive(Debug, Default)]
 struct PathNode {
     parent: Option<(PathId, Box<str>)>,
@@ -128,7 +128,7 @@ impl<K> Default for FilterIndex<K> {
 }
 
 impl<K: Copy + Ord + Hash> FilterIndex<K> {
-    /// Gives the subscriber `key` a filter, in place of one it may have had.
+    /// Sets the filter of the subscriber `key`.
     pub fn insert(&mut self, filter: &Filter, key: K) {
         self.remove(key);
         let id = self.rules.add(filter);
@@ -136,7 +136,7 @@ impl<K: Copy + Ord + Hash> FilterIndex<K> {
         self.keys.insert(place, (key, id));
     }
 
-    /// Takes the filter of a subscriber out; does nothing if it has none.
+    /// Removes the filter of a subscriber, if it has one.
     pub fn remove(&mut self, key: K) {
         if let Ok(place) = self.keys.binary_search_by_key(&key, |(key, _)| *key) {
             let (_, id) = self.keys.remove(place);
@@ -144,17 +144,17 @@ impl<K: Copy + Ord + Hash> FilterIndex<K> {
         }
     }
 
-    /// Whether nobody has a filter.
+    /// Whether no subscriber has a filter.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Appends to `wanting` those of `candidates` that want the event with this body: whose filter matches, or who
-    /// have none. In the order of `candidates`; quickest when that is ascending, as from
-    /// [`PatternIndex::matches`](crate::topic::PatternIndex::matches).
+    /// Appends to `wanting` the candidates whose filter matches the event with this body, or that have no filter, in
+    /// the order of `candidates`. Ascending candidates, as from
+    /// [`PatternIndex::matches`](crate::topic::PatternIndex::matches), are the fastest.
     pub fn matching(&self, body: &[u8], candidates: &[K], wanting: &mut Vec<K>) {
-        /// With no more filters than this to ask, each is asked by itself.
+        /// Up to this number of filters are asked one by one.
         const FEW: usize = 4;
         let filtered = self.filters_of(candidates).filter(|(_, filter)| filter.is_some()).take(FEW + 1).count();
         let event = if filtered == 0 { None } else { Document::of_event(body) };
@@ -178,7 +178,7 @@ impl<K: Copy + Ord + Hash> FilterIndex<K> {
     fn filters_of(&self, candidates: &[K]) -> impl Iterator<Item = (K, Option<FilterId>)> {
         let mut next = 0;
         candidates.iter().map(move |candidate| {
-            // Candidates that ascend are found by going forth in steps that double.
+            // Ascending candidates are found by a galloping search.
             if next > 0 && self.keys[next - 1].0 >= *candidate {
                 next = 0;
             }
@@ -198,7 +198,7 @@ impl<K: Copy + Ord + Hash> FilterIndex<K> {
 }
 
 impl Rules {
-    /// One more subscriber has `filter`.
+    /// Counts a further subscriber of `filter`.
     fn add(&mut self, filter: &Filter) -> FilterId {
         if let Some(id) = self.by_filter.get(filter) {
             self.filters[*id].keys += 1;
@@ -216,7 +216,7 @@ impl Rules {
         id
     }
 
-    /// One subscriber has the filter no more.
+    /// Counts a subscriber of the filter less.
     fn release(&mut self, id: FilterId) {
         self.filters[id].keys -= 1;
         if self.filters[id].keys > 0 {
@@ -274,7 +274,7 @@ impl Rules {
         }
     }
 
-    /// Where a branch with these conditions waits.
+    /// The gate of a branch with these conditions.
     fn gate(&self, conditions: &[ConditionId]) -> Option<ConditionId> {
         let needs_leaf = conditions.iter().filter(|id| !self.conditions[**id].wanted.absent);
         needs_leaf.min_by_key(|id| (!self.conditions[**id].is_narrow(), self.conditions[**id].gated.len())).copied()
@@ -288,7 +288,7 @@ impl Rules {
         above
     }
 
-    /// The condition, whose uses are for the caller to count.
+    /// Finds or makes the condition. The caller counts its uses.
     fn condition(&mut self, keys: &[Box<str>], wanted: &Wanted) -> ConditionId {
         let path = self.path(keys);
         let wanted = Arc::new(wanted.clone());
@@ -353,7 +353,7 @@ impl Rules {
         })
     }
 
-    /// One use of a path less; it goes with its last, and may take those above with it.
+    /// Counts a use of a path less. The last use removes the path, and perhaps paths above it.
     fn release_path(&mut self, id: PathId) {
         let path = &mut self.paths[id];
         path.uses -= 1;

@@ -7,25 +7,25 @@
 use super::document::{Document, Kind, NodeAt};
 use super::predicate::Wanted;
 
-/// What is wanted of the field at a path of keys.
+/// A condition on the field at a path of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Condition {
     pub(super) path: Box<[Box<str>]>,
     pub(super) wanted: Wanted,
 }
 
-/// How conditions can be met.
+/// The ways in which conditions are met.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Answer {
     /// By at least one leaf.
     by_leaf: bool,
-    /// By there being no leaf at all.
+    /// By the absence of leaves.
     by_absence: bool,
 }
 
 impl Answer {
     const NO: Self = Self { by_leaf: false, by_absence: false };
-    /// The answer to no question.
+    /// The answer for no conditions.
     const NOTHING_WANTED: Self = Self { by_leaf: false, by_absence: true };
 
     fn and(self, other: Self) -> Self {
@@ -56,7 +56,7 @@ impl<'a> Search<'a> {
 
     /// Asks `picked`, whose paths have led to `node` after `depth` keys; `None` is a field that is not there.
     fn at(&self, picked: &[u32], depth: usize, node: Option<NodeAt>) -> Answer {
-        // Sorted by path, so those that end here come first.
+        // Conditions are sorted by path, so the ones that end here come first.
         let own = picked.partition_point(|index| self.condition(*index).path.len() == depth);
         let (own, deeper) = picked.split_at(own);
         let mut answer = Answer::NOTHING_WANTED;
@@ -76,7 +76,7 @@ impl<'a> Search<'a> {
         Answer { by_leaf: leaves.any(|value| wanted.matches(value)), by_absence }
     }
 
-    /// Takes one object of those at `node`, or finds that no field wanted is in any.
+    /// Meets the conditions with one of the objects at `node`, or by the absence of their fields from all objects.
     fn objects(&self, picked: &[u32], depth: usize, node: Option<NodeAt>) -> Answer {
         let objects = node.into_iter().flat_map(|node| self.event.opened(node));
         let mut answer = Answer { by_leaf: false, by_absence: picked.iter().all(|i| self.condition(*i).wanted.absent) };

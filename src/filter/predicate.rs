@@ -8,14 +8,14 @@ use memchr::memmem;
 
 use super::value::{Micros, Value, folded};
 
-/// One question about one leaf.
+/// A condition on one leaf.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Predicate {
     /// This string.
     Text(Box<str>),
     /// This number, `true`, `false` or `null`, by its characters.
     Bare(Box<str>),
-    /// A string that is this one when folded; the operand is folded, as in the next ones.
+    /// A string that equals this one after case folding. The operand is folded, as in the next variants.
     IgnoreCase(Box<str>),
     Prefix(Box<str>),
     PrefixIgnoreCase(Box<str>),
@@ -31,16 +31,16 @@ pub(super) enum Predicate {
 /// A pattern of strings: the literal parts around its asterisks, of which it has at least one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Wildcard {
-    /// What the string begins with.
+    /// The beginning of the string.
     pub(super) first: Box<str>,
-    /// What it has in between, in this order.
+    /// The parts in between, in this order.
     pub(super) middle: Box<[Box<str>]>,
-    /// What it ends with.
+    /// The end of the string.
     pub(super) last: Box<str>,
 }
 
 impl Wildcard {
-    /// Looks for each part where it can come first, so each byte of `text` is passed once.
+    /// Takes the first occurrence of each part, so that each byte of `text` is passed once.
     fn matches(&self, text: &str) -> bool {
         let inside = text.strip_prefix(&*self.first).and_then(|rest| rest.strip_suffix(&*self.last));
         let after = |rest: &[u8], part: &str| memmem::find(rest, part.as_bytes()).map(|at| at + part.len());
@@ -85,14 +85,14 @@ fn begins(mut text: impl Iterator<Item = char>, mut wanted: impl Iterator<Item =
     wanted.all(|wanted| text.next().map(folded) == Some(wanted))
 }
 
-/// The address that `text` is.
+/// Parses an address.
 pub(super) fn address(text: &str) -> Option<IpAddr> {
     /// The longest spelling of an address, in bytes: IPv6 with an IPv4 tail.
     const MAX_ADDRESS_BYTES: usize = 45;
     if text.len() > MAX_ADDRESS_BYTES { None } else { text.parse().ok() }
 }
 
-/// Several predicates of which one is enough.
+/// Several predicates, one of which is enough.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct AnyOf {
     /// Ascending; the strings come first.
@@ -125,7 +125,7 @@ impl AnyOf {
     }
 }
 
-/// What a filter wants of one field: one of these is enough.
+/// The alternatives of a filter for one field; one is enough.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Wanted {
     /// A leaf that passes one of these.

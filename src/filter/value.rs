@@ -9,7 +9,7 @@ pub(super) type Micros = i64;
 const MICROS_PER_UNIT: i64 = 1_000_000;
 const MICROS_DIGITS: i64 = 6;
 
-/// What a leaf holds.
+/// The value of a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value<'a> {
     /// A string, without quotes and escapes.
@@ -21,7 +21,7 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// What is no string, by its characters.
+    /// A number, `true`, `false` or `null`, by its characters.
     pub(super) fn bare(text: &'a str) -> Self {
         if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
             Self::Number(text, micros(text))

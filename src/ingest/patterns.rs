@@ -24,17 +24,17 @@ pub(super) struct Known {
     pub(super) uuid: Uuid,
     pub(super) name: String,
     is_enabled: bool,
-    /// What the index holds of it, to take it out again.
+    /// The patterns in the index, for their removal.
     patterns: Vec<Pattern>,
 }
 
 impl Patterns {
-    /// Why a webhook of another node gets no more deliveries, if it gets none.
+    /// The reason why a webhook of another node gets no deliveries, if it gets none.
     pub(super) fn refusal(&self, webhook: WebhookSeq) -> Option<&'static str> {
         self.by_webhook.get(&webhook).filter(|known| !known.is_enabled).map(|_| WEBHOOK_DISABLED)
     }
 
-    /// Takes in a webhook, or its newer patterns.
+    /// Adds a webhook, or replaces its patterns.
     pub(super) fn apply(&mut self, record: &WebhookRecord) {
         let indexes = self.by_tenant.entry(record.tenant).or_default();
         let new = Known {
@@ -74,7 +74,8 @@ impl Patterns {
     }
 }
 
-/// The patterns of a tenant. The server's own events are for those who name them: a `>` alone does not mean them.
+/// The patterns of a tenant. The server's own events have an index of their own, since a pattern such as `>` does not
+/// match them.
 #[derive(Default)]
 pub(super) struct Indexes {
     events: PatternIndex<WebhookSeq>,
@@ -88,8 +89,8 @@ impl Indexes {
         if topic.is_operational() { &self.operational } else { &self.events }
     }
 
-    /// Events that are stored at once hold up all others meanwhile: together they are for no more than `max` webhooks, or
-    /// are one event.
+    /// Events of one commit delay all others. So they may have at most `max` deliveries together, unless they are a
+    /// single event.
     pub(super) fn refuse_too_many(
         &self,
         events: &[Event],
@@ -116,7 +117,7 @@ impl Indexes {
     }
 }
 
-/// The webhooks that the `index`th event is directed to, ascending; `None`: to whoever wants it.
+/// The webhooks that the `index`th event names, ascending; `None`: it names none, and goes to all that match.
 pub(super) fn named(
     indexes: Option<&Indexes>,
     event: &Event,

@@ -23,29 +23,30 @@ use tokio::time::Instant;
 use crate::api::ConnectionCounts;
 use crate::log_rate::LogRate;
 
-/// Places beside the others, for requests about the server's health; and as many for peers that have their share.
+/// Reserved places for requests about the server's health when all others are taken, and as many for peers that have
+/// used up their share.
 pub(super) const RESERVED_CONNECTIONS: usize = 16;
 /// Places of both reserves.
 pub(super) const ALL_RESERVED_CONNECTIONS: usize = 2 * RESERVED_CONNECTIONS;
-/// For so long a connection keeps its place whatever comes: its first request may be on its way.
+/// The time for which a new connection keeps its place in any case, since its first request may be on its way.
 const PROBATION: Duration = Duration::from_millis(100);
-/// The same in the reserves, which are few and to be free soon.
+/// The same in the reserves, whose few places must become free soon.
 const RESERVE_PROBATION: Duration = Duration::from_millis(5);
-/// How long to wait for a connection that gives its place up, before another has to.
+/// The wait for a connection that was told to leave, before another one is told.
 const LEAVING_TIME: Duration = Duration::from_millis(20);
-/// The bits of an IPv6 address that name a network: whoever has one has all addresses within.
+/// The bits of an IPv6 address that name a network, since a client usually has all addresses of its network.
 const IPV6_NETWORK_BITS: u32 = 64;
-/// In place of the time since which a connection waits: a request is under way, or nobody is there.
+/// Instead of a time: a request is under way, or the place is free.
 const BUSY: u64 = 0;
-/// In place of that time: it is to go.
+/// Instead of a time: the connection was told to leave.
 const GOING: u64 = u64::MAX;
-/// Of that time: the connection has sent a request before.
+/// Added to a time: the connection has sent a request before.
 const PROVEN: u64 = 1 << 62;
 
 /// All places.
 pub(super) struct Places {
-    /// Since when the connection at this place waits, in microseconds from `began` and with [`PROVEN`]; or [`BUSY`] or
-    /// [`GOING`]. First those for all, then the two reserves.
+    /// The time since which the connection at each place is idle, in microseconds from `began` and with [`PROVEN`]; or
+    /// [`BUSY`] or [`GOING`]. The places of the two reserves come last.
     waiting: Box<[AtomicU64]>,
     began: Instant,
     max_per_peer: usize,
@@ -55,31 +56,31 @@ pub(super) struct Places {
 }
 
 struct Table {
-    /// Places that nobody has, by [`Kind`].
+    /// Free places, by [`Kind`].
     free: [Vec<usize>; 3],
     open: Vec<Option<Open>>,
-    /// Places for all that a peer has.
+    /// The number of unreserved places of each peer.
     by_peer: HashMap<Peer, usize>,
 }
 
-/// What a place is for.
+/// The purpose of a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     All,
-    /// For when all others are busy.
+    /// For requests when all other places are taken.
     Reserve,
-    /// For peers that have their share.
+    /// For peers that have used up their share.
     BeyondShare,
 }
 
-/// A connection as the table knows it.
+/// A connection in the table.
 struct Open {
     peer: Peer,
-    /// Tells the connection to go, and ends it when it is dropped.
+    /// Tells the connection to leave. Its drop ends the connection.
     leave: watch::Sender<()>,
 }
 
-/// Whose connections are counted together: an IPv4 address, or an IPv6 network.
+/// An IPv4 address or an IPv6 network, whose connections are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Peer(IpAddr);
 
@@ -95,30 +96,30 @@ impl From<IpAddr> for Peer {
     }
 }
 
-/// A connection's place; dropping it gives it back.
+/// A connection's place, which becomes free when this is dropped.
 pub(super) struct Place {
     places: Arc<Places>,
     index: usize,
-    /// Whoever waits for the end of the connection waits for the end of this, which outlives the entry in the table.
+    /// A wait for the end of the connection waits for the drop of this receiver, which outlives the entry in the table.
     told: watch::Receiver<()>,
 }
 
-/// A request under way; dropping it makes its connection one that waits.
+/// A request under way. Its drop makes the connection idle.
 pub(super) struct Busy(Arc<Place>);
 
-/// What is to be done for a connection that has come.
+/// The decision about a new connection.
 enum Admission {
     Admitted(Place),
-    /// Another has been told to go.
+    /// Another connection has been told to leave.
     After(watch::Sender<()>),
-    /// Nobody can be told to go now, and `is_refused` not in a while either.
+    /// No connection can be told to leave now. `is_refused`: nor soon.
     None {
         is_refused: bool,
     },
 }
 
 impl Places {
-    /// `count` places, and the reserves beside them. No peer has more than `max_per_peer` of them.
+    /// `count` places, and the reserves. A peer has at most `max_per_peer` of the `count`.
     pub(super) fn new(count: usize, max_per_peer: usize, counts: Arc<ConnectionCounts>) -> Arc<Self> {
         let all = count + ALL_RESERVED_CONNECTIONS;
         let places = Self {
@@ -139,7 +140,7 @@ impl Places {
         Arc::new(places)
     }
 
-    /// A place for a connection from `address`, for which another may have to go; `None`: there is none.
+    /// A place for a connection from `address`, for which an idle connection may have to leave. `None`: no place.
     pub(super) async fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let peer = Peer::from(address);
         loop {
@@ -147,7 +148,8 @@ impl Places {
                 Admission::Admitted(place) => return Some(place),
                 Admission::After(leaving) => {
                     self.note_shortage(address, "one that waits for a request was closed");
-                    // It is gone when nobody listens any more. One whose request has just come stays until it is answered.
+                    // The connection has ended when its receiver is dropped. A connection whose request has just come
+                    // stays until the answer.
                     let _ = tokio::time::timeout(LEAVING_TIME, leaving.closed()).await;
                 }
                 Admission::None { is_refused: true } => {
@@ -180,7 +182,7 @@ impl Places {
         }
         match self.let_go(&table, kind, |_| true) {
             Some(leaving) => Admission::After(leaving),
-            // Others do not wait behind a peer that has its share.
+            // Other peers do not wait behind a peer that has used up its share.
             None => Admission::None { is_refused: has_share },
         }
     }
@@ -198,8 +200,8 @@ impl Places {
         Place { places: Arc::clone(self), index, told }
     }
 
-    /// Tells the connection to go that can go best, of those at places of this kind that are `eligible`; `None`: none of
-    /// them waits, or none for long enough.
+    /// Tells the connection to leave that is the least loss, among the `eligible` ones at places of this kind: unproven
+    /// ones first, then the longest idle. `None`: none is idle for long enough.
     fn let_go(&self, table: &Table, kind: Kind, eligible: impl Fn(&Open) -> bool) -> Option<watch::Sender<()>> {
         let probation = if kind == Kind::All { PROBATION } else { RESERVE_PROBATION };
         let since = self.now().saturating_sub(micros(probation));
@@ -212,7 +214,7 @@ impl Places {
                 may_go.then_some((waiting, index))
             });
             let (waiting, index) = waiting.min()?;
-            // Its request may come at this moment.
+            // A request may come at this moment, so the state is exchanged atomically.
             let told = self.waiting.get(index)?.compare_exchange(waiting, GOING, Ordering::AcqRel, Ordering::Relaxed);
             if told.is_ok() {
                 let leave = table.open.get(index)?.as_ref()?.leave.clone();
@@ -243,7 +245,7 @@ impl Places {
         [Kind::All, Kind::Reserve].into_iter().find(is_in).unwrap_or(Kind::BeyondShare)
     }
 
-    /// In microseconds, beginning with 1.
+    /// Microseconds, from 1.
     fn now(&self) -> u64 {
         micros(self.began.elapsed()) + 1
     }
@@ -261,27 +263,27 @@ fn micros(time: Duration) -> u64 {
 }
 
 impl Place {
-    /// Whether it is of a reserve.
+    /// Whether the place is in a reserve.
     pub(super) fn is_reserved(&self) -> bool {
         self.places.kind(self.index) != Kind::All
     }
 
-    /// A request has come. Whether it is the last: the connection was just told to go.
+    /// Notes a request. `true`: it is the last, since the connection was just told to leave.
     pub(super) fn begin(self: &Arc<Self>) -> (Busy, bool) {
         let waiting = self.places.waiting.get(self.index);
         let is_last = waiting.is_some_and(|waiting| waiting.swap(BUSY, Ordering::AcqRel) == GOING);
         (Busy(Arc::clone(self)), is_last)
     }
 
-    /// Ready when the connection is to go and no request has come before that.
+    /// Ready when the connection must leave and no request has come before that.
     pub(super) async fn gone(self: Arc<Self>) {
         let mut told = self.told.clone();
-        // `Err`: all are ended.
+        // `Err`: the server ends all connections.
         let is_one = told.changed().await.is_ok();
         let has_request =
             || self.places.waiting.get(self.index).is_some_and(|waiting| waiting.load(Ordering::Acquire) != GOING);
         if is_one && has_request() {
-            // It ends after its answer.
+            // The connection ends after its answer.
             let _ = told.changed().await;
         }
     }
@@ -313,7 +315,7 @@ impl Drop for Busy {
     }
 }
 
-/// The body of an answer, with whose end the request ends.
+/// The body of an answer. The request ends with it.
 pub(super) struct Answered<B> {
     body: B,
     _busy: Busy,
@@ -410,7 +412,7 @@ mod tests {
         Connection::open(&places, 7).await.unwrap();
         assert_eq!(open(&connections), [true, true, false, false]);
         assert!(!new.is_open());
-        // What came just now stays; what has sent a request before goes.
+        // The newest connection stays, and one that has sent a request before leaves.
         Connection::open(&places, 8).await.unwrap();
         assert_eq!(open(&connections), [false, true, false, false]);
         assert_eq!(places.counts.let_go.load(Ordering::Relaxed), 4);
@@ -455,7 +457,7 @@ mod tests {
         assert_eq!(open(&flood), [false, true, true, true, true], "one of its own goes");
         assert!(other.is_open());
         let busy: Vec<_> = flood.iter().filter_map(Connection::begin).collect();
-        // It is told so, as long as there is room for that.
+        // It gets a refusal, as long as there is room for that.
         let mut told = Vec::new();
         for _ in 0..RESERVED_CONNECTIONS {
             let connection = Connection::open(&places, 1).await.unwrap();
@@ -480,7 +482,7 @@ mod tests {
         }
         let mut next = Box::pin(Connection::open(&places, 100));
         assert!(tokio::time::timeout(4 * RESERVE_PROBATION, &mut next).await.is_err(), "it waits for a moment");
-        // One of the reserve has its answer.
+        // A connection of the reserve gets its answer.
         busy.pop();
         assert_eq!(next.await.unwrap().kind(), Some(Kind::Reserve));
         assert_eq!(open(&connections).iter().filter(|is_open| **is_open).count(), 1 + RESERVED_CONNECTIONS);
@@ -501,7 +503,7 @@ mod tests {
         Close(usize),
         Begin(usize),
         End(usize),
-        /// Those that are there have been there for long.
+        /// All connections become long idle.
         Wait,
     }
 
@@ -516,8 +518,8 @@ mod tests {
     }
 
     proptest! {
-        /// Over any history no place is lost or taken twice, nobody has more than a share, and one is let in whenever a place is
-        /// free or held by one that waits.
+        /// Over any history no place is lost or taken twice, no peer has more than its share, and a connection is
+        /// admitted whenever a place is free or its connection idle.
         #[test]
         fn places_are_neither_lost_nor_taken_twice(steps in prop::collection::vec(step(), 1..200)) {
             const COUNT: usize = 6;

@@ -7,30 +7,31 @@ use super::connections::ALL_RESERVED_CONNECTIONS;
 use crate::delivery::client::SocketLimits;
 use crate::dispatcher::DispatcherSettings;
 
-/// Connections of clients open at once, if the process may open enough files; more wait in the kernel's backlog.
+/// The most open connections of clients, if the process may open enough files. Further ones wait in the kernel's
+/// backlog.
 const MAX_CONNECTIONS: usize = 8_192;
-/// Fewer than this are worth a warning.
+/// A lower limit than this is logged as a warning.
 const FEW_CONNECTIONS: usize = 1_024;
-/// The part of the descriptors that clients may take.
+/// Clients may take one in this many descriptors.
 const CLIENTS_SHARE: usize = 4;
-/// The part that names which are being resolved may take; each may take [`LOOKUP_SOCKETS`].
+/// Lookups of names may take one in this many; each lookup takes up to [`LOOKUP_SOCKETS`].
 const LOOKUPS_SHARE: usize = 8;
 const LOOKUP_SOCKETS: usize = 2;
 /// Descriptors that neither clients nor receivers can take: for the embedded store, the listener, the runtime and the log.
 const RESERVED_FILES: usize = 64;
-/// Receivers get so many at least: the least that `max_in_flight` may be.
+/// The fewest descriptors for receivers: the lowest value of `max_in_flight`.
 const MIN_RECEIVERS: usize = 3;
 
 /// Shares of the descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Descriptors {
     pub(super) clients: usize,
-    /// `None`: as many as the system gives.
+    /// `None`: no limit.
     pub(super) receivers: Option<SocketLimits>,
 }
 
 impl Descriptors {
-    /// Of `limit`; `None`: there is none. `store`: connections of the store, beside its files.
+    /// Shares out `limit`; `None`: no limit. `store`: connections of the store, beside its files.
     pub(super) fn shared_out(limit: Option<u64>, store: usize) -> Self {
         let Some(limit) = limit else { return Self { clients: MAX_CONNECTIONS, receivers: None } };
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -50,7 +51,7 @@ impl Descriptors {
         Self { clients, receivers: Some(SocketLimits { connections: rest.max(MIN_RECEIVERS), lookups }) }
     }
 
-    /// The settings, with no more attempts at once than there may be connections.
+    /// The settings, with at most as many concurrent attempts as connections to receivers.
     pub(super) fn within(&self, settings: DispatcherSettings) -> DispatcherSettings {
         let wanted = settings.max_in_flight;
         let most = self.receivers.map_or(wanted, |receivers| receivers.connections);
@@ -65,8 +66,8 @@ impl Descriptors {
     }
 }
 
-/// Every lane and every connection takes a file descriptor; the usual soft limit is 1,024. Returns the limit that
-/// then holds; `None`: there is none.
+/// Raises the soft limit, usually 1,024, since every connection takes a file descriptor. Returns the new limit; `None`:
+/// no limit.
 pub(super) fn raise_file_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {

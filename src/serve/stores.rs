@@ -14,12 +14,12 @@ use crate::store::{OpenError, Store, StoreError};
 pub enum StoreSettings {
     /// In the data folder.
     Sqlite(SqliteOptions),
-    /// In a database that other nodes may use, too. The data folder holds the master key alone, unless it is given.
+    /// In a database that other nodes may use, too. The data folder has only the master key, unless that is given.
     Postgres(PostgresOptions),
 }
 
 impl StoreSettings {
-    /// How many connections it may have to a database.
+    /// The most connections to a database.
     pub(super) fn max_connections(&self) -> usize {
         match self {
             Self::Sqlite(_) => 0,
@@ -28,7 +28,7 @@ impl StoreSettings {
     }
 }
 
-/// Opens the store. `master_key`: in place of the key file in `folder`. `is_new`: a key without a database is meant so.
+/// Opens the store. `master_key` replaces the key file in `folder`. `is_new` allows a key without a database.
 pub(super) async fn open(
     folder: PathBuf,
     master_key: Option<MasterKey>,
@@ -56,8 +56,8 @@ pub(super) async fn open(
     }
 }
 
-/// Opens the database under the key in the folder. Only the first start of all nodes makes that key; another would be
-/// another key, and is an error that says so.
+/// Opens the database under the key in the folder. Only the first start of all nodes makes that key. A later start
+/// without the key is an error that says so, since it would make a different one.
 async fn open_with_file(folder: PathBuf, options: PostgresOptions) -> Result<PostgresStore, ServeError> {
     let found = {
         let folder = folder.clone();
@@ -71,7 +71,7 @@ async fn open_with_file(folder: PathBuf, options: PostgresOptions) -> Result<Pos
     }
     let (made, folder) = blocking(move || Ok((MasterKey::create(&folder)?, folder))).await?;
     match PostgresStore::open(options, &made).await {
-        // Another node that started at the same time was faster, and the key is its own.
+        // Another node that started at the same time was faster, and the database has its key.
         Err(OpenError::WrongMasterKey { .. }) => {
             blocking(move || {
                 made.discard(&folder)?;

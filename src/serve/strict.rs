@@ -11,12 +11,12 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is kept of a line that comes in pieces, in bytes: a field that says how long a body is has less.
+/// The kept part of a line that comes in pieces, in bytes. A field with a body's length is shorter.
 const MAX_KEPT_LINE_BYTES: usize = 64;
-/// No field of a head, no size of a chunk and no line's end has it.
+/// A byte that is invalid in a head, in a chunk's size and in a line's end.
 const REFUSED: u8 = 0;
 
-/// Refuses, in what is read from `stream`, requests that others may read otherwise.
+/// Refuses requests from `stream` that other servers may parse differently.
 pub(super) struct Strict<S> {
     stream: S,
     framing: Framing,
@@ -72,7 +72,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     }
 }
 
-/// Where in a request the next byte is (RFC 9112).
+/// The position of the next byte within a request (RFC 9112).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
     /// Before a request line.
@@ -80,34 +80,34 @@ enum At {
     Start,
     /// In the fields of a head.
     Fields,
-    /// In a body; so many bytes are left.
+    /// In a body, with the bytes that are left.
     Body(u64),
     ChunkSize,
     Chunk(u64),
     ChunkEnd,
     Trailers,
-    /// Behind what was refused.
+    /// After a refusal.
     Refused,
 }
 
-/// A line that is wrong.
+/// An invalid line.
 struct Wrong;
 
 /// Follows requests through a connection.
 #[derive(Debug, Default)]
 struct Framing {
     at: At,
-    /// The beginning of a line of which the end has not come.
+    /// The beginning of a line whose end has not come.
     kept: Vec<u8>,
-    /// The last byte of it.
+    /// The last byte of that line.
     last: Option<u8>,
-    /// What the present head says of its body's length.
+    /// The body's length in the present head.
     length: Option<u64>,
     is_chunked: bool,
 }
 
 impl Framing {
-    /// Goes on over `bytes`; the index of the byte at which a request goes wrong, if one does.
+    /// Follows `bytes`. The error is the index of the byte at which a request becomes invalid.
     fn follow(&mut self, bytes: &[u8]) -> Result<(), usize> {
         let mut from = 0;
         while from < bytes.len() {
@@ -141,7 +141,7 @@ impl Framing {
     }
 
     fn keep(&mut self, piece: &[u8]) {
-        // And the CR.
+        // One more byte for the CR.
         let room = MAX_KEPT_LINE_BYTES + 1 - self.kept.len();
         self.kept.extend_from_slice(&piece[..piece.len().min(room)]);
         self.last = piece.last().copied().or(self.last);
@@ -157,7 +157,7 @@ impl Framing {
             return Err(Wrong);
         }
         let kept = std::mem::take(&mut self.kept);
-        // The CR is not kept where the line is longer.
+        // The CR of a longer line is not kept.
         let line = if kept.len() <= MAX_KEPT_LINE_BYTES { kept.strip_suffix(b"\r") } else { None };
         let done = self.line(line.unwrap_or(&kept));
         self.kept = kept;
@@ -168,7 +168,7 @@ impl Framing {
     /// A whole line without its end, or the first [`MAX_KEPT_LINE_BYTES`] of a longer one.
     fn line(&mut self, line: &[u8]) -> Result<(), Wrong> {
         match self.at {
-            // Empty lines before a request mean nothing (RFC 9112, section 2.2).
+            // Empty lines before a request are ignored (RFC 9112, section 2.2).
             At::Start if line.is_empty() => {}
             At::Start => (self.at, self.length, self.is_chunked) = (At::Fields, None, false),
             At::Fields if line.is_empty() => self.at = self.body()?,
@@ -190,7 +190,7 @@ impl Framing {
         if !is_length && !is_encoding {
             return Ok(());
         }
-        // Both, or one of them twice, has been the way to smuggle a request past a proxy.
+        // Both fields together, or one of them twice, can smuggle a request past a proxy.
         if line.len() >= MAX_KEPT_LINE_BYTES || self.length.is_some() || self.is_chunked {
             return Err(Wrong);
         }
@@ -203,7 +203,7 @@ impl Framing {
         Ok(())
     }
 
-    /// What follows the head.
+    /// The position after the head.
     fn body(&self) -> Result<At, Wrong> {
         Ok(match (self.is_chunked, self.length) {
             (true, Some(_)) => return Err(Wrong),
@@ -214,7 +214,7 @@ impl Framing {
     }
 }
 
-/// What follows the size of a chunk, which may have an extension after a semicolon. `None`: it is no size.
+/// The position after a chunk's size, which may have an extension after a semicolon. `None`: the size is invalid.
 fn chunk(line: &[u8]) -> Option<At> {
     let size = line.split(|byte| *byte == b';').next()?;
     Some(match number(size, 16)? {
@@ -223,7 +223,7 @@ fn chunk(line: &[u8]) -> Option<At> {
     })
 }
 
-/// Digits and nothing else.
+/// Parses digits only.
 fn number(digits: &[u8], radix: u32) -> Option<u64> {
     let text = std::str::from_utf8(digits).ok().filter(|text| text.chars().all(|digit| digit.is_digit(radix)))?;
     u64::from_str_radix(text, radix).ok()
@@ -233,7 +233,7 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What hyper is shown of `bytes`, which come in pieces of `piece`.
+    /// The bytes that hyper sees of `bytes`, which come in pieces of `piece`.
     fn shown(bytes: &[u8], piece: usize) -> Vec<u8> {
         let mut framing = Framing::default();
         let mut shown = bytes.to_vec();

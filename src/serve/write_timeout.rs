@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// Fails a write that has waited for `limit` without one byte being taken.
+/// Fails a write that has waited for `limit` without progress.
 pub(super) struct WriteTimeout<S> {
     stream: S,
     limit: Duration,

@@ -8,7 +8,7 @@ use super::{DECNET, JSON, PAYLOAD, RenderError};
 /// A shape that comes with the program.
 pub struct Builtin {
     pub name: &'static str,
-    /// What it is for, in one sentence.
+    /// The purpose, in one sentence.
     pub description: &'static str,
     pub content_type: &'static str,
     /// Jinja; `None` for bytes of the event as they are.
@@ -78,7 +78,7 @@ impl Builtin {
     }
 }
 
-/// An event to show a shape on, as a publisher sends it.
+/// A sample event for previews, as a publisher sends it.
 #[must_use]
 pub fn sample() -> &'static str {
     include_str!("templates/sample.json")

@@ -4,7 +4,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 const ELLIPSIS: char = '…';
 
-/// Each character through `escaped`, which says what stands for it if it may not stand for itself.
+/// Replaces each character for which `escaped` gives a text.
 fn mapped(text: &str, escaped: impl Fn(char) -> Option<&'static str>) -> String {
     let mut result = String::with_capacity(text.len());
     for character in text.chars() {
@@ -45,8 +45,8 @@ pub(super) fn markup(text: &str) -> String {
     })
 }
 
-/// For Slack's `mrkdwn`, which knows three entities: with them no mention (`<!channel>`) and no link can be made.
-/// At most `chars` characters, escapes counted, and no escape in half.
+/// For Slack's `mrkdwn`. Its three entities prevent mentions (`<!channel>`) and links. At most `chars` characters,
+/// escapes counted, without cutting an escape.
 pub(super) fn slack(text: &str, chars: usize) -> String {
     let mut result = String::with_capacity(text.len().min(chars.saturating_mul(4)));
     let (mut count, mut rest) = (0, text.chars());
@@ -60,7 +60,7 @@ pub(super) fn slack(text: &str, chars: usize) -> String {
         };
         let length = escaped.chars().count();
         let is_last = rest.as_str().is_empty();
-        // Room for the ellipsis, unless nothing follows.
+        // Leaves room for the ellipsis, unless this is the end.
         if count + length + usize::from(!is_last) > chars {
             if count < chars {
                 result.push(ELLIPSIS);
@@ -73,7 +73,7 @@ pub(super) fn slack(text: &str, chars: usize) -> String {
     result
 }
 
-/// For Markdown as Discord, Teams and `TheHive` have it: what would format, link or mention stands as it is.
+/// For the Markdown of Discord, Teams and `TheHive`: escapes formatting, links and mentions.
 pub(super) fn markdown(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     for character in text.chars() {
@@ -124,12 +124,12 @@ pub(super) fn msgid(text: &str) -> String {
     if visible.is_empty() { "-".to_owned() } else { visible }
 }
 
-/// Control characters, line ends among them, become spaces.
+/// Control characters, including line ends, become spaces.
 pub(super) fn oneline(text: &str) -> String {
     mapped(text, |character| character.is_control().then_some(" "))
 }
 
-/// What is not ASCII becomes `?`.
+/// Characters beyond ASCII become `?`.
 pub(super) fn ascii(text: &str) -> String {
     mapped(text, |character| (!character.is_ascii()).then_some("?"))
 }

@@ -14,7 +14,7 @@ use super::json::{Digits, Json, part, text, write_json};
 use super::source::{BYTES_PER_FUEL, charge, settle};
 use super::{escape, moment};
 
-/// Every filter, as the documentation has them.
+/// All filters, in the order of the documentation.
 pub(super) const FILTERS: [&str; 45] = [
     "abs",
     "ascii",
@@ -89,16 +89,16 @@ pub(super) const TESTS: [&str; 22] = [
     "undefined",
 ];
 
-/// The most characters that `pretty` and `truncate` leave, if they are told no number.
+/// The default length of `pretty` and `truncate`, in characters.
 const DEFAULT_CHARS: usize = 255;
 const DEFAULT_PRETTY_CHARS: usize = 3_000;
-/// The most characters that `pretty` leaves: indentation makes a deep text many times as long.
+/// The longest result of `pretty`, in characters, since indentation can multiply the length of a deep text.
 const MAX_PRETTY_CHARS: usize = 20_000;
-/// Steps of the path that `pluck` and `sort` follow.
+/// The most steps of a path of `pluck` and `sort`.
 const MAX_PATH_STEPS: usize = 16;
 /// The longest list that the filters of this file take.
 const MAX_ITEMS: usize = 10_000;
-/// Fuel for one item that a filter of this file looks at.
+/// Fuel for each item that a filter of this file looks at.
 const FUEL_PER_ITEM: u64 = 1;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -118,7 +118,7 @@ pub(super) fn register(env: &mut Environment<'_>) {
         Ok(json)
     });
     env.add_filter("pretty", |state: &State, value: &Value, chars: Option<usize>| -> Result<String> {
-        // What comes out is short, what went in need not be.
+        // The result is short, but the input need not be, so it is charged for.
         let json = if part(value).is_some() { text(value, state)? } else { Cow::Owned(json_of(value, state)?) };
         Ok(escape::pretty(&json, chars.unwrap_or(DEFAULT_PRETTY_CHARS).min(MAX_PRETTY_CHARS)))
     });
@@ -283,7 +283,7 @@ fn register_lists(env: &mut Environment<'_>) {
     });
 }
 
-/// The items of a list, or the keys of a map; none of what is not there.
+/// The items of a list, or the keys of a map; none for an undefined value.
 fn list(value: &Value, state: &State<'_, '_>) -> Result<Vec<Value>> {
     if value.is_undefined() || value.is_none() {
         return Ok(Vec::new());
@@ -309,12 +309,12 @@ fn counted(state: &State<'_, '_>, items: usize) -> Result<()> {
     state.consume_fuel(items as u64 * FUEL_PER_ITEM)
 }
 
-/// How many bytes a comparison may look at.
+/// The most bytes that a comparison of the value looks at.
 fn compared_bytes(value: &Value) -> usize {
     part(value).or_else(|| value.as_str()).map_or(0, str::len)
 }
 
-/// Pays for every comparison of a sort by them.
+/// Charges for all comparisons of a sort by these keys.
 fn charge_sort<'a>(state: &State<'_, '_>, keys: impl IntoIterator<Item = &'a Value>) -> Result<()> {
     let (mut count, mut bytes) = (0_usize, 0_usize);
     for key in keys {
@@ -325,17 +325,17 @@ fn charge_sort<'a>(state: &State<'_, '_>, keys: impl IntoIterator<Item = &'a Val
     state.consume_fuel((count + bytes / BYTES_PER_FUEL) as u64 * looks)
 }
 
-/// Pays for following a path from each item.
+/// Charges for the path from each item.
 fn charge_paths(state: &State<'_, '_>, items: &[Value], steps: &[&str]) -> Result<()> {
     state.consume_fuel((items.len() * steps.len()) as u64 * FUEL_PER_ITEM)
 }
 
-/// Registers a test that compares, paid for by the bytes that it may look at.
+/// Registers a test that compares, charged by the bytes that it may look at.
 fn add_comparison(env: &mut Environment<'_>, name: &'static str, holds: fn(Ordering) -> bool) {
     env.add_test(name, move |state: &State, value: &Value, other: &Value| -> Result<bool> {
         charge(state, compared_bytes(value).min(compared_bytes(other)))?;
         Ok(match name {
-            // Equal is not only what has the same order.
+            // Values of the same order need not be equal.
             "eq" => value == other,
             "ne" => value != other,
             _ => holds(value.cmp(other)),
@@ -355,9 +355,9 @@ fn follow(item: Value, steps: &[&str]) -> Value {
     steps.iter().fold(item, |item, step| item.get_attr(step).unwrap_or_default())
 }
 
-/// Jinja's, but that `attribute` is one path. Sorting panics where there is no total order, and the engine's has none
-/// among items of which some lack the attribute, nor among parts of the event, whose comparison is given up when it
-/// costs too much: here it is paid for before.
+/// As Jinja's `sort`, but `attribute` is a single path. A sort panics without a total order. The engine's order is not
+/// total if some items lack the attribute, or for parts of the event, whose comparison stops when it costs too much. So
+/// comparisons are charged for before the sort.
 fn sort(state: &State<'_, '_>, value: &Value, options: &Kwargs) -> Result<Value> {
     let steps = match options.get::<Option<&str>>("attribute")? {
         Some(path) => steps("sort", path)?,
@@ -382,7 +382,7 @@ fn sort(state: &State<'_, '_>, value: &Value, options: &Kwargs) -> Result<Value>
     Ok(keyed.into_iter().map(|(_, item)| item).collect())
 }
 
-/// As values compare, but parts of the event to their end.
+/// The order of values, which compares parts of the event to their end.
 fn order(a: &Value, b: &Value) -> Ordering {
     match (part(a), part(b)) {
         (Some(in_a), Some(in_b)) if a.kind() == b.kind() => in_a.cmp(in_b),
@@ -396,7 +396,7 @@ fn join(value: &Value, separator: Option<&str>, state: &State<'_, '_>) -> Result
     for (index, item) in list(value, state)?.iter().enumerate() {
         let separator = if index > 0 { separator } else { "" };
         let item = text(item, state)?;
-        // Paid for before it is there.
+        // Charged before the text is made.
         charge(state, separator.len() + item.len())?;
         joined.push_str(separator);
         joined.push_str(&item);
@@ -413,7 +413,7 @@ fn as_float(value: &Value, state: &State<'_, '_>) -> Result<Option<f64>> {
         return Ok(Some(if value.is_true() { 1.0 } else { 0.0 }));
     }
     if is_number(value) {
-        // A double takes every integer, if need be to its own precision.
+        // A double takes every integer, perhaps rounded.
         return Ok(f64::try_from(value.clone()).ok().or_else(|| value.to_string().parse().ok()));
     }
     let digits = value.downcast_object_ref::<Digits>().map(Digits::as_str);

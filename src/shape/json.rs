@@ -13,10 +13,10 @@ use minijinja::{Error, State, Value};
 use super::number::Number;
 use super::source::{Source, afford, charge, source, string_end};
 
-/// A key that is not longer is looked up for the price of the instruction.
+/// The look-up of a key up to this length costs no fuel beside the instruction's.
 const CHEAP_KEY_BYTES: usize = 64;
 
-/// A number that neither a 128-bit integer nor a double holds without changing its value: it prints as it came.
+/// A number that neither a 128-bit integer nor a double holds exactly. It is printed with its own digits.
 pub(super) struct Digits {
     source: Arc<Source>,
     range: Range<usize>,
@@ -57,7 +57,7 @@ impl Object for Digits {
 pub(super) struct Json {
     source: Arc<Source>,
     range: Range<usize>,
-    /// Its number among the containers of the source.
+    /// The index among the containers of the source.
     number: usize,
     children: OnceLock<Children>,
 }
@@ -86,7 +86,7 @@ impl Json {
         self.as_str().starts_with('{')
     }
 
-    /// What is in it: paid for, then read, the first time.
+    /// The children, which are charged for and read at the first use.
     fn children(&self) -> Result<&Children, Error> {
         if let Some(children) = self.children.get() {
             return Ok(children);
@@ -108,7 +108,7 @@ impl Json {
         Ok(Children::Map(members))
     }
 
-    /// Calls `found` with where each key lies, quotes included (nowhere, in an array), and the value.
+    /// Calls `found` with the range of each key, quotes included (empty in an array), and the value.
     fn read_members(&self, mut found: impl FnMut(Range<usize>, Value)) -> Result<(), Error> {
         let (containers, text) = (self.source.containers()?, self.source.text().as_bytes());
         let (is_map, end) = (self.is_map(), self.range.end.saturating_sub(1));
@@ -163,7 +163,7 @@ impl Json {
     }
 }
 
-/// What a template gets of the event.
+/// The values of the event, for a template.
 impl Source {
     /// The whole event.
     pub(super) fn root(self: &Arc<Self>) -> Value {
@@ -174,7 +174,7 @@ impl Source {
         Value::from_object(Json::new(Arc::clone(self), range, number))
     }
 
-    /// The value of a text, a number, a truth value or `null`.
+    /// The value of a string, a number, a boolean or `null`.
     fn scalar(self: &Arc<Self>, range: Range<usize>) -> Value {
         let json = self.slice(range.clone());
         match json.bytes().next() {
@@ -201,7 +201,7 @@ impl Object for Json {
         if self.is_map() { ObjectRepr::Map } else { ObjectRepr::Seq }
     }
 
-    /// An error is a value by which the engine stops.
+    /// An error is returned as a value that makes the engine stop.
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         self.find(key).unwrap_or_else(|error| Some(Value::from(error)))
     }
@@ -230,7 +230,7 @@ impl Object for Json {
         self.range.len() > "{}".len()
     }
 
-    /// By the text, which is the same for equal values but for the spelling of their numbers.
+    /// Compares the texts, which are equal for equal values, except for spellings of numbers.
     fn custom_cmp(self: &Arc<Self>, other: &DynObject) -> Option<Ordering> {
         let other = other.downcast_ref::<Self>()?;
         Some(compared(&self.source, self.as_str(), other.as_str()))
@@ -241,17 +241,18 @@ impl Object for Json {
     }
 }
 
-/// By length when too much was compared; the rendering fails then.
+/// Compares only lengths after too much was compared; the rendering then fails.
 fn compared(source: &Source, a: &str, b: &str) -> Ordering {
     if source.may_print(a.len().min(b.len())) { a.cmp(b) } else { a.len().cmp(&b.len()) }
 }
 
-/// Nothing when too much was printed. An error would be a panic in `to_string`; the rendering fails at its end instead.
+/// Prints nothing after too much was printed. An error here would be a panic in `to_string`, so the rendering fails at
+/// its end instead.
 fn printed(source: &Source, text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if source.may_print(text.len()) { f.write_str(text) } else { Ok(()) }
 }
 
-/// What a canonical JSON string stands for.
+/// The text of a canonical JSON string.
 pub(super) fn unquoted(json: &str) -> Cow<'_, str> {
     let inside = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default();
     if inside.contains('\\') {
@@ -261,8 +262,8 @@ pub(super) fn unquoted(json: &str) -> Cow<'_, str> {
     }
 }
 
-/// Writes `value` as a template's `{{ … }}` prints it: strings as they are, nothing for what is not there, and all
-/// else as JSON has it.
+/// Writes `value` as a template's `{{ … }}` prints it: strings bare, nothing for undefined values, everything else as
+/// JSON.
 pub(super) fn write_text(value: &Value, state: &State<'_, '_>, out: &mut dyn fmt::Write) -> Result<(), Error> {
     if value.is_undefined() {
         return Ok(());
@@ -292,19 +293,20 @@ pub(super) fn write_json(value: &Value, state: &State<'_, '_>, out: &mut dyn fmt
     Ok(())
 }
 
-/// Writes a part of the event, if what it will cost is there.
+/// Writes a part of the event, if its fuel is left.
 fn write_part(text: &str, state: &State<'_, '_>, out: &mut dyn fmt::Write) -> Result<(), Error> {
     afford(state, text.len())?;
     Ok(out.write_str(text)?)
 }
 
-/// The same for a text, which gets no shorter.
+/// As [`write_part`], for a text as a JSON string, which is at least as long.
 fn write_quoted(text: &str, state: &State<'_, '_>, out: &mut dyn fmt::Write) -> Result<(), Error> {
     afford(state, text.len())?;
     Ok(out.write_str(&quoted(text))?)
 }
 
-/// Containers that the template made: they are shallow, since `subset.rs` lets no template nest what it was given.
+/// Writes a container that the template made. Such containers are shallow, since `subset.rs` lets no template nest its
+/// input.
 fn write_container(value: &Value, state: &State<'_, '_>, out: &mut dyn fmt::Write) -> Result<(), Error> {
     let is_map = value.kind() == ValueKind::Map;
     out.write_str(if is_map { "{" } else { "[" })?;
@@ -340,7 +342,7 @@ pub(super) fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// `value` as text, counted as the engine counts the strings that filters work on.
+/// `value` as text, charged as the engine charges for strings of filters.
 pub(super) fn text<'a>(value: &'a Value, state: &State<'_, '_>) -> Result<Cow<'a, str>, Error> {
     super::source::settle(state)?;
     if let Some(text) = value.as_str() {
@@ -356,7 +358,7 @@ pub(super) fn text<'a>(value: &'a Value, state: &State<'_, '_>) -> Result<Cow<'a
     Ok(Cow::Owned(text))
 }
 
-/// The text of what is a part of the event.
+/// The text of a part of the event; `None`: the value is no such part.
 pub(super) fn part(value: &Value) -> Option<&str> {
     match value.downcast_object_ref::<Json>() {
         Some(json) => Some(json.as_str()),

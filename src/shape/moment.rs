@@ -6,10 +6,10 @@ use jiff::tz::TimeZone;
 
 /// The longest format of the filter `date`, in bytes.
 const MAX_FORMAT_BYTES: usize = 128;
-/// The longest text that may be a moment, in bytes.
+/// The longest text that is parsed as a moment, in bytes.
 const MAX_MOMENT_BYTES: usize = 64;
 
-/// RFC 3339, the same without an offset (then UTC), or seconds since 1970; within the years 0 to 9999.
+/// Parses RFC 3339, the same without an offset (as UTC), or seconds since 1970; within the years 0 to 9999.
 pub(super) fn parse(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     if text.is_empty() || text.len() > MAX_MOMENT_BYTES {
@@ -36,7 +36,7 @@ pub(super) fn rfc3339(at: Timestamp) -> String {
     Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at).to_string()
 }
 
-/// As `strftime` writes it, in UTC.
+/// Formats like `strftime`, in UTC.
 pub(super) fn formatted(at: Timestamp, format: &str) -> Result<String, String> {
     if format.len() > MAX_FORMAT_BYTES {
         return Err(format!("date: the format is longer than {MAX_FORMAT_BYTES} bytes"));

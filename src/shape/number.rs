@@ -1,10 +1,10 @@
 //! Numbers with which a template can calculate and which it still prints digit by digit.
 
-/// A JSON number as a template holds it.
+/// A JSON number as a template's value.
 #[derive(Debug, PartialEq)]
 pub(super) enum Number {
     Integer(i128),
-    /// A double that stands for the very number; `is_spelt_otherwise` where it would not print the same digits.
+    /// A double of exactly this number. `is_spelt_otherwise`: it would print other digits.
     Float {
         value: f64,
         is_spelt_otherwise: bool,
@@ -29,7 +29,7 @@ impl Number {
     }
 }
 
-/// As JSON has it; what is no number is `null`.
+/// A double as JSON; NaN and infinities become `null`.
 pub(super) fn printed(value: f64) -> String {
     serde_json::Number::from_f64(value).map_or_else(|| "null".to_owned(), |number| number.to_string())
 }

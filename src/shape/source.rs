@@ -13,38 +13,38 @@ use minijinja::value::{Object, ObjectRepr};
 use minijinja::{Error, ErrorKind, State};
 use parking_lot::Mutex;
 
-/// How many bytes of containers one rendering may turn into text beside what the engine charges for: it charges
-/// nothing where a container is joined with `~`, searched or compared.
+/// The most bytes of containers that one rendering turns into text without the engine's charge, which is missing if a
+/// container is joined with `~`, searched or compared.
 const MAX_PRINTED_BYTES: usize = 8 * 1024 * 1024;
-/// What one unit of fuel pays for, as the engine counts.
+/// Bytes for one unit of fuel, as the engine counts.
 pub(super) const BYTES_PER_FUEL: usize = 64;
-/// How many bytes of the event are read for one unit of fuel.
+/// Bytes of the event that are read for one unit of fuel.
 const READ_BYTES_PER_FUEL: u64 = 128;
-/// The clock is asked once in so many looks at the time: asking costs as much as what was done since.
+/// The clock is read once in this many checks of the time, since reading it costs as much as the work in between.
 const LOOKS_PER_CLOCK: u32 = 16;
 
-/// Under this name a filter finds the [`Source`]; no template can name or hide it, since it has a space.
+/// The variable with the [`Source`], for filters. No template can name or hide it, since the name has a space.
 pub(super) const SOURCE: &str = "event source";
 
-/// What a rendering may use up.
+/// The limits of a rendering.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) fuel: u64,
     pub(super) deadline: Instant,
 }
 
-/// What the values of one rendering share.
+/// The state that the values of one rendering share.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// The canonical body: validated as UTF-8 here, so that no part of it need be.
+    /// The canonical body, validated as UTF-8 as a whole.
     text: Arc<str>,
     containers: OnceLock<Vec<Container>>,
-    /// How the event spells numbers that would print differently, by the bits of their value.
+    /// The event's spellings of numbers that would print differently, by the bits of their value.
     spellings: Mutex<HashMap<u64, Box<str>>>,
     printed_bytes: AtomicUsize,
-    /// Bytes that were read and that the engine has not charged for yet: values do not see its fuel.
+    /// Bytes that were read, but not charged for yet, because values cannot reach the engine's fuel.
     unpaid_bytes: AtomicU64,
-    /// What the engine's fuel was when it was last seen.
+    /// The engine's fuel when it was last seen.
     fuel: AtomicU64,
     is_exhausted: AtomicBool,
     deadline: Instant,
@@ -52,13 +52,13 @@ pub(super) struct Source {
     is_late: AtomicBool,
 }
 
-/// An array or an object in the text. They are in the order in which they begin.
+/// An array or an object in the text. Containers are in order of their beginnings.
 #[derive(Debug)]
 pub(super) struct Container {
     pub(super) end: usize,
-    /// The number of the next one that is not inside this one.
+    /// The index of the next container that is not inside this one.
     pub(super) next: usize,
-    /// Its length without the containers in it.
+    /// The length without the containers inside.
     pub(super) own_bytes: usize,
 }
 
@@ -115,7 +115,7 @@ impl Source {
         self.look_at_time()
     }
 
-    /// Lets the engine charge for what was read, and sees what is left.
+    /// Charges the engine's fuel for the bytes read, and notes the rest.
     pub(super) fn settle(&self, state: &State<'_, '_>) -> Result<(), Error> {
         let unpaid = self.unpaid_bytes.load(Relaxed);
         self.unpaid_bytes.store(unpaid % READ_BYTES_PER_FUEL, Relaxed);
@@ -141,7 +141,7 @@ impl Source {
         self.is_late.load(Relaxed)
     }
 
-    /// Counts bytes turned into text or compared; `false` when that was too much.
+    /// Counts bytes that are turned into text or compared; `false`: beyond the limit.
     pub(super) fn may_print(&self, bytes: usize) -> bool {
         let printed = self.printed_bytes.fetch_add(bytes, Relaxed).saturating_add(bytes);
         if printed > MAX_PRINTED_BYTES {
@@ -150,7 +150,7 @@ impl Source {
         printed <= MAX_PRINTED_BYTES && self.look_at_time().is_ok()
     }
 
-    /// Whether something was not read or not printed, so that the result is not to be used.
+    /// Whether a read or a print was cut short, so that the result must not be used.
     pub(super) fn is_exhausted(&self) -> bool {
         self.is_exhausted.load(Relaxed)
     }
@@ -166,13 +166,13 @@ pub(super) fn settle(state: &State<'_, '_>) -> Result<(), Error> {
     source(state).map_or(Ok(()), |source| source.settle(state))
 }
 
-/// Refuses to write so many bytes where the fuel that they will cost is not there.
+/// Fails if the fuel for writing `bytes` is not left.
 pub(super) fn afford(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
     let is_affordable = state.fuel_levels().is_none_or(|(_, left)| (bytes / BYTES_PER_FUEL) as u64 <= left);
     if is_affordable { Ok(()) } else { Err(Error::from(ErrorKind::OutOfFuel)) }
 }
 
-/// Charges for work on so many bytes, as the engine does for texts.
+/// Charges for work on `bytes`, as the engine does for texts.
 pub(super) fn charge(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
     state.consume_fuel((bytes / BYTES_PER_FUEL) as u64)
 }
@@ -204,7 +204,7 @@ fn containers(text: &[u8]) -> Vec<Container> {
                 let next = found.len();
                 if let Some((number, start)) = open.pop() {
                     let (end, length) = (at + 1, at + 1 - start);
-                    // Until its end is found, what lies in those inside it was added up there.
+                    // Until the end is found, this field sums up the bytes of the containers inside.
                     let inside = found[number].own_bytes;
                     found[number] = Container { end, next, own_bytes: length.saturating_sub(inside) };
                     if let Some((parent, _)) = open.last() {

@@ -35,7 +35,7 @@ const NUMBERS: [&str; 8] = ["int", "float", "round", "abs", "length", "size", "e
 /// Filters whose result is a text or an error.
 const TEXTS: [&str; 5] = ["string", "lower", "upper", "trim", "capitalize"];
 
-/// Refuses a template that does not parse, or that uses what no template may.
+/// Refuses a template that does not parse, or that uses a part of the language that is not allowed.
 pub(super) fn check(template: &str) -> Result<(), TemplateError> {
     check_tokens(template)?;
     let root = parse(template, "shape", SyntaxConfig::default()).map_err(|error| TemplateError::of(&error))?;
@@ -122,7 +122,7 @@ fn check_loop(found: &ForLoop<'_>, span: Span) -> Result<(), TemplateError> {
     check_all(&found.else_body)
 }
 
-/// A name, or several: attributes of what is there stay as they are.
+/// Allows a name, or several. Attributes of existing values cannot be set.
 fn check_target(target: &Expr<'_>) -> Result<(), TemplateError> {
     match target {
         Expr::Var(_) => Ok(()),
@@ -219,7 +219,7 @@ fn is_constant(expr: &Expr<'_>) -> bool {
     }
 }
 
-/// Whether the value is a number, or an error, whatever the event is.
+/// Whether the value is a number or an error for every event.
 fn is_number(expr: &Expr<'_>) -> bool {
     match expr {
         Expr::Const(constant) => constant.value.kind() == ValueKind::Number,
@@ -227,7 +227,7 @@ fn is_number(expr: &Expr<'_>) -> bool {
         Expr::Filter(filter) => NUMBERS.contains(&filter.name),
         Expr::BinOp(operation) => match operation.op {
             BinOpKind::Sub | BinOpKind::Div | BinOpKind::FloorDiv | BinOpKind::Rem | BinOpKind::Pow => true,
-            // As checked on their own.
+            // The operands are checked on their own.
             BinOpKind::Add => is_number(&operation.left) || is_number(&operation.right),
             BinOpKind::Mul => is_number(&operation.left) && is_number(&operation.right),
             _ => false,

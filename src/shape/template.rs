@@ -15,19 +15,19 @@ use super::{Context, MAX_RENDERING_TIME, MAX_SHAPED_BYTES, RenderError, Template
 use crate::event::Event;
 use crate::fit::fit;
 
-/// Fuel of every rendering. One unit pays for one instruction, or for 64 bytes that are made or written.
+/// The base fuel of a rendering. One unit pays for an instruction, or for 64 bytes that are made or written.
 pub(super) const BASE_FUEL: u64 = 20_000;
-/// Fuel beside it for each KiB of the event: enough to read all of it, and to write it two times, once as a JSON string.
+/// Further fuel for each KiB of the event: enough to read it, and to write it twice, once as a JSON string.
 pub(super) const FUEL_PER_KIB: u64 = 80;
-/// Blocks inside blocks.
+/// The deepest nesting of blocks.
 const MAX_NESTING: usize = 100;
-/// Under this name an environment knows its one template.
+/// The name of the single template of an environment.
 const NAME: &str = "shape";
 
-/// The engine with what every template may use, and no template.
+/// The engine with everything that templates may use, without a template.
 static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut env = Environment::empty();
-    // `event.payload.a.b` is nothing, not an error, where there is no `a`: events of one topic differ.
+    // `event.payload.a.b` is undefined, not an error, if `a` is missing, since events of a topic differ.
     env.set_undefined_behavior(UndefinedBehavior::Chainable);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_formatter(|out, state, value| {
@@ -73,7 +73,7 @@ impl Template {
     ) -> Result<Bytes, RenderError> {
         let kib = fit(event.body().len().div_ceil(1024), u64::MAX);
         let limits = Limits { fuel: BASE_FUEL + kib * FUEL_PER_KIB, deadline };
-        // A bug of the engine must cost this delivery only, and not be tried again for ever.
+        // A panic of the engine must fail only this delivery, and must not be retried.
         catch_unwind(AssertUnwindSafe(|| self.render_within(limits, event, context)))
             .unwrap_or_else(|_| Err(RenderError::new(None, "the template engine failed on this event")))
     }
@@ -81,7 +81,7 @@ impl Template {
     fn render_within(&self, limits: Limits, event: &Event, context: &Context<'_>) -> Result<Bytes, RenderError> {
         let source = Arc::new(Source::new(event.body(), limits));
         let root = Root::new(context, &source);
-        // Fuel is a setting of the environment; a copy of that is a few counted references.
+        // Fuel is a setting of the environment, whose copy costs a few counted references.
         let mut env = self.env.clone();
         env.set_fuel(Some(limits.fuel));
         let mut body = BoundedBody::default();
@@ -109,7 +109,7 @@ impl Template {
     }
 }
 
-/// Takes what is written until it is too much.
+/// A writer with a limit.
 #[derive(Default)]
 struct BoundedBody {
     bytes: Vec<u8>,

@@ -21,9 +21,9 @@ use super::{
 use crate::clock::UnixMicros;
 use crate::hex;
 
-/// Of bodies longer than this, in bytes, no more than one mistake at a time is tried.
+/// The longest body, in bytes, for which combinations of mistakes are tried.
 pub const MAX_DIAGNOSED_BYTES: usize = 64 * 1024;
-/// So many mistakes at once are found.
+/// The most mistakes of a combination.
 const MAX_MISTAKES: usize = 2;
 
 /// The keys that a receiver has.
@@ -42,7 +42,7 @@ impl ReceiverKeys {
     }
 }
 
-/// What was found out about the signatures of one scheme.
+/// The result about the signatures of one scheme.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub scheme: Scheme,
@@ -54,11 +54,11 @@ pub struct Finding {
 pub enum Match {
     /// Made with the newest key.
     Newest,
-    /// Made with a key that was replaced and is still valid: a receiver should take the newer one.
+    /// Made with a replaced key that is still valid. The receiver should change to the newer one.
     Older,
 }
 
-/// Why no signature of a scheme verifies: at least one cause, the likeliest combination of few.
+/// The reason why no signature of a scheme verifies: the likeliest combination of few causes, at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
     pub causes: Vec<Cause>,
@@ -77,9 +77,9 @@ impl fmt::Display for Diagnosis {
     }
 }
 
-/// Verifies a request with each of `keys`, and says why not where that fails.
+/// Verifies a request with each of `keys`, and explains failures.
 ///
-/// Takes much longer than verifying. For tools and for answers to a person, not for every request of a stranger.
+/// It takes much longer than verifying, and is for tools and answers to people, not for all requests of strangers.
 ///
 /// ```
 /// use postrider::clock::UnixMicros;
@@ -126,7 +126,7 @@ pub fn diagnose(
     findings
 }
 
-/// A key as somebody may have used it.
+/// A form in which a key may have been used.
 struct KeyForm {
     verifier: Verifier,
     /// `None`: as it should be used.
@@ -147,7 +147,7 @@ impl KeyForm {
 fn decnet_forms(secret: &Secret, standard: Option<&StandardKey>) -> Vec<KeyForm> {
     let text = secret.expose();
     let mut forms = vec![KeyForm::hmac(text.as_bytes(), None)];
-    // Somebody may have given the one key for the other.
+    // The keys may have been confused.
     if let Some(key) = text.strip_prefix(STANDARD_KEY_PREFIX).and_then(decode) {
         forms.push(KeyForm::hmac(&key, Some(Cause::SecretIsStandardKey)));
     }
@@ -222,7 +222,7 @@ impl Request<'_> {
         Err(Diagnosis { causes })
     }
 
-    /// Which of the signatures it was: the first is made with the newest key.
+    /// The position of the signature. The first is made with the newest key.
     fn position(&self, found: &[Found], scheme: Scheme, form: &KeyForm) -> Match {
         let (prefixes, body) = (prefixes(self.headers, self.body, scheme), Body::as_it_came(self.body));
         let prefix = prefixes.first().map_or("", |prefix| &prefix.text);
@@ -249,7 +249,7 @@ impl Request<'_> {
         vec![Cause::Clock { late_s, tolerance_s: self.tolerance_s }]
     }
 
-    /// The fewest mistakes with which one of `found` comes out; none of them if there is no mistake.
+    /// The fewest mistakes that explain one of `found`; an empty list if there is no mistake.
     fn explain(&self, found: &[Found], scheme: Scheme, forms: &[&KeyForm]) -> Option<Vec<Cause>> {
         let prefixes = prefixes(self.headers, self.body, scheme);
         let bodies = bodies(self.body);
@@ -280,11 +280,11 @@ impl Request<'_> {
             Scheme::Ed25519 => return None,
         };
         let found = found_in(self.headers, other);
-        // That the other scheme's own key made its signature says nothing.
+        // A signature of the other scheme by its own key is no mistake.
         let is_own = |form: &&KeyForm| !matches!(form.cause, Some(Cause::SecretUsed | Cause::StandardKeyUsed));
         let own: Vec<_> = forms.iter().filter(is_own).collect();
         let mut causes = self.explain(&found, other, &own)?;
-        // If the key given is the other scheme's, then that explains the header too.
+        // If the given key belongs to the other scheme, that explains the header, too.
         if !causes.contains(&Cause::SecretIsStandardKey) {
             causes.insert(0, Cause::MadeForOtherHeader { key: scheme, header: other });
         }
@@ -295,7 +295,7 @@ impl Request<'_> {
 /// Unix seconds beyond this are past the year 5000, and so are milliseconds.
 const MAX_SECONDS: i64 = 100_000_000_000;
 
-/// The first of `found` that `verifier` makes of `prefix` and `body`.
+/// The first of `found` that equals the signature of `prefix` and `body`.
 fn made<'a>(verifier: &Verifier, prefix: &str, body: &Body<'_>, found: &'a [Found]) -> Option<&'a Found> {
     match verifier {
         Verifier::Hmac(mac) => {

@@ -14,14 +14,14 @@ const PUBLIC_PREFIX: &str = "whpk_";
 const SEED_BYTES: usize = 32;
 const PUBLIC_BYTES: usize = 32;
 
-/// The private key of a webhook. Its `Debug` shows nothing; memory is cleared on drop.
+/// The private key of a webhook. `Debug` shows nothing, and a drop clears the memory.
 #[derive(Clone)]
 pub struct Ed25519Key {
     seed: Zeroizing<[u8; SEED_BYTES]>,
     pair: Arc<Ed25519KeyPair>,
 }
 
-/// What a receiver verifies with; no secret.
+/// The public key for receivers, which is no secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ed25519PublicKey([u8; PUBLIC_BYTES]);
 

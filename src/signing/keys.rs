@@ -19,7 +19,7 @@ pub const STANDARD_KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 pub(super) const GENERATED_KEY_BYTES: usize = 32;
 pub(super) const STANDARD_KEY_PREFIX: &str = "whsec_";
 
-/// The DECNET secret of a webhook. Its `Debug` shows nothing; memory is cleared on drop.
+/// The DECNET secret of a webhook. `Debug` shows nothing, and a drop clears the memory.
 #[derive(Clone)]
 pub struct Secret {
     text: Zeroizing<String>,
@@ -33,8 +33,8 @@ pub struct StandardKey {
     pub(super) mac: KeyedMac,
 }
 
-/// HMAC-SHA256 after its key: two of the hash's blocks that no signature has to compute again.
-/// It can sign as the key can, and is cleared on drop as well.
+/// The state of HMAC-SHA256 after the key, which saves two blocks of the hash for each signature. It can sign like the
+/// key, so a drop clears it, too.
 #[derive(Clone)]
 pub(super) struct KeyedMac(Hmac<Sha256>);
 
@@ -59,7 +59,7 @@ impl KeyedMac {
     }
 }
 
-/// A text that is no key.
+/// The reason why a text is no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     #[error("a secret has 16 to 256 characters, this one has {chars}")]
@@ -86,7 +86,7 @@ impl Secret {
             None => Self::kept(text),
         }
     }
-    /// A secret that has been accepted, perhaps when more were.
+    /// A stored secret, which an earlier version may have accepted under other rules.
     pub(crate) fn kept(text: &str) -> Result<Self, KeyError> {
         let chars = text.chars().count();
         if !SECRET_CHARS.contains(&chars) {
@@ -139,7 +139,7 @@ impl StandardKey {
 
 /// `prefix` and the base64 of `bytes`.
 pub(super) fn encode(prefix: &str, bytes: &[u8]) -> Zeroizing<String> {
-    // Allocated once: a string that grows leaves copies of itself in memory.
+    // Allocated at full length, since a growing string leaves copies in memory.
     let mut text = Zeroizing::new(String::with_capacity(prefix.len() + bytes.len().div_ceil(3) * 4));
     text.push_str(prefix);
     STANDARD.encode_string(bytes, &mut text);

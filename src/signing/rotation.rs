@@ -15,12 +15,12 @@ use crate::clock::UnixMicros;
 
 /// The most generations of keys that sign at once, the newest included.
 pub const MAX_LIVE_KEYS: usize = 4;
-/// How long the keys of before stay valid after a rotation, by default.
+/// The default overlap: the time for which old keys stay valid after a rotation.
 pub const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);
 /// The longest overlap that a rotation may ask for.
 pub const MAX_OVERLAP: Duration = Duration::from_hours(7 * 24);
 
-/// What a webhook signs with.
+/// The keys of a webhook.
 ///
 /// The keys of one webhook differ because the DECNET signature covers the body alone: with one key, the
 /// signature of a body that contains `a.1790000000.`, which an attacker can write, would pass as
@@ -29,11 +29,11 @@ pub const MAX_OVERLAP: Duration = Duration::from_hours(7 * 24);
 pub struct SigningKeys {
     pub decnet: Secret,
     pub standard: StandardKey,
-    /// There is one if [`Scheme::Ed25519`] was ever chosen.
+    /// Set if [`Scheme::Ed25519`] was ever chosen.
     pub ed25519: Option<Ed25519Key>,
-    /// When these took over; `None`: they are the first.
+    /// The time of the rotation to these keys; `None`: they are the first.
     pub since: Option<UnixMicros>,
-    /// The keys of before that may still sign, the newest first. At most [`MAX_LIVE_KEYS`] less one are live.
+    /// Old keys that may still sign, the newest first. At most [`MAX_LIVE_KEYS`] − 1 are live.
     pub older: Vec<OlderKeys>,
 }
 
@@ -45,11 +45,11 @@ pub struct OlderKeys {
     pub ed25519: Option<Ed25519Key>,
     /// As [`SigningKeys::since`].
     pub since: Option<UnixMicros>,
-    /// From this moment on they do not sign.
+    /// The end of their use.
     pub until: UnixMicros,
 }
 
-/// Why keys were not rotated.
+/// The reason why keys were not rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RotationError {
     #[error("an overlap is at most {} days, this one is {} s", MAX_OVERLAP.as_secs() / 86_400, overlap.as_secs())]
@@ -72,30 +72,30 @@ impl SigningKeys {
         Self { decnet, standard, ed25519: None, since: None, older: Vec::new() }
     }
 
-    /// First keys, made at random.
+    /// Random first keys.
     #[must_use]
     pub fn generate() -> Self {
         Self::new(Secret::generate(), StandardKey::generate())
     }
 
-    /// These keys and an Ed25519 key, which is made if there is none.
+    /// Makes an Ed25519 key, unless there is one.
     pub fn need_ed25519(&mut self) {
         self.ed25519.get_or_insert_with(Ed25519Key::generate);
     }
 
-    /// The keys of before that still sign at `now`, the newest first.
+    /// The old keys that still sign at `now`, the newest first.
     pub fn older_live(&self, now: UnixMicros) -> impl Iterator<Item = &OlderKeys> {
         self.older.iter().filter(move |keys| now < keys.until)
     }
 
-    /// The secret before the newest, if it is still valid: that of `X-DECNET-Signature-Previous`.
+    /// The secret before the newest, if it is still valid, for `X-DECNET-Signature-Previous`.
     #[must_use]
     pub fn previous_secret(&self, now: UnixMicros) -> Option<&Secret> {
         self.older_live(now).next().map(|keys| &keys.decnet)
     }
 
-    /// `new` keys that take over at `now`; those of before sign for `overlap` more. With no overlap all keys of
-    /// before end at once, also those of earlier rotations. An Ed25519 key is made if there was one and `new` has none.
+    /// Rotates to `new` keys at `now`. The old keys sign for a further `overlap`. Without an overlap all old keys end
+    /// at once, also the ones of earlier rotations. An Ed25519 key is generated if there was one and `new` has none.
     pub fn rotated(&self, new: Self, overlap: Duration, now: UnixMicros) -> Result<Self, RotationError> {
         if overlap > MAX_OVERLAP {
             return Err(RotationError::Overlap { overlap });
@@ -132,8 +132,8 @@ impl SigningKeys {
         Err(RotationError::TooMany { next_end: next_end.unwrap_or(latest) })
     }
 
-    /// The value of `webhook-signature` of an attempt made at `now`: one signature a live key of the chosen
-    /// `schemes`, the newest first. `None`: none of them is one of Standard Webhooks, or there is no key for it.
+    /// The value of `webhook-signature` for an attempt at `now`: one signature for each live key of the chosen
+    /// `schemes`, the newest first. `None`: no scheme of Standard Webhooks is chosen, or it has no key.
     #[must_use]
     pub fn webhook_signature(
         &self,
@@ -148,7 +148,7 @@ impl SigningKeys {
         let timestamp = digits.format(now.seconds());
         let live = 1 + self.older_live(now).count();
         let chars = usize::from(hmac) * STANDARD_SIGNATURE_CHARS + usize::from(ed25519) * ED25519_SIGNATURE_CHARS;
-        // With a space between two of them.
+        // Signatures are separated by spaces.
         let mut value = String::with_capacity(live * (chars + usize::from(hmac) + usize::from(ed25519)));
         let content = ed25519.then(|| signed_content(webhook_id, timestamp, body));
         let mut push = |standard: &StandardKey, pair: Option<&Ed25519Key>| {
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(rotated(&first, MAX_OVERLAP, UnixMicros(i64::MIN)).older_live(UnixMicros(i64::MIN)).count(), 1);
     }
 
-    /// What happens to a webhook's keys: time passes, perhaps backwards, then a rotation.
+    /// A history of a webhook's keys: steps of time, perhaps backwards, each followed by a rotation.
     fn history() -> impl Strategy<Value = Vec<(i64, u64)>> {
         prop::collection::vec((-86_400_i64..400_000, 0..=MAX_OVERLAP.as_secs()), 1..24)
     }

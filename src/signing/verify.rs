@@ -12,7 +12,7 @@ use super::{
 use crate::clock::UnixMicros;
 use crate::hex;
 
-/// Why a receiver should refuse a request.
+/// The reason why a receiver should refuse a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     #[error("the header {0} is missing")]
@@ -25,14 +25,15 @@ pub enum VerifyError {
     NoMatch,
 }
 
-/// How far a Standard Webhooks timestamp may be from the receiver's clock by default, in seconds.
+/// The default tolerance between a Standard Webhooks timestamp and the receiver's clock, in seconds.
 pub const DEFAULT_TOLERANCE_S: u64 = 300;
-/// The most signatures of `webhook-signature` that are looked at; a sender has few keys, an attacker much time.
+/// The most signatures of `webhook-signature` that are checked. Senders have few keys, so more would only help
+/// attackers.
 pub const MAX_SIGNATURES: usize = 16;
 
 /// Verifies a request's DECNET signature in constant time.
 ///
-/// While a secret is being rotated, `X-DECNET-Signature-Previous` is made with the one before, and is enough.
+/// During a rotation `X-DECNET-Signature-Previous` is made with the old secret, and is enough.
 pub fn verify_decnet(secret: &Secret, headers: &HeaderMap, body: &[u8]) -> Result<(), VerifyError> {
     let code = decnet_code(headers, header::DECNET_SIGNATURE)?;
     let mac = secret.mac.over(&[body]);
@@ -52,8 +53,8 @@ fn decnet_code(headers: &HeaderMap, name: &'static str) -> Result<[u8; 32], Veri
 
 /// Verifies a request's Standard Webhooks signature in constant time, and its age.
 ///
-/// Of several signatures one has to match: there is one a live key while keys are being rotated. Versions
-/// other than `v1` are passed over, and so is what follows [`MAX_SIGNATURES`].
+/// One of several signatures has to match, since a rotation gives one for each live key. Versions other than `v1` and
+/// signatures beyond [`MAX_SIGNATURES`] are ignored.
 pub fn verify_standard(
     key: &StandardKey,
     headers: &HeaderMap,

@@ -19,7 +19,6 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// How many webhooks it is for.
     #[must_use]
     pub fn share(&self) -> Share {
         let is_skipped = |owed: &&Owed| matches!(owed.disposition, Disposition::Skipped(_));
@@ -30,14 +29,14 @@ impl NewEvent {
 /// How many webhooks an event is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
-    /// It is delivered to them.
+    /// Webhooks that get the event.
     pub deliveries: u32,
-    /// They want its topic, and it is not delivered to them.
+    /// Webhooks that match the topic, but do not get the event.
     pub skipped: u32,
 }
 
 impl Share {
-    /// Of all webhooks on an event's list, and those of them that are skipped.
+    /// From the number of all webhooks on an event's list, and of the skipped ones among them.
     #[must_use]
     pub fn of(listed: usize, skipped: usize) -> Self {
         let count = |number: usize| fit(number, u32::MAX);
@@ -52,17 +51,17 @@ pub struct Owed {
     pub disposition: Disposition,
 }
 
-/// What becomes of a delivery when its event is accepted.
+/// The place of a new delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// The lane has room: no row is written, the caller puts it into the lane after the commit.
+    /// The lane has room. No row is written; the caller puts the delivery into the lane after the commit.
     InMemory,
-    /// The lane is full, its circuit open, memory short or others wait before it: a pending row is written, due at
-    /// once; the lane reads it later.
+    /// The lane is full, its circuit is open, memory is short, or earlier deliveries wait in the store. A pending row
+    /// is written, due at once, which the lane reads later.
     Stored,
-    /// Its publisher wants it later: a pending row is written, due then.
+    /// The publisher has set a time. A pending row is written, due at that time.
     Later(UnixMicros),
-    /// It will not be attempted; a row says why.
+    /// No attempt is made; a row has the reason.
     Skipped(&'static str),
 }
 
@@ -72,21 +71,22 @@ pub enum Accepted {
     New {
         seq: EventSeq,
     },
-    /// The tenant has sent this id before. What was skipped then and was delivered since counts among the deliveries.
+    /// The tenant has sent this id before. A webhook that was skipped then and got the event since counts among the
+    /// deliveries.
     Duplicate {
         seq: EventSeq,
         share: Share,
     },
 }
 
-/// What makes a request known when it is sent again.
+/// Recognises a request that is repeated.
 #[derive(Clone, Debug)]
 pub struct Idempotency {
     pub key: String,
     /// SHA-256 of the request's body.
     pub body_hash: [u8; 32],
     pub now: UnixMicros,
-    /// From then on the key is free again.
+    /// After this time the key can be used again.
     pub expires_at: UnixMicros,
 }
 
@@ -94,12 +94,12 @@ pub struct Idempotency {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AcceptedOnce {
     Now(Vec<Accepted>),
-    /// It was accepted before: what was answered then.
+    /// The request was accepted before; these are the receipts of that time.
     Before(Vec<KeptReceipt>),
 }
 
-/// What is kept of the answer to one event: its id, deliveries and skipped ones. Those of before they were counted apart
-/// have all among the deliveries.
+/// The kept part of the answer to one event: its id, its deliveries and its skipped deliveries. Receipts of versions
+/// that did not count skipped ones have them among the deliveries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptReceipt(pub String, pub u32, #[serde(default)] pub u32);
 

@@ -8,25 +8,24 @@ use uuid::Uuid;
 use crate::clock::UnixMicros;
 use crate::webhook::TenantSeq;
 
-/// Somebody's doing something for a tenant: all that an audit log keeps beside the deed itself.
+/// The circumstances of a change, as the audit log keeps them beside the change itself.
 ///
-/// A [`super::Store`] made for an act by [`super::Store::audited`] notes down what is changed through it.
+/// A handle made by [`super::Store::audited`] writes a line for each change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Act {
-    /// For whom.
+    /// The tenant that the change is for.
     pub tenant: TenantSeq,
-    /// By whom; `None`: this program on its own account, which is not audited.
+    /// `None`: this program on its own account, which is not audited.
     pub actor: Option<Actor>,
-    /// Whose connection it was.
+    /// The client's address.
     pub address: Option<IpAddr>,
     /// Names of the settings that the caller gave.
     pub fields: Vec<String>,
-    /// What it is called in the log, where the change itself would give it a name that says less.
+    /// The name of the action in the log, if it says more than the change's usual name.
     pub action: Option<&'static str>,
 }
 
 impl Act {
-    /// The same with the names of the settings that the caller gave.
     #[must_use]
     pub fn with_fields(self, fields: Vec<String>) -> Self {
         Self { fields, ..self }
@@ -40,33 +39,33 @@ impl From<TenantSeq> for Act {
     }
 }
 
-/// Whose key was used.
+/// The owner of the key that was used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// `None`: the key that the environment gave, or [`SERVER`].
+    /// `None`: the key from the environment, or [`SERVER`].
     pub token: Option<Uuid>,
-    /// Of the token, when it was used.
+    /// The token's name at that time.
     pub name: String,
 }
 
-/// What the log calls this program where it notes what it did on its own account.
+/// The name of this program in the log, for changes on its own account.
 pub const SERVER: &str = "server";
 /// The action of a purge of the log.
 pub(super) const PURGE_ACTION: &str = "audit.purge";
 
 impl Act {
-    /// What this program does on its own account, and notes all the same.
+    /// An act of this program on its own account that is audited all the same.
     pub(super) fn of_server(tenant: TenantSeq) -> Self {
         Self { actor: Some(Actor { token: None, name: SERVER.to_owned() }), ..Self::from(tenant) }
     }
 }
 
-/// Lines of a tenant that a purge deleted, but for those of earlier purges.
+/// The lines of a tenant that a purge deleted, without the lines about earlier purges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gone {
     pub(super) tenant: TenantSeq,
     pub(super) lines: i64,
-    /// When the oldest and the newest of these acts were done.
+    /// The times of the oldest and the newest of these lines.
     pub(super) first_at: UnixMicros,
     pub(super) last_at: UnixMicros,
 }
@@ -86,7 +85,7 @@ impl Gone {
         gone.into_values().collect()
     }
 
-    /// The line about them: its target is the time between the first and the last, as in ISO 8601.
+    /// The line about the purge. Its target is the interval from the first to the last deleted line, as in ISO 8601.
     pub(super) fn deed(&self, at: UnixMicros) -> Deed {
         let Self { tenant, lines, first_at, last_at } = self;
         let target_name = format!("{lines} lines from {first_at} to {last_at}");
@@ -95,13 +94,13 @@ impl Gone {
     }
 }
 
-/// What was done.
+/// A change to be audited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deed {
     pub at: UnixMicros,
     /// The tenant concerned.
     pub tenant: TenantSeq,
-    /// What kind of thing, a dot, and what was done to it: `webhook.create`.
+    /// The kind of the thing, a dot, and the verb: `webhook.create`.
     pub action: &'static str,
     /// The id of the thing, as the API shows it.
     pub target: Option<String>,
@@ -110,7 +109,7 @@ pub struct Deed {
 }
 
 impl Deed {
-    /// What was done to a thing, whose name may be added.
+    /// A deed without the target's name, which may be added.
     #[must_use]
     pub fn of(action: &'static str, tenant: TenantSeq, target: Uuid, at: UnixMicros) -> Self {
         Self { at, tenant, action, target: Some(target.to_string()), target_name: None }
@@ -137,12 +136,12 @@ pub struct AuditEntry {
     pub address: Option<String>,
 }
 
-/// Which lines are wanted.
+/// Conditions of a listing of the log.
 #[derive(Clone, Debug, Default)]
 pub struct AuditFilter {
     /// `None`: of every tenant.
     pub tenant: Option<TenantSeq>,
-    /// One action, or with the part before the dot alone all of them: `webhook`.
+    /// One action, or all actions of a kind by the part before the dot: `webhook`.
     pub action: Option<String>,
     /// A token's UUID, or the name of an actor.
     pub actor: Option<String>,
@@ -153,7 +152,7 @@ pub struct AuditFilter {
 }
 
 impl AuditFilter {
-    /// Whether `entry` is wanted, whatever its tenant.
+    /// Whether `entry` matches all conditions but the tenant.
     #[must_use]
     pub fn wants(&self, entry: &AuditEntry) -> bool {
         let is_kind = |wanted: &String| {

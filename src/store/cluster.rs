@@ -13,7 +13,7 @@ use super::{DeliveryKey, EventSeq, Shard, StoreError, TenantRecord};
 use crate::clock::UnixMicros;
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
-/// Hints that wait for a node to look at them; more are dropped, since polling finds what they speak of.
+/// The most hints that wait for a node. Further hints are dropped, since polling finds the same changes.
 pub const MAX_HINTS: usize = 1_024;
 
 /// One ownership of a shard, from its beginning to the next owner's.
@@ -23,88 +23,88 @@ pub struct Term {
     pub epoch: i64,
 }
 
-/// In whose name, and in which terms, a batch of settlements was made.
+/// The node and the terms under which a batch of settlements was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fence {
     pub node: Uuid,
-    /// Of each webhook that the batch speaks of. What it says of others is not written.
+    /// The term of each webhook in the batch. Settlements of other webhooks are not written.
     pub terms: Vec<(WebhookSeq, Term)>,
 }
 
-/// What nodes do together.
+/// The operations of nodes that share a store.
 #[async_trait]
 pub trait Cluster: Send + Sync + 'static {
-    /// Says that a node is alive, extends the terms that it names, and takes as many free shards as it has a share in;
-    /// in one transaction. A term that it does not name is over, whoever holds the shard.
+    /// Renews a node's lease, extends the terms that the renewal names, and takes free shards up to the node's share,
+    /// in one transaction. A term of this node that the renewal does not name is over.
     async fn renew(&self, renewal: &Renewal) -> Result<Renewed, StoreError>;
-    /// Gives shards back, for others to take at once. Terms that are over stay so.
+    /// Gives shards back, for other nodes to take at once. Terms that are over stay over.
     async fn hand_over(&self, node: Uuid, terms: &[Term]) -> Result<(), StoreError>;
-    /// Forgets a node that stops. What it still holds is free.
+    /// Removes a node that stops. The shards that it still holds become free.
     async fn leave(&self, node: Uuid) -> Result<(), StoreError>;
-    /// What an owner must know when its terms begin. Whatever the owner before held in memory is due in the store.
+    /// Reads what an owner must know when its terms begin. Deliveries that the previous owner held in memory become due
+    /// in the store.
     async fn take_over(&self, shards: &[Shard]) -> Result<TakenOver, StoreError>;
-    /// As [`Cluster::take_over`] does it, for events up to one: an owner before may have stored some, thinking that it
-    /// held them in memory.
+    /// Makes deliveries held in memory due in the store, as [`Cluster::take_over`] does, for events up to `through`. A
+    /// statement of a previous owner may have marked some after the take-over.
     async fn retrieve(&self, shards: &[Shard], through: EventSeq) -> Result<(), StoreError>;
-    /// After this time no statement goes on that a node began before.
+    /// Statements that were begun before have ended after this time.
     fn statements_end_after(&self) -> Duration;
-    /// These are not in memory, though they were accepted so.
+    /// Makes deliveries due in the store that were accepted as held in memory, but that no lane has taken.
     async fn pass_on(&self, keys: &[DeliveryKey]) -> Result<(), StoreError>;
-    /// Webhooks of these shards that have pending deliveries in the store, and when the earliest of each is due.
+    /// Webhooks of these shards with pending deliveries in the store, and the time of the earliest of each.
     async fn owed(&self, shards: &[Shard]) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError>;
-    /// Webhooks and tenants that were changed since a mark: each change once at least. `None`: none of them, only the mark
-    /// of now. Also reads how much is pending, for [`Store::pending`](super::Store::pending).
+    /// Webhooks and tenants that were changed since a mark; a change may be given twice. `None`: no changes, only the
+    /// present mark. Also refreshes the gauges behind [`Store::pending`](super::Store::pending).
     async fn changes(&self, since: Option<&ChangeMark>) -> Result<Changes, StoreError>;
-    /// This node has taken in what there was at `mark`. The others see it.
+    /// Records that this node has taken in all changes up to `mark`.
     async fn know(&self, node: Uuid, mark: &ChangeMark) -> Result<(), StoreError>;
-    /// The other nodes that are alive and have not said that they know what there was at `of`; without it, what there is
-    /// now.
+    /// The other live nodes that have not recorded `of`, or the present mark if `of` is `None`.
     async fn unaware(&self, node: Uuid, of: Option<&ChangeMark>) -> Result<Unaware, StoreError>;
 
-    /// Oldest first; those that died too, for a while.
+    /// Oldest first. Nodes that died are listed for a while.
     async fn nodes(&self) -> Result<Vec<NodeRecord>, StoreError>;
-    /// Tells a node to give its shards away, or to take some again. `Ok(false)`: there is no such node.
+    /// Asks a node to give its shards away, or to take some again. `Ok(false)`: there is no such node.
     async fn set_draining(&self, node: Uuid, is_draining: bool) -> Result<bool, StoreError>;
 
-    /// Tells the other nodes soon, unless that fails.
+    /// Sends a hint to the other nodes. It may get lost.
     fn hint(&self, hint: Hint);
-    /// What other nodes hint at, from now on. Some may be lost.
+    /// Hints of other nodes from now on. Some may get lost.
     fn listen(&self) -> mpsc::Receiver<Hint>;
 }
 
 /// A node as it presents itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Made at its start: after a restart it is another one.
+    /// Made at the start, so that a restarted server is another node.
     pub uuid: Uuid,
     pub name: String,
-    /// Where it answers, as the others see it.
+    /// The address under which other nodes reach it.
     pub address: String,
     pub version: String,
     pub started_at: UnixMicros,
 }
 
-/// A node's word that it is alive.
+/// The request by which a node extends its lease and its terms.
 #[derive(Clone, Debug)]
 pub struct Renewal {
     pub node: Node,
     pub lease: Duration,
-    /// To be extended.
+    /// Terms to extend.
     pub held: Vec<Term>,
-    /// It gives its shards away, and takes none.
+    /// The node gives its shards away, and takes none.
     pub is_draining: bool,
-    /// It also takes shards whose owners are silent. Without it, those that nobody or this node itself holds.
+    /// Whether it takes shards of silent owners, too. Otherwise it takes only shards without an owner, and its own.
     pub takes_silent: bool,
 }
 
-/// What a node has after a renewal.
+/// The state of a node after a renewal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Renewed {
-    /// All terms that it holds now, old and new, until one lease from now.
+    /// All terms of the node, old and new, for one lease from now.
     pub held: Vec<Term>,
-    /// Shards that it has beyond its share.
+    /// The number of shards beyond the node's share.
     pub surplus: usize,
-    /// An operator wants it to give all of them away.
+    /// An operator drains the node.
     pub is_draining: bool,
 }
 
@@ -114,39 +114,39 @@ pub struct TakenOver {
     pub webhooks: Vec<WebhookRecord>,
     /// Deleted webhooks whose stored pending deliveries are not all discarded yet.
     pub deleted: Vec<WebhookSeq>,
-    /// Events that were begun to be stored by now have numbers up to this one.
+    /// The highest number given to an event so far. Statements under way may still store events up to it.
     pub through: EventSeq,
 }
 
-/// What was committed at a moment: up to where changes were seen.
+/// A position in the sequence of commits, up to which changes were seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeMark(pub(super) String);
 
 #[derive(Clone, Debug)]
 pub struct Changes {
-    /// For the next time.
+    /// The mark for the next read.
     pub mark: ChangeMark,
     pub webhooks: Vec<ChangedWebhook>,
     pub deleted_webhooks: Vec<(TenantSeq, WebhookSeq)>,
     pub tenants: Vec<TenantRecord>,
     pub deleted_tenants: Vec<TenantSeq>,
-    /// Some tokens are good no more.
+    /// Tokens were revoked.
     pub are_tokens_revoked: bool,
 }
 
-/// Who does not know of changes yet.
+/// The nodes that do not know of changes yet.
 #[derive(Clone, Debug)]
 pub struct Unaware {
-    /// The moment of the question.
+    /// The mark that was asked about.
     pub mark: ChangeMark,
-    /// Names of nodes.
+    /// Their names.
     pub nodes: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
 pub struct ChangedWebhook {
     pub record: WebhookRecord,
-    /// The version with which an operator last closed the circuit; 0: none did.
+    /// The version of the change with which an operator last closed the circuit; 0: never.
     pub circuit_closed_by: i64,
 }
 
@@ -154,20 +154,20 @@ pub struct ChangedWebhook {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRecord {
     pub node: Node,
-    /// How long ago it last said that it is alive.
+    /// The time since its last renewal.
     pub silent_for: Duration,
-    /// It says so, by the lease that it said it with.
+    /// Its lease has not ended.
     pub is_alive: bool,
     pub is_draining: bool,
     pub shards: Vec<Shard>,
 }
 
-/// What another node may want to look at now rather than at the next poll.
+/// A message that makes another node look now rather than at the next poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hint {
     /// The webhook has a delivery in the store that is due.
     Due(WebhookSeq),
-    /// A delivery was changed or ended in the store; who has it in memory forgets it there.
+    /// A delivery was changed or ended in the store; a lane that holds it drops it.
     Withdrawn(DeliveryKey),
     /// Webhooks, tenants or replay jobs were changed.
     Changed,

@@ -17,17 +17,17 @@ pub(super) struct Counters {
     pub(super) skipped: i64,
     pub(super) discarded: i64,
     pub(super) attempts: i64,
-    /// Of the bodies of events; less when events are purged.
+    /// Bytes of bodies; a purge subtracts.
     pub(super) stored_bytes: i64,
 }
 
 impl Counters {
-    /// How much more the tenant uses.
+    /// The change of the tenant's usage.
     pub(super) fn usage(&self) -> Usage {
         Usage { pending: self.pending(), stored_bytes: self.stored_bytes }
     }
 
-    /// How many deliveries more are pending.
+    /// The change of the number of pending deliveries.
     pub(super) fn pending(&self) -> i64 {
         self.owed - self.delivered - self.dead - self.skipped - self.discarded
     }
@@ -44,7 +44,7 @@ impl Counters {
     }
 }
 
-/// What a tenant has in the store, or how much more.
+/// A tenant's usage of the store, or a change of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     /// Deliveries that have not ended.
@@ -60,17 +60,17 @@ impl std::ops::AddAssign for Usage {
     }
 }
 
-/// What tenants have in the store, as of the last commit.
+/// The usage of all tenants, as of the last commit.
 #[derive(Default)]
 pub(super) struct Gauges(RwLock<HashMap<TenantSeq, Usage>>);
 
 impl Gauges {
-    /// Starts from what the counters say.
+    /// Gauges with the values of the counters.
     pub(super) fn new(usage: impl IntoIterator<Item = (TenantSeq, Usage)>) -> Self {
         Self(RwLock::new(usage.into_iter().collect()))
     }
 
-    /// Puts what was counted anew in place of what was.
+    /// Replaces the values by a new count.
     pub(super) fn set(&self, usage: impl IntoIterator<Item = (TenantSeq, Usage)>) {
         *self.0.write() = usage.into_iter().collect();
     }

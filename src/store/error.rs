@@ -1,6 +1,6 @@
 //! Why a store does not open, and why it does not do what it is asked.
 
-/// Why a store did not do what it was asked.
+/// The reason why a call of the store failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The disk or the quota is full; nothing of this call was stored.
@@ -25,18 +25,18 @@ pub enum StoreError {
     /// The tenant's quota.
     #[error("the tenant may have {max} tokens and has them; revoke one, or let an operator raise `max_tokens`")]
     TooManyTokens { max: u32 },
-    /// The settings of the tenant's webhooks would take more together than they may.
+    /// The limit of [`MAX_TENANT_SETTINGS_BYTES`](super::MAX_TENANT_SETTINGS_BYTES).
     #[error("the settings of the tenant's webhooks would take {bytes} bytes together, the limit is {max}")]
     TooManySettings { bytes: u64, max: u64 },
-    /// The record has another version than the change was made from.
+    /// The record was changed since the caller read it.
     #[error("the record was changed meanwhile: read it again")]
     Stale,
-    /// The state does not allow it; says why.
+    /// The state does not allow the change; the text says why.
     #[error("{0}")]
     Conflict(String),
     #[error("the cursor is not one that this server gave out")]
     Cursor,
-    /// Something read back is not what was written.
+    /// Stored data is damaged.
     #[error("the store is corrupt: {0}")]
     Corrupt(String),
 }
@@ -54,10 +54,10 @@ pub enum OpenError {
     NewerSchema { path: String, found: i64, known: i64 },
     #[error("the master key is not the one that the secrets in {path} were sealed with")]
     WrongMasterKey { path: String },
-    /// A database server that cannot be reached, or does not do what it is asked.
+    /// The database server cannot be reached, or a statement failed.
     #[error("{database}: {reason}")]
     Database { database: String, reason: String },
-    /// Settings of a session, prepared statements, advisory locks and `LISTEN` need a session.
+    /// The store needs a session for its settings, prepared statements, advisory locks and `LISTEN`.
     #[error(
         "{database} is reached through a pooler in transaction mode, where a connection has no session of its own: set \
          the pooler to session mode (in PgBouncer `pool_mode = session`), or go around it"
@@ -70,7 +70,7 @@ pub enum OpenError {
          turn it on, or allow it where nothing is lost by that"
     )]
     UnsafeServer { database: String, setting: &'static str },
-    /// Its content is being copied from an embedded store, and is not whole yet.
+    /// A move from an embedded store is not finished.
     #[error(
         "{database} is being filled by `postrider migrate-store`, which has not finished: run it again with the same \
          data folder, or begin anew with an empty database"

@@ -8,7 +8,7 @@ use tokio_postgres::types::{WasNull, WrongType};
 
 use super::StoreError;
 
-/// Why an operation inside a transaction did not succeed.
+/// The reason why an operation inside a transaction failed.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The operation has written nothing. The rest of the transaction goes on.
@@ -47,7 +47,7 @@ impl From<Failure> for StoreError {
     }
 }
 
-/// No version of this program writes what was read.
+/// The stored value is one that no version of this program writes.
 pub(super) fn corrupt(error: impl std::fmt::Display) -> Failure {
     Failure::Refused(StoreError::Corrupt(error.to_string()))
 }
@@ -67,8 +67,7 @@ pub(super) fn of_sqlite(error: &rusqlite::Error) -> StoreError {
     }
 }
 
-/// The error of a statement or of a commit. Whether a commit took place it does not say: without the connection nobody
-/// knows.
+/// The error of a statement or of a commit. After a lost connection it is unknown whether the commit took place.
 pub(super) fn of_postgres(error: &tokio_postgres::Error) -> StoreError {
     let text = postgres_text(error);
     match error.code() {
@@ -79,7 +78,7 @@ pub(super) fn of_postgres(error: &tokio_postgres::Error) -> StoreError {
     }
 }
 
-/// The server's words, or what came in between. They never hold parameters, so they hold no secret.
+/// The server's message, or the connection's error. Neither contains parameters, so neither contains a secret.
 pub(super) fn postgres_text(error: &tokio_postgres::Error) -> String {
     match (error.as_db_error(), error.source()) {
         (Some(db), _) => format!("{} ({})", db.message(), db.code().code()),

@@ -6,14 +6,14 @@ use super::StoreError;
 use crate::fair::Turns;
 use crate::webhook::TenantSeq;
 
-/// What the calls of a commit, and those that wait for the next, may weigh, a row or a KiB one; a heavier one waits until it
-/// is alone. Tenants take turns at it, and then again at the commits.
+/// The most weight of the calls of one commit and of those that wait for the next; a row or a KiB weighs 1. A heavier
+/// call waits until it is alone. Tenants take turns here, and again at the commits.
 const MAX_WAITING_WEIGHT: usize = 6 << 10;
-/// A transaction takes no more calls when it has this many rows or bytes.
+/// A transaction with this many rows or bytes takes no further call.
 pub(super) const MAX_COMMIT_ROWS: usize = 4_096;
 const MAX_COMMIT_BYTES: usize = 2 << 20;
 
-/// What a call takes of the turns of its tenant: a row costs about as much as a KiB.
+/// The cost of a call in its tenant's turns. A row costs about as much as a KiB.
 pub(super) fn weight(rows: usize, bytes: usize) -> usize {
     (rows + (bytes >> 10)).max(1)
 }
@@ -23,7 +23,7 @@ pub(super) fn has_room(rows: usize, bytes: usize) -> bool {
     rows < MAX_COMMIT_ROWS && bytes < MAX_COMMIT_BYTES
 }
 
-/// The room of the calls that wait, and of those whose commit is under way.
+/// Limits the calls that wait, together with those whose commit is under way.
 pub(super) struct Room(Turns<Option<TenantSeq>>);
 
 pub(super) type Place = crate::fair::Permit<Option<TenantSeq>>;
@@ -33,18 +33,18 @@ impl Room {
         Self(Turns::new(MAX_WAITING_WEIGHT))
     }
 
-    /// The turn of a tenant, or of the server itself.
+    /// Waits for the turn of a tenant, or of the server itself.
     pub(super) async fn enter(&self, tenant: Option<TenantSeq>, weight: usize) -> Place {
         self.0.acquire_many(tenant, weight.min(MAX_WAITING_WEIGHT)).await
     }
 
-    /// More waits than goes into one transaction.
+    /// More calls wait than one transaction takes.
     pub(super) fn is_busy(&self) -> bool {
         self.0.free() < MAX_WAITING_WEIGHT - MAX_COMMIT_ROWS
     }
 }
 
-/// Says once that commits fail, and once that they succeed again.
+/// Logs once that commits fail, and once that they succeed again.
 #[derive(Default)]
 pub(super) struct CommitLog {
     is_failing: bool,

@@ -9,14 +9,14 @@ use crate::webhook::TenantSeq;
 
 /// Bits of a UUIDv7's time that its index key keeps: of 48 bits of milliseconds all but the last 8.
 const TIME_SHIFT: u32 = 8;
-/// The rest of 63 bits.
+/// The remaining bits of 63, for the hash.
 const TIMED_HASH_BITS: u32 = 23;
 
-/// Turns event ids into keys of the index: an index of integers is a third of one of ids.
+/// Turns event ids into keys of the index. An index of integers takes a third of the space of an index of ids.
 ///
-/// A key has a hash under a secret of this installation, so nobody can choose ids that collide. Of an id that
-/// begins with its time (UUIDv7, RFC 9562, which is what events without an id get) the key does too: such
-/// ids are appended to the index, where others are scattered over it and make every commit write more pages.
+/// A key contains a hash under a secret of this installation, so that a publisher cannot choose colliding ids. The key
+/// of a UUIDv7 (RFC 9562), as events without an id get, begins with the id's time. Such keys are appended to the index;
+/// random keys are scattered over it and make every commit write more pages.
 #[derive(Clone)]
 pub(super) struct IdHash(SipHasher13);
 
@@ -32,13 +32,13 @@ impl IdHash {
         let hash = hasher.finish();
         match time_ms(id) {
             Some(ms) => (((ms >> TIME_SHIFT) << TIMED_HASH_BITS) | (hash >> (64 - TIMED_HASH_BITS))).cast_signed(),
-            // Negative, apart from the others.
+            // Negative, so that these keys never equal keys with a time.
             None => (hash | 1 << 63).cast_signed(),
         }
     }
 
-    /// A key of 128 bits, for an index that does not compare the ids themselves: [`Self::of`], and 64 bits of another
-    /// hash. Ids of one quarter of a second have 87 bits to differ in, others more.
+    /// A key of 128 bits, for an index that does not compare the ids themselves: [`Self::of`] and 64 bits of a second
+    /// hash. Ids of the same quarter of a second differ in 87 bits, other ids in more.
     pub(super) fn wide(&self, tenant: TenantSeq, id: &str) -> Uuid {
         let mut hasher = self.0;
         hasher.write(b"wide");

@@ -10,8 +10,8 @@ impl MasterKey {
     /// The key in `folder`, made on the first call. A key file that others can read is refused, and so is
     /// a folder that has a database but no key. Finishes a change of the key that was cut off.
     ///
-    /// A new key is in a file of another name until its database is made: a first start that was cut off between them is
-    /// no lost database.
+    /// A new key stays in a file of another name until its database is made. So a first start that was cut off in
+    /// between does not look like a lost database.
     pub fn load_or_create(folder: &Path) -> Result<Self, MasterKeyError> {
         finish_key_change(folder)?;
         let path = folder.join(MASTER_KEY_FILE);
@@ -28,7 +28,7 @@ impl MasterKey {
         }
     }
 
-    /// Fails where there is a key and no database.
+    /// Fails if the folder has a key, but no database.
     pub fn check_database_of(folder: &Path) -> Result<(), MasterKeyError> {
         let path = folder.join(MASTER_KEY_FILE);
         if path.exists() && !folder.join(DATABASE_FILE).exists() {
@@ -37,8 +37,8 @@ impl MasterKey {
         Ok(())
     }
 
-    /// The key in `folder`, which is for a database elsewhere; `None`: there is none. Finishes a change of the key that was
-    /// cut off.
+    /// The key in `folder` for a database elsewhere; `None`: there is no key. Finishes a change of the key that was cut
+    /// off.
     pub fn in_folder(folder: &Path) -> Result<Option<Self>, MasterKeyError> {
         finish_key_change(folder)?;
         Self::load(&folder.join(MASTER_KEY_FILE))
@@ -57,7 +57,7 @@ impl MasterKey {
         Ok(key)
     }
 
-    /// Deletes the key in `folder` if it is this one: it was made in vain.
+    /// Deletes the key in `folder` if it is this one, after the database could not be made.
     pub fn discard(&self, folder: &Path) -> Result<(), MasterKeyError> {
         let path = folder.join(MASTER_KEY_FILE);
         if Self::load(&path)?.is_some_and(|key| key.expose() == self.expose()) {

@@ -1,10 +1,10 @@
 //! Schema versions: which migrations a database still needs. Both stores apply what this module hands
 //! them, each in a transaction that also records the version.
 
-/// One step of a schema. Once released, its text never changes.
+/// One step of a schema. The text of a released migration never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
-    /// From 1, without gaps; the schema's version after it.
+    /// The schema's version after this migration: from 1, without gaps.
     pub version: i64,
     pub sql: &'static str,
 }

@@ -29,7 +29,7 @@ pub(super) fn count(bytes: &[u8]) -> u32 {
     fit(ends, u32::MAX)
 }
 
-/// The webhooks, ascending. Bytes that [`encode`] did not make give some other list.
+/// The webhooks, ascending. Bytes that do not come from [`encode`] give an arbitrary list.
 pub(super) fn decode(bytes: &[u8]) -> Vec<WebhookSeq> {
     let mut webhooks = Vec::with_capacity(bytes.len());
     let (mut seq, mut difference, mut shift) = (0_i64, 0_u64, 0_u32);

@@ -20,19 +20,19 @@ pub struct Page {
 #[derive(Clone, Debug)]
 pub struct PageOf<T> {
     pub items: Vec<T>,
-    /// Set when there may be more, also on a page with few items or none.
+    /// Set if there may be more. A page with few items or none can have one.
     pub next_cursor: Option<String>,
 }
 
 /// Before every delivery of every event.
 pub(super) const NEWEST: DeliveryKey = DeliveryKey { event: EventSeq(i64::MAX), webhook: WebhookSeq(i64::MAX) };
-/// A webhook before all others: a place after every delivery of an event.
+/// Sorts before all webhooks, hence a place after every delivery of an event.
 pub(super) const NO_WEBHOOK: WebhookSeq = WebhookSeq(0);
-/// A cursor is the place of the last row seen, in the form of a delivery id, so that no number shows. A
-/// made-up one decodes to some number up to 2^61; one within these bounds is rare.
+/// A cursor is the place of the last row seen, encoded as a delivery id, so that it shows no numbers. A made-up cursor
+/// decodes to a number up to 2^61, rarely within these bounds.
 const CURSOR_BOUNDS: DeliveryKey = DeliveryKey { event: EventSeq(1 << 44), webhook: WebhookSeq(1 << 32) };
 
-/// What a page may cost, whatever its filter.
+/// The limits of the cost of a page, whatever its filter.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds {
     /// Rows looked at; at least 2, an event and a delivery of it.
@@ -51,14 +51,14 @@ impl Bounds {
     };
 }
 
-/// Collects a page: at most `limit` items, and what its bounds allow.
+/// Collects a page: at most `limit` items, within its bounds.
 pub(super) struct Collector<T> {
     items: Vec<(DeliveryKey, T)>,
     limit: usize,
-    /// What is left of them.
+    /// The remaining bounds.
     bounds: Bounds,
     last_seen: DeliveryKey,
-    /// There is an item that the page has no room for.
+    /// A further item had no room on the page.
     is_full: bool,
 }
 
@@ -68,33 +68,33 @@ impl<T> Collector<T> {
         Self { items: Vec::new(), limit, bounds, last_seen: NEWEST, is_full: false }
     }
 
-    /// Another row is looked at.
+    /// Counts a row that is looked at.
     pub(super) fn see(&mut self, place: DeliveryKey) {
         self.see_rows(1, place);
     }
 
-    /// Rows are looked at up to the one at `last`.
+    /// Counts rows that are looked at, up to the one at `last`.
     pub(super) fn see_rows(&mut self, rows: u32, last: DeliveryKey) {
         self.last_seen = last;
         self.bounds.rows = self.bounds.rows.saturating_sub(rows);
     }
 
-    /// How many more rows the page may look at.
+    /// The number of rows that the page may still look at.
     pub(super) fn rows_left(&self) -> u32 {
         self.bounds.rows
     }
 
-    /// How many more items the page has room for.
+    /// The number of items that the page still has room for.
     pub(super) fn room(&self) -> u32 {
         u32::try_from(self.limit.saturating_sub(self.items.len())).unwrap_or(MAX_PAGE_ITEMS)
     }
 
-    /// Another body is searched.
+    /// Counts a body that is searched.
     pub(super) fn search(&mut self, bytes: usize) {
         self.bounds.searched_bytes = self.bounds.searched_bytes.saturating_sub(bytes);
     }
 
-    /// Adds an item with a body of `bytes`, if it fits. One that does not tells that there is another page.
+    /// Adds an item with a body of `bytes`, if it fits. Otherwise there is another page.
     pub(super) fn add(&mut self, place: DeliveryKey, item: T, bytes: usize) {
         let fits = self.items.len() < self.limit && bytes <= self.bounds.kept_bytes;
         self.is_full = !fits && !self.items.is_empty();
@@ -126,7 +126,7 @@ impl<T> Collector<T> {
     }
 }
 
-/// A page of what is read with one row more than it has room for, in a listing whose cursors are UUIDs.
+/// Makes a page of a listing whose cursors are UUIDs. `items` has one row beyond the limit if there is another page.
 pub(super) fn page_by_uuid<T>(mut items: Vec<T>, page: &Page, uuid: impl Fn(&T) -> Uuid) -> PageOf<T> {
     let limit = page.limit.clamp(1, MAX_PAGE_ITEMS) as usize;
     let is_more = items.len() > limit;
@@ -135,7 +135,7 @@ pub(super) fn page_by_uuid<T>(mut items: Vec<T>, page: &Page, uuid: impl Fn(&T) 
     PageOf { items, next_cursor }
 }
 
-/// What such a page begins after, and how many rows are to be read for it.
+/// The UUID after which such a page begins, and the number of rows to read for it.
 pub(super) fn start_by_uuid(page: &Page) -> Result<(Option<Uuid>, i64), StoreError> {
     let cursor = page.cursor.as_ref().map(|cursor| Uuid::try_parse(cursor)).transpose();
     Ok((cursor.map_err(|_| StoreError::Cursor)?, i64::from(page.limit.clamp(1, MAX_PAGE_ITEMS)) + 1))

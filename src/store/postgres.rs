@@ -68,11 +68,11 @@ use crate::clock::UnixMicros;
 use crate::store::failure::Failure;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// Connections that the store needs to have some for everything it does at once.
+/// Fewer connections would not suffice for the work that the store does at the same time.
 pub const MIN_CONNECTIONS: u32 = 4;
-/// Connections beside these for what nodes do together, which must not wait for deliveries.
+/// Further connections for the work between nodes, which must not wait for deliveries.
 const CONTROL_CONNECTIONS: u32 = 3;
-/// And for the hints of other nodes.
+/// A further connection for the hints of other nodes.
 const LISTENING_CONNECTIONS: u32 = 1;
 
 /// The store in PostgreSQL. A clone is another handle to it.
@@ -80,14 +80,14 @@ const LISTENING_CONNECTIONS: u32 = 1;
 pub struct PostgresStore {
     shared: Arc<Shared>,
     group: Arc<Group>,
-    /// What calls through this handle leave lines in the audit log for.
+    /// The act for which calls through this handle write lines in the audit log.
     act: Option<Arc<Act>>,
 }
 
-/// What all handles, and the tasks behind them, have in common.
+/// The state that all handles and the tasks behind them share.
 struct Shared {
     connections: Connections,
-    /// For what nodes do together.
+    /// For the work between nodes.
     control: Connections,
     server: Server,
     hints: Hints,
@@ -95,10 +95,10 @@ struct Shared {
     partitions: Partitions,
     /// Of the table `counters`.
     slots: CounterSlots,
-    /// Follows the counters as far as this node moves them.
+    /// Follows the changes that this node makes to the counters.
     gauges: Gauges,
     window: Window,
-    /// Whose webhooks are, as far as it was asked for; it never changes.
+    /// The tenants of webhooks, a cache. A webhook's tenant never changes.
     tenants: RwLock<HashMap<WebhookSeq, TenantSeq>>,
     delivery_ids: DeliveryIds,
     id_hash: IdHash,
@@ -106,7 +106,7 @@ struct Shared {
 }
 
 impl PostgresStore {
-    /// Whether the database has no installation yet, which the first [`PostgresStore::open`] makes under its master key.
+    /// Whether the database has no installation yet. The first [`PostgresStore::open`] makes it, under its master key.
     pub async fn is_new(options: &PostgresOptions) -> Result<bool, OpenError> {
         open::is_new(options).await
     }
@@ -151,7 +151,7 @@ impl PostgresStore {
         Ok(Self { group: Arc::new(Group::start(&shared)), shared, act: None })
     }
 
-    /// A connection to read on: each statement sees what is committed when it begins.
+    /// A connection to read on. Each statement sees what is committed when it begins.
     async fn connection(&self) -> Result<Connection, StoreError> {
         self.shared.connections.get().await
     }

@@ -7,11 +7,11 @@ use siphasher::sip::SipHasher13;
 use crate::event::{Event, Hops};
 use crate::topic::Topic;
 
-/// Stands for a topic that is a topic no more.
+/// Replaces a damaged topic that does not parse.
 const DAMAGED_TOPIC: &str = "damaged";
 
-/// What a store keeps beside an event to see whether it comes back as it was written: a hash of all that is sent, signed or
-/// shown to a template. Whoever can write to the store can change it, too: it is against disks, not against people.
+/// A hash of all parts of an event that are sent, signed or shown to a template, stored beside the event. It finds
+/// damage by disks, not changes by people, who could change the hash, too.
 pub(super) fn checksum(event: &Event) -> i64 {
     let hops = event.hops().map(Hops::to_bytes).unwrap_or_default();
     hash([event.id().as_bytes(), event.topic().as_str().as_bytes(), event.kind().as_bytes(), event.body(), &hops])
@@ -33,11 +33,11 @@ pub(super) struct Columns<'a> {
     pub(super) kind: &'a [u8],
     pub(super) body: Vec<u8>,
     pub(super) hops: Option<&'a [u8]>,
-    /// `None`: it was stored by a version that kept none.
+    /// `None`: a version without checksums stored the event.
     pub(super) checksum: Option<i64>,
 }
 
-/// An event, and whether it is not the one that was stored.
+/// An event, and whether its checksum fails.
 pub(super) struct ReadBack {
     pub(super) event: Event,
     pub(super) is_damaged: bool,

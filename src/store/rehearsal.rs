@@ -10,8 +10,8 @@ use crate::topic::Topic;
 use crate::webhook::{DEFAULT_TENANT, WebhookSeq};
 
 impl NewEvent {
-    /// One that writes to every table that accepting writes to, and is not to be committed. Its id is a new one, so that no
-    /// two of them wait for each other.
+    /// An event that writes to every table that accepting writes to, and is never committed. Its id is new, so that two
+    /// rehearsals do not wait for each other.
     pub(super) fn rehearsal() -> Self {
         let (topic, body) = (Topic::of_probes(), Bytes::from_static(b"{}"));
         let event = Event::from_stored(Uuid::new_v4().to_string().into(), topic, Box::default(), body);

@@ -12,32 +12,32 @@ use crate::clock::UnixMicros;
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// Jobs of one tenant that may wait or run at the same time; one more is a [`StoreError::Conflict`].
+/// The most jobs of one tenant that wait or run at the same time. A further job is a [`StoreError::Conflict`].
 pub const MAX_UNFINISHED_REPLAYS: u32 = 100;
-/// Rows that one step of a job looks at, whatever it finds.
+/// The most rows that one step of a job looks at.
 pub const MAX_REPLAY_SCAN_ROWS: u32 = 5_000;
 /// The most bytes of events that one step of a job reads or rewrites, unless one alone is larger.
 pub const MAX_REPLAY_STEP_BYTES: usize = 2 << 20;
 /// The most deliveries that one call of [`ReplayStore::resend`] takes.
 pub const MAX_RESEND_DELIVERIES: usize = 100;
 
-/// What is kept of replay jobs, and the steps that they take.
+/// The steps of replay jobs.
 #[async_trait]
 pub trait ReplayStore: Send + Sync + 'static {
-    /// What the job meets next, at most `max_changes` of it. `patterns` are those of its webhook, if it includes what
-    /// was not matched: other topics are passed over.
+    /// Finds the job's next deliveries, at most `max_changes`. `patterns` are those of its webhook, if the job has
+    /// `include_unmatched`; events with other topics are skipped.
     async fn scan_replay(
         &self,
         job: &ReplayRecord,
         patterns: Arc<[Pattern]>,
         max_changes: u32,
     ) -> Result<ReplayScan, StoreError>;
-    /// Commits a step: changes those deliveries that are still as the job wants them, adds those that are not owed,
-    /// and moves the cursor. Changes nothing if the job has ended meanwhile.
+    /// Commits a step: changes the deliveries that are still in a state of the job's selection, adds deliveries that
+    /// are not owed, and moves the cursor. Changes nothing if the job has ended meanwhile.
     async fn step_replay(&self, step: ReplayStep) -> Result<Stepped, StoreError>;
-    /// Makes deliveries of an event pending with a fresh schedule, whatever their state; those that are not owed are
-    /// added. Passes over webhooks that are deleted or another tenant's, and deliveries that only memory knows, which
-    /// are on their way. At most [`MAX_RESEND_DELIVERIES`]. Returns those that it changed.
+    /// Makes deliveries of an event pending with a fresh schedule, whatever their state, and adds deliveries that are
+    /// not owed. Skips webhooks that are deleted or another tenant's, and deliveries that only memory knows, since they
+    /// are on their way. At most [`MAX_RESEND_DELIVERIES`]. Returns the changed ones.
     async fn resend(
         &self,
         tenant: TenantSeq,
@@ -58,22 +58,22 @@ pub struct NewReplay {
     pub rate_per_s: u32,
 }
 
-/// Which deliveries a job is for.
+/// The conditions for the deliveries of a job.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Selection {
     pub states: Vec<DeliveryState>,
     pub topic: Option<Pattern>,
-    /// Event accepted at or after.
+    /// Earliest acceptance of the event.
     pub since: Option<UnixMicros>,
-    /// Event accepted before.
+    /// End of the time of acceptance, exclusive.
     pub until: Option<UnixMicros>,
 }
 
-/// What a job does with what it finds.
+/// The change that a job makes to the deliveries that it finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplayAction {
-    /// Makes it pending with a fresh schedule. `include_unmatched`: also events that are not owed to the webhook and
-    /// that it would match now.
+    /// Makes deliveries pending with a fresh schedule. `include_unmatched` adds deliveries of events that are not owed
+    /// to the webhook and that match it now.
     Replay {
         include_unmatched: bool,
     },
@@ -82,7 +82,7 @@ pub enum ReplayAction {
     },
 }
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplayState {
     /// Waits for its turn.
@@ -113,7 +113,7 @@ impl ReplayState {
     }
 }
 
-/// A job and how far it got.
+/// A job and its progress.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplayRecord {
     pub uuid: Uuid,
@@ -122,14 +122,14 @@ pub struct ReplayRecord {
     pub selection: Selection,
     pub action: ReplayAction,
     pub rate_per_s: u32,
-    /// It looks at these, the first and the last.
+    /// The range of events that the job looks at, the first and the last.
     pub events: (EventSeq, EventSeq),
     pub state: ReplayState,
-    /// Why it was cancelled or has failed.
+    /// The reason of a cancellation or a failure.
     pub reason: Option<String>,
     /// The last place looked at.
     pub cursor: DeliveryKey,
-    /// Deliveries looked at, or events where it has to look at each.
+    /// The number of deliveries looked at, or of events with `include_unmatched`.
     pub scanned: u64,
     /// Deliveries changed.
     pub changed: u64,
@@ -146,14 +146,14 @@ pub struct ReplayedWebhook {
 }
 
 impl ReplayRecord {
-    /// How far through the events it is, from 0 to 1. Events that are gone count as passed.
+    /// The passed part of the events, from 0 to 1. Deleted events count as passed.
     #[must_use]
     pub fn progress(&self) -> f64 {
         let (first, last) = self.events;
         if self.state == ReplayState::Done || last < first {
             return 1.0;
         }
-        // Of an event under way some deliveries may be left.
+        // The event at the cursor may have deliveries left.
         let passed = self.cursor.event.0.clamp(first.0, last.0) - first.0;
         let per_mille = i128::from(passed) * 1_000 / (i128::from(last.0 - first.0) + 1);
         f64::from(u32::try_from(per_mille).unwrap_or(0)) / 1_000.0
@@ -167,24 +167,24 @@ pub struct ReplayFilter {
     pub state: Option<ReplayState>,
 }
 
-/// What a job meets next.
+/// The next deliveries of a job.
 #[derive(Clone, Debug)]
 pub struct ReplayScan {
-    /// In a state that the job wants.
+    /// Deliveries in a state of the job's selection.
     pub found: Vec<DeliveryKey>,
-    /// Not owed to the job's webhook; whether it would match is for the caller to say.
+    /// Events that are not owed to the job's webhook. The caller decides whether they match.
     pub unmatched: Vec<Arc<LiveEvent>>,
     /// The last place looked at.
     pub cursor: DeliveryKey,
     pub scanned: u32,
-    /// There is nothing after it.
+    /// Nothing is left after the cursor.
     pub is_end: bool,
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Clone, Debug)]
 pub struct Stepped {
-    /// As it is now.
+    /// The job after the step.
     pub job: ReplayRecord,
     pub changed: Vec<DeliveryKey>,
 }
@@ -194,12 +194,12 @@ pub struct Stepped {
 pub struct ReplayStep {
     pub tenant: TenantSeq,
     pub job: Uuid,
-    /// Where the job was when the step was prepared. If it has got on meanwhile, because another node runs it too, the
-    /// step does nothing.
+    /// The job's cursor when the step was prepared. If the cursor has moved meanwhile, because another node runs the
+    /// job too, the step does nothing.
     pub from: DeliveryKey,
-    /// To be changed if they are still in a state that the job wants.
+    /// Deliveries to change, if they are still in a state of the job's selection.
     pub change: Vec<DeliveryKey>,
-    /// To be added, pending.
+    /// Deliveries to add, pending.
     pub add: Vec<DeliveryKey>,
     pub cursor: DeliveryKey,
     pub scanned: u32,

@@ -8,49 +8,49 @@ use super::{EventSeq, StoreError};
 use crate::clock::UnixMicros;
 use crate::webhook::TenantSeq;
 
-/// Events that one step of a purge looks at.
+/// The most events that one step of a purge looks at.
 pub const MAX_PURGE_SCAN_EVENTS: u32 = 5_000;
-/// Rows that one step of a purge deletes or changes; one event with all its deliveries may have more.
+/// The most rows that one step of a purge deletes or changes, unless one event with its deliveries has more.
 pub const MAX_PURGE_ROWS: usize = 500;
-/// Bytes of bodies that one step of a purge deletes, unless one alone is larger.
+/// The most bytes of bodies that one step of a purge deletes, unless one alone is larger.
 pub const MAX_PURGE_BYTES: usize = 2 << 20;
 
-/// Lines of the audit log that one step of a purge deletes, and tokens.
+/// The most lines of the audit log that one step of a purge deletes, and the most tokens.
 pub const MAX_PURGE_LINES: u32 = 500;
 
-/// Purging, in steps that never hold up what is accepted.
+/// Purging, in steps so small that they do not delay the acceptance of events.
 #[async_trait]
 pub trait RetentionStore: Send + Sync + 'static {
-    /// Deletes events after `after`, with their deliveries and attempts, that `retention` lets go: each delivery has
-    /// ended, and all of it is old enough. One step of it.
+    /// Deletes events after `after` that `retention` lets go, with their deliveries and attempts: every delivery has
+    /// ended, and event and deliveries are old enough. One step.
     async fn purge_events(&self, after: EventSeq, retention: &Retention) -> Result<Purged, StoreError>;
-    /// Deletes attempts of events after `after` that were made before their tenant's cutoff. One step of it.
+    /// Deletes attempts of events after `after` that are older than their tenant's cutoff. One step.
     async fn purge_attempts(&self, after: EventSeq, retention: &Retention) -> Result<Purged, StoreError>;
-    /// Deletes idempotency keys that expired by `now` and replay jobs that ended before `jobs_before`. Returns
-    /// whether there is more.
+    /// Deletes idempotency keys that expired by `now` and replay jobs that ended before `jobs_before`. Returns whether
+    /// more are left.
     async fn purge_records(&self, now: UnixMicros, jobs_before: UnixMicros) -> Result<bool, StoreError>;
-    /// Deletes lines of the audit log from before `before`, and tokens that ended before then. Once nothing is left to
-    /// go, the log gets a line for each tenant that says what went since the last such line. One step of it; returns
-    /// whether there may be more.
+    /// Deletes lines of the audit log from before `before`, and tokens that ended before it. The last step adds one
+    /// line for each tenant, about all lines deleted since the last such line. One step; returns whether more may be
+    /// left.
     async fn purge_audit(&self, before: UnixMicros, now: UnixMicros) -> Result<bool, StoreError>;
-    /// When the newest event was accepted or the newest act was noted, by the clock of then.
+    /// The newest time in the store: of an event's acceptance or a line of the audit log, by the clock of that moment.
     async fn newest_at(&self) -> Result<Option<UnixMicros>, StoreError>;
     /// Gives some free space back to the file system. Returns whether there is more to give.
     async fn release_space(&self) -> Result<bool, StoreError>;
-    /// Calls wait for the writer: what is not urgent should wait.
+    /// Whether calls wait for the writer, so that work that is not urgent should wait.
     fn is_busy(&self) -> bool;
 }
 
-/// From when on what is kept; what is older may go.
+/// The oldest times that are kept. Older data may be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cutoffs {
-    /// Of an event: when it was accepted. `None`: none goes.
+    /// By an event's acceptance. `None`: no event is deleted.
     pub events: Option<UnixMicros>,
-    /// Of a delivered or skipped delivery: when it ended.
+    /// By the end of a delivered or skipped delivery.
     pub delivered: Option<UnixMicros>,
-    /// Of a dead or discarded delivery: when it ended.
+    /// By the end of a dead or discarded delivery.
     pub dead: Option<UnixMicros>,
-    /// Of an attempt: when it was started.
+    /// By the start of an attempt.
     pub attempts: Option<UnixMicros>,
 }
 
@@ -68,19 +68,19 @@ impl Retention {
         self.tenants.get(&tenant).unwrap_or(&self.default)
     }
 
-    /// The latest of a kind: nothing after it goes, whoever owns it.
+    /// The latest cutoff of a kind. Nothing newer is deleted for any tenant.
     pub(super) fn latest(&self, kind: impl Fn(&Cutoffs) -> Option<UnixMicros>) -> Option<UnixMicros> {
         self.tenants.values().chain([&self.default]).filter_map(kind).max()
     }
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Purged {
-    /// Events or attempts that are gone.
+    /// The number of deleted events or attempts.
     pub count: u64,
     /// The last event looked at: where the next step begins.
     pub through: EventSeq,
-    /// Nothing after it is old enough.
+    /// No later event is old enough.
     pub is_end: bool,
 }

@@ -23,9 +23,9 @@ use crate::webhook::TenantSeq;
 
 /// The key file in the data folder.
 pub const MASTER_KEY_FILE: &str = "master.key";
-/// The key that is about to replace it, while the master key is being changed.
+/// The next master key, while the master key is being changed.
 pub(super) const NEW_MASTER_KEY_FILE: &str = "master.key.new";
-/// A key file is 65 bytes long; more than this is none.
+/// The most bytes that are read of a key file, which has 65.
 const MAX_KEY_FILE_BYTES: u64 = 1_024;
 const FORMAT: u8 = 1;
 const KEY_ID_BYTES: usize = 4;
@@ -35,7 +35,7 @@ const PREFIX_BYTES: usize = 1 + KEY_ID_BYTES;
 #[derive(Clone)]
 pub struct MasterKey(Zeroizing<[u8; 32]>);
 
-/// Why there is no master key.
+/// The reason why the master key cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum MasterKeyError {
     #[error("a master key is 32 bytes as 64 hexadecimal digits or as base64")]
@@ -51,7 +51,7 @@ pub enum MasterKeyError {
          --new-installation, which keeps the key and begins with nothing"
     )]
     DatabaseMissing { path: String },
-    /// A change of the master key was cut off, and cannot be finished now.
+    /// A change of the master key was cut off and cannot be finished now.
     #[error(transparent)]
     Unfinished(#[from] OpenError),
 }
@@ -67,7 +67,7 @@ impl MasterKey {
         random_bytes().map(Self::new)
     }
 
-    /// 32 bytes as 64 hexadecimal digits or as base64 of any kind; space around it is passed over.
+    /// 32 bytes as 64 hexadecimal digits or as base64 of any kind. Surrounding space is ignored.
     pub fn parse(text: &str) -> Result<Self, MasterKeyError> {
         let text = text.trim();
         let bytes = Zeroizing::new(
@@ -77,7 +77,7 @@ impl MasterKey {
         Ok(Self::new(bytes))
     }
 
-    /// The database of this key was made in `folder`: if the key is new, its file gets its name.
+    /// Gives the file of a new key its name, after the key's database was made in `folder`.
     pub(super) fn keep_new(&self, folder: &Path) -> io::Result<()> {
         let (new, path) = (folder.join(NEW_MASTER_KEY_FILE), folder.join(MASTER_KEY_FILE));
         let is_ours = Self::load(&new).is_ok_and(|found| found.is_some_and(|key| key.expose() == self.expose()));
@@ -136,7 +136,7 @@ pub(crate) fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 fn to_hex(bytes: &[u8]) -> Zeroizing<String> {
-    // At its length from the start, so that no copy of it is left behind.
+    // Allocated at full length, since growing would leave a copy behind.
     let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
     hex::push(&mut text, bytes);
     text
@@ -146,7 +146,7 @@ fn from_base64(text: &str) -> Option<Vec<u8>> {
     [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD].iter().find_map(|engine| engine.decode(text).ok())
 }
 
-/// What a sealed text belongs to.
+/// The place that a sealed text is bound to.
 #[derive(Clone, Copy, Debug)]
 pub struct Belonging<'a> {
     pub tenant: TenantSeq,
@@ -166,7 +166,7 @@ pub struct Sealer {
     key_id: [u8; KEY_ID_BYTES],
 }
 
-/// A text that this master key did not seal, or not for this place, or that was changed since.
+/// The text was sealed by another master key or for another place, or was changed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a sealed secret cannot be opened: another master key, or it was changed")]
 pub struct CannotOpen;
@@ -176,7 +176,7 @@ pub struct CannotOpen;
 #[error("a secret cannot be sealed")]
 pub struct CannotSeal;
 
-/// Why a text was not sealed under another master key.
+/// The reason why a text was not sealed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResealError {
     #[error(transparent)]
@@ -202,7 +202,7 @@ impl Sealer {
         Ok([&[FORMAT], &self.key_id[..], nonce.as_ref(), &sealed].concat())
     }
 
-    /// What another sealer has sealed, sealed by this one.
+    /// Opens a text of another sealer and seals it with this one.
     pub fn reseal(&self, other: &Self, sealed: &[u8], belonging: &Belonging<'_>) -> Result<Vec<u8>, ResealError> {
         Ok(self.seal(&other.open(sealed, belonging)?, belonging)?)
     }

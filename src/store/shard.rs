@@ -2,15 +2,15 @@
 
 use uuid::Uuid;
 
-/// Into how many slices all webhooks are cut. It is fixed, because stored webhooks name theirs.
+/// The number of shards. It is fixed, because stored webhooks name their shards.
 pub const SHARDS: u16 = 256;
 
-/// One slice, from 0 to [`SHARDS`] − 1.
+/// A shard's number, from 0 to [`SHARDS`] − 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Shard(u8);
 
 impl Shard {
-    /// The slice of a webhook: FNV-1a over the 16 bytes of its UUID, folded to 8 bits
+    /// The shard of a webhook: FNV-1a over the 16 bytes of its UUID, folded to 8 bits
     /// (<http://www.isthe.com/chongo/tech/comp/fnv/#xor-fold>). Once a webhook is stored, this must not change.
     #[must_use]
     pub fn of(webhook: Uuid) -> Self {
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn a_webhook_stays_in_its_shard() {
-        // What these give is stored in databases.
+        // Databases store these values.
         assert_eq!(Shard::of(Uuid::nil()).number(), 28);
         assert_eq!(Shard::of(Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef)).number(), 166);
     }

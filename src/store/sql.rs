@@ -12,7 +12,7 @@ use super::{Act, EventSeq, StoreError};
 use crate::clock::UnixMicros;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// What is in a column. UUIDs are their bytes, booleans are numbers.
+/// A column's value. UUIDs are bytes, booleans are numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
     Null,
@@ -24,41 +24,42 @@ pub(super) enum Value {
 /// The values of one row, in the order of its columns.
 pub(super) type Row = Vec<Value>;
 
-/// One state of the database, to be read.
+/// Reads of one snapshot of the database.
 pub(super) trait Select {
     fn query(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, Failure>;
     fn sealer(&self) -> &Sealer;
 
-    /// The only row, or none.
+    /// The single row, or none.
     fn query_row(&mut self, sql: &'static str, values: &[Value]) -> Result<Option<Row>, Failure> {
         Ok(self.query(sql, values)?.into_iter().next())
     }
 
-    /// The only value of the only row.
+    /// The single value of the single row.
     fn count(&mut self, sql: &'static str, values: &[Value]) -> Result<u64, Failure> {
         let row = self.query_row(sql, values)?.unwrap_or_default();
         Fields::of(row).next::<i64>().map(i64::unsigned_abs)
     }
 }
 
-/// A transaction under way. Work in it refuses before it writes, since others may share the transaction.
+/// A transaction under way. Work refuses before it writes, since other calls may share the transaction.
 pub(super) trait Sql: Select {
     /// Returns how many rows it changed.
     fn execute(&mut self, sql: &'static str, values: &[Value]) -> Result<u64, Failure>;
-    /// The same as `query`, and nobody else changes these rows of `table` before the transaction ends. One writer needs no
-    /// lock; PostgreSQL adds `FOR NO KEY UPDATE`.
+    /// As `query`, and locks these rows of `table` until the transaction ends. SQLite has one writer and needs no lock;
+    /// PostgreSQL adds `FOR NO KEY UPDATE`.
     fn lock(&mut self, table: &'static str, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, Failure>;
-    /// Names of tenants are given by one transaction at a time. Reading them goes on.
+    /// Lets only one transaction at a time give names to tenants. Reads are not blocked.
     fn lock_tenant_names(&mut self) -> Result<(), Failure>;
-    /// The call that is being worked off, if a named caller makes it.
+    /// The act of the present call; `None`: it is not audited.
     fn act(&self) -> Option<&Act>;
-    /// Deliveries of a tenant that have not ended, as of this transaction.
+    /// Deliveries of a tenant that have not ended, as this transaction sees them.
     fn pending(&mut self, tenant: TenantSeq) -> Result<u64, Failure>;
-    /// The first event that is kept and the last that was accepted. Without any, the first comes after the last.
+    /// The first stored event and the last accepted one. In an empty store the first is greater than the last.
     fn events(&mut self) -> Result<(EventSeq, EventSeq), Failure>;
-    /// A webhook was made. The embedded store counts for its tenant; nodes share webhooks among them by shards.
+    /// Called after a webhook is made. The embedded store starts its tenant's counters; PostgreSQL stores the shard.
     fn made_webhook(&mut self, webhook: WebhookSeq, uuid: Uuid, tenant: TenantSeq) -> Result<(), Failure>;
-    /// An operator has closed the circuit of a webhook, whose row is written. Other nodes must learn of it.
+    /// Called after an operator has closed the circuit of a webhook and its row is written. Other nodes must learn of
+    /// it.
     fn closed_circuit(&mut self, webhook: WebhookSeq) -> Result<(), Failure>;
 }
 
@@ -133,7 +134,7 @@ impl<T: Into<Self>> From<Option<T>> for Value {
     }
 }
 
-/// What a column's value is read as; `None`: it is none.
+/// A type that a column's value is read as. `None`: the value does not fit.
 pub(super) trait Field: Sized {
     fn of(value: Value) -> Option<Self>;
 }

@@ -81,9 +81,10 @@ pub struct SqliteStore {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SqliteOptions {
-    /// The database may not grow beyond this many bytes; `None`: the disk is the limit.
+    /// The most bytes of the database; `None`: the disk is the limit.
     pub max_bytes: Option<u64>,
-    /// After this many events without a row for a delivery held in memory, the row is written: bounds what a restart reads back.
+    /// The most events that the memory window spans. Deliveries of older events get rows, which bounds what a restart
+    /// reads back.
     pub memory_window_events: u32,
 }
 
@@ -94,7 +95,7 @@ impl Default for SqliteOptions {
 }
 
 impl SqliteStore {
-    /// Opens or creates the store in `folder`; blocks while it does.
+    /// Opens or creates the store in `folder`. Blocks the thread.
     pub fn open(folder: &Path, master_key: &MasterKey, options: SqliteOptions) -> Result<Self, OpenError> {
         let folder = Folder::lock(folder)?;
         let connection = folder.open(master_key, options.max_bytes)?;
@@ -125,7 +126,7 @@ impl SqliteStore {
         Ok(Self { writer, readers, gauges, delivery_ids, id_hash, sealer })
     }
 
-    /// Does `work`, which may take long, with what a listing needs.
+    /// Runs `work`, which may take long, on a blocking thread.
     async fn list<T: Send + 'static>(
         &self,
         tenant: TenantSeq,
@@ -279,7 +280,7 @@ impl Store for SqliteStore {
 
     async fn audit(&self, filter: &AuditFilter, page: Page) -> Result<PageOf<AuditEntry>, StoreError> {
         let filter = filter.clone();
-        // A listing of the log asks for a tenant or for none by its filter.
+        // The tenant of a listing of the log is in its filter.
         self.list(DEFAULT_TENANT, move |listing| audit::list(listing, &filter, &page)).await
     }
 

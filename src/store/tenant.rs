@@ -12,9 +12,9 @@ use crate::webhook::{TenantSeq, WebhookSeq};
 pub const MAX_TENANT_NAME_CHARS: usize = 64;
 /// The longest description of a tenant, in characters.
 pub const MAX_TENANT_DESCRIPTION_CHARS: usize = 1_024;
-/// What a quota may be set to: webhooks, events a second, deliveries, or tokens. More is as good as unlimited.
+/// The values of a quota of webhooks, events a second, deliveries, or tokens. More is as good as unlimited.
 pub const QUOTA: RangeInclusive<u32> = 0..=1_000_000_000;
-/// What a quota of stored bytes may be set to: 1 PiB at most.
+/// The values of a quota of stored bytes, at most 1 PiB.
 pub const BYTES_QUOTA: RangeInclusive<u64> = 0..=1 << 50;
 
 /// A tenant that is not deleted.
@@ -29,18 +29,18 @@ pub struct TenantRecord {
     pub created_at: UnixMicros,
 }
 
-/// The most that a tenant may use; `None`: as much as there is.
+/// The limits of a tenant; `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quotas {
-    /// Webhooks there may be.
+    /// The most webhooks.
     pub max_webhooks: Option<u32>,
-    /// Events accepted a second, on the average and at once.
+    /// The most events accepted a second, both as the rate and as the burst.
     pub max_events_per_s: Option<u32>,
-    /// Deliveries that may wait or be under way.
+    /// The most deliveries that wait or are under way.
     pub max_pending: Option<u32>,
-    /// Tokens that may be neither revoked nor expired.
+    /// The most tokens that are neither revoked nor expired.
     pub max_tokens: Option<u32>,
-    /// Bytes that the bodies of the stored events may take.
+    /// The most bytes of the bodies of stored events.
     pub max_stored_bytes: Option<u64>,
 }
 
@@ -55,7 +55,7 @@ impl Quotas {
     }
 }
 
-/// What of a tenant is to be set: whole to create one, in part to change one. A quota is not given, unlimited, or so many.
+/// Settings of a tenant: all of them to create one, some to change one. A quota is absent, unlimited, or a number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantPatch {
     pub name: Option<String>,
@@ -68,7 +68,7 @@ pub struct TenantPatch {
 }
 
 impl TenantPatch {
-    /// All that is wrong with it: the field's name in the API, and why.
+    /// All faults: the field's name in the API, and the reason.
     #[must_use]
     pub fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
@@ -97,7 +97,7 @@ impl TenantPatch {
         faults
     }
 
-    /// For a new tenant: each quota of which nothing is said is that of `quotas`.
+    /// The patch for a new tenant. Quotas that are not given come from `quotas`.
     #[must_use]
     pub fn or(self, quotas: Quotas) -> Self {
         Self {
@@ -110,7 +110,6 @@ impl TenantPatch {
         }
     }
 
-    /// Sets what is given.
     pub fn apply(self, tenant: &mut TenantRecord) {
         let TenantPatch { name, description, .. } = self;
         tenant.name = name.unwrap_or_else(|| std::mem::take(&mut tenant.name));
@@ -131,7 +130,7 @@ fn beyond(quota: u64, most: u64) -> String {
 fn is_tenant_name(name: &str) -> bool {
     (1..=MAX_TENANT_NAME_CHARS).contains(&name.len())
         && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-        // A request names a tenant by its name or its UUID, and must not mean two.
+        // A request names a tenant by its name or its UUID, so a name must not look like a UUID.
         && Uuid::try_parse(name).is_err()
 }
 

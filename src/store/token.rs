@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::clock::UnixMicros;
 use crate::webhook::TenantSeq;
 
-/// What a token may do.
+/// The permissions of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// Everything in every tenant, and the tenants themselves.

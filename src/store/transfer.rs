@@ -31,17 +31,17 @@ use super::seal::{MasterKey, MasterKeyError};
 use super::sql::{Row, Value};
 use super::{OpenError, StoreError};
 
-/// Batches that are read ahead of the one that is being written.
+/// The number of batches that are read ahead of the writer.
 const BATCHES_AHEAD: usize = 2;
 
-/// Tells an embedded store from others, and from itself after a server has worked on it.
+/// Identifies an embedded store and its state, so that a store that was changed since is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     source: [u8; 32],
     state: [u8; 32],
 }
 
-/// How far numbers were given; what comes next gets higher ones.
+/// The last numbers that were given. New rows get higher ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct LastNumbers {
     event: i64,
@@ -49,25 +49,25 @@ struct LastNumbers {
     others: BTreeMap<&'static str, i64>,
 }
 
-/// What is to be done.
+/// The mode of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Copy what is not there yet, and compare.
+    /// Copy the missing rows, and compare.
     Move,
     /// Compare, after everything was moved. Writes nothing.
     Verify,
 }
 
-/// How far a move is.
+/// The progress of a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub step: Step,
     /// The table.
     pub name: &'static str,
-    /// Keys gone through, of so many; numbers may be missing among them.
+    /// The keys passed, out of `length`. Keys may have gaps.
     pub position: u64,
     pub length: u64,
-    /// Rows until now.
+    /// The rows so far.
     pub rows: u64,
     pub is_done: bool,
 }
@@ -78,20 +78,20 @@ pub enum Step {
     Comparing,
 }
 
-/// What a move did.
+/// The result of a move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
     pub outcome: TransferEnd,
-    /// Each table, and what it has on both sides. Empty where nothing was compared.
+    /// Each table, and its digest, which is the same on both sides. Empty if nothing was compared.
     pub tables: Vec<(&'static str, Digest)>,
-    /// Events that are not as they were stored, on both sides: they are not sent.
+    /// Events whose checksum fails on both sides. They are not sent.
     pub damaged_events: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransferEnd {
     Moved {
-        /// It went on where another run was cut off.
+        /// The run continued one that was cut off.
         was_begun: bool,
     },
     /// Everything had been moved before. Nothing was done.
@@ -100,7 +100,7 @@ pub enum TransferEnd {
     Verified,
 }
 
-/// Why a store was not moved. The data folder is as it was in any case.
+/// The reason why a store was not moved. The data folder is unchanged in any case.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
     #[error("{path} has no database")]
@@ -189,7 +189,7 @@ async fn read_keys(source: &Arc<Mutex<Source>>) -> Result<Vec<Row>, TransferErro
     Ok(read.await??)
 }
 
-/// Copies what is not there yet of a table: one thread reads while another writes.
+/// Copies the missing rows of a table: one thread reads while another writes.
 async fn copy(
     source: &Arc<Mutex<Source>>,
     target: &mut Target,
@@ -225,13 +225,13 @@ async fn copy(
     Ok(())
 }
 
-/// Reads both sides whole, at the same time. Returns what each table has, and how many events are damaged.
+/// Reads both sides completely, at the same time. Returns the digest of each table, and the number of damaged events.
 async fn compare(
     source: &Arc<Mutex<Source>>,
     target: &mut Target,
     report: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<(Vec<(&'static str, Digest)>, u64), TransferError> {
-    // Gone when this function returns, however it does; then nobody wants the rest.
+    // Dropped when this function returns, whatever the reason. That stops the readers.
     let wanted = Arc::new(());
     let (asked, is_wanted) = (Arc::clone(source), Arc::downgrade(&wanted));
     let reading = spawn_blocking(move || -> Result<(Digests, u64), OpenError> {
@@ -265,7 +265,7 @@ async fn compare(
     Ok((tables, damaged))
 }
 
-/// Whether a row of `Table::Events` is not as it was stored.
+/// Whether the checksum of a row of `Table::Events` fails.
 fn is_damaged_event(row: &Row) -> bool {
     let [_, _, _, Value::Text(id), Value::Text(topic), Value::Bytes(kind), _, Value::Bytes(body), hops, checksum] =
         &row[..]

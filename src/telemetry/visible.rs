@@ -17,7 +17,7 @@ pub(crate) fn is_spelt_out(character: char) -> bool {
         )
 }
 
-/// One line of text with what [`is_spelt_out`] written as in Rust: `\u{1b}`, `\n`.
+/// One line of text, in which characters that [`is_spelt_out`] selects are written as in Rust: `\u{1b}`, `\n`.
 pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -38,7 +38,8 @@ pub(crate) fn visible_lines(text: &str) -> String {
     text.split('\n').map(visible).collect::<Vec<_>>().join("\n")
 }
 
-/// What goes to a stream: nothing that a terminal obeys but line ends and, on a stream that has them, colours.
+/// A text for a stream, without anything that a terminal obeys, except for line ends and, on a stream with colours,
+/// colours.
 pub(crate) fn gated(text: &str, colour: bool) -> String {
     let mut parts = text.split("\x1b[");
     let mut passed = visible_lines(parts.next().unwrap_or_default());

@@ -7,10 +7,10 @@ use crate::delivery::access::RawAuth;
 use crate::delivery::guard::Destination;
 use crate::delivery::receiver::Webhook;
 
-/// What `patch` must give again since it leads `old` to `new`: the values of headers and `auth` where the URL has another
-/// origin or there is another proxy, which sees what is sent over http and, with an authority of its own, all else; the
-/// client secret where the token endpoint is another. A proxy's own password is given with its URL. The sign that stands
-/// for a secret gives nothing.
+/// The credentials that `patch` must give again, because it would send the stored ones to another server. With another
+/// origin of the URL or another proxy these are the values of headers and `auth`: a proxy sees requests over http and,
+/// with a certificate authority of its own, all others. With another token endpoint it is the client secret. A proxy's
+/// own password comes with its URL. The sign that stands for a secret gives nothing.
 pub(super) fn needed_again(old: &Webhook, new: &Webhook, patch: &WebhookPatch) -> Vec<WebhookError> {
     let moved = |old: Option<&Destination>, new: Option<&Destination>| {
         new.is_some_and(|new| old.is_none_or(|old| !old.same_origin(new)))

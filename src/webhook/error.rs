@@ -6,7 +6,7 @@ use crate::delivery::retry::ScheduleError;
 use crate::signing::KeyError;
 use crate::topic::TopicError;
 
-/// One thing that is wrong with the settings given.
+/// A fault of the given settings.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum WebhookError {
     /// Answered with 400, as the original does.

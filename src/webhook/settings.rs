@@ -28,7 +28,7 @@ pub const MAX_DESCRIPTION_CHARS: usize = 1_024;
 pub const MAX_PATTERNS: usize = 256;
 /// Attempts under way at once for one webhook, by default.
 pub const DEFAULT_MAX_IN_FLIGHT: u32 = 32;
-/// How many attempts under way at once a webhook may choose.
+/// The values of a webhook's `max_in_flight`.
 pub const MAX_IN_FLIGHT: std::ops::RangeInclusive<u32> = 1..=1_024;
 
 /// A webhook as a server keeps it.
@@ -37,17 +37,17 @@ pub struct WebhookRecord {
     pub seq: WebhookSeq,
     pub uuid: Uuid,
     pub tenant: TenantSeq,
-    /// Counts the changes of the settings, from 1. Of two records the higher version is the newer.
+    /// The number of changes of the settings, from 1. The newer of two records has the higher version.
     pub version: i64,
     pub settings: WebhookSettings,
     pub health: WebhookHealth,
-    /// Set while this program, not its owner, has turned the webhook off; `enabled` is `false` then.
+    /// Set if the server has turned the webhook off; `enabled` is `false` then.
     pub switched_off: Option<SwitchedOff>,
     pub created_at: UnixMicros,
     pub updated_at: UnixMicros,
 }
 
-/// What a user sets, validated.
+/// A user's settings, validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WebhookSettings {
     /// 1 to [`MAX_NAME_CHARS`] characters, unique within the tenant.
@@ -63,7 +63,7 @@ pub struct WebhookSettings {
     pub policy: Policy,
 }
 
-/// Why and when a webhook was turned off without its owner.
+/// The reason and the time of a switch-off by the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SwitchedOff {
     /// `gone`, `receiver asked to stop`, or `no success for N days`.
@@ -71,7 +71,7 @@ pub struct SwitchedOff {
     pub at: UnixMicros,
 }
 
-/// How deliveries to a webhook have gone lately.
+/// The recent results of deliveries to a webhook.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WebhookHealth {
     /// Failed attempts since the last success.
@@ -79,11 +79,11 @@ pub struct WebhookHealth {
     pub last_success_at: Option<UnixMicros>,
     pub last_failure_at: Option<UnixMicros>,
     pub last_error: Option<String>,
-    /// Since when the circuit is open; `None` while it is closed.
+    /// The time at which the circuit opened; `None`: it is closed.
     pub auto_disabled_at: Option<UnixMicros>,
-    /// While it is open: when the next attempt may be made, to find out.
+    /// With an open circuit: the time of the next probe.
     pub probe_at: Option<UnixMicros>,
-    /// While it is open: the present cool-down, which doubles with each probe that fails.
+    /// With an open circuit: the present cool-down, which doubles with each failed probe.
     pub cool_down: Duration,
 }
 
@@ -99,7 +99,7 @@ pub fn simple_event_patterns(name: &str) -> Option<&'static [&'static str]> {
 }
 
 impl WebhookSettings {
-    /// Settings of a new webhook: `name`, `url` and a pattern are needed, keys not given are made.
+    /// Settings of a new webhook. `name`, `url` and a pattern are required; keys that are not given are generated.
     pub fn create(patch: WebhookPatch) -> Result<Self, Vec<WebhookError>> {
         let mut errors = Vec::new();
         for (field, is_missing) in [("name", patch.name.is_none()), ("url", patch.url.is_none())] {
@@ -137,8 +137,8 @@ impl WebhookSettings {
         checked.apply(blank, &WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })
     }
 
-    /// Whether a webhook with these settings would have been owed the event, had it been there with them when the event
-    /// was accepted. Replay jobs ask it that include what was not matched.
+    /// Whether an event matches these settings. Replay jobs with `include_unmatched` ask this for events that are not
+    /// owed to the webhook.
     pub(crate) fn wants(&self, event: &Event) -> bool {
         let is_operational = event.topic().is_operational();
         let mut patterns = self.topic_patterns.iter().filter(|pattern| pattern.is_operational() == is_operational);
@@ -146,7 +146,7 @@ impl WebhookSettings {
             && self.policy.filter.as_ref().is_none_or(|filter| filter.matches(event.body()))
     }
 
-    /// What of these settings a store keeps as one text, so that [`WebhookSettings::patched`] brings it back.
+    /// The settings that a store keeps as one text, from which [`WebhookSettings::patched`] restores them.
     #[must_use]
     pub fn policy_patch(&self) -> WebhookPatch {
         let method = self.receiver.method;
@@ -156,7 +156,7 @@ impl WebhookSettings {
         }
     }
 
-    /// The names, as the API has them, of what is other in `new`; ascending.
+    /// The names of the fields that differ in `new`, as in the API; ascending.
     #[must_use]
     pub fn changed_fields(&self, new: &Self) -> Vec<String> {
         let (receiver, others) = (&self.receiver, &new.receiver);
@@ -175,7 +175,7 @@ impl WebhookSettings {
         ];
         let mut changed: Vec<_> =
             columns.into_iter().filter(|(_, is_other)| *is_other).map(|(name, _)| name.to_owned()).collect();
-        // Each field of a stored patch that only one side has, or the two have otherwise.
+        // Fields of a stored patch that only one side has, or whose values differ.
         let fields = |settings: &Self| serde_json::to_value(settings.policy_patch()).unwrap_or_default();
         if let (Value::Object(old), Value::Object(new)) = (fields(self), fields(new)) {
             changed
@@ -186,13 +186,13 @@ impl WebhookSettings {
         changed
     }
 
-    /// These settings with `patch` over them; all that is wrong with it, if anything is.
+    /// These settings with `patch` applied. The error has all faults.
     pub fn patched(&self, patch: &WebhookPatch) -> Result<Self, Vec<WebhookError>> {
         Checked { errors: Vec::new() }.apply(self.clone(), patch)
     }
 }
 
-/// Collects what is wrong, so that a user sees all of it at once.
+/// Collects all errors, so that a user sees them together.
 struct Checked {
     errors: Vec<WebhookError>,
 }
@@ -207,7 +207,7 @@ impl Checked {
     }
 
     fn destination(&mut self, url: &str) -> Option<Destination> {
-        // As text it would be a path like others.
+        // Otherwise the sign would be taken for a path.
         if url.ends_with(SHOWN_SECRET) {
             self.field("url", "has the sign that stands for its path; give the URL itself".to_owned());
             return None;

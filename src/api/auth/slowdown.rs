@@ -9,35 +9,35 @@ use tokio::time::Instant;
 
 use crate::rate::{Bucket, Rate};
 
-/// Tokens that are not known here which one peer may have looked up at once.
+/// The most unknown tokens of one peer that are looked up at once.
 pub const AUTH_FAILURES: u32 = 20;
-/// How long one of them counts: in the long run a peer may have one looked up in so long.
+/// The time until a peer may have a further unknown token looked up.
 pub const AUTH_FAILURE_COUNTS: Duration = Duration::from_secs(3);
-/// The most peers of which failures are counted apart; those beyond share one count.
+/// The most peers whose failures are counted apart. Further peers share one count.
 pub const MAX_FAILING_PEERS: usize = 4_096;
-/// The part of an IPv6 address that one customer has, in bits.
+/// The prefix of an IPv6 address that belongs to one customer, in bits.
 const IPV6_PREFIX_BITS: u32 = 64;
-/// How often at most the table is searched for peers whose failures count no more.
+/// The shortest interval of searches for peers whose failures no longer count.
 const SWEEP_STEP: Duration = Duration::from_secs(1);
 
-/// Counts failures by peer. Good tokens that are known already are none of its business: peers behind one address that
-/// have such are not held up by others there.
+/// Counts failed look-ups by peer. Cached tokens are not counted, so clients with valid tokens are not held up by other
+/// clients at the same address.
 #[derive(Default)]
 pub(super) struct Slowdown(Mutex<Peers>);
 
 #[derive(Default)]
 struct Peers {
-    /// What each may still have looked up in vain.
+    /// The remaining look-ups of each peer.
     left: HashMap<IpAddr, Bucket>,
     swept_at: Option<Instant>,
 }
 
-/// What one look-up cost a peer in advance.
+/// The charge for one look-up, taken in advance.
 #[must_use]
 pub(super) struct Charge(IpAddr);
 
 impl Slowdown {
-    /// Charges `peer` for a look-up that may be in vain. `Err`: it must wait so long.
+    /// Charges `peer` for a look-up. `Err`: the time to wait.
     pub(super) fn charge(&self, peer: Option<IpAddr>, now: Instant) -> Result<Charge, Duration> {
         let mut peers = self.0.lock();
         let peer = peers.place(group(peer), now);
@@ -45,7 +45,7 @@ impl Slowdown {
         Ok(Charge(peer))
     }
 
-    /// The token was good.
+    /// Returns the charge after a valid token.
     pub(super) fn refund(&self, Charge(peer): Charge) {
         if let Some(left) = self.0.lock().left.get_mut(&peer) {
             left.refund(1, rate());
@@ -54,7 +54,7 @@ impl Slowdown {
 }
 
 impl Peers {
-    /// Where failures of `peer` are counted.
+    /// The key under which failures of `peer` are counted.
     fn place(&mut self, peer: IpAddr, now: Instant) -> IpAddr {
         if self.left.len() < MAX_FAILING_PEERS || self.left.contains_key(&peer) {
             return peer;

@@ -10,7 +10,7 @@ use super::report::{Figure, Report};
 use crate::delivery::client::Roots;
 use crate::store::postgres::{Counted, PostgresOptions, Scratch};
 
-/// What a process of the server is called.
+/// The name of the server's processes.
 const PROGRAM: &str = "postgres";
 
 /// A database for this benchmark.
@@ -20,7 +20,7 @@ pub(super) struct Database {
     postmaster: Option<u32>,
 }
 
-/// What the server has used so far.
+/// The server's usage so far.
 #[derive(Clone, Copy)]
 pub(super) struct Usage {
     counted: Counted,
@@ -33,7 +33,7 @@ impl Database {
             PostgresOptions { roots: Roots::Native, allow_unsafe_server: allow_unsafe, ..PostgresOptions::new(url) };
         let scratch = Scratch::create(&options).await.context("cannot make a database for the benchmark")?;
         let backend = u32::try_from(scratch.counted().await?.backend)?;
-        // On another machine that number is another process's or nobody's.
+        // On another machine that number belongs to another process, or to none.
         let postmaster = process::name(backend).filter(|name| name == PROGRAM).and_then(|_| process::parent(backend));
         Ok(Self { scratch, postmaster })
     }
@@ -52,7 +52,7 @@ impl Database {
     }
 }
 
-/// Adds what each of `events` has cost the server. What others do on it meanwhile counts, too, but for statements.
+/// Adds the server's cost of each of `events`. Work of other clients counts, too, except for statements.
 #[expect(clippy::cast_precision_loss, reason = "figures are for people and have three digits")]
 pub(super) fn report(report: &mut Report, before: Usage, after: Usage, events: u64) {
     let each = |before: i64, after: i64| (after - before) as f64 / events as f64;

@@ -14,14 +14,14 @@ use tokio::sync::Semaphore;
 
 use super::super::output::Output;
 
-/// Connections held at once by all; others wait to be accepted, which is no answer either. Leaves room
+/// The most connections that all receivers hold. Others wait to be accepted, which is no answer either. Leaves room
 /// under the usual limit of 1,024 open files.
 const MAX_HELD: usize = 800;
-/// A connection is let go after this, whatever the other side does; longer than any attempt.
+/// The time after which a connection is closed; longer than any attempt.
 const MAX_HOLD: Duration = Duration::from_secs(75);
 /// Between two bytes of an answer that never ends.
 const DRIP_EVERY: Duration = Duration::from_millis(250);
-/// How an answer begins of which the head never ends, and one of which the body never ends.
+/// The beginnings of an answer with an endless head, and of one with an endless body.
 const ENDLESS_HEAD: &str = "HTTP/1.1 200 OK\r\nx-slow: ";
 const ENDLESS_BODY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
 
@@ -54,8 +54,8 @@ async fn accept(listener: TcpListener, room: Arc<Semaphore>, beginning: Option<&
     }
 }
 
-/// Reads until the other side hangs up. With a `beginning`, that is said after the first bytes of the request, and
-/// then a byte at a time.
+/// Reads until the other side hangs up. A `beginning` is sent after the first bytes of the request, and then one byte
+/// at a time.
 async fn hold(mut stream: TcpStream, beginning: Option<&str>) {
     let mut buffer = [0; 4_096];
     let mut next = beginning;
@@ -76,7 +76,7 @@ async fn hold(mut stream: TcpStream, beginning: Option<&str>) {
     }
 }
 
-/// The process of the dead receivers, seen from the benchmark.
+/// The benchmark's handle to the process of the dead receivers.
 pub(super) struct DeadReceivers {
     child: Child,
     /// Nothing listens there.
@@ -88,7 +88,7 @@ pub(super) struct DeadReceivers {
 
 impl DeadReceivers {
     pub(super) fn start() -> anyhow::Result<Self> {
-        // It was free a moment ago.
+        // The port was free a moment ago, so nothing listens on it.
         let refused = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--json", "bench", "--dead"])
@@ -104,8 +104,8 @@ impl DeadReceivers {
         Ok(Self { child, refused, silent, endless_head, endless_body })
     }
 
-    /// Where the dead webhook number `n` points: a third refuses, a third is silent, and a third hangs in the head or
-    /// in the body of its answer.
+    /// The URL of the dead webhook number `n`: a third refuses, a third is silent, and a third hangs in the head or in
+    /// the body of its answer.
     pub(super) fn url(&self, n: u64) -> String {
         let address = match n % 6 {
             0 | 1 => self.refused,

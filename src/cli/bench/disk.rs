@@ -10,10 +10,10 @@ use hdrhistogram::Histogram;
 use super::receiver::histogram;
 use crate::fit::fit;
 
-/// About what a small commit appends to the write-ahead log.
+/// The rough size that a small commit appends to the write-ahead log.
 const WRITE_BYTES: usize = 8 * 1_024;
 
-/// Appends and waits for the disk, `count` times: the time of each fdatasync, in microseconds.
+/// Appends and syncs `count` times. Returns the time of each fdatasync, in microseconds.
 pub(super) fn fsync_us(folder: &Path, count: u32) -> anyhow::Result<Histogram<u64>> {
     let mut times = histogram()?;
     let path = folder.join("fsync");

@@ -16,7 +16,7 @@ use super::node::TOKEN;
 use crate::delivery::client::Client;
 use crate::delivery::guard::Destination;
 
-/// How long a caller waits who was refused, or whose connection ended.
+/// The pause of a caller after a refusal or a broken connection.
 const PAUSE: Duration = Duration::from_millis(10);
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -45,7 +45,7 @@ impl Call {
     }
 }
 
-/// A call that is taken apart once.
+/// A call with its parts prepared.
 struct Ready {
     method: Method,
     destination: Destination,
@@ -74,7 +74,7 @@ impl Ready {
         Ok((answer.status(), answer.into_body()))
     }
 
-    /// Asks again and again, and after a moment when it is refused.
+    /// Repeats the call for ever, with a pause after a refusal.
     async fn repeat(&self, client: &Client) {
         loop {
             if !self.send(client).await.is_ok_and(|(status, _)| status.is_success()) {
@@ -98,7 +98,7 @@ pub(super) async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The process of a flood, seen from the benchmark; dropping it ends the flood.
+/// The benchmark's handle to the process of a flood. Its drop ends the flood.
 pub(super) struct Flooding(Child);
 
 impl Flooding {

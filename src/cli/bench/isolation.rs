@@ -23,34 +23,34 @@ use super::receiver::ReceiverProcess;
 use super::report::{Figure, Report};
 use super::{CONNECTIONS as BARE_CONNECTIONS, STEADY_RATE, bare};
 
-/// Events that each dead webhook is owed at once; more than the failures that open a circuit.
+/// The backlog of each dead webhook, in events; more than the failures that open a circuit.
 const BACKLOG: u64 = 6;
-/// How often a hundredth of the dead webhooks are owed one event more.
+/// The interval in which a hundredth of the dead webhooks get a further event.
 const DEAD_EVENT_EVERY: Duration = Duration::from_secs(1);
 const GROUPS: u64 = 100;
-/// What an attempt at a dead webhook may take, in seconds; the least that can be set, since the time until all circuits
-/// are open is a multiple of it.
+/// The timeout of dead webhooks, in seconds: the shortest one, since the time until all circuits are open is a multiple
+/// of it.
 const DEAD_TIMEOUT_S: u64 = 1;
-/// What is sent before the first measurement.
+/// Events before the first measurement.
 const WARM_UP_EVENTS: u64 = 20_000;
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Webhooks that are made or deleted at once: as many connections as a client keeps.
+/// Webhooks that are made or deleted at the same time: as many as the connections that a client keeps.
 const CONNECTIONS: usize = 8;
-/// How long it may take to end what is owed to deleted webhooks.
+/// The longest wait for the end of the deliveries of deleted webhooks.
 const DISCARDING: Duration = Duration::from_mins(2);
-/// This part of the dead must have open circuits before probing is measured. Where a `200` is followed by a body that
-/// never ends, which is a sixth, there is nothing to fail: those are as slow as can be.
+/// The share of dead webhooks whose circuits must be open before probing is measured. A sixth answers `200` with an
+/// endless body; these are slow, but do not fail.
 const OPEN_SHARE: f64 = 0.99 * 5.0 / 6.0;
 
-/// How much is measured.
+/// The sizes of the measurements.
 #[derive(Clone, Copy)]
 pub(super) struct Size {
     pub dead: u64,
     pub steady: Duration,
     pub events: u64,
-    /// How long to wait at most for the circuits to open.
+    /// The longest wait for the circuits to open.
     pub opening: Duration,
-    /// How long each bare loop takes.
+    /// The duration of each bare loop.
     pub bare: Duration,
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Isolation<'a> {
     say: &'a dyn Fn(&str),
 }
 
-/// What the healthy webhooks get.
+/// The results of the healthy webhooks.
 struct Healthy {
     steady: Steady,
     rate_per_s: f64,
@@ -120,7 +120,7 @@ impl<'a> Isolation<'a> {
         .await?;
         let publisher = Publisher::new(&node)?;
         let mut isolation = Self { size, node, publisher, receiver, say };
-        // The connections, the caches and the file of the store are as they will be.
+        // Warms up the connections, the caches and the store's file.
         isolation.throughput(isolation.size.events.min(WARM_UP_EVENTS)).await?;
         isolation.publisher.steady(STEADY_RATE, WARM_UP, isolation.receiver).await?;
         Ok(isolation)
@@ -154,7 +154,7 @@ impl<'a> Isolation<'a> {
         let mixed = self.publisher.steady(STEADY_RATE, self.size.steady, self.receiver).await?;
         self.publisher.cases = 0;
         let grown = self.node.memory()?.resident.saturating_sub(resident_before) as f64;
-        // One that has ended by itself has failed, and then the dead were owed less than was meant.
+        // A task that has ended by itself has failed, so the dead webhooks got fewer events than intended.
         if let Some(ended) = dead_events.try_join_next() {
             ended??;
         }
@@ -178,7 +178,7 @@ impl<'a> Isolation<'a> {
         Ok(())
     }
 
-    /// Owes each dead webhook some events at once.
+    /// Publishes the backlog of each dead webhook at once.
     async fn owe_backlog(&self) -> anyhow::Result<()> {
         for _ in 0..BACKLOG {
             self.publisher.aside("dead.all").await?;
@@ -186,7 +186,7 @@ impl<'a> Isolation<'a> {
         Ok(())
     }
 
-    /// Deletes webhooks, and waits until nothing is owed to them any more.
+    /// Deletes webhooks, and waits until their deliveries have ended.
     async fn delete(&self, webhooks: Vec<String>) -> anyhow::Result<()> {
         (self.say)("isolation: deleting dead webhooks");
         let remote = &self.node.remote;
@@ -254,7 +254,7 @@ impl<'a> Isolation<'a> {
         Ok(())
     }
 
-    /// What the server's process says of itself.
+    /// A figure of the server's process.
     async fn count(&self, name: &str) -> anyhow::Result<u64> {
         let stats = self.node.remote.get(&["stats"], &[]).await?.value;
         stats["process"][name].as_u64().ok_or_else(|| anyhow::anyhow!("the server does not say {name}"))
@@ -299,7 +299,7 @@ where
     Ok(answers)
 }
 
-/// Owes the dead webhooks events, one group after the other. Ends with an error only.
+/// Publishes events to the dead webhooks, one group after the other. Ends only with an error.
 async fn keep_owing(publisher: Publisher) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(DEAD_EVENT_EVERY);
     for group in (0..GROUPS).cycle() {

@@ -27,12 +27,12 @@ const FILLER: &str = "Failed password for invalid user admin from 203.0.113.66 p
 /// The answer to a batch is about 100 bytes an event.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// When nothing has arrived for this long, nothing will.
+/// The time without arrivals after which the rest counts as missing.
 const STALL: Duration = Duration::from_secs(15);
-/// How often a closed loop looks at what has arrived.
+/// The interval in which a closed loop reads the arrivals.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 
-/// How long the last events of a steady load may take to arrive.
+/// The longest wait for the last events of a steady load.
 const LAST_ARRIVALS: Duration = Duration::from_secs(10);
 /// Nodes that events are about, in turn.
 pub(super) const NODES: u64 = 100;
@@ -40,7 +40,7 @@ pub(super) const NODES: u64 = 100;
 /// Sends events to a node.
 #[derive(Clone)]
 pub(super) struct Publisher {
-    /// Into how many topics those of each `bench.node-…` are spread; 0 for one.
+    /// The number of topics over which the events of each `bench.node-…` are spread; 0 for one.
     pub cases: u64,
     client: Client,
     /// Events go to the nodes in turn.
@@ -48,20 +48,20 @@ pub(super) struct Publisher {
     next: Arc<AtomicU64>,
 }
 
-/// Where a node takes events.
+/// A node's address for events.
 struct Door {
     events: Destination,
     batches: Destination,
 }
 
-/// How fast to publish.
+/// The shape of a load.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub events: u64,
     /// Events a request; 1 uses the route for single events.
     pub batch: u64,
     pub connections: usize,
-    /// Events that may be published and not yet have arrived everywhere.
+    /// The most published events that have not arrived everywhere.
     pub window: u64,
     /// Deliveries an event causes.
     pub webhooks: u64,
@@ -72,7 +72,7 @@ pub(super) fn client() -> anyhow::Result<Client> {
     Ok(Client::new(ClientOptions { policy, ..ClientOptions::default() })?)
 }
 
-/// What a steady load came to.
+/// The result of a steady load.
 pub(super) struct Steady {
     /// Until each 202, in microseconds.
     pub accepted_us: Histogram<u64>,
@@ -113,7 +113,7 @@ impl Publisher {
         Ok(Self { cases: 0, client: client()?, doors: doors.into(), next: Arc::default() })
     }
 
-    /// Publishes as fast as deliveries arrive, and returns when all have: the time it took.
+    /// Publishes as fast as deliveries arrive. Returns the time until all have arrived.
     pub(super) async fn closed_loop(
         &self,
         shape: Shape,
@@ -131,7 +131,7 @@ impl Publisher {
             })
             .collect();
         let mut last_news = Instant::now();
-        // A sender that fails says so at the end; the others go on without it until nothing arrives any more.
+        // A failed sender reports its error at the end. The others go on until nothing arrives any more.
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let count = tokio::task::block_in_place(|| receiver.arrived())?.count;
@@ -167,7 +167,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes without looking at what arrives.
+    /// Publishes without regard to arrivals.
     pub(super) async fn fill(&self, events: u64, batch: u64, progress: impl Fn(u64)) -> anyhow::Result<()> {
         for first in (0..events).step_by(usize::try_from(batch)?) {
             self.send(first, batch.min(events - first)).await?;
@@ -176,8 +176,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes single events at a steady rate, each on its own, so that one that is slow delays no other, and
-    /// waits for them to arrive.
+    /// Publishes single events at a steady rate, in requests of their own, so that a slow one does not delay others,
+    /// and waits for their arrival.
     pub(super) async fn steady(
         &self,
         rate_per_s: u64,
@@ -212,7 +212,7 @@ impl Publisher {
         Ok(Steady { accepted_us, arrived, missing: count - arrived.count })
     }
 
-    /// Publishes one event on a topic that is none of the measured ones.
+    /// Publishes one event on a topic that is not measured.
     pub(super) async fn aside(&self, topic: &str) -> anyhow::Result<()> {
         self.post(&self.doors[0].events, event(topic, 0, 0)).await
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::super::remote::Remote;
 use super::process;
 
-/// How long a server may take to start.
+/// The longest wait for a server's start.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 /// The admin token of the servers that this benchmark starts for itself.
 pub(super) const TOKEN: &str = "pr_benchmarkbenchmarkbenchmarkbenchmarkbenchma";
@@ -25,7 +25,7 @@ pub(super) struct Node {
     child: Child,
     pub url: String,
     pub remote: Arc<Remote>,
-    /// From the start of the process until it answered that it is ready.
+    /// The time from the start of the process until it was ready.
     pub start_up: Duration,
 }
 
@@ -73,8 +73,8 @@ impl Node {
         Ok(created.value["uuid"].as_str().context("the answer has no uuid")?.to_owned())
     }
 
-    /// Waits until `nodes` share the webhooks and this one knows who wants `topic`: the others learn of a webhook some
-    /// milliseconds after its maker.
+    /// Waits until `nodes` share the webhooks and this node knows the webhooks for `topic`. Other nodes learn of a
+    /// webhook some milliseconds after its maker.
     pub(super) async fn wait_for_others(&self, nodes: usize, topic: &str) -> anyhow::Result<()> {
         let waiting_since = Instant::now();
         let probe = json!({ "topic": topic, "payload": {} });
@@ -100,7 +100,7 @@ impl Node {
         process::memory(self.child.id())
     }
 
-    /// SIGKILL: nothing is finished, nothing is said.
+    /// Kills the server with SIGKILL.
     pub(super) fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;

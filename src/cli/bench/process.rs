@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-/// Clock ticks per second in `/proc/PID/stat`; a constant of Linux on every architecture that we run on.
+/// Clock ticks per second in `/proc/PID/stat`; a constant of Linux on all supported architectures.
 const TICKS_PER_S: u64 = 100;
 
 /// Resident memory, in bytes.
@@ -21,11 +21,11 @@ pub(super) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     Ok(cpu_fields(&fs::read_to_string(format!("/proc/{pid}/stat"))?, 2))
 }
 
-/// The same of a process, of the children that it has now, and of those that it had.
+/// As [`cpu`], of a process with its present and past children.
 pub(super) fn family_cpu(pid: u32) -> anyhow::Result<Duration> {
     let mut sum = cpu_fields(&fs::read_to_string(format!("/proc/{pid}/stat"))?, 4);
     for entry in fs::read_dir("/proc")?.flatten() {
-        // One that ends meanwhile is counted by its parent the next time.
+        // A child that ends meanwhile is counted by its parent the next time.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         if parent_field(&stat) == Some(pid) {
             sum += cpu_fields(&stat, 2);

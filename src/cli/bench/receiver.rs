@@ -16,14 +16,14 @@ use super::super::output::Output;
 use super::super::receiver::Receiver;
 use crate::clock::{Clock, SystemClock};
 
-/// What has arrived since the last reset.
+/// The arrivals since the last reset.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Arrived {
     /// Different deliveries.
     pub count: u64,
     /// Deliveries that had arrived before.
     pub repeated: u64,
-    /// From the moment the publisher meant to send it, in microseconds.
+    /// From the intended time of sending, in microseconds.
     pub p50_us: u64,
     pub p99_us: u64,
 }
@@ -91,7 +91,7 @@ pub(super) async fn run(output: Output) -> anyhow::Result<()> {
             if let Some(webhooks) = line.strip_prefix("reset ") {
                 *tally.lock() = Tally::new(webhooks.parse()?)?;
             }
-            // Percentiles take a walk over the histogram, and the count is asked for all the time.
+            // The count is asked for often, so it comes without the percentiles, which take a walk over the histogram.
             let tally = tally.lock();
             output.json(&if line == "report" { tally.report() } else { tally.arrived })?;
         }
@@ -109,7 +109,7 @@ fn number(body: &[u8], name: &[u8]) -> Option<u64> {
     Some(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
 
-/// A receiver's process, seen from the benchmark.
+/// The benchmark's handle to a receiver's process.
 pub(super) struct ReceiverProcess {
     child: Child,
     ask: ChildStdin,
@@ -150,7 +150,7 @@ impl ReceiverProcess {
         self.say("report")
     }
 
-    /// Where the webhook number `webhook` points.
+    /// The URL of the webhook number `webhook`.
     pub(super) fn url(&self, webhook: u64) -> String {
         format!("http://{}/{webhook}", self.address)
     }

@@ -9,7 +9,7 @@ pub(super) struct Report {
     figures: Vec<Figure>,
 }
 
-/// One measured number, and what it should be.
+/// A measured number and its target.
 pub(super) struct Figure {
     name: String,
     unit: &'static str,

@@ -13,12 +13,12 @@ use super::node::Node;
 use super::receiver::ReceiverProcess;
 use super::report::{Figure, Report};
 
-/// Events that are published before what is measured.
+/// Events before each measurement.
 const WARM_UP_EVENTS: u64 = 2_000;
 /// Commits whose time is measured on the disk alone.
 const FSYNCS: u32 = 1_000;
 
-/// Where the database server is, and how many nodes use it.
+/// The database server, and the number of nodes that use it.
 pub(super) struct DatabaseOptions {
     pub url: SecretString,
     pub nodes: u32,
@@ -33,14 +33,14 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// With one webhook, which gets everything.
+    /// A server with one webhook, which gets all events.
     pub(super) async fn embedded(folder: &Path, receiver: &ReceiverProcess) -> anyhow::Result<Self> {
         let node = Node::start(&folder.join("one")).await?;
         node.add_webhook("bench", "bench.>", &receiver.url(0)).await?;
         Ok(Self { nodes: vec![node], database: None, folder: folder.to_owned() })
     }
 
-    /// With a hundred webhooks, over all nodes, each of which gets its part.
+    /// Servers with a hundred webhooks over all nodes, each of which gets a part of the events.
     pub(super) async fn on_database(
         folder: &Path,
         options: &DatabaseOptions,
@@ -113,7 +113,7 @@ impl Subject {
         Ok(())
     }
 
-    /// `load`: events a second, and for how long.
+    /// `load`: events a second, and the duration.
     pub(super) async fn latency(
         &self,
         report: &mut Report,

@@ -29,11 +29,11 @@ const BURST_EVENTS: usize = 1_000;
 /// Keys of a payload that a template goes through.
 const KEYS: usize = 20_000;
 
-/// How much is measured.
+/// The sizes of the measurements.
 #[derive(Clone, Copy)]
 pub(super) struct Size {
     pub steady: Duration,
-    /// How long a flood goes on before it is measured beside; twice as long the server is left alone before.
+    /// The duration of a flood before the measurement. The server is left alone for twice as long before the flood.
     pub flooding: Duration,
     /// Large events that the loud tenant's listings search.
     pub searched: u64,
@@ -48,7 +48,7 @@ impl Size {
         Self { steady: Duration::from_secs(1), flooding: Duration::from_millis(50), searched: 2 };
 }
 
-/// What the loud tenant does.
+/// The floods of the loud tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flood {
     Bodies,
@@ -63,7 +63,7 @@ enum Flood {
 
 impl Flood {
     const ALL: [Self; 8] =
-        // The last leaves deliveries that are tried again for long.
+        // The last flood leaves deliveries that are retried for long.
         [
             Self::Bodies,
             Self::Listings,
@@ -110,7 +110,7 @@ impl<'a> Tenants<'a> {
         say: &'a dyn Fn(&str),
     ) -> anyhow::Result<Self> {
         node.add_webhook("quiet", "bench.>", &receiver.url(0)).await?;
-        // It may be as loud as it can.
+        // The loud tenant has no quotas.
         let quotas =
             json!({ "max_webhooks": null, "max_events_per_s": null, "max_pending": null, "max_stored_bytes": null });
         node.remote.post(&["tenants"], &json!({ "name": LOUD, "quotas": quotas })).await?;
@@ -147,7 +147,7 @@ impl<'a> Tenants<'a> {
         Ok(())
     }
 
-    /// The quiet one before a flood, once what the one before has left to do is done and is on the disk.
+    /// Measures the quiet tenant before a flood, after the work of the flood before is done and on the disk.
     async fn alone(&mut self) -> anyhow::Result<Steady> {
         (self.say)("tenants: waiting for the disk");
         tokio::task::spawn_blocking(rustix::fs::sync).await?;
@@ -160,14 +160,14 @@ impl<'a> Tenants<'a> {
         self.publisher.steady(RATE_PER_S, self.size.steady, self.receiver).await
     }
 
-    /// Makes what the loud tenant needs, and what it asks.
+    /// Makes the loud tenant's resources and calls.
     async fn calls(&self, receivers: &DeadReceivers) -> anyhow::Result<Calls> {
         let template = "{ \"count\": {{ event.payload|length }}, \"all\": {{ event.payload|tojson }} }";
         let shaped = json!({
             "name": "shaped", "url": self.receiver.url(0), "topic_patterns": ["loud.shaped"], "shape": { "template": template },
         });
         self.make(&shaped).await?;
-        // Silent: a test waits for it until its time is over.
+        // A silent receiver, for which a test waits until its timeout.
         let silent =
             json!({ "name": "silent", "url": receivers.url(1), "topic_patterns": ["loud.none"], "timeout_s": 1 });
         let silent = self.make(&silent).await?;
@@ -214,7 +214,7 @@ impl<'a> Tenants<'a> {
     }
 }
 
-/// What each flood repeats.
+/// The calls of each flood.
 struct Calls {
     large: Call,
     search: Call,

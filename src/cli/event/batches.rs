@@ -17,7 +17,7 @@ use crate::fit::fit;
 struct Batch {
     bytes: Vec<u8>,
     events: usize,
-    /// Of its first line, from 1.
+    /// The number of its first line, from 1.
     first_line: u64,
     last_line: u64,
 }
@@ -26,7 +26,7 @@ struct Batch {
 struct Lines<R> {
     source: R,
     line: u64,
-    /// Read, but it did not fit into the batch before.
+    /// A line that was read, but did not fit into the batch before.
     held: Vec<u8>,
 }
 
@@ -63,8 +63,8 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
     }
 }
 
-/// Sends the lines of `file`, or of standard input if it is `-`. All of a batch are accepted or none.
-/// Each batch has `key` and its number as its key.
+/// Sends the lines of `file`, or of standard input if it is `-`. A batch is accepted as a whole or not at all. The
+/// idempotency key of a batch is `key` and its number.
 pub(super) async fn send(remote: &Remote, file: &str, key: Option<&str>, output: Output) -> anyhow::Result<ExitCode> {
     if file == "-" {
         return send_all(remote, BufReader::new(tokio::io::stdin()), None, key, output).await;
@@ -123,7 +123,7 @@ async fn send_all(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says where a sending stopped, and how to go on.
+/// The error of a sending that stopped, with its place and how to go on.
 fn stopped(error: &anyhow::Error, first: u64, last: u64, accepted: u64) -> anyhow::Error {
     let refused = match error.downcast_ref::<Refusal>() {
         Some(refusal) => bad_events(&refusal.problem).map(|events| format!("\n{events}")).unwrap_or_default(),
@@ -136,7 +136,7 @@ fn stopped(error: &anyhow::Error, first: u64, last: u64, accepted: u64) -> anyho
     )
 }
 
-/// What `events[3]` in an error counts from.
+/// A hint how `events[3]` in an error counts.
 fn bad_events(problem: &Value) -> Option<&'static str> {
     let names_event = |error: &Value| error["field"].as_str().is_some_and(|field| field.starts_with("events["));
     let mut errors = problem["errors"].as_array()?.iter();

@@ -11,7 +11,7 @@ use super::super::output;
 use crate::config::{Size, Span, parse_span};
 use crate::filter::Filter;
 
-/// The word that takes a setting back.
+/// The word that unsets a setting.
 const NONE: &str = "none";
 
 #[derive(Debug, clap::Args)]

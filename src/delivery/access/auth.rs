@@ -73,7 +73,7 @@ pub enum AuthStyle {
     Body,
 }
 
-/// What a checked `auth` comes to.
+/// A checked `auth`.
 pub(super) enum Auth {
     /// The value of `Authorization`.
     Fixed(HeaderValue),
@@ -108,7 +108,7 @@ fn check_secret(
     check_text(name, secret.expose(), most, allows, allowed)
 }
 
-/// What RFC 6749 (appendix A) lets ids and secrets be made of, and what RFC 7617 takes.
+/// The characters that RFC 6749 (appendix A) allows in ids and secrets, and that RFC 7617 allows.
 fn is_printable(c: char) -> bool {
     !c.is_control()
 }
@@ -124,7 +124,7 @@ impl RawAuth {
         shown
     }
 
-    /// What callers see that may see no path of a URL: as it is shown to others, the token endpoint by its origin alone.
+    /// The form for callers that may not see paths of URLs: only the origin of the token endpoint is shown.
     #[must_use]
     pub fn without_path(mut self) -> Self {
         if let Self::OAuth2 { token_url, .. } = &mut self {
@@ -174,7 +174,7 @@ impl RawAuth {
                 }
                 let mut authorization = None;
                 match auth_style {
-                    // The specification has both encoded as in a form before they are basic credentials.
+                    // The specification wants both form-encoded before they become basic credentials.
                     AuthStyle::Basic => authorization = basic(&encoded(client_id), &encoded(client_secret.expose())),
                     AuthStyle::Body => {
                         form.append_pair("client_id", client_id).append_pair("client_secret", client_secret.expose());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What is wrong with one of the fields of [`RawAccess`](super::RawAccess). The text shows no secret.
+/// A fault of one field of [`RawAccess`](super::RawAccess). The text shows no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct AccessError {

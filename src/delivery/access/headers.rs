@@ -19,8 +19,8 @@ pub const MAX_HEADERS_BYTES: usize = 6 * 1024;
 /// The longest `content_type`, in bytes.
 pub const MAX_CONTENT_TYPE_BYTES: usize = 256;
 
-/// Set by Postrider itself, or part of how HTTP/1.1 frames a message (RFC 9110, sections 7.6.1 and 10.1.1, and
-/// RFC 9112, sections 6 and 9). Who could set these could make one request look like two.
+/// Headers that Postrider sets itself, or that frame a message of HTTP/1.1 (RFC 9110, sections 7.6.1 and 10.1.1, and
+/// RFC 9112, sections 6 and 9). With the latter a user could make one request look like two.
 const RESERVED: [&str; 12] = [
     "connection",
     "content-encoding",
@@ -35,7 +35,7 @@ const RESERVED: [&str; 12] = [
     "transfer-encoding",
     "upgrade",
 ];
-/// Families of names that are Postrider's, or hop-by-hop.
+/// Prefixes of names that Postrider uses, or that are hop-by-hop.
 const RESERVED_PREFIXES: [&str; 3] = ["proxy-", "webhook-", "x-decnet-"];
 
 /// The headers in their own spelling, ready for the wire; what is wrong with them goes to `errors`.
@@ -80,8 +80,8 @@ fn header(name: &str, value: &SecretText) -> Result<HeaderValue, String> {
     value_of(name, value)
 }
 
-/// Whether a header of this name, in lower case, is not a user's to set. Servers that hand headers to programs as
-/// variables (CGI, RFC 3875, section 4.1.18) take `_` for `-`, so they are the same here.
+/// Whether users may not set a header of this name, which is in lower case. `_` and `-` are the same here, as in
+/// servers that pass headers to programs as variables (CGI, RFC 3875, section 4.1.18).
 fn is_reserved(name: &str) -> bool {
     let name = name.replace('_', "-");
     RESERVED.contains(&&*name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))

@@ -101,7 +101,7 @@ fn check_size(text: &str) -> Result<(), String> {
     }
 }
 
-/// Does not repeat the text, which may be a key.
+/// The message does not repeat the text, which may be a key.
 fn malformed(error: &pem::Error) -> String {
     let reason = match error {
         pem::Error::MissingSectionEnd { .. } => "a section does not end",

@@ -4,8 +4,8 @@ use super::{RawAccess, RawAuth, SecretText};
 use crate::delivery::guard::Destination;
 
 impl RawAccess {
-    /// With the secrets of `old` in the place of each [`super::SHOWN_SECRET`] that stands for one of them. The sign
-    /// stays where `old` has nothing to put there, and is then refused.
+    /// Replaces each [`super::SHOWN_SECRET`] by the secret of `old` that it stands for. Without such a secret the sign
+    /// stays, and is refused later.
     #[must_use]
     pub fn unmasked(mut self, old: &Self) -> Self {
         for (name, value) in &mut self.headers {
@@ -32,7 +32,7 @@ impl RawAccess {
 }
 
 impl RawAuth {
-    /// Whether its secret is the sign.
+    /// Whether the secret is the sign.
     #[must_use]
     pub fn is_masked(&self) -> bool {
         self.secret().is_placeholder()

@@ -17,45 +17,45 @@ use crate::event::object_members;
 
 /// The largest answer of a token endpoint, in bytes.
 pub const MAX_TOKEN_ANSWER_BYTES: usize = 64 * 1024;
-/// How long a token is used whose endpoint does not say how long it lives.
+/// The lifetime of a token without `expires_in`.
 pub const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_mins(5);
-/// The longest that a token is used, whatever its endpoint says.
+/// The longest use of a token, whatever its `expires_in`.
 pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
-/// How long before it expires a token is used no more: it must not expire on its way. A quarter of its life if
-/// that is shorter.
+/// The time before its end at which a token is no longer used, so that it does not expire on its way. At most a quarter
+/// of its lifetime.
 pub const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
-/// How long a fetch may take; the attempt that waits for it ends by its own timeout, before this or at it.
+/// The timeout of a fetch. An attempt that waits for it ends by its own timeout, which is no longer.
 const FETCH_TIMEOUT: Duration = Duration::from_mins(1);
-/// The longest error code of a token endpoint that is repeated, in bytes.
+/// The longest error code of a token endpoint that is shown, in bytes.
 const MAX_ERROR_CODE_BYTES: usize = 64;
 
 /// The credential of one attempt.
 pub(in crate::delivery) struct Authorization {
     pub(in crate::delivery) value: HeaderValue,
-    /// Whether it had been fetched before this attempt asked for it, so that a new one may do better.
+    /// Whether it was fetched before this attempt, so that a new token may be accepted where this one is refused.
     pub(in crate::delivery) is_cached: bool,
 }
 
-/// Where tokens come from, and the one that is in use.
+/// A token endpoint, and the present token.
 pub(super) struct TokenSource {
     endpoint: Destination,
     authorization: Option<HeaderValue>,
     form: Bytes,
-    /// Locked while a token is fetched: who comes meanwhile waits for that one.
+    /// Locked while a token is fetched, so that concurrent attempts wait for the same token.
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     token: Option<Token>,
-    /// When the last fetch failed and how: whoever was waiting for it has the same answer.
+    /// The time and the error of the last failed fetch. All attempts that waited for it get the same error.
     failed: Option<(Instant, End)>,
 }
 
 struct Token {
     value: HeaderValue,
     fetched_at: Instant,
-    /// By the clock, as is `usable_until`: outside of the two it is not used.
+    /// The token is used between this time and `usable_until`, by the clock.
     usable_from: UnixMicros,
     usable_until: UnixMicros,
 }
@@ -70,7 +70,7 @@ impl TokenSource {
         &self.endpoint
     }
 
-    /// The token in use, or a new one. `target` is the endpoint and the way there.
+    /// The present token, or a new one. `target` is the endpoint with its route.
     pub(super) async fn get(
         &self,
         client: &Client,
@@ -103,7 +103,7 @@ impl TokenSource {
         }
     }
 
-    /// Drops the token in use if it is the one that was refused.
+    /// Drops the present token if it is the refused one.
     pub(super) async fn forget(&self, refused: &Authorization) {
         let mut state = self.state.lock().await;
         if state.token.as_ref().is_some_and(|token| token.value == refused.value) {
@@ -128,8 +128,8 @@ impl TokenSource {
     }
 }
 
-/// What an attempt comes to that got no token. A refusal of the guard and a lack on this machine stay what they
-/// are, since they do not speak against the receiver.
+/// The end of an attempt that got no token. A refusal of the guard and a lack of local resources are kept, since they
+/// are not the receiver's fault.
 fn without_token(end: End) -> End {
     match end {
         End::Blocked(reason) => End::Blocked(format!("token_url: {reason}")),
@@ -138,7 +138,7 @@ fn without_token(end: End) -> End {
     }
 }
 
-/// RFC 6749, sections 5.1 and 5.2. The error does not repeat what may be a secret.
+/// RFC 6749, sections 5.1 and 5.2. The error repeats no text that may be a secret.
 fn read_token(answer: &Response<Bytes>) -> Result<(HeaderValue, Duration), String> {
     let members = object_members(answer.body());
     let field = |name: &str| members.as_ref().ok()?.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value);

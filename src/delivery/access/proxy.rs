@@ -143,7 +143,7 @@ fn authorization(pair: &Credentials) -> Result<HeaderValue, AccessError> {
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
-    // Left to itself the decoder lets a `%` stand where no two digits follow.
+    // By default the decoder accepts a `%` without two digits after it.
     let is_byte = |after: &str| after.get(..2).is_some_and(|digits| hex::decode::<1>(digits).is_some());
     if !text.split('%').skip(1).all(is_byte) {
         return None;

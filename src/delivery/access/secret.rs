@@ -4,10 +4,10 @@ use std::fmt;
 
 use zeroize::Zeroize;
 
-/// What is shown in place of a secret. No secret can be this text: sent back, it means the secret that was there.
+/// Shown in place of a secret. No secret can be this text: sent back, it stands for the present secret.
 pub const SHOWN_SECRET: &str = "…";
 
-/// A secret as a user gave it. Its `Debug` shows nothing; memory is cleared on drop. Serialised it is the text.
+/// A secret as a user gave it. `Debug` shows nothing, and a drop clears the memory. The serialised form is the text.
 #[derive(Clone, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct SecretText(String);
@@ -19,7 +19,7 @@ impl SecretText {
         &self.0
     }
 
-    /// What is shown instead of any secret.
+    /// The text that is shown instead of a secret.
     pub(super) fn placeholder() -> Self {
         Self(SHOWN_SECRET.to_owned())
     }

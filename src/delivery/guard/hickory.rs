@@ -8,11 +8,11 @@ use hickory_resolver::config::LookupIpStrategy;
 
 use super::resolver::Resolve;
 
-/// How long it is remembered that a name does not exist, at most: a corrected zone is seen soon.
+/// The longest time for which a missing name is cached, so that a corrected zone is seen soon.
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 
-/// Asks the name servers of the system's configuration itself, IPv4 and IPv6 at once, honours the
-/// hosts file, and keeps answers for as long as their TTL says. A slow zone delays nothing else.
+/// A built-in resolver. It queries the name servers of the system's configuration for IPv4 and IPv6 in parallel, reads
+/// the hosts file, and caches answers for their TTL. A slow zone delays no other names.
 pub struct HickoryResolver(TokioResolver);
 
 impl HickoryResolver {

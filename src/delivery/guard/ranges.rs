@@ -13,19 +13,19 @@ const BAD_PORTS: [u16; 83] = [
     5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
 ];
 
-/// Ports of services that take a POST, or lines of one, for commands, and of those that no receiver of webhooks has.
-/// Receivers that do speak HTTP on one are opened by [`super::EgressPolicy::allow_ports`]. Sources: IANA Service Name and
-/// Port Number Registry, and each vendor's manual. 8086 (`InfluxDB`), 8123 (`ClickHouse`, Home Assistant), 9000 and 9100
-/// stay open: they are common ports of receivers. Ascending.
+/// Ports of services that execute a POST, or lines of one, as commands, and of services that are never receivers of
+/// webhooks. [`super::EgressPolicy::allow_ports`] allows receivers that use HTTP on one of them. Sources: IANA Service
+/// Name and Port Number Registry, and each vendor's manual. 8086 (`InfluxDB`), 8123 (`ClickHouse`, Home Assistant),
+/// 9000 and 9100 stay open: they are common ports of receivers. Ascending.
 const SERVICE_PORTS: [(u16, &str); 41] = [
-    // Mail, beside what is in `BAD_PORTS`.
+    // Mail, beside the ports in `BAD_PORTS`.
     (24, "LMTP"),
     (1433, "SQL Server"),
     (1434, "SQL Server"),
     (1521, "Oracle Database"),
     // Command lines as text.
     (2181, "ZooKeeper"),
-    // Whoever reaches it, starts containers.
+    // Every client can start containers.
     (2375, "Docker"),
     (2376, "Docker"),
     (2377, "Docker Swarm"),
@@ -72,13 +72,13 @@ const SERVICE_PORTS: [(u16, &str); 41] = [
     (61613, "STOMP"),
 ];
 
-/// Where clouds serve credentials to whoever asks from inside. Opened only by a network that names the one address.
-/// Sources: AWS EC2 user guide, "instance metadata" (`169.254.169.254`, `fd00:ec2::254`), ECS developer guide, "task IAM
-/// role" (`169.254.170.2`), EKS user guide, "EKS Pod Identity" (`169.254.170.23`, `fd00:ec2::23`); Google Compute Engine,
-/// "metadata server" (`fd20:ce::254`); Azure `WireServer` (`168.63.129.16`); Alibaba Cloud ECS metadata
-/// (`100.100.100.200`); Oracle Cloud Classic (`192.0.0.192`); Scaleway (`169.254.42.42`, `fd00:42::42`); `OpenStack`
-/// (`fe80::a9fe:a9fe`); Tencent Cloud (`169.254.0.23`). The others share AWS's IPv4 address. What else is link-local is
-/// never a receiver, and the next cloud's service will be there.
+/// Addresses at which clouds serve credentials to every client on the machine. Only a network of that single address
+/// allows one. Sources: AWS EC2 user guide, "instance metadata" (`169.254.169.254`, `fd00:ec2::254`), ECS developer
+/// guide, "task IAM role" (`169.254.170.2`), EKS user guide, "EKS Pod Identity" (`169.254.170.23`, `fd00:ec2::23`);
+/// Google Compute Engine, "metadata server" (`fd20:ce::254`); Azure `WireServer` (`168.63.129.16`); Alibaba Cloud ECS
+/// metadata (`100.100.100.200`); Oracle Cloud Classic (`192.0.0.192`); Scaleway (`169.254.42.42`, `fd00:42::42`);
+/// `OpenStack` (`fe80::a9fe:a9fe`); Tencent Cloud (`169.254.0.23`). Other clouds share AWS's IPv4 address. All other
+/// link-local addresses are included, since no receiver has one, and services of further clouds may.
 pub const METADATA_NETWORKS: [(IpNet, &str); 8] = [
     (IpNet::V4(v4(169, 254, 0, 0, 16)), "link-local"),
     (IpNet::V4(v4(168, 63, 129, 16, 32)), "Azure"),
@@ -121,7 +121,7 @@ const DENIED_V4: [(Ipv4Net, &str); 19] = [
     (v4(168, 63, 129, 16, 32), "cloud platform"),
 ];
 
-/// The only IPv6 space that IANA hands out as global unicast; everything outside is denied.
+/// The only IPv6 space that IANA allocates as global unicast. Everything outside is denied.
 const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
 
 /// Inside of [`GLOBAL_V6`]. Source: IANA IPv6 Special-Purpose Address Registry, and the returned 6bone space.
@@ -134,7 +134,7 @@ const DENIED_V6: [(Ipv6Net, &str); 6] = [
     (v6(0x3fff, 0, 0, 20), "documentation"),
 ];
 
-/// Whose port it is, if it is not for webhooks.
+/// The service of a port that is not for webhooks.
 pub(super) fn port_owner(port: u16) -> Option<&'static str> {
     if BAD_PORTS.binary_search(&port).is_ok() {
         return Some("another protocol than HTTP");
@@ -143,12 +143,12 @@ pub(super) fn port_owner(port: u16) -> Option<&'static str> {
     Some(SERVICE_PORTS[found].1)
 }
 
-/// Whose metadata service is there.
+/// The metadata service at an address.
 pub(super) fn metadata(ip: IpAddr) -> Option<&'static str> {
     METADATA_NETWORKS.iter().find(|(net, _)| net.contains(&ip)).map(|(_, name)| *name)
 }
 
-/// Which range of those that are never public has `ip`.
+/// The denied range that contains `ip`.
 pub(super) fn denied_range(ip: IpAddr) -> Option<&'static str> {
     match ip {
         IpAddr::V4(ip) => DENIED_V4.iter().find(|(net, _)| net.contains(&ip)).map(|(_, name)| *name),
@@ -171,13 +171,13 @@ pub(super) fn carried_v4(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
         Some(Ipv4Addr::new(a, b, c, d))
     };
     let carried = match segments {
-        // Not `::`, `::1` and their neighbours: those are addresses of their own.
+        // Not `::`, `::1` and their neighbours, which are IPv6 addresses proper.
         [0, 0, 0, 0, 0, 0, high, low] if high > 0xff => [of(high, low), None, None, None],
         [0, 0, 0, 0, 0, 0xffff, high, low]
         | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0x64, 0xff9b, 0, _, _, _, high, low]
         | [0x2002, high, low, ..] => [of(high, low), None, None, None],
-        // The byte after the first 64 bits is no part of the address. Where nothing is there are zeros.
+        // The byte after the first 64 bits is not part of the address. Unused bits are zeros.
         [0x64, 0xff9b, 1, s3, s4, s5, s6, s7] => [
             of(s6, s7),
             of(s3, (s4 << 8) | (s5 >> 8)),

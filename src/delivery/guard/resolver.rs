@@ -14,16 +14,16 @@ pub trait Resolve: Send + Sync + 'static {
     async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String>;
 }
 
-/// What a client resolves with.
+/// The resolver of a client.
 pub type SharedResolver = Arc<dyn Resolve>;
 
-/// How many names the C library resolves at once, in all of this process.
+/// The most concurrent lookups of the C library, in the whole process.
 pub const MAX_SYSTEM_LOOKUPS: usize = 256;
 
-/// The C library's resolver, which also knows names that live in NSS modules (mDNS, LDAP). It keeps no answers.
+/// The C library's resolver, which also finds names of NSS modules (mDNS, LDAP). It caches nothing.
 ///
-/// A lookup has a thread of its own until the C library gives up, also when nobody waits for it any more, so there are
-/// at most [`MAX_SYSTEM_LOOKUPS`]: many names of slow zones delay others.
+/// A lookup has a thread of its own until the C library ends it, even after its caller's timeout. So there are at most
+/// [`MAX_SYSTEM_LOOKUPS`], and many names of slow zones delay others.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemResolver;
 
@@ -36,7 +36,7 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// Not one of the runtime's threads: file access needs those, and the runtime does not end before they have.
+/// Not a blocking thread of the runtime: file access needs these, and the runtime waits for them when it ends.
 async fn in_a_thread(
     places: &'static Semaphore,
     look_up: impl FnOnce() -> io::Result<Vec<IpAddr>> + Send + 'static,
@@ -46,7 +46,7 @@ async fn in_a_thread(
     let run = move || {
         let found = look_up();
         drop(place);
-        // Nobody waits for it if the time was up.
+        // The caller may have timed out.
         let _ = answer.send(found);
     };
     thread::Builder::new().name("resolver".to_owned()).spawn(run).map_err(|error| error.to_string())?;
@@ -95,7 +95,7 @@ mod tests {
         addresses.iter().map(|ip| ip.parse().unwrap()).collect()
     }
 
-    /// What comes of a request to a receiver on 127.0.0.1, of which the library says `found`.
+    /// The end of a request to a receiver on 127.0.0.1, whose name the library resolves to `found`.
     async fn asked(found: Option<Vec<IpAddr>>) -> Result<u16, End> {
         let receiver = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = receiver.local_addr().unwrap().port();

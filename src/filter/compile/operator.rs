@@ -10,11 +10,11 @@ use crate::filter::value::{MAX_NUMBER, Micros, folded, micros};
 pub(super) const NAMES: [&str; 8] =
     ["anything-but", "cidr", "equals-ignore-case", "exists", "numeric", "prefix", "suffix", "wildcard"];
 
-/// Operators that `anything-but` turns round.
+/// Operators that can be inside `anything-but`.
 const IN_ANYTHING_BUT: [&str; 4] = ["equals-ignore-case", "prefix", "suffix", "wildcard"];
 
 impl<'a> Compiler<'a> {
-    /// Adds what the object `{"operator": operand}` asks.
+    /// Adds the condition of an object `{"operator": operand}`.
     pub(super) fn operator(
         &mut self,
         at: NodeAt,
@@ -41,7 +41,7 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    /// The one member of an operator's object.
+    /// The single member of an operator's object.
     fn only_member(&self, object: NodeAt) -> Result<NodeAt, Wrong> {
         let mut members = self.document.children(object);
         match (members.next(), members.next()) {
@@ -115,7 +115,7 @@ impl<'a> Compiler<'a> {
         Ok(Predicate::Wildcard(Wildcard { first, middle: parts.into(), last: part }))
     }
 
-    /// What is not wanted.
+    /// The operand of `anything-but`.
     fn anything_but(&mut self, operand: NodeAt) -> Result<AnyOf, Wrong> {
         if self.document.kind(operand) == Kind::Object {
             return self.anything_but_operator(operand);
@@ -153,7 +153,7 @@ impl<'a> Compiler<'a> {
         Ok(AnyOf::new(predicates))
     }
 
-    /// The node itself, or what is in it if it is an array.
+    /// The node itself, or its elements if it is an array.
     fn one_or_more(&mut self, node: NodeAt) -> Result<Vec<NodeAt>, Wrong> {
         if self.document.kind(node) != Kind::Array {
             return Ok(vec![node]);
@@ -215,7 +215,7 @@ fn fold(text: &str) -> Box<str> {
 }
 
 fn unknown(name: &str, known: &[&str]) -> String {
-    /// As much of an unknown name as an error repeats, in characters.
+    /// The longest part of an unknown name in an error, in characters.
     const SHOWN_CHARS: usize = 64;
     let name: String = name.chars().take(SHOWN_CHARS).collect();
     format!("{name:?} is no operator here; there are {}", known.join(", "))

@@ -17,13 +17,13 @@ type Gram = (usize, u64);
 #[derive(Debug, Default)]
 pub(super) struct Contained {
     grams: HashMap<Gram, Vec<PredicateId>>,
-    /// How many grams there are of each of [`LENGTHS`].
+    /// The number of grams of each of [`LENGTHS`].
     lengths: [usize; 4],
     /// Wildcards without any literal part: `*`.
     anything: Vec<PredicateId>,
 }
 
-/// The grams that one text was found to have.
+/// The known grams that a text contains.
 pub(super) type GramSet = HashSet<Gram>;
 
 impl Contained {

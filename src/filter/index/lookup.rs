@@ -7,8 +7,8 @@ use crate::filter::document::{Document, Kind, NodeAt, ROOT};
 use crate::filter::matching;
 use crate::filter::predicate::Predicate;
 
-/// What a lookup notes, by the numbers of predicates, conditions, paths and filters. Notes carry the number of the lookup
-/// that made them, so that none has to be wiped out.
+/// The notes of a lookup, by the numbers of predicates, conditions, paths and filters. A note contains the number of
+/// its lookup, so that old notes need not be cleared.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     /// The number of this lookup, from 1.
@@ -23,7 +23,7 @@ pub(super) struct Scratch {
     matched: Vec<u64>,
     seen_paths: Vec<PathId>,
     met_gates: Vec<ConditionId>,
-    /// For each path the last leaf noted, as an index into `leaves`.
+    /// The last noted leaf of each path, as an index into `leaves`.
     last_leaf: Vec<usize>,
     /// Each with the one noted before it at the same path.
     leaves: Vec<(NodeAt, usize)>,
@@ -56,7 +56,7 @@ impl Scratch {
         notes[id.number()] == self.round
     }
 
-    /// Whether the event of the last lookup is what the filter wants.
+    /// Whether the filter matches the event of the last lookup.
     pub(super) fn is_matched(&self, filter: FilterId) -> bool {
         self.is_noted(&self.matched, filter)
     }
@@ -91,7 +91,7 @@ impl Rules {
         scratch.met_gates = gates;
     }
 
-    /// Notes what the event has at a path and below.
+    /// Notes the leaves of the event at a path and below.
     fn walk(&self, event: &Document<'_>, at: NodeAt, id: PathId, scratch: &mut Scratch) {
         let path = &self.paths[id];
         let mut objects = 0;
@@ -150,7 +150,7 @@ impl Rules {
             return;
         }
         let is_crowded = branch.shared.iter().any(|path| scratch.is_crowded(*path));
-        // Absence from the one object that the others take cannot be told here.
+        // The index cannot tell whether a field is absent from the object that the other conditions take.
         let mut conditions = branch.conditions.iter();
         let may_match = conditions.all(|condition| {
             (is_crowded && self.conditions[*condition].wanted.absent) || self.is_met(event, *condition, scratch)

@@ -38,7 +38,7 @@ impl<T> Slab<T> {
             return Id::new(number);
         }
         self.places.push(Some(item));
-        // Four thousand million of them do not fit into memory.
+        // 2^32 entries do not fit into memory.
         Id::new(fit(self.places.len() - 1, u32::MAX))
     }
 
@@ -50,7 +50,7 @@ impl<T> Slab<T> {
         item
     }
 
-    /// No number is as large.
+    /// Larger than every number.
     pub(super) fn bound(&self) -> usize {
         self.places.len()
     }
@@ -84,7 +84,7 @@ impl<T> Default for Slab<T> {
     }
 }
 
-// By hand, because a derive would ask the same of `T`.
+// By hand, because a derive would require `T: Clone`.
 impl<T> Clone for Id<T> {
     fn clone(&self) -> Self {
         *self

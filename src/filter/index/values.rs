@@ -18,7 +18,7 @@ pub(super) struct Values {
     bare: HashMap<Box<str>, PredicateId>,
     ignoring_case: HashMap<Box<[u8]>, PredicateId>,
     prefixes: Prefixes,
-    /// Of values read backwards, as for all suffixes.
+    /// Prefixes of reversed values, as all suffixes.
     suffixes: Prefixes,
     folded_prefixes: Prefixes,
     folded_suffixes: Prefixes,
@@ -29,7 +29,7 @@ pub(super) struct Values {
     predicates: usize,
 }
 
-/// Room for what values are turned into.
+/// Buffers for transformed values.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     text: Vec<u8>,
@@ -73,7 +73,7 @@ impl Values {
         }
     }
 
-    /// Where a predicate of how a string begins or ends is kept, under what.
+    /// The table and the key of a predicate about the beginning or the end of a string.
     fn affixes(&mut self, predicate: &Predicate) -> Option<(&mut Prefixes, Box<[u8]>)> {
         let backwards = |text: &str| text.bytes().rev().collect();
         match predicate {
@@ -91,7 +91,7 @@ impl Values {
         }
     }
 
-    /// Gives `pass` the predicates that `value` passes; a wildcard is given when it may be passed.
+    /// Gives `pass` the predicates that `value` meets, and the wildcards that it may meet.
     pub(super) fn each(&self, value: Value<'_>, buffers: &mut Buffers, mut pass: impl FnMut(PredicateId)) {
         match value {
             Value::Text(text) => self.each_of_text(text, buffers, &mut pass),
@@ -105,7 +105,7 @@ impl Values {
         }
     }
 
-    /// Reads no more of `text` than an operand can be long, but for what wildcards have in their middle.
+    /// Reads only as much of `text` as an operand can be long, except for the middle parts of wildcards.
     fn each_of_text(&self, text: &str, buffers: &mut Buffers, pass: &mut impl FnMut(PredicateId)) {
         let Buffers { text: buffer, found } = buffers;
         let bytes = text.as_bytes();
@@ -148,7 +148,7 @@ fn fold(mut chars: impl Iterator<Item = char>, buffer: &mut Vec<u8>, add: impl F
     false
 }
 
-/// Strings, of which all that a text begins with are found.
+/// Finds all strings that are prefixes of a text.
 #[derive(Debug, Default)]
 struct Prefixes(BTreeMap<Box<[u8]>, Vec<PredicateId>>);
 
@@ -260,11 +260,11 @@ fn search(ranges: &[Range], ends: &[Micros], number: Micros, pass: &mut impl FnM
     }
 }
 
-/// Networks, of which all that hold an address are found: by trying each length of prefix that occurs.
+/// Finds all networks that contain an address, by trying each prefix length that occurs.
 #[derive(Debug, Default)]
 struct Networks {
     ids: HashMap<IpNet, PredicateId>,
-    /// How many there are of each length; IPv6 or not.
+    /// The number of networks of each length; `true`: IPv6.
     lengths: BTreeMap<(bool, u8), usize>,
 }
 

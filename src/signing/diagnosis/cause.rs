@@ -2,7 +2,7 @@
 
 use crate::signing::Scheme;
 
-/// One reason why a signature does not match. Its text begins with the kind of mistake.
+/// A reason why a signature does not match. Its text begins with the kind of mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {
     #[error("header: {0} is missing")]
@@ -80,7 +80,7 @@ impl Cause {
     }
 }
 
-/// What became of the body on its way.
+/// A change of the body on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyChange {
     #[error("it was parsed and written again, with other spaces, order or escapes")]

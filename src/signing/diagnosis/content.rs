@@ -12,7 +12,7 @@ use crate::signing::{Scheme, header};
 const BODY_ALONE: &str = "the body alone";
 const FULL: &str = "id.timestamp.body";
 
-/// What comes before the body in the signed content.
+/// The part of the signed content before the body.
 pub(super) struct Prefix {
     pub(super) text: String,
     pub(super) cause: Option<Cause>,
@@ -30,7 +30,7 @@ impl<'a> Body<'a> {
     }
 }
 
-/// The right one first.
+/// The candidates for the prefix, the right one first.
 pub(super) fn prefixes(headers: &HeaderMap, body: &[u8], scheme: Scheme) -> Vec<Prefix> {
     let id = required(headers, header::WEBHOOK_ID).ok();
     let timestamp = required(headers, header::WEBHOOK_TIMESTAMP).ok();
@@ -91,7 +91,7 @@ fn body_id(body: &[u8]) -> Option<&str> {
     after.split_once('"').map(|(id, _)| id)
 }
 
-/// The body as it came first.
+/// The candidates for the body, the received one first.
 pub(super) fn bodies(body: &[u8]) -> Vec<Body<'_>> {
     let mut bodies = vec![Body::as_it_came(body)];
     let mut push = |bytes: Cow<'_, [u8]>, change| {
@@ -134,7 +134,7 @@ fn to_crlf(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// JSON without the spaces between its parts; the order stays.
+/// JSON without the spaces between its parts, in the same order.
 fn compact(json: &[u8]) -> Vec<u8> {
     let (mut in_string, mut escaped) = (false, false);
     let mut bytes = Vec::with_capacity(json.len());

@@ -12,14 +12,14 @@ use crate::signing::{MAX_SIGNATURES, Scheme, header};
 /// A signature, decoded.
 pub(super) struct Found {
     pub(super) code: Vec<u8>,
-    /// What is wrong with how it is written.
+    /// The faults of its form.
     pub(super) causes: Vec<Cause>,
 }
 
-/// What stands before signatures, here and elsewhere; the longest of those that begin alike first.
+/// Labels before signatures, of this and other schemes. Of labels with a common beginning the longest comes first.
 const LABELS: [&str; 7] = ["sha256=", "sha256:", "v1a,", "v1a=", "v1,", "v1=", "v0="];
 
-/// What could be signatures of `scheme`, those in the right form or not; at most [`MAX_SIGNATURES`].
+/// Possible signatures of `scheme`, in the right form or not; at most [`MAX_SIGNATURES`].
 pub(super) fn found_in(headers: &HeaderMap, scheme: Scheme) -> Vec<Found> {
     let names: &[&'static str] = match scheme {
         Scheme::Decnet => &[header::DECNET_SIGNATURE, header::DECNET_SIGNATURE_PREVIOUS],

@@ -19,7 +19,7 @@ use crate::store::read_back::{ReadBack, checksum};
 use crate::store::{Accepted, Disposition, NewEvent, Share, StoreError, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// How often an event is tried whose id is taken at one moment and free at the next, because it is purged just then.
+/// Tries of an event whose id is taken at the insert and free at the look-up, because a purge deletes it in between.
 const MAX_TRIES: u32 = 3;
 
 /// The id of an event is that of another event.
@@ -32,7 +32,7 @@ pub(super) struct Stored {
     pub(super) answers: Vec<Answer>,
     /// How much more each tenant uses.
     pub(super) used: BTreeMap<TenantSeq, Usage>,
-    /// The highest number that was given; 0 if none was.
+    /// The highest event number given; 0: none.
     pub(super) newest: EventSeq,
 }
 
@@ -114,7 +114,7 @@ fn first_of_each(keys: &[Uuid]) -> Vec<usize> {
     (0..keys.len()).filter(|place| seen.insert(keys[*place])).collect()
 }
 
-/// The answer to who sends the same id once more.
+/// The answer to a further event with the same id.
 fn as_duplicate(answer: Accepted, new: &NewEvent) -> Accepted {
     match answer {
         Accepted::New { seq } => Accepted::Duplicate { seq, share: new.share() },
@@ -122,7 +122,7 @@ fn as_duplicate(answer: Accepted, new: &NewEvent) -> Accepted {
     }
 }
 
-/// Columns of what is to be inserted, event by event.
+/// Columns of the events to insert.
 #[derive(Default)]
 struct EventColumns<'a> {
     keys: Vec<Uuid>,
@@ -137,7 +137,7 @@ struct EventColumns<'a> {
     lengths: Vec<i64>,
     hops: Vec<Option<Vec<u8>>>,
     checksums: Vec<i64>,
-    /// How many deliveries it has, and how many of them are skipped.
+    /// The numbers of deliveries of each event, and of the skipped ones among them.
     deliveries: Vec<i64>,
     skipped: Vec<i64>,
 }
@@ -150,7 +150,7 @@ struct QueueColumns {
     next_at: Vec<UnixMicros>,
     accepted_at: Vec<UnixMicros>,
     in_memory: Vec<bool>,
-    /// Of webhooks whose lanes are to hold it in memory.
+    /// The shards of webhooks whose lanes shall hold the delivery in memory.
     shards: Vec<Option<i16>>,
 }
 
@@ -213,13 +213,14 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Who inserts an id into `event_id` first has the event; a second one waits for the commit of the first, and then knows.
-/// Ids are inserted in order, so that no two transactions wait for each other. What is new is asked for in the form
-/// `(… IN (…)) IS TRUE`, because that is always a look-up in a hash.
+/// The first transaction that inserts an id into `event_id` stores the event. A second one waits for the commit of the
+/// first, and then finds the id taken. Ids are inserted in order, which prevents deadlocks. The condition `(… IN (…))
+/// IS TRUE` for new ids is always planned as a look-up in a hash.
 ///
-/// `own` are the shards that are this node's after the events got their numbers. An entry is marked as held in memory only
-/// where its shard is among them: the next owner takes the marks of all events that got their numbers before it. A function
-/// looks, because this statement itself would see whose they were when it began; where nothing is to be held, it is not asked.
+/// `own` are the shards of this node, read after the events got their numbers. An entry is marked as held in memory
+/// only if its shard is among them, since the next owner clears the marks of all events that have numbers before its
+/// take-over. A function reads the shards, because this statement itself would see the owners as of its beginning.
+/// Without entries to hold, the function is not called.
 const INSERT: &str = "
     WITH numbers AS MATERIALIZED (
         SELECT array_agg(nextval('event_number')) AS taken FROM generate_series(1, cardinality($2::uuid[]))
@@ -331,7 +332,7 @@ async fn insert(
             ],
         )
         .await?;
-    // `array_agg` of nothing is null.
+    // `array_agg` of no rows is null.
     let taken: Vec<EventSeq> = row.try_get::<_, Option<_>>(0)?.unwrap_or_default();
     let mut fresh: Vec<EventSeq> = row.try_get(1)?;
     fresh.sort_unstable();
@@ -346,7 +347,8 @@ async fn insert(
     Ok(())
 }
 
-/// Looks the events up whose ids are taken. An id and its event are purged together, so one that is not found is free.
+/// Looks up the events whose ids are taken. An id and its event are purged together, so an id that is not found is
+/// free.
 async fn find(
     connection: &Connection,
     events: &[&NewEvent],

@@ -19,7 +19,7 @@ use crate::store::{Act, Actor, AuditEntry, AuditFilter, Deed};
 use crate::webhook::DEFAULT_TENANT;
 
 impl Commit {
-    /// Adds a line to the audit log if the caller is named. For the end of a call, as what it did is certain then.
+    /// Adds a line to the audit log if the call is audited. Called at the end, when the result is certain.
     pub(super) async fn record(&self, deed: &Deed) -> Result<(), Failure> {
         match line(self.act.as_deref(), deed) {
             Some(values) => self.connection.execute_values(INSERT_LINE, &values).await.map(drop),
@@ -28,8 +28,8 @@ impl Commit {
     }
 }
 
-/// Whether any line, or any token, is from before `before`, and whether that something went is still to be noted.
-/// Lines are found by the index `audit_at`.
+/// Whether any line or token is from before `before`, and whether deletions have no line of their own yet. Lines are
+/// found by the index `audit_at`.
 pub(super) async fn look_for_old(connection: &Connection, before: UnixMicros) -> Result<[bool; 2], Failure> {
     let row = connection
         .query_one(
@@ -80,7 +80,7 @@ pub(super) async fn purge(commit: &Commit, before: UnixMicros) -> Result<(), Fai
         .map(drop)
 }
 
-/// Adds a line for each tenant of which lines went; some of them, if they are many.
+/// Adds a line for each tenant whose lines were deleted; a part of them, if they are many.
 pub(super) async fn note_purge(commit: &mut Commit, now: UnixMicros) -> Result<(), Failure> {
     let rows = commit
         .connection

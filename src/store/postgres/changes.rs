@@ -21,7 +21,7 @@ pub(super) async fn of_shards(
     connection.query(sql, &[&shards]).await?.iter().map(|row| webhook(values(row)?, sealer)).collect()
 }
 
-/// The deleted ones of shards that still have stored pending deliveries.
+/// Deleted webhooks of shards that still have stored pending deliveries.
 pub(super) async fn deleted_of_shards(connection: &Connection, shards: &[i16]) -> Result<Vec<WebhookSeq>, Failure> {
     let rows = connection
         .query(

@@ -19,8 +19,8 @@ use crate::store::failure::{Failure, corrupt};
 use crate::store::{Shard, StoreError};
 use crate::webhook::WebhookSeq;
 
-/// A claim leaves out shards of which a settlement is being committed, and those that another node is claiming, so that
-/// no statement here waits for another. `20562` is [`SHARD_LOCK`](super::fence::SHARD_LOCK).
+/// A claim skips shards for which a settlement is being committed, and shards that another node is claiming, so that it
+/// never waits. `20562` is [`SHARD_LOCK`](super::fence::SHARD_LOCK).
 const RENEW: &str = "
     WITH me AS (
         INSERT INTO node (uuid, name, address, version, started_at, seen_at, stopping, lease_us, known)
@@ -91,16 +91,16 @@ const OWED: &str = "
         CROSS JOIN LATERAL (SELECT shard, deleted_at FROM webhook WHERE seq = owed.webhook_seq OFFSET 0) AS webhook
     WHERE webhook.shard = ANY($1) AND webhook.deleted_at IS NULL";
 
-/// What a statement may take on its way to the server, and until the server has ended it.
+/// The time for a statement's way to the server, and for the server to cancel it, beside its timeout.
 const STATEMENT_MARGIN: Duration = Duration::from_secs(5);
 
-/// Goes through the queue as far as it is marked: this is done when an owner comes, not again and again.
+/// Scans the marked part of the queue. This runs once for each take-over.
 const RETRIEVE: &str = "
     UPDATE pending SET in_memory = false
     WHERE in_memory AND event_seq <= $2
         AND (webhook_seq IN (SELECT seq FROM webhook WHERE shard = ANY($1))) IS TRUE";
 
-/// Not waited for: what it says is true whether or not it outlives a crash of the server.
+/// The commit does not wait for the disk: the node knows the changes even if a crash of the server loses this record.
 const KNOW: &str = "
     WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
     UPDATE node SET known = $2::text::pg_snapshot
@@ -110,7 +110,7 @@ const KNOW: &str = "
         WHERE other.uuid <> $1 AND other.seen_at > clock_timestamp() - other.lease_us * interval '1 microsecond'
     )";
 
-/// The present moment and who does not know what had been committed by then, or by the moment that is given.
+/// The present mark, and the nodes that have not recorded it, or the given mark.
 const UNAWARE: &str = "
     SELECT pg_current_snapshot()::text, ARRAY(
         SELECT name FROM node

@@ -8,7 +8,7 @@ use crate::store::counters::Usage;
 use crate::store::failure::Failure;
 use crate::webhook::TenantSeq;
 
-/// What each tenant has in the store.
+/// The usage of each tenant.
 pub(super) async fn usage(connection: &Connection) -> Result<Vec<(TenantSeq, Usage)>, Failure> {
     let rows = connection
         .query(

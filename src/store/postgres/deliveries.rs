@@ -116,9 +116,11 @@ pub(super) async fn discard(
     Ok(discarded)
 }
 
-/// The delivery as it is, and stays until the end of the transaction: who settles it waits, or has settled it.
+/// Reads the delivery and locks it until the end of the transaction. A concurrent settlement waits, or has committed
+/// before.
 async fn lock(commit: &Commit, tenant: TenantSeq, key: DeliveryKey) -> Result<StoredDelivery, Failure> {
-    // The event first, as who purges it does; then in the order in which an end goes from one table to the other.
+    // In the order of all transactions, which prevents deadlocks: the event first, as in a purge, then the tables in
+    // the order in which an ending delivery passes them.
     commit.connection.execute("SELECT FROM event WHERE seq = $1 FOR KEY SHARE", &[&key.event]).await?;
     for sql in [
         "SELECT FROM pending WHERE event_seq = $1 AND webhook_seq = $2 FOR UPDATE",
@@ -142,7 +144,8 @@ async fn change(
     delivery(&commit.connection, tenant, key).await?.ok_or_else(|| StoreError::NotFound.into())
 }
 
-/// Served by the index `pending_due`, which each of them leaves. What is being settled just now is passed over.
+/// Served by the index `pending_due`, which each discarded delivery leaves. Deliveries that are being settled are
+/// skipped.
 pub(super) async fn discard_pending(
     commit: &mut Commit,
     webhook: WebhookSeq,

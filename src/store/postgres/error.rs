@@ -3,7 +3,7 @@
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
-/// Whether the same transaction may succeed when it is done again: another one was in its way.
+/// Whether the transaction may succeed on a retry, since it failed because of a concurrent one.
 pub(super) fn is_passing(error: &Error) -> bool {
     let passing = [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED];
     error.code().is_some_and(|code| passing.contains(code))

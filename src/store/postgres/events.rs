@@ -33,7 +33,7 @@ pub(super) async fn by_id(
     Ok(by_seq(connection, &[seq]).await?.pop())
 }
 
-/// Those that are there, in order of acceptance. Served by the primary key of `event`.
+/// The events that exist, in order of acceptance. Served by the primary key of `event`.
 pub(super) async fn by_seq(connection: &Connection, seqs: &[EventSeq]) -> Result<Vec<StoredEvent>, Failure> {
     if seqs.is_empty() {
         return Ok(Vec::new());

@@ -11,16 +11,17 @@ use crate::store::cluster::Fence;
 use crate::store::failure::Failure;
 use crate::webhook::WebhookSeq;
 
-/// The first of the two numbers of a shard's advisory lock; the second is the shard's. Also in the SQL of `cluster`.
+/// The first of the two numbers of a shard's advisory lock. The second is the shard's number. The SQL of `cluster`
+/// contains it, too.
 pub(super) const SHARD_LOCK: i32 = 0x5052;
 
-/// The webhooks of `fence` whose terms are the present ones, and stay so until the transaction ends.
+/// The webhooks of `fence` whose terms are still valid, and stay valid until the transaction ends.
 pub(super) async fn guard(connection: &Connection, fence: &Fence) -> Result<HashSet<WebhookSeq>, Failure> {
-    // In order, like every transaction takes them.
+    // Every transaction takes these locks in order, which prevents deadlocks.
     let mut shards: Vec<i32> = fence.terms.iter().map(|(_, term)| i32::from(term.shard.number())).collect();
     shards.sort_unstable();
     shards.dedup();
-    // The second statement begins when the first has its locks, and sees what was committed until then.
+    // The second statement begins after the first has its locks, so that it sees all commits up to then.
     let lock = "SELECT count(pg_advisory_xact_lock_shared($1, id)) FROM unnest($2::integer[]) AS id";
     let read = "SELECT id, epoch FROM shard WHERE holder = $1 AND id = ANY($2)";
     let ids: Vec<i16> = shards.iter().filter_map(|id| i16::try_from(*id).ok()).collect();

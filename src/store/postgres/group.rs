@@ -17,11 +17,11 @@ use crate::store::failure::Failure;
 use crate::store::gather::{self, CommitLog, Place, Room};
 use crate::store::{Accepted, NewEvent, StoreError};
 
-/// Transactions of this kind under way at once.
+/// Accepting transactions under way at the same time.
 const TRANSACTIONS: usize = 2;
-/// What an event's rows take beside its texts, roughly, in bytes.
+/// The rough size of an event's rows without its texts.
 const ROW_BYTES: usize = 128;
-/// A publisher is told within this time that the database is not there.
+/// The longest time until a publisher learns that the database does not answer.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_millis(4_500);
 
 pub(super) fn too_late() -> StoreError {
@@ -40,12 +40,12 @@ pub(super) struct Group {
 struct Call {
     events: Vec<NewEvent>,
     answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
-    /// Held until it is answered.
+    /// Held until the call is answered.
     room: Place,
 }
 
 impl Group {
-    /// Starts the tasks, which go on until this is closed or dropped.
+    /// Starts the tasks, which end when this is closed or dropped.
     pub(super) fn start(shared: &Arc<Shared>) -> Self {
         let (calls, waiting) = mpsc::unbounded_channel();
         let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
@@ -58,7 +58,7 @@ impl Group {
         }
     }
 
-    /// Answers within [`ANSWER_WITHIN`]; then nobody knows what becomes of it.
+    /// Answers within [`ANSWER_WITHIN`]. After a timeout it is unknown whether the events get stored.
     pub(super) async fn accept(&self, events: Vec<NewEvent>) -> Result<Vec<Accepted>, StoreError> {
         tokio::time::timeout(ANSWER_WITHIN, self.call(events)).await.unwrap_or_else(|_| Err(too_late()))
     }
@@ -76,17 +76,17 @@ impl Group {
         answered.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// More waits than goes into one transaction.
+    /// More calls wait than one transaction takes.
     pub(super) fn is_busy(&self) -> bool {
         self.room.is_busy()
     }
 
-    /// Finishes what was handed in. Later calls fail.
+    /// Finishes the calls under way. Later calls fail.
     pub(super) async fn close(&self) {
         drop(self.calls.lock().take());
         let tasks = std::mem::take(&mut *self.tasks.lock());
         for task in tasks {
-            // It ends, or has ended by a panic, which was shown.
+            // An error is a panic of the task, which was logged.
             let _ = task.await;
         }
     }
@@ -102,7 +102,7 @@ fn rows(events: &[NewEvent]) -> usize {
 
 type Waiting = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Call>>>;
 
-/// One of the tasks: takes what waits, stores it, answers.
+/// One of the tasks: takes waiting calls, stores their events, answers.
 async fn run(shared: Arc<Shared>, waiting: Waiting) {
     let mut log = CommitLog::default();
     loop {
@@ -114,18 +114,18 @@ async fn run(shared: Arc<Shared>, waiting: Waiting) {
             shared.keep_up().await;
         }
         if !answer(callers, stored) {
-            // What was stored for who had gone is in no lane.
+            // Events of a caller that has gone are stored, but in no lane.
             shared.window.doubt();
         }
     }
 }
 
-/// What waits, as much as goes into one transaction, one call at least; `None` when there will be no more.
+/// The next calls, as many as one transaction takes, at least one. `None`: no calls will come any more.
 async fn next(waiting: &Waiting) -> Option<Vec<Call>> {
     let mut waiting = waiting.lock().await;
     let first = loop {
         let call = waiting.recv().await?;
-        // Who has waited too long was told so, and sends it again.
+        // A caller whose wait has timed out sends the events again.
         if !call.answer.is_closed() {
             break call;
         }
@@ -141,7 +141,7 @@ async fn next(waiting: &Waiting) -> Option<Vec<Call>> {
     Some(calls)
 }
 
-/// Who waits, and for how many answers.
+/// A waiting call, and the number of its answers.
 struct Caller {
     count: usize,
     answer: oneshot::Sender<Result<Vec<Accepted>, StoreError>>,
@@ -194,7 +194,7 @@ async fn store(shared: &Arc<Shared>, events: &[NewEvent]) -> Result<Vec<Answer>,
                 shared.mend_partitions().await;
             }
             Err(failure) => {
-                // It may be stored without anybody's knowing; no lane holds it then.
+                // The events may be stored all the same, and no lane holds them then.
                 shared.window.doubt();
                 return Err(failure.into());
             }

@@ -19,30 +19,30 @@ use crate::store::failure::Failure;
 use crate::webhook::WebhookSeq;
 
 const LISTEN: &str = "LISTEN postrider";
-/// How long a hint may wait for others to go with it.
+/// The longest wait of a hint for others, to go with it.
 const GATHER: Duration = Duration::from_millis(2);
 /// PostgreSQL's limit is 8,000 bytes.
 const MAX_PAYLOAD_BYTES: usize = 7_000;
-/// The rest before a listener connects again.
+/// The pause before a listener connects again.
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
-/// The way to the task that sends.
+/// The channel to the task that sends.
 pub(super) struct Hints(mpsc::Sender<Hint>);
 
 impl Hints {
-    /// The task takes hints from what is returned beside it.
+    /// Returns the receiver for the task, too.
     pub(super) fn new() -> (Self, mpsc::Receiver<Hint>) {
         let (sender, hints) = mpsc::channel(MAX_HINTS);
         (Self(sender), hints)
     }
 
-    /// One too many is dropped.
+    /// Drops the hint if too many wait.
     pub(super) fn send(&self, hint: Hint) {
         let _ = self.0.try_send(hint);
     }
 }
 
-/// Sends what comes in, until the store has gone.
+/// Sends hints until the store is dropped.
 pub(super) async fn send_all(shared: Weak<Shared>, mut hints: mpsc::Receiver<Hint>) {
     let mut received = Vec::with_capacity(MAX_HINTS);
     while hints.recv_many(&mut received, MAX_HINTS).await > 0 {
@@ -64,7 +64,7 @@ async fn send(shared: &Shared, payload: &str) -> Result<(), StoreError> {
     Ok(notify_all(&shared.control.get().await?, payload).await?)
 }
 
-/// Tells the others now.
+/// Sends a hint at once.
 pub(super) async fn notify(connection: &Connection, hint: Hint) -> Result<(), Failure> {
     notify_all(connection, &encode(hint)).await
 }
@@ -97,7 +97,7 @@ fn encode(hint: Hint) -> String {
     }
 }
 
-/// `None`: it is of a newer version, or not ours.
+/// `None`: the hint is of a newer version, or of another program.
 fn decode(text: &str) -> Option<Hint> {
     match text.split_once(':') {
         None if text == "changed" => Some(Hint::Changed),
@@ -112,7 +112,7 @@ fn decode(text: &str) -> Option<Hint> {
     }
 }
 
-/// Listens, on a connection of its own that is made again when it breaks, until the receiver has gone.
+/// Listens until the receiver is dropped, on a connection of its own, which is made again when it breaks.
 pub(super) fn listen(server: Server) -> mpsc::Receiver<Hint> {
     let (sender, hints) = mpsc::channel(MAX_HINTS);
     tokio::spawn(async move {
@@ -139,7 +139,7 @@ async fn listen_once(server: &Server, sender: &mpsc::Sender<Hint>) -> Result<(),
             result = &mut begin, if !is_listening => {
                 result.map_err(|error| unavailable(&error))?;
                 is_listening = true;
-                // Whatever was said before is not known.
+                // Hints from before the connection are lost.
                 let _ = sender.try_send(Hint::Changed);
             }
             message = poll_fn(|context| connection.poll_message(context)) => match message {

@@ -33,7 +33,7 @@ pub(super) async fn accept_once(
     Ok(AcceptedOnce::Now(accepted))
 }
 
-/// Whether the key was free, or has expired. Who comes with the same key meanwhile waits here for our commit.
+/// Whether the key was free, or had expired. A concurrent request with the same key waits here for this commit.
 async fn take_key(commit: &Commit, tenant: TenantSeq, once: &Idempotency) -> Result<bool, Failure> {
     let taken = commit
         .connection

@@ -23,13 +23,13 @@ use crate::store::{DeliveryFilter, EventFilter, Page, PageOf, StoredDelivery, St
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// Rows of a page's first portion, at least; the next are larger by [`GROWTH`].
+/// The fewest rows of a page's first portion. Each further portion is larger by [`GROWTH`].
 const FIRST_PORTION_ROWS: u32 = 64;
 const GROWTH: u32 = 4;
 /// The most bodies, in bytes, that one statement searches, unless one alone is larger.
 const SEARCH_STEP_BYTES: usize = 4 << 20;
 
-/// What a listing needs beside its filter.
+/// The context of a listing, beside its filter.
 pub(super) struct Listing<'a> {
     pub(super) connection: &'a Connection,
     pub(super) ids: &'a DeliveryIds,
@@ -37,7 +37,7 @@ pub(super) struct Listing<'a> {
     pub(super) bounds: Bounds,
 }
 
-/// What a statement found among the rows it looked at.
+/// The result of one statement.
 pub(super) struct PageRows<T> {
     /// In the order of the listing.
     pub(super) items: Vec<(DeliveryKey, T)>,
@@ -46,11 +46,11 @@ pub(super) struct PageRows<T> {
     pub(super) last: Option<DeliveryKey>,
 }
 
-/// Something that is read in portions.
+/// A listing that is read in portions.
 pub(super) trait Scan: Sync {
     type Item: Send;
 
-    /// Looks at the next `rows` rows after `place`, and returns at most `items` of those that are wanted.
+    /// Looks at the next `rows` rows after `place`, and returns at most `items` matching ones.
     fn portion(
         &self,
         connection: &Connection,
@@ -68,7 +68,7 @@ impl Listing<'_> {
         let mut rows = FIRST_PORTION_ROWS.max(page.limit.saturating_add(1));
         while collector.goes_on() {
             let asked = rows.min(collector.rows_left());
-            // One more than there is room for tells that there is another page.
+            // An item beyond the page's room shows that there is another page.
             let portion = scan.portion(self.connection, place, asked, collector.room() + 1).await?;
             for (place, item) in portion.items {
                 collector.add(place, item, 0);
@@ -177,7 +177,7 @@ impl Listing<'_> {
         self.page(&DeliveryScan { tenant, filter, webhook, event, topic: filter.topic.as_ref().map(regex) }, page).await
     }
 
-    /// Also a deleted one: its deliveries can still be listed.
+    /// Finds deleted webhooks, too, since their deliveries can still be listed.
     async fn find_webhook(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<WebhookSeq>, Failure> {
         let sql = "SELECT seq FROM webhook WHERE uuid = $1 AND tenant = $2";
         let row = self.connection.query_opt(sql, &[&uuid, &tenant]).await?;
@@ -238,13 +238,13 @@ struct DeliveryScan<'a> {
     tenant: TenantSeq,
     filter: &'a DeliveryFilter,
     webhook: Option<WebhookSeq>,
-    /// The only event whose deliveries are wanted.
+    /// Limits the listing to the deliveries of one event.
     event: Option<EventSeq>,
     topic: Option<String>,
 }
 
-/// Served by the primary keys of `pending` and `delivery`; where one of the states is wanted that have an index, by
-/// `delivery_ended`. What is pending for a deleted webhook counts as discarded, so that this state is none of them.
+/// Served by the primary keys of `pending` and `delivery`, or for the states with an index by `delivery_ended`.
+/// Discarded is none of these states, since it includes pending deliveries of deleted webhooks.
 const SELECT_DELIVERIES: &str = "WITH seen AS MATERIALIZED (
          (
              SELECT event_seq, webhook_seq, 4::smallint AS state, reason, attempts, status_code, next_at,
@@ -348,8 +348,7 @@ impl<T> PageRows<T> {
     }
 }
 
-/// What of the topics that `pattern` matches a regular expression of the database says: the same. Topics have no empty
-/// token.
+/// A regular expression of the database that matches the same topics as `pattern`. Topics have no empty token.
 pub(super) fn regex(pattern: &Pattern) -> String {
     let tokens = pattern.as_str().split('.').map(|token| match token {
         ">" => ".+".to_owned(),

@@ -11,16 +11,16 @@ use crate::store::failure::Failure;
 use crate::store::owed;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// Which deliveries are to be changed: those of `keys` that are in one of `states` when it comes to it.
+/// The deliveries to change: the ones of `keys` that are in one of `states` at the time of the change.
 pub(super) struct Wanted<'a> {
     pub(super) keys: &'a [DeliveryKey],
     pub(super) states: &'a [DeliveryState],
-    /// Also pending ones that a lane has held since they were accepted.
+    /// Includes pending deliveries that a lane has held since their acceptance.
     pub(super) in_memory: bool,
 }
 
-/// Gives what is wanted of a tenant's deliveries the state of `transition`; returns which they were, in order. Made
-/// pending, they have a fresh schedule.
+/// Gives the wanted deliveries of a tenant the state of `transition`, and returns them in order. Deliveries that become
+/// pending have a fresh schedule.
 pub(super) async fn change(
     commit: &mut Commit,
     tenant: TenantSeq,
@@ -29,7 +29,7 @@ pub(super) async fn change(
     at: UnixMicros,
 ) -> Result<Vec<DeliveryKey>, Failure> {
     let mut keys = wanted.keys.to_vec();
-    // In one order, so that two changes of the same deliveries wait for each other and do not get stuck.
+    // All transactions lock in this order, which prevents deadlocks.
     keys.sort_unstable();
     let mut changed = Vec::new();
     if let Some(next_at) = transition.next_attempt_at() {
@@ -74,7 +74,7 @@ impl<'a> Asked<'a> {
 
 type Changed = Vec<(DeliveryKey, DeliveryState)>;
 
-/// Keeps the events of `keys` from being purged until the transaction ends; those that were go from the list.
+/// Keeps the events of `keys` from being purged until the transaction ends. Keys of purged events are removed.
 async fn keep_events(commit: &Commit, keys: &mut Vec<DeliveryKey>) -> Result<(), Failure> {
     let events: Vec<EventSeq> = keys.iter().map(|key| key.event).collect();
     let rows = commit
@@ -86,7 +86,7 @@ async fn keep_events(commit: &Commit, keys: &mut Vec<DeliveryKey>) -> Result<(),
     Ok(())
 }
 
-/// The first attempt, which was a part of the row, gets one of its own.
+/// The first attempt, which was a part of the delivery's row, gets a row of its own.
 async fn requeue_ended(
     commit: &Commit,
     asked: &Asked<'_>,
@@ -226,7 +226,8 @@ fn changed(rows: &[tokio_postgres::Row]) -> Result<Changed, Failure> {
     rows.iter().map(read).collect()
 }
 
-/// Makes a tenant's events owed to webhooks to which they are not, as queued deliveries; returns those, in order.
+/// Adds queued deliveries of a tenant's events to webhooks that are not on the events' lists. Returns the added ones,
+/// in order.
 pub(super) async fn add(
     commit: &mut Commit,
     tenant: TenantSeq,

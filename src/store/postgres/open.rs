@@ -18,7 +18,7 @@ use crate::store::seal::{Belonging, Sealer, random_bytes};
 use crate::store::{OpenError, StoreError};
 use crate::webhook::DEFAULT_TENANT;
 
-/// Its first migration is where the embedded store's fourth leads.
+/// The first migration makes the schema that the embedded store has after its fourth.
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/postgres/0001_initial.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/postgres/0002_nodes.sql") },
@@ -30,12 +30,12 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 8, sql: include_str!("../../../migrations/postgres/0008_disk.sql") },
     Migration { version: 9, sql: include_str!("../../../migrations/postgres/0009_records.sql") },
 ];
-/// The oldest version that its makers still mend, as of this program's.
+/// The oldest version of PostgreSQL that was supported upstream when this program was released.
 const OLDEST_POSTGRES: u32 = 14;
-/// Connections where the options do not say.
+/// The default of [`PostgresOptions::max_connections`].
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 16;
 
-/// How often each of two connections is asked for its process of the server.
+/// How often each of two connections is asked for the server's process that serves it.
 const SESSION_LOOKS: u32 = 3;
 
 /// Keys of the table `meta`, as in the embedded store.
@@ -44,20 +44,20 @@ const DELIVERY_ID_KEY: &str = "delivery_id_key";
 const MASTER_KEY_CHECK: &str = "master_key_check";
 const MASTER_KEY_CHECK_TEXT: &[u8] = b"postrider";
 
-/// Where the database is, and how it is used.
+/// The database, and how it is used.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
     /// `postgresql://user:password@host:port/database?sslmode=…`, or `key=value` pairs: what `tokio_postgres::Config`
     /// reads. Whenever TLS is used, the server's certificate is checked, the host's name too.
     pub url: SecretString,
-    /// The certificate authorities that the server's certificate may be of.
+    /// The certificate authorities that may issue the server's certificate.
     pub roots: Roots,
-    /// Connections at most; 4 at least.
+    /// The most connections of the pool; at least [`MIN_CONNECTIONS`].
     pub max_connections: u32,
-    /// Goes on where the server has `fsync` or `full_page_writes` off. For tests.
+    /// Accepts a server with `fsync` or `full_page_writes` off. For tests.
     pub allow_unsafe_server: bool,
-    /// Deliveries that lanes hold of events older than so many event numbers are read from the store again: bounds what
-    /// a restart reads back.
+    /// The length of the memory window, in event numbers. Deliveries of older events are no longer marked as held in
+    /// memory, which bounds what a restart reads back.
     pub memory_window_events: u32,
 }
 
@@ -78,7 +78,7 @@ impl PostgresOptions {
         self.config().map(|config| shown(&config))
     }
 
-    /// Connections that a node has at most, those beside the pool included.
+    /// The most connections of a node, including the ones beside the pool.
     #[must_use]
     pub fn descriptors(&self) -> usize {
         let all = self.max_connections.max(MIN_CONNECTIONS) + CONTROL_CONNECTIONS + LISTENING_CONNECTIONS;
@@ -92,7 +92,7 @@ impl PostgresOptions {
         Server::new(config, self.roots.clone()).map_err(|reason| OpenError::Database { database, reason })
     }
 
-    /// What the URL says. The error names no part of it, since any could be the password.
+    /// Parses the URL. The error contains no part of it, since any part could be the password.
     pub(in crate::store) fn config(&self) -> Result<Config, OpenError> {
         self.url.expose_secret().parse().map_err(|_| OpenError::Database {
             database: "the database's URL".to_owned(),
@@ -111,7 +111,7 @@ pub(in crate::store) fn shown(config: &Config) -> String {
     format!("database {} at {host}:{port}", config.get_dbname().unwrap_or("of the user's name"))
 }
 
-/// What is kept in `meta`.
+/// The keys in the table `meta`.
 pub(super) struct Keys {
     pub(super) id_hash: [u8; 16],
     pub(super) delivery_id: [u8; 16],
@@ -146,7 +146,7 @@ impl Opening<'_> {
         }
         let connection = self.connections.get().await.map_err(|error| self.failed(error.into()))?;
         self.make_keys(&connection).await?;
-        // A move that began meanwhile has made the keys.
+        // A move may have begun meanwhile and made the keys.
         self.refuse_unfinished(&connection).await?;
         let keys = self.keys(&connection).await?;
         drop(connection);
@@ -161,7 +161,8 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// Random keys, and the mark of the master key, unless there are some. Of nodes that start together one makes them.
+    /// Makes random keys and the mark of the master key, unless they exist. Of nodes that start together one makes
+    /// them.
     async fn make_keys(&self, connection: &Connection) -> Result<(), OpenError> {
         let io = |error: io::Error| self.other(&error);
         let id_hash = random_bytes::<16>().map_err(io)?;
@@ -181,7 +182,7 @@ impl Opening<'_> {
             .map_err(|failure| self.failed(failure))
     }
 
-    /// The keys of the installation, if the master key is the one.
+    /// The keys of the installation, if the master key is right.
     async fn keys(&self, connection: &Connection) -> Result<Keys, OpenError> {
         let read = async |name: &str| -> Result<Vec<u8>, OpenError> {
             let row = connection.query_opt("SELECT value FROM meta WHERE key = $1", &[&name]).await;
@@ -210,8 +211,8 @@ impl Opening<'_> {
     }
 }
 
-/// Refuses connections that share the sessions of a server. With a pooler that lends a session for each transaction, two
-/// that are open at the same time are answered by the same process of the server, or one by several.
+/// Refuses a pooler that lends a session for each transaction. Behind such a pooler, one process of the server answers
+/// two open connections, or several processes answer one.
 async fn refuse_shared_sessions(connections: &Connections, database: &str) -> Result<(), OpenError> {
     let read = async || -> Result<bool, Failure> {
         let (one, two) = (connections.get().await?, connections.get().await?);
@@ -263,7 +264,7 @@ pub(in crate::store) async fn check_server(
     Ok(())
 }
 
-/// What a schema of a version needs; one that is newer than this program is refused.
+/// The migrations that a schema of version `found` needs. A newer schema is refused.
 pub(in crate::store) fn missing_migrations(database: &str, found: i64) -> Result<&'static [Migration], OpenError> {
     migrate::missing(MIGRATIONS, found).map_err(|newer| OpenError::NewerSchema {
         path: database.to_owned(),
@@ -272,7 +273,7 @@ pub(in crate::store) fn missing_migrations(database: &str, found: i64) -> Result
     })
 }
 
-/// One migration in its transaction, unless another node was faster.
+/// Runs one migration in its transaction, unless another node has done so.
 pub(in crate::store) async fn migrate(connections: &Connections, migration: &Migration) -> Result<(), Failure> {
     let mut connection = connections.get().await?;
     connection.begin().await?;
@@ -293,7 +294,7 @@ pub(in crate::store) async fn migrate(connections: &Connections, migration: &Mig
     Ok(connection.commit().await?)
 }
 
-/// Whether nobody has made an installation in the database yet.
+/// Whether the database has no installation yet.
 pub(super) async fn is_new(options: &PostgresOptions) -> Result<bool, OpenError> {
     let config = options.config()?;
     let database = shown(&config);
@@ -318,7 +319,7 @@ fn master_key_check() -> Belonging<'static> {
     Belonging { tenant: DEFAULT_TENANT, webhook: Uuid::nil(), field: MASTER_KEY_CHECK }
 }
 
-/// 0: nothing of ours is there.
+/// 0: the database has no schema of this program.
 pub(in crate::store) async fn schema_version(connection: &Connection) -> Result<i64, Failure> {
     let found = connection.query_one("SELECT to_regclass('schema_version') IS NOT NULL", &[]).await?;
     if found.try_get(0)? { read_version(connection).await } else { Ok(0) }
@@ -336,7 +337,7 @@ pub(in crate::store) async fn has_transfer(connection: &Connection) -> Result<bo
     Ok(connection.query_one("SELECT EXISTS (SELECT 1 FROM transfer)", &[]).await?.try_get(0)?)
 }
 
-/// Whether a move into the database began and has not ended.
+/// Whether a move into the database has begun and not ended.
 async fn is_unfinished(connection: &Connection) -> Result<bool, Failure> {
     if !is_possible(connection).await? {
         return Ok(false);

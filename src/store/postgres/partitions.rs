@@ -8,18 +8,18 @@ use crate::delivery::id::EventSeq;
 use crate::store::StoreError;
 use crate::store::failure::Failure;
 
-/// Event numbers in a partition. Partitions say their range by their number, so this never changes.
+/// Event numbers in a partition. It never changes, since a partition's number gives its range.
 pub(in crate::store) const EVENTS_PER_PARTITION: i64 = 4_000_000;
-/// Partitions that are there beyond the one that is written to.
+/// Partitions that exist beyond the present one.
 const PARTITIONS_AHEAD: i64 = 2;
-/// `pg_advisory_xact_lock`: held by who makes or drops partitions.
+/// `pg_advisory_xact_lock`, held by a transaction that makes or drops partitions.
 pub(super) const PARTITIONS_LOCK: i64 = 0x5052_4452_0002;
 /// The tables, and the column that they are partitioned by.
 pub(super) const PARTITIONED: [&str; 3] = ["event", "delivery", "attempt"];
 
-/// How far partitions are known to be there.
+/// The partitions that are known to exist.
 pub(super) struct Partitions {
-    /// The first number without one.
+    /// The first event number without a partition.
     end: AtomicI64,
 }
 
@@ -33,7 +33,7 @@ impl Partitions {
         newest.0 >= self.end.load(Ordering::Relaxed) - PARTITIONS_AHEAD * EVENTS_PER_PARTITION
     }
 
-    /// Makes those that are missing.
+    /// Makes the missing partitions.
     pub(super) async fn make(&self, connections: &Connections) -> Result<(), StoreError> {
         let mut connection = connections.get().await?;
         let made = async {
@@ -53,7 +53,7 @@ async fn make_missing(connection: &Connection) -> Result<i64, Failure> {
     let newest: i64 = connection.query_one("SELECT last_value FROM event_number", &[]).await?.try_get(0)?;
     let present = newest / EVENTS_PER_PARTITION;
     let mut numbers: BTreeSet<i64> = (present..=present + PARTITIONS_AHEAD).collect();
-    // Those of a number are made and dropped together: what one table has, the others need.
+    // The partitions of a number are made and dropped together, in all tables.
     let found = connection
         .query(
             "SELECT DISTINCT substring(relname FROM '_p([0-9]+)$')::bigint
@@ -72,14 +72,14 @@ async fn make_missing(connection: &Connection) -> Result<i64, Failure> {
     Ok((present + PARTITIONS_AHEAD + 1) * EVENTS_PER_PARTITION)
 }
 
-/// Within a transaction: makes the partitions of a number that are not there, as tables of their own that are then attached,
-/// which does not wait for readers and writers of the others. One that somebody has detached is attached again.
+/// Within a transaction: makes the missing partitions of a number, as tables that are then attached, which does not
+/// wait for readers and writers of other partitions. A partition that was detached is attached again.
 pub(in crate::store) async fn make_one(connection: &Connection, number: i64) -> Result<(), Failure> {
     connection.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITIONS_LOCK]).await?;
     let (first, end) = (number * EVENTS_PER_PARTITION, (number + 1) * EVENTS_PER_PARTITION);
     for table in PARTITIONED {
         let name = format!("{table}_p{number}");
-        // Not `to_regclass`, which may answer from before the lock.
+        // Not `to_regclass`, whose answer may be older than the lock.
         let found = connection
             .query_opt(
                 "SELECT relispartition FROM pg_class

@@ -20,7 +20,7 @@ fn live_event(row: &Row, first: usize) -> Result<Arc<LiveEvent>, Failure> {
     Ok(Arc::new(LiveEvent { seq: row.try_get(first)?, event, is_damaged }))
 }
 
-/// Goes through the primary key of `pending`, and passes over what is not marked.
+/// Scans the primary key of `pending`, and skips entries without the mark.
 pub(super) async fn unsettled(
     connection: &Connection,
     after: EventSeq,
@@ -52,9 +52,9 @@ pub(super) async fn unsettled(
     rows.iter().map(|row| Ok(Unsettled { event: live_event(row, 0)?, webhooks: row.try_get(7)? })).collect()
 }
 
-/// What is due, where `$where` says of which entries of the queue, and `$order` how they follow each other: the entries
-/// as far as there is room for their bodies, and before the first whose time has not come; then, without their bodies,
-/// those that were looked at in vain. One more than wanted is looked at, to know whether there is one.
+/// Selects due entries of the queue; `$where` has the condition and `$order` the order. The rows are the entries whose
+/// bodies have room, up to the first that is not due, then the other entries that were looked at, without bodies. One
+/// entry beyond the limit is looked at, to learn whether there is more.
 macro_rules! select_due {
     ($where:literal, $order:literal) => {
         concat!(
@@ -137,12 +137,12 @@ fn due_delivery(row: &Row, webhook: WebhookSeq) -> Result<DueDelivery, Failure> 
     Ok(DueDelivery { event: live_event(row, 0)?, webhook, attempts: number(row, 7)?, round_attempts: number(row, 8)? })
 }
 
-/// `usize::MAX` is as much as there is.
+/// `usize::MAX` stands for no limit.
 fn bigint(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// The beginning of each webhook's part of the index `pending_due`; not a scan of what is pending.
+/// Reads the beginning of each webhook's part of the index `pending_due`, instead of scanning all pending entries.
 pub(super) async fn next_due(
     connection: &Connection,
     webhook: Option<WebhookSeq>,
@@ -166,7 +166,7 @@ pub(super) async fn next_due(
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
-/// Deleted webhooks that still have stored pending deliveries, which are looked up in the index `pending_due`.
+/// Deleted webhooks that still have stored pending deliveries. Served by the index `pending_due`.
 pub(super) async fn deleted_webhooks(connection: &Connection) -> Result<Vec<WebhookSeq>, Failure> {
     let rows = connection
         .query(

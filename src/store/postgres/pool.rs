@@ -20,29 +20,28 @@ use crate::store::failure::{Failure, of_postgres, postgres_text};
 use crate::store::{OpenError, StoreError};
 use crate::webhook::TenantSeq;
 
-/// How long reaching the server may take, and how long a call waits for a free connection.
+/// The timeout of connecting to the server, and of the wait for a free connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The server gives up a statement that takes longer.
+/// The server cancels a statement that takes longer.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection on which nothing comes for so long is asked whether it is there.
+/// Keepalive probes begin after this silence on a connection.
 const SILENCE: Duration = Duration::from_secs(4);
-/// A transaction in which the node says nothing for so long is rolled back by the server, and the node makes it again. It
-/// may hold locks of shards, which the next owner needs for itself alone, and of event ids: a process that was stopped or
-/// cut off in the middle of it keeps others from them only so long. Nothing here waits for anything else between two
-/// statements, so that a node that runs is far from it.
+/// The server rolls back a transaction in which the node sends nothing for this long, and the node makes it again. A
+/// transaction may hold locks of shards, which the next owner needs exclusively, and of event ids. This timeout bounds
+/// how long a process that was stopped or cut off keeps them. No transaction here waits for anything else between two
+/// statements, so a running node stays far below it.
 const IDLE_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(4);
-/// Slow work has this part of the connections.
+/// Slow work gets one in this many connections.
 const SLOW_SHARE: u32 = 2;
-/// And a tenant's slow work has this part of these, one at least, so that another's finds one.
+/// A tenant's slow work gets one in this many of these, at least one, so that other tenants find one.
 const SLOW_SHARE_OF_A_TENANT: usize = 2;
-/// What every connection sets. A statement that takes longer than its timeout is given up by the server. A commit is on
-/// disk before it is answered, whatever the server's default is.
+/// The settings of every session. The server cancels statements after their timeout. A commit is on disk before it is
+/// answered, whatever the server's default.
 ///
-/// Statements are planned once, and look up what they are given by an index, row by row. Left to itself the planner takes
-/// a full scan of an empty or a small table for as good, and keeps to it when the table has grown. The settings leave it
-/// nested loops, and so do the statements that change what they are given as arrays: they join by `BETWEEN` a key and the
-/// same key, because what is joined by `=` may still be scanned in full. Where rows are only read, a `LATERAL` with an
-/// `OFFSET` does it.
+/// Statements are planned once, and shall look up their parameters by an index, row by row. By default the planner
+/// prefers a full scan of an empty or small table, and keeps that plan when the table has grown. The settings leave it
+/// nested loops only. A join by `=` may still scan a table in full; so statements that change rows given as arrays join
+/// by `BETWEEN` a key and the same key, and statements that read use a `LATERAL` with an `OFFSET`.
 const SESSION: &str = "
     SELECT
         set_config('synchronous_commit',
@@ -55,12 +54,12 @@ const SESSION: &str = "
         set_config('enable_mergejoin', 'off', false),
         set_config('enable_hashagg', 'off', false),
         set_config('jit', 'off', false);";
-/// Begins a transaction that reads one state of everything. What is asked in it differs from time to time: each statement
-/// is planned for what it is given.
+/// Begins a transaction that reads one snapshot. Its parameters differ widely, so each statement gets a plan for its
+/// own.
 const BEGIN_SNAPSHOT: &str =
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
 
-/// Where the server is, and how it is reached.
+/// The server, and how to connect to it.
 #[derive(Clone)]
 pub(in crate::store) struct Server {
     pub(super) config: Config,
@@ -84,18 +83,18 @@ impl Server {
 /// The pool.
 pub(in crate::store) struct Connections {
     pool: Pool,
-    /// As many permits as connections; who has all of them knows that nobody uses one.
+    /// As many permits as connections. The holder of all permits knows that no connection is in use.
     permits: Arc<Semaphore>,
     max: u32,
-    /// What slow work needs beside a connection, so that it leaves some to what must not wait for it; in turns by tenant.
+    /// Permits for slow work, in turns by tenant, so that some connections are left for other work.
     slow: Turns<Option<TenantSeq>>,
 }
 
-/// A connection on loan; goes back when dropped. A transaction that was not ended is rolled back.
+/// A connection on loan, which returns when dropped. An open transaction is rolled back.
 pub(in crate::store) struct Connection {
     client: deadpool_postgres::Object,
     in_transaction: bool,
-    /// Goes after the connection: who gets it finds one.
+    /// Dropped after the connection, so that the next holder finds a connection.
     _permit: OwnedSemaphorePermit,
     slow: Option<Permit<Option<TenantSeq>>>,
 }
@@ -111,7 +110,7 @@ impl Connections {
         let session: Arc<str> = session.into();
         let pool = Pool::builder(manager)
             .max_size(max as usize)
-            // The last one used has its statements prepared, and the server what it needs in its caches.
+            // The connection used last has its statements prepared, and warm caches at the server.
             .queue_mode(QueueMode::Lifo)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(CONNECT_TIMEOUT))
@@ -140,7 +139,7 @@ impl Connections {
         Ok(Connection { client, in_transaction: false, _permit: permit, slow: None })
     }
 
-    /// For work that may take long: a connection on which everything is read from one state of the database.
+    /// A connection for work that may take long. All its statements read one snapshot.
     pub(super) async fn snapshot(&self, tenant: Option<TenantSeq>) -> Result<Connection, StoreError> {
         let slow = self.slow.acquire(tenant).await;
         let mut connection = self.get().await?;
@@ -149,7 +148,7 @@ impl Connections {
         Ok(connection)
     }
 
-    /// Waits for who uses a connection now, then closes all. Later calls fail.
+    /// Waits until no connection is in use, then closes all. Later calls fail.
     pub(super) async fn close(&self) {
         if let Ok(_all) = self.permits.acquire_many(self.max).await {
             self.permits.close();
@@ -177,7 +176,7 @@ pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("it is closed".to_owned())
 }
 
-/// What a statement is given.
+/// The parameters of a statement.
 pub(in crate::store) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Connection {
@@ -185,7 +184,7 @@ impl Connection {
         self.query_numbered(sql, parameters).await
     }
 
-    /// The only row, or none.
+    /// The single row, or none.
     pub(in crate::store) async fn query_opt(
         &self,
         sql: &'static str,
@@ -204,7 +203,8 @@ impl Connection {
         Ok(self.client.query_one(&statement, parameters).await?)
     }
 
-    /// What the second statement reads. It is sent right after the first, which ends before it begins.
+    /// The rows of the second statement. It is sent without waiting for the first, which the server ends before it
+    /// begins the second.
     pub(super) async fn query_after(
         &self,
         first: (&'static str, Parameters<'_>),
@@ -212,7 +212,7 @@ impl Connection {
     ) -> Result<Vec<Row>, Failure> {
         let before = self.client.prepare_cached(first.0).await?;
         let statement = self.client.prepare_cached(second.0).await?;
-        // The first poll of each sends it.
+        // The first poll of each future sends the statement.
         let (_, rows) = tokio::try_join!(
             biased;
             self.client.query(&before, first.1),
@@ -221,7 +221,7 @@ impl Connection {
         Ok(rows)
     }
 
-    /// How many rows it changed.
+    /// Returns the number of changed rows.
     pub(in crate::store) async fn execute(
         &self,
         sql: &'static str,
@@ -230,19 +230,19 @@ impl Connection {
         self.execute_numbered(sql, parameters).await
     }
 
-    /// As [`query`](Self::query), for a statement that was numbered from one of a few.
+    /// As [`query`](Self::query), for a statement made by `numbered`, of which there are few.
     pub(super) async fn query_numbered(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Failure> {
         let statement = self.client.prepare_cached(sql).await?;
         Ok(self.client.query(&statement, parameters).await?)
     }
 
-    /// As [`execute`](Self::execute), for a statement that was numbered from one of a few.
+    /// As [`execute`](Self::execute), for a statement made by `numbered`, of which there are few.
     pub(super) async fn execute_numbered(&self, sql: &str, parameters: Parameters<'_>) -> Result<u64, Failure> {
         let statement = self.client.prepare_cached(sql).await?;
         Ok(self.client.execute(&statement, parameters).await?)
     }
 
-    /// The process of the server that answers, asked for by a statement that needs no session.
+    /// The server's process that answers, read by a statement that needs no session.
     pub(super) async fn server_process(&self) -> Result<String, tokio_postgres::Error> {
         let messages = self.client.simple_query("SELECT pg_backend_pid()").await?;
         let found = messages.iter().find_map(|message| match message {
@@ -257,7 +257,7 @@ impl Connection {
         self.client.batch_execute(sql).await
     }
 
-    /// A statement that is used for a while and not kept.
+    /// Prepares a statement that is not cached.
     pub(in crate::store) async fn prepare(&self, sql: &str) -> Result<Statement, Failure> {
         Ok(self.client.prepare(sql).await?)
     }
@@ -266,7 +266,7 @@ impl Connection {
         Ok(self.client.query(statement, &[]).await?)
     }
 
-    /// Rows into a table, by a `COPY … FROM STDIN (FORMAT binary)`; the quickest way for many. Each has a value of each
+    /// Writes rows by `COPY … FROM STDIN (FORMAT binary)`, the quickest way for many rows. Each row has a value of each
     /// of `types`.
     pub(in crate::store) async fn copy_in<'a, T: ToSql + Sync + 'a>(
         &self,
@@ -291,7 +291,7 @@ impl Connection {
         self.client.batch_execute(begin).await
     }
 
-    /// On an error nobody knows whether it was committed.
+    /// After an error it is unknown whether the transaction was committed.
     pub(in crate::store) async fn commit(&mut self) -> Result<(), tokio_postgres::Error> {
         self.client.batch_execute("COMMIT").await?;
         self.in_transaction = false;
@@ -302,8 +302,8 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.in_transaction {
-            // The first poll sends it, before anything that the next borrower sends. Nobody waits for the answer: the
-            // next borrower's statements do.
+            // The first poll sends the statement, before any of the next borrower. The answer is not awaited; the
+            // statements of the next borrower come after it.
             let rollback = pin!(self.client.batch_execute("ROLLBACK"));
             let _ = rollback.poll(&mut Context::from_waker(Waker::noop()));
         }

@@ -10,16 +10,16 @@ use uuid::Uuid;
 use crate::store::Shard;
 use crate::webhook::WebhookSeq;
 
-/// This node among others; nothing, as long as it does not take part.
+/// This node among others; `None` until its first renewal.
 #[derive(Default)]
 pub(super) struct Presence {
     node: OnceLock<Uuid>,
-    /// Of webhooks that it owns or was told of.
+    /// The shards of webhooks that this node owns or has read.
     shards: RwLock<HashMap<WebhookSeq, Shard>>,
 }
 
 impl Presence {
-    /// The store is used by this node from now on.
+    /// Sets the node that uses the store.
     pub(super) fn begin(&self, node: Uuid) {
         self.node.get_or_init(|| node);
     }
@@ -32,7 +32,7 @@ impl Presence {
         self.node.get().copied()
     }
 
-    /// `None`: it is not known, and so it is not this node's.
+    /// `None`: the webhook is unknown here, so it is not this node's.
     pub(super) fn shard(&self, webhook: WebhookSeq) -> Option<Shard> {
         self.shards.read().get(&webhook).copied()
     }

@@ -21,7 +21,7 @@ use crate::store::sql::found;
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// One job, which nobody else steps or ends until the transaction ends: its UUID, then the tenant.
+/// Locks one job against other steps and its end, until the transaction ends. Parameters: its UUID, the tenant.
 const LOCK_JOB: &str = select_jobs!("WHERE job.uuid = ?1 AND job.tenant = ?2 FOR NO KEY UPDATE OF job");
 
 /// Deletes at most `limit` jobs that ended before `before`; returns how many.
@@ -58,7 +58,7 @@ async fn take_step(commit: &mut Commit, step: &ReplayStep) -> Result<Stepped, Fa
     Ok(Stepped { job, changed })
 }
 
-/// Those of `keys` whose webhooks are the tenant's and not deleted.
+/// The ones of `keys` whose webhooks are the tenant's and not deleted.
 async fn of_live_webhooks(
     commit: &Commit,
     tenant: TenantSeq,
@@ -90,7 +90,7 @@ async fn send_again(
     let keys = of_live_webhooks(commit, tenant, &keys).await?;
     let wanted = Wanted { keys: &keys, states: &DeliveryState::ALL, in_memory: false };
     let mut changed = moves::change(commit, tenant, &wanted, &Transition::queued(now), now).await?;
-    // What has a delivery is owed already, and left alone by this.
+    // `add` skips events that already have a delivery to the webhook.
     changed.extend(moves::add(commit, tenant, &keys, now).await?);
     Ok(webhooks.iter().copied().filter(|webhook| changed.iter().any(|key| key.webhook == *webhook)).collect())
 }

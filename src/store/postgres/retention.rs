@@ -20,16 +20,17 @@ use crate::store::retention::{
 };
 use crate::webhook::TenantSeq;
 
-/// Idempotency keys, and jobs, deleted in one step.
+/// The most idempotency keys, and the most jobs, deleted in one step.
 const MAX_PURGE_RECORDS: u32 = 50;
-/// Events that one statement of a step looks at.
+/// The most events that one statement of a step looks at.
 const PORTION_EVENTS: u32 = 500;
-/// Dropping a partition takes the whole table for a moment, and who wants to write waits behind it: it does not wait long.
+/// Dropping a partition locks the whole table for a moment, and writers queue behind it while it waits. So it waits
+/// only briefly.
 const DROP_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
-/// Where there is no cutoff: nothing was before it.
+/// Stands for no cutoff: earlier than all data.
 const NEVER: UnixMicros = UnixMicros(i64::MIN);
 
-/// What may go.
+/// The data that a step may delete.
 struct Purgeable {
     events: Vec<EventSeq>,
     through: EventSeq,
@@ -47,9 +48,9 @@ impl Purgeable {
         self.rows >= MAX_PURGE_ROWS || self.bytes >= MAX_PURGE_BYTES
     }
 
-    /// Takes up what a statement found among the events after `through`: rows of an event's number, when it was
-    /// accepted, whether it has something that may go, how many rows that is, and how many bytes of a body. `false`: it
-    /// is the last.
+    /// Adds the result of a statement over the events after `through`. A row has an event's number, its time of
+    /// acceptance, whether it has data to delete, the number of those rows, and the bytes of its body. `false`: the
+    /// step is full, or no further event is old enough.
     fn take(&mut self, rows: &[Row], before: UnixMicros) -> Result<bool, Failure> {
         for row in rows {
             let accepted_at: UnixMicros = row.try_get(1)?;
@@ -72,7 +73,7 @@ impl Purgeable {
     }
 }
 
-/// [`Retention`] as parameters: the tenants with cutoffs of their own, and what is for all others.
+/// [`Retention`] as parameters: the tenants with cutoffs of their own, and the cutoffs of all others.
 struct Columns {
     tenants: Vec<TenantSeq>,
     events: Vec<UnixMicros>,
@@ -98,8 +99,8 @@ impl Columns {
     }
 }
 
-/// The columns that [`Purgeable::take`] reads, of the events that `$which` names. An event may go when it is old enough,
-/// and each of its deliveries has ended and is old enough. Served by the primary keys.
+/// The columns that [`Purgeable::take`] reads, of the events that `$which` names. An event may be deleted when it is
+/// old enough, and each of its deliveries has ended and is old enough. Served by the primary keys.
 macro_rules! select_events {
     ($which:literal) => {
         concat!(
@@ -169,12 +170,12 @@ async fn query_events(
         .await
 }
 
-/// Deletes those of `events` that may still go; returns how many.
+/// Deletes the ones of `events` that may still be deleted; returns their number.
 async fn delete_events(commit: &mut Commit, events: &[EventSeq], retention: &Retention) -> Result<u64, Failure> {
     let connection = &commit.connection;
     let sql = "SELECT seq, tenant, id, octet_length(body) FROM event WHERE seq = ANY($1) ORDER BY seq FOR UPDATE";
     let locked = connection.query(sql, &[&events]).await?;
-    // What was committed before the locks were given is seen by this statement.
+    // This statement sees everything that was committed before the locks were granted.
     let sql = select_events!("WHERE seq = ANY($1::bigint[]) AND seq <= $2::bigint");
     let rows = query_events(connection, sql, &events, &i64::MAX, retention).await?;
     let mut going = Vec::new();
@@ -297,8 +298,8 @@ async fn delete_records(commit: &Commit, now: UnixMicros, jobs_before: UnixMicro
     Ok(keys == u64::from(MAX_PURGE_RECORDS) || jobs == u64::from(MAX_PURGE_RECORDS))
 }
 
-/// The numbers of partitions without an event that will get none, oldest first. The one before the present is left: a
-/// transaction may have taken a number of it that is not stored yet.
+/// The numbers of partitions that have no event and will get none, oldest first. The one before the present partition
+/// is left out, since a transaction under way may have taken a number in it.
 async fn spent_partitions(connection: &Connection) -> Result<Vec<i64>, Failure> {
     let rows = connection
         .query(
@@ -319,7 +320,7 @@ async fn spent_partitions(connection: &Connection) -> Result<Vec<i64>, Failure> 
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
-/// Drops a partition, which gives its files back.
+/// Drops a partition, which frees its files.
 async fn drop_partition(commit: &Commit, number: i64) -> Result<(), Failure> {
     let connection = &commit.connection;
     connection.batch(DROP_LOCK_TIMEOUT).await?;
@@ -386,7 +387,7 @@ impl RetentionStore for PostgresStore {
         let spent = spent_partitions(&self.shared.connections.snapshot(None).await?).await?;
         let Some(oldest) = spent.first() else { return Ok(false) };
         let dropped = write!(self, |commit| match drop_partition(commit, *oldest).await {
-            // Somebody works with it, as a backup does for long. There will be another time.
+            // A long transaction, such as a backup, uses the partition. A later step tries again.
             Err(Failure::Postgres(error)) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) =>
                 Err(StoreError::Conflict("the partition is in use".to_owned()).into()),
             done => done,

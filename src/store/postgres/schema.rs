@@ -3,10 +3,10 @@
 use super::pool::Connection;
 use crate::store::failure::Failure;
 
-/// `pg_advisory_xact_lock`: held by who migrates.
+/// `pg_advisory_xact_lock`, held by a migration.
 pub(super) const MIGRATION_LOCK: i64 = 0x5052_4452_0001;
 
-/// After the last migration. Partitions and their parents have the same columns.
+/// The tables after the last migration. Partitions and their parents have the same columns.
 pub(super) const TABLES: &[(&str, &str)] = &[
     ("attempt", "event_seq webhook_seq started_at duration_us number status_code error response"),
     ("audit", "seq uuid at tenant actor_token actor_name action target target_name fields address"),
@@ -44,7 +44,7 @@ pub(super) const TABLES: &[(&str, &str)] = &[
     ),
 ];
 
-/// What is missing, if anything is.
+/// The name of a missing table or column; `None`: the schema is whole.
 pub(super) async fn damage(connection: &Connection) -> Result<Option<String>, Failure> {
     let columns = |columns: &'static str| columns.split(' ');
     let expected = TABLES.iter().flat_map(|(table, names)| columns(names).map(move |name| (*table, name)));

@@ -8,7 +8,7 @@ use super::pool::{Connection, Connections};
 use crate::store::failure::Failure;
 use crate::store::{OpenError, StoreError};
 
-/// Scratch databases are named so, and a random number.
+/// The prefix of the names of scratch databases; a random number follows.
 const NAME: &str = "postrider_scratch_";
 
 /// A new and empty database on a server.
@@ -16,7 +16,7 @@ pub struct Scratch {
     name: String,
     /// Where it is.
     pub url: SecretString,
-    /// To the database of the options, on which the new one was asked for.
+    /// Connections to the database of the options, through which the new one was made.
     server: Connections,
     own: Connections,
 }
@@ -29,12 +29,12 @@ pub struct Counted {
     pub wal_bytes: i64,
     /// Statements in this database; `None`: the server has no `pg_stat_statements`.
     pub statements: Option<i64>,
-    /// The process on the server's machine that answered.
+    /// The id of the server's process that answered.
     pub backend: i32,
 }
 
 impl Scratch {
-    /// Makes a database beside that of `options`, whose user must be allowed to.
+    /// Makes a database beside the one of `options`, whose user needs the right to do so.
     pub async fn create(options: &PostgresOptions) -> Result<Self, OpenError> {
         let database = options.shown()?;
         let failed = |error: StoreError| OpenError::Database { database: database.clone(), reason: error.to_string() };
@@ -48,7 +48,7 @@ impl Scratch {
         made.map_err(|error| failed(Failure::from(error).into()))?;
         let scratch = Self { name, url, server, own };
         let connection = scratch.own.get().await.map_err(failed)?;
-        // Where that is refused there is no count of statements.
+        // If the server refuses, statements are not counted.
         let _ = connection.batch("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").await;
         Ok(scratch)
     }
@@ -74,7 +74,7 @@ impl Scratch {
         Ok(Counted { statements: statements(&connection).await, ..read()? })
     }
 
-    /// Gives everything back, whoever is still connected.
+    /// Drops the database even if clients are connected.
     pub async fn drop_database(self) -> Result<(), StoreError> {
         self.own.close().await;
         let connection = self.server.get().await?;
@@ -102,7 +102,7 @@ fn at_database(url: &SecretString, name: &str) -> SecretString {
             parsed.set_path(name);
             String::from(parsed).into()
         }
-        // Of pairs with one key the last counts.
+        // Of pairs with the same key the last is used.
         Err(_) => format!("{url} dbname={name}").into(),
     }
 }

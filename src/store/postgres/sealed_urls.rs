@@ -9,7 +9,7 @@ use crate::store::records::webhook_columns::sealed_url;
 use crate::store::seal::Sealer;
 use crate::webhook::TenantSeq;
 
-/// Seals them, those of deleted webhooks too. What the rows were before goes with the next `VACUUM`.
+/// Seals the URLs, also of deleted webhooks. The next `VACUUM` removes the old rows.
 pub(super) async fn seal_urls(connections: &Connections, sealer: &Sealer) -> Result<(), Failure> {
     let mut connection = connections.get().await?;
     let unsealed = "SELECT EXISTS (SELECT 1 FROM webhook WHERE url NOT LIKE '%/…')";

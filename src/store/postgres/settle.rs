@@ -16,20 +16,20 @@ use crate::store::failure::Failure;
 use crate::store::{AttemptRecord, SettleBatch, Settlement};
 use crate::webhook::{WebhookHealth, WebhookSeq};
 
-/// How long outcomes are held back, for the next ones to gather meanwhile: their caller hands them in one batch at a
-/// time, and nobody waits for an outcome.
+/// Outcomes are held back for this long, while further ones gather: the settler sends one batch at a time, and no
+/// client waits for an outcome.
 const PATIENCE: Duration = Duration::from_millis(3);
-/// A batch of so many is worth a transaction of its own, and is not held back.
+/// A batch with this many rows is worth a transaction of its own, and is not held back.
 const WORTHWHILE_ROWS: usize = 512;
 
-/// Waits, if that makes fewer transactions of what follows.
+/// Waits, if that saves transactions.
 pub(super) async fn gather(batch: &SettleBatch) {
     if !batch.is_urgent && batch.settlements.len() < WORTHWHILE_ROWS {
         tokio::time::sleep(PATIENCE).await;
     }
 }
 
-/// Returns the webhooks of which nothing was written, because others own them now.
+/// Returns the webhooks whose settlements were not written, because another node owns them now.
 pub(super) async fn settle(commit: &mut Commit, batch: &SettleBatch) -> Result<Vec<WebhookSeq>, Failure> {
     let guarded = match &batch.fence {
         Some(fence) => Some(fence::guard(&commit.connection, fence).await?),
@@ -58,8 +58,8 @@ pub(super) async fn settle(commit: &mut Commit, batch: &SettleBatch) -> Result<V
     Ok(spoken_of.into_iter().filter(|webhook| !may_write(*webhook)).collect())
 }
 
-/// The settlements in order of their deliveries, so that no two transactions wait for each other; each delivery once a
-/// round, as one statement changes a row once.
+/// The settlements in order of their deliveries, which prevents deadlocks. A round has each delivery at most once,
+/// because a statement changes a row only once.
 fn rounds<'a>(settlements: impl Iterator<Item = &'a Settlement>) -> Vec<Vec<&'a Settlement>> {
     let mut sorted: Vec<&Settlement> = settlements.collect();
     sorted.sort_by_key(|settlement| settlement.key);
@@ -97,7 +97,7 @@ fn status_code(settlement: &Settlement) -> Option<i32> {
     settlement.attempt.as_ref().and_then(|attempt| attempt.status_code).map(i32::from)
 }
 
-/// Changes entries that stay in the queue; returns those that are there.
+/// Changes entries that stay in the queue; returns the ones found.
 async fn keep(commit: &Commit, kept: &[&Settlement]) -> Result<HashSet<DeliveryKey>, Failure> {
     if kept.is_empty() {
         return Ok(HashSet::new());
@@ -133,7 +133,7 @@ async fn keep(commit: &Commit, kept: &[&Settlement]) -> Result<HashSet<DeliveryK
     keys(&rows)
 }
 
-/// Moves entries that have ended out of the queue; returns those that were there.
+/// Moves entries that have ended out of the queue; returns the ones found.
 async fn end(commit: &Commit, ended: &[&Settlement]) -> Result<HashSet<DeliveryKey>, Failure> {
     if ended.is_empty() {
         return Ok(HashSet::new());
@@ -185,7 +185,8 @@ async fn end(commit: &Commit, ended: &[&Settlement]) -> Result<HashSet<DeliveryK
     keys(&rows)
 }
 
-/// A settlement of what is not in the queue: an operator ended it meanwhile, or it was settled before. Delivered is final.
+/// Settles a delivery that is not in the queue, because an operator has ended it or because it was settled before. The
+/// state delivered is final.
 async fn end_again(commit: &mut Commit, settlement: &Settlement) -> Result<(), Failure> {
     let key = settlement.key;
     let Some(row) = commit
@@ -231,7 +232,7 @@ async fn end_again(commit: &mut Commit, settlement: &Settlement) -> Result<(), F
     insert_attempts(commit, attempt.map(|_| settlement).into_iter()).await
 }
 
-/// Counts settlements of what was in the queue.
+/// Counts settlements of deliveries that were in the queue.
 async fn count<'a>(commit: &mut Commit, settled: impl Iterator<Item = &'a Settlement>) -> Result<(), Failure> {
     for settlement in settled {
         let tenant = commit.shared.tenant_of(&commit.connection, settlement.key.webhook).await?;
@@ -283,7 +284,7 @@ pub(super) async fn update_health<'a>(
     commit: &Commit,
     health: impl Iterator<Item = &'a (WebhookSeq, WebhookHealth)>,
 ) -> Result<(), Failure> {
-    // One row is changed once by a statement; the last word counts.
+    // A statement changes a row only once, so the last health of each webhook is taken.
     let last: std::collections::BTreeMap<_, _> = health.map(|(webhook, health)| (*webhook, health)).collect();
     if last.is_empty() {
         return Ok(());

@@ -22,7 +22,7 @@ use crate::store::sql::{Fields, Row, Select, Sql, Value};
 use crate::store::{Act, Shard, StoreError};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// Names of tenants are given by one transaction at a time; reading them, and locking a tenant, goes on beside it.
+/// Only one transaction at a time gives names to tenants. Reads, and locks of a single tenant, are not blocked.
 const LOCK_TENANT_NAMES: &str = "LOCK TABLE tenant IN SHARE ROW EXCLUSIVE MODE";
 
 impl ToSql for Value {
@@ -74,7 +74,7 @@ pub(super) fn values(row: &tokio_postgres::Row) -> Result<Row, Failure> {
     (0..row.len()).map(|column| Ok(row.try_get(column)?)).collect()
 }
 
-/// A statement as PostgreSQL takes it: `$1` for `?1`.
+/// Turns `?1` into PostgreSQL's `$1`.
 fn numbered(sql: &str) -> String {
     sql.replace('?', "$")
 }
@@ -84,13 +84,13 @@ fn parameters(values: &[Value]) -> Vec<&(dyn ToSql + Sync)> {
 }
 
 impl Connection {
-    /// What a statement of [`Sql`] reads.
+    /// The rows of a statement of [`Sql`].
     pub(super) async fn query_values(&self, sql: &str, given: &[Value]) -> Result<Vec<Row>, Failure> {
         let rows = self.query_numbered(&numbered(sql), &parameters(given)).await?;
         rows.iter().map(values).collect()
     }
 
-    /// How many rows a statement of [`Sql`] changed.
+    /// The number of rows that a statement of [`Sql`] changed.
     pub(super) async fn execute_values(&self, sql: &str, given: &[Value]) -> Result<u64, Failure> {
         self.execute_numbered(&numbered(sql), &parameters(given)).await
     }
@@ -166,7 +166,7 @@ impl Sql for Blocking<'_> {
             "UPDATE webhook SET shard = ?2 WHERE seq = ?1",
             &[webhook.into(), u32::from(shard.number()).into()],
         )?;
-        // Whether or not it is committed: nothing is sent to a webhook that is not there.
+        // Correct even if the transaction fails: an unknown webhook gets no deliveries.
         self.commit.shared.presence.note(webhook, shard);
         Ok(())
     }
@@ -176,7 +176,7 @@ impl Sql for Blocking<'_> {
     }
 }
 
-/// Does work in a transaction, which it gives back for its end.
+/// Runs work in a transaction, and returns the transaction for its commit.
 pub(super) async fn write(mut commit: Commit, write: &Write) -> Result<(Commit, Result<(), Failure>), StoreError> {
     let (runtime, work) = (Handle::current(), write.work.clone());
     let working = spawn_blocking(move || {
@@ -186,7 +186,7 @@ pub(super) async fn write(mut commit: Commit, write: &Write) -> Result<(Commit, 
     working.await.map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 
-/// Reads, each statement on what is committed when it begins.
+/// Runs reads. Each statement sees what is committed when it begins.
 pub(super) async fn read(connection: Connection, shared: Arc<Shared>, read: Read) -> Result<(), StoreError> {
     let runtime = Handle::current();
     let reading = spawn_blocking(move || {

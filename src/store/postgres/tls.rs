@@ -7,10 +7,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::delivery::client::Roots;
 
-/// Whenever TLS is used, the server's certificate must be of one of `roots` and for the host's name, as with
-/// `sslmode=verify-full` of other clients: encryption towards just anybody would protect nothing.
+/// With TLS the server's certificate must be issued by one of `roots` and for the host's name, as with
+/// `sslmode=verify-full` of other clients. Encryption without authentication would protect nothing.
 pub(super) fn connector(roots: Roots) -> Result<MakeRustlsConnect, rustls::Error> {
-    // The provider is named here, so a program around this library need not install one.
+    // The provider is given here, so that a program around this library need not install one.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

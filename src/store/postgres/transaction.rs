@@ -18,17 +18,19 @@ use crate::store::failure::{Failure, of_postgres};
 use crate::store::{Act, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 
-/// How often a transaction is tried that others are in the way of.
+/// The most tries of a transaction that fails because of concurrent ones.
 pub(super) const MAX_TRIES: u32 = 5;
 
-/// A probe that waits for a lock is given up before whoever asked for it gives up, so that it keeps no connection.
+/// A probe that waits for a lock ends before its caller's timeout, so that it does not keep a connection.
 const BEGIN_REHEARSAL: &str = "SET LOCAL lock_timeout = '1s'; SAVEPOINT rehearsal";
 
-/// Numbers of rows of the table `counters`: each belongs to one transaction at a time, so that none waits for another.
+/// Numbers of rows of the table `counters`. Each belongs to one transaction at a time, so that transactions do not wait
+/// for each other.
 pub(super) struct CounterSlots {
     free: Mutex<Vec<i32>>,
     count: i32,
-    /// The first number of this node. Two nodes may have the same for a moment, and wait for each other then.
+    /// The first number of this node. Two nodes may have the same one for a moment; their transactions then wait for
+    /// each other.
     first: AtomicI32,
 }
 
@@ -38,7 +40,7 @@ impl CounterSlots {
         Self { free: Mutex::new((0..count).rev().collect()), count, first: AtomicI32::new(0) }
     }
 
-    /// `place`: how many of the nodes that share the store come before this one.
+    /// `place`: the number of nodes before this one.
     pub(super) fn begin_at(&self, place: i32) {
         self.first.store(place.saturating_mul(self.count), Ordering::Relaxed);
     }
@@ -51,8 +53,8 @@ pub(super) struct CounterSlot {
 }
 
 impl CounterSlot {
-    /// The lowest that is free, so that few are used. There are as many as connections, and each of these has one
-    /// transaction at most.
+    /// The lowest free slot, so that few rows are used. There are as many slots as connections, and a connection has at
+    /// most one transaction.
     pub(super) fn take(shared: &Arc<Shared>) -> Self {
         let mut free = shared.slots.free.lock();
         free.sort_unstable_by(|a, b| b.cmp(a));
@@ -70,15 +72,15 @@ impl Drop for CounterSlot {
     }
 }
 
-/// A transaction under way. Dropped without [`Commit::end`], nothing of it is left.
+/// A transaction under way. It is rolled back if it is dropped without [`Commit::end`].
 pub(super) struct Commit {
     pub(super) connection: Connection,
     pub(super) shared: Arc<Shared>,
-    /// What this call leaves lines in the audit log for.
+    /// The act for which this call writes lines in the audit log.
     pub(super) act: Option<Arc<Act>>,
     counters: BTreeMap<TenantSeq, Counters>,
     slot: Option<CounterSlot>,
-    /// What is stored already, its counters too.
+    /// Usage of events whose counters are stored already.
     used: BTreeMap<TenantSeq, Usage>,
     newest: EventSeq,
 }
@@ -98,12 +100,12 @@ impl Commit {
         })
     }
 
-    /// What this transaction adds to a tenant's counters.
+    /// The additions of this transaction to a tenant's counters.
     pub(super) fn counters(&mut self, tenant: TenantSeq) -> &mut Counters {
         self.counters.entry(tenant).or_default()
     }
 
-    /// The row of the counters that is this transaction's until its end.
+    /// The row of the counters that this transaction has until its end.
     pub(super) fn slot(&mut self) -> i32 {
         self.slot.get_or_insert_with(|| CounterSlot::take(&self.shared)).number()
     }
@@ -116,8 +118,8 @@ impl Commit {
         self.newest = self.newest.max(stored.newest);
     }
 
-    /// Fails while nothing can be accepted or nothing can be committed: accepts an event for all tables that accepting
-    /// writes to, takes that back, and commits a row.
+    /// Fails while events cannot be accepted or nothing can be committed. It accepts an event that touches all tables
+    /// of an acceptance, rolls that back, and commits a row.
     pub(super) async fn probe(&mut self) -> Result<(), Failure> {
         self.connection.batch(BEGIN_REHEARSAL).await?;
         let slot = self.slot();
@@ -133,8 +135,9 @@ impl Commit {
             .map(drop)
     }
 
-    /// Commits if it is `done`, or rolls back; `Continue` if it should be tried again from the beginning. An error of a
-    /// statement must have come through to here: after one, the server makes a commit a rollback without saying so.
+    /// Commits if `done` is a success, otherwise rolls back. `Continue`: the caller should try again from the
+    /// beginning. The error of a statement must be passed on to here, since after one the server silently turns a
+    /// commit into a rollback.
     pub(super) async fn end<T>(
         mut self,
         done: Result<T, Failure>,
@@ -160,7 +163,8 @@ impl Commit {
                 ControlFlow::Break(Err(failure.into()))
             }
             Ok(value) => {
-                // Before anybody is answered: who was admitted is counted here, or nowhere.
+                // Before the callers are answered: they free their reservations of quotas then, and rely on these
+                // gauges.
                 self.shared.gauges.add(self.counters.iter().map(|(tenant, added)| (*tenant, added.usage())));
                 self.shared.gauges.add(std::mem::take(&mut self.used).into_iter());
                 self.shared.window.saw(self.newest);
@@ -215,8 +219,9 @@ impl Commit {
     }
 }
 
-/// `write!(store, |commit| …)`: does what is asked in a transaction, whose name is `commit`, and returns after its commit;
-/// does it again if others were in the way. It is a macro, as no closure can lend itself to a future that is `Send`.
+/// `write!(store, |commit| …)` runs the expression in a transaction named `commit`, and returns after the commit. It
+/// tries again if a concurrent transaction made it fail. It is a macro, since a closure cannot lend `commit` to a
+/// future that is `Send`.
 macro_rules! write {
     ($store:expr, |$commit:ident| $work:expr) => {{
         let mut tries = 0;

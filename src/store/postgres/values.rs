@@ -64,7 +64,7 @@ pub(super) fn optional_number<T: TryFrom<i32>>(row: &Row, at: usize) -> Result<O
     number.map(|number| T::try_from(number).map_err(|_| corrupt(format_args!("{number} is out of range")))).transpose()
 }
 
-/// A text of the column `at`, which is `bytea`, because it may hold U+0000.
+/// A text of the column `at`, which is `bytea`, because the text may contain U+0000.
 pub(super) fn utf8(row: &Row, at: usize) -> Result<&str, Failure> {
     std::str::from_utf8(row.try_get(at)?).map_err(corrupt)
 }
@@ -88,7 +88,7 @@ pub(super) fn integer(number: u32) -> i32 {
     fit(number, i32::MAX)
 }
 
-/// For a column `text` that holds what others have written: PostgreSQL's texts cannot hold U+0000.
+/// For a column `text` with text from outside: PostgreSQL's texts cannot contain U+0000.
 pub(super) fn text(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }

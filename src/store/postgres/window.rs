@@ -19,15 +19,15 @@ use crate::delivery::id::EventSeq;
 use crate::store::StoreError;
 use crate::store::failure::Failure;
 
-/// Marks are taken away in steps of the window's length divided by this.
+/// Marks are cleared in steps of the window's length divided by this.
 const STEPS_PER_WINDOW: i64 = 64;
-/// Event numbers that one statement goes through, so that it is short even where each event is owed to many.
+/// The most event numbers of one statement, so that it is short even if each event has many deliveries.
 const MAX_STEP_EVENTS: i64 = 4_096;
-/// Statements for it beside one transaction that accepts: it catches up, and holds nobody up.
+/// The most statements of the window beside one accepting transaction, so that it catches up without delaying events.
 const MAX_STEPS: u32 = 16;
-/// How long after an error a transaction may still be committed: longer than a statement may take.
+/// The time after an error in which a transaction may still get committed: longer than a statement's timeout.
 const DOUBT: Duration = Duration::from_secs(35);
-/// Between two times that marks are taken away meanwhile.
+/// The interval in which all marks are cleared during a doubt.
 const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Window {
@@ -42,16 +42,16 @@ pub(super) struct Window {
     doubts: mpsc::Sender<()>,
 }
 
-/// Nobody knows what became of a transaction.
+/// A transaction whose result is unknown.
 #[derive(Clone, Copy)]
 struct Doubt {
-    /// Events after it are concerned.
+    /// The doubt is about events after this one.
     after: i64,
     until: Instant,
 }
 
 impl Window {
-    /// `length` is in event numbers. What is returned beside it is for [`settle_doubts`].
+    /// `length` is in event numbers. The receiver is for [`settle_doubts`].
     pub(super) async fn read(connection: &Connection, length: u32) -> Result<(Self, mpsc::Receiver<()>), Failure> {
         let row = connection
             .query_one(
@@ -72,7 +72,7 @@ impl Window {
         Ok((window, told))
     }
 
-    /// An event was stored.
+    /// Notes that an event was stored.
     pub(super) fn saw(&self, event: EventSeq) {
         self.newest.fetch_max(event.0, Ordering::Relaxed);
     }
@@ -81,12 +81,12 @@ impl Window {
         EventSeq(self.newest.load(Ordering::Relaxed))
     }
 
-    /// A transaction that accepts has failed, and may be committed all the same.
+    /// Notes that an accepting transaction has failed, but may get committed all the same.
     pub(super) fn doubt(&self) {
         let mut doubt = self.doubt.lock();
         let after = doubt.map_or_else(|| self.parked_through.load(Ordering::Relaxed), |doubt| doubt.after);
         *doubt = Some(Doubt { after, until: Instant::now() + DOUBT });
-        // One that is not taken yet is as good.
+        // A full channel has a message already, which is enough.
         let _ = self.doubts.try_send(());
     }
 
@@ -94,13 +94,13 @@ impl Window {
         self.doubt.lock().is_some()
     }
 
-    /// Whether there is enough behind the window to be worth a statement.
+    /// Whether enough events have left the window to be worth a statement.
     fn is_too_long(&self) -> bool {
         let behind = self.newest().0 - self.length - self.parked_through.load(Ordering::Relaxed);
         behind >= (self.length / STEPS_PER_WINDOW).max(1)
     }
 
-    /// Takes the marks of what is behind the window. Two tasks may do it at once; both leave it done.
+    /// Clears the marks of events that have left the window. Two tasks may do this at the same time.
     async fn slide(&self, connection: &Connection) -> Result<(), Failure> {
         let end = self.newest().0 - self.length;
         for _ in 0..MAX_STEPS {
@@ -116,7 +116,7 @@ impl Window {
     }
 }
 
-/// Takes the marks of events after one and up to another.
+/// Clears the marks of events after `after` up to `through`.
 async fn park(connection: &Connection, after: i64, through: i64) -> Result<(), Failure> {
     connection
         .execute(
@@ -127,7 +127,7 @@ async fn park(connection: &Connection, after: i64, through: i64) -> Result<(), F
         .map(drop)
 }
 
-/// Settles doubts until the store has gone. This is a task of its own: those that accept may never come to rest.
+/// Settles doubts until the store is dropped. This is a task of its own, since the accepting tasks may never be idle.
 pub(super) async fn settle_doubts(shared: Weak<Shared>, mut doubts: mpsc::Receiver<()>) {
     while doubts.recv().await.is_some() {
         loop {
@@ -145,7 +145,7 @@ pub(super) async fn settle_doubts(shared: Weak<Shared>, mut doubts: mpsc::Receiv
 }
 
 impl Shared {
-    /// What is to be done now and then after events were stored: partitions, and the window. What fails is done later.
+    /// Makes partitions and moves the window, after events were stored. A later call repeats what fails.
     pub(super) async fn keep_up(&self) {
         if self.partitions.are_wanted(self.window.newest())
             && let Err(error) = self.partitions.make(&self.connections).await
@@ -159,7 +159,7 @@ impl Shared {
         }
     }
 
-    /// A row has found no partition: some were dropped, or detached, by somebody else.
+    /// Called after a row found no partition, because an operator has dropped or detached some.
     pub(super) async fn mend_partitions(&self) {
         match self.partitions.make(&self.connections).await {
             Ok(()) => warn!("a partition was missing, and has been made or attached again"),
@@ -172,8 +172,8 @@ impl Shared {
         Ok(self.window.slide(&connection).await?)
     }
 
-    /// Lanes do not hold what they were not given, and after an error nobody knows what was committed. So all marks go,
-    /// and the lanes find what is owed in the queue; what they hold they pass over. What tenants use is counted anew.
+    /// After an error, events may be committed whose deliveries no lane holds. So all marks are cleared, and the lanes
+    /// load the deliveries from the queue; they skip deliveries that they hold. The usage of tenants is counted anew.
     async fn settle_doubt(&self) -> Result<(), StoreError> {
         let Some(doubt) = *self.window.doubt.lock() else { return Ok(()) };
         let is_over = Instant::now() >= doubt.until;

@@ -14,7 +14,7 @@ use crate::store::failure::Failure;
 use crate::store::read_back::checksum;
 use crate::store::{Accepted, Disposition, NewEvent, Share, StoreError, owed};
 
-/// What an event's row takes beside its texts, roughly, in bytes.
+/// The rough size of an event's row without its texts, in bytes.
 const ROW_BYTES: usize = 64;
 
 pub(super) fn size(events: &[NewEvent]) -> Size {
@@ -117,7 +117,7 @@ fn insert(commit: &mut Commit<'_>, new: &NewEvent, checksum: i64) -> rusqlite::R
     Ok(Accepted::New { seq })
 }
 
-/// Accepts an event for all tables that accepting writes to. The caller rolls it back.
+/// Accepts an event that touches all tables of an acceptance. The caller rolls it back.
 pub(super) fn rehearse(commit: &mut Commit<'_>) -> rusqlite::Result<()> {
     let counters = commit.state.counters.clone();
     let new = NewEvent::rehearsal();
@@ -129,7 +129,7 @@ pub(super) fn rehearse(commit: &mut Commit<'_>) -> rusqlite::Result<()> {
     done.map(drop)
 }
 
-/// Writes rows for what does not stay in memory; returns how many deliveries do.
+/// Writes rows for the deliveries that do not stay in memory; returns the number of the others.
 fn accept_deliveries(commit: &mut Commit<'_>, new: &NewEvent, seq: EventSeq) -> rusqlite::Result<u32> {
     let (mut rowless, mut skipped) = (0, 0);
     for owed in &new.owed {

@@ -17,14 +17,14 @@ use crate::store::{Act, Actor, AuditEntry, AuditFilter, Deed, Page, PageOf};
 use crate::webhook::DEFAULT_TENANT;
 
 impl Commit<'_> {
-    /// Adds a line to the audit log if the caller is named. For the end of a call, as what it did is certain then.
+    /// Adds a line to the audit log if the call is audited. Called at the end, when the result is certain.
     pub(super) fn record(&mut self, deed: &Deed) -> Result<(), Failure> {
         record(self, deed)
     }
 }
 
-/// Whether any line, or any token, is from before `before`, and whether that something went is still to be noted.
-/// Served by the index `audit_at`.
+/// Whether any line or token is from before `before`, and whether deletions have no line of their own yet. Served by
+/// the index `audit_at`.
 pub(super) fn look_for_old(connection: &Connection, before: UnixMicros) -> Result<[bool; 2], Failure> {
     let has_old = connection.prepare_cached("SELECT 1 FROM audit WHERE at < ?1")?.exists([before])?
         || connection
@@ -64,7 +64,7 @@ pub(super) fn purge(commit: &mut Commit<'_>, before: UnixMicros) -> Result<(), F
     Ok(())
 }
 
-/// Adds a line for each tenant of which lines went; some of them, if they are many.
+/// Adds a line for each tenant whose lines were deleted; a part of them, if they are many.
 pub(super) fn note_purge(commit: &mut Commit<'_>, now: UnixMicros) -> Result<(), Failure> {
     let gone = commit
         .prepare(

@@ -16,13 +16,13 @@ use tracing::error;
 
 use super::recovery::is_failed_write;
 
-/// A checkpoint every 16 MiB of log: measured best, 1,000 pages copies hot pages too often.
+/// A checkpoint for each 16 MiB of log measured best; with 1,000 pages hot pages are copied too often.
 const CHECKPOINT_PAGES: u32 = 4_000;
-/// The log may grow by this until the writer finishes a checkpoint though calls wait; and until the next is tried while
-/// a reader keeps it from beginning anew.
+/// Growth of the log after which the writer itself finishes a checkpoint although calls wait, and after which the next
+/// checkpoint is tried while a reader keeps the log from starting over.
 const SLACK_PAGES: u32 = 1_000;
 
-/// The thread that copies, seen from the writer.
+/// The writer's handle to the thread that copies.
 pub(super) struct Checkpointer {
     /// Pages in the log as of the last commit.
     pages: Arc<AtomicU32>,
@@ -34,23 +34,23 @@ pub(super) struct Checkpointer {
     stage: Stage,
 }
 
-/// How far the next checkpoint is.
+/// The state of the next checkpoint.
 #[derive(Clone, Copy)]
 enum Stage {
-    /// It begins at so many pages.
+    /// The checkpoint begins at this many pages.
     Waiting { at: u32 },
-    /// The thread was asked when there were so many pages.
+    /// The thread was asked when the log had this many pages.
     Copying { from: u32 },
 }
 
 impl Checkpointer {
-    /// Takes checkpoints over from `writer`. `copier` is a connection to the same file that may write.
+    /// Takes over the checkpoints of `writer`. `copier` is a connection to the same file that may write.
     pub(super) fn start(writer: &mut Connection, copier: Connection) -> io::Result<Self> {
         let (pages, is_copying) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
         let has_failed = Arc::new(AtomicBool::new(false));
         let (wanted, asked) = mpsc::sync_channel(1);
         let counter = Arc::clone(&pages);
-        // Takes the place of SQLite's own checkpoints.
+        // This hook replaces SQLite's own checkpoints.
         let hooked = writer.wal_hook(Some(move |_: &mut _, pages: i32| {
             counter.store(pages.unsigned_abs(), Ordering::Relaxed);
             Ok(())
@@ -69,8 +69,8 @@ impl Checkpointer {
         Ok(Self { pages, is_copying, has_failed, wanted: Some(wanted), thread: Some(thread), stage })
     }
 
-    /// After a commit of `writer`; `is_idle`: no call waits for it. `false`: the disk failed, and nobody knows what the
-    /// database has.
+    /// Called after a commit of `writer`. `is_idle`: no call waits. `false`: the disk failed, and the content of the
+    /// database is unknown.
     #[must_use]
     pub(super) fn advance(&mut self, writer: &Connection, is_idle: bool) -> bool {
         let pages = self.pages.load(Ordering::Relaxed);
@@ -81,13 +81,13 @@ impl Checkpointer {
                     self.stage = Stage::Copying { from: pages };
                 }
             }
-            // The log has begun anew.
+            // The log has started over.
             Stage::Waiting { at } if at > CHECKPOINT_PAGES && pages < CHECKPOINT_PAGES => {
                 self.stage = Stage::Waiting { at: CHECKPOINT_PAGES };
             }
             Stage::Copying { from } if !self.is_copying.load(Ordering::Acquire) => {
                 if pages < from {
-                    // No commit came meanwhile, so that the next one began the log anew.
+                    // The copy was finished without a commit meanwhile, so the next commit has started the log over.
                     self.stage = Stage::Waiting { at: CHECKPOINT_PAGES };
                 } else if is_idle || pages >= from.saturating_add(SLACK_PAGES) {
                     if !copy(writer) {
@@ -111,7 +111,7 @@ impl Drop for Checkpointer {
     }
 }
 
-/// Copies what no reader needs in the log any more; waits for nobody. `false`: the disk failed.
+/// Copies the part of the log that no reader needs any more, without waiting for readers. `false`: the disk failed.
 fn copy(connection: &Connection) -> bool {
     let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(())) else { return true };
     error!(%error, "a checkpoint failed; the write-ahead log grows until one succeeds");

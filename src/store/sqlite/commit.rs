@@ -18,14 +18,14 @@ pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("it is closed".to_owned())
 }
 
-/// How much a call writes, for the bounds.
+/// The size of a call's writes, for the bounds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
     pub(super) rows: usize,
     pub(super) bytes: usize,
     /// Whether somebody waits for it.
     pub(super) is_urgent: bool,
-    /// Who takes turns with others; `None`: the server itself.
+    /// The tenant whose turn the call takes; `None`: the server itself.
     pub(super) tenant: Option<TenantSeq>,
 }
 
@@ -33,22 +33,22 @@ impl Size {
     /// A change of configuration.
     pub(super) const SMALL: Self = Self { rows: 1, bytes: 4_096, is_urgent: true, tenant: None };
 
-    /// What it takes of the turns of its tenant.
+    /// The cost of the call in its tenant's turns.
     pub(super) fn weight(self) -> usize {
         gather::weight(self.rows, self.bytes)
     }
 }
 
-/// What the writer knows beside the files; changes with the transaction or not at all.
+/// The writer's state in memory. It changes together with a transaction, or not at all.
 pub(super) struct State {
     pub(super) window: Window,
-    /// Events that the window may hold after a commit.
+    /// The most events of the window after a commit.
     pub(super) max_window: usize,
     pub(super) sealer: Arc<Sealer>,
     pub(super) id_hash: IdHash,
-    /// Every webhook there ever was.
+    /// The tenants of all webhooks, deleted ones included.
     pub(super) tenants: HashMap<WebhookSeq, TenantSeq>,
-    /// What this transaction adds to the counters.
+    /// The additions of this transaction to the counters.
     pub(super) counters: HashMap<TenantSeq, Counters>,
     /// Follows the counters, for readers.
     pub(super) gauges: Arc<Gauges>,
@@ -59,7 +59,7 @@ pub(super) struct State {
 pub(super) struct Commit<'c> {
     pub(super) connection: &'c Connection,
     pub(super) state: &'c mut State,
-    /// Whose call is being worked off.
+    /// The act of the present call.
     pub(super) act: Option<Arc<Act>>,
 }
 

@@ -15,8 +15,8 @@ pub struct Compacted {
 }
 
 impl SqliteStore {
-    /// Rewrites the database in `folder`, which must not be open, without its free space, so that it can give space
-    /// back while it is in use from then on. Blocks; needs as much free disk as the database has content.
+    /// Rewrites the database in `folder`, which must not be open, without its free space. From then on the database can
+    /// give space back while it is in use. Blocks, and needs as much free disk space as the database has content.
     pub fn compact(folder: &Path) -> Result<Compacted, OpenError> {
         let folder = Folder::lock(folder)?;
         let connection = folder.open_existing()?;

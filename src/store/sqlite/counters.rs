@@ -18,7 +18,7 @@ pub(super) fn read_gauges(connection: &Connection) -> rusqlite::Result<Gauges> {
     Ok(Gauges::new(usage))
 }
 
-/// The owner of every webhook there ever was.
+/// The tenants of all webhooks, deleted ones included.
 pub(super) fn tenants(connection: &Connection) -> rusqlite::Result<HashMap<WebhookSeq, TenantSeq>> {
     let mut statement = connection.prepare("SELECT seq, tenant FROM webhook")?;
     statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect()

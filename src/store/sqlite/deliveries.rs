@@ -14,7 +14,7 @@ use crate::store::failure::Failure;
 use crate::store::{AttemptRecord, StoreError, StoredDelivery, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// What every delivery of an event shows of it.
+/// The part of an event that each of its deliveries shows.
 #[derive(Clone, Debug)]
 pub(super) struct EventHead {
     pub(super) seq: EventSeq,
@@ -43,7 +43,7 @@ pub(super) fn event_head(connection: &Connection, seq: EventSeq) -> rusqlite::Re
         .optional()
 }
 
-/// What a delivery shows of its webhook.
+/// The part of a webhook that its deliveries show.
 #[derive(Clone, Debug)]
 pub(super) struct WebhookHead {
     uuid: Uuid,
@@ -74,7 +74,7 @@ impl WebhookHeads {
     }
 }
 
-/// What a row says of a delivery.
+/// The row of a delivery.
 #[derive(Clone, Debug)]
 pub(super) struct DeliveryRow {
     pub(super) webhook: WebhookSeq,
@@ -115,8 +115,8 @@ pub(super) fn delivery_rows(
         .collect()
 }
 
-/// A delivery as users see it. Without a row it is pending and was never attempted; while its webhook is
-/// deleted, what is pending counts as discarded.
+/// A delivery as users see it. A delivery without a row is pending and was never attempted. A pending delivery of a
+/// deleted webhook is shown as discarded.
 pub(super) fn stored_delivery(
     connection: &Connection,
     heads: &mut WebhookHeads,
@@ -226,7 +226,7 @@ fn change(
     delivery(commit.connection, tenant, key)?.ok_or_else(|| StoreError::NotFound.into())
 }
 
-/// Served by the index `delivery_due`, which each of them leaves.
+/// Served by the index `delivery_due`, which each discarded delivery leaves.
 pub(super) fn discard_pending(
     commit: &mut Commit<'_>,
     webhook: WebhookSeq,

@@ -8,14 +8,14 @@ use std::path::Path;
 use super::folder::at;
 use crate::store::OpenError;
 
-/// The most that is read at once.
+/// The most bytes of one read.
 pub(super) const MAX_READ_BYTES: usize = 256 << 10;
-/// Direct reads go to memory, and begin in the file, at multiples of this.
+/// Direct reads need offsets in the file, and addresses in memory, that are multiples of this.
 const ALIGNMENT: usize = 4_096;
-/// What a disk is tried with.
+/// The number of bytes with which a disk is tried.
 const TRIAL_BYTES: usize = 4_096;
 
-/// A file that is read from the disk itself.
+/// A file that is read past the page cache.
 pub(super) struct DiskFile {
     file: File,
     buffer: Vec<u8>,
@@ -43,7 +43,7 @@ fn open_direct(path: &Path) -> io::Result<File> {
     use rustix::io::Errno;
     let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or_default();
     match File::options().read(true).custom_flags(flags).open(path) {
-        // A file system without direct reads: those after the cache was dropped must do.
+        // The file system has no direct reads. Reads after the cache was dropped must do.
         Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
             let file = File::open(path)?;
             forget(&file, 0, 0)?;
@@ -53,14 +53,14 @@ fn open_direct(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Drops what the kernel's cache has of a part of a file, as far as that is not to be written still. No bytes: to its end.
+/// Drops the clean pages of a part of a file from the kernel's cache. `bytes` 0: to the end of the file.
 #[cfg(target_os = "linux")]
 pub(super) fn forget(file: &File, at: u64, bytes: usize) -> io::Result<()> {
     let length = std::num::NonZeroU64::new(bytes as u64);
     Ok(rustix::fs::fadvise(file, at, length, rustix::fs::Advice::DontNeed)?)
 }
 
-/// Elsewhere there is no way past the cache.
+/// Other systems have no reads past the cache.
 #[cfg(not(target_os = "linux"))]
 fn open_direct(path: &Path) -> io::Result<File> {
     File::open(path)
@@ -72,7 +72,7 @@ pub(super) fn forget(_: &File, _: u64, _: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Fails while the disk of a folder does.
+/// Fails while the disk of a folder fails.
 pub(super) fn attempt_write(folder: &Path) -> Result<(), OpenError> {
     let attempt = || -> io::Result<()> {
         let mut file = tempfile::tempfile_in(folder)?;

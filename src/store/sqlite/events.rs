@@ -41,8 +41,8 @@ pub(super) fn event_by_seq(connection: &Connection, seq: EventSeq) -> Result<Opt
     rows.next()?.map(|row| stored_event(row, 0)).transpose()
 }
 
-/// An event as it is sent. Its `owed`, which has thousands of entries where an event goes to many, is not decoded: every one
-/// of their lanes reads it.
+/// An event as it is sent. Its `owed` is not decoded, since each of its lanes reads the event, and the list may have
+/// thousands of entries.
 pub(super) fn live_event(connection: &Connection, seq: EventSeq) -> Result<LiveEvent, Failure> {
     let mut statement =
         connection.prepare_cached("SELECT id, topic, type, body, hops, checksum FROM event WHERE seq = ?1")?;

@@ -20,20 +20,20 @@ pub(super) struct Files {
     writing: Writing,
 }
 
-/// What the writer's thread has open.
+/// The connections of the writer's thread.
 enum Writing {
     Open {
         connection: Connection,
         checkpointer: Checkpointer,
     },
-    /// All connections are closed, and the log may end with what was refused.
+    /// All connections are closed, and the log may end with transactions that were refused.
     Closed,
-    /// It does not.
+    /// All connections are closed, and refused transactions are cut off the log.
     Cut,
 }
 
 impl Files {
-    /// For a database that was opened by `connection`; nobody else has it open.
+    /// For a database that only `connection` has open.
     pub(super) fn open(mut folder: Folder, connection: Connection, max_bytes: Option<u64>) -> Result<Self, OpenError> {
         let (writing, readers) = connect(&mut folder, connection)?;
         Ok(Self { folder, max_bytes, readers: Arc::new(Readers::new(readers)), writing })
@@ -47,7 +47,7 @@ impl Files {
         &self.folder
     }
 
-    /// The writer's; `None` after a failed [`Self::open_anew`].
+    /// The writer's connection; `None` after a failed [`Self::open_anew`].
     pub(super) fn connection(&self) -> Option<&Connection> {
         match &self.writing {
             Writing::Open { connection, .. } => Some(connection),
@@ -63,12 +63,12 @@ impl Files {
         }
     }
 
-    /// Closes everything, brings home what was committed, and opens everything again. After an error it is to be called
-    /// again; nothing is open then.
+    /// Closes everything, copies committed transactions from the log to the database, and opens everything again. After
+    /// an error nothing is open, and the call must be repeated.
     pub(super) fn open_anew(&mut self) -> Result<(), OpenError> {
         if matches!(self.writing, Writing::Open { .. }) {
             self.readers.suspend();
-            // The checkpointer ends its copy, and the connections leave the log as it is.
+            // The checkpointer finishes its copy. Closing the connections leaves the log unchanged.
             self.writing = Writing::Closed;
         }
         if matches!(self.writing, Writing::Closed) {
@@ -83,7 +83,7 @@ impl Files {
         Ok(())
     }
 
-    /// With all that was committed on the disk, the log is emptied into the database, so that what is left is one file.
+    /// If the disk is sound, the log is copied into the database, so that only one file is left.
     pub(super) fn close(self, is_sound: bool) {
         let Writing::Open { connection, checkpointer } = self.writing else { return };
         drop(checkpointer);

@@ -12,15 +12,15 @@ use crate::store::OpenError;
 
 /// The database in the data folder.
 pub const DATABASE_FILE: &str = "postrider.db";
-/// Locked by the process that has the store open.
+/// The file that the process with the open store locks.
 const LOCK_FILE: &str = "postrider.lock";
 
 /// A data folder, locked until this is dropped.
 pub(in crate::store) struct Folder {
     pub(in crate::store) database: PathBuf,
-    /// The database and its log, as they were opened.
+    /// The files of the database and its log when they were opened.
     place: Option<[FileId; 2]>,
-    /// The lock file, and the folder itself, which nobody can delete while it has a database.
+    /// The lock file and the folder itself: a lock file can be deleted, a folder that has a database cannot.
     _locks: [File; 2],
 }
 
@@ -51,13 +51,13 @@ impl Folder {
         Ok(Self { database: folder.join(DATABASE_FILE), place: None, _locks: [file, itself] })
     }
 
-    /// Remembers which files are open, for [`Self::is_in_place`].
+    /// Remembers the open files, for [`Self::is_in_place`].
     pub(super) fn remember_place(&mut self) -> Result<(), OpenError> {
         self.place = Some(self.found().map_err(at(&self.database))?);
         Ok(())
     }
 
-    /// Whether the database and its log are where they were when they were opened, and no others.
+    /// Whether the files of the database and its log are still the ones that were opened.
     pub(super) fn is_in_place(&self) -> bool {
         self.place.is_none() || self.found().ok() == self.place
     }
@@ -67,7 +67,7 @@ impl Folder {
         Ok([id(&self.database)?, id(&log::path(&self.database))?])
     }
 
-    /// The error of a thread that does not start.
+    /// Makes the error of a thread that does not start.
     pub(super) fn cannot_start(&self) -> impl Fn(io::Error) -> OpenError + use<> {
         at(&self.database)
     }
@@ -84,7 +84,7 @@ impl Folder {
     pub(in crate::store) fn failed(&self, error: rusqlite::Error) -> OpenError {
         let reason = error.to_string();
         match error.sqlite_error_code() {
-            // A table or a column that is missing is as bad as a page that is.
+            // A missing table or column is as bad as a missing page.
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => self.corrupt(&reason),
             _ => OpenError::Path { path: self.shown(), reason },
         }

@@ -10,7 +10,7 @@ use crate::store::failure::{Failure, corrupt};
 use crate::store::{AcceptedOnce, Idempotency, KeptReceipt, NewEvent, StoreError};
 use crate::webhook::TenantSeq;
 
-/// What is kept of an event's receipt beside its id, roughly, in bytes.
+/// The rough size of an event's kept receipt without its id, in bytes.
 const RECEIPT_BYTES: usize = 16;
 
 pub(super) fn size(events: &[NewEvent]) -> Size {
@@ -45,7 +45,7 @@ pub(super) fn accept_once(
     Ok(AcceptedOnce::Now(accepted))
 }
 
-/// What is kept of an earlier request with the key: hash and receipts. Served by the index over (tenant, key).
+/// The hash and the receipts of an earlier request with the key. Served by the index over (tenant, key).
 fn find(commit: &Commit<'_>, tenant: TenantSeq, once: &Idempotency) -> rusqlite::Result<Option<([u8; 32], String)>> {
     commit
         .prepare("SELECT body_hash, receipts FROM idempotency WHERE tenant = ?1 AND key = ?2 AND expires_at > ?3")?

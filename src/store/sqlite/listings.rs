@@ -16,7 +16,7 @@ use crate::store::{DeliveryFilter, EventFilter, Page, PageOf, StoreError, Stored
 use crate::topic::{Pattern, Topic};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// What a listing needs beside its filter.
+/// The context of a listing, beside its filter.
 pub(super) struct Listing<'a> {
     pub(super) connection: &'a Connection,
     pub(super) ids: &'a DeliveryIds,
@@ -113,7 +113,7 @@ impl Listing<'_> {
         start(self.ids, page)
     }
 
-    /// Also a deleted one: its deliveries can still be listed.
+    /// Finds deleted webhooks, too, since their deliveries can still be listed.
     fn find_webhook(&self, uuid: Uuid) -> rusqlite::Result<Option<WebhookSeq>> {
         self.connection
             .prepare_cached("SELECT seq FROM webhook WHERE uuid = ?1 AND tenant = ?2")?
@@ -228,7 +228,7 @@ impl DeliveryScan<'_> {
         Ok(self.collector.goes_on())
     }
 
-    /// Adds a delivery if its state is wanted.
+    /// Adds a delivery if its state matches.
     fn add(&mut self, head: &EventHead, webhook: WebhookSeq, row: Option<&DeliveryRow>) -> Result<(), Failure> {
         let delivery = stored_delivery(self.listing.connection, &mut self.heads, head, webhook, row)?;
         if self.filter.state.is_none_or(|state| state == delivery.state) {

@@ -15,20 +15,20 @@ const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
 /// The first bytes of a log, whose last bit says in which order its checksums read their words.
 const MAGIC: u32 = 0x377f_0682;
-/// Commits that lie behind a damage and show that something is lost: the last transaction alone may have been cut off in
-/// the middle of being written, in any order of its pages.
+/// The number of commits behind a damaged frame that proves a loss. A crash can damage only the last transaction, whose
+/// pages may have been written in any order.
 const PROVEN_LOSS: u32 = 2;
 
-/// What a log has.
+/// The content of a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Log {
-    /// Frames up to the last commit.
+    /// The number of frames up to the last commit.
     pub(super) frames: u32,
     /// The length of the database after the last commit, in pages.
     pub(super) database_pages: u32,
     /// The hash of each page as the last commit has it, by the page's number, from 1.
     pub(super) pages: BTreeMap<u32, u64>,
-    /// Whole transactions that lie behind a frame that is damaged: nobody reads them.
+    /// The number of whole transactions behind a damaged frame. SQLite does not read them.
     pub(super) unreachable_commits: u32,
 }
 
@@ -39,12 +39,12 @@ pub(super) fn path(database: &Path) -> PathBuf {
     path.into()
 }
 
-/// How long the part of a log is that ends with `frames` frames.
+/// The length of a log with `frames` frames, in bytes.
 pub(super) fn length(frames: u32) -> u64 {
     if frames == 0 { 0 } else { HEADER_BYTES as u64 + u64::from(frames) * (FRAME_HEADER_BYTES + PAGE_BYTES) as u64 }
 }
 
-/// What [`Log::pages`] has of a page.
+/// The hash of a page in [`Log::pages`].
 pub(super) fn page_hash(page: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new();
     hasher.write(page);
@@ -52,7 +52,7 @@ pub(super) fn page_hash(page: &[u8]) -> u64 {
 }
 
 impl Log {
-    /// Reads a log through the page cache, as SQLite does; `None`: there is nothing in it.
+    /// Reads a log through the page cache, as SQLite does; `None`: the log is empty.
     pub(super) fn read(database: &Path) -> io::Result<Option<Self>> {
         let file = match File::open(path(database)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -77,7 +77,7 @@ impl Log {
         Ok(scan.log)
     }
 
-    /// Something that was answered is in the log and cannot be read.
+    /// Whether the log has a committed transaction that cannot be read.
     pub(super) fn is_damaged(&self) -> bool {
         self.unreachable_commits >= PROVEN_LOSS
     }
@@ -100,7 +100,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 struct Checksum(u32, u32);
 
 impl Checksum {
-    /// As stored at `at`.
+    /// Reads the checksum stored at `at`.
     fn stored(bytes: &[u8], at: usize) -> Self {
         Self(word(bytes, at), word(bytes, at + 4))
     }
@@ -117,15 +117,16 @@ impl Checksum {
     }
 }
 
-/// A log that is being read.
+/// The state of a read of a log.
 struct Scan {
     log: Log,
     is_big_endian: bool,
-    /// The chain from the header has not broken yet.
+    /// The chain of checksums from the header is unbroken so far.
     is_whole: bool,
-    /// Frames with other salts are of a log that was here before. `None`: the header is damaged, and the first frame says.
+    /// Frames with other salts belong to an earlier log. `None`: the header is damaged, and the first frame has the
+    /// salts.
     salts: Option<[u8; 8]>,
-    /// The checksum up to the last frame, as that frame states it; `None`: it is not known.
+    /// The checksum up to the last frame, as stored in that frame; `None`: unknown.
     before: Option<Checksum>,
     frames: u32,
     /// Pages since the last commit.

@@ -20,7 +20,7 @@ use crate::store::OpenError;
 use crate::store::migrate::{self, Migration};
 use crate::store::seal::{Belonging, MasterKey, Sealer, random_bytes};
 use crate::webhook::DEFAULT_TENANT;
-/// A database that is being made; it gets its name when it is whole.
+/// The name of a database that is being made, until it is whole.
 const NEW_FILE: &str = "postrider.db.new";
 
 const MIGRATIONS: &[Migration] = &[
@@ -47,11 +47,11 @@ const HEADER_BYTES: usize = 100;
 /// Where the header has `user_version` and `application_id`, big-endian.
 const USER_VERSION_AT: usize = 60;
 const APPLICATION_ID_AT: usize = 68;
-/// The integrity check at start stops after this long, so that a big healthy database starts at once.
+/// The time limit of the integrity check at a start, so that a large database starts soon.
 const MAX_CHECK: Duration = Duration::from_secs(1);
-/// Steps of SQLite's virtual machine between two looks at the time.
+/// Steps of SQLite's virtual machine between two checks of this limit.
 const CHECK_STEPS: i32 = 10_000;
-/// The log is cut back to this after a burst, in bytes.
+/// The size to which the log is truncated after a burst, in bytes.
 const WAL_KEPT_BYTES: u64 = 32 << 20;
 /// Page cache of the writer and of each reader, in KiB.
 const WRITER_CACHE_KIB: i64 = 32 << 10;
@@ -89,14 +89,14 @@ impl Folder {
         Ok(connection)
     }
 
-    /// Opens the database for the writer. It was checked, and nothing is in its log.
+    /// Opens the database for the writer. It must have been checked, and its log must be empty.
     pub(super) fn connect(&self, max_bytes: Option<u64>) -> Result<Connection, OpenError> {
         let open = || -> rusqlite::Result<Connection> {
             let mut connection = Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
             configure(&connection, WRITER_CACHE_KIB)?;
             connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
             connection.pragma_update(None, "synchronous", "FULL")?;
-            // Checkpoints are asked for, and their errors seen.
+            // The checkpointer makes checkpoints, so that their errors are noticed.
             connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
             connection.pragma_update_and_check(None, "journal_size_limit", sql_integer(WAL_KEPT_BYTES), |_| Ok(()))?;
             migrate(&mut connection)?;
@@ -108,14 +108,14 @@ impl Folder {
         open().map_err(|error| self.failed(error))
     }
 
-    /// The database as it is, for work on the file alone; it must be ours and there.
+    /// Opens an existing database of this program unchanged, for work on the file alone.
     pub(super) fn open_existing(&self) -> Result<Connection, OpenError> {
         self.inspect_header()?;
         Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))
             .map_err(|error| self.failed(error))
     }
 
-    /// A connection to the database as it is, after the checks of [`Folder::open`]. Nothing is changed by either.
+    /// A connection to the unchanged database, after the checks of [`Folder::open`], which change nothing either.
     pub(in crate::store) fn open_unchanged(&self, sealer: &Sealer) -> Result<Connection, OpenError> {
         self.inspect(sealer)?;
         self.open_unchanging().map_err(|error| self.failed(error))
@@ -127,7 +127,7 @@ impl Folder {
             let connection = Connection::open_with_flags(&self.database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
             configure(&connection, READER_CACHE_KIB)?;
             connection.pragma_update(None, "synchronous", "FULL")?;
-            // Only now does it know that there is a log.
+            // SQLite notices the log only at the first read.
             connection.query_row("SELECT count(*) FROM meta", (), |_| Ok(()))?;
             Ok(connection)
         };
@@ -166,7 +166,7 @@ impl Folder {
         Ok(sealer.open(&check, &master_key_check()).is_ok_and(|text| text.as_slice() == MASTER_KEY_CHECK_TEXT))
     }
 
-    /// Tells another program's file, and ours from a newer program, without SQLite.
+    /// Recognises files of other programs, and of newer versions of this program, without SQLite.
     pub(super) fn inspect_header(&self) -> Result<(), OpenError> {
         let mut header = [0; HEADER_BYTES];
         let mut file = File::open(&self.database).map_err(at(&self.database))?;
@@ -186,8 +186,8 @@ impl Folder {
         migrate::missing(MIGRATIONS, found).map_err(|newer| self.newer(newer.found)).map(drop)
     }
 
-    /// Without a log, `immutable` keeps SQLite from making one (the lock keeps others away); with a log, a
-    /// read-only connection reads through it and leaves both files alone.
+    /// Opens the database without changing any file. Without a log, `immutable` keeps SQLite from making one; the
+    /// folder's lock makes this safe. With a log, a read-only connection reads through it.
     pub(super) fn open_unchanging(&self) -> rusqlite::Result<Connection> {
         let flags = flags(OpenFlags::SQLITE_OPEN_READ_ONLY);
         if self.log_length() > 0 {
@@ -197,7 +197,7 @@ impl Folder {
         Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)
     }
 
-    /// Makes a whole database under another name and renames it: a crash leaves none or a whole one.
+    /// Makes the database under another name and renames it, so that a crash leaves a whole database or none.
     fn create(&self, sealer: &Sealer) -> Result<(), OpenError> {
         let new = self.database.with_file_name(NEW_FILE);
         let folder = self.database.parent().unwrap_or(Path::new("."));
@@ -215,7 +215,7 @@ impl Folder {
         let fill = || -> rusqlite::Result<()> {
             let mut connection = Connection::open_with_flags(&new, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
             connection.pragma_update(None, "page_size", sql_integer(PAGE_BYTES as u64))?;
-            // Before anything is written: afterwards it takes a VACUUM.
+            // This must come before the first write; later it takes a VACUUM.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
             migrate(&mut connection)?;
@@ -239,9 +239,9 @@ impl Folder {
 }
 
 fn configure(connection: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
-    // The log is never emptied unseen: what a failed sync left behind would be taken for written.
+    // SQLite must not empty the log by itself when it closes, since it would take pages of a failed sync for written.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    // SQLite's own readers and writer wait for each other only for moments (a checkpoint's end, recovery).
+    // Readers and the writer wait for each other only for moments, as at the end of a checkpoint or in recovery.
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     connection.pragma_update(None, "cache_size", -cache_kib)?;
@@ -259,7 +259,7 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What is wrong with the database, as far as [`MAX_CHECK`] gets.
+/// The damage of the database, as far as the check gets within [`MAX_CHECK`].
 fn damage(connection: &mut Connection) -> rusqlite::Result<Option<String>> {
     let start = Instant::now();
     connection.progress_handler(CHECK_STEPS, Some(move || start.elapsed() > MAX_CHECK))?;

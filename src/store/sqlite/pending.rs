@@ -13,8 +13,8 @@ use crate::store::failure::{Failure, corrupt};
 use crate::store::{Due, DueDelivery, MAX_UNSETTLED_BYTES, Portion, Unsettled, owed};
 use crate::webhook::WebhookSeq;
 
-/// Counts, for every event from the low-water mark on, the deliveries that no row speaks of. Both tables
-/// are read once, in the order they lie in, and no body is.
+/// Counts the deliveries without a row of every event from the low-water mark on. Both tables are read once, in their
+/// order on disk, without bodies.
 pub(super) fn read_window(connection: &Connection) -> rusqlite::Result<Window> {
     let (low_water, next): (EventSeq, EventSeq) =
         connection.query_row("SELECT low_water, next_event FROM progress", (), |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -42,7 +42,7 @@ pub(super) fn read_window(connection: &Connection) -> rusqlite::Result<Window> {
     Ok(window)
 }
 
-/// Events that are no more owe nothing.
+/// Fills the gaps of deleted events, which have no deliveries.
 fn fill(window: &mut Window, until: EventSeq) {
     while window.next_event() < until {
         window.push(0);
@@ -75,7 +75,7 @@ pub(super) fn unsettled(connection: &Connection, after: EventSeq, max_events: u3
     Ok(unsettled)
 }
 
-/// The owed webhooks of an event that have no row.
+/// The webhooks on an event's list whose deliveries have no row.
 fn rowless(connection: &Connection, event: EventSeq, owed: &[u8]) -> rusqlite::Result<Vec<WebhookSeq>> {
     let mut statement =
         connection.prepare_cached("SELECT webhook_seq FROM delivery WHERE event_seq = ?1 ORDER BY webhook_seq")?;
@@ -85,7 +85,7 @@ fn rowless(connection: &Connection, event: EventSeq, owed: &[u8]) -> rusqlite::R
     Ok(webhooks)
 }
 
-/// Served by the index `delivery_due`. The body of a delivery that is held is not read.
+/// Served by the index `delivery_due`. Bodies of deliveries that the caller holds are not read.
 pub(super) fn due(
     connection: &Connection,
     webhook: WebhookSeq,
@@ -111,8 +111,8 @@ pub(super) fn due(
     Ok(gathered.due)
 }
 
-/// Of an ordered webhook. All of its part of `delivery_due` is looked at, the index alone: the rows' places in it follow
-/// their times, not their order. What that costs is small beside sending them one by one.
+/// For an ordered webhook. Reads the webhook's whole part of the index `delivery_due`, which is sorted by time, not by
+/// order of acceptance. This costs little compared with attempts that are made one by one.
 fn due_in_order(
     connection: &Connection,
     webhook: WebhookSeq,
@@ -148,7 +148,7 @@ fn due_in_order(
     Ok(Due { awaited, ..gathered.due })
 }
 
-/// A portion that fills up.
+/// A portion that is being filled.
 struct Gathered<'a> {
     webhook: WebhookSeq,
     portion: &'a Portion,
@@ -183,7 +183,7 @@ impl<'a> Gathered<'a> {
     }
 }
 
-/// The beginning of each webhook's part of the index `delivery_due`; not a scan of what is pending.
+/// Reads the beginning of each webhook's part of the index `delivery_due`, instead of scanning all pending rows.
 pub(super) fn next_due(
     connection: &Connection,
     webhook: Option<WebhookSeq>,

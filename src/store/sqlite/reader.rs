@@ -15,28 +15,28 @@ use crate::store::StoreError;
 use crate::store::failure::Failure;
 use crate::webhook::TenantSeq;
 
-/// Read-only connections: what reads at once.
+/// The number of read-only connections, hence of concurrent reads.
 pub(super) const READERS: u32 = 4;
 
-/// Readers that slow work may have at once; the others are for what must not wait for it.
+/// The most readers of slow work. The others are left for work that must not wait for it.
 const SLOW_READERS: usize = READERS as usize / 2;
-/// And how many of these the slow work of one tenant may have, so that another's finds one.
+/// The most of these that one tenant has, so that the slow work of others finds one.
 const SLOW_READERS_A_TENANT: usize = SLOW_READERS / 2;
 
-/// How often those that read are asked to end, while all connections are wanted back.
+/// The interval in which reads are interrupted, while all connections are wanted back.
 const ASK_EVERY: Duration = Duration::from_millis(2);
 
-/// The pool. Its permits and its connections are equally many, but while it is [suspended](Self::suspend).
+/// The pool. It has as many permits as connections, except while it is [suspended](Self::suspend).
 pub(super) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
-    /// What slow work needs beside a permit.
+    /// Further permits for slow work.
     slow_permits: Turns<Option<TenantSeq>>,
     is_suspended: AtomicBool,
     interrupts: Mutex<Vec<InterruptHandle>>,
 }
 
-/// A connection on loan; goes back when dropped, also when a reader panics.
+/// A connection on loan, which returns when dropped, even by a panic.
 struct Loan {
     connection: Option<Connection>,
     idle: Arc<Mutex<Vec<Connection>>>,
@@ -59,7 +59,7 @@ impl Readers {
         }
     }
 
-    /// Ends what reads now, and closes all connections; reads fail until [`Self::resume`]. Blocks.
+    /// Interrupts all reads and closes all connections. Reads fail until [`Self::resume`]. Blocks.
     pub(super) fn suspend(&self) {
         self.is_suspended.store(true, Ordering::Release);
         loop {
@@ -75,14 +75,14 @@ impl Readers {
         }
     }
 
-    /// As many connections as there were.
+    /// `connections` must be as many as before.
     pub(super) fn resume(&self, connections: Vec<Connection>) {
         *self.interrupts.lock() = interrupts(&connections);
         *self.idle.lock() = connections;
         self.is_suspended.store(false, Ordering::Release);
     }
 
-    /// Does `work` on one snapshot of what is committed.
+    /// Runs `work` on one snapshot of the committed state.
     pub(super) async fn read<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -95,7 +95,7 @@ impl Readers {
         let idle = Arc::clone(&self.idle);
         let reading = spawn_blocking(move || {
             let connection = idle.lock().pop();
-            // The permit goes after the loan: who gets it finds a connection.
+            // The permit is dropped after the loan, so that its next holder finds a connection.
             let _permit = permit;
             let loan = Loan { connection, idle };
             let connection = loan.connection.as_ref().ok_or_else(suspended)?;
@@ -105,7 +105,7 @@ impl Readers {
         reading.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
     }
 
-    /// As [`Self::read`], for work that may take long: a tenant's, or the server's own.
+    /// As [`Self::read`], for work that may take long, of a tenant or of the server itself.
     pub(super) async fn read_slowly<T, W>(&self, tenant: Option<TenantSeq>, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -115,7 +115,7 @@ impl Readers {
         self.read(work).await
     }
 
-    /// Waits for who reads now, then closes the connections. Later reads fail.
+    /// Waits for the reads under way, then closes the connections. Later reads fail.
     pub(super) async fn close(&self) {
         if let Ok(_all) = self.permits.acquire_many(READERS).await {
             self.permits.close();

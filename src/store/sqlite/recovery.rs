@@ -25,14 +25,15 @@ use super::folder::{at, flags};
 use super::log::{self, Log, PAGE_BYTES, page_hash};
 use crate::store::OpenError;
 
-/// The part of the index of a log that says what readers see: <https://sqlite.org/walformat.html#the_wal_index_file_format>.
+/// The header of a log's index, which says how much of the log readers see:
+/// <https://sqlite.org/walformat.html#the_wal_index_file_format>.
 const INDEX_HEADER_BYTES: usize = 48;
 const IS_INITIALIZED_AT: usize = 12;
 const FRAMES_AT: usize = 16;
 const INDEX_SALTS_AT: usize = 32;
 const LOG_SALTS_AT: usize = 16;
 
-/// Whether what was written before may not be on the disk.
+/// Whether the error means that earlier writes may not be on the disk.
 pub(super) fn is_failed_write(error: &rusqlite::Error) -> bool {
     let rusqlite::Error::SqliteFailure(failure, _) = error else { return false };
     let writing = [
@@ -46,8 +47,7 @@ pub(super) fn is_failed_write(error: &rusqlite::Error) -> bool {
     failure.code == ErrorCode::SystemIoFailure && writing.contains(&failure.extended_code)
 }
 
-/// Brings everything that is in the log into the database and onto the disk, and empties the log. Nobody has the database
-/// open.
+/// Copies the log into the database and to the disk, and empties the log. The database must not be open.
 pub(super) fn bring_home(database: &Path) -> Result<(), OpenError> {
     let Some(log) = Log::read(database).map_err(at(database))? else { return Ok(()) };
     if log.is_damaged() {
@@ -66,11 +66,11 @@ pub(super) fn bring_home(database: &Path) -> Result<(), OpenError> {
     checkpoint(database, "PRAGMA wal_checkpoint(TRUNCATE)").map(drop)
 }
 
-/// Frames that were copied.
+/// Returns the number of copied frames.
 fn checkpoint(database: &Path, statement: &str) -> Result<u32, OpenError> {
     let run = || -> rusqlite::Result<(bool, i64)> {
         let connection = Connection::open_with_flags(database, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
-        // It is closed with the log as it is.
+        // Closing leaves the log unchanged.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // Only now does it know that there is a log.
@@ -85,10 +85,11 @@ fn checkpoint(database: &Path, statement: &str) -> Result<u32, OpenError> {
     }
 }
 
-/// Lets the kernel forget what it holds of the pages that are about to be written: they may be there only.
+/// Drops the pages that the checkpoint is about to write from the kernel's cache, which may differ from the disk after
+/// a failed write.
 fn drop_cached(database: &Path, log: &Log) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(database)?;
-    // What is dirty would stay.
+    // Dirty pages would stay in the cache.
     file.sync_data()?;
     runs(log.pages.keys().copied(), usize::MAX)
         .into_iter()
@@ -99,7 +100,7 @@ fn place(page: u32) -> u64 {
     u64::from(page.saturating_sub(1)) * PAGE_BYTES as u64
 }
 
-/// Pages that lie side by side, at most so many: the first, and how many.
+/// Runs of at most `most` adjacent pages: the first page and the number of pages.
 fn runs(pages: impl Iterator<Item = u32>, most: usize) -> Vec<(u32, usize)> {
     let mut runs: Vec<(u32, usize)> = Vec::new();
     for page in pages {
@@ -113,10 +114,10 @@ fn runs(pages: impl Iterator<Item = u32>, most: usize) -> Vec<(u32, usize)> {
     runs
 }
 
-/// Fails unless the disk has every page as the log has it.
+/// Fails unless every page on the disk equals the page in the log.
 fn read_back(database: &Path, log: &Log) -> Result<(), OpenError> {
     let mut disk = DiskFile::open(database).map_err(at(database))?;
-    // Pages that were cut off the end of the database are in the log still.
+    // The log may still have pages beyond the end of the database.
     let pages = log.pages.range(..=log.database_pages);
     for (first, count) in runs(pages.map(|(page, _)| *page), disk::MAX_READ_BYTES / PAGE_BYTES) {
         let bytes = disk.read(place(first), count * PAGE_BYTES).map_err(at(database))?;
@@ -130,7 +131,7 @@ fn read_back(database: &Path, log: &Log) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// A log that ends before what was committed is kept under another name: the next one takes its place.
+/// Keeps a log from which committed transactions cannot be read under another name, since the next log takes its place.
 fn keep_damaged(database: &Path, log: &Log) -> Result<(), OpenError> {
     let path = log::path(database);
     let kept = free_name(&path);
@@ -152,8 +153,8 @@ fn free_name(path: &Path) -> PathBuf {
     (1..u32::MAX).map(named).find(|path| !path.exists()).unwrap_or_else(|| named(u32::MAX))
 }
 
-/// Cuts off the log what no reader has seen: it was refused, and must not come back. All connections were closed just now,
-/// and the index that they shared is as the last commit left it.
+/// Cuts transactions off the log that no reader has seen: they were refused, and must not come back. All connections
+/// were just closed, and their shared index is as the last commit left it.
 pub(super) fn cut_uncommitted(database: &Path) -> Result<(), OpenError> {
     let path = log::path(database);
     let cut = || -> io::Result<()> {

@@ -21,16 +21,16 @@ use crate::store::seal::{
 };
 use crate::webhook::TenantSeq;
 
-/// What a change of the master key did.
+/// The result of a change of the master key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// So many texts are sealed under the new key.
+    /// The number of texts that were sealed under the new key.
     Resealed(usize),
-    /// Nothing: the folder was under the new key already, as after a change that was cut off after its commit.
+    /// The folder was under the new key already, as after a change that was cut off after its commit.
     WasDone,
 }
 
-/// Why the master key was not changed.
+/// The reason why the master key was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeKeyError {
     #[error("{path} has no database")]
@@ -53,8 +53,8 @@ enum Step {
     Committed,
 }
 
-/// Seals everything in `folder` under `new`. `current`: the present master key; `None`: that of the key file, which then
-/// gets the new one. Takes the folder's lock; blocks.
+/// Seals everything in `folder` under `new`. `current`: the present master key; `None`: the key is in the key file,
+/// which then gets the new one. Takes the folder's lock. Blocks.
 pub fn change_master_key(
     folder: &Path,
     current: Option<&MasterKey>,
@@ -69,7 +69,7 @@ fn change(
     new: &MasterKey,
     go_on: &mut dyn FnMut(Step) -> bool,
 ) -> Result<Changed, ChangeKeyError> {
-    // Locking would make the folder.
+    // Without this check the lock would create the folder.
     if !folder.join(DATABASE_FILE).exists() {
         return Err(ChangeKeyError::NoDatabase { path: folder.display().to_string() });
     }
@@ -96,7 +96,7 @@ fn change(
         return Ok(Changed::Resealed(0));
     }
     let failed = |error| locked.failed(error);
-    // What is overwritten is overwritten with zeros: the old key may have been stolen.
+    // Old texts are overwritten with zeros, since the old key may have been stolen.
     connection.pragma_update(None, "secure_delete", true).map_err(failed)?;
     let transaction = connection.transaction().map_err(failed)?;
     let texts = reseal(&transaction, &locked, &old_sealer, &new_sealer)?;
@@ -111,7 +111,7 @@ fn change(
     if !go_on(Step::Committed) {
         return Ok(Changed::Resealed(texts));
     }
-    // The write-ahead log has the old texts too.
+    // The write-ahead log contains the old texts, too.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())).map_err(failed)?;
     if is_in_file {
         replace_key_file(folder)?;
@@ -119,17 +119,17 @@ fn change(
     Ok(Changed::Resealed(texts))
 }
 
-/// Whether the database's master key is that of `sealer`.
+/// Whether `sealer` has the database's master key.
 fn is_under(locked: &Folder, sealer: &Sealer) -> Result<bool, OpenError> {
     locked.inspect_header()?;
     let connection = locked.open_unchanging().map_err(|error| locked.failed(error))?;
     locked.fits(&connection, sealer)
 }
 
-/// A row of `webhook` with what is sealed in it.
+/// The sealed columns of a row of `webhook`.
 type SealedRow = (i64, TenantSeq, Uuid, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
 
-/// Seals all texts again, those of deleted webhooks too; returns how many.
+/// Seals all texts again, also of deleted webhooks; returns their number.
 fn reseal(connection: &Connection, locked: &Folder, old: &Sealer, new: &Sealer) -> Result<usize, OpenError> {
     let failed = |error| locked.failed(error);
     let mut read = connection
@@ -157,7 +157,7 @@ fn reseal(connection: &Connection, locked: &Folder, old: &Sealer, new: &Sealer) 
     Ok(texts)
 }
 
-/// Finishes or takes back a change that was cut off, whichever the database says.
+/// Finishes a change that was cut off, or takes it back, depending on the database's key.
 pub(crate) fn finish_key_change(folder: &Path) -> Result<(), OpenError> {
     let left_over = folder.join(NEW_MASTER_KEY_FILE);
     if !left_over.exists() || !folder.join(DATABASE_FILE).exists() {
@@ -172,7 +172,7 @@ fn finish(locked: &Folder, folder: &Path) -> Result<(), OpenError> {
         return Ok(());
     }
     let fits = |path: &Path| -> Result<bool, OpenError> {
-        // A file that is no key fits nothing.
+        // A file without a valid key fits no database.
         let Ok(Some(key)) = MasterKey::load(path) else { return Ok(false) };
         is_under(locked, &Sealer::new(&key).map_err(|error| at(path)(io::Error::other(error)))?)
     };
@@ -181,7 +181,7 @@ fn finish(locked: &Folder, folder: &Path) -> Result<(), OpenError> {
     } else if fits(&folder.join(MASTER_KEY_FILE))? {
         fs::remove_file(&left_over).map_err(at(&left_over))
     } else {
-        // Neither is the key. That is for the operator to sort out, so both stay.
+        // Neither key fits. Both files stay, for the operator to decide.
         Ok(())
     }
 }
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(change_master_key(folder, Some(&old), &new).unwrap(), Changed::Resealed(9));
         assert!(!folder.join(MASTER_KEY_FILE).exists() && !folder.join(NEW_MASTER_KEY_FILE).exists());
         assert_eq!(settings_in(folder, &new).await, before);
-        // Whoever does not know whether it was done asks again.
+        // A repeated change is no error.
         assert_eq!(change_master_key(folder, Some(&old), &new).unwrap(), Changed::WasDone);
         let third = MasterKey::new([3; 32]);
         let refused = change_master_key(folder, Some(&old), &third);

@@ -23,7 +23,7 @@ use crate::store::{StoreError, owed};
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// What a changed row takes in a transaction, roughly, in bytes: its page and that of an index.
+/// The rough size of a changed row in a transaction, in bytes: its page and a page of an index.
 const CHANGE_BYTES: usize = 8_192;
 
 /// Deletes at most `limit` jobs that ended before `before`; returns how many.
@@ -82,10 +82,10 @@ impl LiveWebhooks {
     }
 }
 
-/// Changes a delivery if it is in a state that the job wants; says whether it was.
+/// Changes a delivery if it is in a state of the job's selection; returns whether it was.
 fn change(commit: &mut Commit<'_>, job: &ReplayRecord, key: DeliveryKey, now: UnixMicros) -> rusqlite::Result<bool> {
     let existing = find_delivery(commit, key)?;
-    // Without a row it is pending, while its event is in the window; an event that is not may have been purged.
+    // A delivery without a row is pending if its event is in the window. Otherwise the event may have been purged.
     let (state, round_attempts) = match &existing {
         Some(existing) => (existing.state, existing.round_attempts),
         None if commit.state.window.rowless(key.event) > 0 => (DeliveryState::Pending, 0),
@@ -102,8 +102,8 @@ fn change(commit: &mut Commit<'_>, job: &ReplayRecord, key: DeliveryKey, now: Un
     Ok(true)
 }
 
-/// Makes an event owed to a webhook to which it is not; says whether it was not. The row is written at once, so that
-/// owed minus rows, and with it the window, stays what it is.
+/// Adds a webhook to an event's list; returns whether it was missing. The row is written at once, so that the number of
+/// deliveries without a row, and with it the window, does not change.
 fn add(commit: &mut Commit<'_>, tenant: TenantSeq, key: DeliveryKey, now: UnixMicros) -> rusqlite::Result<bool> {
     let found = commit
         .prepare("SELECT owed FROM event WHERE seq = ?1 AND tenant = ?2")?

@@ -19,15 +19,15 @@ use crate::store::retention::{
 use crate::store::{StoreError, owed};
 use crate::webhook::TenantSeq;
 
-/// Idempotency keys, and jobs, deleted in one step. The receipts of a batch can take 140 KB.
+/// The most idempotency keys, and the most jobs, deleted in one step. The receipts of a batch can take 140 KB.
 const MAX_PURGE_RECORDS: usize = 50;
 /// Pages given back to the file system in one step.
 const RELEASED_PAGES: u32 = 256;
-/// Free pages that stay in the file, because new events need them soon: one in so many, within bounds.
+/// One in this many pages stays in the file as a free page, within bounds, because new events need free pages soon.
 const KEPT_FREE_SHARE: u32 = 20;
 const KEPT_FREE_PAGES: std::ops::RangeInclusive<u32> = 256..=65_536;
 
-/// What may go.
+/// The data that a step may delete.
 #[derive(Debug)]
 struct Purgeable {
     events: Vec<EventSeq>,
@@ -47,7 +47,7 @@ impl Purgeable {
     }
 }
 
-/// An event as far as a purge looks at it.
+/// The part of an event that a purge reads.
 struct Head {
     seq: EventSeq,
     tenant: TenantSeq,
@@ -112,7 +112,8 @@ fn find_events(connection: &Connection, after: EventSeq, retention: &Retention) 
     })
 }
 
-/// Whether an event is old enough, and each of its deliveries has ended and is old enough. One without a row is pending.
+/// Whether an event is old enough, and each of its deliveries has ended and is old enough. A delivery without a row is
+/// pending.
 fn may_go(connection: &Connection, event: &Head, cutoffs: &Cutoffs) -> rusqlite::Result<bool> {
     let is_old = |at: UnixMicros, cutoff: Option<UnixMicros>| cutoff.is_some_and(|cutoff| at < cutoff);
     if !is_old(event.accepted_at, cutoffs.events) {
@@ -137,7 +138,7 @@ fn may_go(connection: &Connection, event: &Head, cutoffs: &Cutoffs) -> rusqlite:
     Ok(ended == event.deliveries)
 }
 
-/// Deletes those of `events` that may still go; returns how many.
+/// Deletes the ones of `events` that may still be deleted; returns their number.
 fn delete_events(commit: &mut Commit<'_>, events: &[EventSeq], retention: &Retention) -> Result<u64, Failure> {
     let mut count = 0;
     for event in events {
@@ -186,7 +187,7 @@ fn find_attempts(connection: &Connection, after: EventSeq, retention: &Retention
 fn delete_attempts(commit: &mut Commit<'_>, events: &[EventSeq], retention: &Retention) -> Result<u64, Failure> {
     let mut count = 0;
     for event in events {
-        // It may be gone.
+        // The event may have been deleted meanwhile.
         let head = commit.prepare(HEAD_OF_EVENT)?.query_row([event], read_head).optional()?;
         let Some(cutoff) = head.and_then(|head| retention.of(head.tenant).attempts) else { continue };
         for sql in [
@@ -222,7 +223,7 @@ const LINES_SIZE: Size = Size { rows: 2 * MAX_PURGE_LINES as usize, bytes: 1 << 
 const RELEASE_SIZE: Size =
     Size { rows: RELEASED_PAGES as usize, bytes: (RELEASED_PAGES as usize) << 12, is_urgent: false, tenant: None };
 
-/// Free pages beyond those that stay.
+/// Free pages beyond the ones that stay.
 fn spare_pages(connection: &Connection) -> Result<u32, Failure> {
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, u32>(0));
     if number("auto_vacuum")? == 0 {
@@ -237,7 +238,7 @@ fn spare_pages(connection: &Connection) -> Result<u32, Failure> {
 fn release_pages(commit: &mut Commit<'_>) -> Result<bool, Failure> {
     let pages = spare_pages(commit.connection)?.min(RELEASED_PAGES);
     if pages > 0 {
-        // It moves a page each time it is asked for a row.
+        // The statement moves one page for each row that is read.
         let mut statement = commit.connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
         let mut moved = statement.query(())?;
         while moved.next()?.is_some() {}

@@ -11,7 +11,7 @@ use crate::webhook::TenantSeq;
 
 type Row = (i64, TenantSeq, Uuid, String, Option<Vec<u8>>);
 
-/// Seals them, those of deleted webhooks too. What is overwritten is overwritten with zeros.
+/// Seals the URLs, also of deleted webhooks. Old texts are overwritten with zeros.
 pub(super) fn seal_urls(connection: &mut Connection, folder: &Folder, sealer: &Sealer) -> Result<(), OpenError> {
     let failed = |error| folder.failed(error);
     let mut read = connection
@@ -35,7 +35,7 @@ pub(super) fn seal_urls(connection: &mut Connection, folder: &Folder, sealer: &S
             .map_err(failed)?;
     }
     transaction.commit().map_err(failed)?;
-    // The write-ahead log has the pages of before too.
+    // The write-ahead log contains the old pages, too.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())).map_err(failed)?;
     connection.pragma_update(None, "secure_delete", false).map_err(failed)
 }
@@ -74,7 +74,7 @@ mod tests {
         })
     }
 
-    /// As programs did that did not seal URLs: in the column, and nothing of it in `policy`, or no `policy` at all.
+    /// Stores URLs as versions without sealed URLs did: in the column, and not in `policy`, or without any `policy`.
     fn unseal(folder: &Path, key: &MasterKey) {
         let sealer = Sealer::new(key).unwrap();
         let connection = Connection::open(folder.join(DATABASE_FILE)).unwrap();

@@ -11,9 +11,9 @@ use crate::store::failure::Failure;
 use crate::store::{AttemptRecord, SettleBatch, Settlement, owed};
 use crate::webhook::{WebhookHealth, WebhookSeq};
 
-/// Rows that one transaction writes for events that leave the memory window, beside its calls' own.
+/// The most rows that one transaction writes for events that leave the memory window, beside the rows of its calls.
 const MAX_PARKED_ROWS: u32 = 4_096;
-/// What a delivery's row takes, roughly, in bytes.
+/// The rough size of a delivery's row, in bytes.
 const ROW_BYTES: usize = 64;
 
 /// A change of one delivery.
@@ -24,7 +24,7 @@ pub(super) struct RowChange<'a> {
     pub(super) at: UnixMicros,
 }
 
-/// What a row says that a change must know.
+/// The part of a row that a change depends on.
 pub(super) struct Existing {
     pub(super) state: DeliveryState,
     pub(super) attempts: u32,
@@ -56,8 +56,8 @@ fn settle_one(commit: &mut Commit<'_>, settlement: &Settlement) -> rusqlite::Res
         round_attempts: settlement.round_attempts,
         at: settlement.at,
     };
-    // The common case is a delivery without a row. Whether it has one is known for sure only here: the
-    // caller may think that a delivery is in memory alone while the window's end has parked it.
+    // The common case is a delivery without a row. The caller cannot be sure of that: a delivery that it holds in
+    // memory gets a row when its event leaves the window.
     let rowless = commit.state.window.rowless(key.event) > 0;
     if rowless && insert(commit, key, &change)? {
         return Ok(());
@@ -290,7 +290,7 @@ fn park_event(commit: &mut Commit<'_>, event: EventSeq) -> rusqlite::Result<u32>
         let key = DeliveryKey { event, webhook };
         inserted += u32::from(insert_unattempted(commit, key, &transition, accepted_at)?);
     }
-    // All of them have rows now, whatever the count was.
+    // All deliveries of the event have rows now, whatever the count was.
     let rowless = commit.state.window.rowless(event);
     commit.state.window.take(event, rowless);
     Ok(inserted.max(1))

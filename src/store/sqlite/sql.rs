@@ -31,7 +31,7 @@ pub(in crate::store) fn value(value: ValueRef<'_>) -> rusqlite::Result<Value> {
         ValueRef::Integer(number) => Value::Integer(number),
         ValueRef::Text(_) => Value::Text(value.as_str()?.to_owned()),
         ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
-        // No column has it.
+        // No column has reals.
         ValueRef::Real(number) => Value::Text(number.to_string()),
     })
 }
@@ -47,7 +47,7 @@ fn query(connection: &Connection, sql: &str, given: &[Value]) -> Result<Vec<Row>
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// What a reader sees.
+/// A reader's snapshot.
 pub(super) struct Snapshot<'a> {
     pub(super) connection: &'a Connection,
     pub(super) sealer: &'a Sealer,
@@ -92,7 +92,7 @@ impl Sql for Commit<'_> {
 
     fn pending(&mut self, tenant: TenantSeq) -> Result<u64, Failure> {
         let stored = stats(self.connection, Some(tenant))?.pending;
-        // The counters of this transaction are written at its end.
+        // The additions of this transaction are written at its end.
         Ok(stored.saturating_add_signed(self.counters(tenant).pending()))
     }
 

@@ -3,13 +3,13 @@
 use rusqlite::Connection;
 use tracing::{info, warn};
 
-/// An older database that is no larger is rewritten at once when it is opened; that takes about a second.
+/// A database of an earlier version up to this size is rewritten when it is opened, which takes about a second.
 pub(super) const MAX_REWRITTEN_AT_OPEN_BYTES: u64 = 64 << 20;
-/// `PRAGMA auto_vacuum` of a database that keeps its free pages, and of one that gives them back when it is asked.
+/// `PRAGMA auto_vacuum` of a database that keeps its free pages, and of a database that gives them back on request.
 pub(super) const NONE: u32 = 0;
 pub(super) const INCREMENTAL: u32 = 2;
 
-/// Rewrites a small database of an earlier version; says of a large one that it should be.
+/// Rewrites a small database of an earlier version, and logs the advice to rewrite a large one.
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     let mode: u32 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
     if mode != NONE {

@@ -16,7 +16,7 @@ pub(super) struct Window {
     rowless: VecDeque<u32>,
     /// Events added since the last `keep`.
     added: usize,
-    /// What was taken since the last `keep`: position and how many.
+    /// Deliveries that got rows since the last `keep`: the event's position and the number of deliveries.
     taken: Vec<(usize, u32)>,
 }
 
@@ -45,12 +45,12 @@ impl Window {
         }
     }
 
-    /// How many deliveries of an event have no row; 0 for one that is not in the window.
+    /// The number of an event's deliveries without a row; 0 if the event is not in the window.
     pub(super) fn rowless(&self, event: EventSeq) -> u32 {
         self.position(event).and_then(|position| self.rowless.get(position)).copied().unwrap_or(0)
     }
 
-    /// `count` deliveries of an event got their rows.
+    /// Notes that `count` deliveries of an event got rows.
     pub(super) fn take(&mut self, event: EventSeq, count: u32) {
         let Some(position) = self.position(event) else { return };
         if let Some(rowless) = self.rowless.get_mut(position) {
@@ -65,12 +65,12 @@ impl Window {
         EventSeq(self.base + position_to_i64(self.leading_zeros()))
     }
 
-    /// Whether nothing happened since the last `keep`.
+    /// Whether nothing has changed since the last `keep`.
     pub(super) fn is_unchanged(&self) -> bool {
         self.added == 0 && self.taken.is_empty()
     }
 
-    /// The transaction was committed.
+    /// Keeps the changes of a committed transaction.
     pub(super) fn keep(&mut self) {
         let ended = self.leading_zeros();
         self.rowless.drain(..ended);
@@ -79,7 +79,7 @@ impl Window {
         self.taken.clear();
     }
 
-    /// The transaction was rolled back.
+    /// Undoes the changes of a transaction that was rolled back.
     pub(super) fn undo(&mut self) {
         for (position, count) in self.taken.drain(..) {
             if let Some(rowless) = self.rowless.get_mut(position) {

@@ -20,11 +20,11 @@ use crate::store::failure::{Failure, of_sqlite};
 use crate::store::gather::{Place, Room};
 use crate::store::{Act, StoreError};
 
-/// A handle to the writer's thread, and for whom it writes.
+/// A handle to the writer's thread, for one act.
 #[derive(Clone)]
 pub(super) struct Writer {
     thread: Arc<WriterThread>,
-    /// What calls through this handle leave lines in the audit log for.
+    /// The act for which calls through this handle write lines in the audit log.
     act: Option<Arc<Act>>,
 }
 
@@ -54,14 +54,14 @@ impl Writer {
         Ok(Self { thread: Arc::new(thread), act: None })
     }
 
-    /// A handle to the same thread. Without an actor it is nobody's act.
+    /// A handle to the same thread. An act without an actor is not audited.
     pub(super) fn audited(&self, act: &Act) -> Self {
         let act = act.actor.is_some().then(|| Arc::new(act.clone()));
         Self { thread: Arc::clone(&self.thread), act }
     }
 
-    /// Does `work` within the next transaction and returns after its commit. `work` may be done again
-    /// when a transaction was rolled back, and must refuse before it writes.
+    /// Runs `work` in the next transaction and returns after the commit. `work` may run again after a rollback, and
+    /// must refuse before it writes.
     pub(super) async fn write<T, W>(&self, size: Size, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -76,12 +76,12 @@ impl Writer {
         answered.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the writer stopped".to_owned())))
     }
 
-    /// More waits than goes into one transaction.
+    /// More calls wait than one transaction takes.
     pub(super) fn is_busy(&self) -> bool {
         self.thread.room.is_busy()
     }
 
-    /// Lets the thread finish what it was given, and waits until it has closed the file.
+    /// Lets the thread finish the calls under way, and waits until it has closed the files.
     pub(super) async fn close(&self) {
         drop(self.thread.jobs.lock().take());
         let stopped = self.thread.stopped.lock().take();
@@ -105,7 +105,7 @@ trait Job: Send {
     fn size(&self) -> Size;
     /// An error means that the transaction is lost.
     fn apply(&mut self, commit: &mut Commit<'_>) -> Result<(), rusqlite::Error>;
-    /// Tells the caller; `Err` is what became of the transaction.
+    /// Answers the caller. `Err`: the transaction failed.
     fn answer(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
@@ -140,13 +140,13 @@ where
 
     fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
         let Call { done, answer, .. } = *self;
-        // The caller may have gone; what it asked for is done all the same.
+        // The work is done even if the caller has gone.
         let _ = answer.send(committed.and_then(|()| done.unwrap_or_else(|| Err(closed()))));
     }
 }
 
 impl Commit<'_> {
-    /// Writes what goes into every transaction once.
+    /// Writes the parts that a transaction has once: parked rows, counters and progress.
     fn finish(&mut self) -> rusqlite::Result<()> {
         settle::park(self)?;
         self.write_counters()?;
@@ -163,8 +163,8 @@ impl Commit<'_> {
     }
 }
 
-/// Fails while nothing can be accepted or nothing can be committed: needs room for a moment, accepts an event that it takes
-/// back, and a commit.
+/// Fails while events cannot be accepted or nothing can be committed. It takes up space for a moment, accepts an event
+/// that it rolls back, and commits.
 pub(super) fn probe(commit: &mut Commit<'_>) -> Result<(), Failure> {
     commit.connection.execute_batch("SAVEPOINT probe")?;
     let room = commit.prepare("INSERT INTO meta (key, value) VALUES ('probe', zeroblob(65536))");

@@ -5,10 +5,10 @@ use tokio_postgres::types::Type;
 use super::{Table, delivery};
 use crate::store::sql::{Row, Value};
 
-/// Rows that the server sends at once. What may be large in them it sends as a hash.
+/// Rows of one fetch. Columns that may be large are sent as hashes.
 pub(super) const ROWS_PER_FETCH: u32 = 2_000;
 
-/// A table that rows are written to, and its columns in the order of their values.
+/// A table of the target, and its columns in the order of their values.
 pub(super) struct Written {
     table: &'static str,
     columns: &'static [(&'static str, Type)],
@@ -251,7 +251,7 @@ pub(super) fn ended(row: &Row) -> Vec<&Value> {
     row.iter().enumerate().filter(|(place, _)| *place != delivery::NEXT_AT).map(|(_, value)| value).collect()
 }
 
-/// Deliveries that have not; [`pending`] makes the values.
+/// Pending deliveries; [`pending`] makes the values.
 pub(super) static PENDING: Written = written(
     "pending",
     &[
@@ -267,7 +267,7 @@ pub(super) static PENDING: Written = written(
     ],
 );
 
-/// No lane holds any.
+/// No lane holds a delivery during a move.
 static NOT_IN_MEMORY: Value = Value::Integer(0);
 
 pub(super) fn pending(row: &Row) -> Vec<&Value> {
@@ -289,8 +289,8 @@ static ATTEMPTS: Written = written(
     ],
 );
 
-/// What reads a table to compare it, with the columns as in its rows and hashes in place of what may be large. Deliveries
-/// are in two places.
+/// The statements that read a table for the comparison, with its columns in order, and hashes in place of large
+/// columns. Deliveries are in two tables.
 pub(super) fn selects(table: Table) -> Vec<String> {
     let selects: &[&str] = match table {
         Table::Keys => {

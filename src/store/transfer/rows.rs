@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::store::sql::{Row, Value};
 
 impl Value {
-    /// How much memory it takes, roughly.
+    /// The rough size in memory.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Null | Self::Integer(_) => size_of::<Self>(),
@@ -29,14 +29,14 @@ impl Value {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) rows: Vec<Row>,
-    /// The key of the last of them. All rows of that key are here or before.
+    /// The key of the last row. All rows of that key are in this batch or earlier ones.
     pub(super) through: i64,
 }
 
-/// What is moved, as both stores know it.
+/// The tables that are moved, as both stores have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
-    /// Of the installation.
+    /// Keys of the installation.
     Keys,
     Tenants,
     Counters,
@@ -44,13 +44,13 @@ pub(super) enum Table {
     WebhookHealth,
     Tokens,
     Audit,
-    /// What purges of it have deleted and it does not say yet.
+    /// Counts of purged lines of the audit log that no line tells of yet.
     AuditPurges,
     IdempotencyKeys,
     ReplayJobs,
     Events,
     EventIds,
-    /// In whatever state, with their first attempts as far as these are a part of them.
+    /// Deliveries in all states, with their first attempts if these are in the same row.
     Deliveries,
     Attempts,
 }
@@ -72,7 +72,7 @@ impl Table {
         Self::Deliveries,
         Self::Attempts,
     ];
-    /// Those of which at least one changes whenever a server does something; they are short.
+    /// Short tables, at least one of which changes with everything that a server does.
     pub(super) const TELLING: [Self; 7] = [
         Self::Keys,
         Self::Tenants,
@@ -83,7 +83,7 @@ impl Table {
         Self::ReplayJobs,
     ];
 
-    /// Whether there are partitions for ranges of events.
+    /// Whether the table is partitioned by event numbers.
     pub(super) fn is_partitioned(self) -> bool {
         matches!(self, Self::Events | Self::Deliveries | Self::Attempts)
     }
@@ -116,7 +116,7 @@ impl Table {
         }
     }
 
-    /// A row with the hash of what may be large in place of it.
+    /// The row with a hash in place of its large column.
     pub(super) fn condensed(self, mut row: Row) -> Row {
         if let Some(large) = self.large_column().and_then(|column| row.get_mut(column)) {
             large.hash();
@@ -133,7 +133,7 @@ pub(super) mod delivery {
     pub(in crate::store::transfer) const STATE: usize = 3;
     pub(in crate::store::transfer) const ATTEMPTS: usize = 4;
     pub(in crate::store::transfer) const NEXT_AT: usize = 8;
-    // The first attempt, if it is a part of the row.
+    // The columns of the first attempt, if the row contains it.
     pub(in crate::store::transfer) const FIRST_STARTED_AT: usize = 9;
     const FIRST_DURATION: usize = 10;
     const FIRST_STATUS_CODE: usize = 11;
@@ -146,7 +146,7 @@ pub(super) mod delivery {
         row[STATE] == Value::Integer(PENDING)
     }
 
-    /// A delivery that was never attempted, and that no row speaks of.
+    /// A delivery without a row, which was never attempted.
     pub(in crate::store::transfer) fn in_memory(event: i64, webhook: i64, accepted_at: i64) -> Row {
         let mut row = vec![Value::Null; FIRST_RESPONSE + 1];
         row[..=ATTEMPTS + 1].clone_from_slice(&[event, webhook, accepted_at, PENDING, 0, 0].map(Value::Integer));
@@ -166,7 +166,7 @@ pub(super) mod delivery {
     }
 }
 
-/// How many rows, and the sum of their hashes: the same in whatever order they come.
+/// The number of rows and the sum of their hashes, which does not depend on their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest {
     pub rows: u64,
@@ -176,7 +176,7 @@ pub struct Digest {
 impl Digest {
     fn add(&mut self, row: &[Value]) {
         let mut hasher = Sha256::new();
-        // Each value with its kind and its length, so that no two rows are the same bytes.
+        // Each value has its kind and its length, so that different rows have different bytes.
         for value in row {
             let (kind, bytes) = match value {
                 Value::Null => (0_u8, &[][..]),
@@ -202,12 +202,13 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Digests of everything that one store has.
+/// The digests of all tables of one store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Digests(BTreeMap<Table, Digest>);
 
 impl Digests {
-    /// Adds a row that is [condensed](Table::condensed). An attempt counts as one wherever a store keeps it.
+    /// Adds a [condensed](Table::condensed) row. A first attempt counts as a row of attempts, wherever a store keeps
+    /// it.
     pub(super) fn add(&mut self, table: Table, row: &Row) {
         if table == Table::Deliveries {
             self.of(table).add(&row[..delivery::FIRST_STARTED_AT]);

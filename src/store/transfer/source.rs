@@ -18,9 +18,9 @@ use crate::store::sqlite::sql;
 use crate::store::{OpenError, Shard, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
-/// Rows that are written together.
+/// The most rows of a batch.
 const MAX_MOVED_ROWS: usize = 5_000;
-/// Bytes that are written together, unless one row alone is larger.
+/// The most bytes of a batch, unless one row alone is larger.
 const MAX_MOVED_BYTES: usize = 8 << 20;
 
 /// The columns of a delivery, in the order of [`delivery`].
@@ -41,7 +41,7 @@ pub(super) struct Source {
 impl Source {
     /// Locks the folder and checks its database. `master_key`: in place of the key file. Blocks.
     pub(super) fn open(path: &Path, master_key: Option<MasterKey>) -> Result<Self, TransferError> {
-        // Locking would make the folder.
+        // Without this check the lock would create the folder.
         if !path.join(DATABASE_FILE).exists() {
             return Err(TransferError::NoDatabase { path: path.display().to_string() });
         }
@@ -66,7 +66,7 @@ impl Source {
         Ok(Self { id_hash: IdHash::new(&key), connection, folder })
     }
 
-    /// Which store it is, and the state that it is in.
+    /// The identity and the state of the store.
     pub(super) fn identity(&self) -> Result<Identity, OpenError> {
         let identity = || -> rusqlite::Result<Identity> {
             let mut source = Sha256::new();
@@ -107,7 +107,7 @@ impl Source {
                 ("audit", "SELECT max(seq) FROM audit"),
             ] {
                 let present: Option<i64> = self.connection.query_row(sql, (), |row| row.get(0))?;
-                // Of rows that are no more, too.
+                // Includes the numbers of deleted rows.
                 let given: Option<i64> = self
                     .connection
                     .query_row("SELECT seq FROM sqlite_sequence WHERE name = ?1", [table], |row| row.get(0))
@@ -143,8 +143,8 @@ impl Source {
         read.map_err(|error| self.folder.failed(error))
     }
 
-    /// Hands the rows of a table after a key to `take`, in order of the keys, until there are no more or it returns
-    /// `false`; blocks. All rows of one key are in one batch.
+    /// Passes the rows of a table after a key to `take`, in order of the keys, until none are left or it returns
+    /// `false`. Blocks. All rows of a key are in one batch.
     pub(super) fn read(&self, table: Table, after: i64, take: &mut dyn FnMut(Batch) -> bool) -> Result<(), OpenError> {
         self.try_read(table, after, take).map_err(|error| self.folder.failed(error))
     }
@@ -192,8 +192,8 @@ impl Source {
         Ok(())
     }
 
-    /// Both tables are read once, in the order they lie in, and no body is. A delivery is there if the event's list names
-    /// it or a row speaks of it.
+    /// Reads both tables once, in their order on disk, without bodies. A delivery exists if the event's list names it
+    /// or it has a row.
     fn read_deliveries(&self, after: i64, batches: &mut Batches<'_>) -> rusqlite::Result<()> {
         let (mut events, mut rows) = (self.connection.prepare(OWED)?, self.connection.prepare(DELIVERIES)?);
         let (mut events, mut rows) = (events.query([after])?, rows.query([after])?);
@@ -277,7 +277,7 @@ fn select(table: Table) -> &'static str {
                  created_at, updated_at
              FROM replay_job WHERE seq > ?1 ORDER BY seq"
         }
-        // The type may have U+0000, and is kept as bytes.
+        // The type may contain U+0000, so PostgreSQL stores it as bytes.
         Table::Events => {
             "SELECT seq, tenant, accepted_at, id, topic, CAST(type AS BLOB), owed, body, hops, checksum
              FROM event WHERE seq > ?1 ORDER BY seq"
@@ -305,7 +305,7 @@ fn values(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     Ok(values)
 }
 
-/// Rows that gather until they are worth a write.
+/// Gathers rows to batches.
 struct Batches<'a> {
     batch: Batch,
     bytes: usize,

@@ -13,16 +13,16 @@ use crate::store::postgres::pool::{Connection, Connections};
 use crate::store::sql::{Row, Value};
 use crate::store::{OpenError, StoreError};
 
-/// `pg_advisory_lock`: held for the whole of a move.
+/// `pg_advisory_lock`, held during a move.
 const TRANSFER_LOCK: i64 = 0x5052_4452_0003;
-/// One that is used, and one for migrations.
+/// One connection for the move, and one for migrations.
 const CONNECTIONS: u32 = 2;
-/// Large batches and whole tables take their time. Partitions and plans are those of a load, not of a server.
+/// Settings for large batches and for reads of whole tables, which take longer than a server's statements.
 const SESSION: &str = "
     SELECT set_config('statement_timeout', '0', false), set_config('enable_seqscan', 'on', false)";
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-/// What a database has of a store.
+/// The state of a target database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TargetState {
     Nothing,
@@ -30,7 +30,7 @@ pub(super) enum TargetState {
     Whole,
 }
 
-/// How far a table is copied.
+/// The progress of a table's copy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reached {
     pub(super) through: i64,
@@ -42,7 +42,7 @@ pub(super) struct Reached {
 pub(super) struct Target {
     connection: Connection,
     database: String,
-    /// That are known to be there.
+    /// The partitions that are known to exist.
     partitions: BTreeSet<i64>,
 }
 
@@ -100,7 +100,7 @@ impl Target {
     }
 
     pub(super) async fn refuse_nodes(&self) -> Result<(), TransferError> {
-        // The columns are there from the second migration on.
+        // The columns exist from the second migration on.
         let sql =
             "SELECT name FROM node WHERE seen_at > clock_timestamp() - lease_us * interval '1 microsecond' LIMIT 1";
         let alive = self.connection.query_opt(sql, &[]).await;
@@ -115,7 +115,7 @@ impl Target {
         }
     }
 
-    /// Refuses a database in which nodes have begun something of their own.
+    /// Refuses a database in which nodes have stored data of their own.
     async fn refuse_installation(&self) -> Result<(), TransferError> {
         if open::has_transfer(&self.connection).await.map_err(|failure| self.failed(failure))? {
             return Ok(());
@@ -129,7 +129,7 @@ impl Target {
         Ok(())
     }
 
-    /// What is there of this source. Changes nothing.
+    /// The state of the database with regard to this source. Changes nothing.
     pub(super) async fn find(&self, identity: &Identity) -> Result<TargetState, TransferError> {
         let sql = "SELECT source, state, finished_at IS NOT NULL FROM transfer";
         let row = self.connection.query_opt(sql, &[]).await.map_err(|failure| self.failed(failure))?;
@@ -147,8 +147,8 @@ impl Target {
         Ok(if is_whole { TargetState::Whole } else { TargetState::Part })
     }
 
-    /// From here on the database belongs to the source: no node starts on it before everything is there. A node that makes
-    /// an installation at the same time is in the way of this, or this of the node, by the rows of `meta`.
+    /// Claims the database for the source: from now on no node starts on it before the move has ended. The rows of
+    /// `meta` make this conflict with a node that makes an installation at the same time.
     pub(super) async fn begin(&mut self, identity: &Identity, keys: &[Row]) -> Result<(), TransferError> {
         let begun = self.try_begin(identity, keys).await;
         match begun {
@@ -169,7 +169,7 @@ impl Target {
             let sql = "INSERT INTO meta (key, value) VALUES ($1, $2)";
             self.connection.execute(sql, &[&key[0], &key[1]]).await?;
         }
-        // The source has one with the same number.
+        // The source has a tenant with the same number.
         self.connection.execute("DELETE FROM tenant", &[]).await?;
         Ok(self.connection.commit().await?)
     }
@@ -185,7 +185,7 @@ impl Target {
         Ok(row.as_ref().map(read).transpose()?)
     }
 
-    /// Adds rows, and notes that they are there, in one transaction. `rows`: how many there are then.
+    /// Adds rows and notes the progress, in one transaction. `rows`: the table's number of rows afterwards.
     pub(super) async fn write(&mut self, table: Table, batch: &Batch, rows: u64) -> Result<(), StoreError> {
         self.connection.begin().await.map_err(Failure::from)?;
         if table.is_partitioned() {
@@ -200,7 +200,7 @@ impl Target {
         Ok(self.connection.commit().await.map_err(Failure::from)?)
     }
 
-    /// The whole table is there.
+    /// Notes that the table is complete.
     pub(super) async fn end(&mut self, table: Table, through: i64, rows: u64) -> Result<(), StoreError> {
         Ok(self.note(table, through, rows, true).await?)
     }
@@ -217,7 +217,8 @@ impl Target {
         self.connection.copy_in(&written.statement(), &written.types(), rows).await
     }
 
-    /// What is pending goes to the queue, its first attempt to the others; what has ended keeps it.
+    /// Pending deliveries go to the queue, and their first attempts to the table of attempts. Ended deliveries keep the
+    /// first attempt in their row.
     async fn write_deliveries(&self, rows: &[Row]) -> Result<(), Failure> {
         let (pending, ended): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| delivery::is_pending(row));
         let firsts: Vec<Row> = pending.iter().filter_map(|row| delivery::first_attempt(row)).collect();
@@ -226,21 +227,21 @@ impl Target {
         self.copy(Written::of(Table::Attempts), firsts.iter().map(|row| row.iter().collect())).await
     }
 
-    /// Within a transaction: those that rows of `batch` belong to, whose first column is an event's number.
+    /// Within a transaction: makes the partitions for the rows of `batch`, whose first column is an event's number.
     async fn make_partitions(&mut self, batch: &Batch) -> Result<(), Failure> {
         for row in &batch.rows {
             let Some(Value::Integer(event)) = row.first() else { continue };
             let number = event / partitions::EVENTS_PER_PARTITION;
             if !self.partitions.contains(&number) {
                 partitions::make_one(&self.connection, number).await?;
-                // If the transaction comes to nothing, so does this.
+                // If the transaction fails, this target is not used any more.
                 self.partitions.insert(number);
             }
         }
         Ok(())
     }
 
-    /// What comes next gets higher numbers than what is there.
+    /// Sets the sequences, so that new rows get higher numbers than the moved ones.
     pub(super) async fn set_numbers(&self, numbers: &LastNumbers) -> Result<(), StoreError> {
         let set = async || -> Result<(), Failure> {
             let sql = "SELECT setval('event_number', greatest($1::bigint, 1), $1::bigint > 0)";
@@ -254,7 +255,7 @@ impl Target {
         Ok(set().await?)
     }
 
-    /// Reads everything, from one state of the database.
+    /// Reads all tables from one snapshot.
     pub(super) async fn digests(&mut self, report: &mut (dyn FnMut(Progress) + Send)) -> Result<Digests, StoreError> {
         let mut digests = Digests::default();
         self.connection.begin_with(SNAPSHOT).await.map_err(Failure::from)?;
@@ -275,7 +276,7 @@ impl Target {
         Ok(Progress { step: Step::Comparing, name: table.name(), position: 0, length, rows: 0, is_done: false })
     }
 
-    /// Returns how far the table is then.
+    /// Returns the table's progress afterwards.
     async fn read(
         &self,
         table: Table,
@@ -303,7 +304,7 @@ impl Target {
         Ok(progress)
     }
 
-    /// From here on nodes may start. Statistics are made at once, because nothing here was ever asked for.
+    /// Allows nodes to start. Statistics are made at once, since a new database has none.
     pub(super) async fn finish(&self) -> Result<(), StoreError> {
         self.connection.batch("ANALYZE").await.map_err(Failure::from)?;
         let sql = "UPDATE transfer SET finished_at = clock_timestamp()";
@@ -312,7 +313,7 @@ impl Target {
     }
 }
 
-/// Some table that is not a part of an extension: the database is somebody's.
+/// A table that is not a part of an extension, which shows that the database is used for something else.
 async fn foreign_table(connection: &Connection) -> Result<Option<String>, Failure> {
     let row = connection
         .query_opt(

@@ -34,17 +34,17 @@ pub(in crate::store::postgres) async fn scan(
     }
 }
 
-/// What the statements return, in the first columns of each row.
+/// The first columns of each row of the statements.
 struct Looked {
-    /// The last place looked at, and how many rows were, of all tenants.
+    /// The last place looked at, and the number of rows looked at, of all tenants.
     last: DeliveryKey,
     rows: u32,
-    /// Those of the job's tenant.
+    /// The rows of the job's tenant among them.
     scanned: u32,
 }
 
 impl Looked {
-    /// `None`: there was nothing to look at.
+    /// `None`: no rows were left.
     fn read(rows: &[Row]) -> Result<Option<Self>, Failure> {
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(Self {
@@ -54,7 +54,7 @@ impl Looked {
         }))
     }
 
-    /// Where the next scan goes on after this one, which returned all that was wanted.
+    /// The place where the next scan goes on, after a scan that returned all its matches.
     fn passed(looked: Option<&Self>, job: &ReplayRecord) -> ReplayScan {
         let end = DeliveryKey { event: job.events.1, webhook: LAST_WEBHOOK };
         let is_end = looked.is_none_or(|looked| looked.rows < MAX_REPLAY_SCAN_ROWS);
@@ -191,7 +191,7 @@ const SELECT_EVENTS: &str = "WITH seen AS MATERIALIZED (
          LEFT JOIN wanted ON true
      ORDER BY wanted.seq";
 
-/// Event by event, for one webhook: what it was owed, and what it was not.
+/// Event by event, for one webhook, whether it is on the event's list or not.
 async fn by_event(
     connection: &Connection,
     job: &ReplayRecord,
@@ -200,7 +200,7 @@ async fn by_event(
     max_changes: u32,
 ) -> Result<ReplayScan, Failure> {
     let selection = &job.selection;
-    // A place within an event is one before it.
+    // A cursor within an event goes back to the end of the event before.
     let after = EventSeq(job.cursor.event.0 - i64::from(job.cursor.webhook != LAST_WEBHOOK));
     let rows = connection
         .query(

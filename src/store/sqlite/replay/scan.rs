@@ -53,7 +53,7 @@ struct Scan<'a> {
     selection: &'a Selection,
     after: DeliveryKey,
     last: EventSeq,
-    /// Set: events that are not owed are wanted too, if one of these matches.
+    /// Set: events that are not owed match, too, if one of these patterns matches.
     patterns: Option<&'a [Pattern]>,
     max_changes: usize,
     /// Of bodies, so far.
@@ -62,8 +62,8 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Rows of the states that have an index, `delivery_ended`, each state's in order and merged up to where all of
-    /// them were read.
+    /// Reads rows of the states in the index `delivery_ended`, each state in order, and merges them up to the place
+    /// that all reads have reached.
     fn by_state(mut self) -> Result<ReplayScan, Failure> {
         let mut keys = Vec::new();
         let mut frontier = DeliveryKey { event: self.last, webhook: LAST_WEBHOOK };
@@ -148,7 +148,7 @@ impl Scan<'_> {
         Ok(self.found)
     }
 
-    /// `false`: there is no room for all of the event.
+    /// `false`: the event does not fit as a whole.
     fn visit(&mut self, head: &EventHead) -> Result<bool, Failure> {
         if !self.is_selected(head)? {
             return Ok(true);

@@ -13,50 +13,50 @@ use crate::store::gather::{MAX_COMMIT_ROWS, has_room};
 use crate::store::sqlite::commit::Size;
 use crate::webhook::TenantSeq;
 
-/// While several tenants write, a commit takes no more calls when they weigh this much (a row or a KiB weighs one), or as
-/// much as is written in the time of its sync: one of them may wait for it who has little to write.
+/// While several tenants write, a commit is full at this weight (a row or a KiB weighs 1), or at the weight that is
+/// written in the time of a sync, if that is more. So a tenant with little to write does not wait for a large commit.
 const MIN_SHARED_WEIGHT: u64 = 256;
-/// For so long after calls of two tenants in a row several tenants write.
+/// Several tenants count as writing for this long after two consecutive calls of different tenants.
 const SHARED_FOR: Duration = Duration::from_secs(1);
-/// How long calls for which nobody waits are held back, so that they share the commit of others.
+/// Calls that are not urgent are held back for this long, so that they share the commit of others.
 const PATIENCE: Duration = Duration::from_millis(3);
-/// With this many rows a commit is worth its fsync, and is not held back.
+/// A commit with this many rows is worth its fsync, and is not held back.
 const WORTHWHILE_ROWS: usize = 512;
 
-/// Whose call it is; `None`: the server's own.
+/// The tenant of a call; `None`: the server itself.
 type Owner = Option<TenantSeq>;
 
 pub(super) struct Queue {
     calls: Receiver<Box<dyn Job>>,
-    /// By their start, then in the order in which they came.
+    /// By their virtual start time, then in order of arrival.
     waiting: BTreeMap<(u64, u64), Box<dyn Job>>,
     count: u64,
-    /// The start of the call that was taken last.
+    /// The virtual start time of the call that was taken last.
     now: u64,
-    /// Of those who have had a turn since nobody waited: the end of their last call.
+    /// The virtual end time of the last call of each owner that has had a turn since the queue was empty.
     ends: HashMap<Owner, u64>,
     last: Owner,
-    /// When the calls of two tenants came in a row.
+    /// The time of the last two consecutive calls of different tenants.
     shared_at: Option<Instant>,
 }
 
-/// What a wait for calls has come to.
+/// The result of a wait for calls.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Waited {
     Call,
-    /// None has come.
+    /// No call has come.
     Nothing,
-    /// None will come any more.
+    /// No call will come any more.
     Closed,
 }
 
-/// How much a commit has.
+/// The size of a commit.
 #[derive(Default)]
 struct Load {
     calls: usize,
     rows: usize,
     bytes: usize,
-    /// Of all calls but the first, which is taken whatever it weighs.
+    /// The weight of all calls but the first, which is taken whatever its weight.
     more: u64,
     is_urgent: bool,
 }
@@ -76,29 +76,29 @@ impl Load {
     }
 }
 
-/// How fast commits have been lately, in nanoseconds; 0: there was none yet.
+/// The speed of recent commits, in nanoseconds; 0: no commit yet.
 #[derive(Default)]
 pub(super) struct Pace {
-    /// In which something of the weight one is written, on the average.
+    /// The average time to write a weight of 1.
     per_weight: u64,
-    /// Of a sync: the shortest, since one that has much to write takes longer for that.
+    /// The shortest time of a sync, since a large commit makes its sync longer.
     sync: u64,
 }
 
 impl Pace {
-    /// Notes a commit: what was written in which time, and how long its sync took.
+    /// Notes a commit: its weight, the time of its writes, and the time of its sync.
     pub(super) fn note(&mut self, weight: u64, written: Duration, synced: Duration) {
         let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let (per_weight, sync) = (ns(written) / weight.max(1), ns(synced));
         if self.sync == 0 {
             *self = Self { per_weight, sync };
         }
-        // Either follows what has changed within some dozen commits.
+        // Both averages follow a change within some dozen commits.
         self.per_weight = self.per_weight - self.per_weight / 8 + per_weight / 8;
         self.sync = sync.min(self.sync.saturating_add(self.sync / 16 + 1));
     }
 
-    /// What a commit may weigh while several tenants write.
+    /// The most weight of a commit while several tenants write.
     fn shared_weight(&self) -> u64 {
         (self.sync / self.per_weight.max(1)).clamp(MIN_SHARED_WEIGHT, MAX_COMMIT_ROWS as u64)
     }
@@ -110,13 +110,13 @@ impl Queue {
         Self { calls, waiting, count: 0, now: 0, ends, last: None, shared_at: None }
     }
 
-    /// Whether nobody waits.
+    /// Whether no call waits.
     pub(super) fn is_idle(&mut self) -> bool {
         self.take_in();
         self.waiting.is_empty()
     }
 
-    /// Waits for a call, if none is there.
+    /// Waits for a call if the queue is empty.
     pub(super) fn wait(&mut self, patience: Duration) -> Waited {
         if !self.is_idle() {
             return Waited::Call;
@@ -131,8 +131,8 @@ impl Queue {
         }
     }
 
-    /// The next commit: what waits, within the bounds of a transaction. While nobody waits for any of it, it is held back
-    /// for a moment: an outcome that shares the next event's commit costs no fsync of its own.
+    /// The calls of the next commit, within the bounds of a transaction. Without an urgent call the commit is held back
+    /// for a moment, since an outcome that shares the next event's commit costs no fsync of its own.
     pub(super) fn gather(&mut self, pace: &Pace) -> Vec<Box<dyn Job>> {
         let deadline = Instant::now() + PATIENCE;
         let (mut commit, mut load) = (Vec::new(), Load::default());
@@ -144,7 +144,7 @@ impl Queue {
                 load.add(call.size());
                 commit.push(call);
             }
-            // What waits still is for the next commit, so that this one is full.
+            // Calls that still wait show that this commit is full.
             if load.is_urgent || load.rows >= WORTHWHILE_ROWS || !self.waiting.is_empty() {
                 return commit;
             }
@@ -164,7 +164,7 @@ impl Queue {
     fn put(&mut self, call: Box<dyn Job>) {
         let size = call.size();
         if self.waiting.is_empty() {
-            // Nobody is ahead of or behind others.
+            // With an empty queue no owner is ahead of or behind the others.
             self.ends.clear();
         }
         if size.tenant.is_some() && size.tenant != self.last {
@@ -180,7 +180,7 @@ impl Queue {
         self.count += 1;
     }
 
-    /// The call whose turn it is, if there is room for it.
+    /// The next call in turn, if the commit has room for it.
     fn next(&mut self, load: &Load, max_weight: Option<u64>) -> Option<Box<dyn Job>> {
         let first = self.waiting.first_entry()?;
         if !load.has_room_for(first.get().size(), max_weight) {

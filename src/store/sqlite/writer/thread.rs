@@ -16,9 +16,9 @@ use crate::store::sqlite::disk;
 use crate::store::sqlite::files::Files;
 use crate::store::sqlite::recovery::is_failed_write;
 
-/// How often the folder is looked at while nothing is written, and a disk that failed is tried.
+/// The interval of checks of the folder while nothing is written.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Between two tries of a disk that failed; doubles up to [`MAX_TRY_DELAY`].
+/// The first delay between two tries of a failed disk; it doubles up to [`MAX_TRY_DELAY`].
 const TRY_DELAY: Duration = Duration::from_millis(100);
 const MAX_TRY_DELAY: Duration = Duration::from_secs(5);
 
@@ -27,15 +27,15 @@ pub(super) struct Thread {
     state: State,
     pace: Pace,
     disk: Disk,
-    /// The folder was not in its place when it was last looked at.
+    /// The last check found that the folder was moved or replaced.
     has_moved: bool,
     log: CommitLog,
 }
 
-/// What is known of the disk.
+/// The state of the disk.
 enum Disk {
     Sound,
-    /// A write or a sync failed: nobody knows what is on it, and nothing is committed.
+    /// A write or a sync failed. The content of the disk is unknown, and nothing is committed.
     Failed {
         error: String,
         try_at: Instant,
@@ -48,7 +48,7 @@ impl Thread {
         Self { files, state, pace: Pace::default(), disk: Disk::Sound, has_moved: false, log: CommitLog::default() }
     }
 
-    /// Works until nobody can call any more, then closes the files.
+    /// Works until all handles are dropped, then closes the files.
     pub(super) fn run(mut self, mut queue: Queue) {
         loop {
             self.advance_checkpoint(queue.is_idle());
@@ -71,7 +71,7 @@ impl Thread {
         self.files.close(is_sound);
     }
 
-    /// How long to wait for a call.
+    /// The longest wait for a call.
     fn rest(&self) -> Duration {
         match &self.disk {
             Disk::Sound => LOOK_EVERY,
@@ -79,7 +79,7 @@ impl Thread {
         }
     }
 
-    /// Why nothing is committed now.
+    /// The reason why nothing is committed now.
     fn refusal(&self) -> Option<StoreError> {
         let reason = match &self.disk {
             _ if self.has_moved => {
@@ -96,7 +96,7 @@ impl Thread {
     fn work_off(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         let committed = self.commit(&mut jobs);
         if jobs.len() > 1 && matches!(committed, Err(StoreError::Full(_))) {
-            // One that needs room must not take those down that need none.
+            // A call that needs space must not make calls fail that need none.
             for job in jobs {
                 let mut alone = [job];
                 let committed = self.commit(&mut alone);
@@ -109,7 +109,7 @@ impl Thread {
         answer(jobs, &committed);
     }
 
-    /// One transaction; what was committed where nobody will look for it does not count.
+    /// Makes one transaction. A commit to files that were moved away counts as failed.
     fn commit(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
@@ -151,7 +151,7 @@ impl Thread {
         self.disk = Disk::Failed { error, try_at: Instant::now() + TRY_DELAY, delay: TRY_DELAY };
     }
 
-    /// Once a disk that failed works again, what readers can see is written to it anew.
+    /// After a failed disk works again, writes the state that readers see to it anew.
     fn try_disk(&mut self) {
         let Disk::Failed { try_at, delay, .. } = &mut self.disk else { return };
         if self.has_moved || Instant::now() < *try_at {
@@ -174,7 +174,7 @@ impl Thread {
     }
 }
 
-/// One transaction: all of `jobs` or, on an error, none, and the state as it was.
+/// Makes one transaction of all of `jobs`. After an error none is done, and the state is unchanged.
 fn commit(
     connection: &Connection,
     state: &mut State,
@@ -197,7 +197,7 @@ fn commit(
     };
     let written = write();
     if written.is_ok() {
-        // Before anybody is answered: who was admitted is counted here, or nowhere.
+        // Before the callers are answered: they free their reservations of quotas then, and rely on these gauges.
         state.gauges.add(state.counters.iter().map(|(tenant, counters)| (*tenant, counters.usage())));
     }
     state.counters.clear();
@@ -205,7 +205,7 @@ fn commit(
         state.window.keep();
     } else {
         state.window.undo();
-        // SQLite may have rolled back by itself: https://sqlite.org/lang_transaction.html#immediate
+        // SQLite may have rolled back on its own: https://sqlite.org/lang_transaction.html#immediate
         if !connection.is_autocommit()
             && let Err(error) = connection.execute_batch("ROLLBACK")
         {
