@@ -498,7 +498,7 @@ async fn an_installation_of_the_first_release_goes_on() {
     );
     let deliveries = server.call("GET", "/api/v1/deliveries?state=pending", admin, "").await.expect(200);
     assert_eq!((&deliveries["items"][0]["event_id"], &deliveries["items"][0]["attempts"]), (&json!("e-1"), &json!(1)));
-    let again = r#"{"id":"e-1","topic":"attacker.seen"}"#;
+    let again = r#"{"id":"e-1","topic":"attacker.seen","payload":{"n":1.10}}"#;
     assert_eq!(server.call("POST", "/api/v1/events", fleet, again).await.expect(202)["duplicate"], true);
     let tokens = server.call("GET", "/api/v1/tokens", admin, "").await.expect(200);
     assert_eq!((&tokens[0]["scopes"], &tokens[1]["scopes"]), (&json!(["admin"]), &json!(["publish"])));

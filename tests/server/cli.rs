@@ -348,7 +348,7 @@ fn an_event_goes_from_the_command_line_to_a_receiver() {
 
     let delivery = server.delivery("siem", "delivered");
     assert_eq!((&delivery["event_id"], &delivery["attempts"]), (&"e-1".into(), &1.into()));
-    let again = server.ask(&["event", "send", "attacker.login", "--id", "e-1"]);
+    let again = server.ask(&["event", "send", "attacker.login", payload, "--type", "login", "--id", "e-1"]);
     assert_eq!(again["duplicate"], true);
     let shown = run(&mut server.command(&["event", "show", "e-1"]));
     expect_exit(&shown, 0);

@@ -53,7 +53,8 @@ pub(super) async fn refuse_taken(
     let events: Vec<&NewEvent> = events.iter().collect();
     let keys = keys(shared, &events);
     let mut answers = vec![None; events.len()];
-    find(connection, &events, &keys, &first_of_each(&keys), &mut answers).await?;
+    let all: Vec<usize> = (0..events.len()).collect();
+    find(connection, &events, &keys, &all, &mut answers).await?;
     match answers.iter().position(|answer| matches!(answer, Some(Err(IdTaken)))) {
         Some(index) => Err(StoreError::IdTaken { index }),
         None => Ok(()),
