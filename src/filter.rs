@@ -25,7 +25,6 @@ use utoipa::{PartialSchema, ToSchema};
 use self::compile::{Compiled, compile};
 use self::document::Document;
 pub use self::index::FilterIndex;
-pub use self::value::MAX_NUMBER;
 
 /// The longest filter, in bytes as given. EventBridge's own limit is 2,048 characters unless raised.
 pub const MAX_FILTER_BYTES: usize = 16 * 1024;

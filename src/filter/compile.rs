@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use super::document::{Document, Kind, NodeAt, ROOT};
 use super::matching::Condition;
 use super::predicate::{AnyOf, Predicate, Wanted};
+use super::value::{is_number, normalized};
 use super::{MAX_CONDITIONS, MAX_FILTER_DEPTH, MAX_FILTER_VALUES, MAX_OPERAND_BYTES, MAX_OR_COMBINATIONS};
 
 /// Alternatives between whole sets of fields.
@@ -147,7 +148,7 @@ impl<'a> Compiler<'a> {
             self.count_value(alternative)?;
             match document.kind(alternative) {
                 Kind::String => predicates.push(Predicate::Text(self.operand(alternative)?.into())),
-                Kind::Bare => predicates.push(Predicate::Bare(self.operand(alternative)?.into())),
+                Kind::Bare => predicates.push(self.bare(alternative)?),
                 Kind::Object => self.operator(alternative, &mut predicates, &mut wanted)?,
                 Kind::Array => return Err(self.wrong(alternative, "an array of alternatives holds no array")),
             }
@@ -183,6 +184,14 @@ impl<'a> Compiler<'a> {
             return Err(self.wrong(node, format!("the filter has more than {MAX_FILTER_VALUES} values")));
         }
         Ok(())
+    }
+
+    /// A number, `true`, `false` or `null`.
+    fn bare(&self, node: NodeAt) -> Result<Predicate, Wrong> {
+        let text = self.operand(node)?;
+        // An operand has fewer digits than bytes.
+        let number = Some(text).filter(|text| is_number(text)).and_then(|text| normalized(text, MAX_OPERAND_BYTES));
+        Ok(number.map_or_else(|| Predicate::Word(text.into()), |number| Predicate::Number(number.into())))
     }
 
     /// The text of a string or bare value.

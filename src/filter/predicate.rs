@@ -6,15 +6,18 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use memchr::memmem;
 
-use super::value::{Micros, Value, folded};
+use super::MAX_OPERAND_BYTES;
+use super::value::{Place, Value, compare, folded, normalized, place};
 
 /// A condition on one leaf.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Predicate {
     /// This string.
     Text(Box<str>),
-    /// This number, `true`, `false` or `null`, by its characters.
-    Bare(Box<str>),
+    /// `true`, `false` or `null`.
+    Word(Box<str>),
+    /// A number that equals this one, in its [normalized] spelling.
+    Number(Box<str>),
     /// A string that equals this one after case folding. The operand is folded, as in the next variants.
     IgnoreCase(Box<str>),
     Prefix(Box<str>),
@@ -22,10 +25,48 @@ pub(super) enum Predicate {
     Suffix(Box<str>),
     SuffixIgnoreCase(Box<str>),
     Wildcard(Wildcard),
-    /// A number from the first to the second, both included.
-    Range(Micros, Micros),
+    /// A number in this range.
+    Range(Range),
     /// A string that is an address in this network.
     Network(IpNet),
+}
+
+/// A range of numbers; `None`: without a limit.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Range {
+    pub(super) from: Option<Limit>,
+    pub(super) to: Option<Limit>,
+}
+
+/// One end of a range.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Limit {
+    pub(super) place: Place,
+    /// The number as it was given.
+    pub(super) number: Box<str>,
+    pub(super) is_included: bool,
+}
+
+impl Range {
+    /// Its ends among the doubles, both included. Whatever lies in the range lies between them.
+    pub(super) fn places(&self) -> (Place, Place) {
+        let place = |limit: &Option<Limit>, otherwise| limit.as_ref().map_or(otherwise, |limit| limit.place);
+        (place(&self.from, Place::MIN), place(&self.to, Place::MAX))
+    }
+
+    /// Doubles decide, unless the number lies at the place of a limit.
+    fn contains(&self, number: &str) -> bool {
+        let place = place(number);
+        let is_beyond = |limit: &Limit, way: Ordering| match place.cmp(&limit.place) {
+            Ordering::Equal => match compare(number, &limit.number) {
+                Ordering::Equal => limit.is_included,
+                order => order == way,
+            },
+            order => order == way,
+        };
+        self.from.as_ref().is_none_or(|from| is_beyond(from, Ordering::Greater))
+            && self.to.as_ref().is_none_or(|to| is_beyond(to, Ordering::Less))
+    }
 }
 
 /// A pattern of strings: the literal parts around its asterisks, of which it has at least one.
@@ -58,8 +99,11 @@ impl Wildcard {
 impl Predicate {
     pub(super) fn matches(&self, value: Value<'_>) -> bool {
         match (self, value) {
-            (Self::Bare(wanted), Value::Number(text, _) | Value::Word(text)) => **wanted == *text,
-            (Self::Range(from, to), Value::Number(_, Some(number))) => (*from..=*to).contains(&number),
+            (Self::Word(wanted), Value::Word(text)) => **wanted == *text,
+            (Self::Number(wanted), Value::Number(text)) => {
+                normalized(text, MAX_OPERAND_BYTES).is_some_and(|text| **wanted == *text)
+            }
+            (Self::Range(range), Value::Number(text)) => range.contains(text),
             (_, Value::Text(text)) => self.matches_text(text),
             _ => false,
         }
@@ -74,8 +118,10 @@ impl Predicate {
             Self::Suffix(wanted) => text.ends_with(&**wanted),
             Self::SuffixIgnoreCase(wanted) => begins(text.chars().rev(), wanted.chars().rev()),
             Self::Wildcard(wildcard) => wildcard.matches(text),
-            Self::Network(network) => address(text).is_some_and(|address| network.contains(&address)),
-            Self::Bare(_) | Self::Range(..) => false,
+            Self::Network(network) => {
+                address(text).is_some_and(|address| faces(address).any(|address| network.contains(&address)))
+            }
+            Self::Word(_) | Self::Number(_) | Self::Range(_) => false,
         }
     }
 }
@@ -83,6 +129,15 @@ impl Predicate {
 /// Whether `text`, folded, begins with `wanted`.
 fn begins(mut text: impl Iterator<Item = char>, mut wanted: impl Iterator<Item = char>) -> bool {
     wanted.all(|wanted| text.next().map(folded) == Some(wanted))
+}
+
+/// The address as it is, and the IPv4 address that an IPv6 one stands for (`::ffff:10.1.2.3`; RFC 4291, section 2.5.5.2).
+pub(super) fn faces(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let mapped = match address {
+        IpAddr::V6(address) => address.to_ipv4_mapped().map(IpAddr::V4),
+        IpAddr::V4(_) => None,
+    };
+    std::iter::once(address).chain(mapped)
 }
 
 /// Parses an address.

@@ -1,10 +1,12 @@
 //! The operators: `{"prefix": "us-"}` and the like among a field's alternatives.
 
+use std::cmp::Ordering;
+
 use super::{Compiler, Wrong};
 use crate::filter::MAX_WILDCARDS;
 use crate::filter::document::{Kind, NodeAt};
-use crate::filter::predicate::{AnyOf, Predicate, Wanted, Wildcard};
-use crate::filter::value::{MAX_NUMBER, Micros, folded, micros};
+use crate::filter::predicate::{AnyOf, Limit, Predicate, Range, Wanted, Wildcard};
+use crate::filter::value::{compare, folded, is_number, place};
 
 /// Every operator.
 pub(super) const NAMES: [&str; 8] =
@@ -129,8 +131,8 @@ impl<'a> Compiler<'a> {
             if self.document.kind(*value) == Kind::String {
                 return Ok(Predicate::Text(self.operand(*value)?.into()));
             }
-            let number = self.number(*value, "anything-but has strings or numbers, or an object with an operator")?;
-            Ok(Predicate::Range(number, number))
+            self.number(*value, "anything-but has strings or numbers, or an object with an operator")?;
+            self.bare(*value)
         });
         Ok(AnyOf::new(predicates.collect::<Result<_, _>>()?))
     }
@@ -172,35 +174,45 @@ impl<'a> Compiler<'a> {
         if self.document.kind(operand) != Kind::Array || !matches!(parts.len(), 2 | 4) {
             return Err(self.wrong(operand, WANTED));
         }
-        let bound = self.number(parts[1], WANTED)?;
-        let (from, to) = match self.document.text(parts[0]) {
-            "=" => (bound, bound),
-            ">" => (bound + 1, Micros::MAX),
-            ">=" => (bound, Micros::MAX),
-            "<" => (Micros::MIN, bound - 1),
-            "<=" => (Micros::MIN, bound),
+        let limit = |node, is_included| -> Result<Limit, Wrong> {
+            let number = self.number(node, WANTED)?;
+            Ok(Limit { place: place(number), number: number.into(), is_included })
+        };
+        let comparison = self.document.text(parts[0]);
+        let includes = matches!(comparison, "=" | ">=" | "<=");
+        let bound = limit(parts[1], includes)?;
+        let range = match comparison {
+            "=" => Range { from: Some(bound.clone()), to: Some(bound) },
+            ">" | ">=" => Range { from: Some(bound), to: None },
+            "<" | "<=" => Range { from: None, to: Some(bound) },
             _ => return Err(self.wrong(parts[0], "a comparison is one of \"=\", \"<\", \"<=\", \">\", \">=\"")),
         };
-        let [_, _, comparison, limit] = parts[..] else { return Ok(Predicate::Range(from, to)) };
-        if to != Micros::MAX {
+        let [_, _, comparison, end] = parts[..] else { return Ok(Predicate::Range(range)) };
+        let Range { from: Some(from), to: None } = range else {
             return Err(self.wrong(parts[0], "a range begins with \">\" or \">=\""));
-        }
-        let limit = self.number(limit, WANTED)?;
+        };
         let to = match self.document.text(comparison) {
-            "<" => limit - 1,
-            "<=" => limit,
+            "<" => limit(end, false)?,
+            "<=" => limit(end, true)?,
             _ => return Err(self.wrong(comparison, "a range ends with \"<\" or \"<=\"")),
         };
-        if from > to { Err(self.wrong(operand, "no number is in this range")) } else { Ok(Predicate::Range(from, to)) }
+        let is_empty = match compare(&from.number, &to.number) {
+            Ordering::Less => false,
+            Ordering::Equal => !(from.is_included && to.is_included),
+            Ordering::Greater => true,
+        };
+        if is_empty {
+            return Err(self.wrong(operand, "no number is in this range"));
+        }
+        Ok(Predicate::Range(Range { from: Some(from), to: Some(to) }))
     }
 
-    fn number(&self, node: NodeAt, wanted: &str) -> Result<Micros, Wrong> {
-        let text = self.document.text(node);
-        let is_number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
-        if self.document.kind(node) != Kind::Bare || !is_number {
+    fn number(&self, node: NodeAt, wanted: &str) -> Result<&'a str, Wrong> {
+        let text = self.operand(node)?;
+        if self.document.kind(node) != Kind::Bare || !is_number(text) {
             return Err(self.wrong(node, wanted));
         }
-        micros(text).ok_or_else(|| self.wrong(node, format!("a number must be from -{MAX_NUMBER} to {MAX_NUMBER}")))
+        Ok(text)
     }
 
     fn cidr(&self, operand: NodeAt) -> Result<Predicate, Wrong> {

@@ -131,7 +131,9 @@ impl Rules {
                 return;
             }
             let indexed = &self.predicates[predicate];
-            if matches!(indexed.predicate, Predicate::Wildcard(_)) && !indexed.predicate.matches(value) {
+            if matches!(indexed.predicate, Predicate::Wildcard(_) | Predicate::Range(_))
+                && !indexed.predicate.matches(value)
+            {
                 return;
             }
             passed[predicate.number()] = *round;

@@ -9,13 +9,14 @@ use ipnet::IpNet;
 use super::PredicateId;
 use super::contained::{Contained, GramSet};
 use crate::filter::MAX_OPERAND_BYTES;
-use crate::filter::predicate::{Predicate, address};
-use crate::filter::value::{Micros, Value, folded};
+use crate::filter::predicate::{Predicate, address, faces};
+use crate::filter::value::{Place, Value, folded, normalized, place};
 
 #[derive(Debug, Default)]
 pub(super) struct Values {
     texts: HashMap<Box<str>, PredicateId>,
-    bare: HashMap<Box<str>, PredicateId>,
+    words: HashMap<Box<str>, PredicateId>,
+    numbers: HashMap<Box<str>, PredicateId>,
     ignoring_case: HashMap<Box<[u8]>, PredicateId>,
     prefixes: Prefixes,
     /// Prefixes of reversed values, as all suffixes.
@@ -45,9 +46,10 @@ impl Values {
         self.predicates += 1;
         match predicate {
             Predicate::Text(text) => drop(self.texts.insert(text.clone(), id)),
-            Predicate::Bare(text) => drop(self.bare.insert(text.clone(), id)),
+            Predicate::Word(text) => drop(self.words.insert(text.clone(), id)),
+            Predicate::Number(text) => drop(self.numbers.insert(text.clone(), id)),
             Predicate::IgnoreCase(text) => drop(self.ignoring_case.insert(text.as_bytes().into(), id)),
-            Predicate::Range(from, to) => self.ranges.insert(*from, *to, id),
+            Predicate::Range(range) => self.ranges.insert(range.places(), id),
             Predicate::Network(network) => self.networks.insert(*network, id),
             _ => match (self.affixes(predicate), predicate) {
                 (Some((affixes, affix)), _) => affixes.insert(affix, id),
@@ -61,9 +63,10 @@ impl Values {
         self.predicates -= 1;
         match predicate {
             Predicate::Text(text) => drop(self.texts.remove(text)),
-            Predicate::Bare(text) => drop(self.bare.remove(text)),
+            Predicate::Word(text) => drop(self.words.remove(text)),
+            Predicate::Number(text) => drop(self.numbers.remove(text)),
             Predicate::IgnoreCase(text) => drop(self.ignoring_case.remove(text.as_bytes())),
-            Predicate::Range(from, to) => self.ranges.remove(*from, *to),
+            Predicate::Range(_) => self.ranges.remove(id),
             Predicate::Network(network) => self.networks.remove(*network),
             _ => match (self.affixes(predicate), predicate) {
                 (Some((affixes, affix)), _) => affixes.remove(&affix, id),
@@ -91,17 +94,20 @@ impl Values {
         }
     }
 
-    /// Gives `pass` the predicates that `value` meets, and the wildcards that it may meet.
+    /// Gives `pass` the predicates that `value` meets, and the wildcards and ranges that it may meet.
     pub(super) fn each(&self, value: Value<'_>, buffers: &mut Buffers, mut pass: impl FnMut(PredicateId)) {
         match value {
             Value::Text(text) => self.each_of_text(text, buffers, &mut pass),
-            Value::Number(text, number) => {
-                self.bare.get(text).copied().map(&mut pass);
-                if let Some(number) = number {
-                    self.ranges.each(number, &mut pass);
+            Value::Number(text) => {
+                if !self.numbers.is_empty() {
+                    let number = normalized(text, MAX_OPERAND_BYTES);
+                    number.and_then(|number| self.numbers.get(&*number)).copied().map(&mut pass);
+                }
+                if !self.ranges.is_empty() {
+                    self.ranges.each(place(text), &mut pass);
                 }
             }
-            Value::Word(text) => drop(self.bare.get(text).copied().map(pass)),
+            Value::Word(text) => drop(self.words.get(text).copied().map(pass)),
         }
     }
 
@@ -133,7 +139,7 @@ impl Values {
         if !self.networks.is_empty()
             && let Some(address) = address(text)
         {
-            self.networks.each(address, pass);
+            faces(address).for_each(|address| self.networks.each(address, pass));
         }
     }
 }
@@ -195,14 +201,18 @@ struct Ranges {
     /// From, to and whose, ascending.
     sorted: Vec<Range>,
     /// For the middle of each part of the list that a search looks at: where the ranges in that part end at last.
-    ends: Vec<Micros>,
+    ends: Vec<Place>,
     latest: Vec<Range>,
 }
 
-type Range = (Micros, Micros, PredicateId);
+type Range = (Place, Place, PredicateId);
 
 impl Ranges {
-    fn insert(&mut self, from: Micros, to: Micros, id: PredicateId) {
+    fn is_empty(&self) -> bool {
+        self.sorted.is_empty() && self.latest.is_empty()
+    }
+
+    fn insert(&mut self, (from, to): (Place, Place), id: PredicateId) {
         /// As many are looked at one by one.
         const MAX_LATEST: usize = 64;
         self.latest.push((from, to, id));
@@ -212,8 +222,8 @@ impl Ranges {
         }
     }
 
-    fn remove(&mut self, from: Micros, to: Micros) {
-        let is_removed = |range: &Range| (range.0, range.1) == (from, to);
+    fn remove(&mut self, id: PredicateId) {
+        let is_removed = |range: &Range| range.2 == id;
         if let Some(place) = self.latest.iter().position(is_removed) {
             self.latest.swap_remove(place);
         } else if let Some(place) = self.sorted.iter().position(is_removed) {
@@ -228,7 +238,7 @@ impl Ranges {
         build(&self.sorted, &mut self.ends);
     }
 
-    fn each(&self, number: Micros, pass: &mut impl FnMut(PredicateId)) {
+    fn each(&self, number: Place, pass: &mut impl FnMut(PredicateId)) {
         search(&self.sorted, &self.ends, number, pass);
         let holding = self.latest.iter().filter(|(from, to, _)| (*from..=*to).contains(&number));
         holding.for_each(|(_, _, id)| pass(*id));
@@ -236,16 +246,16 @@ impl Ranges {
 }
 
 /// Fills in `ends`, and returns the last end.
-fn build(ranges: &[Range], ends: &mut [Micros]) -> Micros {
+fn build(ranges: &[Range], ends: &mut [Place]) -> Place {
     let middle = ranges.len() / 2;
-    let Some((_, end, _)) = ranges.get(middle) else { return Micros::MIN };
+    let Some((_, end, _)) = ranges.get(middle) else { return Place::MIN };
     let before = build(&ranges[..middle], &mut ends[..middle]);
     let after = build(&ranges[middle + 1..], &mut ends[middle + 1..]);
     ends[middle] = before.max(after).max(*end);
     ends[middle]
 }
 
-fn search(ranges: &[Range], ends: &[Micros], number: Micros, pass: &mut impl FnMut(PredicateId)) {
+fn search(ranges: &[Range], ends: &[Place], number: Place, pass: &mut impl FnMut(PredicateId)) {
     let middle = ranges.len() / 2;
     let Some((from, to, id)) = ranges.get(middle) else { return };
     if ends[middle] < number {

@@ -12,13 +12,17 @@ use crate::filter::value::Value;
 const KEYS: [&str; 4] = ["a", "b", "c", "d\"\n"];
 
 fn text() -> impl Strategy<Value = String> {
-    prop::sample::select(&["", "x", "xy", "xyx", "yx", "X", "XY", "é", "É", "10.0.0.1", "10.1.0.1", "::1"][..])
-        .prop_map(str::to_owned)
+    prop::sample::select(
+        &["", "x", "xy", "xyx", "yx", "X", "XY", "é", "É", "10.0.0.1", "10.1.0.1", "::1", "::ffff:10.0.0.1"][..],
+    )
+    .prop_map(str::to_owned)
 }
 
 fn number() -> impl Strategy<Value = Json> {
-    prop::sample::select(&["0", "1", "1.0", "1e0", "-1", "2.5", "7", "6000000000"][..])
-        .prop_map(|number| serde_json::from_str(number).unwrap())
+    prop::sample::select(
+        &["0", "1", "1.0", "1e0", "-1", "2.5", "7", "6000000000", "6e9", "9007199254740992", "9007199254740993"][..],
+    )
+    .prop_map(|number| serde_json::from_str(number).unwrap())
 }
 
 fn leaf() -> impl Strategy<Value = Json> {

@@ -34,15 +34,31 @@ const PUBLISHED: &[(&str, &str, bool)] = &[
         false,
     ),
     (r#"{"detail": {"eventVersion": [null]}}"#, r#"{"detail": {"eventVersion": "", "responseElements": null}}"#, false),
-    // Numbers are exact by their characters, and by value with `numeric`.
+    // Numbers are compared by their values.
     (
         r#"{"detail": {"severity": {"score": [1]}, "count": [2]}}"#,
         r#"{"detail": {"severity": {"score": 1}, "count": 2}}"#,
         true,
     ),
     (r#"{"x": [300]}"#, r#"{"x": 300}"#, true),
-    (r#"{"x": [300]}"#, r#"{"x": 300.0}"#, false),
-    (r#"{"x": [300]}"#, r#"{"x": 3.0e2}"#, false),
+    (r#"{"x": [300]}"#, r#"{"x": 300.0}"#, true),
+    (r#"{"x": [300]}"#, r#"{"x": 3.0e2}"#, true),
+    (r#"{"x": [0]}"#, r#"{"x": -0.0}"#, true),
+    (r#"{"x": [9007199254740993]}"#, r#"{"x": 9007199254740992}"#, false),
+    (r#"{"x": [{"anything-but": [9007199254740993]}]}"#, r#"{"x": 9007199254740992}"#, true),
+    (r#"{"x": [{"anything-but": [300]}]}"#, r#"{"x": 3e2}"#, false),
+    (r#"{"n": [{"numeric": [">", 100]}]}"#, r#"{"n": 6000000000}"#, true),
+    (r#"{"n": [{"numeric": [">", 100]}]}"#, r#"{"n": 1764150000000}"#, true),
+    (r#"{"n": [{"numeric": [">=", 5000000000]}]}"#, r#"{"n": 1e10}"#, true),
+    (r#"{"n": [{"numeric": [">", 0]}]}"#, r#"{"n": 0.0000001}"#, true),
+    (r#"{"n": [{"numeric": ["<", 0]}]}"#, r#"{"n": -6000000000}"#, true),
+    (r#"{"n": [{"numeric": [">", 1764140000000]}]}"#, r#"{"n": 1764150000000}"#, true),
+    (r#"{"n": [{"numeric": ["<", 100]}]}"#, r#"{"n": 6000000000}"#, false),
+    (r#"{"n": [{"numeric": [">", 9007199254740992]}]}"#, r#"{"n": 9007199254740993}"#, true),
+    (r#"{"n": [{"numeric": ["<=", 9007199254740992]}]}"#, r#"{"n": 9007199254740993}"#, false),
+    (r#"{"ip": [{"cidr": "10.0.0.0/8"}]}"#, r#"{"ip": "::ffff:10.1.2.3"}"#, true),
+    (r#"{"ip": [{"cidr": "10.0.0.0/8"}]}"#, r#"{"ip": "::ffff:11.1.2.3"}"#, false),
+    (r#"{"ip": [{"cidr": "::ffff:0:0/96"}]}"#, r#"{"ip": "::ffff:10.1.2.3"}"#, true),
     (r#"{"x": [300]}"#, r#"{"x": "300"}"#, false),
     (r#"{"x": [{"numeric": ["=", 300]}]}"#, r#"{"x": 300.0}"#, true),
     (r#"{"x": [{"numeric": ["=", 300]}]}"#, r#"{"x": 3.0e2}"#, true),
@@ -298,5 +314,17 @@ fn the_examples_of_the_documentation_are_true() {
         ["anything-but", "cidr", "equals-ignore-case", "exists", "numeric", "prefix", "suffix", "wildcard", "$or"];
     for operator in all {
         assert!(operators.contains(operator), "{operator} has no example");
+    }
+}
+
+#[test]
+fn numbers_beyond_doubles_are_compared_too() {
+    for (pattern, event, wanted) in [
+        (r#"{"n": [{"numeric": ["=", 1e400]}]}"#, r#"{"n": 10e399}"#, true),
+        (r#"{"n": [{"numeric": [">", 1e400]}]}"#, r#"{"n": 1e401}"#, true),
+        (r#"{"n": [{"numeric": [">", -1e400, "<", 1e400]}]}"#, r#"{"n": 1e399}"#, true),
+        (r#"{"n": [{"numeric": ["<", -1e400]}]}"#, r#"{"n": -1e399}"#, false),
+    ] {
+        assert_eq!(filter(pattern).matches(event.as_bytes()), wanted, "{pattern} {event}");
     }
 }
