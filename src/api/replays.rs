@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::{Admin, Reader};
-use super::deliveries::{DeliveryStateName, MAX_REASON_CHARS, parse_state};
+use super::deliveries::{DeliveryStateName, check_reason, parse_state};
 use super::input::{Id, JsonBody, Moment, NoInput, OptionalJsonBody, Params};
 use super::problem::{FieldError, Problem};
 use super::views::Time;
@@ -176,7 +176,7 @@ pub(super) struct BulkRetryInput {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"webhook": "6f0f0f5c-1f4e-4a60-9d0e-0d6b9a1f2c11", "reason": "receiver is gone"}))]
 pub(super) struct BulkDiscardInput {
-    /// Shown with each delivery.
+    /// Shown with each delivery; without control characters.
     #[schema(min_length = 1, max_length = 255)]
     reason: String,
     /// Only to this webhook.
@@ -334,9 +334,10 @@ pub(super) async fn discard_all(
     JsonBody(input): JsonBody<BulkDiscardInput>,
 ) -> Started {
     let BulkDiscardInput { reason, webhook, since, until, states, topic, rate_per_s } = input;
-    if reason.trim().is_empty() || reason.chars().count() > MAX_REASON_CHARS {
-        return Err(Problem::field("reason", format!("must have 1 to {MAX_REASON_CHARS} characters")));
+    if reason.trim().is_empty() {
+        return Err(Problem::field("reason", "must not be blank"));
     }
+    check_reason(&reason)?;
     let raw = RawJob { since, until, states, topic, rate_per_s };
     let job = raw.check(webhook, ReplayAction::Discard { reason }, &DISCARDABLE)?;
     let record = app.engine.start_replay(tenant, job).await?;

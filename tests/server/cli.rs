@@ -305,6 +305,8 @@ fn a_mistake_in_the_settings_is_named_with_its_place() {
     assert!(secret.contains("POSTRIDER_ADMIN_TOKEN"), "{secret}");
     let zero = config("max_in_flight = 1\n", none);
     assert!(zero.contains("max_in_flight (file): must be at least 3"), "{zero}");
+    let named = config("node_name = \"a\\u0000b\"\n", none);
+    assert!(named.contains("node_name (file): must not have control characters"), "{named}");
     let variable = config("", ("POSTRIDER_NATIVE_ROOTS", "perhaps"));
     assert!(variable.contains("POSTRIDER_NATIVE_ROOTS") && variable.contains("true or false"), "{variable}");
     let count = config("", ("POSTRIDER_NEW_TENANT_MAX_TOKENS", "many"));

@@ -255,9 +255,10 @@ stories! {
     tenants:
         a_tenant_comes_back_with_all_its_settings,
         a_tenant_s_name_is_unique_among_the_living,
+        a_change_of_a_tenant_by_its_name_is_for_what_is_called_so,
         the_default_tenant_stays,
         a_tenant_with_something_to_lose_is_deleted_by_force_alone,
-        a_tenant_that_is_not_there_gets_neither_webhooks_nor_tokens,
+        a_tenant_that_is_not_there_gets_nothing,
         the_quota_of_webhooks_is_exact,
         what_is_pending_is_known_at_any_time,
         all_tenants_together_are_counted,

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::audit::record;
 use super::codes::{self, replay_code};
+use super::tenants;
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::store::failure::{Failure, corrupt};
@@ -95,7 +96,7 @@ pub(super) fn create(
     now: UnixMicros,
 ) -> Result<ReplayRecord, Failure> {
     // One at a time for a tenant, so that the limit is exact.
-    sql.lock("tenant", "SELECT 1 FROM tenant WHERE seq = ?1", &[tenant.into()])?;
+    tenants::lock(sql, tenant)?;
     let webhook: Option<WebhookSeq> = match new.webhook {
         None => None,
         Some(uuid) => {

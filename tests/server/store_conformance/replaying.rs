@@ -16,7 +16,7 @@ use postrider::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
 use crate::store_conformance::Fixture;
 use crate::store_conformance::fixtures::{
     WIDE, accept, at, dead, delivered, delivery, event, failed, in_memory, key, new_event, page, read_due, settings,
-    settle, state, unsettled, webhook, webhooks,
+    settle, state, tenant, unsettled, webhook, webhooks,
 };
 
 fn job(states: &[DeliveryState]) -> NewReplay {
@@ -134,9 +134,10 @@ pub(crate) async fn a_job_is_for_a_webhook_a_topic_and_a_time<F: Fixture>() {
         assert_eq!(run(&*store, start(&*store, wanted).await, &[], 10).await, [keys[2]], "{states:?}");
         settle(&*store, vec![dead(keys[2], 2)]).await;
     }
-    let stranger = store.create_replay(TenantSeq(2), NewReplay { webhook: Some(mine.uuid), ..job(&[Dead]) }, at(1));
+    let other = tenant(&*store, "other").await;
+    let stranger = store.create_replay(other, NewReplay { webhook: Some(mine.uuid), ..job(&[Dead]) }, at(1));
     assert!(matches!(stranger.await, Err(StoreError::NotFound)));
-    let theirs = store.create_replay(TenantSeq(2), job(&[Dead]), at(1)).await.unwrap();
+    let theirs = store.create_replay(other, job(&[Dead]), at(1)).await.unwrap();
     assert!(run(&*store, theirs, &[], 10).await.is_empty(), "another tenant's job finds nothing");
 }
 
@@ -302,7 +303,8 @@ pub(crate) async fn jobs_are_listed_and_limited<F: Fixture>() {
     }
     let refused = store.create_replay(DEFAULT_TENANT, job(&[Dead]), at(1)).await;
     assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
-    store.create_replay(TenantSeq(2), job(&[Dead]), at(1)).await.unwrap();
+    let other = tenant(&*store, "other").await;
+    store.create_replay(other, job(&[Dead]), at(1)).await.unwrap();
     let cancelled = store.end_replay(DEFAULT_TENANT, first.uuid, ReplayState::Cancelled, "by hand", at(550)).await;
     assert_eq!(cancelled.unwrap().reason.as_deref(), Some("by hand"));
     let again = store.end_replay(DEFAULT_TENANT, first.uuid, ReplayState::Cancelled, "by hand", at(550)).await;
