@@ -227,12 +227,13 @@ pub(super) struct DiscardInput {
     reason: Option<String>,
 }
 
-/// Refuses a reason that is too long or has control characters: it is shown in one line.
+/// Refuses a reason that is blank, too long, or has control characters: it is shown in one line.
 pub(super) fn check_reason(reason: &str) -> Result<(), Problem> {
-    if reason.chars().count() <= MAX_REASON_CHARS && !reason.chars().any(char::is_control) {
+    let (chars, is_blank) = (reason.chars().count(), reason.trim().is_empty());
+    if !is_blank && chars <= MAX_REASON_CHARS && !reason.chars().any(char::is_control) {
         return Ok(());
     }
-    let reason = format!("must have at most {MAX_REASON_CHARS} characters, none of them a control character");
+    let reason = format!("must have 1 to {MAX_REASON_CHARS} characters, none of them a control character");
     Err(Problem::field("reason", reason))
 }
 

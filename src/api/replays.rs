@@ -57,7 +57,8 @@ pub(super) struct Replay {
     reason: Option<String>,
     /// How far through the events it is, 0 to 1.
     progress: f64,
-    /// Deliveries looked at, or events where it has to look at each.
+    /// Deliveries looked at: those in one of `states`, whatever their topic and time. With `include_unmatched`: events
+    /// looked at.
     scanned: u64,
     /// Deliveries made pending or discarded.
     changed: u64,
@@ -334,9 +335,6 @@ pub(super) async fn discard_all(
     JsonBody(input): JsonBody<BulkDiscardInput>,
 ) -> Started {
     let BulkDiscardInput { reason, webhook, since, until, states, topic, rate_per_s } = input;
-    if reason.trim().is_empty() {
-        return Err(Problem::field("reason", "must not be blank"));
-    }
     check_reason(&reason)?;
     let raw = RawJob { since, until, states, topic, rate_per_s };
     let job = raw.check(webhook, ReplayAction::Discard { reason }, &DISCARDABLE)?;

@@ -231,6 +231,8 @@ stories! {
         a_job_discards_with_a_reason,
         a_job_adds_what_was_not_matched,
         the_jobs_of_a_webhook_end_with_it,
+        every_delivery_in_a_wanted_state_is_looked_at_once,
+        one_scan_reads_a_bounded_number_of_deliveries,
         jobs_are_listed_and_limited,
         an_event_is_sent_again_to_whom_it_was_owed_or_not,
         a_request_with_a_key_is_accepted_once,
