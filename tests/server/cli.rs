@@ -560,7 +560,7 @@ fn a_token_may_do_what_its_scopes_say_until_it_is_revoked() {
 #[test]
 fn a_tenant_has_its_own_webhooks_and_its_acts_are_listed() {
     let server = Server::start();
-    let made = server.ask(&["tenant", "create", "blue", "--max-webhooks", "1", "--description", "\u{1b}[2Jblue"]);
+    let made = server.ask(&["tenant", "create", "blue", "--max-webhooks", "1", "--description", "\u{202e}blue"]);
     assert_eq!(made["quotas"]["max_webhooks"], 1);
     let defaults = object!({
         "max_webhooks": 1, "max_events_per_s": 1_000, "max_pending": 1_000_000, "max_tokens": 100,
@@ -579,7 +579,7 @@ fn a_tenant_has_its_own_webhooks_and_its_acts_are_listed() {
     let shown = run(&mut server.command(&["tenant", "show", "blue"]));
     expect_exit(&shown, 0);
     let shown = text(&shown.stdout);
-    assert!(shown.contains("1 of 1") && shown.contains("\\u{1b}[2Jblue") && !shown.contains('\u{1b}'), "{shown}");
+    assert!(shown.contains("1 of 1") && shown.contains("\\u{202e}blue") && !shown.contains('\u{202e}'), "{shown}");
     let changed = server.ask(&["tenant", "update", "blue", "--max-webhooks", "unlimited"]);
     assert_eq!(changed["quotas"]["max_webhooks"], Value::Null);
     let quotas = ["--max-stored-bytes", "20GiB", "--max-tokens", "unlimited"];

@@ -359,13 +359,13 @@ async fn a_page_of_webhooks_is_read_with_few_statements() {
     }
     let page = |limit, cursor| Page { limit, cursor };
     for q in [None, Some("siem")] {
-        let named: Vec<_> = names.iter().filter(|name| q.is_none() || name.starts_with("SIEM")).collect();
+        let expected: Vec<_> = names.iter().filter(|name| q.is_none() || name.starts_with("SIEM")).collect();
         let before = statements(&server);
         let first = store.webhook_page(DEFAULT_TENANT, q, page(40, None)).await.unwrap();
         let second = store.webhook_page(DEFAULT_TENANT, q, page(500, first.next_cursor)).await.unwrap();
         let after = statements(&server);
         let found: Vec<_> = first.items.iter().chain(&second.items).map(|record| &record.settings.name).collect();
-        assert_eq!((found, second.next_cursor), (named, None), "oldest first: {q:?}");
+        assert_eq!((found, second.next_cursor), (expected, None), "oldest first: {q:?}");
         assert!(after > before && after - before <= MOST, "{} statements: {q:?}", after - before);
     }
 }

@@ -4,7 +4,6 @@ use uuid::Uuid;
 
 use super::audit::record;
 use super::codes::{self, replay_code};
-use super::tenants;
 use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::store::failure::{Failure, corrupt};
@@ -96,7 +95,7 @@ pub(super) fn create(
     now: UnixMicros,
 ) -> Result<ReplayRecord, Failure> {
     // One at a time for a tenant, so that the limit is exact.
-    tenants::lock(sql, tenant)?;
+    found(sql.lock("tenant", "SELECT 1 FROM tenant WHERE seq = ?1 AND deleted_at IS NULL", &[tenant.into()])?)?;
     let webhook: Option<WebhookSeq> = match new.webhook {
         None => None,
         Some(uuid) => {

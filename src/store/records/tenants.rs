@@ -142,14 +142,7 @@ pub(super) fn list(sql: &mut dyn Select) -> Result<Vec<TenantRecord>, Failure> {
 
 /// Oldest first.
 pub(super) fn page(sql: &mut dyn Select, page: &Page) -> Result<PageOf<TenantRecord>, Failure> {
-    let (cursor, limit) = start_by_uuid(page)?;
-    let after = match cursor {
-        None => TenantSeq(0),
-        Some(uuid) => {
-            let row = sql.query_row("SELECT seq FROM tenant WHERE uuid = ?1", &[uuid.into()])?;
-            Fields::of(row.ok_or(StoreError::Cursor)?).next()?
-        }
-    };
+    let (after, limit) = start_by_uuid(sql, page, "SELECT seq FROM tenant WHERE uuid = ?1", None)?;
     let rows = sql.query(select_tenants!("AND seq > ?1 ORDER BY seq LIMIT ?2"), &[after.into(), limit.into()])?;
     let tenants = rows.into_iter().map(tenant).collect::<Result<_, _>>()?;
     Ok(page_by_uuid(tenants, page, |tenant: &TenantRecord| tenant.uuid))

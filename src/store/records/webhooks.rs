@@ -253,17 +253,10 @@ pub(super) fn page(
     q: Option<&str>,
     page: &Page,
 ) -> Result<PageOf<WebhookRecord>, Failure> {
-    let (cursor, limit) = start_by_uuid(page)?;
-    let after = match cursor {
-        None => WebhookSeq(0),
-        Some(uuid) => {
-            let row = sql
-                .query_row("SELECT seq FROM webhook WHERE uuid = ?1 AND tenant = ?2", &[uuid.into(), tenant.into()])?;
-            Fields::of(row.ok_or(StoreError::Cursor)?).next()?
-        }
-    };
+    let one = "SELECT seq FROM webhook WHERE uuid = ?1 AND tenant = ?2";
+    let (after, limit) = start_by_uuid(sql, page, one, Some(tenant))?;
     let records = if let Some(q) = q {
-        search(sql, tenant, &q.to_ascii_lowercase(), after, usize::try_from(limit).unwrap_or(0))?
+        search(sql, tenant, &q.to_ascii_lowercase(), WebhookSeq(after), usize::try_from(limit).unwrap_or(0))?
     } else {
         let rows = sql.query(
             select_webhooks!(
