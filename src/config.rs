@@ -218,6 +218,10 @@ impl Config {
         if values.store_connections.get() < MIN_CONNECTIONS {
             return Err(invalid("store_connections", format!("must be at least {MIN_CONNECTIONS}")));
         }
+        // PostgreSQL, where it is kept, has no text with U+0000; the others would change the log and the lists.
+        if values.node_name.chars().any(char::is_control) {
+            return Err(invalid("node_name", "must not have control characters".to_owned()));
+        }
         NodeSettings::check(values.lease.0, values.poll_interval.0).map_err(|(key, reason)| invalid(key, reason))?;
         if values.max_in_flight.get() < 3 {
             return Err(invalid("max_in_flight", "must be at least 3".to_owned()));

@@ -42,8 +42,8 @@ pub use self::paging::{Page, PageOf};
 pub use self::records::{Read, Write};
 pub use self::shard::{SHARDS, Shard};
 pub use self::tenant::{
-    BYTES_QUOTA, DeletedTenant, MAX_TENANT_DESCRIPTION_CHARS, MAX_TENANT_NAME_CHARS, QUOTA, Quotas, TenantPatch,
-    TenantRecord,
+    BYTES_QUOTA, DeletedTenant, MAX_TENANT_DESCRIPTION_CHARS, MAX_TENANT_NAME_CHARS, QUOTA, Quotas, TenantKey,
+    TenantPatch, TenantRecord,
 };
 pub use self::token::{NewToken, Scope, TokenRecord};
 use crate::clock::UnixMicros;

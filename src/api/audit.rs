@@ -74,6 +74,11 @@ impl From<crate::store::AuditEntry> for AuditEntry {
     }
 }
 
+/// A text that a column may have: no line of the log has U+0000, and PostgreSQL has no such text to compare with.
+fn without_nul(text: &str) -> Result<String, String> {
+    if text.contains('\0') { Err("must not have U+0000".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 /// List who did what
 ///
 /// Newest first. An operator sees all tenants, or the one that `X-Postrider-Tenant` names; an admin its own. The answers
@@ -97,8 +102,8 @@ pub(super) async fn list(
 ) -> Result<Json<AuditPage>, Problem> {
     let filter = AuditFilter {
         tenant,
-        action: params.text("action"),
-        actor: params.text("actor"),
+        action: params.take("action", without_nul),
+        actor: params.take("actor", without_nul),
         since: params.time("since"),
         until: params.time("until"),
     };

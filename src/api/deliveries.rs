@@ -22,7 +22,7 @@ use crate::topic::Pattern;
 /// The default reason of a discarded delivery.
 const DISCARDED: &str = "discarded by an operator";
 /// The longest reason, in characters.
-pub(super) const MAX_REASON_CHARS: usize = 255;
+const MAX_REASON_CHARS: usize = 255;
 
 /// One event owed to one webhook.
 #[derive(Serialize, ToSchema)]
@@ -222,9 +222,19 @@ pub(super) async fn retry(
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DiscardInput {
-    /// Shown with the delivery.
+    /// Shown with the delivery; without control characters.
     #[schema(max_length = 255)]
     reason: Option<String>,
+}
+
+/// Refuses a reason that is blank, too long, or has control characters: it is shown in one line.
+pub(super) fn check_reason(reason: &str) -> Result<(), Problem> {
+    let (chars, is_blank) = (reason.chars().count(), reason.trim().is_empty());
+    if !is_blank && chars <= MAX_REASON_CHARS && !reason.chars().any(char::is_control) {
+        return Ok(());
+    }
+    let reason = format!("must have 1 to {MAX_REASON_CHARS} characters, none of them a control character");
+    Err(Problem::field("reason", reason))
 }
 
 /// Give a delivery up
@@ -248,9 +258,7 @@ pub(super) async fn discard(
     OptionalJsonBody(input): OptionalJsonBody<DiscardInput>,
 ) -> Result<Json<Delivery>, Problem> {
     let reason = input.reason.as_deref().filter(|reason| !reason.trim().is_empty()).unwrap_or(DISCARDED);
-    if reason.chars().count() > MAX_REASON_CHARS {
-        return Err(Problem::field("reason", format!("must have at most {MAX_REASON_CHARS} characters")));
-    }
+    check_reason(reason)?;
     let delivery = app.engine.discard_delivery(act, key_of(&app, id)?, reason).await?;
     Ok(Json(Delivery::new(app.engine.store().delivery_ids(), delivery)))
 }

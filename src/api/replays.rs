@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::auth::{Admin, Reader};
-use super::deliveries::{DeliveryStateName, MAX_REASON_CHARS, parse_state};
+use super::deliveries::{DeliveryStateName, check_reason, parse_state};
 use super::input::{Id, JsonBody, Moment, NoInput, OptionalJsonBody, Params};
 use super::problem::{FieldError, Problem};
 use super::views::Time;
@@ -57,7 +57,8 @@ pub(super) struct Replay {
     reason: Option<String>,
     /// How far through the events it is, 0 to 1.
     progress: f64,
-    /// Deliveries looked at, or events where it has to look at each.
+    /// Deliveries looked at: those in one of `states`, whatever their topic and time. With `include_unmatched`: events
+    /// looked at.
     scanned: u64,
     /// Deliveries made pending or discarded.
     changed: u64,
@@ -176,7 +177,7 @@ pub(super) struct BulkRetryInput {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"webhook": "6f0f0f5c-1f4e-4a60-9d0e-0d6b9a1f2c11", "reason": "receiver is gone"}))]
 pub(super) struct BulkDiscardInput {
-    /// Shown with each delivery.
+    /// Shown with each delivery; without control characters.
     #[schema(min_length = 1, max_length = 255)]
     reason: String,
     /// Only to this webhook.
@@ -334,9 +335,7 @@ pub(super) async fn discard_all(
     JsonBody(input): JsonBody<BulkDiscardInput>,
 ) -> Started {
     let BulkDiscardInput { reason, webhook, since, until, states, topic, rate_per_s } = input;
-    if reason.trim().is_empty() || reason.chars().count() > MAX_REASON_CHARS {
-        return Err(Problem::field("reason", format!("must have 1 to {MAX_REASON_CHARS} characters")));
-    }
+    check_reason(&reason)?;
     let raw = RawJob { since, until, states, topic, rate_per_s };
     let job = raw.check(webhook, ReplayAction::Discard { reason }, &DISCARDABLE)?;
     let record = app.engine.start_replay(tenant, job).await?;

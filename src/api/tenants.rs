@@ -17,7 +17,7 @@ use super::change::{Change, Changes};
 use super::input::{FIRST_OF_A_LIST, Given, Id, Params};
 use super::problem::{FieldError, Problem};
 use super::views::{ListOrPage, Message, Time};
-use crate::store::{TenantPatch, TenantRecord};
+use crate::store::{TenantKey, TenantPatch, TenantRecord};
 use crate::webhook::whole;
 
 /// A tenant: whole to create one, in part to change one. `null` is like not given, but for quotas.
@@ -28,6 +28,7 @@ pub(super) struct TenantInput {
     /// Unique; of `a-z`, `0-9` and `-`. The tenant `default` keeps its name.
     #[schema(min_length = 1, max_length = 64, pattern = "^[a-z0-9-]+$")]
     name: Option<String>,
+    /// Without control characters.
     #[schema(max_length = 1024)]
     description: Option<String>,
     quotas: Option<QuotasInput>,
@@ -279,9 +280,12 @@ pub(super) async fn update(
     change: Change<TenantInput>,
 ) -> Result<Json<Tenant>, Problem> {
     let record = find(&app, &tenant)?;
-    let seq = record.seq;
-    let Given { input, fields } = change.checked(&Tenant::from(record))?;
-    let tenant = app.engine.update_tenant(act.with_fields(fields), seq, input.checked()?).await?;
+    let key = TenantKey::found_by(&tenant, &record);
+    let shown = Tenant::from(record);
+    let Given { mut input, fields } = change.checked(&shown)?;
+    // One from before control characters were refused may be given back.
+    input.description = input.description.filter(|description| *description != shown.description);
+    let tenant = app.engine.update_tenant(act.with_fields(fields), key, input.checked()?).await?;
     Ok(Json(tenant.into()))
 }
 
@@ -305,7 +309,7 @@ pub(super) async fn delete(
 ) -> Result<Json<Message>, Problem> {
     let force = params.flag("force");
     params.finish()?;
-    let seq = find(&app, &tenant)?.seq;
-    app.engine.delete_tenant(act, seq, force).await?;
+    let key = TenantKey::found_by(&tenant, &find(&app, &tenant)?);
+    app.engine.delete_tenant(act, key, force).await?;
     Ok(Json(Message { message: "Tenant deleted" }))
 }

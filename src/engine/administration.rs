@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::{Engine, to_the_end};
-use crate::store::{Act, StoreError, TenantPatch, TenantRecord};
-use crate::webhook::TenantSeq;
+use crate::store::{Act, StoreError, TenantKey, TenantPatch, TenantRecord};
 
 impl Engine {
     /// `patch` must have no faults. Quotas that it does not set are the defaults of new tenants. The line in the audit
@@ -27,10 +26,10 @@ impl Engine {
     pub async fn update_tenant(
         self: &Arc<Self>,
         act: Act,
-        tenant: TenantSeq,
+        tenant: impl Into<TenantKey>,
         patch: TenantPatch,
     ) -> Result<TenantRecord, StoreError> {
-        let engine = Arc::clone(self);
+        let (engine, tenant) = (Arc::clone(self), tenant.into());
         to_the_end(async move {
             let in_order = engine.changes.lock().await;
             let record = engine.store.audited(&act).update_tenant(tenant, patch, engine.now()).await?;
@@ -47,19 +46,20 @@ impl Engine {
     pub async fn delete_tenant(
         self: &Arc<Self>,
         act: Act,
-        tenant: TenantSeq,
+        tenant: impl Into<TenantKey>,
         force: bool,
     ) -> Result<TenantRecord, StoreError> {
-        let engine = Arc::clone(self);
+        let (engine, tenant) = (Arc::clone(self), tenant.into());
+        let seq = tenant.seq;
         to_the_end(async move {
             let in_order = engine.changes.lock().await;
             let deleted = engine.store.audited(&act).delete_tenant(tenant, force, engine.now()).await;
             // Even after an error, since the deletion may be committed while its answer was lost.
             engine.forget_tokens();
             let deleted = deleted?;
-            engine.tenants.remove(tenant);
+            engine.tenants.remove(seq);
             for webhook in deleted.webhooks {
-                engine.ingest.remove(tenant, webhook);
+                engine.ingest.remove(seq, webhook);
                 engine.dispatcher.remove(webhook);
             }
             drop(in_order);

@@ -3,11 +3,13 @@
 
 use uuid::Uuid;
 
+use super::failure::Failure;
+use super::sql::{Fields, Select, Value};
 use super::{
     DeliveryIds, DeliveryKey, EventSeq, MAX_BODY_BYTES_PER_PAGE, MAX_PAGE_ITEMS, MAX_ROWS_PER_PAGE,
     MAX_SEARCHED_BYTES_PER_PAGE, StoreError,
 };
-use crate::webhook::WebhookSeq;
+use crate::webhook::{TenantSeq, WebhookSeq};
 
 #[derive(Clone, Debug)]
 pub struct Page {
@@ -135,10 +137,20 @@ pub(super) fn page_by_uuid<T>(mut items: Vec<T>, page: &Page, uuid: impl Fn(&T) 
     PageOf { items, next_cursor }
 }
 
-/// The UUID after which such a page begins, and the number of rows to read for it.
-pub(super) fn start_by_uuid(page: &Page) -> Result<(Option<Uuid>, i64), StoreError> {
-    let cursor = page.cursor.as_ref().map(|cursor| Uuid::try_parse(cursor)).transpose();
-    Ok((cursor.map_err(|_| StoreError::Cursor)?, i64::from(page.limit.clamp(1, MAX_PAGE_ITEMS)) + 1))
+/// The number after which such a page begins, and the number of rows to read for it. `one` reads the number of the record
+/// with a UUID, of `tenant` where records have one.
+pub(super) fn start_by_uuid(
+    sql: &mut dyn Select,
+    page: &Page,
+    one: &'static str,
+    tenant: Option<TenantSeq>,
+) -> Result<(i64, i64), Failure> {
+    let limit = i64::from(page.limit.clamp(1, MAX_PAGE_ITEMS)) + 1;
+    let Some(cursor) = &page.cursor else { return Ok((0, limit)) };
+    let uuid = Uuid::try_parse(cursor).map_err(|_| StoreError::Cursor)?;
+    let values: Vec<Value> = std::iter::once(uuid.into()).chain(tenant.map(Value::from)).collect();
+    let row = sql.query_row(one, &values)?.ok_or(StoreError::Cursor)?;
+    Ok((Fields::of(row).next()?, limit))
 }
 
 /// The place that a page begins after.

@@ -19,7 +19,8 @@ use super::failure::Failure;
 use super::replay::{NewReplay, ReplayFilter, ReplayRecord, ReplayState};
 use super::sql::{Select, Sql};
 use super::{
-    AllWebhooks, Deed, DeletedTenant, NewToken, Page, PageOf, Store, StoreError, TenantPatch, TenantRecord, TokenRecord,
+    AllWebhooks, Deed, DeletedTenant, NewToken, Page, PageOf, Store, StoreError, TenantKey, TenantPatch, TenantRecord,
+    TokenRecord,
 };
 use crate::clock::UnixMicros;
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
@@ -176,22 +177,24 @@ impl dyn Store {
     /// Sets what is given. The tenant `default` keeps its name.
     pub async fn update_tenant(
         &self,
-        tenant: TenantSeq,
+        tenant: impl Into<TenantKey>,
         patch: TenantPatch,
         now: UnixMicros,
     ) -> Result<TenantRecord, StoreError> {
-        self.change(move |sql| tenants::update(sql, tenant, &patch, now)).await
+        let tenant = tenant.into();
+        self.change(move |sql| tenants::update(sql, &tenant, &patch, now)).await
     }
 
     /// Marks it deleted, with its webhooks, as `delete_webhook` does, and revokes its tokens. One
     /// that has webhooks or pending deliveries is a [`StoreError::Conflict`] without `force`, and `default` is one always.
     pub async fn delete_tenant(
         &self,
-        tenant: TenantSeq,
+        tenant: impl Into<TenantKey>,
         force: bool,
         now: UnixMicros,
     ) -> Result<DeletedTenant, StoreError> {
-        self.change(move |sql| tenants::delete(sql, tenant, force, now)).await
+        let tenant = tenant.into();
+        self.change(move |sql| tenants::delete(sql, &tenant, force, now)).await
     }
 
     /// Oldest first.

@@ -129,7 +129,8 @@ pub struct ReplayRecord {
     pub reason: Option<String>,
     /// The last place looked at.
     pub cursor: DeliveryKey,
-    /// The number of deliveries looked at, or of events with `include_unmatched`.
+    /// Deliveries looked at: those in a wanted state, to the job's webhook if it has one, whatever their events. If it
+    /// includes what was not matched: events looked at.
     pub scanned: u64,
     /// Deliveries changed.
     pub changed: u64,
@@ -176,6 +177,7 @@ pub struct ReplayScan {
     pub unmatched: Vec<Arc<LiveEvent>>,
     /// The last place looked at.
     pub cursor: DeliveryKey,
+    /// Up to the cursor, as [`ReplayRecord::scanned`] counts.
     pub scanned: u32,
     /// Nothing is left after the cursor.
     pub is_end: bool,

@@ -29,6 +29,28 @@ pub struct TenantRecord {
     pub created_at: UnixMicros,
 }
 
+/// The tenant that a change is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantKey {
+    pub seq: TenantSeq,
+    /// Set: the caller has named it so, and means no tenant that is called otherwise when the change is made.
+    pub name: Option<String>,
+}
+
+impl TenantKey {
+    /// The tenant that `given`, its name or its UUID, has led to.
+    #[must_use]
+    pub fn found_by(given: &str, tenant: &TenantRecord) -> Self {
+        Self { seq: tenant.seq, name: (tenant.name == given).then(|| given.to_owned()) }
+    }
+}
+
+impl From<TenantSeq> for TenantKey {
+    fn from(seq: TenantSeq) -> Self {
+        Self { seq, name: None }
+    }
+}
+
 /// The limits of a tenant; `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quotas {
@@ -77,9 +99,12 @@ impl TenantPatch {
         {
             faults.push(("name", format!("must have 1 to {MAX_TENANT_NAME_CHARS} characters of a-z, 0-9 and -")));
         }
-        let is_too_long = |text: &String| text.chars().count() > MAX_TENANT_DESCRIPTION_CHARS;
-        if self.description.as_ref().is_some_and(is_too_long) {
-            faults.push(("description", format!("must have at most {MAX_TENANT_DESCRIPTION_CHARS} characters")));
+        let is_wrong =
+            |text: &String| text.chars().count() > MAX_TENANT_DESCRIPTION_CHARS || text.chars().any(char::is_control);
+        if self.description.as_ref().is_some_and(is_wrong) {
+            let most = MAX_TENANT_DESCRIPTION_CHARS;
+            let reason = format!("must have at most {most} characters, none of them a control character");
+            faults.push(("description", reason));
         }
         for (field, quota) in [
             ("quotas.max_webhooks", self.max_webhooks),
@@ -174,6 +199,14 @@ mod tests {
         assert_eq!(TenantPatch::default().faults(), []);
         let largest = TenantPatch { max_stored_bytes: Some(Some(*BYTES_QUOTA.end())), ..TenantPatch::default() };
         assert_eq!(largest.faults(), []);
+    }
+
+    #[test]
+    fn a_description_has_no_control_characters() {
+        for (description, faults) in [("two words, ä 🦀", 0), ("a\0", 1), ("a\nb", 1), ("\u{9b}", 1)] {
+            let patch = TenantPatch { description: Some(description.to_owned()), ..TenantPatch::default() };
+            assert_eq!(patch.faults().len(), faults, "{description:?}");
+        }
     }
 
     #[test]

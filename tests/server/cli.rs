@@ -305,6 +305,8 @@ fn a_mistake_in_the_settings_is_named_with_its_place() {
     assert!(secret.contains("POSTRIDER_ADMIN_TOKEN"), "{secret}");
     let zero = config("max_in_flight = 1\n", none);
     assert!(zero.contains("max_in_flight (file): must be at least 3"), "{zero}");
+    let named = config("node_name = \"a\\u0000b\"\n", none);
+    assert!(named.contains("node_name (file): must not have control characters"), "{named}");
     let variable = config("", ("POSTRIDER_NATIVE_ROOTS", "perhaps"));
     assert!(variable.contains("POSTRIDER_NATIVE_ROOTS") && variable.contains("true or false"), "{variable}");
     let count = config("", ("POSTRIDER_NEW_TENANT_MAX_TOKENS", "many"));
@@ -558,7 +560,7 @@ fn a_token_may_do_what_its_scopes_say_until_it_is_revoked() {
 #[test]
 fn a_tenant_has_its_own_webhooks_and_its_acts_are_listed() {
     let server = Server::start();
-    let made = server.ask(&["tenant", "create", "blue", "--max-webhooks", "1", "--description", "\u{1b}[2Jblue"]);
+    let made = server.ask(&["tenant", "create", "blue", "--max-webhooks", "1", "--description", "\u{202e}blue"]);
     assert_eq!(made["quotas"]["max_webhooks"], 1);
     let defaults = object!({
         "max_webhooks": 1, "max_events_per_s": 1_000, "max_pending": 1_000_000, "max_tokens": 100,
@@ -577,7 +579,7 @@ fn a_tenant_has_its_own_webhooks_and_its_acts_are_listed() {
     let shown = run(&mut server.command(&["tenant", "show", "blue"]));
     expect_exit(&shown, 0);
     let shown = text(&shown.stdout);
-    assert!(shown.contains("1 of 1") && shown.contains("\\u{1b}[2Jblue") && !shown.contains('\u{1b}'), "{shown}");
+    assert!(shown.contains("1 of 1") && shown.contains("\\u{202e}blue") && !shown.contains('\u{202e}'), "{shown}");
     let changed = server.ask(&["tenant", "update", "blue", "--max-webhooks", "unlimited"]);
     assert_eq!(changed["quotas"]["max_webhooks"], Value::Null);
     let quotas = ["--max-stored-bytes", "20GiB", "--max-tokens", "unlimited"];

@@ -10,6 +10,7 @@
 )]
 
 mod api;
+mod both_stores;
 mod cli;
 #[cfg(target_os = "linux")]
 mod cluster;

@@ -14,7 +14,7 @@ use postrider::store::replay::{NewReplay, ReplayAction, ReplayStep, Selection};
 use postrider::store::retention::{Cutoffs, Retention};
 use postrider::store::seal::MasterKey;
 use postrider::store::{
-    Accepted, DeliveryKey, Disposition, EventSeq, NewEvent, Owed, SettleBatch, Settlement, Store, StoreError,
+    Accepted, DeliveryKey, Disposition, EventSeq, NewEvent, Owed, Page, SettleBatch, Settlement, Store, StoreError,
 };
 use postrider::topic::{Pattern, Topic};
 use postrider::webhook::{DEFAULT_TENANT, Webhook, WebhookSeq, WebhookSettings};
@@ -341,4 +341,36 @@ async fn a_plan_made_for_an_empty_queue_does_not_read_a_full_one() {
     let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'pending_pkey'";
     let read = number(&server, read).await;
     assert!(read < BACKLOG / 10, "{read} entries were read");
+}
+
+#[tokio::test]
+async fn a_page_of_webhooks_is_read_with_few_statements() {
+    const WEBHOOKS: usize = 100;
+    /// A search reads the names and then 32 webhooks with each statement.
+    const MOST: usize = 8;
+    let server = Cluster::start_with(&[("log_statement", "all")]).await;
+    server.create_database(DATABASE, None).await;
+    let store = node(&server).await;
+    let mut names = Vec::new();
+    for number in 0..WEBHOOKS {
+        let name = format!("{} {number}", if number % 2 == 0 { "SIEM" } else { "chat" });
+        webhook(&*store, &name).await;
+        names.push(name);
+    }
+    let page = |limit, cursor| Page { limit, cursor };
+    for q in [None, Some("siem")] {
+        let expected: Vec<_> = names.iter().filter(|name| q.is_none() || name.starts_with("SIEM")).collect();
+        let before = statements(&server);
+        let first = store.webhook_page(DEFAULT_TENANT, q, page(40, None)).await.unwrap();
+        let second = store.webhook_page(DEFAULT_TENANT, q, page(500, first.next_cursor)).await.unwrap();
+        let after = statements(&server);
+        let found: Vec<_> = first.items.iter().chain(&second.items).map(|record| &record.settings.name).collect();
+        assert_eq!((found, second.next_cursor), (expected, None), "oldest first: {q:?}");
+        assert!(after > before && after - before <= MOST, "{} statements: {q:?}", after - before);
+    }
+}
+
+/// How many statements the server has logged that read webhooks.
+fn statements(server: &Cluster) -> usize {
+    server.log().lines().filter(|line| line.contains("execute ") && line.contains("SELECT seq")).count()
 }

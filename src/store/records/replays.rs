@@ -95,7 +95,7 @@ pub(super) fn create(
     now: UnixMicros,
 ) -> Result<ReplayRecord, Failure> {
     // One at a time for a tenant, so that the limit is exact.
-    sql.lock("tenant", "SELECT 1 FROM tenant WHERE seq = ?1", &[tenant.into()])?;
+    found(sql.lock("tenant", "SELECT 1 FROM tenant WHERE seq = ?1 AND deleted_at IS NULL", &[tenant.into()])?)?;
     let webhook: Option<WebhookSeq> = match new.webhook {
         None => None,
         Some(uuid) => {

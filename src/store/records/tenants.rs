@@ -8,7 +8,7 @@ use crate::clock::UnixMicros;
 use crate::store::failure::Failure;
 use crate::store::paging::{page_by_uuid, start_by_uuid};
 use crate::store::sql::{Fields, Row, Select, Sql, Value, found};
-use crate::store::{Deed, DeletedTenant, Page, PageOf, Quotas, StoreError, TenantPatch, TenantRecord};
+use crate::store::{Deed, DeletedTenant, Page, PageOf, Quotas, StoreError, TenantKey, TenantPatch, TenantRecord};
 use crate::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
 
 /// The columns that [`tenant`] reads, in its order.
@@ -51,12 +51,13 @@ pub(super) fn create(sql: &mut dyn Sql, patch: &TenantPatch, now: UnixMicros) ->
 
 pub(super) fn update(
     sql: &mut dyn Sql,
-    seq: TenantSeq,
+    key: &TenantKey,
     patch: &TenantPatch,
     now: UnixMicros,
 ) -> Result<TenantRecord, Failure> {
     sql.lock_tenant_names()?;
-    let before = lock(sql, seq)?;
+    let before = lock_found(sql, key)?;
+    let seq = before.seq;
     let mut tenant = before.clone();
     patch.clone().apply(&mut tenant);
     if seq == DEFAULT_TENANT && tenant.name != before.name {
@@ -81,12 +82,13 @@ fn given<const N: usize>(tenant: &TenantRecord, more: [Value; N]) -> Vec<Value> 
 
 pub(super) fn delete(
     sql: &mut dyn Sql,
-    seq: TenantSeq,
+    key: &TenantKey,
     force: bool,
     now: UnixMicros,
 ) -> Result<DeletedTenant, Failure> {
     // From here on it gets neither webhooks nor tokens.
-    let tenant = lock(sql, seq)?;
+    let tenant = lock_found(sql, key)?;
+    let seq = tenant.seq;
     if seq == DEFAULT_TENANT {
         return Err(StoreError::Conflict(format!("the tenant `{}` cannot be deleted", tenant.name)).into());
     }
@@ -124,6 +126,15 @@ pub(super) fn lock(sql: &mut dyn Sql, seq: TenantSeq) -> Result<TenantRecord, Fa
     tenant(found(sql.lock("tenant", select_tenants!("AND seq = ?1"), &[seq.into()])?)?)
 }
 
+/// As [`lock`], if the tenant is still called what its caller has called it.
+fn lock_found(sql: &mut dyn Sql, key: &TenantKey) -> Result<TenantRecord, Failure> {
+    let tenant = lock(sql, key.seq)?;
+    match &key.name {
+        Some(name) if *name != tenant.name => Err(StoreError::NotFound.into()),
+        _ => Ok(tenant),
+    }
+}
+
 /// Oldest first.
 pub(super) fn list(sql: &mut dyn Select) -> Result<Vec<TenantRecord>, Failure> {
     sql.query(select_tenants!("ORDER BY seq"), &[])?.into_iter().map(tenant).collect()
@@ -131,14 +142,7 @@ pub(super) fn list(sql: &mut dyn Select) -> Result<Vec<TenantRecord>, Failure> {
 
 /// Oldest first.
 pub(super) fn page(sql: &mut dyn Select, page: &Page) -> Result<PageOf<TenantRecord>, Failure> {
-    let (cursor, limit) = start_by_uuid(page)?;
-    let after = match cursor {
-        None => TenantSeq(0),
-        Some(uuid) => {
-            let row = sql.query_row("SELECT seq FROM tenant WHERE uuid = ?1", &[uuid.into()])?;
-            Fields::of(row.ok_or(StoreError::Cursor)?).next()?
-        }
-    };
+    let (after, limit) = start_by_uuid(sql, page, "SELECT seq FROM tenant WHERE uuid = ?1", None)?;
     let rows = sql.query(select_tenants!("AND seq > ?1 ORDER BY seq LIMIT ?2"), &[after.into(), limit.into()])?;
     let tenants = rows.into_iter().map(tenant).collect::<Result<_, _>>()?;
     Ok(page_by_uuid(tenants, page, |tenant: &TenantRecord| tenant.uuid))

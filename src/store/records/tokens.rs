@@ -82,15 +82,8 @@ pub(super) fn list(sql: &mut dyn Select, tenant: TenantSeq) -> Result<Vec<TokenR
 
 /// Oldest first.
 pub(super) fn page(sql: &mut dyn Select, tenant: TenantSeq, page: &Page) -> Result<PageOf<TokenRecord>, Failure> {
-    let (cursor, limit) = start_by_uuid(page)?;
-    let after: i64 = match cursor {
-        None => 0,
-        Some(uuid) => {
-            let row =
-                sql.query_row("SELECT seq FROM token WHERE uuid = ?1 AND tenant = ?2", &[uuid.into(), tenant.into()])?;
-            Fields::of(row.ok_or(StoreError::Cursor)?).next()?
-        }
-    };
+    let one = "SELECT seq FROM token WHERE uuid = ?1 AND tenant = ?2";
+    let (after, limit) = start_by_uuid(sql, page, one, Some(tenant))?;
     let rows = sql.query(
         select_tokens!("AND tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3"),
         &[tenant.into(), after.into(), limit.into()],

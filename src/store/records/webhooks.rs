@@ -37,6 +37,15 @@ pub(in crate::store) use select_webhooks;
 /// One webhook of a tenant: its UUID, then the tenant.
 const SELECT_ONE: &str = select_webhooks!("WHERE uuid = ?1 AND tenant = ?2 AND deleted_at IS NULL");
 
+/// Webhooks by their numbers, [`READ_TOGETHER`] of them; a number may be given twice.
+const SELECT_SOME: &str = select_webhooks!(
+    "WHERE seq IN (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
+         ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32)
+         AND deleted_at IS NULL
+     ORDER BY seq"
+);
+/// How many webhooks one statement of a search reads: each statement is a round trip to PostgreSQL.
+const READ_TOGETHER: usize = 32;
 /// The most rows of names that a search reads at once.
 const MAX_SEARCHED_NAMES: u32 = 5_000;
 
@@ -236,27 +245,26 @@ pub(super) fn all(sql: &mut dyn Select) -> Result<Vec<WebhookRecord>, Failure> {
     rows.into_iter().map(|row| webhook(row, sql.sealer())).collect()
 }
 
-/// Oldest first. Served by the table in its order, which is read until the page is full.
+/// Oldest first. In SQLite served by the table in its order, which is read until the page is full; in PostgreSQL by the
+/// index `webhook_name`, whose rows of the tenant are all read. So the page is chosen before anything is joined to it.
 pub(super) fn page(
     sql: &mut dyn Select,
     tenant: TenantSeq,
     q: Option<&str>,
     page: &Page,
 ) -> Result<PageOf<WebhookRecord>, Failure> {
-    let (cursor, limit) = start_by_uuid(page)?;
-    let after = match cursor {
-        None => WebhookSeq(0),
-        Some(uuid) => {
-            let row = sql
-                .query_row("SELECT seq FROM webhook WHERE uuid = ?1 AND tenant = ?2", &[uuid.into(), tenant.into()])?;
-            Fields::of(row.ok_or(StoreError::Cursor)?).next()?
-        }
-    };
+    let one = "SELECT seq FROM webhook WHERE uuid = ?1 AND tenant = ?2";
+    let (after, limit) = start_by_uuid(sql, page, one, Some(tenant))?;
     let records = if let Some(q) = q {
-        search(sql, tenant, &q.to_ascii_lowercase(), after, usize::try_from(limit).unwrap_or(0))?
+        search(sql, tenant, &q.to_ascii_lowercase(), WebhookSeq(after), usize::try_from(limit).unwrap_or(0))?
     } else {
         let rows = sql.query(
-            select_webhooks!("WHERE deleted_at IS NULL AND tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3"),
+            select_webhooks!(
+                "WHERE seq IN (
+                     SELECT seq FROM webhook WHERE deleted_at IS NULL AND tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3
+                 )
+                 ORDER BY seq"
+            ),
             &[tenant.into(), after.into(), limit.into()],
         )?;
         rows.into_iter().map(|row| webhook(row, sql.sealer())).collect::<Result<_, _>>()?
@@ -273,7 +281,7 @@ fn search(
     mut after: WebhookSeq,
     limit: usize,
 ) -> Result<Vec<WebhookRecord>, Failure> {
-    let mut records = Vec::new();
+    let mut found = Vec::new();
     loop {
         let names = sql.query(
             "SELECT seq, name FROM webhook WHERE deleted_at IS NULL AND tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
@@ -284,16 +292,31 @@ fn search(
             let mut fields = Fields::of(row);
             after = fields.next()?;
             if fields.next::<String>()?.to_ascii_lowercase().contains(q) {
-                records.extend(by_seq(sql, after)?);
+                found.push(after);
             }
-            if records.len() == limit {
-                return Ok(records);
+            if found.len() == limit {
+                return some(sql, &found);
             }
         }
         if is_last {
-            return Ok(records);
+            return some(sql, &found);
         }
     }
+}
+
+/// Those of these webhooks, which ascend, that are not deleted.
+fn some(sql: &mut dyn Select, seqs: &[WebhookSeq]) -> Result<Vec<WebhookRecord>, Failure> {
+    let mut records = Vec::with_capacity(seqs.len());
+    for some in seqs.chunks(READ_TOGETHER) {
+        let mut values = [const { Value::Null }; READ_TOGETHER];
+        for (value, seq) in values.iter_mut().zip(some) {
+            *value = (*seq).into();
+        }
+        for row in sql.query(SELECT_SOME, &values)? {
+            records.push(webhook(row, sql.sealer())?);
+        }
+    }
+    Ok(records)
 }
 
 /// Served by the index `webhook_name`.

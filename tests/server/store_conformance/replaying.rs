@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use postrider::delivery::DeliveryState::{self, Dead, Delivered, Discarded, Pending, Skipped};
 use postrider::store::replay::{
-    MAX_UNFINISHED_REPLAYS, NewReplay, ReplayAction, ReplayFilter, ReplayRecord, ReplayState, ReplayStep, Selection,
-    Stepped,
+    MAX_REPLAY_SCAN_ROWS, MAX_UNFINISHED_REPLAYS, NewReplay, ReplayAction, ReplayFilter, ReplayRecord, ReplayState,
+    ReplayStep, Selection, Stepped,
 };
 use postrider::store::{
     AcceptedOnce, DeliveryKey, Disposition, EventSeq, Idempotency, KeptReceipt, Stats, Store, StoreError,
@@ -16,7 +16,7 @@ use postrider::webhook::{DEFAULT_TENANT, TenantSeq, WebhookSeq};
 use crate::store_conformance::Fixture;
 use crate::store_conformance::fixtures::{
     WIDE, accept, at, dead, delivered, delivery, event, failed, in_memory, key, new_event, page, read_due, settings,
-    settle, state, unsettled, webhook, webhooks,
+    settle, state, tenant, unsettled, webhook, webhooks,
 };
 
 fn job(states: &[DeliveryState]) -> NewReplay {
@@ -134,9 +134,10 @@ pub(crate) async fn a_job_is_for_a_webhook_a_topic_and_a_time<F: Fixture>() {
         assert_eq!(run(&*store, start(&*store, wanted).await, &[], 10).await, [keys[2]], "{states:?}");
         settle(&*store, vec![dead(keys[2], 2)]).await;
     }
-    let stranger = store.create_replay(TenantSeq(2), NewReplay { webhook: Some(mine.uuid), ..job(&[Dead]) }, at(1));
+    let other = tenant(&*store, "other").await;
+    let stranger = store.create_replay(other, NewReplay { webhook: Some(mine.uuid), ..job(&[Dead]) }, at(1));
     assert!(matches!(stranger.await, Err(StoreError::NotFound)));
-    let theirs = store.create_replay(TenantSeq(2), job(&[Dead]), at(1)).await.unwrap();
+    let theirs = store.create_replay(other, job(&[Dead]), at(1)).await.unwrap();
     assert!(run(&*store, theirs, &[], 10).await.is_empty(), "another tenant's job finds nothing");
 }
 
@@ -292,6 +293,113 @@ pub(crate) async fn the_jobs_of_a_webhook_end_with_it<F: Fixture>() {
     assert!(matches!(late.await, Err(StoreError::NotFound)));
 }
 
+/// What a job looks at and finds, in scans of at most `max_changes`, and that many of them; nothing is changed.
+async fn scanned(store: &dyn Store, mut job: ReplayRecord, matching: &[&str], max_changes: u32) -> (u32, usize) {
+    let (mut scanned, mut found) = (0, 0);
+    loop {
+        let scan = store.scan_replay(&job, patterns(matching), max_changes).await.unwrap();
+        scanned += scan.scanned;
+        found += scan.found.len() + scan.unmatched.len();
+        if scan.is_end {
+            return (scanned, found);
+        }
+        assert!(scan.cursor > job.cursor, "a scan gets on");
+        job.cursor = scan.cursor;
+    }
+}
+
+pub(crate) async fn every_delivery_in_a_wanted_state_is_looked_at_once<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let all = [Pending, Delivered, Dead, Skipped, Discarded];
+    let first = webhook(&*store, "first").await;
+    let mine = store.create_webhook(DEFAULT_TENANT, settings("mine"), at(1)).await.unwrap();
+    let hooks = [first, mine.seq, webhook(&*store, "last").await];
+    // Another tenant's events lie between.
+    let other = tenant(&*store, "other").await;
+    let theirs = store.create_webhook(other, settings("theirs"), at(1)).await.unwrap().seq;
+    // Every state at every webhook, in another order at each; each event is owed to two of the three.
+    let (mut states, mut events) = (Vec::new(), 0);
+    for number in 0..18_usize {
+        let owed: Vec<_> = (0..3).filter(|place| *place != number % 3).collect();
+        let state_of = |place: usize| all[(number + place) % all.len()];
+        let dispositions: Vec<_> = owed
+            .iter()
+            .map(|place| match state_of(*place) {
+                Skipped => (hooks[*place], Disposition::Skipped("webhook disabled")),
+                _ => (hooks[*place], Disposition::InMemory),
+            })
+            .collect();
+        let topic = if number % 4 == 0 { "attacker.seen" } else { "decky.seen" };
+        let new = new_event(&format!("e{number}"), &dispositions);
+        let new = postrider::store::NewEvent { event: event(&format!("e{number}"), topic), ..new };
+        let seq = accept(&*store, new).await;
+        events += 1;
+        let between = postrider::store::NewEvent { tenant: other, ..in_memory(&format!("e{number}"), &[theirs]) };
+        let between = accept(&*store, between).await;
+        settle(&*store, vec![dead(key(between, theirs), 1)]).await;
+        for place in owed {
+            let (key, state) = (key(seq, hooks[place]), state_of(place));
+            states.push((place == 1, number % 4 == 0, state));
+            match state {
+                // One with a row, one that only memory knows.
+                Pending if number % 2 == 0 => settle(&*store, vec![failed(key, 1, at(900))]).await,
+                Delivered => settle(&*store, vec![delivered(key, 1)]).await,
+                Dead => settle(&*store, vec![dead(key, 1)]).await,
+                Discarded => {
+                    store.discard_delivery(DEFAULT_TENANT, key, "by hand", at(400)).await.unwrap();
+                }
+                Pending | Skipped => {}
+            }
+        }
+    }
+    for chosen in 1..1_u32 << all.len() {
+        let wanted: Vec<_> = (0..all.len()).filter(|bit| chosen >> bit & 1 == 1).map(|bit| all[bit]).collect();
+        for (webhook, topic) in [(None, None), (Some(mine.uuid), None), (None, Some("attacker.>"))] {
+            let topic = topic.map(|topic| Pattern::parse(topic).unwrap());
+            let new = NewReplay {
+                webhook,
+                selection: Selection { topic: topic.clone(), ..job(&wanted).selection },
+                ..job(&wanted)
+            };
+            let record = start(&*store, new).await;
+            let looked =
+                states.iter().filter(|(is_mine, _, state)| wanted.contains(state) && (webhook.is_none() || *is_mine));
+            let looked: Vec<_> = looked.collect();
+            let found = looked.iter().filter(|(_, is_of_topic, _)| topic.is_none() || *is_of_topic).count();
+            for max_changes in [1, 2, 100] {
+                let seen = scanned(&*store, record.clone(), &[], max_changes).await;
+                let expected = (u32::try_from(looked.len()).unwrap(), found);
+                assert_eq!(seen, expected, "{wanted:?} {webhook:?} {topic:?}, by {max_changes}");
+            }
+            let ended = store.end_replay(DEFAULT_TENANT, record.uuid, ReplayState::Cancelled, "seen", at(1));
+            ended.await.unwrap();
+        }
+    }
+    // What is not owed may be wanted: each event is looked at.
+    let action = ReplayAction::Replay { include_unmatched: true };
+    let topic = Some(Pattern::parse("attacker.>").unwrap());
+    let selection = Selection { topic, ..Selection::default() };
+    let record = start(&*store, NewReplay { webhook: Some(mine.uuid), action, selection, ..job(&[]) }).await;
+    for max_changes in [1, 2, 100] {
+        let (seen, found) = scanned(&*store, record.clone(), &[">"], max_changes).await;
+        assert_eq!((seen, found), (events, 2), "e4 and e16, by {max_changes}");
+    }
+}
+
+pub(crate) async fn one_scan_reads_a_bounded_number_of_deliveries<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let owed = webhooks::<20>(&*store).await.map(|webhook| (webhook, Disposition::Skipped("webhook disabled")));
+    let events = MAX_REPLAY_SCAN_ROWS as usize / owed.len() + 10;
+    let new = (0..events).map(|number| new_event(&format!("e{number}"), &owed)).collect();
+    assert_eq!(store.accept(new).await.unwrap().len(), events);
+    let job = start(&*store, job(&[Delivered])).await;
+    let first = store.scan_replay(&job, patterns(&[]), 100).await.unwrap();
+    assert!(!first.is_end && first.cursor.event < job.events.1, "{first:?}");
+    assert_eq!(scanned(&*store, job, &[], 100).await, (0, 0));
+}
+
 pub(crate) async fn jobs_are_listed_and_limited<F: Fixture>() {
     let fixture = F::fresh(WIDE).await;
     let store = fixture.store();
@@ -302,7 +410,8 @@ pub(crate) async fn jobs_are_listed_and_limited<F: Fixture>() {
     }
     let refused = store.create_replay(DEFAULT_TENANT, job(&[Dead]), at(1)).await;
     assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
-    store.create_replay(TenantSeq(2), job(&[Dead]), at(1)).await.unwrap();
+    let other = tenant(&*store, "other").await;
+    store.create_replay(other, job(&[Dead]), at(1)).await.unwrap();
     let cancelled = store.end_replay(DEFAULT_TENANT, first.uuid, ReplayState::Cancelled, "by hand", at(550)).await;
     assert_eq!(cancelled.unwrap().reason.as_deref(), Some("by hand"));
     let again = store.end_replay(DEFAULT_TENANT, first.uuid, ReplayState::Cancelled, "by hand", at(550)).await;

@@ -3,7 +3,7 @@
 use postrider::store::replay::{NewReplay, ReplayAction, Selection};
 use postrider::store::{
     Act, Actor, AuditEntry, AuditFilter, Deed, Disposition, NewToken, Page, Quotas, Scope, Stats, Store, StoreError,
-    TenantPatch,
+    TenantKey, TenantPatch,
 };
 use postrider::webhook::{DEFAULT_TENANT, TenantSeq};
 use uuid::Uuid;
@@ -76,6 +76,21 @@ pub(crate) async fn a_tenant_s_name_is_unique_among_the_living<F: Fixture>() {
     }
 }
 
+pub(crate) async fn a_change_of_a_tenant_by_its_name_is_for_what_is_called_so<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let blue = store.create_tenant(named("blue"), at(1)).await.unwrap();
+    let by_name = TenantKey::found_by("blue", &blue);
+    let by_uuid = TenantKey::found_by(&blue.uuid.to_string(), &blue);
+    store.update_tenant(by_name.clone(), named("green"), at(2)).await.unwrap();
+    let changed = store.update_tenant(by_name.clone(), named("red"), at(3)).await;
+    assert!(matches!(changed, Err(StoreError::NotFound)), "{changed:?}");
+    let deleted = store.delete_tenant(by_name, true, at(3)).await;
+    assert!(matches!(deleted, Err(StoreError::NotFound)), "{deleted:?}");
+    assert_eq!(store.tenants().await.unwrap()[1].name, "green", "it is as the first change left it");
+    store.delete_tenant(by_uuid, false, at(4)).await.expect("a UUID means it whatever it is called");
+}
+
 pub(crate) async fn the_default_tenant_stays<F: Fixture>() {
     let fixture = F::fresh(WIDE).await;
     let store = fixture.store();
@@ -126,7 +141,7 @@ pub(crate) async fn a_tenant_with_something_to_lose_is_deleted_by_force_alone<F:
     assert!(store.token_by_hash([2; 32]).await.unwrap().is_some());
 }
 
-pub(crate) async fn a_tenant_that_is_not_there_gets_neither_webhooks_nor_tokens<F: Fixture>() {
+pub(crate) async fn a_tenant_that_is_not_there_gets_nothing<F: Fixture>() {
     let fixture = F::fresh(WIDE).await;
     let store = fixture.store();
     let deleted = tenant(&*store, "deleted").await;
@@ -135,6 +150,13 @@ pub(crate) async fn a_tenant_that_is_not_there_gets_neither_webhooks_nor_tokens<
         let created = store.create_webhook(nobody, settings("a"), at(3)).await;
         assert!(matches!(created, Err(StoreError::NotFound)));
         assert!(matches!(store.create_token(token(nobody, 1)).await, Err(StoreError::NotFound)));
+        let job = NewReplay {
+            webhook: None,
+            selection: Selection::default(),
+            action: ReplayAction::Replay { include_unmatched: false },
+            rate_per_s: 1,
+        };
+        assert!(matches!(store.create_replay(nobody, job, at(3)).await, Err(StoreError::NotFound)));
     }
 }
 

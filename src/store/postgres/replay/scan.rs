@@ -1,5 +1,5 @@
 //! What a replay job meets next. A scan looks at a bounded number of rows and bytes with one statement, two where
-//! bodies are wanted, and says how far it got. It counts the rows of its own tenant.
+//! bodies are wanted, and says how far it got.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ struct Looked {
     /// The last place looked at, and the number of rows looked at, of all tenants.
     last: DeliveryKey,
     rows: u32,
-    /// The rows of the job's tenant among them.
+    /// The rows among them that the job counts.
     scanned: u32,
 }
 
@@ -105,12 +105,11 @@ const SELECT_DELIVERIES: &str = "WITH seen AS MATERIALIZED (
          FROM seen CROSS JOIN LATERAL (
              SELECT tenant, topic, accepted_at FROM event WHERE seq = seen.event_seq OFFSET 0
          ) AS event
-         WHERE tenant = $8 AND ($9::bigint IS NULL OR webhook_seq = $9)
+         WHERE tenant = $8 AND ($9::bigint IS NULL OR webhook_seq = $9) AND state = ANY($7::smallint[])
      ), wanted AS (
          SELECT event_seq, webhook_seq, number
          FROM own
-         WHERE state = ANY($7::smallint[])
-             AND ($10::bigint IS NULL OR accepted_at >= $10)
+         WHERE ($10::bigint IS NULL OR accepted_at >= $10)
              AND ($11::bigint IS NULL OR accepted_at < $11)
              AND ($12::text IS NULL OR topic ~ $12)
          ORDER BY event_seq, webhook_seq
@@ -148,16 +147,19 @@ async fn by_delivery(connection: &Connection, job: &ReplayRecord, max_changes: u
         )
         .await?;
     let mut scan = Looked::passed(Looked::read(&rows)?.as_ref(), job);
+    // Up to the last one found, where the next scan goes on.
+    let mut scanned = 0;
     for row in &rows {
         let Some(event) = row.try_get(4)? else { break };
         let key = DeliveryKey { event, webhook: row.try_get(5)? };
         if scan.found.len() >= max_changes as usize {
             scan.is_end = false;
             scan.cursor = scan.found.last().copied().unwrap_or(job.cursor);
-            scan.scanned = count(row, 6)?.saturating_sub(1);
+            scan.scanned = scanned;
             break;
         }
         scan.found.push(key);
+        scanned = count(row, 6)?;
     }
     Ok(scan)
 }
@@ -222,13 +224,13 @@ async fn by_event(
         )
         .await?;
     let mut scan = Looked::passed(Looked::read(&rows)?.as_ref(), job);
-    let (mut unmatched, mut bytes, mut last) = (Vec::new(), 0, job.cursor);
+    let (mut unmatched, mut bytes, mut last, mut scanned) = (Vec::new(), 0, job.cursor, 0);
     for row in &rows {
         let Some(event) = row.try_get(4)? else { break };
         let is_unmatched = row.try_get(6)?;
         let is_full = scan.found.len() + unmatched.len() >= max_changes as usize;
         if is_full || (is_unmatched && bytes >= MAX_REPLAY_STEP_BYTES) {
-            (scan.is_end, scan.cursor, scan.scanned) = (false, last, count(row, 5)?.saturating_sub(1));
+            (scan.is_end, scan.cursor, scan.scanned) = (false, last, scanned);
             break;
         }
         if is_unmatched {
@@ -238,6 +240,7 @@ async fn by_event(
             scan.found.push(DeliveryKey { event, webhook });
         }
         last = DeliveryKey { event, webhook: LAST_WEBHOOK };
+        scanned = count(row, 5)?;
     }
     scan.unmatched = events::by_seq(connection, &unmatched)
         .await?

@@ -38,9 +38,10 @@ pub(in crate::store::sqlite) fn scan(
         selection: &job.selection,
         after: job.cursor,
         last: job.events.1,
-        patterns: includes_unmatched.then_some(patterns),
+        patterns: (includes_unmatched && job.webhook.is_some()).then_some(patterns),
         max_changes: max_changes as usize,
         bytes: 0,
+        rows: 0,
         found: ReplayScan { found: Vec::new(), unmatched: Vec::new(), cursor: job.cursor, scanned: 0, is_end: false },
     };
     if !includes_unmatched && job.selection.states.iter().all(has_index) { scan.by_state() } else { scan.by_event() }
@@ -58,6 +59,8 @@ struct Scan<'a> {
     max_changes: usize,
     /// Of bodies, so far.
     bytes: usize,
+    /// Events and deliveries read, so far.
+    rows: usize,
     found: ReplayScan,
 }
 
@@ -123,8 +126,11 @@ impl Scan<'_> {
              WHERE seq >= ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
         )?;
         let mut rows = statement.query((self.after.event, self.last, MAX_REPLAY_SCAN_ROWS))?;
-        let mut events = 0;
-        while let Some(row) = rows.next()? {
+        while self.rows < MAX_REPLAY_SCAN_ROWS as usize {
+            let Some(row) = rows.next()? else {
+                self.found.is_end = true;
+                break;
+            };
             let head = EventHead {
                 seq: row.get(0)?,
                 tenant: row.get(1)?,
@@ -134,34 +140,34 @@ impl Scan<'_> {
                 accepted_at: row.get(5)?,
                 owed: owed::decode(row.get_ref(6)?.as_blob().map_err(corrupt)?),
             };
-            events += 1;
+            self.rows += 1;
             let is_passed = head.seq == self.after.event && self.after.webhook == LAST_WEBHOOK;
-            if !is_passed && head.tenant == self.tenant {
-                if !self.visit(&head)? {
-                    return Ok(self.found);
-                }
-                self.found.scanned += 1;
+            if !is_passed && head.tenant == self.tenant && !self.visit(&head)? {
+                return Ok(self.found);
             }
             self.found.cursor = DeliveryKey { event: head.seq, webhook: LAST_WEBHOOK };
         }
-        self.found.is_end = events < MAX_REPLAY_SCAN_ROWS;
         Ok(self.found)
     }
 
     /// `false`: the event does not fit as a whole.
     fn visit(&mut self, head: &EventHead) -> Result<bool, Failure> {
-        if !self.is_selected(head)? {
-            return Ok(true);
-        }
-        if let (Some(webhook), Some(patterns)) = (self.webhook, self.patterns)
-            && head.owed.binary_search(&webhook).is_err()
-        {
-            return self.visit_unmatched(head, patterns);
-        }
-        self.visit_owed(head)
+        let is_selected = self.is_selected(head)?;
+        let (Some(webhook), Some(patterns)) = (self.webhook, self.patterns) else {
+            return self.visit_owed(head, is_selected);
+        };
+        let has_room = match head.owed.binary_search(&webhook) {
+            _ if !is_selected => true,
+            Ok(_) => self.visit_owed(head, true)?,
+            Err(_) => self.visit_unmatched(head, patterns)?,
+        };
+        self.found.scanned += u32::from(has_room);
+        Ok(has_room)
     }
 
-    fn visit_owed(&mut self, head: &EventHead) -> Result<bool, Failure> {
+    /// Counts deliveries in wanted states also of an event that is not selected, as a scan by state does. If events that
+    /// are not owed are wanted too, the caller counts.
+    fn visit_owed(&mut self, head: &EventHead, is_selected: bool) -> Result<bool, Failure> {
         let (first, last) = self.webhook.map_or((WebhookSeq(0), LAST_WEBHOOK), |webhook| (webhook, webhook));
         if self.selection.states.is_empty() {
             return Ok(true);
@@ -172,13 +178,17 @@ impl Scan<'_> {
             if key <= self.after {
                 continue;
             }
+            self.rows += 1;
             let row = rows.binary_search_by_key(&webhook, |row| row.webhook).ok().map(|at| &rows[at]);
             let state = row.map_or(DeliveryState::Pending, |row| row.state);
             if self.selection.states.contains(&state) {
-                if self.found.found.len() + self.found.unmatched.len() >= self.max_changes {
-                    return Ok(false);
+                if is_selected {
+                    if self.found.found.len() + self.found.unmatched.len() >= self.max_changes {
+                        return Ok(false);
+                    }
+                    self.found.found.push(key);
                 }
-                self.found.found.push(key);
+                self.found.scanned += u32::from(self.patterns.is_none());
             }
             self.found.cursor = key;
         }
