@@ -50,6 +50,7 @@ use crate::clock::UnixMicros;
 pub use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Event;
+use crate::fit::fit;
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq};
 pub use replay::ReplayStore;
@@ -99,7 +100,7 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError>;
 
     /// Stored pending deliveries of one webhook whose time has come, earliest first, then in order of
-    /// acceptance; no more of them than `portion` says. With `portion.in_order` in order of acceptance
+    /// acceptance, or as `portion.probe` says; no more of them than `portion` says. With `portion.in_order` in order of acceptance
     /// alone, and none beyond one whose time has not come.
     async fn due(&self, webhook: WebhookSeq, now: UnixMicros, portion: Portion) -> Result<Due, StoreError>;
 
@@ -223,6 +224,28 @@ pub struct Portion {
     pub held: HashSet<EventSeq>,
     /// For an ordered webhook.
     pub in_order: bool,
+    /// Where to look, not with `in_order`.
+    pub probe: Option<Probe>,
+}
+
+/// The most deliveries among which a probe is chosen by its place.
+pub const MAX_PROBE_CHOICE: u32 = 1_000;
+
+/// Which of the deliveries that are due a circuit is probed with: after each that failed another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probe {
+    pub newest_first: bool,
+    /// So many 65,536ths of the first [`MAX_PROBE_CHOICE`] are left out.
+    pub share: u16,
+    /// Events that are passed over as well.
+    pub avoided: HashSet<EventSeq>,
+}
+
+impl Probe {
+    /// How many of `count` deliveries are left out.
+    fn skipped(&self, count: u32) -> u32 {
+        fit((u64::from(count) * u64::from(self.share)) >> u16::BITS, u32::MAX)
+    }
 }
 
 /// A portion of what is due.
@@ -279,6 +302,12 @@ pub struct AttemptRecord {
     pub error: Option<String>,
     /// The beginning of the response body.
     pub response: Bytes,
+}
+
+impl Portion {
+    fn is_passed_over(&self, event: EventSeq) -> bool {
+        self.held.contains(&event) || self.probe.as_ref().is_some_and(|probe| probe.avoided.contains(&event))
+    }
 }
 
 impl AttemptRecord {

@@ -101,22 +101,12 @@ pub struct Timings {
 }
 
 impl End {
-    /// Whether it speaks against the receiver. A blocked destination, a proxy that fails or a lack of descriptors is
-    /// the operator's affair.
-    #[must_use]
-    pub fn counts_as_failure(&self) -> bool {
-        !matches!(
-            self,
-            Self::Status(200..=299) | Self::Blocked(_) | Self::Local(_) | Self::Proxy(_) | Self::Unshaped(_)
-        )
-    }
-
     /// See [`Outcome::error_text`].
     #[must_use]
     pub fn error_text(&self) -> Option<String> {
         let mut text = match self {
             Self::Status(200..=299) => return None,
-            Self::Status(status @ (429 | 500..=599)) => http_text(*status),
+            Self::Status(status @ (429 | 500..)) => http_text(*status),
             Self::Status(status) => format!("non-retryable {status}"),
             Self::Timeout(phase) => format!("timeout: {phase}"),
             Self::Connect(reason) | Self::Local(reason) => format!("connect: {reason}"),
@@ -167,10 +157,10 @@ impl Outcome {
         }
     }
 
-    /// Whether the receiver wants no further deliveries at all: 410, or [`DeliveryControl::Disable`].
+    /// Whether the receiver says, with whatever status, that it wants no further deliveries at all.
     #[must_use]
-    pub fn ends_webhook(&self) -> bool {
-        self.end == End::Status(GONE) || self.control == Some(DeliveryControl::Disable)
+    pub fn asks_to_stop(&self) -> bool {
+        self.control == Some(DeliveryControl::Disable)
     }
 
     #[must_use]

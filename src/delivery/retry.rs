@@ -3,7 +3,8 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 pub use super::outcome::RetryAfter;
-use super::outcome::{DeliveryControl, End, Outcome, http_text};
+use super::outcome::{End, Outcome, http_text};
+use super::verdict::{Judgement, Rest, Verdict, judge};
 use crate::clock::UnixMicros;
 use crate::event::MAX_DELIVERY_DELAY;
 
@@ -98,7 +99,7 @@ pub fn parse_retry_after(value: &[u8]) -> Option<RetryAfter> {
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
     pub schedule: &'a Schedule,
-    /// Statuses that are tried again beside 429 and 5xx; ascending.
+    /// Statuses that are tried again beside 429, 5xx and what is beyond; ascending.
     pub retry_on: &'a [u16],
 }
 
@@ -108,47 +109,25 @@ impl<'a> From<&'a Schedule> for Rules<'a> {
     }
 }
 
-/// What an attempt's end means for its delivery, whatever the schedule says.
-enum Verdict {
-    Delivered,
-    Retry,
-    Terminal,
-}
-
-/// The original's rule: 429, 5xx and everything that is no answer is tried again; any other status says
-/// that the request itself is wrong.
-fn verdict(end: &End, retry_on: &[u16]) -> Verdict {
-    match end {
-        End::Status(200..=299) => Verdict::Delivered,
-        End::Status(429 | 500..=599) => Verdict::Retry,
-        End::Status(status) if retry_on.binary_search(status).is_ok() => Verdict::Retry,
-        End::Status(_) => Verdict::Terminal,
-        _ => Verdict::Retry,
-    }
-}
-
 /// Decides what follows attempt `attempt` (from 1) that ended with `outcome`. `jitter` multiplies the
 /// schedule's delay and is uniform in [0.8, 1.2].
 #[must_use]
 pub fn next<'a>(attempt: u32, outcome: &Outcome, rules: impl Into<Rules<'a>>, now: UnixMicros, jitter: f64) -> Next {
     let Rules { schedule, retry_on } = rules.into();
-    let verdict = verdict(&outcome.end, retry_on);
+    let Judgement { verdict, rest, .. } = judge(outcome, retry_on);
     // A status that is tried again is not called otherwise.
-    let error = || match (&verdict, &outcome.end) {
-        (Verdict::Retry, End::Status(status)) => http_text(*status),
+    let error = || match (verdict, &outcome.end) {
+        (Verdict::Again, End::Status(status)) => http_text(*status),
         _ => outcome.error_text().unwrap_or_default(),
     };
-    match (&verdict, outcome.control) {
+    match (verdict, outcome.control) {
         (Verdict::Delivered, _) => Next::Delivered,
-        (Verdict::Terminal, _) | (Verdict::Retry, Some(DeliveryControl::Disable)) => Next::Dead { error: error() },
-        (Verdict::Retry, Some(DeliveryControl::AbortMessage)) => {
-            Next::Dead { error: format!("receiver aborted: {}", error()) }
-        }
-        (Verdict::Retry, None) => match schedule.delay_after(attempt) {
+        (Verdict::Refused | Verdict::Gone, _) => Next::Dead { error: error() },
+        (Verdict::Again, Some(_)) => Next::Dead { error: format!("receiver aborted: {}", error()) },
+        (Verdict::Again, None) => match schedule.delay_after(attempt) {
             None => Next::Dead { error: error() },
             Some(delay) => {
-                let delay = jittered(delay, jitter);
-                let delay = delay.max(asked_delay(outcome, now).min(MAX_DELAY));
+                let delay = jittered(delay, jitter).max(rest.map_or(Duration::ZERO, |rest| asked_delay(rest, now)));
                 Next::RetryAt { at: now.after(delay), error: error() }
             }
         },
@@ -159,19 +138,20 @@ fn jittered(delay: Duration, jitter: f64) -> Duration {
     Duration::try_from_secs_f64(delay.as_secs_f64() * jitter).unwrap_or(delay).min(MAX_DELAY)
 }
 
-/// How long the receiver asks to be left alone; heeded with the two statuses that RFC 6585 and RFC 9110 give it for.
-fn asked_delay(outcome: &Outcome, now: UnixMicros) -> Duration {
-    match (&outcome.end, outcome.retry_after) {
-        (End::Status(429 | 503), Some(RetryAfter::Delay(delay))) => delay,
-        (End::Status(429 | 503), Some(RetryAfter::At(at))) => at.since(now),
-        _ => Duration::ZERO,
-    }
+/// How long the receiver asks to be left alone, if it says so.
+fn asked_delay(rest: Rest, now: UnixMicros) -> Duration {
+    let asked = match rest {
+        Rest::Told(RetryAfter::Delay(delay)) => delay,
+        Rest::Told(RetryAfter::At(at)) => at.since(now),
+        Rest::Untold => Duration::ZERO,
+    };
+    asked.min(MAX_DELAY)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::Timings;
+    use crate::delivery::{DeliveryControl, Timings};
     use proptest::prelude::*;
 
     const NOW: UnixMicros = UnixMicros(1_790_000_000_000_000);
@@ -231,7 +211,7 @@ mod tests {
         for status in [200, 201, 204, 299] {
             assert_eq!(next(1, &ended(End::Status(status), None), &schedule, NOW, 1.0), Next::Delivered, "{status}");
         }
-        for status in [100, 199, 300, 302, 304, 400, 401, 404, 408, 410, 425, 428, 430, 499, 600, 999] {
+        for status in [100, 199, 300, 302, 304, 400, 401, 404, 408, 410, 425, 428, 430, 499] {
             let dead = Next::Dead { error: format!("non-retryable {status}") };
             assert_eq!(next(1, &ended(End::Status(status), None), &schedule, NOW, 1.0), dead);
         }
@@ -240,6 +220,8 @@ mod tests {
             (End::Status(429), "http 429"),
             (End::Status(500), "http 500"),
             (End::Status(599), "http 599"),
+            (End::Status(600), "http 600"),
+            (End::Status(999), "http 999"),
             (End::Timeout(no_answer()), "timeout: x"),
             (End::Connect(no_answer()), "connect: x"),
             (End::Tls(no_answer()), "tls: x"),

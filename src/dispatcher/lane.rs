@@ -10,6 +10,7 @@ mod loading;
 mod places;
 mod queue;
 mod state;
+mod suspects;
 mod trial;
 mod work;
 
@@ -25,7 +26,7 @@ pub(crate) use self::places::Reservation;
 pub(super) use self::queue::Queued;
 pub(crate) use self::state::LaneSettings;
 use self::state::State;
-pub(super) use self::state::{Todo, Turn};
+pub(super) use self::state::{Ended, Todo, Turn};
 pub(super) use self::work::{Booked, Job, Work};
 use super::DispatcherSettings;
 use super::memory::Memory;

@@ -10,7 +10,7 @@ use super::lane::{Lane, Loaded, Queued};
 use super::{Shared, spans};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::retry::MAX_WAIT;
-use crate::store::{Portion, StoreError};
+use crate::store::{Portion, Probe, StoreError};
 
 /// The most bytes of bodies that a lane reads from the store at once; then it has something to do and reads on.
 const MAX_LOAD_BYTES: usize = 8 << 20;
@@ -33,8 +33,18 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, portion: Portion, 
 
 async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicros) -> Result<Loaded, StoreError> {
     let is_in_order = portion.in_order;
-    let portion = Portion { max_bytes: portion.max_bytes.min(MAX_LOAD_BYTES), ..portion };
+    let mut portion = Portion { max_bytes: portion.max_bytes.min(MAX_LOAD_BYTES), ..portion };
     let mut due = shared.store.due(lane.seq, now, portion.clone()).await?;
+    while due.deliveries.is_empty() && portion.probe.as_ref().is_some_and(|probe| *probe != Probe::default()) {
+        // From the place on there is none; then any that is no suspect; then any.
+        portion.probe = portion.probe.map(|probe| match probe.share {
+            0 => Probe::default(),
+            _ => Probe { share: 0, newest_first: false, ..probe },
+        });
+        due = shared.store.due(lane.seq, now, portion.clone()).await?;
+    }
+    // What a probe left out may be due.
+    due.is_rest_due |= portion.probe.as_ref().is_some_and(|probe| *probe != Probe::default());
     let mut next_due = None;
     if !due.is_rest_due {
         next_due = shared.store.next_due(Some(lane.seq), now).await?.first().map(|(_, at)| *at);

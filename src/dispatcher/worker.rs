@@ -11,7 +11,7 @@ use tracing::Instrument;
 use uuid::fmt::Hyphenated;
 
 use super::breaker::CircuitChange;
-use super::lane::{Booked, Job, Lane, LaneSettings, Queued, Work};
+use super::lane::{Booked, Ended, Job, Lane, LaneSettings, Queued, Work};
 use super::notices::{News, Notice, is_operational};
 use super::settler::ToSettle;
 use super::{Shared, batch, spans};
@@ -19,6 +19,7 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
 use crate::delivery::retry::{self, Next, Rules};
+use crate::delivery::verdict::{Judgement, Verdict, judge};
 use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
 use crate::event::Event;
 use crate::fit::fit;
@@ -88,7 +89,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
         };
         let ended = Attempted::new(&shared, &lane, &job.settings, outcome);
         let first = ended.settle(&job.queued);
-        book(&shared, &lane, &ended, first.error(), &job.queued).await;
+        book(&shared, &ended, first.error(), &job).await;
         if shared.outcomes.send(first).await.is_err() {
             return;
         }
@@ -228,6 +229,7 @@ struct Attempted<'a> {
     lane: &'a Arc<Lane>,
     settings: &'a Arc<LaneSettings>,
     outcome: Outcome,
+    judgement: Judgement,
     response: Bytes,
     now: UnixMicros,
     jitter: f64,
@@ -236,7 +238,8 @@ struct Attempted<'a> {
 impl<'a> Attempted<'a> {
     fn new(shared: &Shared, lane: &'a Arc<Lane>, settings: &'a Arc<LaneSettings>, outcome: Outcome) -> Self {
         let response = kept(&outcome);
-        Self { lane, settings, outcome, response, now: shared.clock.now(), jitter: random_jitter() }
+        let judgement = judge(&outcome, &settings.policy.retry_on);
+        Self { lane, settings, outcome, judgement, response, now: shared.clock.now(), jitter: random_jitter() }
     }
 
     fn settle(&self, queued: &Queued) -> ToSettle {
@@ -247,7 +250,9 @@ impl<'a> Attempted<'a> {
             Next::Delivered => (Transition::delivered(), None),
             Next::RetryAt { at, error } => (Transition::retry_at(at, error.clone()), Some(error)),
             // The webhook is turned off, and what it is owed is kept.
-            Next::Dead { error } if outcome.ends_webhook() => (Transition::retry_at(*now, error.clone()), Some(error)),
+            Next::Dead { error } if self.judgement.verdict == Verdict::Gone => {
+                (Transition::retry_at(*now, error.clone()), Some(error))
+            }
             Next::Dead { error } => (Transition::dead(error.clone()), Some(error)),
         };
         let key = DeliveryKey { event: queued.seq(), webhook: self.lane.seq };
@@ -283,13 +288,15 @@ fn kept(outcome: &Outcome) -> Bytes {
 }
 
 /// Counts the attempt, and acts when it changes the circuit or ends the webhook.
-async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, error: Option<&str>, queued: &Queued) {
+async fn book(shared: &Arc<Shared>, attempted: &Attempted<'_>, error: Option<&str>, job: &Job) {
     match error {
         None => shared.counters.attempts_succeeded.add(1),
         Some(_) => shared.counters.attempts_failed.add(1),
     }
-    let settings = ended.settings;
-    let Booked { change, off, todo } = lane.book(settings, &ended.outcome, error, ended.now);
+    let Attempted { lane, settings, outcome, judgement, now, .. } = attempted;
+    let event = job.more.is_empty().then(|| job.queued.seq());
+    let ended = Ended { outcome, judgement: *judgement, error, event };
+    let Booked { change, off, todo } = lane.book(settings, &ended, *now);
     shared.carry_out(lane, todo);
     let (webhook, error) = (&settings.name, error.unwrap_or_default());
     let news = match change {
@@ -305,7 +312,7 @@ async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, err
         }
         CircuitChange::Recovered { was_open } => {
             if was_open {
-                tracing::info!(webhook, "circuit closed: an attempt succeeded");
+                tracing::info!(webhook, "circuit closed: the receiver answers");
             }
             Some(News::Recovered)
         }
@@ -315,8 +322,8 @@ async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, err
         News::Off(off)
     });
     // What the server's own events cause makes no further ones, so that they never go round in circles.
-    let is_quiet = is_operational(&queued.event.live.event);
+    let is_quiet = is_operational(&job.queued.event.live.event);
     for news in news.filter(|_| !is_quiet).into_iter().chain(off) {
-        shared.tell(Notice::health(settings, lane.seq, news, error, is_quiet, ended.now)).await;
+        shared.tell(Notice::health(settings, lane.seq, news, error, is_quiet, *now)).await;
     }
 }

@@ -57,6 +57,7 @@ impl Lane {
             return Err(due.filter(|at| *at > now));
         }
         let in_order = state.is_ordered();
+        let probe = (is_probe && !in_order).then(|| state.suspects.probe(state.breaker.failed_probes()));
         let backlog = &mut state.backlog;
         backlog.load.is_under_way = true;
         backlog.load.is_wanted = false;
@@ -64,6 +65,7 @@ impl Lane {
         let room = if is_probe { 1 } else { self.max_queued.saturating_sub(backlog.queue.len()).max(1) };
         Ok(Portion {
             in_order,
+            probe,
             max_deliveries: u32::try_from(room).unwrap_or(u32::MAX),
             max_bytes: self.memory.free_bytes().saturating_sub(backlog.queue.bytes()) / 2,
             held: backlog.held(),

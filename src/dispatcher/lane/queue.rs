@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::suspects::{Pick, Suspects};
 use crate::dispatcher::memory::HeldEvent;
 use crate::store::EventSeq;
 
@@ -77,6 +78,24 @@ impl Queue {
 
     pub(super) fn pop(&mut self) -> Option<Queued> {
         let queued = self.entries.pop_front()?;
+        self.bytes -= queued.event.bytes();
+        Some(queued)
+    }
+
+    /// Takes one from where `pick` says, or the next behind it that is none of `suspects`; if there are no others, the
+    /// first.
+    pub(super) fn take_beside(&mut self, suspects: &Suspects) -> Option<Queued> {
+        let len = self.entries.len();
+        let is_free = |place: &usize| !suspects.contains(self.entries[*place].seq());
+        let place = match suspects.pick() {
+            Pick::First => Some(0),
+            Pick::Last => (0..len).rev().find(is_free),
+            Pick::At(share) => {
+                let from = (len * usize::from(share)) >> u16::BITS;
+                (from..len).chain(0..from).find(is_free)
+            }
+        };
+        let queued = self.entries.remove(place.unwrap_or_default())?;
         self.bytes -= queued.event.bytes();
         Some(queued)
     }

@@ -9,19 +9,25 @@ use uuid::Uuid;
 use super::backlog::{Backlog, earlier};
 use super::crew::{Crew, Wake};
 use super::queue::Queued;
+use super::suspects::Suspects;
 use super::{Off, WEBHOOK_DELETED, WEBHOOK_DISABLED};
 use crate::clock::UnixMicros;
 use crate::delivery::retry::Schedule;
+use crate::delivery::verdict::{Evidence, Judgement, Verdict};
 use crate::delivery::{End, GONE, Outcome};
 use crate::dispatcher::breaker::{Breaker, CircuitChange, CircuitSettings};
 use crate::dispatcher::limiter::Limiter;
 use crate::dispatcher::memory::Memory;
+use crate::store::EventSeq;
 use crate::webhook::{Policy, TenantSeq, Webhook, WebhookRecord};
 
 /// A lane opens another connection at once when more deliveries than this wait for each that it has.
 /// Fewer are left to those it has, since a connection costs many times what a request on an open one does;
 /// should these hang, [`Lane::relieve`](super::Lane::relieve) finds out.
 const MAX_WAITING_PER_WORKER: usize = 8;
+
+/// A success that changes nothing but its time is stored at most this often.
+const SUCCESS_FLUSH_US: i64 = 1_000_000;
 
 /// What workers need to know of the webhook; replaced whole when the webhook changes.
 pub(crate) struct LaneSettings {
@@ -77,8 +83,19 @@ pub(super) struct State {
     pub(super) limiter: Option<Limiter>,
     pub(super) crew: Crew,
     pub(super) backlog: Backlog,
+    pub(super) suspects: Suspects,
     pub(super) is_health_dirty: bool,
     pub(super) success_flushed_at: Option<UnixMicros>,
+}
+
+/// The end of an attempt, to be booked.
+pub(in crate::dispatcher) struct Ended<'a> {
+    pub(in crate::dispatcher) outcome: &'a Outcome,
+    pub(in crate::dispatcher) judgement: Judgement,
+    /// `None`: it went well.
+    pub(in crate::dispatcher) error: Option<&'a str>,
+    /// The event that was sent; `None`: there were several.
+    pub(in crate::dispatcher) event: Option<EventSeq>,
 }
 
 /// What the caller of a lane's method must do, after the lock.
@@ -152,6 +169,7 @@ impl State {
             breaker: Breaker::new(record.health.clone(), circuit),
             crew: Crew::default(),
             backlog: Backlog::default(),
+            suspects: Suspects::default(),
             is_health_dirty: false,
             success_flushed_at: record.health.last_success_at,
         }
@@ -284,10 +302,48 @@ impl State {
         Todo { wake_at, ..self.evict() }
     }
 
+    /// Counts an attempt. One under settings that were changed meanwhile (`is_current` is `false`) says nothing against the
+    /// webhook as it is now.
+    pub(super) fn book(&mut self, ended: &Ended<'_>, is_current: bool, now: UnixMicros) -> CircuitChange {
+        let Some(error) = ended.error else {
+            let is_news = self.breaker.health().consecutive_failures > 0;
+            let is_due = self.success_flushed_at.is_none_or(|at| (now.0 - at.0).abs() >= SUCCESS_FLUSH_US);
+            self.is_health_dirty |= is_news || is_due;
+            self.suspects.went_well(ended.event);
+            return self.breaker.succeeded(ended.outcome.duration, now);
+        };
+        self.is_health_dirty = true;
+        match ended.judgement.evidence {
+            Evidence::Alive if is_current => {
+                self.suspects.went_well(ended.event);
+                self.breaker.answered(ended.outcome.duration, error, now)
+            }
+            Evidence::Failure if is_current => {
+                let is_its_own_fault = ended.event.is_some_and(|event| self.suspects.failed(event));
+                if is_its_own_fault && !self.breaker.is_open() {
+                    self.breaker.note(error, now);
+                    return CircuitChange::None;
+                }
+                let change = self.breaker.failed(error, now);
+                if change == CircuitChange::Opened {
+                    self.suspects.circuit_opened();
+                }
+                change
+            }
+            _ => {
+                self.breaker.excused(error, now);
+                CircuitChange::None
+            }
+        }
+    }
+
     /// Whether an attempt's end is the end of the webhook.
-    pub(super) fn reason_to_turn_off(&self, outcome: &Outcome, change: CircuitChange, now: UnixMicros) -> Option<Off> {
-        if outcome.ends_webhook() {
-            return Some(if outcome.end == End::Status(GONE) { Off::Gone } else { Off::Asked });
+    pub(super) fn reason_to_turn_off(&self, ended: &Ended<'_>, change: CircuitChange, now: UnixMicros) -> Option<Off> {
+        if ended.outcome.end == End::Status(GONE) && ended.judgement.verdict == Verdict::Gone {
+            return Some(Off::Gone);
+        }
+        if ended.outcome.asks_to_stop() {
+            return Some(Off::Asked);
         }
         let days = self.settings.policy.disable_after_days.filter(|_| change == CircuitChange::StillOpen)?;
         let time = Duration::from_hours(24 * u64::from(days));

@@ -12,6 +12,7 @@ use super::backlog::earlier;
 use super::*;
 use crate::clock::UnixMicros;
 use crate::delivery::retry::Schedule;
+use crate::delivery::verdict::judge;
 use crate::delivery::{End, Outcome};
 use crate::dispatcher::CircuitSettings;
 use crate::dispatcher::memory::MIN_MEMORY_BYTES;
@@ -219,7 +220,9 @@ impl World {
             control: None,
             timings: crate::delivery::Timings::default(),
         };
-        let booked = self.lane.book(&job.settings, &outcome, error, self.now);
+        let judgement = judge(&outcome, &[]);
+        let ended = Ended { outcome: &outcome, judgement, error, event: job.more.is_empty().then(|| job.queued.seq()) };
+        let booked = self.lane.book(&job.settings, &ended, self.now);
         self.carry_out(&booked.todo);
         self.ended.push((taken, ends));
     }

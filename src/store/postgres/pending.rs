@@ -11,7 +11,7 @@ use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::store::failure::Failure;
 use crate::store::read_back::ReadBack;
-use crate::store::{Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, Unsettled};
+use crate::store::{Due, DueDelivery, LiveEvent, MAX_PROBE_CHOICE, MAX_UNSETTLED_BYTES, Portion, Unsettled};
 use crate::webhook::WebhookSeq;
 
 /// An event from the columns `seq, id, topic, type, body, hops, checksum`, at `first` and after.
@@ -57,6 +57,9 @@ pub(super) async fn unsettled(
 /// those that were looked at in vain. One more than wanted is looked at, to know whether there is one.
 macro_rules! select_due {
     ($where:literal, $order:literal) => {
+        select_due!($where, $order, "")
+    };
+    ($where:literal, $order:literal, $offset:literal) => {
         concat!(
             "WITH next AS MATERIALIZED (
                  SELECT event_seq, next_at, attempts, round_attempts
@@ -67,7 +70,9 @@ macro_rules! select_due {
                  ORDER BY ",
             $order,
             "
-                 LIMIT $4::bigint + 1
+                 LIMIT $4::bigint + 1",
+            $offset,
+            "
              ),
              measured AS (
                  SELECT next.*, event.*,
@@ -96,6 +101,9 @@ macro_rules! select_due {
 
 /// Served by the index `pending_due`.
 const BY_TIME: &str = select_due!("next_at <= $2", "next_at, event_seq");
+/// For probes, served by the same index; from its other end with the first.
+const NEWEST_PROBE: &str = select_due!("next_at <= $2", "next_at DESC, event_seq DESC", " OFFSET $6::bigint");
+const OLDEST_PROBE: &str = select_due!("next_at <= $2", "next_at, event_seq", " OFFSET $6::bigint");
 /// Served by the index `pending_in_order`.
 const IN_ORDER: &str = select_due!("true", "event_seq");
 
@@ -105,18 +113,24 @@ pub(super) async fn due(
     now: UnixMicros,
     portion: &Portion,
 ) -> Result<Due, Failure> {
-    let rows = connection
-        .query(
-            if portion.in_order { IN_ORDER } else { BY_TIME },
-            &[
-                &webhook,
-                &now,
-                &portion.held.iter().copied().collect::<Vec<_>>(),
-                &i64::from(portion.max_deliveries),
-                &bigint(portion.max_bytes),
-            ],
-        )
-        .await?;
+    let (max_deliveries, max_bytes) = (i64::from(portion.max_deliveries), bigint(portion.max_bytes));
+    let held = portion.held.iter().copied();
+    let rows = match &portion.probe {
+        Some(probe) if !portion.in_order => {
+            let skipped = match probe.share {
+                0 => 0,
+                _ => i64::from(probe.skipped(count_due(connection, webhook, now).await?)),
+            };
+            let statement = if probe.newest_first { NEWEST_PROBE } else { OLDEST_PROBE };
+            let passed_over: Vec<_> = held.chain(probe.avoided.iter().copied()).collect();
+            connection.query(statement, &[&webhook, &now, &passed_over, &max_deliveries, &max_bytes, &skipped]).await?
+        }
+        _ => {
+            let statement = if portion.in_order { IN_ORDER } else { BY_TIME };
+            let held: Vec<_> = held.collect();
+            connection.query(statement, &[&webhook, &now, &held, &max_deliveries, &max_bytes]).await?
+        }
+    };
     let mut due = Due::default();
     for row in &rows {
         if row.try_get(9)? {
@@ -131,6 +145,21 @@ pub(super) async fn due(
         break;
     }
     Ok(due)
+}
+
+/// How many are due, [`MAX_PROBE_CHOICE`] at most; the index alone.
+async fn count_due(connection: &Connection, webhook: WebhookSeq, now: UnixMicros) -> Result<u32, Failure> {
+    let rows = connection
+        .query(
+            "SELECT count(*) FROM (
+                 SELECT 1 FROM pending
+                 WHERE NOT in_memory AND webhook_seq = $1 AND next_at <= $2
+                 LIMIT $3
+             ) AS first",
+            &[&webhook, &now, &i64::from(MAX_PROBE_CHOICE)],
+        )
+        .await?;
+    rows.first().map_or(Ok(0), |row| number(row, 0))
 }
 
 fn due_delivery(row: &Row, webhook: WebhookSeq) -> Result<DueDelivery, Failure> {

@@ -10,7 +10,7 @@ use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::fit::fit;
 use crate::store::failure::{Failure, corrupt};
-use crate::store::{Due, DueDelivery, MAX_UNSETTLED_BYTES, Portion, Unsettled, owed};
+use crate::store::{Due, DueDelivery, MAX_PROBE_CHOICE, MAX_UNSETTLED_BYTES, Portion, Unsettled, owed};
 use crate::webhook::WebhookSeq;
 
 /// Counts, for every event from the low-water mark on, the deliveries that no row speaks of. Both tables
@@ -95,13 +95,25 @@ pub(super) fn due(
     if portion.in_order {
         return due_in_order(connection, webhook, now, portion);
     }
-    let mut statement = connection.prepare_cached(
-        "SELECT event_seq, attempts, round_attempts
+    let mut statement =
+        connection.prepare_cached(if portion.probe.as_ref().is_some_and(|probe| probe.newest_first) {
+            "SELECT event_seq, attempts, round_attempts
          FROM delivery INDEXED BY delivery_due
          WHERE state = 4 AND webhook_seq = ?1 AND next_at <= ?2
-         ORDER BY next_at, event_seq",
-    )?;
-    let mut rows = statement.query((webhook, now))?;
+         ORDER BY next_at DESC, event_seq DESC
+         LIMIT -1 OFFSET ?3"
+        } else {
+            "SELECT event_seq, attempts, round_attempts
+         FROM delivery INDEXED BY delivery_due
+         WHERE state = 4 AND webhook_seq = ?1 AND next_at <= ?2
+         ORDER BY next_at, event_seq
+         LIMIT -1 OFFSET ?3"
+        })?;
+    let skipped = match &portion.probe {
+        Some(probe) if probe.share > 0 => probe.skipped(count_due(connection, webhook, now)?),
+        _ => 0,
+    };
+    let mut rows = statement.query((webhook, now, skipped))?;
     let mut gathered = Gathered::new(webhook, portion);
     while let Some(row) = rows.next()? {
         if !gathered.add(connection, row)? {
@@ -109,6 +121,19 @@ pub(super) fn due(
         }
     }
     Ok(gathered.due)
+}
+
+/// How many are due, [`MAX_PROBE_CHOICE`] at most; the index alone.
+fn count_due(connection: &Connection, webhook: WebhookSeq, now: UnixMicros) -> rusqlite::Result<u32> {
+    connection
+        .prepare_cached(
+            "SELECT count(*) FROM (
+                 SELECT 1 FROM delivery INDEXED BY delivery_due
+                 WHERE state = 4 AND webhook_seq = ?1 AND next_at <= ?2
+                 LIMIT ?3
+             )",
+        )?
+        .query_row((webhook, now, MAX_PROBE_CHOICE), |row| row.get(0))
 }
 
 /// Of an ordered webhook. All of its part of `delivery_due` is looked at, the index alone: the rows' places in it follow
@@ -164,7 +189,7 @@ impl<'a> Gathered<'a> {
     /// A row of event, attempts and attempts of this round; `false` if there is no room for it.
     fn add(&mut self, connection: &Connection, row: &Row<'_>) -> Result<bool, Failure> {
         let seq = row.get(0)?;
-        if self.portion.held.contains(&seq) {
+        if self.portion.is_passed_over(seq) {
             return Ok(true);
         }
         self.due.is_rest_due = self.due.deliveries.len() >= self.portion.max_deliveries as usize;
