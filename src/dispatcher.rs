@@ -16,6 +16,7 @@ pub(crate) mod memory;
 pub(crate) mod notices;
 mod ownership;
 mod recovery;
+mod rest;
 mod settler;
 pub(crate) mod shaping;
 pub(crate) mod shards;
@@ -243,7 +244,7 @@ impl Dispatcher {
     fn insert(&self, record: &WebhookRecord, term: Option<Term>) {
         let settings = &self.shared.settings;
         let memory = self.shared.memory.clone();
-        let lane = Lane::new(record, settings, memory, term);
+        let lane = Lane::new(record, settings, memory, term, self.shared.clock.now());
         self.shared.lanes.write().entry(record.seq).or_insert_with(|| Arc::new(lane));
     }
 

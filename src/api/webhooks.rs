@@ -172,7 +172,7 @@ pub(super) struct Webhook {
     /// Since when deliveries wait because the receiver fails; clears itself when it recovers.
     #[schema(required)]
     pub(super) auto_disabled_at: Option<Time>,
-    /// While deliveries wait: when the next attempt may be made, to find out.
+    /// While deliveries wait, because the receiver fails or has asked for time: when the next attempt may be made.
     #[schema(required)]
     next_probe_at: Option<Time>,
     created_at: Time,
@@ -246,7 +246,7 @@ impl Webhook {
             last_failure_at: health.last_failure_at.map(Time),
             last_error: health.last_error.clone(),
             auto_disabled_at: health.auto_disabled_at.map(Time),
-            next_probe_at: health.probe_at.map(Time),
+            next_probe_at: health.probe_at.filter(|at| health.auto_disabled_at.is_some() || *at > now).map(Time),
             created_at: Time(record.created_at),
             updated_at: Time(record.updated_at),
             warnings: warnings(record),

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 pub use super::outcome::RetryAfter;
 use super::outcome::{End, Outcome, http_text};
-use super::verdict::{Judgement, Rest, Verdict, judge};
+use super::verdict::{Judgement, Verdict, judge};
 use crate::clock::UnixMicros;
 use crate::event::MAX_DELIVERY_DELAY;
 
@@ -127,7 +127,8 @@ pub fn next<'a>(attempt: u32, outcome: &Outcome, rules: impl Into<Rules<'a>>, no
         (Verdict::Again, None) => match schedule.delay_after(attempt) {
             None => Next::Dead { error: error() },
             Some(delay) => {
-                let delay = jittered(delay, jitter).max(rest.map_or(Duration::ZERO, |rest| asked_delay(rest, now)));
+                let delay =
+                    jittered(delay, jitter).max(rest.map_or(Duration::ZERO, |rest| rest.delay(now).min(MAX_DELAY)));
                 Next::RetryAt { at: now.after(delay), error: error() }
             }
         },
@@ -136,16 +137,6 @@ pub fn next<'a>(attempt: u32, outcome: &Outcome, rules: impl Into<Rules<'a>>, no
 
 fn jittered(delay: Duration, jitter: f64) -> Duration {
     Duration::try_from_secs_f64(delay.as_secs_f64() * jitter).unwrap_or(delay).min(MAX_DELAY)
-}
-
-/// How long the receiver asks to be left alone, if it says so.
-fn asked_delay(rest: Rest, now: UnixMicros) -> Duration {
-    let asked = match rest {
-        Rest::Told(RetryAfter::Delay(delay)) => delay,
-        Rest::Told(RetryAfter::At(at)) => at.since(now),
-        Rest::Untold => Duration::ZERO,
-    };
-    asked.min(MAX_DELAY)
 }
 
 #[cfg(test)]

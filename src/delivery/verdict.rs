@@ -1,7 +1,10 @@
 //! What the end of an attempt means: for the delivery, for the circuit of its webhook, and for the lane. Pure.
 //! `docs/delivery.md` has the same table for users.
 
+use std::time::Duration;
+
 use super::outcome::{DeliveryControl, End, GONE, Outcome, RetryAfter};
+use crate::clock::UnixMicros;
 
 /// What the end of an attempt means for its delivery, whatever the schedule says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,18 @@ pub enum Rest {
     Told(RetryAfter),
     /// It did not say: a second at first, then longer.
     Untold,
+}
+
+impl Rest {
+    /// How long the receiver asks to be left alone, not clamped; zero if it does not say.
+    #[must_use]
+    pub fn delay(self, now: UnixMicros) -> Duration {
+        match self {
+            Self::Told(RetryAfter::Delay(delay)) => delay,
+            Self::Told(RetryAfter::At(at)) => at.since(now),
+            Self::Untold => Duration::ZERO,
+        }
+    }
 }
 
 /// All that the end of an attempt means.
@@ -110,10 +125,7 @@ impl End {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::clock::UnixMicros;
     use crate::delivery::Timings;
 
     fn ended(end: End, retry_after: Option<RetryAfter>) -> Outcome {

@@ -17,7 +17,6 @@ mod work;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 pub(super) use self::changes::Whereabouts;
 use self::crew::Wake;
@@ -30,6 +29,7 @@ pub(super) use self::state::{Ended, Todo, Turn};
 pub(super) use self::work::{Booked, Job, Work};
 use super::DispatcherSettings;
 use super::memory::Memory;
+use crate::clock::UnixMicros;
 use crate::store::Term;
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
@@ -71,6 +71,7 @@ impl Lane {
         settings: &DispatcherSettings,
         memory: Memory,
         term: Option<Term>,
+        now: UnixMicros,
     ) -> Self {
         Self {
             seq: record.seq,
@@ -78,7 +79,7 @@ impl Lane {
             wake: Wake::new(),
             max_queued: settings.max_lane_deliveries,
             memory,
-            state: Mutex::new(State::new(record, &settings.retry_schedule, settings.circuit, Instant::now())),
+            state: Mutex::new(State::new(record, &settings.retry_schedule, settings.circuit, now)),
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
             Work::Ready { standing } => standing,
             Work::Retire => return,
             Work::Idle { until } => {
-                if !wait_for_work(&shared, &lane, me, until).await {
+                if !wait_for_work(&shared, &lane, me, until, &mut connection).await {
                     return;
                 }
                 continue;
@@ -103,8 +103,18 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
 }
 
 /// Waits until there may be something to do; `false`: nothing came, and the worker is no longer counted.
-async fn wait_for_work(shared: &Shared, lane: &Lane, me: Id, until: Option<Instant>) -> bool {
-    let keep = (!shared.client.is_short_of_sockets()).then(|| shared.keeps.try_acquire().ok()).flatten();
+async fn wait_for_work(
+    shared: &Shared,
+    lane: &Lane,
+    me: Id,
+    until: Option<Instant>,
+    connection: &mut Option<Connection>,
+) -> bool {
+    let is_long = until.is_some_and(|at| at > Instant::now() + KEEP_IDLE);
+    if is_long {
+        *connection = None;
+    }
+    let keep = (!is_long && !shared.client.is_short_of_sockets()).then(|| shared.keeps.try_acquire().ok()).flatten();
     let patience = Instant::now() + if keep.is_some() { KEEP_IDLE } else { Duration::ZERO };
     let woken = tokio::time::timeout_at(until.unwrap_or(patience), lane.wake.woken()).await;
     if woken.is_ok() {

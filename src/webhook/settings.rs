@@ -81,7 +81,8 @@ pub struct WebhookHealth {
     pub last_error: Option<String>,
     /// Since when the circuit is open; `None` while it is closed.
     pub auto_disabled_at: Option<UnixMicros>,
-    /// While it is open: when the next attempt may be made, to find out.
+    /// While it is open: when the next attempt may be made, to find out. While it is closed: until when the receiver has
+    /// asked to be left alone, if it has.
     pub probe_at: Option<UnixMicros>,
     /// While it is open: the present cool-down, which doubles with each probe that fails.
     pub cool_down: Duration,

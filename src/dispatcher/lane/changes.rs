@@ -38,6 +38,7 @@ impl Lane {
         state.mode = Mode::of(record);
         if close_circuit {
             state.breaker.close();
+            state.rest.end();
             state.is_health_dirty = true;
         }
         if state.is_ordered() && !was_ordered {

@@ -37,7 +37,7 @@ impl Lane {
         }
         let is_probe = state.breaker.is_shut();
         if is_probe {
-            let probe_at = state.breaker.probe_at(now);
+            let probe_at = state.breaker.probe_at(now).max(state.rest.until(now, Instant::now()).unwrap_or(now));
             let at = state.backlog.load_due(now).map(|at| at.max(probe_at));
             if state.backlog.load.is_under_way || at.is_none_or(|at| at > now) {
                 return Err(at.filter(|at| *at > now));

@@ -18,6 +18,7 @@ use crate::delivery::{End, GONE, Outcome};
 use crate::dispatcher::breaker::{Breaker, CircuitChange, CircuitSettings};
 use crate::dispatcher::limiter::Limiter;
 use crate::dispatcher::memory::Memory;
+use crate::dispatcher::rest::Rest;
 use crate::store::EventSeq;
 use crate::webhook::{Policy, TenantSeq, Webhook, WebhookRecord};
 
@@ -45,7 +46,7 @@ pub(crate) struct LaneSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readiness {
     Now,
-    /// The rate limit or a batch that is not full yet lets it go then.
+    /// The rate limit, a batch that is not full yet, or a receiver that asked for time lets it go then.
     At(Instant),
     /// Another must be settled before it.
     AfterOthers,
@@ -81,6 +82,7 @@ pub(super) struct State {
     pub(super) mode: Mode,
     pub(super) breaker: Breaker,
     pub(super) limiter: Option<Limiter>,
+    pub(super) rest: Rest,
     pub(super) crew: Crew,
     pub(super) backlog: Backlog,
     pub(super) suspects: Suspects,
@@ -159,14 +161,18 @@ impl State {
         record: &WebhookRecord,
         default_schedule: &Schedule,
         circuit: CircuitSettings,
-        now: Instant,
+        now: UnixMicros,
     ) -> Self {
-        let settings = LaneSettings::new(record, default_schedule);
+        let (settings, instant) = (LaneSettings::new(record, default_schedule), Instant::now());
+        let mut health = record.health.clone();
+        // Of a closed circuit it is the end of a rest.
+        let rests_until = health.probe_at.take_if(|_| health.auto_disabled_at.is_none());
         Self {
-            limiter: settings.policy.rate_limit.map(|limit| Limiter::new(limit, now)),
+            limiter: settings.policy.rate_limit.map(|limit| Limiter::new(limit, instant)),
+            rest: Rest::kept(rests_until, now, instant),
             settings,
             mode: Mode::of(record),
-            breaker: Breaker::new(record.health.clone(), circuit),
+            breaker: Breaker::new(health, circuit),
             crew: Crew::default(),
             backlog: Backlog::default(),
             suspects: Suspects::default(),
@@ -183,6 +189,10 @@ impl State {
         }
         if !settings.policy.ordered {
             self.backlog.awaited = None;
+        }
+        if settings.receiver.destination != self.settings.receiver.destination {
+            self.rest.end();
+            self.is_health_dirty = true;
         }
         self.settings = settings;
     }
@@ -218,7 +228,7 @@ impl State {
             // A probe finds out at once.
             (!is_full && !self.breaker.is_open()).then(|| first.waits_since + batch.max_wait)
         });
-        match limited.max(gathering) {
+        match limited.max(gathering).max(self.rest.ends_at(now)) {
             Some(at) if at > now => Readiness::At(at),
             _ => Readiness::Now,
         }
@@ -305,16 +315,22 @@ impl State {
     /// Counts an attempt. One under settings that were changed meanwhile (`is_current` is `false`) says nothing against the
     /// webhook as it is now.
     pub(super) fn book(&mut self, ended: &Ended<'_>, is_current: bool, now: UnixMicros) -> CircuitChange {
+        let instant = Instant::now();
         let Some(error) = ended.error else {
             let is_news = self.breaker.health().consecutive_failures > 0;
             let is_due = self.success_flushed_at.is_none_or(|at| (now.0 - at.0).abs() >= SUCCESS_FLUSH_US);
             self.is_health_dirty |= is_news || is_due;
             self.suspects.went_well(ended.event);
+            self.rest.went_well(instant);
             return self.breaker.succeeded(ended.outcome.duration, now);
         };
         self.is_health_dirty = true;
+        if let Some(asked) = ended.judgement.rest.filter(|_| is_current) {
+            self.rest.begin(asked, now, instant);
+        }
         match ended.judgement.evidence {
             Evidence::Alive if is_current => {
+                self.rest.went_well(instant);
                 self.suspects.went_well(ended.event);
                 self.breaker.answered(ended.outcome.duration, error, now)
             }

@@ -144,7 +144,7 @@ impl World {
             updated_at: now,
         };
         let memory = Memory::new(MIN_MEMORY_BYTES);
-        let lane = Arc::new(Lane::new(&record, &limits(), memory.clone(), None));
+        let lane = Arc::new(Lane::new(&record, &limits(), memory.clone(), None, now));
         Self {
             record,
             lane,
@@ -254,7 +254,7 @@ impl World {
     /// A lane as its owner makes it, which knows when the first of what is pending is due.
     fn begin_anew(&mut self) -> Arc<Lane> {
         self.record.health = self.lane.take_health(self.now).unwrap_or_else(|| self.record.health.clone());
-        let lane = Arc::new(Lane::new(&self.record, &limits(), self.memory.clone(), None));
+        let lane = Arc::new(Lane::new(&self.record, &limits(), self.memory.clone(), None, self.now));
         let former = std::mem::replace(&mut self.lane, lane);
         (self.ended, self.alarm) = (Vec::new(), None);
         if let Some(at) = self.pending.values().min().copied() {
@@ -376,7 +376,7 @@ fn a_place_is_free_again_unless_its_delivery_took_it() {
     let world = World::new(None);
     let mut record = world.record.clone();
     record.settings.policy.ordered = false;
-    let lane = Arc::new(Lane::new(&record, &limits(), world.memory.clone(), None));
+    let lane = Arc::new(Lane::new(&record, &limits(), world.memory.clone(), None, world.now));
     let reserve = || Arc::clone(&lane).reserve(usize::MAX);
     let held: Vec<_> = (0..MAX_QUEUED).map(|_| reserve()).collect();
     assert!(held.iter().all(|reserved| reserved.disposition() == Disposition::InMemory) && !lane.is_idle());

@@ -99,6 +99,10 @@ impl Lane {
                 todo = todo.and(&state.employ(1, &self.wake, now));
             }
         }
+        if state.rest.has_just_ended(now) {
+            // One waited for that, and now there is work for all.
+            todo = todo.and(&state.employ_all(&self.wake, now));
+        }
         Some(Job { queued, more, settings: Arc::clone(&state.settings), todo })
     }
 
@@ -232,7 +236,9 @@ impl Lane {
             return None;
         }
         state.success_flushed_at = Some(now);
-        Some(state.breaker.health().clone())
+        let mut health = state.breaker.health().clone();
+        health.probe_at = health.probe_at.max(state.rest.until(now, Instant::now()));
+        Some(health)
     }
 
     /// Called again and again while deliveries wait for hands. If none was taken since the last time, those
