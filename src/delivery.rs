@@ -10,6 +10,7 @@ mod outcome;
 pub(crate) mod receiver;
 pub mod retry;
 mod state;
+pub mod statuses;
 pub mod verdict;
 mod vet;
 

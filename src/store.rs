@@ -211,6 +211,7 @@ pub struct LiveEvent {
 #[derive(Clone, Debug)]
 pub struct Unsettled {
     pub event: Arc<LiveEvent>,
+    pub accepted_at: UnixMicros,
     pub webhooks: Vec<WebhookSeq>,
 }
 
@@ -226,6 +227,8 @@ pub struct Portion {
     pub in_order: bool,
     /// Where to look, not with `in_order`.
     pub probe: Option<Probe>,
+    /// One is wanted that is not due, too, if none is due. For who reads; the store leaves it.
+    pub at_any_time: bool,
 }
 
 /// The most deliveries among which a probe is chosen by its place.
@@ -268,6 +271,16 @@ pub struct DueDelivery {
     pub attempts: u32,
     /// Attempts made in this round, that is, since it was accepted or last asked for again: the position in the schedule.
     pub round_attempts: u32,
+    /// Since when its age counts.
+    pub begins_at: UnixMicros,
+}
+
+impl DueDelivery {
+    /// Before the first attempt of a round, `next_at` is when that was to begin: the acceptance, a `deliver_at`, or the wish
+    /// of an operator. After it nothing but the acceptance is known.
+    fn begins_at(accepted_at: UnixMicros, next_at: UnixMicros, round_attempts: u32) -> UnixMicros {
+        if round_attempts == 0 { accepted_at.max(next_at) } else { accepted_at }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -313,8 +326,7 @@ impl Portion {
 impl AttemptRecord {
     /// The response as it is kept: of a success only the beginning.
     fn kept_response(&self) -> &[u8] {
-        let success = matches!(self.status_code, Some(200..=299));
-        let kept = if success { MAX_KEPT_SUCCESS_RESPONSE_BYTES } else { usize::MAX };
+        let kept = if self.error.is_none() { MAX_KEPT_SUCCESS_RESPONSE_BYTES } else { usize::MAX };
         &self.response[..self.response.len().min(kept)]
     }
 }

@@ -102,12 +102,15 @@ pub async fn attempt(
         (None, _) => trace.phase.timed_out(webhook.timeout),
     };
     let answered = |name: &HeaderName| trace.head.as_ref().and_then(|head| head.headers.get(name));
+    let retry_after = answered(&header::RETRY_AFTER).and_then(|value| parse_retry_after(value.as_bytes()));
+    let control = answered(&WEBHOOK_DELIVERY).and_then(|value| DeliveryControl::parse(value.as_bytes()));
     Outcome {
         started_at,
         duration: began_at.elapsed(),
         end,
-        retry_after: answered(&header::RETRY_AFTER).and_then(|value| parse_retry_after(value.as_bytes())),
-        control: answered(&WEBHOOK_DELIVERY).and_then(|value| DeliveryControl::parse(value.as_bytes())),
+        retry_after,
+        control,
+        headers: trace.head.map(|head| head.headers).unwrap_or_default(),
         response: trace.body.freeze(),
         timings: trace.timings,
     }

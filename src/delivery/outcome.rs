@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 
 use crate::clock::UnixMicros;
 
@@ -52,6 +53,8 @@ pub struct Outcome {
     pub started_at: UnixMicros,
     pub duration: Duration,
     pub end: End,
+    /// Of the answer; none if there was none.
+    pub headers: HeaderMap,
     /// The beginning of the response body, at most [`MAX_RESPONSE_BYTES`](super::attempt::MAX_RESPONSE_BYTES).
     pub response: Bytes,
     /// `Retry-After` as the receiver sent it, if it can be understood.
@@ -107,7 +110,7 @@ impl End {
         let mut text = match self {
             Self::Status(200..=299) => return None,
             Self::Status(status @ (429 | 500..)) => http_text(*status),
-            Self::Status(status) => format!("non-retryable {status}"),
+            Self::Status(status) => final_text(*status),
             Self::Timeout(phase) => format!("timeout: {phase}"),
             Self::Connect(reason) | Self::Local(reason) => format!("connect: {reason}"),
             Self::Tls(reason) => format!("tls: {reason}"),
@@ -133,6 +136,11 @@ pub(super) fn http_text(status: u16) -> String {
     }
 }
 
+/// The words for a status that is not.
+pub(super) fn final_text(status: u16) -> String {
+    format!("non-retryable {status}")
+}
+
 impl Outcome {
     /// Of an attempt for which no request was made.
     #[cfg(feature = "server")]
@@ -141,6 +149,7 @@ impl Outcome {
             started_at,
             duration: Duration::ZERO,
             end,
+            headers: HeaderMap::new(),
             response: Bytes::new(),
             retry_after: None,
             control: None,

@@ -3,8 +3,8 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 pub use super::outcome::RetryAfter;
-use super::outcome::{End, Outcome, http_text};
-use super::verdict::{Judgement, Verdict, judge};
+use super::outcome::{End, Outcome, final_text, http_text};
+use super::verdict::{Judgement, Reading, Verdict, judge};
 use crate::clock::UnixMicros;
 use crate::event::MAX_DELIVERY_DELAY;
 
@@ -95,17 +95,16 @@ pub fn parse_retry_after(value: &[u8]) -> Option<RetryAfter> {
     Some(RetryAfter::At(UnixMicros(0).after(since_epoch)))
 }
 
-/// When and after which statuses a delivery is tried again.
+/// When and after which answers a delivery is tried again.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
     pub schedule: &'a Schedule,
-    /// Statuses that are tried again beside 429, 5xx and what is beyond; ascending.
-    pub retry_on: &'a [u16],
+    pub reading: Reading<'a>,
 }
 
 impl<'a> From<&'a Schedule> for Rules<'a> {
     fn from(schedule: &'a Schedule) -> Self {
-        Self { schedule, retry_on: &[] }
+        Self { schedule, reading: Reading::default() }
     }
 }
 
@@ -113,11 +112,13 @@ impl<'a> From<&'a Schedule> for Rules<'a> {
 /// schedule's delay and is uniform in [0.8, 1.2].
 #[must_use]
 pub fn next<'a>(attempt: u32, outcome: &Outcome, rules: impl Into<Rules<'a>>, now: UnixMicros, jitter: f64) -> Next {
-    let Rules { schedule, retry_on } = rules.into();
-    let Judgement { verdict, rest, .. } = judge(outcome, retry_on);
-    // A status that is tried again is not called otherwise.
+    let Rules { schedule, reading } = rules.into();
+    let Judgement { verdict, rest, is_doubted, .. } = judge(outcome, reading);
+    // A status that is tried again is not called otherwise, nor is one that is final.
     let error = || match (verdict, &outcome.end) {
+        _ if is_doubted => format!("answer: {}", reading.doubt.unwrap_or_default()),
         (Verdict::Again, End::Status(status)) => http_text(*status),
+        (Verdict::Refused, End::Status(status)) => final_text(*status),
         _ => outcome.error_text().unwrap_or_default(),
     };
     match (verdict, outcome.control) {
@@ -142,6 +143,7 @@ fn jittered(delay: Duration, jitter: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::statuses::{StatusLists, StatusSpan, Statuses};
     use crate::delivery::{DeliveryControl, Timings};
     use proptest::prelude::*;
 
@@ -152,6 +154,7 @@ mod tests {
             started_at: NOW,
             duration: Duration::ZERO,
             end,
+            headers: http::HeaderMap::new(),
             response: bytes::Bytes::new(),
             retry_after: retry_after.and_then(|value| parse_retry_after(value.as_bytes())),
             control: None,
@@ -231,12 +234,29 @@ mod tests {
     #[test]
     fn a_webhook_may_have_more_statuses_tried_again() {
         let schedule = Schedule::from_seconds(&[1.0]).unwrap();
-        let rules = Rules { schedule: &schedule, retry_on: &[408, 425] };
+        let retry_on = Statuses::new(vec![StatusSpan::one(408).unwrap(), StatusSpan::one(425).unwrap()]);
+        let lists = StatusLists { retry_on, ..StatusLists::default() };
+        let rules = Rules { schedule: &schedule, reading: Reading { lists: &[&lists], doubt: None } };
         let timeout = ended(End::Status(408), None);
         assert!(matches!(next(1, &timeout, rules, NOW, 1.0), Next::RetryAt { error, .. } if error == "http 408"));
         assert_eq!(next(2, &timeout, rules, NOW, 1.0), Next::Dead { error: "http 408".to_owned() });
         let dead = Next::Dead { error: "non-retryable 404".to_owned() };
         assert_eq!(next(1, &ended(End::Status(404), None), rules, NOW, 1.0), dead);
+    }
+
+    #[test]
+    fn a_success_that_is_none_is_tried_again_with_the_reason() {
+        let schedule = Schedule::from_seconds(&[1.0]).unwrap();
+        let reading = Reading { lists: &[], doubt: Some("http 200, and it says no") };
+        let rules = Rules { schedule: &schedule, reading };
+        let text = "answer: http 200, and it says no";
+        let ok = ended(End::Status(200), None);
+        assert!(matches!(next(1, &ok, rules, NOW, 1.0), Next::RetryAt { error, .. } if error == text));
+        assert_eq!(next(2, &ok, rules, NOW, 1.0), Next::Dead { error: text.to_owned() });
+        let final_on = Statuses::new(vec![StatusSpan::one(200).unwrap()]);
+        let lists = StatusLists { final_on, ..StatusLists::default() };
+        let rules = Rules { schedule: &schedule, reading: Reading { lists: &[&lists], ..reading } };
+        assert_eq!(next(1, &ok, rules, NOW, 1.0), Next::Dead { error: "non-retryable 200".to_owned() });
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::outcome::{DeliveryControl, End, GONE, Outcome, RetryAfter};
+use super::statuses::{StatusKind, StatusLists};
 use crate::clock::UnixMicros;
 
 /// What the end of an attempt means for its delivery, whatever the schedule says.
@@ -57,11 +58,22 @@ pub struct Judgement {
     pub verdict: Verdict,
     pub evidence: Evidence,
     pub rest: Option<Rest>,
+    /// It would be a success by its status, and its answer says otherwise.
+    pub is_doubted: bool,
+}
+
+/// What is said of answers beside the rules for all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading<'a> {
+    /// What the first of these says of a status holds.
+    pub lists: &'a [&'a StatusLists],
+    /// Why an answer with the status of a success is none.
+    pub doubt: Option<&'a str>,
 }
 
 impl Judgement {
     const fn new(verdict: Verdict, evidence: Evidence) -> Self {
-        Self { verdict, evidence, rest: None }
+        Self { verdict, evidence, rest: None, is_doubted: false }
     }
 
     const DELIVERED: Self = Self::new(Verdict::Delivered, Evidence::Success);
@@ -70,14 +82,21 @@ impl Judgement {
     const EXCUSED: Self = Self::new(Verdict::Again, Evidence::Nothing);
 }
 
-/// Judges an attempt. `retry_on`: statuses that are tried again beside those that always are; ascending.
+/// Judges an attempt.
 #[must_use]
-pub fn judge(outcome: &Outcome, retry_on: &[u16]) -> Judgement {
+pub fn judge(outcome: &Outcome, reading: Reading<'_>) -> Judgement {
+    let listed = |status: u16| reading.lists.iter().find_map(|lists| lists.kind(status));
     let judgement = match &outcome.end {
-        End::Status(status) if retry_on.binary_search(status).is_ok() => again(*status, outcome.retry_after),
-        End::Status(status) => judge_status(*status, outcome.retry_after),
+        End::Status(status) => match listed(*status) {
+            None => judge_status(*status, outcome.retry_after),
+            Some(StatusKind::Success) => Judgement::DELIVERED,
+            Some(StatusKind::Final) => Judgement::new(Verdict::Refused, Evidence::Alive),
+            Some(StatusKind::Retry) => again(*status, outcome.retry_after),
+        },
         end => judge_silence(end),
     };
+    let is_doubted = reading.doubt.is_some() && judgement.verdict == Verdict::Delivered;
+    let judgement = if is_doubted { Judgement { is_doubted, ..Judgement::FAILED } } else { judgement };
     let is_over = outcome.control == Some(DeliveryControl::Disable) && judgement.verdict != Verdict::Delivered;
     if is_over { Judgement { verdict: Verdict::Gone, ..judgement } } else { judgement }
 }
@@ -127,12 +146,14 @@ impl End {
 mod tests {
     use super::*;
     use crate::delivery::Timings;
+    use crate::delivery::statuses::Statuses;
 
     fn ended(end: End, retry_after: Option<RetryAfter>) -> Outcome {
         Outcome {
             started_at: UnixMicros(0),
             duration: Duration::ZERO,
             end,
+            headers: http::HeaderMap::new(),
             response: bytes::Bytes::new(),
             retry_after,
             control: None,
@@ -141,7 +162,7 @@ mod tests {
     }
 
     fn of_status(status: u16) -> (Verdict, Evidence) {
-        let judgement = judge(&ended(End::Status(status), None), &[]);
+        let judgement = judge(&ended(End::Status(status), None), Reading::default());
         (judgement.verdict, judgement.evidence)
     }
 
@@ -177,7 +198,7 @@ mod tests {
             [End::Blocked(text()), End::Local(text()), End::Proxy(text()), End::Auth(text()), End::Unshaped(text())];
         for (ends, judgement) in [(&against, Judgement::FAILED), (&excused, Judgement::EXCUSED)] {
             for end in ends {
-                assert_eq!(judge(&ended(end.clone(), None), &[]), judgement, "{end:?}");
+                assert_eq!(judge(&ended(end.clone(), None), Reading::default()), judgement, "{end:?}");
                 assert_eq!(end.counts_as_failure(), judgement.evidence == Evidence::Failure, "{end:?}");
             }
         }
@@ -186,7 +207,7 @@ mod tests {
     #[test]
     fn a_receiver_asks_for_time_with_two_statuses() {
         let minute = RetryAfter::Delay(Duration::from_mins(1));
-        let rest = |status, retry_after| judge(&ended(End::Status(status), retry_after), &[]).rest;
+        let rest = |status, retry_after| judge(&ended(End::Status(status), retry_after), Reading::default()).rest;
         assert_eq!(rest(429, None), Some(Rest::Untold));
         assert_eq!(rest(503, None), None);
         for status in [429, 503] {
@@ -198,11 +219,43 @@ mod tests {
     }
 
     #[test]
+    fn the_first_list_that_has_a_status_says_what_it_means() {
+        let list = |items: &[&str]| Statuses::new(items.iter().map(|item| item.parse().unwrap()).collect());
+        let own = StatusLists { final_on: list(&["500", "429"]), success_on: list(&["409"]), ..StatusLists::default() };
+        let server =
+            StatusLists { retry_on: list(&["4xx", "200"]), success_on: list(&["503"]), final_on: list(&["5xx"]) };
+        let lists = [&own, &server];
+        let judged = |status| {
+            let judgement = judge(&ended(End::Status(status), None), Reading { lists: &lists, doubt: None });
+            (judgement.verdict, judgement.evidence)
+        };
+        assert_eq!(judged(500), (Verdict::Refused, Evidence::Alive), "the webhook's own");
+        assert_eq!(judged(429), (Verdict::Refused, Evidence::Alive));
+        assert_eq!(judged(409), (Verdict::Delivered, Evidence::Success), "the webhook's own before the server's");
+        assert_eq!(judged(404), (Verdict::Again, Evidence::Failure), "the server's");
+        assert_eq!(judged(200), (Verdict::Again, Evidence::Failure));
+        assert_eq!(judged(502), (Verdict::Refused, Evidence::Alive));
+        assert_eq!(judged(410), (Verdict::Gone, Evidence::Nothing), "no class means it");
+        assert_eq!(judged(204), (Verdict::Delivered, Evidence::Success), "no list has it");
+        let busy = StatusLists { retry_on: list(&["429"]), ..StatusLists::default() };
+        let judgement = judge(&ended(End::Status(429), None), Reading { lists: &[&busy], doubt: None });
+        assert_eq!((judgement.evidence, judgement.rest), (Evidence::Nothing, Some(Rest::Untold)), "it is what it is");
+    }
+
+    #[test]
+    fn a_success_in_doubt_is_none_and_nothing_else_is_doubted() {
+        let judged = |status| judge(&ended(End::Status(status), None), Reading { lists: &[], doubt: Some("x") });
+        let doubted = judged(200);
+        assert_eq!((doubted.verdict, doubted.evidence), (Verdict::Again, Evidence::Failure));
+        assert!(doubted.is_doubted && !judged(503).is_doubted && judged(400).verdict == Verdict::Refused);
+    }
+
+    #[test]
     fn a_receiver_that_wants_no_more_is_gone_with_any_status_but_keeps_what_it_took() {
         let told = |status| Outcome { control: Some(DeliveryControl::Disable), ..ended(End::Status(status), None) };
-        assert_eq!(judge(&told(204), &[]).verdict, Verdict::Delivered);
+        assert_eq!(judge(&told(204), Reading::default()).verdict, Verdict::Delivered);
         for status in [400, 404, 410, 429, 503] {
-            assert_eq!(judge(&told(status), &[]).verdict, Verdict::Gone, "{status}");
+            assert_eq!(judge(&told(status), Reading::default()).verdict, Verdict::Gone, "{status}");
         }
     }
 }

@@ -122,6 +122,13 @@ impl Breaker {
         at
     }
 
+    /// The next probe of an open circuit may begin now. The cool-down stays what it was.
+    pub(super) fn hasten_probe(&mut self, now: UnixMicros) {
+        if self.is_open() {
+            self.health.probe_at = Some(now);
+        }
+    }
+
     /// Failures beyond those that opened the circuit.
     pub(super) fn failed_probes(&self) -> u32 {
         self.health.consecutive_failures.saturating_sub(self.settings.threshold)
@@ -278,6 +285,19 @@ mod tests {
         let health = breaker.health();
         assert_eq!((health.consecutive_failures, health.last_success_at), (0, None));
         assert_eq!(health.last_error.as_deref(), Some("non-retryable 400"));
+    }
+
+    #[test]
+    fn an_operator_s_word_brings_the_next_probe_forward_and_no_other() {
+        let mut breaker = opened();
+        breaker.hasten_probe(NOW);
+        assert_eq!(breaker.probe_at(NOW), NOW);
+        breaker.begin_probe();
+        breaker.failed("http 503", NOW);
+        assert_eq!(breaker.probe_at(NOW).since(NOW), 2 * MIN);
+        let mut closed = self::breaker(1);
+        closed.hasten_probe(NOW);
+        assert_eq!(closed.health().probe_at, None);
     }
 
     #[test]

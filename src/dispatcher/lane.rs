@@ -3,6 +3,7 @@
 //! A lane is state behind a short lock and does nothing by itself: each method says what the
 //! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
 
+mod aging;
 mod backlog;
 mod changes;
 mod crew;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+pub(super) use self::aging::Look;
 pub(super) use self::changes::Whereabouts;
 use self::crew::Wake;
 pub(super) use self::loading::Loaded;
@@ -25,7 +27,7 @@ pub(crate) use self::places::Reservation;
 pub(super) use self::queue::Queued;
 pub(crate) use self::state::LaneSettings;
 use self::state::State;
-pub(super) use self::state::{Ended, Todo, Turn};
+pub(super) use self::state::{Ended, Judged, Todo, Turn};
 pub(super) use self::work::{Booked, Job, Work};
 use super::DispatcherSettings;
 use super::memory::Memory;
@@ -79,7 +81,7 @@ impl Lane {
             wake: Wake::new(),
             max_queued: settings.max_lane_deliveries,
             memory,
-            state: Mutex::new(State::new(record, &settings.retry_schedule, settings.circuit, now)),
+            state: Mutex::new(State::new(record, settings, now)),
         }
     }
 

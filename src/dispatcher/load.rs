@@ -13,7 +13,7 @@ use crate::delivery::retry::MAX_WAIT;
 use crate::store::{Portion, Probe, StoreError};
 
 /// The most bytes of bodies that a lane reads from the store at once; then it has something to do and reads on.
-const MAX_LOAD_BYTES: usize = 8 << 20;
+pub(super) const MAX_LOAD_BYTES: usize = 8 << 20;
 /// How long a lane waits before it reads again after the store failed or memory was full.
 const LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
 
@@ -49,7 +49,11 @@ async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicro
     if !due.is_rest_due {
         next_due = shared.store.next_due(Some(lane.seq), now).await?.first().map(|(_, at)| *at);
         // No delay is so long: it was written while the clock was far ahead.
-        if due.deliveries.is_empty() && next_due.is_some_and(|at| at > now.after(MAX_WAIT)) {
+        let is_wrong = next_due.is_some_and(|at| at > now.after(MAX_WAIT));
+        if due.deliveries.is_empty() && (is_wrong || portion.at_any_time) {
+            if portion.at_any_time {
+                (portion.max_deliveries, portion.probe) = (1, None);
+            }
             due = shared.store.due(lane.seq, UnixMicros(i64::MAX), portion).await?;
         }
     }
@@ -67,6 +71,7 @@ async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicro
             attempts: delivery.attempts,
             round_attempts: delivery.round_attempts,
             is_stored: true,
+            begins_at: delivery.begins_at,
             waits_since,
         });
     }

@@ -11,15 +11,16 @@ use tracing::Instrument;
 use uuid::fmt::Hyphenated;
 
 use super::breaker::CircuitChange;
-use super::lane::{Booked, Ended, Job, Lane, LaneSettings, Queued, Work};
+use super::lane::{Booked, Ended, Job, Judged, Lane, LaneSettings, Queued, Work};
 use super::notices::{News, Notice, is_operational};
 use super::settler::ToSettle;
+use super::unsent::{too_old, unsent};
 use super::{Shared, batch, spans};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
-use crate::delivery::retry::{self, Next, Rules};
-use crate::delivery::verdict::{Judgement, Verdict, judge};
+use crate::delivery::retry::Next;
+use crate::delivery::verdict::Verdict;
 use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
 use crate::event::Event;
 use crate::fit::fit;
@@ -67,7 +68,9 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
             hold.job.clear();
             continue;
         };
-        hold.job.retain(|queued| !queued.is_damaged());
+        hold.job.clear();
+        hold.job.push(job.queued.clone());
+        hold.job.extend_from_slice(&job.more);
         let span = spans::attempt(&shared, &lane, &job);
         let attempt = attempt_once(&shared, &lane, &job, &mut connection).instrument(span);
         let Some(attempted) = shared.lease.while_it_lasts(attempt).await else {
@@ -202,29 +205,28 @@ async fn attempt_once(
     Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await)
 }
 
-/// An event that has no body in the webhook's shape, or is damaged, ends its delivery, and speaks neither for nor against the
-/// receiver.
-fn unsent(shared: &Shared, lane: &Arc<Lane>, settings: &Arc<LaneSettings>, queued: &Queued, error: String) -> ToSettle {
-    let (at, round_attempts) = (shared.clock.now(), queued.round_attempts);
-    let key = DeliveryKey { event: queued.seq(), webhook: lane.seq };
-    let notice = Notice::dead(settings, key, queued, queued.attempts, None, &error, at);
-    let settlement = Settlement { key, attempt: None, round_attempts, transition: Transition::dead(error), at };
-    ToSettle::ended(lane, settlement, Some(notice))
-}
-
-/// What of a job may be sent; deliveries of damaged events end.
+/// What of a job may be sent; deliveries of damaged events end, and those that are too old.
 async fn sound(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job) -> Option<Job> {
-    if !job.queued.is_damaged() && !job.more.iter().any(Queued::is_damaged) {
+    let now = shared.clock.now();
+    let is_sound = |queued: &Queued| !queued.is_damaged() && too_old(queued, &job.settings, now).is_none();
+    if is_sound(&job.queued) && job.more.iter().all(is_sound) {
         return Some(job);
     }
     let Job { queued, more, settings, todo } = job;
-    let (damaged, sound): (Vec<_>, Vec<_>) = std::iter::once(queued).chain(more).partition(Queued::is_damaged);
-    for queued in damaged {
-        let (event, webhook) = (queued.event.live.event.id(), &settings.name);
-        tracing::error!(event, webhook, "the stored event is damaged: it is not sent; look at the disk");
-        shared.counters.deliveries_damaged.add(1);
-        let unsent = unsent(shared, lane, &settings, &queued, DAMAGED.to_owned());
-        shared.outcomes.send(unsent).await.ok()?;
+    let mut sound = Vec::with_capacity(more.len());
+    for queued in std::iter::once(queued).chain(more) {
+        let reason = if queued.is_damaged() {
+            let (event, webhook) = (queued.event.live.event.id(), &settings.name);
+            tracing::error!(event, webhook, "the stored event is damaged: it is not sent; look at the disk");
+            shared.counters.deliveries_damaged.add(1);
+            DAMAGED.to_owned()
+        } else if let Some(reason) = too_old(&queued, &settings, now) {
+            reason
+        } else {
+            sound.push(queued);
+            continue;
+        };
+        shared.outcomes.send(unsent(shared, lane, &settings, &queued, reason)).await.ok()?;
     }
     let mut sound = sound.into_iter();
     let Some(queued) = sound.next() else {
@@ -239,7 +241,7 @@ struct Attempted<'a> {
     lane: &'a Arc<Lane>,
     settings: &'a Arc<LaneSettings>,
     outcome: Outcome,
-    judgement: Judgement,
+    judged: Judged<'a>,
     response: Bytes,
     now: UnixMicros,
     jitter: f64,
@@ -247,20 +249,23 @@ struct Attempted<'a> {
 
 impl<'a> Attempted<'a> {
     fn new(shared: &Shared, lane: &'a Arc<Lane>, settings: &'a Arc<LaneSettings>, outcome: Outcome) -> Self {
-        let response = kept(&outcome);
-        let judgement = judge(&outcome, &settings.policy.retry_on);
-        Self { lane, settings, outcome, judgement, response, now: shared.clock.now(), jitter: random_jitter() }
+        let judged = settings.judge(&outcome);
+        let response = kept(&outcome, judged.judgement.verdict);
+        Self { lane, settings, outcome, judged, response, now: shared.clock.now(), jitter: random_jitter() }
     }
 
     fn settle(&self, queued: &Queued) -> ToSettle {
         let Self { settings, outcome, now, .. } = self;
         let round_attempts = queued.round_attempts.saturating_add(1);
-        let rules = Rules { schedule: &settings.schedule, retry_on: &settings.policy.retry_on };
-        let (transition, error) = match retry::next(round_attempts, outcome, rules, *now, self.jitter) {
+        let (transition, error) = match self.judged.next(round_attempts, outcome, *now, self.jitter) {
             Next::Delivered => (Transition::delivered(), None),
-            Next::RetryAt { at, error } => (Transition::retry_at(at, error.clone()), Some(error)),
+            Next::RetryAt { at, error } => {
+                // When it becomes too old, it is to end.
+                let ends_at = settings.max_age.map_or(at, |max_age| queued.begins_at.after(max_age));
+                (Transition::retry_at(at.min(ends_at), error.clone()), Some(error))
+            }
             // The webhook is turned off, and what it is owed is kept.
-            Next::Dead { error } if self.judgement.verdict == Verdict::Gone => {
+            Next::Dead { error } if self.judged.judgement.verdict == Verdict::Gone => {
                 (Transition::retry_at(*now, error.clone()), Some(error))
             }
             Next::Dead { error } => (Transition::dead(error.clone()), Some(error)),
@@ -290,8 +295,8 @@ impl<'a> Attempted<'a> {
 }
 
 /// What the log keeps of the response: little of a success, so that outcomes that wait for a commit are small.
-fn kept(outcome: &Outcome) -> Bytes {
-    if outcome.is_success() && outcome.response.len() > MAX_KEPT_SUCCESS_RESPONSE_BYTES {
+fn kept(outcome: &Outcome, verdict: Verdict) -> Bytes {
+    if verdict == Verdict::Delivered && outcome.response.len() > MAX_KEPT_SUCCESS_RESPONSE_BYTES {
         return Bytes::copy_from_slice(&outcome.response[..MAX_KEPT_SUCCESS_RESPONSE_BYTES]);
     }
     outcome.response.clone()
@@ -303,9 +308,9 @@ async fn book(shared: &Arc<Shared>, attempted: &Attempted<'_>, error: Option<&st
         None => shared.counters.attempts_succeeded.add(1),
         Some(_) => shared.counters.attempts_failed.add(1),
     }
-    let Attempted { lane, settings, outcome, judgement, now, .. } = attempted;
+    let Attempted { lane, settings, outcome, judged, now, .. } = attempted;
     let event = job.more.is_empty().then(|| job.queued.seq());
-    let ended = Ended { outcome, judgement: *judgement, error, event };
+    let ended = Ended { outcome, judgement: judged.judgement, error, event };
     let Booked { change, off, todo } = lane.book(settings, &ended, *now);
     shared.carry_out(lane, todo);
     let (webhook, error) = (&settings.name, error.unwrap_or_default());

@@ -9,7 +9,7 @@ use super::backlog::{Load, earlier};
 use super::queue::Queued;
 use super::state::{Mode, State, Todo};
 use crate::clock::UnixMicros;
-use crate::store::{EventSeq, Portion};
+use crate::store::{EventSeq, Portion, Probe};
 
 /// When a probe is asked for again that could not begin.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -57,7 +57,12 @@ impl Lane {
             return Err(due.filter(|at| *at > now));
         }
         let in_order = state.is_ordered();
-        let probe = (is_probe && !in_order).then(|| state.suspects.probe(state.breaker.failed_probes()));
+        let at_any_time = std::mem::take(&mut state.is_wished);
+        let probe = (is_probe && !in_order).then(|| {
+            // What an operator asked for became due last.
+            let of_wish = Probe { newest_first: true, ..Probe::default() };
+            if at_any_time { of_wish } else { state.suspects.probe(state.breaker.failed_probes()) }
+        });
         let backlog = &mut state.backlog;
         backlog.load.is_under_way = true;
         backlog.load.is_wanted = false;
@@ -66,6 +71,7 @@ impl Lane {
         Ok(Portion {
             in_order,
             probe,
+            at_any_time,
             max_deliveries: u32::try_from(room).unwrap_or(u32::MAX),
             max_bytes: self.memory.free_bytes().saturating_sub(backlog.queue.bytes()) / 2,
             held: backlog.held(),
@@ -115,7 +121,7 @@ impl Lane {
     }
 
     /// After a load that queued `added` deliveries.
-    fn go_on(&self, state: &mut State, added: usize, now: UnixMicros) -> Todo {
+    pub(super) fn go_on(&self, state: &mut State, added: usize, now: UnixMicros) -> Todo {
         let instant = Instant::now();
         state.cancel_idle_probe();
         if !state.can_run() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::suspects::{Pick, Suspects};
+use crate::clock::UnixMicros;
 use crate::dispatcher::memory::HeldEvent;
 use crate::store::EventSeq;
 
@@ -17,6 +18,8 @@ pub(in crate::dispatcher) struct Queued {
     pub(in crate::dispatcher) round_attempts: u32,
     /// It was read from the store, which has a row for it.
     pub(in crate::dispatcher) is_stored: bool,
+    /// Since when its age counts.
+    pub(in crate::dispatcher) begins_at: UnixMicros,
     /// Since when it waits in memory.
     pub(in crate::dispatcher) waits_since: Instant,
 }
@@ -105,6 +108,18 @@ impl Queue {
         let queued = self.entries.remove(place)?;
         self.bytes -= queued.event.bytes();
         Some(queued)
+    }
+
+    /// Takes out all that are as old.
+    pub(super) fn take_begun_before(&mut self, cutoff: UnixMicros) -> Vec<Queued> {
+        if !self.entries.iter().any(|queued| queued.begins_at <= cutoff) {
+            return Vec::new();
+        }
+        let (old, young): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.entries).into_iter().partition(|queued| queued.begins_at <= cutoff);
+        self.entries = young.into();
+        self.bytes -= old.iter().map(|queued| queued.event.bytes()).sum::<usize>();
+        old
     }
 
     pub(super) fn take_all(&mut self) -> Vec<Queued> {

@@ -12,10 +12,12 @@ use super::queue::Queued;
 use super::suspects::Suspects;
 use super::{Off, WEBHOOK_DELETED, WEBHOOK_DISABLED};
 use crate::clock::UnixMicros;
-use crate::delivery::retry::Schedule;
-use crate::delivery::verdict::{Evidence, Judgement, Verdict};
+use crate::delivery::retry::{self, Next, Rules, Schedule};
+use crate::delivery::statuses::StatusLists;
+use crate::delivery::verdict::{self, Evidence, Judgement, Reading, Verdict};
 use crate::delivery::{End, GONE, Outcome};
-use crate::dispatcher::breaker::{Breaker, CircuitChange, CircuitSettings};
+use crate::dispatcher::DispatcherSettings;
+use crate::dispatcher::breaker::{Breaker, CircuitChange};
 use crate::dispatcher::limiter::Limiter;
 use crate::dispatcher::memory::Memory;
 use crate::dispatcher::rest::Rest;
@@ -38,6 +40,10 @@ pub(crate) struct LaneSettings {
     pub(crate) name: String,
     pub(crate) receiver: Webhook,
     pub(in crate::dispatcher) schedule: Schedule,
+    /// The server's.
+    statuses: StatusLists,
+    /// What is as old is attempted no more.
+    pub(in crate::dispatcher) max_age: Option<Duration>,
     pub(in crate::dispatcher) policy: Policy,
     pub(super) max_in_flight: usize,
 }
@@ -86,6 +92,10 @@ pub(super) struct State {
     pub(super) crew: Crew,
     pub(super) backlog: Backlog,
     pub(super) suspects: Suspects,
+    /// An operator wants an attempt although the lane waits; the next load is for that.
+    pub(super) is_wished: bool,
+    /// When the backlog is next looked through for what is too old.
+    pub(super) look_for_old_at: UnixMicros,
     pub(super) is_health_dirty: bool,
     pub(super) success_flushed_at: Option<UnixMicros>,
 }
@@ -131,7 +141,7 @@ impl Todo {
 }
 
 impl LaneSettings {
-    pub(in crate::dispatcher) fn new(record: &WebhookRecord, default_schedule: &Schedule) -> Arc<Self> {
+    pub(in crate::dispatcher) fn new(record: &WebhookRecord, defaults: &DispatcherSettings) -> Arc<Self> {
         let settings = &record.settings;
         Arc::new(Self {
             version: record.version,
@@ -139,10 +149,37 @@ impl LaneSettings {
             tenant: record.tenant,
             name: settings.name.clone(),
             receiver: settings.receiver.clone(),
-            schedule: settings.retry_schedule.clone().unwrap_or_else(|| default_schedule.clone()),
+            schedule: settings.retry_schedule.clone().unwrap_or_else(|| defaults.retry_schedule.clone()),
+            statuses: defaults.statuses.clone(),
+            max_age: settings.policy.max_age.or(defaults.max_age),
             policy: settings.policy.clone(),
             max_in_flight: settings.max_in_flight as usize,
         })
+    }
+
+    /// What an attempt means that was made under these settings.
+    pub(in crate::dispatcher) fn judge(&self, outcome: &Outcome) -> Judged<'_> {
+        let lists = [&self.policy.statuses, self.policy.shape.statuses(), &self.statuses];
+        let by_status = verdict::judge(outcome, Reading { lists: &lists, doubt: None });
+        let doubt = (by_status.verdict == Verdict::Delivered).then(|| self.policy.doubt(outcome)).flatten();
+        let judgement = verdict::judge(outcome, Reading { lists: &lists, doubt: doubt.as_deref() });
+        Judged { schedule: &self.schedule, lists, doubt, judgement }
+    }
+}
+
+/// What an attempt means, by the settings that it was made under.
+pub(in crate::dispatcher) struct Judged<'a> {
+    schedule: &'a Schedule,
+    lists: [&'a StatusLists; 3],
+    doubt: Option<String>,
+    pub(in crate::dispatcher) judgement: Judgement,
+}
+
+impl Judged<'_> {
+    /// What follows for a delivery of which this was attempt `attempt` of its round.
+    pub(in crate::dispatcher) fn next(&self, attempt: u32, outcome: &Outcome, now: UnixMicros, jitter: f64) -> Next {
+        let reading = Reading { lists: &self.lists, doubt: self.doubt.as_deref() };
+        retry::next(attempt, outcome, Rules { schedule: self.schedule, reading }, now, jitter)
     }
 }
 
@@ -157,13 +194,8 @@ impl Mode {
 }
 
 impl State {
-    pub(super) fn new(
-        record: &WebhookRecord,
-        default_schedule: &Schedule,
-        circuit: CircuitSettings,
-        now: UnixMicros,
-    ) -> Self {
-        let (settings, instant) = (LaneSettings::new(record, default_schedule), Instant::now());
+    pub(super) fn new(record: &WebhookRecord, defaults: &DispatcherSettings, now: UnixMicros) -> Self {
+        let (settings, instant) = (LaneSettings::new(record, defaults), Instant::now());
         let mut health = record.health.clone();
         // Of a closed circuit it is the end of a rest.
         let rests_until = health.probe_at.take_if(|_| health.auto_disabled_at.is_none());
@@ -172,10 +204,12 @@ impl State {
             rest: Rest::kept(rests_until, now, instant),
             settings,
             mode: Mode::of(record),
-            breaker: Breaker::new(health, circuit),
+            breaker: Breaker::new(health, defaults.circuit),
             crew: Crew::default(),
             backlog: Backlog::default(),
             suspects: Suspects::default(),
+            is_wished: false,
+            look_for_old_at: now,
             is_health_dirty: false,
             success_flushed_at: record.health.last_success_at,
         }
@@ -344,12 +378,21 @@ impl State {
                 if change == CircuitChange::Opened {
                     self.suspects.circuit_opened();
                 }
+                self.hasten_wished_probe(now);
                 change
             }
             _ => {
                 self.breaker.excused(error, now);
+                self.hasten_wished_probe(now);
                 CircuitChange::None
             }
+        }
+    }
+
+    /// What was asked for while a probe was under way comes right after it.
+    fn hasten_wished_probe(&mut self, now: UnixMicros) {
+        if self.is_wished {
+            self.breaker.hasten_probe(now);
         }
     }
 

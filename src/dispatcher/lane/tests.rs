@@ -12,7 +12,8 @@ use super::backlog::earlier;
 use super::*;
 use crate::clock::UnixMicros;
 use crate::delivery::retry::Schedule;
-use crate::delivery::verdict::judge;
+use crate::delivery::statuses::StatusLists;
+use crate::delivery::verdict::{Reading, judge};
 use crate::delivery::{End, Outcome};
 use crate::dispatcher::CircuitSettings;
 use crate::dispatcher::memory::MIN_MEMORY_BYTES;
@@ -34,6 +35,8 @@ fn limits() -> DispatcherSettings {
         max_lane_deliveries: MAX_QUEUED,
         max_memory_bytes: MIN_MEMORY_BYTES,
         retry_schedule: Schedule::original(),
+        max_age: None,
+        statuses: StatusLists::default(),
         circuit: CIRCUIT,
     }
 }
@@ -195,7 +198,14 @@ impl World {
         let event = Event::from_stored(seq.0.to_string().into(), topic, "".into(), Bytes::from_static(b"{}"));
         let charge = self.memory.charge(2).unwrap();
         let event = charge.hold(Arc::new(LiveEvent { seq, event, is_damaged: false }));
-        Queued { event, attempts: 0, round_attempts: 0, is_stored: true, waits_since: Instant::now() }
+        Queued {
+            event,
+            attempts: 0,
+            round_attempts: 0,
+            is_stored: true,
+            begins_at: self.now,
+            waits_since: Instant::now(),
+        }
     }
 
     fn attempt(&mut self, ends: Ending) {
@@ -215,12 +225,13 @@ impl World {
             started_at: self.now,
             duration: Duration::ZERO,
             end,
+            headers: http::HeaderMap::new(),
             response: Bytes::new(),
             retry_after: None,
             control: None,
             timings: crate::delivery::Timings::default(),
         };
-        let judgement = judge(&outcome, &[]);
+        let judgement = judge(&outcome, Reading::default());
         let ended = Ended { outcome: &outcome, judgement, error, event: job.more.is_empty().then(|| job.queued.seq()) };
         let booked = self.lane.book(&job.settings, &ended, self.now);
         self.carry_out(&booked.todo);
@@ -385,8 +396,8 @@ fn a_place_is_free_again_unless_its_delivery_took_it() {
     assert!(lane.is_idle());
     lane.state.lock().backlog.has_overflow = false;
     let mut reserved = reserve();
-    assert!(reserved.admit(world.queued(EventSeq(1)).event).is_some());
-    assert!(reserved.admit(world.queued(EventSeq(1)).event).is_none(), "a place is taken once");
+    assert!(reserved.admit(world.queued(EventSeq(1)).event, world.now).is_some());
+    assert!(reserved.admit(world.queued(EventSeq(1)).event, world.now).is_none(), "a place is taken once");
     drop(reserved);
     let state = lane.state.lock();
     assert_eq!((state.backlog.reserved, state.backlog.queue.len()), (0, 1));

@@ -43,13 +43,16 @@ pub(super) async fn unsettled(
                  FROM next
                      CROSS JOIN LATERAL (SELECT * FROM event WHERE seq = next.event_seq OFFSET 0) AS event
              )
-             SELECT seq, id, topic, type, body, hops, checksum, webhooks FROM measured
+             SELECT seq, id, topic, type, body, hops, checksum, webhooks, accepted_at FROM measured
              WHERE bytes <= $3 OR place = 1
              ORDER BY seq",
             &[&after, &i64::from(max_events), &bigint(MAX_UNSETTLED_BYTES)],
         )
         .await?;
-    rows.iter().map(|row| Ok(Unsettled { event: live_event(row, 0)?, webhooks: row.try_get(7)? })).collect()
+    let unsettled = |row: &Row| {
+        Ok(Unsettled { event: live_event(row, 0)?, accepted_at: row.try_get(8)?, webhooks: row.try_get(7)? })
+    };
+    rows.iter().map(unsettled).collect()
 }
 
 /// What is due, where `$where` says of which entries of the queue, and `$order` how they follow each other: the entries
@@ -81,7 +84,7 @@ macro_rules! select_due {
                      bool_or(next_at > $2) OVER in_order AS must_wait
                  FROM next
                      CROSS JOIN LATERAL (
-                         SELECT seq, id, topic, type, body, hops, checksum FROM event
+                         SELECT seq, id, topic, type, body, hops, checksum, accepted_at FROM event
                          WHERE seq = next.event_seq OFFSET 0
                      ) AS event
                  WINDOW in_order AS (ORDER BY ",
@@ -92,7 +95,7 @@ macro_rules! select_due {
                  SELECT *, NOT must_wait AND place <= $4 AND (place = 1 OR bytes <= $5) AS fits FROM measured
              )
              SELECT seq, id, topic, type, CASE WHEN fits THEN body END, hops, checksum, attempts, round_attempts,
-                 fits, must_wait, next_at
+                 fits, must_wait, next_at, accepted_at
              FROM judged
              ORDER BY place"
         )
@@ -151,7 +154,7 @@ pub(super) async fn due(
 async fn count_due(connection: &Connection, webhook: WebhookSeq, now: UnixMicros) -> Result<u32, Failure> {
     let rows = connection
         .query(
-            "SELECT count(*) FROM (
+            "SELECT count(*)::integer FROM (
                  SELECT 1 FROM pending
                  WHERE NOT in_memory AND webhook_seq = $1 AND next_at <= $2
                  LIMIT $3
@@ -163,7 +166,9 @@ async fn count_due(connection: &Connection, webhook: WebhookSeq, now: UnixMicros
 }
 
 fn due_delivery(row: &Row, webhook: WebhookSeq) -> Result<DueDelivery, Failure> {
-    Ok(DueDelivery { event: live_event(row, 0)?, webhook, attempts: number(row, 7)?, round_attempts: number(row, 8)? })
+    let round_attempts = number(row, 8)?;
+    let begins_at = DueDelivery::begins_at(row.try_get(12)?, row.try_get(11)?, round_attempts);
+    Ok(DueDelivery { event: live_event(row, 0)?, webhook, attempts: number(row, 7)?, round_attempts, begins_at })
 }
 
 /// `usize::MAX` is as much as there is.

@@ -112,6 +112,10 @@ pub(crate) async fn a_probe_takes_the_newest_or_the_oldest_but_for_those_that_it
         let due = store.due(a, at(500), portion).await.unwrap();
         (due.deliveries.iter().map(|due| due.event.seq).collect::<Vec<_>>(), due.is_rest_due)
     };
+    let begun = store.due(a, at(500), Portion { max_deliveries: 9, max_bytes: usize::MAX, ..Portion::default() }).await;
+    let begun: Vec<_> = begun.unwrap().deliveries.iter().map(|due| (due.event.seq, due.begins_at)).collect();
+    let accepted_at = at(100);
+    assert_eq!(begun, [(seqs[1], accepted_at), (seqs[2], accepted_at), (seqs[0], accepted_at)]);
     let half = u16::MAX / 2 + 1;
     assert_eq!(probe(false, 0, &[]).await, (vec![seqs[1]], true));
     assert_eq!(probe(true, 0, &[]).await, (vec![seqs[0]], true), "due last, of those that are due");
