@@ -143,6 +143,7 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(webhook_list::list, webhooks::create))
         .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
         .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::resume))
         .routes(routes!(keys::rotate))
         .routes(routes!(replays::start))
         .routes(routes!(deliveries::list))

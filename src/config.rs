@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use secrecy::SecretString;
@@ -23,6 +24,7 @@ use serde_json::{Map, Value};
 use crate::delivery::client::{ClientOptions, Roots};
 use crate::delivery::guard::{EgressPolicy, SystemResolver};
 use crate::delivery::retry::Schedule;
+use crate::delivery::statuses::{StatusLists, StatusSpan, Statuses};
 use crate::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
 use crate::engine::nodes::NodeSettings;
 use crate::engine::retention::RetentionSettings;
@@ -63,6 +65,7 @@ pub enum Resolver {
 pub struct Config {
     values: Values,
     retry_schedule: Schedule,
+    statuses: StatusLists,
     admin_token: Option<SecretString>,
     master_key: Option<MasterKey>,
     /// The output of `postrider config`.
@@ -125,6 +128,10 @@ struct Values {
     max_memory: Size,
     max_database_size: Size,
     retry_schedule: Vec<Span>,
+    retry_on: Vec<StatusSpan>,
+    final_on: Vec<StatusSpan>,
+    success_on: Vec<StatusSpan>,
+    max_age: Keep,
     circuit_threshold: NonZeroU32,
     circuit_cool_down: Span,
     circuit_max_cool_down: Span,
@@ -144,6 +151,30 @@ struct Values {
 }
 
 impl Values {
+    fn dispatcher(&self, retry_schedule: Schedule, statuses: StatusLists) -> DispatcherSettings {
+        DispatcherSettings {
+            max_in_flight: self.max_in_flight.get(),
+            max_lane_deliveries: self.max_lane_deliveries.get(),
+            max_memory_bytes: usize::try_from(self.max_memory.bytes().unwrap_or(u64::MAX)).unwrap_or(usize::MAX),
+            retry_schedule,
+            max_age: self.max_age.span(),
+            statuses,
+            circuit: CircuitSettings {
+                threshold: self.circuit_threshold.get(),
+                cool_down: self.circuit_cool_down.0,
+                max_cool_down: self.circuit_max_cool_down.0,
+            },
+        }
+    }
+
+    fn statuses(&self) -> StatusLists {
+        StatusLists {
+            retry_on: Statuses::new(self.retry_on.clone()),
+            final_on: Statuses::new(self.final_on.clone()),
+            success_on: Statuses::new(self.success_on.clone()),
+        }
+    }
+
     fn new_tenant_quotas(&self) -> Quotas {
         Quotas {
             max_webhooks: self.new_tenant_max_webhooks.max(),
@@ -211,6 +242,8 @@ impl Config {
         let seconds: Vec<f64> = values.retry_schedule.iter().map(|delay| delay.0.as_secs_f64()).collect();
         let retry_schedule =
             Schedule::from_seconds(&seconds).map_err(|error| invalid("retry_schedule", error.to_string()))?;
+        let statuses = values.statuses();
+        statuses.check().map_err(|(kind, reason)| invalid(kind.name(), reason))?;
         telemetry::parse_filter(&values.log).map_err(|error| invalid("log", error.to_string()))?;
         if !values.store.is_valid() {
             return Err(invalid(STORE, Location::EXPECTED.to_owned()));
@@ -236,10 +269,13 @@ impl Config {
             let reason = "must be longer than nothing, and circuit_max_cool_down no shorter".to_owned();
             return Err(invalid("circuit_cool_down", reason));
         }
+        if values.max_age.span().is_some_and(|age| age < Duration::from_secs(1)) {
+            return Err(invalid("max_age", "must be at least a second, or forever".to_owned()));
+        }
         if values.connect_timeout.0.is_zero() {
             return Err(invalid("connect_timeout", "must be longer than nothing".to_owned()));
         }
-        Ok(Self { values, retry_schedule, admin_token: None, master_key: None, shown })
+        Ok(Self { values, retry_schedule, statuses, admin_token: None, master_key: None, shown })
     }
 
     /// Secrets come from the environment alone: flags show in the process list, and files get copied.
@@ -288,6 +324,7 @@ impl Config {
     pub fn serve_settings(self) -> ServeSettings {
         let values = self.values;
         let new_tenant_quotas = values.new_tenant_quotas();
+        let dispatcher = values.dispatcher(self.retry_schedule, self.statuses);
         ServeSettings {
             listen: values.listen,
             data_dir: values.data,
@@ -313,17 +350,7 @@ impl Config {
                 connect_timeout: values.connect_timeout.0,
                 sockets: None,
             },
-            dispatcher: DispatcherSettings {
-                max_in_flight: values.max_in_flight.get(),
-                max_lane_deliveries: values.max_lane_deliveries.get(),
-                max_memory_bytes: usize::try_from(values.max_memory.bytes().unwrap_or(u64::MAX)).unwrap_or(usize::MAX),
-                retry_schedule: self.retry_schedule,
-                circuit: CircuitSettings {
-                    threshold: values.circuit_threshold.get(),
-                    cool_down: values.circuit_cool_down.0,
-                    max_cool_down: values.circuit_max_cool_down.0,
-                },
-            },
+            dispatcher,
             retention: RetentionSettings {
                 events: values.retention_events.span(),
                 delivered: values.retention_delivered.span(),

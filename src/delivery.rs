@@ -5,16 +5,20 @@ pub mod access;
 pub mod attempt;
 pub mod client;
 mod decoding;
+mod fields;
 pub mod guard;
 pub mod id;
 mod outcome;
 pub(crate) mod receiver;
 pub mod retry;
 mod state;
+pub mod statuses;
+pub mod verdict;
 mod vet;
 
 use std::sync::Arc;
 
+pub use self::fields::AnswerFields;
 pub use self::outcome::{DeliveryControl, End, GONE, LOOP_DETECTED, MAX_ERROR_BYTES, Outcome, Timings};
 use self::receiver::Webhook;
 pub use self::state::{DeliveryState, Transition};

@@ -7,6 +7,7 @@
 mod batch;
 mod breaker;
 mod crowding;
+mod expiry;
 mod figures;
 pub(crate) mod lane;
 mod lease;
@@ -16,6 +17,7 @@ pub(crate) mod memory;
 pub(crate) mod notices;
 mod ownership;
 mod recovery;
+mod rest;
 mod settler;
 pub(crate) mod shaping;
 pub(crate) mod shards;
@@ -23,6 +25,7 @@ mod slots;
 mod spans;
 mod timer;
 pub mod trial;
+mod unsent;
 mod withhold;
 mod worker;
 
@@ -50,6 +53,7 @@ use self::timer::Timer;
 use crate::clock::{Clock, SteadyClock, UnixMicros};
 use crate::delivery::client::Client;
 use crate::delivery::retry::Schedule;
+use crate::delivery::statuses::StatusLists;
 use crate::event::Stamp;
 use crate::fair::Caps;
 use crate::store::cluster::Hint;
@@ -76,6 +80,10 @@ pub struct DispatcherSettings {
     pub max_memory_bytes: usize,
     /// The schedule of webhooks without one of their own.
     pub retry_schedule: Schedule,
+    /// For webhooks that set none; `None`: a delivery is never too old.
+    pub max_age: Option<Duration>,
+    /// What statuses mean to webhooks that say nothing of them.
+    pub statuses: StatusLists,
     pub circuit: CircuitSettings,
 }
 
@@ -159,6 +167,7 @@ impl Dispatcher {
         });
         tokio::spawn(settler::run(Arc::clone(&shared), ended, to_write_down));
         tokio::spawn(run_timer(Arc::clone(&shared)));
+        tokio::spawn(expiry::end_what_is_too_old(Arc::downgrade(&shared)));
         tokio::spawn(crowding::look_after_crowded(Arc::clone(&shared)));
         (Self { shared }, news)
     }
@@ -207,7 +216,7 @@ impl Dispatcher {
 
     /// Called after the commit of an event, with the place that [`Lane::reserve`] gave.
     pub(crate) fn admit(&self, mut reserved: Reservation, event: Option<&Arc<HeldEvent>>, at: UnixMicros) {
-        let admitted = event.and_then(|event| reserved.admit(Arc::clone(event)));
+        let admitted = event.and_then(|event| reserved.admit(Arc::clone(event), at));
         let lane = reserved.lane();
         let todo = match (admitted, reserved.disposition()) {
             (Some(todo), _) => todo,
@@ -243,13 +252,13 @@ impl Dispatcher {
     fn insert(&self, record: &WebhookRecord, term: Option<Term>) {
         let settings = &self.shared.settings;
         let memory = self.shared.memory.clone();
-        let lane = Lane::new(record, settings, memory, term);
+        let lane = Lane::new(record, settings, memory, term, self.shared.clock.now());
         self.shared.lanes.write().entry(record.seq).or_insert_with(|| Arc::new(lane));
     }
 
     pub(crate) fn apply(&self, record: &WebhookRecord, close_circuit: bool) {
         if let Some(lane) = self.shared.lane(record.seq) {
-            let todo = lane.apply(record, &self.shared.settings.retry_schedule, close_circuit, self.shared.clock.now());
+            let todo = lane.apply(record, &self.shared.settings, close_circuit, self.shared.clock.now());
             self.shared.carry_out(&lane, todo);
             if close_circuit {
                 // A batch on its way to the store may still contain an open circuit.
@@ -276,6 +285,21 @@ impl Dispatcher {
         } else {
             self.hint(Hint::Due(webhook));
         }
+    }
+
+    /// An operator wants an attempt of the webhook now, whatever its circuit and its receiver say; here or at another node.
+    pub(crate) fn wish(&self, webhook: WebhookSeq) {
+        if !self.take_in_wish(webhook) {
+            self.hint(Hint::Wished(webhook));
+        }
+    }
+
+    /// The same, if the lane is here.
+    pub(crate) fn take_in_wish(&self, webhook: WebhookSeq) -> bool {
+        let Some(lane) = self.shared.lane(webhook) else { return false };
+        let todo = lane.wish(self.shared.clock.now());
+        self.shared.carry_out(&lane, todo);
+        true
     }
 
     /// Computes a preview in the same place as the shapes of deliveries.

@@ -426,7 +426,7 @@ impl Engine {
             let store = engine.store.audited(&act);
             let retry = store.retry_delivery(act.tenant, key, engine.now());
             let retried = engine.dispatcher.withhold(key, retry).await?;
-            engine.dispatcher.wake(key.webhook);
+            engine.dispatcher.wish(key.webhook);
             Ok(retried)
         })
         .await

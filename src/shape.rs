@@ -29,11 +29,14 @@ use utoipa::openapi::schema::{ObjectBuilder, Type as SchemaType};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use self::builtin::Answers;
 pub use self::builtin::{Builtin, builtins, sample};
 pub use self::subset::{MAX_ELIFS, MAX_TAG_TOKENS};
 use self::template::Template;
 use crate::clock::UnixMicros;
+use crate::delivery::statuses::StatusLists;
 use crate::event::{Event, MAX_EVENT_BYTES};
+use crate::filter::Filter;
 
 /// The longest template, in bytes of UTF-8.
 pub const MAX_TEMPLATE_BYTES: usize = 64 * 1024;
@@ -284,6 +287,18 @@ impl Shape {
             Kind::Custom(custom) => ShapeInput::Template(custom.input.clone()),
             _ => ShapeInput::Name(self.name().to_owned()),
         }
+    }
+
+    /// What statuses mean that its receivers answer with.
+    #[must_use]
+    pub fn statuses(&self) -> &'static StatusLists {
+        &Answers::of(self.name()).statuses
+    }
+
+    /// Which of its receivers' answers with the status of a success are one.
+    #[must_use]
+    pub fn success_when(&self) -> Option<&'static Filter> {
+        Answers::of(self.name()).success_when.as_ref()
     }
 
     /// The `Content-Type` of the bodies that it makes.

@@ -50,6 +50,7 @@ use crate::clock::UnixMicros;
 pub use crate::delivery::id::{DeliveryIds, DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::event::Event;
+use crate::fit::fit;
 use crate::topic::Pattern;
 use crate::webhook::{TenantSeq, WebhookHealth, WebhookRecord, WebhookSeq};
 pub use replay::ReplayStore;
@@ -103,8 +104,8 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
     async fn unsettled(&self, after: EventSeq, max_events: u32) -> Result<Vec<Unsettled>, StoreError>;
 
     /// Stored pending deliveries of one webhook that are due, within the bounds of `portion`: the earliest first, equal
-    /// times in order of acceptance. With `portion.in_order` they come in order of acceptance alone, and end before the
-    /// first that is not due.
+    /// times in order of acceptance, or as `portion.probe` says. With `portion.in_order` they come in order of acceptance
+    /// alone, and end before the first that is not due.
     async fn due(&self, webhook: WebhookSeq, now: UnixMicros, portion: Portion) -> Result<Due, StoreError>;
 
     /// The earliest time after `after` at which a stored pending delivery is due, for one webhook or for each. Webhooks
@@ -217,6 +218,7 @@ pub struct LiveEvent {
 #[derive(Clone, Debug)]
 pub struct Unsettled {
     pub event: Arc<LiveEvent>,
+    pub accepted_at: UnixMicros,
     pub webhooks: Vec<WebhookSeq>,
 }
 
@@ -230,6 +232,30 @@ pub struct Portion {
     pub held: HashSet<EventSeq>,
     /// For an ordered webhook.
     pub in_order: bool,
+    /// Where to look, not with `in_order`.
+    pub probe: Option<Probe>,
+    /// One is wanted that is not due, too, if none is due. For who reads; the store leaves it.
+    pub at_any_time: bool,
+}
+
+/// The most deliveries among which a probe is chosen by its place.
+pub const MAX_PROBE_CHOICE: u32 = 1_000;
+
+/// Which of the deliveries that are due a circuit is probed with: after each that failed another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probe {
+    pub newest_first: bool,
+    /// So many 65,536ths of the first [`MAX_PROBE_CHOICE`] are left out.
+    pub share: u16,
+    /// Events that are passed over as well.
+    pub avoided: HashSet<EventSeq>,
+}
+
+impl Probe {
+    /// How many of `count` deliveries are left out.
+    fn skipped(&self, count: u32) -> u32 {
+        fit((u64::from(count) * u64::from(self.share)) >> u16::BITS, u32::MAX)
+    }
 }
 
 /// Due deliveries, within the bounds of a [`Portion`].
@@ -252,6 +278,16 @@ pub struct DueDelivery {
     pub attempts: u32,
     /// Attempts made in this round, which began with the acceptance or the last replay: the position in the schedule.
     pub round_attempts: u32,
+    /// Since when its age counts.
+    pub begins_at: UnixMicros,
+}
+
+impl DueDelivery {
+    /// Before the first attempt of a round, `next_at` is when that was to begin: the acceptance, a `deliver_at`, or the wish
+    /// of an operator. After it nothing but the acceptance is known.
+    fn begins_at(accepted_at: UnixMicros, next_at: UnixMicros, round_attempts: u32) -> UnixMicros {
+        if round_attempts == 0 { accepted_at.max(next_at) } else { accepted_at }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -288,11 +324,16 @@ pub struct AttemptRecord {
     pub response: Bytes,
 }
 
+impl Portion {
+    fn is_passed_over(&self, event: EventSeq) -> bool {
+        self.held.contains(&event) || self.probe.as_ref().is_some_and(|probe| probe.avoided.contains(&event))
+    }
+}
+
 impl AttemptRecord {
     /// The part of the response that is stored: after a success only the beginning.
     fn kept_response(&self) -> &[u8] {
-        let success = matches!(self.status_code, Some(200..=299));
-        let kept = if success { MAX_KEPT_SUCCESS_RESPONSE_BYTES } else { usize::MAX };
+        let kept = if self.error.is_none() { MAX_KEPT_SUCCESS_RESPONSE_BYTES } else { usize::MAX };
         &self.response[..self.response.len().min(kept)]
     }
 }

@@ -11,6 +11,10 @@ mod policy;
 #[cfg(feature = "server")]
 mod settings;
 #[cfg(feature = "server")]
+pub(crate) mod statuses;
+#[cfg(feature = "server")]
+mod success;
+#[cfg(feature = "server")]
 pub(crate) mod whole;
 
 #[doc(inline)]
@@ -23,8 +27,8 @@ pub use self::error::WebhookError;
 pub use self::patch::{DEFAULT_BATCH_BYTES, RawBatching, RawRateLimit, WebhookPatch};
 #[cfg(feature = "server")]
 pub use self::policy::{
-    BATCH_EVENTS, Batching, DISABLE_AFTER_DAYS, MAX_BATCH_WAIT_MS, MAX_METADATA_ENTRIES, MAX_METADATA_KEY_CHARS,
-    MAX_METADATA_VALUE_CHARS, MAX_RETRY_ON, Policy, RATE_BURST, RATE_PER_S, RateLimit,
+    BATCH_EVENTS, Batching, DISABLE_AFTER_DAYS, MAX_AGE_S, MAX_BATCH_WAIT_MS, MAX_METADATA_ENTRIES,
+    MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS, Policy, RATE_BURST, RATE_PER_S, RateLimit,
 };
 #[cfg(feature = "server")]
 pub use self::settings::{

@@ -23,11 +23,14 @@ use super::problem::Problem;
 use super::views::{Message, Time, millis};
 use crate::clock::UnixMicros;
 use crate::delivery::access::{RawAuth, RawClientCertificate, RawProxy, SecretText};
-use crate::delivery::retry::{Next, Schedule, next};
+use crate::delivery::retry::Schedule;
+use crate::delivery::statuses::StatusSpan;
 use crate::delivery::{End, Outcome};
+use crate::dispatcher::trial::Tried;
 use crate::filter::EventPattern;
 use crate::shape::ShapeInput;
 use crate::signing::Scheme;
+use crate::webhook::statuses::StatusItem;
 use crate::webhook::{Batching, Method, RateLimit, RawBatching, RawRateLimit, WebhookPatch, WebhookRecord};
 
 /// [`WebhookPatch`] for a new webhook: documents what is needed.
@@ -124,8 +127,21 @@ pub(super) struct Webhook {
     /// Delays between attempts in seconds; `null`: the server's default.
     #[schema(required)]
     retry_schedule: Option<Vec<f64>>,
-    /// Statuses that are tried again beside 429 and 5xx.
-    retry_on: Vec<u16>,
+    /// Statuses that are tried again; what none of the three lists has, the server's say.
+    #[schema(value_type = Vec<StatusItem>)]
+    retry_on: Vec<StatusSpan>,
+    /// Statuses that end a delivery as dead and say nothing against the receiver.
+    #[schema(value_type = Vec<StatusItem>)]
+    final_on: Vec<StatusSpan>,
+    /// Statuses that are a success.
+    #[schema(value_type = Vec<StatusItem>)]
+    success_on: Vec<StatusSpan>,
+    /// An event pattern over the answer; `null`: what the shape brings.
+    #[schema(required, value_type = Option<EventPattern>)]
+    success_when: Option<Box<RawValue>>,
+    /// In seconds; `null`: the server's default.
+    #[schema(required)]
+    max_age_s: Option<u64>,
     #[schema(required)]
     rate_limit: Option<RawRateLimit>,
     ordered: bool,
@@ -172,7 +188,7 @@ pub(super) struct Webhook {
     /// Since when deliveries wait because the receiver fails; clears itself when it recovers.
     #[schema(required)]
     pub(super) auto_disabled_at: Option<Time>,
-    /// While deliveries wait: when the next attempt may be made, to find out.
+    /// While deliveries wait, because the receiver fails or has asked for time: when the next attempt may be made.
     #[schema(required)]
     next_probe_at: Option<Time>,
     created_at: Time,
@@ -225,7 +241,11 @@ impl Webhook {
             timeout_s: receiver.timeout.as_secs(),
             max_in_flight: settings.max_in_flight,
             retry_schedule: settings.retry_schedule.as_ref().map(seconds),
-            retry_on: policy.retry_on.clone(),
+            retry_on: policy.statuses.retry_on.spans().to_vec(),
+            final_on: policy.statuses.final_on.spans().to_vec(),
+            success_on: policy.statuses.success_on.spans().to_vec(),
+            success_when: policy.success_when.as_ref().and_then(|pattern| pattern.to_raw_value().ok()),
+            max_age_s: policy.max_age.map(|age| age.as_secs()),
             rate_limit: policy.rate_limit.map(RateLimit::to_raw),
             ordered: policy.ordered,
             batch: policy.batch.map(Batching::to_raw),
@@ -246,7 +266,7 @@ impl Webhook {
             last_failure_at: health.last_failure_at.map(Time),
             last_error: health.last_error.clone(),
             auto_disabled_at: health.auto_disabled_at.map(Time),
-            next_probe_at: health.probe_at.map(Time),
+            next_probe_at: health.probe_at.filter(|at| health.auto_disabled_at.is_some() || *at > now).map(Time),
             created_at: Time(record.created_at),
             updated_at: Time(record.updated_at),
             warnings: warnings(record),
@@ -356,14 +376,33 @@ pub(super) async fn delete(
     Ok(Json(Message { message: "Webhook deleted" }))
 }
 
+/// Go on with a webhook
+///
+/// Makes an attempt of what the webhook is owed now, whatever the cool-down of its circuit and the time that its receiver has
+/// asked for: the delivery that is due, or else the next that will be. The answer does not wait for it.
+#[utoipa::path(post, path = "/webhooks/{uuid}/resume", tag = "webhooks", params(("uuid" = Uuid, Path)), responses(
+    (status = 200, body = Webhook, description = "The webhook as it was before that attempt."),
+    (status = 404, description = "There is no such webhook."),
+    (status = 409, description = "It is turned off or paused."),
+))]
+pub(super) async fn resume(
+    State(app): State<Arc<App>>,
+    Admin(act): Admin,
+    Id(uuid): Id<Uuid>,
+    _: NoInput,
+) -> Result<Json<Webhook>, Problem> {
+    let record = app.engine.resume_webhook(act, uuid).await?;
+    Ok(Json(Webhook::new(&record, app.engine.now())))
+}
+
 /// What came of a test.
 #[derive(Serialize, ToSchema)]
 pub(super) struct TestResult {
-    /// Whether the receiver answered 2xx.
+    /// Whether the receiver's answer was a success, by default a 2xx.
     delivered: bool,
     #[schema(required)]
     status_code: Option<u16>,
-    /// What went wrong: `non-retryable 404`, `http 503`, `timeout: …`, `connect: …`, `tls: …`, `dns: …`, `auth: …`,
+    /// What went wrong: `non-retryable 404`, `http 503`, `answer: …`, `timeout: …`, `connect: …`, `tls: …`, `dns: …`, `auth: …`,
     /// `proxy: …`, `egress_blocked: …`, `shape: …`.
     #[schema(required)]
     error: Option<String>,
@@ -403,8 +442,8 @@ pub(super) async fn test(
     Id(uuid): Id<Uuid>,
     _: NoInput,
 ) -> Result<Json<TestResult>, Problem> {
-    let outcome = match app.engine.test_webhook(act, uuid).await? {
-        Ok(outcome) => outcome,
+    let Tried { outcome, error } = match app.engine.test_webhook(act, uuid).await? {
+        Ok(tried) => tried,
         Err(error) => {
             let (delivered, status_code, error) = (false, None, Some(error.to_string()));
             return Ok(Json(TestResult {
@@ -415,11 +454,6 @@ pub(super) async fn test(
                 timings: Timings::default(),
             }));
         }
-    };
-    // With a schedule of one attempt every failure gets its final error, as deliveries show it.
-    let error = match next(1, &outcome, &Schedule::once(), app.engine.now(), 1.0) {
-        Next::Delivered => None,
-        Next::RetryAt { error, .. } | Next::Dead { error } => Some(error),
     };
     Ok(Json(test_result(&outcome, error)))
 }

@@ -53,6 +53,9 @@ enum Command {
     /// Send a test event now, once, and say what came of it
     #[command(after_help = "Example: postrider webhook test siem")]
     Test(Named),
+    /// Attempt now what it is owed, although it failed or asked for time
+    #[command(after_help = "Example: postrider webhook resume siem")]
+    Resume(Named),
 }
 
 #[derive(Debug, clap::Args)]
@@ -142,6 +145,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         Command::RotateSecret(rotate) => rotate::run(&remote, rotate, output).await,
         Command::Delete(delete) => delete_webhook(&remote, delete, output).await,
         Command::Test(Named { webhook }) => test(&remote, &webhook, output).await,
+        Command::Resume(Named { webhook }) => resume(&remote, &webhook, output).await,
     }
 }
 
@@ -211,6 +215,13 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
         ("max in flight", output::text(webhook, "max_in_flight")),
         ("retry schedule", schedule.unwrap_or_else(|| "the server's".to_owned())),
         ("retry on", output::text(webhook, "retry_on")),
+        ("final on", output::text(webhook, "final_on")),
+        ("success on", output::text(webhook, "success_on")),
+        ("success when", compact(&webhook["success_when"])),
+        (
+            "max age",
+            webhook["max_age_s"].as_u64().map_or_else(|| "-".to_owned(), |s| Span(Duration::from_secs(s)).to_string()),
+        ),
         ("rate limit", settings::rate_shown(&webhook["rate_limit"])),
         ("paused", output.yes_no(webhook["paused"] == true)),
         ("method", output::text(webhook, "method")),
@@ -326,6 +337,16 @@ async fn delete_webhook(remote: &Remote, delete: Delete, output: Output) -> anyh
     let answer = remote.delete(&["webhooks", &uuid]).await?;
     if !output.answer(&answer)? {
         output.line(format_args!("deleted {name}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn resume(remote: &Remote, name: &str, output: Output) -> anyhow::Result<ExitCode> {
+    let uuid = remote.webhook(name).await?;
+    let answer = remote.post(&["webhooks", &uuid, "resume"], &json!({})).await?;
+    if !output.answer(&answer)? {
+        let name = output.paint(STRONG, output::text(&answer.value, "name"));
+        output.line(format_args!("an attempt is made now of what {name} is owed"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

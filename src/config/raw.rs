@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Count, Keep, Location, Port, Resolver, Size, Span};
 use crate::delivery::client::DEFAULT_CONNECT_TIMEOUT;
 use crate::delivery::retry::Schedule;
+use crate::delivery::statuses::StatusSpan;
 use crate::engine::DEFAULT_IDEMPOTENCY_TTL;
 use crate::engine::nodes::{DEFAULT_LEASE, DEFAULT_POLL_INTERVAL};
 use crate::store::postgres::DEFAULT_MAX_CONNECTIONS;
@@ -97,6 +98,18 @@ pub struct RawConfig {
     /// Wait so long between attempts, for webhooks that set nothing else [default: 1s,2s,4s,30s,2m,…]
     #[arg(long, value_name = "DURATIONS", value_delimiter = ',')]
     pub retry_schedule: Option<Vec<Span>>,
+    /// Try these statuses again, as in 408,5xx,520-530, for webhooks that say nothing of them (repeatable)
+    #[arg(long, value_name = "STATUSES", value_delimiter = ',')]
+    pub retry_on: Option<Vec<StatusSpan>>,
+    /// Take these statuses for final, and not for a failure of the receiver, for webhooks that say nothing of them (repeatable)
+    #[arg(long, value_name = "STATUSES", value_delimiter = ',')]
+    pub final_on: Option<Vec<StatusSpan>>,
+    /// Take these statuses for a success, for webhooks that say nothing of them (repeatable)
+    #[arg(long, value_name = "STATUSES", value_delimiter = ',')]
+    pub success_on: Option<Vec<StatusSpan>>,
+    /// End deliveries that are older than this without an attempt, or `forever`, for webhooks that set nothing else [default: forever]
+    #[arg(long, value_name = "DURATION")]
+    pub max_age: Option<Keep>,
     /// Open a webhook's circuit after this many failed attempts in a row [default: 5]
     #[arg(long, value_name = "COUNT")]
     pub circuit_threshold: Option<NonZeroU32>,
@@ -173,6 +186,10 @@ pub(super) fn defaults() -> RawConfig {
         max_memory: Some(Size::Bytes(64 << 20)),
         max_database_size: Some(Size::Unlimited),
         retry_schedule: Some(Schedule::server().delays().iter().copied().map(Span).collect()),
+        retry_on: Some(Vec::new()),
+        final_on: Some(Vec::new()),
+        success_on: Some(Vec::new()),
+        max_age: Some(Keep::Forever),
         circuit_threshold: NonZeroU32::new(5),
         circuit_cool_down: Some(Span(Duration::from_secs(30))),
         circuit_max_cool_down: Some(Span(Duration::from_hours(1))),

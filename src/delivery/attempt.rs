@@ -89,13 +89,15 @@ pub async fn attempt(
         (None, _) => phase.timed_out(webhook.timeout),
     };
     answer.close(false);
+    let headers = answer.take_fields();
     Outcome {
         started_at,
         duration: began_at.elapsed(),
         end,
-        retry_after: answer.field("retry-after").and_then(parse_retry_after),
-        control: answer.field("webhook-delivery").and_then(DeliveryControl::parse),
-        response: decoded(answer, MAX_RESPONSE_BYTES),
+        retry_after: headers.get("retry-after").and_then(parse_retry_after),
+        control: headers.get("webhook-delivery").and_then(DeliveryControl::parse),
+        response: decoded(headers.get("content-encoding"), answer.into_body(), MAX_RESPONSE_BYTES),
+        headers,
         timings,
     }
 }

@@ -379,7 +379,7 @@ impl Client {
 fn response(answer: AnswerReader) -> Result<Response<Bytes>, End> {
     let mut response = Response::builder().status(answer.status().unwrap_or_default());
     if let Some(headers) = response.headers_mut() {
-        for (name, value) in answer.fields() {
+        for (name, value) in answer.fields().iter() {
             if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
                 headers.append(name, value);
             }

@@ -2,15 +2,12 @@
 
 use std::io::Read;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 
-use super::client::AnswerReader;
-
 /// At most `max_bytes` of the body, decompressed if that is possible. The end of a body that is cut off is missing.
-pub(super) fn decoded(answer: AnswerReader, max_bytes: usize) -> Bytes {
-    let coding = answer.field("content-encoding").map(<[u8]>::to_ascii_lowercase);
-    let body = answer.into_body().freeze();
+pub(super) fn decoded(coding: Option<&[u8]>, body: BytesMut, max_bytes: usize) -> Bytes {
+    let (coding, body) = (coding.map(<[u8]>::to_ascii_lowercase), body.freeze());
     let mut plain = Vec::new();
     let limit = max_bytes as u64;
     // An error ends what can be decoded, and what came before it is shown.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::fields::AnswerFields;
 use crate::clock::UnixMicros;
 
 /// The longest text of an attempt's error, in bytes; a longer one is cut. It is stored with every attempt, and some
@@ -52,6 +53,8 @@ pub struct Outcome {
     pub started_at: UnixMicros,
     pub duration: Duration,
     pub end: End,
+    /// Of the answer; none if there was none.
+    pub headers: AnswerFields,
     /// The beginning of the response body, at most [`MAX_RESPONSE_BYTES`](super::attempt::MAX_RESPONSE_BYTES).
     pub response: Bytes,
     /// `Retry-After` as the receiver sent it, if it can be understood.
@@ -101,23 +104,13 @@ pub struct Timings {
 }
 
 impl End {
-    /// Whether it speaks against the receiver. A blocked destination, a proxy that fails or a lack of descriptors is
-    /// the operator's affair.
-    #[must_use]
-    pub fn counts_as_failure(&self) -> bool {
-        !matches!(
-            self,
-            Self::Status(200..=299) | Self::Blocked(_) | Self::Local(_) | Self::Proxy(_) | Self::Unshaped(_)
-        )
-    }
-
     /// See [`Outcome::error_text`].
     #[must_use]
     pub fn error_text(&self) -> Option<String> {
         let mut text = match self {
             Self::Status(200..=299) => return None,
-            Self::Status(status @ (429 | 500..=599)) => http_text(*status),
-            Self::Status(status) => format!("non-retryable {status}"),
+            Self::Status(status @ (429 | 500..)) => http_text(*status),
+            Self::Status(status) => final_text(*status),
             Self::Timeout(phase) => format!("timeout: {phase}"),
             Self::Connect(reason) | Self::Local(reason) => format!("connect: {reason}"),
             Self::Tls(reason) => format!("tls: {reason}"),
@@ -143,6 +136,11 @@ pub(super) fn http_text(status: u16) -> String {
     }
 }
 
+/// The words for a status that is not.
+pub(super) fn final_text(status: u16) -> String {
+    format!("non-retryable {status}")
+}
+
 impl Outcome {
     /// Of an attempt for which no request was made.
     #[cfg(feature = "server")]
@@ -151,6 +149,7 @@ impl Outcome {
             started_at,
             duration: Duration::ZERO,
             end,
+            headers: AnswerFields::default(),
             response: Bytes::new(),
             retry_after: None,
             control: None,
@@ -167,10 +166,10 @@ impl Outcome {
         }
     }
 
-    /// Whether the receiver wants no further deliveries at all: 410, or [`DeliveryControl::Disable`].
+    /// Whether the receiver says, with whatever status, that it wants no further deliveries at all.
     #[must_use]
-    pub fn ends_webhook(&self) -> bool {
-        self.end == End::Status(GONE) || self.control == Some(DeliveryControl::Disable)
+    pub fn asks_to_stop(&self) -> bool {
+        self.control == Some(DeliveryControl::Disable)
     }
 
     #[must_use]

@@ -3,7 +3,8 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 pub use super::outcome::RetryAfter;
-use super::outcome::{DeliveryControl, End, Outcome, http_text};
+use super::outcome::{End, Outcome, final_text, http_text};
+use super::verdict::{Judgement, Reading, Verdict, judge};
 use crate::clock::UnixMicros;
 use crate::event::MAX_DELIVERY_DELAY;
 
@@ -94,36 +95,16 @@ pub fn parse_retry_after(value: &[u8]) -> Option<RetryAfter> {
     Some(RetryAfter::At(UnixMicros(0).after(since_epoch)))
 }
 
-/// When and after which statuses a delivery is tried again.
+/// When and after which answers a delivery is tried again.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
     pub schedule: &'a Schedule,
-    /// Statuses that are tried again beside 429 and 5xx; ascending.
-    pub retry_on: &'a [u16],
+    pub reading: Reading<'a>,
 }
 
 impl<'a> From<&'a Schedule> for Rules<'a> {
     fn from(schedule: &'a Schedule) -> Self {
-        Self { schedule, retry_on: &[] }
-    }
-}
-
-/// What an attempt's end means for its delivery, whatever the schedule says.
-enum Verdict {
-    Delivered,
-    Retry,
-    Terminal,
-}
-
-/// The original's rule: 429, 5xx and everything that is no answer is tried again; any other status says
-/// that the request itself is wrong.
-fn verdict(end: &End, retry_on: &[u16]) -> Verdict {
-    match end {
-        End::Status(200..=299) => Verdict::Delivered,
-        End::Status(429 | 500..=599) => Verdict::Retry,
-        End::Status(status) if retry_on.binary_search(status).is_ok() => Verdict::Retry,
-        End::Status(_) => Verdict::Terminal,
-        _ => Verdict::Retry,
+        Self { schedule, reading: Reading::default() }
     }
 }
 
@@ -131,24 +112,24 @@ fn verdict(end: &End, retry_on: &[u16]) -> Verdict {
 /// schedule's delay and is uniform in [0.8, 1.2].
 #[must_use]
 pub fn next<'a>(attempt: u32, outcome: &Outcome, rules: impl Into<Rules<'a>>, now: UnixMicros, jitter: f64) -> Next {
-    let Rules { schedule, retry_on } = rules.into();
-    let verdict = verdict(&outcome.end, retry_on);
-    // A status that is tried again is not called otherwise.
-    let error = || match (&verdict, &outcome.end) {
-        (Verdict::Retry, End::Status(status)) => http_text(*status),
+    let Rules { schedule, reading } = rules.into();
+    let Judgement { verdict, rest, is_doubted, .. } = judge(outcome, reading);
+    // A status that is tried again is not called otherwise, nor is one that is final.
+    let error = || match (verdict, &outcome.end) {
+        _ if is_doubted => format!("answer: {}", reading.doubt.unwrap_or_default()),
+        (Verdict::Again, End::Status(status)) => http_text(*status),
+        (Verdict::Refused, End::Status(status)) => final_text(*status),
         _ => outcome.error_text().unwrap_or_default(),
     };
-    match (&verdict, outcome.control) {
+    match (verdict, outcome.control) {
         (Verdict::Delivered, _) => Next::Delivered,
-        (Verdict::Terminal, _) | (Verdict::Retry, Some(DeliveryControl::Disable)) => Next::Dead { error: error() },
-        (Verdict::Retry, Some(DeliveryControl::AbortMessage)) => {
-            Next::Dead { error: format!("receiver aborted: {}", error()) }
-        }
-        (Verdict::Retry, None) => match schedule.delay_after(attempt) {
+        (Verdict::Refused | Verdict::Gone, _) => Next::Dead { error: error() },
+        (Verdict::Again, Some(_)) => Next::Dead { error: format!("receiver aborted: {}", error()) },
+        (Verdict::Again, None) => match schedule.delay_after(attempt) {
             None => Next::Dead { error: error() },
             Some(delay) => {
-                let delay = jittered(delay, jitter);
-                let delay = delay.max(asked_delay(outcome, now).min(MAX_DELAY));
+                let delay =
+                    jittered(delay, jitter).max(rest.map_or(Duration::ZERO, |rest| rest.delay(now).min(MAX_DELAY)));
                 Next::RetryAt { at: now.after(delay), error: error() }
             }
         },
@@ -159,19 +140,11 @@ fn jittered(delay: Duration, jitter: f64) -> Duration {
     Duration::try_from_secs_f64(delay.as_secs_f64() * jitter).unwrap_or(delay).min(MAX_DELAY)
 }
 
-/// How long the receiver asks to be left alone; heeded with the two statuses that RFC 6585 and RFC 9110 give it for.
-fn asked_delay(outcome: &Outcome, now: UnixMicros) -> Duration {
-    match (&outcome.end, outcome.retry_after) {
-        (End::Status(429 | 503), Some(RetryAfter::Delay(delay))) => delay,
-        (End::Status(429 | 503), Some(RetryAfter::At(at))) => at.since(now),
-        _ => Duration::ZERO,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::Timings;
+    use crate::delivery::statuses::{StatusLists, StatusSpan, Statuses};
+    use crate::delivery::{DeliveryControl, Timings};
     use proptest::prelude::*;
 
     const NOW: UnixMicros = UnixMicros(1_790_000_000_000_000);
@@ -181,6 +154,7 @@ mod tests {
             started_at: NOW,
             duration: Duration::ZERO,
             end,
+            headers: crate::delivery::AnswerFields::default(),
             response: bytes::Bytes::new(),
             retry_after: retry_after.and_then(|value| parse_retry_after(value.as_bytes())),
             control: None,
@@ -231,7 +205,7 @@ mod tests {
         for status in [200, 201, 204, 299] {
             assert_eq!(next(1, &ended(End::Status(status), None), &schedule, NOW, 1.0), Next::Delivered, "{status}");
         }
-        for status in [100, 199, 300, 302, 304, 400, 401, 404, 408, 410, 425, 428, 430, 499, 600, 999] {
+        for status in [100, 199, 300, 302, 304, 400, 401, 404, 408, 410, 425, 428, 430, 499] {
             let dead = Next::Dead { error: format!("non-retryable {status}") };
             assert_eq!(next(1, &ended(End::Status(status), None), &schedule, NOW, 1.0), dead);
         }
@@ -240,6 +214,8 @@ mod tests {
             (End::Status(429), "http 429"),
             (End::Status(500), "http 500"),
             (End::Status(599), "http 599"),
+            (End::Status(600), "http 600"),
+            (End::Status(999), "http 999"),
             (End::Timeout(no_answer()), "timeout: x"),
             (End::Connect(no_answer()), "connect: x"),
             (End::Tls(no_answer()), "tls: x"),
@@ -258,12 +234,29 @@ mod tests {
     #[test]
     fn a_webhook_may_have_more_statuses_tried_again() {
         let schedule = Schedule::from_seconds(&[1.0]).unwrap();
-        let rules = Rules { schedule: &schedule, retry_on: &[408, 425] };
+        let retry_on = Statuses::new(vec![StatusSpan::one(408).unwrap(), StatusSpan::one(425).unwrap()]);
+        let lists = StatusLists { retry_on, ..StatusLists::default() };
+        let rules = Rules { schedule: &schedule, reading: Reading { lists: &[&lists], doubt: None } };
         let timeout = ended(End::Status(408), None);
         assert!(matches!(next(1, &timeout, rules, NOW, 1.0), Next::RetryAt { error, .. } if error == "http 408"));
         assert_eq!(next(2, &timeout, rules, NOW, 1.0), Next::Dead { error: "http 408".to_owned() });
         let dead = Next::Dead { error: "non-retryable 404".to_owned() };
         assert_eq!(next(1, &ended(End::Status(404), None), rules, NOW, 1.0), dead);
+    }
+
+    #[test]
+    fn a_success_that_is_none_is_tried_again_with_the_reason() {
+        let schedule = Schedule::from_seconds(&[1.0]).unwrap();
+        let reading = Reading { lists: &[], doubt: Some("http 200, and it says no") };
+        let rules = Rules { schedule: &schedule, reading };
+        let text = "answer: http 200, and it says no";
+        let ok = ended(End::Status(200), None);
+        assert!(matches!(next(1, &ok, rules, NOW, 1.0), Next::RetryAt { error, .. } if error == text));
+        assert_eq!(next(2, &ok, rules, NOW, 1.0), Next::Dead { error: text.to_owned() });
+        let final_on = Statuses::new(vec![StatusSpan::one(200).unwrap()]);
+        let lists = StatusLists { final_on, ..StatusLists::default() };
+        let rules = Rules { schedule: &schedule, reading: Reading { lists: &[&lists], ..reading } };
+        assert_eq!(next(1, &ok, rules, NOW, 1.0), Next::Dead { error: "non-retryable 200".to_owned() });
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub(super) enum CircuitChange {
     Opened,
     /// The probe failed; the next one is later.
     StillOpen,
-    /// A success after `Failing` or `Opened`. The latter: the circuit closed.
+    /// The receiver answered well after `Failing` or `Opened`. The latter: the circuit closed.
     Recovered {
         was_open: bool,
     },
@@ -122,6 +122,18 @@ impl Breaker {
         at
     }
 
+    /// The next probe of an open circuit may begin now. The cool-down stays what it was.
+    pub(super) fn hasten_probe(&mut self, now: UnixMicros) {
+        if self.is_open() {
+            self.health.probe_at = Some(now);
+        }
+    }
+
+    /// Failures beyond those that opened the circuit.
+    pub(super) fn failed_probes(&self) -> u32 {
+        self.health.consecutive_failures.saturating_sub(self.settings.threshold)
+    }
+
     /// Opens the circuit by half, for one attempt.
     pub(super) fn begin_probe(&mut self) {
         self.is_probing = true;
@@ -135,6 +147,18 @@ impl Breaker {
     /// A success that took so long ends the row of failures and closes the circuit, also one that opened while the
     /// attempt was under way.
     pub(super) fn succeeded(&mut self, took: Duration, now: UnixMicros) -> CircuitChange {
+        self.health.last_success_at = Some(now);
+        self.went_well(took)
+    }
+
+    /// An answer that speaks of its event alone: the receiver works, so it ends the row of failures and closes the circuit
+    /// as a success does.
+    pub(super) fn answered(&mut self, took: Duration, error: &str, now: UnixMicros) -> CircuitChange {
+        self.note(error, now);
+        self.went_well(took)
+    }
+
+    fn went_well(&mut self, took: Duration) -> CircuitChange {
         self.is_slow = took >= SLOW_AFTER;
         let was_open = self.is_open();
         let was_failing = self.health.consecutive_failures >= self.failing_threshold();
@@ -143,7 +167,6 @@ impl Breaker {
             Width::Unproven | Width::Full => Width::Full,
             Width::Growing(width) => Width::Growing(width.saturating_add(1)),
         };
-        self.health.last_success_at = Some(now);
         self.close();
         if was_open || was_failing { CircuitChange::Recovered { was_open } } else { CircuitChange::None }
     }
@@ -201,7 +224,8 @@ impl Breaker {
         self.settings.threshold.div_ceil(2)
     }
 
-    fn note(&mut self, error: &str, now: UnixMicros) {
+    /// A failure that is shown and does not count.
+    pub(super) fn note(&mut self, error: &str, now: UnixMicros) {
         self.health.last_failure_at = Some(now);
         self.health.last_error = Some(error.to_owned());
     }
@@ -250,6 +274,30 @@ mod tests {
         assert_eq!(breaker.succeeded(TOOK, NOW), CircuitChange::Recovered { was_open: false });
         assert_eq!(breaker.failed("http 503", NOW), CircuitChange::Failing);
         assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn an_answer_that_speaks_of_its_event_closes_the_circuit_and_is_no_success() {
+        let mut breaker = opened();
+        breaker.begin_probe();
+        assert_eq!(breaker.answered(TOOK, "non-retryable 400", NOW), CircuitChange::Recovered { was_open: true });
+        assert!(!breaker.is_open() && breaker.standing() == Standing::Prompt);
+        let health = breaker.health();
+        assert_eq!((health.consecutive_failures, health.last_success_at), (0, None));
+        assert_eq!(health.last_error.as_deref(), Some("non-retryable 400"));
+    }
+
+    #[test]
+    fn an_operator_s_word_brings_the_next_probe_forward_and_no_other() {
+        let mut breaker = opened();
+        breaker.hasten_probe(NOW);
+        assert_eq!(breaker.probe_at(NOW), NOW);
+        breaker.begin_probe();
+        breaker.failed("http 503", NOW);
+        assert_eq!(breaker.probe_at(NOW).since(NOW), 2 * MIN);
+        let mut closed = self::breaker(1);
+        closed.hasten_probe(NOW);
+        assert_eq!(closed.health().probe_at, None);
     }
 
     #[test]

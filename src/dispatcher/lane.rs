@@ -3,6 +3,7 @@
 //! A lane is state behind a short lock and does nothing by itself: each method says what the
 //! caller must do next ([`Todo`]). Workers, loads and timers are the dispatcher's.
 
+mod aging;
 mod backlog;
 mod changes;
 mod crew;
@@ -10,14 +11,15 @@ mod loading;
 mod places;
 mod queue;
 mod state;
+mod suspects;
 mod trial;
 mod work;
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
+pub(super) use self::aging::Look;
 pub(super) use self::changes::Whereabouts;
 use self::crew::Wake;
 pub(super) use self::loading::Loaded;
@@ -25,10 +27,11 @@ pub(crate) use self::places::Reservation;
 pub(super) use self::queue::Queued;
 pub(crate) use self::state::LaneSettings;
 use self::state::State;
-pub(super) use self::state::{Todo, Turn};
+pub(super) use self::state::{Ended, Judged, Todo, Turn};
 pub(super) use self::work::{Booked, Job, Work};
 use super::DispatcherSettings;
 use super::memory::Memory;
+use crate::clock::UnixMicros;
 use crate::store::Term;
 use crate::webhook::{WebhookRecord, WebhookSeq};
 
@@ -70,6 +73,7 @@ impl Lane {
         settings: &DispatcherSettings,
         memory: Memory,
         term: Option<Term>,
+        now: UnixMicros,
     ) -> Self {
         Self {
             seq: record.seq,
@@ -77,7 +81,7 @@ impl Lane {
             wake: Wake::new(),
             max_queued: settings.max_lane_deliveries,
             memory,
-            state: Mutex::new(State::new(record, &settings.retry_schedule, settings.circuit, Instant::now())),
+            state: Mutex::new(State::new(record, settings, now)),
         }
     }
 

@@ -10,10 +10,10 @@ use super::lane::{Lane, Loaded, Queued};
 use super::{Shared, spans};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::retry::MAX_WAIT;
-use crate::store::{Portion, StoreError};
+use crate::store::{Portion, Probe, StoreError};
 
 /// The most bytes of bodies of one load, so that a lane has work before it reads on.
-const MAX_LOAD_BYTES: usize = 8 << 20;
+pub(super) const MAX_LOAD_BYTES: usize = 8 << 20;
 /// The delay before a lane reads again after the store failed or memory was full.
 const LOAD_RETRY_DELAY: Duration = Duration::from_millis(200);
 
@@ -33,13 +33,27 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, portion: Portion, 
 
 async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicros) -> Result<Loaded, StoreError> {
     let is_in_order = portion.in_order;
-    let portion = Portion { max_bytes: portion.max_bytes.min(MAX_LOAD_BYTES), ..portion };
+    let mut portion = Portion { max_bytes: portion.max_bytes.min(MAX_LOAD_BYTES), ..portion };
     let mut due = shared.store.due(lane.seq, now, portion.clone()).await?;
+    while due.deliveries.is_empty() && portion.probe.as_ref().is_some_and(|probe| *probe != Probe::default()) {
+        // From the place on there is none; then any that is no suspect; then any.
+        portion.probe = portion.probe.map(|probe| match probe.share {
+            0 => Probe::default(),
+            _ => Probe { share: 0, newest_first: false, ..probe },
+        });
+        due = shared.store.due(lane.seq, now, portion.clone()).await?;
+    }
+    // What a probe left out may be due.
+    due.is_rest_due |= portion.probe.as_ref().is_some_and(|probe| *probe != Probe::default());
     let mut next_due = None;
     if !due.is_rest_due {
         next_due = shared.store.next_due(Some(lane.seq), now).await?.first().map(|(_, at)| *at);
-        // No delay is this long, so the clock was far ahead when the time was written.
-        if due.deliveries.is_empty() && next_due.is_some_and(|at| at > now.after(MAX_WAIT)) {
+        // No delay is so long: it was written while the clock was far ahead.
+        let is_wrong = next_due.is_some_and(|at| at > now.after(MAX_WAIT));
+        if due.deliveries.is_empty() && (is_wrong || portion.at_any_time) {
+            if portion.at_any_time {
+                (portion.max_deliveries, portion.probe) = (1, None);
+            }
             due = shared.store.due(lane.seq, UnixMicros(i64::MAX), portion).await?;
         }
     }
@@ -57,6 +71,7 @@ async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicro
             attempts: delivery.attempts,
             round_attempts: delivery.round_attempts,
             is_stored: true,
+            begins_at: delivery.begins_at,
             waits_since,
         });
     }

@@ -50,7 +50,7 @@ impl Shared {
                 continue;
             };
             let mut reserved = Arc::clone(&lane).reserve(room);
-            match held.as_ref().and_then(|held| reserved.admit(Arc::clone(held))) {
+            match held.as_ref().and_then(|held| reserved.admit(Arc::clone(held), unsettled.accepted_at)) {
                 Some(todo) => self.carry_out(&lane, todo),
                 None => write_down(Arc::clone(self), lane, vec![(key.event, 0)], false, now).await,
             }

@@ -12,8 +12,10 @@ use uuid::Uuid;
 use super::breaker::Standing;
 use super::lane::{Lane, LaneSettings, Turn};
 use super::{Dispatcher, Shared, spans};
+use crate::clock::Clock;
 use crate::delivery::Outcome;
 use crate::delivery::attempt::attempt;
+use crate::delivery::retry::Next;
 use crate::event::Event;
 use crate::fair::Share;
 use crate::shape::RenderError;
@@ -41,8 +43,16 @@ pub enum TestRefused {
 /// The right to make a test.
 pub(crate) type TestShare = Share<TenantSeq>;
 
-/// The result of a test. The inner error: the shape could not be rendered.
-pub(crate) type Tested = Result<Outcome, RenderError>;
+/// The attempt of a test.
+#[derive(Debug)]
+pub struct Tried {
+    pub outcome: Outcome,
+    /// What went wrong, in the words that deliveries have; `None`: it was a success.
+    pub error: Option<String>,
+}
+
+/// What a test came to; the inner error: there is no body to send.
+pub(crate) type Tested = Result<Tried, RenderError>;
 
 impl Dispatcher {
     /// A share of the tests of a tenant.
@@ -58,7 +68,7 @@ impl Dispatcher {
         event: Event,
     ) -> Result<Tested, TestRefused> {
         let shared = &self.shared;
-        let settings = LaneSettings::new(record, &shared.settings.retry_schedule);
+        let settings = LaneSettings::new(record, &shared.settings);
         let live = Arc::new(LiveEvent { seq: EventSeq(0), event, is_damaged: false });
         let body = match shared.shaping.shape(&settings, &live, Uuid::nil(), shared.wall.now()).await {
             Ok(body) => body,
@@ -82,7 +92,18 @@ impl Dispatcher {
             .instrument(span)
             .await;
         drop(slot);
-        Ok(Ok(outcome))
+        let judged = settings.judge(&outcome);
+        // After the last attempt each failure is final.
+        let error = match judged.next(u32::MAX, &outcome, shared.clock.now(), 1.0) {
+            Next::Delivered => None,
+            Next::RetryAt { error, .. } | Next::Dead { error } => Some(error),
+        };
+        drop(trial);
+        if error.is_none() {
+            // The receiver works.
+            self.wish(record.seq);
+        }
+        Ok(Ok(Tried { outcome, error }))
     }
 }
 

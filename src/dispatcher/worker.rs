@@ -11,14 +11,16 @@ use tracing::Instrument;
 use uuid::fmt::Hyphenated;
 
 use super::breaker::CircuitChange;
-use super::lane::{Booked, Job, Lane, LaneSettings, Queued, Work};
+use super::lane::{Booked, Ended, Job, Judged, Lane, LaneSettings, Queued, Work};
 use super::notices::{News, Notice, is_operational};
 use super::settler::ToSettle;
+use super::unsent::{too_old, unsent};
 use super::{Shared, batch, spans};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
-use crate::delivery::retry::{self, Next, Rules};
+use crate::delivery::retry::Next;
+use crate::delivery::verdict::Verdict;
 use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
 use crate::event::Event;
 use crate::fit::fit;
@@ -43,7 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
             Work::Ready { standing } => standing,
             Work::Retire => return,
             Work::Idle { until } => {
-                if !wait_for_work(&shared, &lane, me, until).await {
+                if !wait_for_work(&shared, &lane, me, until, &mut connection).await {
                     return;
                 }
                 continue;
@@ -66,7 +68,9 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
             hold.job.clear();
             continue;
         };
-        hold.job.retain(|queued| !queued.is_damaged());
+        hold.job.clear();
+        hold.job.push(job.queued.clone());
+        hold.job.extend_from_slice(&job.more);
         let span = spans::attempt(&shared, &lane, &job);
         let attempt = attempt_once(&shared, &lane, &job, &mut connection).instrument(span);
         let Some(attempted) = shared.lease.while_it_lasts(attempt).await else {
@@ -88,7 +92,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
         };
         let ended = Attempted::new(&shared, &lane, &job.settings, outcome);
         let first = ended.settle(&job.queued);
-        book(&shared, &lane, &ended, first.error(), &job.queued).await;
+        book(&shared, &ended, first.error(), &job).await;
         if shared.outcomes.send(first).await.is_err() {
             return;
         }
@@ -102,8 +106,18 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
 }
 
 /// Waits until there may be something to do; `false`: nothing came, and the worker is no longer counted.
-async fn wait_for_work(shared: &Shared, lane: &Lane, me: Id, until: Option<Instant>) -> bool {
-    let keep = (!shared.client.is_short_of_sockets()).then(|| shared.keeps.try_acquire().ok()).flatten();
+async fn wait_for_work(
+    shared: &Shared,
+    lane: &Lane,
+    me: Id,
+    until: Option<Instant>,
+    connection: &mut Option<Connection>,
+) -> bool {
+    let is_long = until.is_some_and(|at| at > Instant::now() + KEEP_IDLE);
+    if is_long {
+        *connection = None;
+    }
+    let keep = (!is_long && !shared.client.is_short_of_sockets()).then(|| shared.keeps.try_acquire().ok()).flatten();
     let patience = Instant::now() + if keep.is_some() { KEEP_IDLE } else { Duration::ZERO };
     let woken = tokio::time::timeout_at(until.unwrap_or(patience), lane.wake.woken()).await;
     if woken.is_ok() {
@@ -191,29 +205,28 @@ async fn attempt_once(
     Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await)
 }
 
-/// An event that has no body in the webhook's shape, or is damaged, ends its delivery, and speaks neither for nor against the
-/// receiver.
-fn unsent(shared: &Shared, lane: &Arc<Lane>, settings: &Arc<LaneSettings>, queued: &Queued, error: String) -> ToSettle {
-    let (at, round_attempts) = (shared.clock.now(), queued.round_attempts);
-    let key = DeliveryKey { event: queued.seq(), webhook: lane.seq };
-    let notice = Notice::dead(settings, key, queued, queued.attempts, None, &error, at);
-    let settlement = Settlement { key, attempt: None, round_attempts, transition: Transition::dead(error), at };
-    ToSettle::ended(lane, settlement, Some(notice))
-}
-
-/// What of a job may be sent; deliveries of damaged events end.
+/// What of a job may be sent; deliveries of damaged events end, and those that are too old.
 async fn sound(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job) -> Option<Job> {
-    if !job.queued.is_damaged() && !job.more.iter().any(Queued::is_damaged) {
+    let now = shared.clock.now();
+    let is_sound = |queued: &Queued| !queued.is_damaged() && too_old(queued, &job.settings, now).is_none();
+    if is_sound(&job.queued) && job.more.iter().all(is_sound) {
         return Some(job);
     }
     let Job { queued, more, settings, todo } = job;
-    let (damaged, sound): (Vec<_>, Vec<_>) = std::iter::once(queued).chain(more).partition(Queued::is_damaged);
-    for queued in damaged {
-        let (event, webhook) = (queued.event.live.event.id(), &settings.name);
-        tracing::error!(event, webhook, "the stored event is damaged: it is not sent; look at the disk");
-        shared.counters.deliveries_damaged.add(1);
-        let unsent = unsent(shared, lane, &settings, &queued, DAMAGED.to_owned());
-        shared.outcomes.send(unsent).await.ok()?;
+    let mut sound = Vec::with_capacity(more.len());
+    for queued in std::iter::once(queued).chain(more) {
+        let reason = if queued.is_damaged() {
+            let (event, webhook) = (queued.event.live.event.id(), &settings.name);
+            tracing::error!(event, webhook, "the stored event is damaged: it is not sent; look at the disk");
+            shared.counters.deliveries_damaged.add(1);
+            DAMAGED.to_owned()
+        } else if let Some(reason) = too_old(&queued, &settings, now) {
+            reason
+        } else {
+            sound.push(queued);
+            continue;
+        };
+        shared.outcomes.send(unsent(shared, lane, &settings, &queued, reason)).await.ok()?;
     }
     let mut sound = sound.into_iter();
     let Some(queued) = sound.next() else {
@@ -228,6 +241,7 @@ struct Attempted<'a> {
     lane: &'a Arc<Lane>,
     settings: &'a Arc<LaneSettings>,
     outcome: Outcome,
+    judged: Judged<'a>,
     response: Bytes,
     now: UnixMicros,
     jitter: f64,
@@ -235,19 +249,25 @@ struct Attempted<'a> {
 
 impl<'a> Attempted<'a> {
     fn new(shared: &Shared, lane: &'a Arc<Lane>, settings: &'a Arc<LaneSettings>, outcome: Outcome) -> Self {
-        let response = kept(&outcome);
-        Self { lane, settings, outcome, response, now: shared.clock.now(), jitter: random_jitter() }
+        let judged = settings.judge(&outcome);
+        let response = kept(&outcome, judged.judgement.verdict);
+        Self { lane, settings, outcome, judged, response, now: shared.clock.now(), jitter: random_jitter() }
     }
 
     fn settle(&self, queued: &Queued) -> ToSettle {
         let Self { settings, outcome, now, .. } = self;
         let round_attempts = queued.round_attempts.saturating_add(1);
-        let rules = Rules { schedule: &settings.schedule, retry_on: &settings.policy.retry_on };
-        let (transition, error) = match retry::next(round_attempts, outcome, rules, *now, self.jitter) {
+        let (transition, error) = match self.judged.next(round_attempts, outcome, *now, self.jitter) {
             Next::Delivered => (Transition::delivered(), None),
-            Next::RetryAt { at, error } => (Transition::retry_at(at, error.clone()), Some(error)),
+            Next::RetryAt { at, error } => {
+                // When it becomes too old, it is to end.
+                let ends_at = settings.max_age.map_or(at, |max_age| queued.begins_at.after(max_age));
+                (Transition::retry_at(at.min(ends_at), error.clone()), Some(error))
+            }
             // The webhook is turned off, and what it is owed is kept.
-            Next::Dead { error } if outcome.ends_webhook() => (Transition::retry_at(*now, error.clone()), Some(error)),
+            Next::Dead { error } if self.judged.judgement.verdict == Verdict::Gone => {
+                (Transition::retry_at(*now, error.clone()), Some(error))
+            }
             Next::Dead { error } => (Transition::dead(error.clone()), Some(error)),
         };
         let key = DeliveryKey { event: queued.seq(), webhook: self.lane.seq };
@@ -275,21 +295,23 @@ impl<'a> Attempted<'a> {
 }
 
 /// What the log keeps of the response: little of a success, so that outcomes that wait for a commit are small.
-fn kept(outcome: &Outcome) -> Bytes {
-    if outcome.is_success() && outcome.response.len() > MAX_KEPT_SUCCESS_RESPONSE_BYTES {
+fn kept(outcome: &Outcome, verdict: Verdict) -> Bytes {
+    if verdict == Verdict::Delivered && outcome.response.len() > MAX_KEPT_SUCCESS_RESPONSE_BYTES {
         return Bytes::copy_from_slice(&outcome.response[..MAX_KEPT_SUCCESS_RESPONSE_BYTES]);
     }
     outcome.response.clone()
 }
 
 /// Counts the attempt, and acts when it changes the circuit or ends the webhook.
-async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, error: Option<&str>, queued: &Queued) {
+async fn book(shared: &Arc<Shared>, attempted: &Attempted<'_>, error: Option<&str>, job: &Job) {
     match error {
         None => shared.counters.attempts_succeeded.add(1),
         Some(_) => shared.counters.attempts_failed.add(1),
     }
-    let settings = ended.settings;
-    let Booked { change, off, todo } = lane.book(settings, &ended.outcome, error, ended.now);
+    let Attempted { lane, settings, outcome, judged, now, .. } = attempted;
+    let event = job.more.is_empty().then(|| job.queued.seq());
+    let ended = Ended { outcome, judgement: judged.judgement, error, event };
+    let Booked { change, off, todo } = lane.book(settings, &ended, *now);
     shared.carry_out(lane, todo);
     let (webhook, error) = (&settings.name, error.unwrap_or_default());
     let news = match change {
@@ -305,7 +327,7 @@ async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, err
         }
         CircuitChange::Recovered { was_open } => {
             if was_open {
-                tracing::info!(webhook, "circuit closed: an attempt succeeded");
+                tracing::info!(webhook, "circuit closed: the receiver answers");
             }
             Some(News::Recovered)
         }
@@ -315,8 +337,8 @@ async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, err
         News::Off(off)
     });
     // What the server's own events cause makes no further ones, so that they never go round in circles.
-    let is_quiet = is_operational(&queued.event.live.event);
+    let is_quiet = is_operational(&job.queued.event.live.event);
     for news in news.filter(|_| !is_quiet).into_iter().chain(off) {
-        shared.tell(Notice::health(settings, lane.seq, news, error, is_quiet, ended.now)).await;
+        shared.tell(Notice::health(settings, lane.seq, news, error, is_quiet, *now)).await;
     }
 }

@@ -318,6 +318,9 @@ async fn follow(engine: Weak<Engine>, membership: Arc<Membership>) {
         let Some(engine) = engine.upgrade() else { return };
         match hint {
             Ok(Some(Hint::Due(webhook))) => engine.dispatcher.note_due(webhook),
+            Ok(Some(Hint::Wished(webhook))) => {
+                engine.dispatcher.take_in_wish(webhook);
+            }
             Ok(Some(Hint::Withdrawn(key))) => engine.dispatcher.withdraw(key),
             Ok(Some(Hint::Changed)) => is_change_told = true,
             Ok(Some(Hint::Shards)) => membership.renew.notify_one(),

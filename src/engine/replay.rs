@@ -185,8 +185,10 @@ impl Runner {
         };
         let stepped = self.dispatcher.withhold_all(scan.found, commit).await?;
         if matches!(job.action, ReplayAction::Replay { .. }) && !stepped.changed.is_empty() {
+            // The first step has the operator's word; the others are the machine's.
+            let wake = if job.scanned == 0 { Dispatcher::wish } else { Dispatcher::wake };
             for webhook in webhooks {
-                self.dispatcher.wake(webhook);
+                wake(&self.dispatcher, webhook);
             }
         }
         Ok(stepped)
@@ -271,7 +273,7 @@ impl Engine {
         };
         let changed = self.dispatcher.withhold_all(webhooks.iter().map(key).collect(), resend).await?;
         for webhook in &changed {
-            self.dispatcher.wake(*webhook);
+            self.dispatcher.wish(*webhook);
         }
         Ok(changed.len())
     }

@@ -1,14 +1,15 @@
-//! A test of a webhook: one attempt with an event that is not stored.
+//! What an operator asks of a webhook beside its settings: a test, which is one attempt with an event that is not stored,
+//! and an attempt now of what waits.
 
 use uuid::Uuid;
 
 use super::Engine;
-use crate::delivery::Outcome;
-use crate::dispatcher::trial::TestRefused;
+use crate::dispatcher::trial::{TestRefused, Tried};
 use crate::event::Event;
 use crate::shape::RenderError;
 use crate::store::{Act, Deed, StoreError};
 use crate::topic::Topic;
+use crate::webhook::WebhookRecord;
 
 /// The topic of the event that [`Engine::test_webhook`] sends.
 pub const TEST_TOPIC: &str = "postrider.test";
@@ -23,13 +24,29 @@ pub enum TestError {
 }
 
 impl Engine {
-    /// Makes one signed attempt with a test event, within the limits of the webhook's deliveries and without retries.
-    /// Only the line in the audit log is stored. The inner error: the shape could not be rendered.
-    pub async fn test_webhook(
-        &self,
-        act: impl Into<Act>,
-        uuid: Uuid,
-    ) -> Result<Result<Outcome, RenderError>, TestError> {
+    /// An attempt now of what the webhook is owed, although its circuit is open or its receiver has asked for time. Fails if
+    /// it is off or paused.
+    pub async fn resume_webhook(&self, act: impl Into<Act>, uuid: Uuid) -> Result<WebhookRecord, StoreError> {
+        let act = act.into();
+        let record = self.find(act.tenant, uuid).await?;
+        if !record.settings.enabled || record.settings.policy.paused {
+            let state = if record.settings.enabled { "paused" } else { "turned off" };
+            return Err(StoreError::Conflict(format!("the webhook is {state}, which a change of its settings ends")));
+        }
+        let deed = self.deed("webhook.resume", &act, &record);
+        self.store.audited(&act).record(deed).await?;
+        self.dispatcher.wish(record.seq);
+        Ok(record)
+    }
+
+    fn deed(&self, action: &'static str, act: &Act, record: &WebhookRecord) -> Deed {
+        let (target, target_name) = (Some(record.uuid.to_string()), Some(record.settings.name.clone()));
+        Deed { at: self.now(), tenant: act.tenant, action, target, target_name }
+    }
+
+    /// One signed attempt now with a test event, within the limits of the webhook's deliveries, no retry; stores nothing
+    /// but who asked for it. The inner error: there is no body to send.
+    pub async fn test_webhook(&self, act: impl Into<Act>, uuid: Uuid) -> Result<Result<Tried, RenderError>, TestError> {
         let act = act.into();
         let share = self.dispatcher.test_share(act.tenant)?;
         let record = self.find(act.tenant, uuid).await?;
@@ -38,8 +55,7 @@ impl Engine {
             Event::new(topic, "test", payload, self.now()).map_err(|error| error.to_string())
         });
         let event = event.map_err(StoreError::Conflict)?;
-        let (target, target_name) = (Some(uuid.to_string()), Some(record.settings.name.clone()));
-        let deed = Deed { at: self.now(), tenant: act.tenant, action: "webhook.test", target, target_name };
+        let deed = self.deed("webhook.test", &act, &record);
         self.store.audited(&act).record(deed).await?;
         Ok(self.dispatcher.test(share, &record, event).await?)
     }

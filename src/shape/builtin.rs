@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use super::template::Template;
 use super::{DECNET, JSON, PAYLOAD, RenderError};
+use crate::delivery::statuses::{StatusLists, StatusSpan, Statuses};
+use crate::filter::Filter;
 
 /// A shape that comes with the program.
 pub struct Builtin {
@@ -59,6 +61,51 @@ static BUILTINS: [Builtin; 11] = [
 /// Every built-in shape, `decnet` first.
 pub fn builtins() -> &'static [Builtin] {
     &BUILTINS
+}
+
+/// What is known of the answers of a shape's receivers, beyond what is true of all.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub(super) statuses: StatusLists,
+    /// Which answers with the status of a success are one.
+    pub(super) success_when: Option<Filter>,
+}
+
+/// Elasticsearch's `_bulk` answers 200 though documents were refused, and says so at the beginning of its body, which may be
+/// longer than what is read of it: <https://www.elastic.co/docs/api/doc/elasticsearch/operation/operation-bulk>.
+const BULK_WITHOUT_ERRORS: &str =
+    r#"{"text": [{"anything-but": {"wildcard": ["*\"errors\":true*", "*\"errors\" : true*"]}}]}"#;
+/// An incoming webhook of Teams answers 200 though the message was not posted:
+/// <https://learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using>.
+const POSTED_TO_TEAMS: &str = r#"{"text": [{"anything-but": {"wildcard": "*delivery failed with error*"}}]}"#;
+/// `TheHive`'s answer for an alert that it has already.
+const ALERT_EXISTS: u16 = 409;
+
+static NOTHING: Answers = Answers {
+    statuses: StatusLists { retry_on: Statuses::EMPTY, final_on: Statuses::EMPTY, success_on: Statuses::EMPTY },
+    success_when: None,
+};
+static OF_ELASTIC: LazyLock<Answers> = LazyLock::new(|| Answers::with(BULK_WITHOUT_ERRORS));
+static OF_TEAMS: LazyLock<Answers> = LazyLock::new(|| Answers::with(POSTED_TO_TEAMS));
+static OF_THEHIVE: LazyLock<Answers> = LazyLock::new(|| {
+    let success_on = Statuses::new(StatusSpan::one(ALERT_EXISTS).into_iter().collect());
+    Answers { statuses: StatusLists { success_on, ..StatusLists::default() }, success_when: None }
+});
+
+impl Answers {
+    /// A test asks each of them.
+    fn with(success_when: &str) -> Self {
+        Self { success_when: Filter::parse(success_when).ok(), ..Self::default() }
+    }
+
+    pub(super) fn of(shape: &str) -> &'static Self {
+        match shape {
+            "elastic_ecs" => &OF_ELASTIC,
+            "teams" => &OF_TEAMS,
+            "thehive_alert" => &OF_THEHIVE,
+            _ => &NOTHING,
+        }
+    }
 }
 
 pub(super) fn find(name: &str) -> Option<&'static Builtin> {

@@ -169,6 +169,8 @@ pub enum Hint {
     Due(WebhookSeq),
     /// A delivery was changed or ended in the store; a lane that holds it drops it.
     Withdrawn(DeliveryKey),
+    /// An operator wants an attempt of the webhook now.
+    Wished(WebhookSeq),
     /// Webhooks, tenants or replay jobs were changed.
     Changed,
     /// Shards are free, or nodes have come or gone.

@@ -6,9 +6,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::statuses::StatusItem;
 use super::whole::{self, whole};
 use crate::delivery::access::{RawAccess, RawAuth, RawClientCertificate, RawProxy, SecretText};
 use crate::delivery::receiver::Method;
+use crate::delivery::statuses::StatusSpan;
 use crate::event::MAX_EVENT_BYTES;
 use crate::filter::EventPattern;
 use crate::shape::ShapeInput;
@@ -81,10 +83,31 @@ pub struct WebhookPatch {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 64, value_type = Option<Vec<f64>>)]
     pub retry_schedule: Option<Option<Vec<f64>>>,
-    /// Statuses that are tried again beside 429 and 5xx, of 300 to 499 without 410, as in `[408, 425]`.
-    #[serde(default, deserialize_with = "whole::optional_list", skip_serializing_if = "Option::is_none")]
-    #[schema(max_items = 64, value_type = Option<Vec<RetryStatus>>)]
-    pub retry_on: Option<Vec<u16>>,
+    /// Statuses that are tried again, beside 429 and those from 500 on, as in `[408, "5xx", "520-530"]`; not 410. A status
+    /// may be in one of the three lists. What none of them has, the server's lists say, and then the table of answers in
+    /// docs/delivery.md.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 64, value_type = Option<Vec<StatusItem>>)]
+    pub retry_on: Option<Vec<StatusSpan>>,
+    /// Statuses that end a delivery as dead and say nothing against the receiver, beside 400, 409, 411, 413, 414, 415, 422 and
+    /// 431.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 64, value_type = Option<Vec<StatusItem>>)]
+    pub final_on: Option<Vec<StatusSpan>>,
+    /// Statuses that are a success, beside 2xx.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 64, value_type = Option<Vec<StatusItem>>)]
+    pub success_on: Option<Vec<StatusSpan>>,
+    /// An event pattern over the answer, `{"status", "headers", "body", "text"}`: an answer with the status of a success is
+    /// one only if this matches it, as in `{"body": {"ok": [true]}}`. `null`: what the shape brings, if it brings one.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<EventPattern>)]
+    pub success_when: Option<Option<Box<RawValue>>>,
+    /// A delivery that is older, counted from the acceptance or the `deliver_at` of its event, is attempted no more and ends as
+    /// dead, whatever keeps it waiting; `null` is the server's default, which is none.
+    #[serde(default, deserialize_with = "whole::given", skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 31_536_000, value_type = Option<u32>)]
+    pub max_age_s: Option<Option<u32>>,
     /// The most attempts a second; `null` is none, the default.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<RawRateLimit>)]
@@ -182,12 +205,6 @@ enum SimpleEvent {
     DeckyStatus,
     SystemStatus,
 }
-
-/// A status that may be tried again: 300 to 499 without 410.
-#[derive(ToSchema)]
-#[schema(minimum = 300, maximum = 499)]
-#[expect(dead_code, reason = "documents the items of `retry_on`")]
-struct RetryStatus(u16);
 
 fn one() -> u32 {
     1

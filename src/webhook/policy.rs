@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::value::RawValue;
+
 use super::patch::{DEFAULT_BATCH_BYTES, RawBatching, RawRateLimit, WebhookPatch};
+use crate::delivery::statuses::{StatusKind, StatusLists, Statuses};
 use crate::event::MAX_BATCH_EVENTS;
 use crate::filter::Filter;
 use crate::fit::fit;
 use crate::shape::Shape;
 
-/// The most statuses in `retry_on`.
-pub const MAX_RETRY_ON: usize = 64;
 /// The slowest and the fastest rate limit, in attempts per second: from one a day to more than one lane makes.
 pub const RATE_PER_S: std::ops::RangeInclusive<f64> = 1.0 / 86_400.0..=100_000.0;
 /// How many attempts a rate limit may let through at once.
@@ -28,6 +29,9 @@ pub const MAX_METADATA_VALUE_CHARS: usize = 512;
 /// After how many days without a success a webhook may be turned off.
 pub const DISABLE_AFTER_DAYS: std::ops::RangeInclusive<u32> = 1..=365;
 
+/// How old a delivery may become, in seconds, up to a year.
+pub const MAX_AGE_S: std::ops::RangeInclusive<u32> = 1..=31_536_000;
+
 const _: () = assert!(*BATCH_EVENTS.end() as usize <= MAX_BATCH_EVENTS);
 
 /// How deliveries to a webhook are made.
@@ -35,8 +39,12 @@ const _: () = assert!(*BATCH_EVENTS.end() as usize <= MAX_BATCH_EVENTS);
 pub struct Policy {
     /// Deliveries wait in the store; unlike those of a webhook that is turned off, they are owed.
     pub paused: bool,
-    /// Statuses that are tried again beside 429 and 5xx; ascending, each once.
-    pub retry_on: Vec<u16>,
+    /// What statuses mean, before the server's lists.
+    pub statuses: StatusLists,
+    /// Which answers with the status of a success are one; `None`: what the shape brings.
+    pub success_when: Option<Filter>,
+    /// What is older is attempted no more; `None`: what the server says.
+    pub max_age: Option<Duration>,
     pub rate_limit: Option<RateLimit>,
     /// Each delivery waits until the one accepted before it has ended.
     pub ordered: bool,
@@ -76,8 +84,23 @@ impl Policy {
     /// Takes over what `patch` names; what is wrong with it is returned and not taken over.
     pub(super) fn apply(&mut self, patch: &WebhookPatch) -> Vec<PolicyError> {
         let mut wrong = Wrong(Vec::new());
-        if let Some(statuses) = &patch.retry_on {
-            self.retry_on = wrong.statuses(statuses);
+        let lists = [&patch.retry_on, &patch.final_on, &patch.success_on];
+        for (kind, spans) in StatusKind::ALL.into_iter().zip(lists) {
+            if let Some(spans) = spans {
+                *self.statuses.list_mut(kind) = Statuses::new(spans.clone());
+            }
+        }
+        if let Err((kind, reason)) = self.statuses.check() {
+            wrong.add(kind.name(), reason);
+        }
+        if let Some(pattern) = &patch.success_when {
+            self.success_when = wrong.filter("success_when", pattern.as_deref());
+        }
+        if let Some(seconds) = patch.max_age_s {
+            if let Some(seconds) = seconds {
+                wrong.check_range("max_age_s", &seconds, &MAX_AGE_S);
+            }
+            self.max_age = seconds.map(|seconds| Duration::from_secs(seconds.into()));
         }
         if let Some(limit) = &patch.rate_limit {
             self.rate_limit = limit.map(|limit| wrong.rate_limit(limit));
@@ -102,13 +125,7 @@ impl Policy {
             self.disable_after_days = days;
         }
         if let Some(filter) = &patch.filter {
-            self.filter = filter.as_ref().and_then(|json| match Filter::parse(json.get()) {
-                Ok(filter) => Some(filter),
-                Err(error) => {
-                    wrong.add("filter", error.to_string());
-                    None
-                }
-            });
+            self.filter = wrong.filter("filter", filter.as_deref());
         }
         if let Some(shape) = &patch.shape {
             match shape.as_ref().map_or_else(|| Ok(Shape::default()), Shape::parse) {
@@ -125,9 +142,14 @@ impl Policy {
     /// The patch that makes this policy of a default one.
     pub(super) fn to_patch(&self) -> WebhookPatch {
         let default = Self::default();
+        let spans = |kind| Some(self.statuses.list(kind).spans().to_vec()).filter(|spans| !spans.is_empty());
         WebhookPatch {
             paused: self.paused.then_some(true),
-            retry_on: (self.retry_on != default.retry_on).then(|| self.retry_on.clone()),
+            retry_on: spans(StatusKind::Retry),
+            final_on: spans(StatusKind::Final),
+            success_on: spans(StatusKind::Success),
+            success_when: self.success_when.as_ref().map(|pattern| pattern.to_raw_value().ok()),
+            max_age_s: self.max_age.map(|age| Some(fit(age.as_secs(), u32::MAX))),
             rate_limit: self.rate_limit.map(|limit| Some(limit.to_raw())),
             ordered: self.ordered.then_some(true),
             batch: self.batch.map(|batch| Some(batch.to_raw())),
@@ -177,25 +199,8 @@ impl Wrong {
         }
     }
 
-    fn statuses(&mut self, given: &[u16]) -> Vec<u16> {
-        if given.len() > MAX_RETRY_ON {
-            self.add("retry_on", format!("has {} statuses, the limit is {MAX_RETRY_ON}", given.len()));
-            return Vec::new();
-        }
-        for status in given {
-            match status {
-                410 => {
-                    let reason = "410 says that the receiver is gone for good: it turns the webhook off";
-                    self.add("retry_on", reason.to_owned());
-                }
-                300..=599 => {}
-                _ => self.add("retry_on", format!("{status} is not between 300 and 599")),
-            }
-        }
-        let mut statuses = given.to_vec();
-        statuses.sort_unstable();
-        statuses.dedup();
-        statuses
+    fn filter(&mut self, field: &'static str, given: Option<&RawValue>) -> Option<Filter> {
+        Filter::parse(given?.get()).map_err(|error| self.add(field, error.to_string())).ok()
     }
 
     fn rate_limit(&mut self, RawRateLimit { per_s, burst }: RawRateLimit) -> RateLimit {
@@ -247,20 +252,21 @@ mod tests {
 
     #[test]
     fn a_policy_comes_back_from_its_patch() {
-        let patch = r#"{"paused": true, "retry_on": [425, 408, 408], "rate_limit": {"per_s": 0.5, "burst": 3}, "ordered": true,
+        let patch = r#"{"paused": true, "retry_on": [425, "408", 408.0], "final_on": ["500-503"], "success_on": [409, "3xx"],
+            "success_when": {"body": {"ok": [true]}}, "max_age_s": 3600, "rate_limit": {"per_s": 0.5, "burst": 3}, "ordered": true,
             "batch": {"max_events": 10, "max_wait_ms": 250, "max_bytes": 2048}, "metadata": {"team": "soc"},
             "disable_after_days": 5, "filter": {"payload": {"score": [{"numeric": [">", 5]}]}},
             "shape": "decnet"}"#;
         let mut policy = Policy::default();
         assert!(policy.apply(&serde_json::from_str(patch).unwrap()).is_empty());
-        assert_eq!(policy.retry_on, [408, 425]);
+        assert_eq!(serde_json::to_value(policy.to_patch().retry_on).unwrap(), serde_json::json!([408, 425]));
         let stored = serde_json::to_string(&policy.to_patch()).unwrap();
         let mut again = Policy::default();
         assert!(again.apply(&serde_json::from_str(&stored).unwrap()).is_empty());
         assert_eq!(again, policy);
         assert_eq!(serde_json::to_string(&Policy::default().to_patch()).unwrap(), "{}");
         // null takes a setting back.
-        let nothing = r#"{"paused": false, "retry_on": [], "rate_limit": null, "ordered": false, "batch": null, "metadata": {},
+        let nothing = r#"{"paused": false, "retry_on": [], "final_on": [], "success_on": [], "success_when": null, "max_age_s": null, "rate_limit": null, "ordered": false, "batch": null, "metadata": {},
             "disable_after_days": null, "filter": null}"#;
         assert!(again.apply(&serde_json::from_str(nothing).unwrap()).is_empty());
         assert_eq!(again, Policy::default());
@@ -269,8 +275,11 @@ mod tests {
     #[test]
     fn every_limit_is_kept() {
         let cases = [
-            (r#"{"retry_on": [200]}"#, "200 is not between"),
+            (r#"{"retry_on": ["4xx"], "final_on": [409]}"#, "final_on: 409 is in retry_on as well"),
+            (r#"{"final_on": ["500-503"], "success_on": [503]}"#, "success_on: 503 is in final_on as well"),
+            (r#"{"success_when": {"status": 200}}"#, "success_when: line 1 column"),
             (r#"{"retry_on": [410]}"#, "turns the webhook off"),
+            (r#"{"max_age_s": 0}"#, "max_age_s: is 0, must be 1 to 31536000"),
             (r#"{"rate_limit": {"per_s": 0}}"#, "rate_limit.per_s: is 0"),
             (r#"{"rate_limit": {"per_s": 1e6}}"#, "rate_limit.per_s"),
             (r#"{"rate_limit": {"per_s": 1, "burst": 0}}"#, "rate_limit.burst: is 0"),
@@ -294,6 +303,6 @@ mod tests {
         assert_eq!(refusals(&format!(r#"{{"metadata": {{"a": "{long}"}}}}"#)).len(), 1);
         let many: BTreeMap<_, _> = (0..33).map(|n| (n.to_string(), String::new())).collect();
         assert_eq!(refusals(&serde_json::json!({ "metadata": many }).to_string()).len(), 1);
-        assert_eq!(refusals(&serde_json::json!({ "retry_on": vec![408; 65] }).to_string()).len(), 1);
+        assert_eq!(refusals(&serde_json::json!({ "retry_on": (400..465).filter(|status| *status != 410).chain([500]).collect::<Vec<_>>() }).to_string()).len(), 1);
     }
 }

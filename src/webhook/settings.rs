@@ -81,7 +81,8 @@ pub struct WebhookHealth {
     pub last_error: Option<String>,
     /// The time at which the circuit opened; `None`: it is closed.
     pub auto_disabled_at: Option<UnixMicros>,
-    /// With an open circuit: the time of the next probe.
+    /// With an open circuit: the time of the next probe. With a closed one: the end of the rest that the receiver has asked
+    /// for, if it has.
     pub probe_at: Option<UnixMicros>,
     /// With an open circuit: the present cool-down, which doubles with each failed probe.
     pub cool_down: Duration,

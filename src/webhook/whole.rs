@@ -55,14 +55,6 @@ pub(crate) fn given<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
     optional(deserializer).map(Some)
 }
 
-/// A list of them where `null` is like not given.
-pub(crate) fn optional_list<'de, D: Deserializer<'de>, T: TryFrom<u64>>(
-    deserializer: D,
-) -> Result<Option<Vec<T>>, D::Error> {
-    let numbers = Option::<Vec<Whole<T>>>::deserialize(deserializer)?;
-    Ok(numbers.map(|numbers| numbers.into_iter().map(|Whole(number)| number).collect()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

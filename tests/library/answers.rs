@@ -85,7 +85,7 @@ fn read(bytes: &[u8], piece: usize) -> Read {
     Read {
         status: reader.status(),
         end: reader.end(),
-        retry_after: reader.field("retry-after").map(<[u8]>::to_vec),
+        retry_after: reader.fields().get("retry-after").map(<[u8]>::to_vec),
         was_clean,
         body: reader.into_body().to_vec(),
     }

@@ -438,7 +438,7 @@ async fn without_a_token_nothing_is_sent_and_it_is_tried_again() {
         let outcome = attempt_once(&client(Roots::WebPki), &webhook).await;
         assert!(began_at.elapsed() < webhook.timeout + GRACE);
         assert!(error_of(&outcome).starts_with(expected), "{outcome:?}");
-        assert!(matches!(outcome.end, End::Auth(_)) && outcome.end.counts_as_failure(), "{outcome:?}");
+        assert!(matches!(outcome.end, End::Auth(_)) && !outcome.end.counts_as_failure(), "{outcome:?}");
         let schedule = postrider::delivery::retry::Schedule::from_seconds(&[0.01]).unwrap();
         let options = DeliverOptions { schedule, ..DeliverOptions::default() };
         let result = deliver(&client(Roots::WebPki), &webhook, &event(r#"{"topic": "a"}"#), &options).await;

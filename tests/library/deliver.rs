@@ -148,6 +148,7 @@ fn an_error_s_text_is_cut_between_characters() {
         started_at: SystemClock.now(),
         duration: Duration::ZERO,
         end: End::Tls(format!("x{}", "ä".repeat(MAX_ERROR_BYTES))),
+        headers: postrider::delivery::AnswerFields::default(),
         response: bytes::Bytes::new(),
         retry_after: None,
         control: None,

@@ -229,11 +229,12 @@ fn setting(shown: &Value, key: &str) -> (Value, String) {
 fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
     let folder = tempfile::tempdir().unwrap();
     let file = "listen = \"127.0.0.1:1001\"\ndrain_timeout = \"1m\"\nmax_in_flight = 7\nallow_private = [\"10.0.0.0/8\"]\n\
-         allow_ports = [9200]\n";
+         allow_ports = [9200]\nretry_on = [408, \"520-530\"]\n";
     std::fs::write(folder.path().join("postrider.toml"), file).unwrap();
     let mut command = postrider(folder.path(), &["config", "--json", "--listen", "127.0.0.1:1003"]);
     command.env("POSTRIDER_LISTEN", "127.0.0.1:1002").env("POSTRIDER_DRAIN_TIMEOUT", "90s");
     command.env("POSTRIDER_RETRY_SCHEDULE", "1s, 500ms").env("POSTRIDER_ADMIN_TOKEN", "not to be shown");
+    command.env("POSTRIDER_FINAL_ON", "507, 420-430").args(["--success-on", "304,3xx"]);
     command.env("POSTRIDER_NEW_TENANT_MAX_TOKENS", "unlimited").env("POSTRIDER_NEW_TENANT_MAX_PENDING", "5");
     let output = run(command.env("POSTRIDER_ADMIN_TOKEN", "not-to-be-shown-anywhere"));
     expect_exit(&output, 0);
@@ -243,6 +244,10 @@ fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
     expect("drain_timeout", "90s".into(), "env");
     expect("retry_schedule", vec!["1s", "500ms"].into(), "env");
     expect("max_in_flight", 7.into(), "file");
+    expect("retry_on", serde_json::json!([408, "520-530"]), "file");
+    // A variable's items are texts.
+    expect("final_on", serde_json::json!(["507", "420-430"]), "env");
+    expect("success_on", serde_json::json!([304, "3xx"]), "flag");
     expect("allow_private", vec!["10.0.0.0/8"].into(), "file");
     expect("allow_ports", vec![9200].into(), "file");
     expect("max_memory", "64MiB".into(), "default");
@@ -253,6 +258,19 @@ fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
     expect("admin_token", "set".into(), "env");
     expect("master_key", "not set".into(), "default");
     assert!(!text(&output.stdout).contains("not-to-be-shown"));
+}
+
+#[test]
+fn a_status_in_two_lists_of_the_server_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, reason) in [
+        (["--retry-on", "408,425", "--final-on", "4xx"], "final_on (flag): 408 is in retry_on as well"),
+        (["--retry-on", "410", "--final-on", "409"], "retry_on (flag): 410 says that the receiver is gone"),
+        (["--retry-on", "42", "--final-on", "409"], "\"42\" is no status"),
+    ] {
+        let output = run(postrider(folder.path(), &["config"]).args(arguments));
+        assert!(!output.status.success() && text(&output.stderr).contains(reason), "{}", text(&output.stderr));
+    }
 }
 
 #[test]
@@ -501,6 +519,21 @@ fn a_webhook_is_tested_changed_and_deleted_by_its_name() {
     assert_eq!((&changed["enabled"], &changed["timeout_s"]), (&false.into(), &2.into()));
     let changed = server.ask(&["webhook", "update", "n8n", "--retry-schedule", "default", "--enable"]);
     assert_eq!((&changed["enabled"], &changed["retry_schedule"]), (&true.into(), &Value::Null));
+    let answers = ["--retry-on", "408,5xx", "--final-on", "425", "--success-on", "none"];
+    let pattern = r#"{"body": {"ok": [true]}}"#;
+    let update = [&["webhook", "update", "n8n"], &answers[..], &["--success-when", pattern]].concat();
+    let changed = server.ask(&update);
+    assert_eq!(
+        (&changed["retry_on"], &changed["final_on"], &changed["success_on"], &changed["success_when"]["body"]["ok"]),
+        (
+            &serde_json::json!([408, "5xx"]),
+            &serde_json::json!([425]),
+            &serde_json::json!([]),
+            &serde_json::json!([true])
+        )
+    );
+    let shown = run(&mut server.command(&["webhook", "show", "n8n"]));
+    assert!(text(&shown.stdout).contains("408, 5xx"), "{}", text(&shown.stdout));
     let wrong = run(&mut server.command(&["webhook", "update", "n8n", "--topic", "a..b"]));
     expect_exit(&wrong, 1);
     assert!(text(&wrong.stderr).contains("topic_patterns"), "{}", text(&wrong.stderr));

@@ -226,7 +226,8 @@ fn every_setting(url: &str, name: &str) -> Value {
     json!({
         "name": name, "description": "all of it", "url": format!("{url}?key=1"), "method": "PUT",
         "topic_patterns": ["a.>", "b.*"], "signatures": ["decnet", "standard", "ed25519"], "timeout_s": 20,
-        "max_in_flight": 7, "retry_schedule": [1, 2.5], "retry_on": [408, 425], "rate_limit": {"per_s": 0.5, "burst": 3},
+        "max_in_flight": 7, "retry_schedule": [1, 2.5], "retry_on": [408, "5xx"], "final_on": [425], "success_on": ["300-303"],
+        "success_when": {"body": {"n": [1.50]}}, "rate_limit": {"per_s": 0.5, "burst": 3},
         "ordered": true, "metadata": {"team": "blue"}, "disable_after_days": 9, "filter": {"payload": {"n": [1.50, {"exists": false}]}},
         "headers": {"X-Key": "one", "X-Team": "two"}, "content_type": "application/x-own",
         "proxy": {"url": "http://me:secret@127.0.0.1:4999", "resolve": "here"},

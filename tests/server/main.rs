@@ -49,4 +49,5 @@ mod spans;
 mod sqlite_store;
 mod store_conformance;
 mod support;
+mod verdicts;
 mod webhook_tests;

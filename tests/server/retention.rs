@@ -9,6 +9,7 @@ use postrider::delivery::DeliveryState;
 use postrider::delivery::client::{Client, ClientOptions};
 use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::retry::Schedule;
+use postrider::delivery::statuses::StatusLists;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
 use postrider::engine::nodes::NodeSettings;
 use postrider::engine::retention::RetentionSettings;
@@ -55,6 +56,8 @@ async fn start_with(folder: &Path, clock: &Arc<ManualClock>, retention: Retentio
         max_lane_deliveries: 1_000,
         max_memory_bytes: 64 << 20,
         retry_schedule: Schedule::from_seconds(&[80_000.0; 60]).unwrap(),
+        max_age: None,
+        statuses: StatusLists::default(),
         circuit: CircuitSettings {
             threshold: 1_000,
             cool_down: Duration::from_secs(30),

@@ -192,6 +192,7 @@ stories! {
         a_stored_delivery_is_due_at_once_and_in_order,
         what_is_due_in_order_ends_before_what_must_wait,
         what_is_due_is_read_in_portions_that_fit_into_memory,
+        a_probe_takes_the_newest_or_the_oldest_but_for_those_that_it_avoids,
         large_events_are_read_back_in_pages_that_fit_into_memory,
         a_failed_attempt_is_due_at_its_time,
         every_attempt_is_kept,

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::super::UsageError;
 use super::super::output;
 use crate::config::{Size, Span, parse_span};
+use crate::delivery::statuses::{StatusError, StatusSpan};
 use crate::filter::Filter;
 
 /// The word that unsets a setting.
@@ -37,9 +38,21 @@ pub(super) struct Settings {
     /// Wait so long between attempts, as in 1s,2s,4s; `once` for a single attempt, `default` for the server's
     #[arg(long, value_name = "DURATIONS", value_parser = parse_schedule)]
     retry_schedule: Option<RetrySchedule>,
-    /// Try these statuses again beside 429 and 5xx, as in 408,425; `none` for no others
+    /// Try these statuses again, as in 408,5xx,520-530; `none` for no others than the server says
     #[arg(long, value_name = "STATUSES", value_parser = parse_statuses)]
     retry_on: Option<Statuses>,
+    /// Take these statuses for final, and not for a failure of the receiver; `none` for no others than the server says
+    #[arg(long, value_name = "STATUSES", value_parser = parse_statuses)]
+    final_on: Option<Statuses>,
+    /// Take these statuses for a success; `none` for no others than the server says
+    #[arg(long, value_name = "STATUSES", value_parser = parse_statuses)]
+    success_on: Option<Statuses>,
+    /// Take an answer for a success only if it matches this event pattern: JSON, or @FILE; `none` for what the shape says
+    #[arg(long, value_name = "PATTERN")]
+    success_when: Option<String>,
+    /// End deliveries that are older than this without an attempt, as in 2h; `none` for what the server says
+    #[arg(long, value_name = "DURATION", value_parser = parse_age)]
+    max_age: Option<Given>,
     /// Make at most so many attempts, as in 10/s, 100/m or 10/s,burst=5; `none` for no limit
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     rate_limit: Option<Given>,
@@ -101,7 +114,7 @@ pub(super) struct Settings {
 struct RetrySchedule(Option<Vec<f64>>);
 
 #[derive(Clone, Debug, PartialEq)]
-struct Statuses(Vec<u16>);
+struct Statuses(Vec<StatusSpan>);
 
 /// A setting as the API has it, where `null` is a value.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,8 +135,8 @@ fn parse_statuses(text: &str) -> Result<Statuses, String> {
     if text == NONE {
         return Ok(Statuses(Vec::new()));
     }
-    let status = |status: &str| status.trim().parse().map_err(|_| format!("{status:?} is no HTTP status"));
-    text.split(',').map(status).collect::<Result<_, _>>().map(Statuses)
+    let spans = text.split(',').map(str::parse).collect::<Result<_, StatusError>>();
+    spans.map(Statuses).map_err(|error| error.to_string())
 }
 
 /// `10/s`, `100/m`, `5/h`, each with `,burst=N` or without.
@@ -180,6 +193,18 @@ fn parse_note(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+fn parse_age(text: &str) -> Result<Given, String> {
+    if text == NONE {
+        return Ok(Given(Value::Null));
+    }
+    let age = parse_span(text)?;
+    if age.subsec_nanos() > 0 {
+        Err(format!("{text:?} is no number of whole seconds"))
+    } else {
+        Ok(Given(age.as_secs().into()))
+    }
+}
+
 fn parse_days(text: &str) -> Result<Given, String> {
     const DAY_S: u64 = 86_400;
     if text == NONE {
@@ -219,7 +244,10 @@ impl Settings {
         set("signatures", json!(list(self.signatures)));
         set("timeout_s", json!(timeout_s));
         set("max_in_flight", json!(self.max_in_flight));
-        set("retry_on", json!(self.retry_on.map(|Statuses(statuses)| statuses)));
+        for (name, given) in [("retry_on", self.retry_on), ("final_on", self.final_on), ("success_on", self.success_on)]
+        {
+            set(name, json!(given.map(|Statuses(spans)| spans)));
+        }
         set("ordered", json!(self.ordered));
         set("paused", json!(self.paused));
         set("method", json!(self.method));
@@ -232,10 +260,12 @@ impl Settings {
         let given = |value: Option<Given>| value.map(|Given(value)| value);
         let nullable = [
             ("retry_schedule", self.retry_schedule.map(|RetrySchedule(delays)| json!(delays))),
+            ("max_age_s", given(self.max_age)),
             ("rate_limit", given(self.rate_limit)),
             ("batch", given(self.batch)),
             ("disable_after_days", given(self.disable_after)),
-            ("filter", self.filter.map(filter).transpose()?),
+            ("success_when", self.success_when.map(|text| pattern("--success-when", text)).transpose()?),
+            ("filter", self.filter.map(|text| pattern("--filter", text)).transpose()?),
             ("content_type", self.content_type.map(|text| unless_none(text, |text| Ok(text.into()))).transpose()?),
             ("auth", self.auth.map(|file| unless_none(file, |file| json_file(&file))).transpose()?),
             ("ca", self.ca.map(|file| unless_none(file, |file| Ok(read(&file)?.into()))).transpose()?),
@@ -260,7 +290,7 @@ fn json_file(file: &str) -> anyhow::Result<Value> {
 }
 
 /// JSON, or `@` and a file with it. What is wrong with it is said here, with its place.
-fn filter(text: String) -> anyhow::Result<Value> {
+fn pattern(flag: &str, text: String) -> anyhow::Result<Value> {
     if text == NONE {
         return Ok(Value::Null);
     }
@@ -268,7 +298,7 @@ fn filter(text: String) -> anyhow::Result<Value> {
         Some(file) => read(file)?,
         None => text,
     };
-    let filter = Filter::parse(&text).map_err(|error| UsageError(format!("--filter: {error}")))?;
+    let filter = Filter::parse(&text).map_err(|error| UsageError(format!("{flag}: {error}")))?;
     Ok(serde_json::from_str(filter.as_str())?)
 }
 
@@ -352,7 +382,7 @@ mod tests {
         let sized = json!({ "max_events": 2, "max_wait_ms": 1_000, "max_bytes": 4_096 });
         assert_eq!(parse_batch("2, 1s, 4KiB"), Ok(Given(sized)));
         assert_eq!(parse_days("5d"), Ok(Given(5.into())));
-        assert_eq!(parse_statuses("408, 425"), Ok(Statuses(vec![408, 425])));
+        assert_eq!(parse_statuses("408, 5xx"), Ok(Statuses(vec!["408".parse().unwrap(), "5xx".parse().unwrap()])));
         for wrong in ["10", "10/y", "x/s", "10/s,burst=x", ""] {
             assert!(parse_rate(wrong).is_err(), "{wrong}");
         }
@@ -364,8 +394,8 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_refused_with_its_place() {
-        let error = filter(r#"{"payload": {"n": [{"numeric": ["<"]}]}}"#.to_owned()).unwrap_err();
+        let error = pattern("--filter", r#"{"payload": {"n": [{"numeric": ["<"]}]}}"#.to_owned()).unwrap_err();
         assert!(error.to_string().starts_with("--filter: line 1 column "), "{error}");
-        assert_eq!(filter("none".to_owned()).unwrap(), Value::Null);
+        assert_eq!(pattern("--filter", "none".to_owned()).unwrap(), Value::Null);
     }
 }

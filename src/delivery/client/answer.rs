@@ -10,6 +10,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use memchr::memchr;
 
+use crate::delivery::fields::AnswerFields;
+
 /// How much a receiver may send before the head of its final answer is complete, in bytes; interim (1xx) answers count.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// How much framing of a chunked body (sizes, extensions, trailers) is read, in bytes.
@@ -94,8 +96,7 @@ enum Coding {
 /// What the fields of a head say of the message and its connection.
 #[derive(Debug, Default)]
 struct Head {
-    /// The header fields as they came.
-    fields: Vec<u8>,
+    fields: AnswerFields,
     is_http_1_0: bool,
     length: Length,
     coding: Option<Coding>,
@@ -133,18 +134,14 @@ impl AnswerReader {
         self.status
     }
 
-    /// The value of the first header field of that name, without the spaces around it.
-    pub fn field(&self, name: &str) -> Option<&[u8]> {
-        self.fields().find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    /// The header fields; none until the head is complete.
+    pub fn fields(&self) -> &AnswerFields {
+        &self.head.fields
     }
 
-    /// All header fields that have a name, in their order; empty until the head is complete.
-    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.head.fields.split(|byte| *byte == b'\n').filter_map(|line| {
-            let colon = memchr(b':', line)?;
-            let name = line[..colon].trim_ascii_end();
-            (!name.is_empty() && !name[0].is_ascii_whitespace()).then(|| (name, line[colon + 1..].trim_ascii()))
-        })
+    /// The same, taken out.
+    pub fn take_fields(&mut self) -> AnswerFields {
+        std::mem::take(&mut self.head.fields)
     }
 
     /// The body as far as it was read.
@@ -255,7 +252,7 @@ impl AnswerReader {
 
     /// The fields of a head that is not complete are better than none.
     fn end_fields(&mut self, end: BodyEnd) {
-        self.head.fields = std::mem::take(&mut self.lines);
+        self.head.fields = AnswerFields::of(std::mem::take(&mut self.lines));
         self.is_doubtful = true;
         self.stage = Stage::Ended(end);
     }
@@ -286,7 +283,7 @@ impl AnswerReader {
             return self.forget_lines();
         };
         let head = &mut self.head;
-        head.fields = std::mem::take(&mut self.lines);
+        head.fields = AnswerFields::of(std::mem::take(&mut self.lines));
         self.line_at = 0;
         let has_length = head.length != Length::Absent;
         self.is_doubtful |= match status {

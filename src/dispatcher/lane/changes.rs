@@ -7,7 +7,7 @@ use super::Lane;
 use super::queue::Queued;
 use super::state::{LaneSettings, Mode, Todo};
 use crate::clock::UnixMicros;
-use crate::delivery::retry::Schedule;
+use crate::dispatcher::DispatcherSettings;
 use crate::store::EventSeq;
 use crate::webhook::WebhookRecord;
 
@@ -23,7 +23,7 @@ impl Lane {
     pub(in crate::dispatcher) fn apply(
         &self,
         record: &WebhookRecord,
-        default_schedule: &Schedule,
+        defaults: &DispatcherSettings,
         close_circuit: bool,
         now: UnixMicros,
     ) -> Todo {
@@ -34,10 +34,11 @@ impl Lane {
         }
         let was_ordered = state.is_ordered();
         let instant = Instant::now();
-        state.change_settings(LaneSettings::new(record, default_schedule), instant);
+        state.change_settings(LaneSettings::new(record, defaults), instant);
         state.mode = Mode::of(record);
         if close_circuit {
             state.breaker.close();
+            state.rest.end();
             state.is_health_dirty = true;
         }
         if state.is_ordered() && !was_ordered {
@@ -47,6 +48,30 @@ impl Lane {
             return Todo { load: state.mode == Mode::Running, ..todo };
         }
         state.resume_or_evict(&self.wake, now, instant)
+    }
+
+    /// An operator wants an attempt now: a rest is over, and an open circuit is probed.
+    pub(in crate::dispatcher) fn wish(&self, now: UnixMicros) -> Todo {
+        let mut state = self.state.lock();
+        if state.mode == Mode::Removed {
+            return Todo { discard: true, ..Todo::default() };
+        }
+        let instant = Instant::now();
+        let is_waiting = state.breaker.is_open() || state.rest.ends_at(instant).is_some();
+        state.is_wished |= is_waiting;
+        state.is_health_dirty |= is_waiting;
+        state.rest.end();
+        state.breaker.hasten_probe(now);
+        if is_waiting && let Some((_, due_at)) = &mut state.backlog.awaited {
+            *due_at = (*due_at).min(now);
+        }
+        state.backlog.note_due(now);
+        state.backlog.load.is_wanted = true;
+        if state.mode != Mode::Running {
+            return Todo::default();
+        }
+        let todo = if state.can_run() { state.employ_all(&self.wake, instant) } else { Todo::default() };
+        Todo { load: true, ..todo }
     }
 
     /// The version of the webhook that it goes by.

@@ -9,7 +9,7 @@ use super::backlog::{Load, earlier};
 use super::queue::Queued;
 use super::state::{Mode, State, Todo};
 use crate::clock::UnixMicros;
-use crate::store::{EventSeq, Portion};
+use crate::store::{EventSeq, Portion, Probe};
 
 /// When a probe is asked for again that could not begin.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ impl Lane {
         }
         let is_probe = state.breaker.is_shut();
         if is_probe {
-            let probe_at = state.breaker.probe_at(now);
+            let probe_at = state.breaker.probe_at(now).max(state.rest.until(now, Instant::now()).unwrap_or(now));
             let at = state.backlog.load_due(now).map(|at| at.max(probe_at));
             if state.backlog.load.is_under_way || at.is_none_or(|at| at > now) {
                 return Err(at.filter(|at| *at > now));
@@ -57,6 +57,12 @@ impl Lane {
             return Err(due.filter(|at| *at > now));
         }
         let in_order = state.is_ordered();
+        let at_any_time = std::mem::take(&mut state.is_wished);
+        let probe = (is_probe && !in_order).then(|| {
+            // What an operator asked for became due last.
+            let of_wish = Probe { newest_first: true, ..Probe::default() };
+            if at_any_time { of_wish } else { state.suspects.probe(state.breaker.failed_probes()) }
+        });
         let backlog = &mut state.backlog;
         backlog.load.is_under_way = true;
         backlog.load.is_wanted = false;
@@ -64,6 +70,8 @@ impl Lane {
         let room = if is_probe { 1 } else { self.max_queued.saturating_sub(backlog.queue.len()).max(1) };
         Ok(Portion {
             in_order,
+            probe,
+            at_any_time,
             max_deliveries: u32::try_from(room).unwrap_or(u32::MAX),
             max_bytes: self.memory.free_bytes().saturating_sub(backlog.queue.bytes()) / 2,
             held: backlog.held(),
@@ -113,7 +121,7 @@ impl Lane {
     }
 
     /// After a load that queued `added` deliveries.
-    fn go_on(&self, state: &mut State, added: usize, now: UnixMicros) -> Todo {
+    pub(super) fn go_on(&self, state: &mut State, added: usize, now: UnixMicros) -> Todo {
         let instant = Instant::now();
         state.cancel_idle_probe();
         if !state.can_run() {

@@ -34,8 +34,8 @@ impl Reservation {
     }
 
     /// Queues the delivery in its place, after its event was committed; `None`: there is no place.
-    pub(in crate::dispatcher) fn admit(&mut self, event: Arc<HeldEvent>) -> Option<Todo> {
-        std::mem::take(&mut self.holds_place).then(|| self.lane.admit(event))
+    pub(in crate::dispatcher) fn admit(&mut self, event: Arc<HeldEvent>, accepted_at: UnixMicros) -> Option<Todo> {
+        std::mem::take(&mut self.holds_place).then(|| self.lane.admit(event, accepted_at))
     }
 }
 
@@ -81,11 +81,12 @@ impl Lane {
     }
 
     /// Queues a delivery in the place that was reserved for it.
-    fn admit(&self, event: Arc<HeldEvent>) -> Todo {
+    fn admit(&self, event: Arc<HeldEvent>, begins_at: UnixMicros) -> Todo {
         let mut state = self.state.lock();
         state.backlog.reserved -= 1;
         let waits_since = Instant::now();
-        state.backlog.queue.push(Queued { event, attempts: 0, round_attempts: 0, is_stored: false, waits_since });
+        let queued = Queued { event, attempts: 0, round_attempts: 0, is_stored: false, begins_at, waits_since };
+        state.backlog.queue.push(queued);
         if state.mode == Mode::Moved {
             return Todo { evicted: state.backlog.queue.take_all(), ..Todo::default() };
         }

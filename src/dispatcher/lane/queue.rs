@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::suspects::{Pick, Suspects};
+use crate::clock::UnixMicros;
 use crate::dispatcher::memory::HeldEvent;
 use crate::store::EventSeq;
 
@@ -16,6 +18,8 @@ pub(in crate::dispatcher) struct Queued {
     pub(in crate::dispatcher) round_attempts: u32,
     /// It was read from the store, which has a row for it.
     pub(in crate::dispatcher) is_stored: bool,
+    /// Since when its age counts.
+    pub(in crate::dispatcher) begins_at: UnixMicros,
     /// Since when it waits in memory.
     pub(in crate::dispatcher) waits_since: Instant,
 }
@@ -81,11 +85,41 @@ impl Queue {
         Some(queued)
     }
 
+    /// Takes one from where `pick` says, or the next behind it that is none of `suspects`; if there are no others, the
+    /// first.
+    pub(super) fn take_beside(&mut self, suspects: &Suspects) -> Option<Queued> {
+        let len = self.entries.len();
+        let is_free = |place: &usize| !suspects.contains(self.entries[*place].seq());
+        let place = match suspects.pick() {
+            Pick::First => Some(0),
+            Pick::Last => (0..len).rev().find(is_free),
+            Pick::At(share) => {
+                let from = (len * usize::from(share)) >> u16::BITS;
+                (from..len).chain(0..from).find(is_free)
+            }
+        };
+        let queued = self.entries.remove(place.unwrap_or_default())?;
+        self.bytes -= queued.event.bytes();
+        Some(queued)
+    }
+
     pub(super) fn take_out(&mut self, event: EventSeq) -> Option<Queued> {
         let place = self.entries.iter().position(|queued| queued.seq() == event)?;
         let queued = self.entries.remove(place)?;
         self.bytes -= queued.event.bytes();
         Some(queued)
+    }
+
+    /// Takes out all that are as old.
+    pub(super) fn take_begun_before(&mut self, cutoff: UnixMicros) -> Vec<Queued> {
+        if !self.entries.iter().any(|queued| queued.begins_at <= cutoff) {
+            return Vec::new();
+        }
+        let (old, young): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.entries).into_iter().partition(|queued| queued.begins_at <= cutoff);
+        self.entries = young.into();
+        self.bytes -= old.iter().map(|queued| queued.event.bytes()).sum::<usize>();
+        old
     }
 
     pub(super) fn take_all(&mut self) -> Vec<Queued> {

@@ -9,19 +9,28 @@ use uuid::Uuid;
 use super::backlog::{Backlog, earlier};
 use super::crew::{Crew, Wake};
 use super::queue::Queued;
+use super::suspects::Suspects;
 use super::{Off, WEBHOOK_DELETED, WEBHOOK_DISABLED};
 use crate::clock::UnixMicros;
-use crate::delivery::retry::Schedule;
+use crate::delivery::retry::{self, Next, Rules, Schedule};
+use crate::delivery::statuses::StatusLists;
+use crate::delivery::verdict::{self, Evidence, Judgement, Reading, Verdict};
 use crate::delivery::{End, GONE, Outcome};
-use crate::dispatcher::breaker::{Breaker, CircuitChange, CircuitSettings};
+use crate::dispatcher::DispatcherSettings;
+use crate::dispatcher::breaker::{Breaker, CircuitChange};
 use crate::dispatcher::limiter::Limiter;
 use crate::dispatcher::memory::Memory;
+use crate::dispatcher::rest::Rest;
+use crate::store::EventSeq;
 use crate::webhook::{Policy, TenantSeq, Webhook, WebhookRecord};
 
 /// A lane opens another connection at once when more deliveries than this wait for each that it has.
 /// Fewer are left to those it has, since a connection costs many times what a request on an open one does;
 /// should these hang, [`Lane::relieve`](super::Lane::relieve) finds out.
 const MAX_WAITING_PER_WORKER: usize = 8;
+
+/// A success that changes nothing but its time is stored at most this often.
+const SUCCESS_FLUSH_US: i64 = 1_000_000;
 
 /// What workers need to know of the webhook; replaced whole when the webhook changes.
 pub(crate) struct LaneSettings {
@@ -31,6 +40,10 @@ pub(crate) struct LaneSettings {
     pub(crate) name: String,
     pub(crate) receiver: Webhook,
     pub(in crate::dispatcher) schedule: Schedule,
+    /// The server's.
+    statuses: StatusLists,
+    /// What is as old is attempted no more.
+    pub(in crate::dispatcher) max_age: Option<Duration>,
     pub(in crate::dispatcher) policy: Policy,
     pub(super) max_in_flight: usize,
 }
@@ -39,7 +52,7 @@ pub(crate) struct LaneSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readiness {
     Now,
-    /// The rate limit or a batch that is not full yet lets it go then.
+    /// The rate limit, a batch that is not full yet, or a receiver that asked for time lets it go then.
     At(Instant),
     /// Another must be settled before it.
     AfterOthers,
@@ -75,10 +88,26 @@ pub(super) struct State {
     pub(super) mode: Mode,
     pub(super) breaker: Breaker,
     pub(super) limiter: Option<Limiter>,
+    pub(super) rest: Rest,
     pub(super) crew: Crew,
     pub(super) backlog: Backlog,
+    pub(super) suspects: Suspects,
+    /// An operator wants an attempt although the lane waits; the next load is for that.
+    pub(super) is_wished: bool,
+    /// When the backlog is next looked through for what is too old.
+    pub(super) look_for_old_at: UnixMicros,
     pub(super) is_health_dirty: bool,
     pub(super) success_flushed_at: Option<UnixMicros>,
+}
+
+/// The end of an attempt, to be booked.
+pub(in crate::dispatcher) struct Ended<'a> {
+    pub(in crate::dispatcher) outcome: &'a Outcome,
+    pub(in crate::dispatcher) judgement: Judgement,
+    /// `None`: it went well.
+    pub(in crate::dispatcher) error: Option<&'a str>,
+    /// The event that was sent; `None`: there were several.
+    pub(in crate::dispatcher) event: Option<EventSeq>,
 }
 
 /// What the caller of a lane's method must do, after the lock.
@@ -112,7 +141,7 @@ impl Todo {
 }
 
 impl LaneSettings {
-    pub(in crate::dispatcher) fn new(record: &WebhookRecord, default_schedule: &Schedule) -> Arc<Self> {
+    pub(in crate::dispatcher) fn new(record: &WebhookRecord, defaults: &DispatcherSettings) -> Arc<Self> {
         let settings = &record.settings;
         Arc::new(Self {
             version: record.version,
@@ -120,10 +149,37 @@ impl LaneSettings {
             tenant: record.tenant,
             name: settings.name.clone(),
             receiver: settings.receiver.clone(),
-            schedule: settings.retry_schedule.clone().unwrap_or_else(|| default_schedule.clone()),
+            schedule: settings.retry_schedule.clone().unwrap_or_else(|| defaults.retry_schedule.clone()),
+            statuses: defaults.statuses.clone(),
+            max_age: settings.policy.max_age.or(defaults.max_age),
             policy: settings.policy.clone(),
             max_in_flight: settings.max_in_flight as usize,
         })
+    }
+
+    /// What an attempt means that was made under these settings.
+    pub(in crate::dispatcher) fn judge(&self, outcome: &Outcome) -> Judged<'_> {
+        let lists = [&self.policy.statuses, self.policy.shape.statuses(), &self.statuses];
+        let by_status = verdict::judge(outcome, Reading { lists: &lists, doubt: None });
+        let doubt = (by_status.verdict == Verdict::Delivered).then(|| self.policy.doubt(outcome)).flatten();
+        let judgement = verdict::judge(outcome, Reading { lists: &lists, doubt: doubt.as_deref() });
+        Judged { schedule: &self.schedule, lists, doubt, judgement }
+    }
+}
+
+/// What an attempt means, by the settings that it was made under.
+pub(in crate::dispatcher) struct Judged<'a> {
+    schedule: &'a Schedule,
+    lists: [&'a StatusLists; 3],
+    doubt: Option<String>,
+    pub(in crate::dispatcher) judgement: Judgement,
+}
+
+impl Judged<'_> {
+    /// What follows for a delivery of which this was attempt `attempt` of its round.
+    pub(in crate::dispatcher) fn next(&self, attempt: u32, outcome: &Outcome, now: UnixMicros, jitter: f64) -> Next {
+        let reading = Reading { lists: &self.lists, doubt: self.doubt.as_deref() };
+        retry::next(attempt, outcome, Rules { schedule: self.schedule, reading }, now, jitter)
     }
 }
 
@@ -138,20 +194,22 @@ impl Mode {
 }
 
 impl State {
-    pub(super) fn new(
-        record: &WebhookRecord,
-        default_schedule: &Schedule,
-        circuit: CircuitSettings,
-        now: Instant,
-    ) -> Self {
-        let settings = LaneSettings::new(record, default_schedule);
+    pub(super) fn new(record: &WebhookRecord, defaults: &DispatcherSettings, now: UnixMicros) -> Self {
+        let (settings, instant) = (LaneSettings::new(record, defaults), Instant::now());
+        let mut health = record.health.clone();
+        // Of a closed circuit it is the end of a rest.
+        let rests_until = health.probe_at.take_if(|_| health.auto_disabled_at.is_none());
         Self {
-            limiter: settings.policy.rate_limit.map(|limit| Limiter::new(limit, now)),
+            limiter: settings.policy.rate_limit.map(|limit| Limiter::new(limit, instant)),
+            rest: Rest::kept(rests_until, now, instant),
             settings,
             mode: Mode::of(record),
-            breaker: Breaker::new(record.health.clone(), circuit),
+            breaker: Breaker::new(health, defaults.circuit),
             crew: Crew::default(),
             backlog: Backlog::default(),
+            suspects: Suspects::default(),
+            is_wished: false,
+            look_for_old_at: now,
             is_health_dirty: false,
             success_flushed_at: record.health.last_success_at,
         }
@@ -165,6 +223,10 @@ impl State {
         }
         if !settings.policy.ordered {
             self.backlog.awaited = None;
+        }
+        if settings.receiver.destination != self.settings.receiver.destination {
+            self.rest.end();
+            self.is_health_dirty = true;
         }
         self.settings = settings;
     }
@@ -200,7 +262,7 @@ impl State {
             // A probe finds out at once.
             (!is_full && !self.breaker.is_open()).then(|| first.waits_since + batch.max_wait)
         });
-        match limited.max(gathering) {
+        match limited.max(gathering).max(self.rest.ends_at(now)) {
             Some(at) if at > now => Readiness::At(at),
             _ => Readiness::Now,
         }
@@ -284,10 +346,63 @@ impl State {
         Todo { wake_at, ..self.evict() }
     }
 
+    /// Counts an attempt. One under settings that were changed meanwhile (`is_current` is `false`) says nothing against the
+    /// webhook as it is now.
+    pub(super) fn book(&mut self, ended: &Ended<'_>, is_current: bool, now: UnixMicros) -> CircuitChange {
+        let instant = Instant::now();
+        let Some(error) = ended.error else {
+            let is_news = self.breaker.health().consecutive_failures > 0;
+            let is_due = self.success_flushed_at.is_none_or(|at| (now.0 - at.0).abs() >= SUCCESS_FLUSH_US);
+            self.is_health_dirty |= is_news || is_due;
+            self.suspects.went_well(ended.event);
+            self.rest.went_well(instant);
+            return self.breaker.succeeded(ended.outcome.duration, now);
+        };
+        self.is_health_dirty = true;
+        if let Some(asked) = ended.judgement.rest.filter(|_| is_current) {
+            self.rest.begin(asked, now, instant);
+        }
+        match ended.judgement.evidence {
+            Evidence::Alive if is_current => {
+                self.rest.went_well(instant);
+                self.suspects.went_well(ended.event);
+                self.breaker.answered(ended.outcome.duration, error, now)
+            }
+            Evidence::Failure if is_current => {
+                let is_its_own_fault = ended.event.is_some_and(|event| self.suspects.failed(event));
+                if is_its_own_fault && !self.breaker.is_open() {
+                    self.breaker.note(error, now);
+                    return CircuitChange::None;
+                }
+                let change = self.breaker.failed(error, now);
+                if change == CircuitChange::Opened {
+                    self.suspects.circuit_opened();
+                }
+                self.hasten_wished_probe(now);
+                change
+            }
+            _ => {
+                self.breaker.excused(error, now);
+                self.hasten_wished_probe(now);
+                CircuitChange::None
+            }
+        }
+    }
+
+    /// What was asked for while a probe was under way comes right after it.
+    fn hasten_wished_probe(&mut self, now: UnixMicros) {
+        if self.is_wished {
+            self.breaker.hasten_probe(now);
+        }
+    }
+
     /// Whether an attempt's end is the end of the webhook.
-    pub(super) fn reason_to_turn_off(&self, outcome: &Outcome, change: CircuitChange, now: UnixMicros) -> Option<Off> {
-        if outcome.ends_webhook() {
-            return Some(if outcome.end == End::Status(GONE) { Off::Gone } else { Off::Asked });
+    pub(super) fn reason_to_turn_off(&self, ended: &Ended<'_>, change: CircuitChange, now: UnixMicros) -> Option<Off> {
+        if ended.outcome.end == End::Status(GONE) && ended.judgement.verdict == Verdict::Gone {
+            return Some(Off::Gone);
+        }
+        if ended.outcome.asks_to_stop() {
+            return Some(Off::Asked);
         }
         let days = self.settings.policy.disable_after_days.filter(|_| change == CircuitChange::StillOpen)?;
         let time = Duration::from_hours(24 * u64::from(days));

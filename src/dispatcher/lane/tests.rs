@@ -12,6 +12,8 @@ use super::backlog::earlier;
 use super::*;
 use crate::clock::UnixMicros;
 use crate::delivery::retry::Schedule;
+use crate::delivery::statuses::StatusLists;
+use crate::delivery::verdict::{Reading, judge};
 use crate::delivery::{End, Outcome};
 use crate::dispatcher::CircuitSettings;
 use crate::dispatcher::memory::MIN_MEMORY_BYTES;
@@ -33,6 +35,8 @@ fn limits() -> DispatcherSettings {
         max_lane_deliveries: MAX_QUEUED,
         max_memory_bytes: MIN_MEMORY_BYTES,
         retry_schedule: Schedule::original(),
+        max_age: None,
+        statuses: StatusLists::default(),
         circuit: CIRCUIT,
     }
 }
@@ -143,7 +147,7 @@ impl World {
             updated_at: now,
         };
         let memory = Memory::new(MIN_MEMORY_BYTES);
-        let lane = Arc::new(Lane::new(&record, &limits(), memory.clone(), None));
+        let lane = Arc::new(Lane::new(&record, &limits(), memory.clone(), None, now));
         Self {
             record,
             lane,
@@ -194,7 +198,14 @@ impl World {
         let event = Event::from_stored(seq.0.to_string().into(), topic, "".into(), Bytes::from_static(b"{}"));
         let charge = self.memory.charge(2).unwrap();
         let event = charge.hold(Arc::new(LiveEvent { seq, event, is_damaged: false }));
-        Queued { event, attempts: 0, round_attempts: 0, is_stored: true, waits_since: Instant::now() }
+        Queued {
+            event,
+            attempts: 0,
+            round_attempts: 0,
+            is_stored: true,
+            begins_at: self.now,
+            waits_since: Instant::now(),
+        }
     }
 
     fn attempt(&mut self, ends: Ending) {
@@ -214,12 +225,15 @@ impl World {
             started_at: self.now,
             duration: Duration::ZERO,
             end,
+            headers: crate::delivery::AnswerFields::default(),
             response: Bytes::new(),
             retry_after: None,
             control: None,
             timings: crate::delivery::Timings::default(),
         };
-        let booked = self.lane.book(&job.settings, &outcome, error, self.now);
+        let judgement = judge(&outcome, Reading::default());
+        let ended = Ended { outcome: &outcome, judgement, error, event: job.more.is_empty().then(|| job.queued.seq()) };
+        let booked = self.lane.book(&job.settings, &ended, self.now);
         self.carry_out(&booked.todo);
         self.ended.push((taken, ends));
     }
@@ -251,7 +265,7 @@ impl World {
     /// A lane as its owner makes it, which knows when the first of what is pending is due.
     fn begin_anew(&mut self) -> Arc<Lane> {
         self.record.health = self.lane.take_health(self.now).unwrap_or_else(|| self.record.health.clone());
-        let lane = Arc::new(Lane::new(&self.record, &limits(), self.memory.clone(), None));
+        let lane = Arc::new(Lane::new(&self.record, &limits(), self.memory.clone(), None, self.now));
         let former = std::mem::replace(&mut self.lane, lane);
         (self.ended, self.alarm) = (Vec::new(), None);
         if let Some(at) = self.pending.values().min().copied() {
@@ -373,7 +387,7 @@ fn a_place_is_free_again_unless_its_delivery_took_it() {
     let world = World::new(None);
     let mut record = world.record.clone();
     record.settings.policy.ordered = false;
-    let lane = Arc::new(Lane::new(&record, &limits(), world.memory.clone(), None));
+    let lane = Arc::new(Lane::new(&record, &limits(), world.memory.clone(), None, world.now));
     let reserve = || Arc::clone(&lane).reserve(usize::MAX);
     let held: Vec<_> = (0..MAX_QUEUED).map(|_| reserve()).collect();
     assert!(held.iter().all(|reserved| reserved.disposition() == Disposition::InMemory) && !lane.is_idle());
@@ -382,8 +396,8 @@ fn a_place_is_free_again_unless_its_delivery_took_it() {
     assert!(lane.is_idle());
     lane.state.lock().backlog.has_overflow = false;
     let mut reserved = reserve();
-    assert!(reserved.admit(world.queued(EventSeq(1)).event).is_some());
-    assert!(reserved.admit(world.queued(EventSeq(1)).event).is_none(), "a place is taken once");
+    assert!(reserved.admit(world.queued(EventSeq(1)).event, world.now).is_some());
+    assert!(reserved.admit(world.queued(EventSeq(1)).event, world.now).is_none(), "a place is taken once");
     drop(reserved);
     let state = lane.state.lock();
     assert_eq!((state.backlog.reserved, state.backlog.queue.len()), (0, 1));

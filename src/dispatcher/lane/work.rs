@@ -6,16 +6,12 @@ use tokio::task::{AbortHandle, Id};
 use tokio::time::Instant;
 
 use super::queue::Queued;
-use super::state::{LaneSettings, Mode, Readiness, Todo};
+use super::state::{Ended, LaneSettings, Mode, Readiness, Todo};
 use super::{Lane, Off};
 use crate::clock::UnixMicros;
-use crate::delivery::Outcome;
 use crate::dispatcher::breaker::{CircuitChange, Standing};
 use crate::store::EventSeq;
 use crate::webhook::WebhookHealth;
-
-/// A success that changes nothing but its time is stored at most this often.
-const SUCCESS_FLUSH_US: i64 = 1_000_000;
 
 /// What was taken from the queue, to be attempted in one request.
 pub(in crate::dispatcher) struct Job {
@@ -78,7 +74,8 @@ impl Lane {
             return None;
         }
         let backlog = &mut state.backlog;
-        let queued = backlog.queue.pop()?;
+        let is_one_by_one = state.settings.policy.batch.is_none() && !state.settings.policy.ordered;
+        let queued = if is_one_by_one { backlog.queue.take_beside(&state.suspects) } else { backlog.queue.pop() }?;
         let mut more = Vec::new();
         if let Some(batch) = state.settings.policy.batch {
             let mut bytes = queued.event.live.event.body().len();
@@ -101,6 +98,10 @@ impl Lane {
             if !state.backlog.queue.is_empty() {
                 todo = todo.and(&state.employ(1, &self.wake, now));
             }
+        }
+        if state.rest.has_just_ended(now) {
+            // One waited for that, and now there is work for all.
+            todo = todo.and(&state.employ_all(&self.wake, now));
         }
         Some(Job { queued, more, settings: Arc::clone(&state.settings), todo })
     }
@@ -149,32 +150,15 @@ impl Lane {
     pub(in crate::dispatcher) fn book(
         &self,
         settings: &Arc<LaneSettings>,
-        outcome: &Outcome,
-        error: Option<&str>,
+        ended: &Ended<'_>,
         now: UnixMicros,
     ) -> Booked {
         let mut state = self.state.lock();
         let is_current = Arc::ptr_eq(settings, &state.settings);
         let width = state.breaker.width(state.max_workers());
-        let change = match error {
-            None => {
-                let is_news = state.breaker.health().consecutive_failures > 0;
-                let is_due = state.success_flushed_at.is_none_or(|at| (now.0 - at.0).abs() >= SUCCESS_FLUSH_US);
-                state.is_health_dirty |= is_news || is_due;
-                state.breaker.succeeded(outcome.duration, now)
-            }
-            Some(error) => {
-                state.is_health_dirty = true;
-                if outcome.end.counts_as_failure() && is_current {
-                    state.breaker.failed(error, now)
-                } else {
-                    state.breaker.excused(error, now);
-                    CircuitChange::None
-                }
-            }
-        };
+        let change = state.book(ended, is_current, now);
         let is_running = state.mode == Mode::Running;
-        let off = state.reason_to_turn_off(outcome, change, now).filter(|_| is_current && is_running);
+        let off = state.reason_to_turn_off(ended, change, now).filter(|_| is_current && is_running);
         if off.is_some() {
             // From this moment on, not only when the store knows.
             state.mode = Mode::Off;
@@ -252,7 +236,9 @@ impl Lane {
             return None;
         }
         state.success_flushed_at = Some(now);
-        Some(state.breaker.health().clone())
+        let mut health = state.breaker.health().clone();
+        health.probe_at = health.probe_at.max(state.rest.until(now, Instant::now()));
+        Some(health)
     }
 
     /// Called again and again while deliveries wait for hands. If none was taken since the last time, those

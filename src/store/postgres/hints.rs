@@ -91,6 +91,7 @@ fn payloads(hints: impl IntoIterator<Item = Hint>) -> Vec<String> {
 fn encode(hint: Hint) -> String {
     match hint {
         Hint::Due(webhook) => format!("due:{}", webhook.0),
+        Hint::Wished(webhook) => format!("wished:{}", webhook.0),
         Hint::Withdrawn(key) => format!("withdrawn:{}.{}", key.event.0, key.webhook.0),
         Hint::Changed => "changed".to_owned(),
         Hint::Shards => "shards".to_owned(),
@@ -103,6 +104,7 @@ fn decode(text: &str) -> Option<Hint> {
         None if text == "changed" => Some(Hint::Changed),
         None if text == "shards" => Some(Hint::Shards),
         Some(("due", webhook)) => webhook.parse().ok().map(|seq| Hint::Due(WebhookSeq(seq))),
+        Some(("wished", webhook)) => webhook.parse().ok().map(|seq| Hint::Wished(WebhookSeq(seq))),
         Some(("withdrawn", key)) => {
             let (event, webhook) = key.split_once('.')?;
             let (event, webhook) = (EventSeq(event.parse().ok()?), WebhookSeq(webhook.parse().ok()?));

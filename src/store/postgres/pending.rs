@@ -11,7 +11,7 @@ use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::store::failure::Failure;
 use crate::store::read_back::ReadBack;
-use crate::store::{Due, DueDelivery, LiveEvent, MAX_UNSETTLED_BYTES, Portion, Unsettled};
+use crate::store::{Due, DueDelivery, LiveEvent, MAX_PROBE_CHOICE, MAX_UNSETTLED_BYTES, Portion, Unsettled};
 use crate::webhook::WebhookSeq;
 
 /// An event from the columns `seq, id, topic, type, body, hops, checksum`, at `first` and after.
@@ -43,13 +43,16 @@ pub(super) async fn unsettled(
                  FROM next
                      CROSS JOIN LATERAL (SELECT * FROM event WHERE seq = next.event_seq OFFSET 0) AS event
              )
-             SELECT seq, id, topic, type, body, hops, checksum, webhooks FROM measured
+             SELECT seq, id, topic, type, body, hops, checksum, webhooks, accepted_at FROM measured
              WHERE bytes <= $3 OR place = 1
              ORDER BY seq",
             &[&after, &i64::from(max_events), &bigint(MAX_UNSETTLED_BYTES)],
         )
         .await?;
-    rows.iter().map(|row| Ok(Unsettled { event: live_event(row, 0)?, webhooks: row.try_get(7)? })).collect()
+    let unsettled = |row: &Row| {
+        Ok(Unsettled { event: live_event(row, 0)?, accepted_at: row.try_get(8)?, webhooks: row.try_get(7)? })
+    };
+    rows.iter().map(unsettled).collect()
 }
 
 /// Selects due entries of the queue; `$where` has the condition and `$order` the order. The rows are the entries whose
@@ -57,6 +60,9 @@ pub(super) async fn unsettled(
 /// entry beyond the limit is looked at, to learn whether there is more.
 macro_rules! select_due {
     ($where:literal, $order:literal) => {
+        select_due!($where, $order, "")
+    };
+    ($where:literal, $order:literal, $offset:literal) => {
         concat!(
             "WITH next AS MATERIALIZED (
                  SELECT event_seq, next_at, attempts, round_attempts
@@ -67,7 +73,9 @@ macro_rules! select_due {
                  ORDER BY ",
             $order,
             "
-                 LIMIT $4::bigint + 1
+                 LIMIT $4::bigint + 1",
+            $offset,
+            "
              ),
              measured AS (
                  SELECT next.*, event.*,
@@ -76,7 +84,7 @@ macro_rules! select_due {
                      bool_or(next_at > $2) OVER in_order AS must_wait
                  FROM next
                      CROSS JOIN LATERAL (
-                         SELECT seq, id, topic, type, body, hops, checksum FROM event
+                         SELECT seq, id, topic, type, body, hops, checksum, accepted_at FROM event
                          WHERE seq = next.event_seq OFFSET 0
                      ) AS event
                  WINDOW in_order AS (ORDER BY ",
@@ -87,7 +95,7 @@ macro_rules! select_due {
                  SELECT *, NOT must_wait AND place <= $4 AND (place = 1 OR bytes <= $5) AS fits FROM measured
              )
              SELECT seq, id, topic, type, CASE WHEN fits THEN body END, hops, checksum, attempts, round_attempts,
-                 fits, must_wait, next_at
+                 fits, must_wait, next_at, accepted_at
              FROM judged
              ORDER BY place"
         )
@@ -96,6 +104,9 @@ macro_rules! select_due {
 
 /// Served by the index `pending_due`.
 const BY_TIME: &str = select_due!("next_at <= $2", "next_at, event_seq");
+/// For probes, served by the same index; from its other end with the first.
+const NEWEST_PROBE: &str = select_due!("next_at <= $2", "next_at DESC, event_seq DESC", " OFFSET $6::bigint");
+const OLDEST_PROBE: &str = select_due!("next_at <= $2", "next_at, event_seq", " OFFSET $6::bigint");
 /// Served by the index `pending_in_order`.
 const IN_ORDER: &str = select_due!("true", "event_seq");
 
@@ -105,18 +116,24 @@ pub(super) async fn due(
     now: UnixMicros,
     portion: &Portion,
 ) -> Result<Due, Failure> {
-    let rows = connection
-        .query(
-            if portion.in_order { IN_ORDER } else { BY_TIME },
-            &[
-                &webhook,
-                &now,
-                &portion.held.iter().copied().collect::<Vec<_>>(),
-                &i64::from(portion.max_deliveries),
-                &bigint(portion.max_bytes),
-            ],
-        )
-        .await?;
+    let (max_deliveries, max_bytes) = (i64::from(portion.max_deliveries), bigint(portion.max_bytes));
+    let held = portion.held.iter().copied();
+    let rows = match &portion.probe {
+        Some(probe) if !portion.in_order => {
+            let skipped = match probe.share {
+                0 => 0,
+                _ => i64::from(probe.skipped(count_due(connection, webhook, now).await?)),
+            };
+            let statement = if probe.newest_first { NEWEST_PROBE } else { OLDEST_PROBE };
+            let passed_over: Vec<_> = held.chain(probe.avoided.iter().copied()).collect();
+            connection.query(statement, &[&webhook, &now, &passed_over, &max_deliveries, &max_bytes, &skipped]).await?
+        }
+        _ => {
+            let statement = if portion.in_order { IN_ORDER } else { BY_TIME };
+            let held: Vec<_> = held.collect();
+            connection.query(statement, &[&webhook, &now, &held, &max_deliveries, &max_bytes]).await?
+        }
+    };
     let mut due = Due::default();
     for row in &rows {
         if row.try_get(9)? {
@@ -133,8 +150,25 @@ pub(super) async fn due(
     Ok(due)
 }
 
+/// How many are due, [`MAX_PROBE_CHOICE`] at most; the index alone.
+async fn count_due(connection: &Connection, webhook: WebhookSeq, now: UnixMicros) -> Result<u32, Failure> {
+    let rows = connection
+        .query(
+            "SELECT count(*)::integer FROM (
+                 SELECT 1 FROM pending
+                 WHERE NOT in_memory AND webhook_seq = $1 AND next_at <= $2
+                 LIMIT $3
+             ) AS first",
+            &[&webhook, &now, &i64::from(MAX_PROBE_CHOICE)],
+        )
+        .await?;
+    rows.first().map_or(Ok(0), |row| number(row, 0))
+}
+
 fn due_delivery(row: &Row, webhook: WebhookSeq) -> Result<DueDelivery, Failure> {
-    Ok(DueDelivery { event: live_event(row, 0)?, webhook, attempts: number(row, 7)?, round_attempts: number(row, 8)? })
+    let round_attempts = number(row, 8)?;
+    let begins_at = DueDelivery::begins_at(row.try_get(12)?, row.try_get(11)?, round_attempts);
+    Ok(DueDelivery { event: live_event(row, 0)?, webhook, attempts: number(row, 7)?, round_attempts, begins_at })
 }
 
 /// `usize::MAX` stands for no limit.

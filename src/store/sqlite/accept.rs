@@ -83,7 +83,7 @@ fn find(commit: &Commit<'_>, new: &NewEvent) -> rusqlite::Result<Option<Accepted
 
 /// Refuses an event whose id is that of another one. A stored event that is damaged may have been the same.
 fn refuse_other(commit: &Commit<'_>, new: &NewEvent, seq: EventSeq, index: usize) -> Result<(), Failure> {
-    let stored = live_event(commit.connection, seq)?;
+    let (stored, _) = live_event(commit.connection, seq)?;
     if stored.is_damaged || stored.event.has_same_content(&new.event) {
         return Ok(());
     }

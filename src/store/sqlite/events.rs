@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::store::failure::{Failure, corrupt};
 use crate::store::id_hash::IdHash;
@@ -41,15 +42,15 @@ pub(super) fn event_by_seq(connection: &Connection, seq: EventSeq) -> Result<Opt
     rows.next()?.map(|row| stored_event(row, 0)).transpose()
 }
 
-/// An event as it is sent. Its `owed` is not decoded, since each of its lanes reads the event, and the list may have
-/// thousands of entries.
-pub(super) fn live_event(connection: &Connection, seq: EventSeq) -> Result<LiveEvent, Failure> {
-    let mut statement =
-        connection.prepare_cached("SELECT id, topic, type, body, hops, checksum FROM event WHERE seq = ?1")?;
+/// An event as it is sent, and the time of its acceptance. Its `owed` is not decoded, since each of its lanes reads the
+/// event, and the list may have thousands of entries.
+pub(super) fn live_event(connection: &Connection, seq: EventSeq) -> Result<(LiveEvent, UnixMicros), Failure> {
+    let mut statement = connection
+        .prepare_cached("SELECT id, topic, type, body, hops, checksum, accepted_at FROM event WHERE seq = ?1")?;
     let mut rows = statement.query([seq])?;
     let row = rows.next()?.ok_or_else(|| corrupt("an event vanished"))?;
     let ReadBack { event, is_damaged } = read(row, [0, 1, 2, 3, 4, 5])?;
-    Ok(LiveEvent { seq, event, is_damaged })
+    Ok((LiveEvent { seq, event, is_damaged }, row.get(6)?))
 }
 
 /// An event from the columns `seq, id, topic, type, accepted_at, owed, body, hops, checksum`, at `first` and after.

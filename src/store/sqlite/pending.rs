@@ -10,7 +10,7 @@ use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::fit::fit;
 use crate::store::failure::{Failure, corrupt};
-use crate::store::{Due, DueDelivery, MAX_UNSETTLED_BYTES, Portion, Unsettled, owed};
+use crate::store::{Due, DueDelivery, MAX_PROBE_CHOICE, MAX_UNSETTLED_BYTES, Portion, Unsettled, owed};
 use crate::webhook::WebhookSeq;
 
 /// Counts the deliveries without a row of every event from the low-water mark on. Both tables are read once, in their
@@ -65,12 +65,12 @@ pub(super) fn unsettled(connection: &Connection, after: EventSeq, max_events: u3
         if webhooks.is_empty() {
             continue;
         }
-        let event = live_event(connection, seq)?;
+        let (event, accepted_at) = live_event(connection, seq)?;
         bytes += event.event.body().len();
         if bytes > MAX_UNSETTLED_BYTES && !unsettled.is_empty() {
             break;
         }
-        unsettled.push(Unsettled { event: Arc::new(event), webhooks });
+        unsettled.push(Unsettled { event: Arc::new(event), accepted_at, webhooks });
     }
     Ok(unsettled)
 }
@@ -95,13 +95,25 @@ pub(super) fn due(
     if portion.in_order {
         return due_in_order(connection, webhook, now, portion);
     }
-    let mut statement = connection.prepare_cached(
-        "SELECT event_seq, attempts, round_attempts
+    let mut statement =
+        connection.prepare_cached(if portion.probe.as_ref().is_some_and(|probe| probe.newest_first) {
+            "SELECT event_seq, attempts, round_attempts, next_at
          FROM delivery INDEXED BY delivery_due
          WHERE state = 4 AND webhook_seq = ?1 AND next_at <= ?2
-         ORDER BY next_at, event_seq",
-    )?;
-    let mut rows = statement.query((webhook, now))?;
+         ORDER BY next_at DESC, event_seq DESC
+         LIMIT -1 OFFSET ?3"
+        } else {
+            "SELECT event_seq, attempts, round_attempts, next_at
+         FROM delivery INDEXED BY delivery_due
+         WHERE state = 4 AND webhook_seq = ?1 AND next_at <= ?2
+         ORDER BY next_at, event_seq
+         LIMIT -1 OFFSET ?3"
+        })?;
+    let skipped = match &portion.probe {
+        Some(probe) if probe.share > 0 => probe.skipped(count_due(connection, webhook, now)?),
+        _ => 0,
+    };
+    let mut rows = statement.query((webhook, now, skipped))?;
     let mut gathered = Gathered::new(webhook, portion);
     while let Some(row) = rows.next()? {
         if !gathered.add(connection, row)? {
@@ -109,6 +121,19 @@ pub(super) fn due(
         }
     }
     Ok(gathered.due)
+}
+
+/// How many are due, [`MAX_PROBE_CHOICE`] at most; the index alone.
+fn count_due(connection: &Connection, webhook: WebhookSeq, now: UnixMicros) -> rusqlite::Result<u32> {
+    connection
+        .prepare_cached(
+            "SELECT count(*) FROM (
+                 SELECT 1 FROM delivery INDEXED BY delivery_due
+                 WHERE state = 4 AND webhook_seq = ?1 AND next_at <= ?2
+                 LIMIT ?3
+             )",
+        )?
+        .query_row((webhook, now, MAX_PROBE_CHOICE), |row| row.get(0))
 }
 
 /// For an ordered webhook. Reads the webhook's whole part of the index `delivery_due`, which is sorted by time, not by
@@ -128,7 +153,7 @@ fn due_in_order(
         .query_row((webhook, now), |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let mut statement = connection.prepare_cached(
-        "SELECT event_seq, attempts, round_attempts FROM delivery
+        "SELECT event_seq, attempts, round_attempts, next_at FROM delivery
          WHERE webhook_seq = ?1 AND event_seq IN (
              SELECT event_seq FROM delivery INDEXED BY delivery_due
              WHERE state = 4 AND webhook_seq = ?1 AND next_at <= ?2 AND event_seq < ?3
@@ -161,24 +186,26 @@ impl<'a> Gathered<'a> {
         Self { webhook, portion, due: Due::default(), bytes: 0 }
     }
 
-    /// A row of event, attempts and attempts of this round; `false` if there is no room for it.
+    /// A row of event, attempts, attempts of this round and time; `false` if there is no room for it.
     fn add(&mut self, connection: &Connection, row: &Row<'_>) -> Result<bool, Failure> {
         let seq = row.get(0)?;
-        if self.portion.held.contains(&seq) {
+        if self.portion.is_passed_over(seq) {
             return Ok(true);
         }
         self.due.is_rest_due = self.due.deliveries.len() >= self.portion.max_deliveries as usize;
         if self.due.is_rest_due {
             return Ok(false);
         }
-        let event = live_event(connection, seq)?;
+        let (event, accepted_at) = live_event(connection, seq)?;
         self.bytes += event.event.body().len();
         self.due.is_rest_due = self.bytes > self.portion.max_bytes && !self.due.deliveries.is_empty();
         if self.due.is_rest_due {
             return Ok(false);
         }
         let (event, webhook) = (Arc::new(event), self.webhook);
-        self.due.deliveries.push(DueDelivery { event, webhook, attempts: row.get(1)?, round_attempts: row.get(2)? });
+        let round_attempts = row.get(2)?;
+        let begins_at = DueDelivery::begins_at(accepted_at, row.get(3)?, round_attempts);
+        self.due.deliveries.push(DueDelivery { event, webhook, attempts: row.get(1)?, round_attempts, begins_at });
         Ok(true)
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use postrider::delivery::{DeliveryState, Transition};
 use postrider::store::{
-    Disposition, EventSeq, MAX_KEPT_SUCCESS_RESPONSE_BYTES, MAX_UNSETTLED_BYTES, Portion, SettleBatch, Settlement,
-    Store,
+    Disposition, EventSeq, MAX_KEPT_SUCCESS_RESPONSE_BYTES, MAX_UNSETTLED_BYTES, Portion, Probe, SettleBatch,
+    Settlement, Store,
 };
 use postrider::webhook::{DEFAULT_TENANT, WebhookHealth, WebhookSeq};
 
@@ -79,7 +79,8 @@ pub(crate) async fn what_is_due_is_read_in_portions_that_fit_into_memory<F: Fixt
         seqs.push(accept(&*store, sized(id, body_bytes, &[(a, Disposition::Stored)])).await);
     }
     let portion = async |max_deliveries, max_bytes, held: &[EventSeq]| {
-        let portion = Portion { max_deliveries, max_bytes, held: held.iter().copied().collect(), in_order: false };
+        let held = held.iter().copied().collect();
+        let portion = Portion { max_deliveries, max_bytes, held, ..Portion::default() };
         let due = store.due(a, at(100), portion).await.unwrap();
         (due.deliveries.iter().map(|due| due.event.seq).collect::<Vec<_>>(), due.is_rest_due)
     };
@@ -94,6 +95,36 @@ pub(crate) async fn what_is_due_is_read_in_portions_that_fit_into_memory<F: Fixt
     assert_eq!(portion(9, 5_000, &seqs[..2]).await, (seqs[2..3].to_vec(), true));
     assert_eq!(portion(1, 0, &seqs[..3]).await, (seqs[3..].to_vec(), false));
     assert_eq!(portion(1, 0, &seqs).await, (Vec::new(), false));
+}
+
+pub(crate) async fn a_probe_takes_the_newest_or_the_oldest_but_for_those_that_it_avoids<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let [a] = webhooks(&*store).await;
+    let mut seqs = Vec::new();
+    for id in ["e0", "e1", "e2", "e3"] {
+        seqs.push(accept(&*store, new_event(id, &[(a, Disposition::Stored)])).await);
+    }
+    settle(&*store, vec![failed(key(seqs[0], a), 1, at(200)), failed(key(seqs[3], a), 1, at(900))]).await;
+    let probe = async |newest_first, share, avoided: &[EventSeq]| {
+        let probe = Some(Probe { newest_first, share, avoided: avoided.iter().copied().collect() });
+        let portion = Portion { max_deliveries: 1, max_bytes: usize::MAX, probe, ..Portion::default() };
+        let due = store.due(a, at(500), portion).await.unwrap();
+        (due.deliveries.iter().map(|due| due.event.seq).collect::<Vec<_>>(), due.is_rest_due)
+    };
+    let begun = store.due(a, at(500), Portion { max_deliveries: 9, max_bytes: usize::MAX, ..Portion::default() }).await;
+    let begun: Vec<_> = begun.unwrap().deliveries.iter().map(|due| (due.event.seq, due.begins_at)).collect();
+    let accepted_at = at(100);
+    assert_eq!(begun, [(seqs[1], accepted_at), (seqs[2], accepted_at), (seqs[0], accepted_at)]);
+    let half = u16::MAX / 2 + 1;
+    assert_eq!(probe(false, 0, &[]).await, (vec![seqs[1]], true));
+    assert_eq!(probe(true, 0, &[]).await, (vec![seqs[0]], true), "due last, of those that are due");
+    assert_eq!(probe(true, 0, &seqs[..1]).await, (vec![seqs[2]], true));
+    assert_eq!(probe(false, half, &[]).await, (vec![seqs[2]], true), "of three the second");
+    assert_eq!(probe(true, half, &[]).await, (vec![seqs[2]], true));
+    assert_eq!(probe(false, u16::MAX, &[]).await, (vec![seqs[0]], false));
+    assert_eq!(probe(false, 0, &seqs[..2]).await, (vec![seqs[2]], false));
+    assert_eq!(probe(true, 0, &seqs).await, (Vec::new(), false));
 }
 
 pub(crate) async fn large_events_are_read_back_in_pages_that_fit_into_memory<F: Fixture>() {
@@ -348,7 +379,7 @@ pub(crate) async fn what_is_due_in_order_ends_before_what_must_wait<F: Fixture>(
     }
     let read = async |now, max_deliveries, held: &[usize]| {
         let held = held.iter().map(|n| seqs[*n]).collect();
-        let portion = Portion { max_deliveries, max_bytes: usize::MAX, held, in_order: true };
+        let portion = Portion { max_deliveries, max_bytes: usize::MAX, held, in_order: true, ..Portion::default() };
         let due = store.due(a, now, portion).await.unwrap();
         let place = |seq| seqs.iter().position(|other| *other == seq).unwrap();
         let events: Vec<_> = due.deliveries.iter().map(|delivery| place(delivery.event.seq)).collect();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use std::time::Duration;
 
+use postrider::delivery::statuses::Statuses;
 use postrider::shape::{MAX_TEMPLATE_BYTES, Shape, ShapeInput, TemplateInput};
 use postrider::signing::Scheme;
 use postrider::store::{MAX_TENANT_SETTINGS_BYTES, NewToken, Page, Scope, SettleBatch, Store, StoreError};
@@ -26,7 +27,7 @@ pub(crate) async fn a_webhook_comes_back_with_all_its_settings<F: Fixture>() {
     full.enabled = false;
     full.max_in_flight = 7;
     full.retry_schedule = Some(postrider::delivery::retry::Schedule::from_seconds(&[0.25, 1.5, 86_400.0]).unwrap());
-    full.policy.retry_on = vec![408, 425];
+    full.policy.statuses.retry_on = Statuses::new(vec!["408".parse().unwrap(), "5xx".parse().unwrap()]);
     full.policy.rate_limit = Some(RateLimit { per_s: 0.1, burst: 2 });
     full.policy.ordered = true;
     full.policy.metadata.insert("team".to_owned(), "night \"shift\"".to_owned());

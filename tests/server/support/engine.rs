@@ -9,6 +9,7 @@ use postrider::delivery::DeliveryState;
 use postrider::delivery::client::{Client, ClientOptions};
 use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::retry::Schedule;
+use postrider::delivery::statuses::StatusLists;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
 use postrider::engine::Engine;
 use postrider::event::Event;
@@ -29,6 +30,8 @@ pub(crate) fn settings() -> DispatcherSettings {
         max_lane_deliveries: 100,
         max_memory_bytes: 16 * 1024 * 1024,
         retry_schedule: Schedule::from_seconds(&[0.05, 0.05, 0.05]).expect("a schedule"),
+        max_age: None,
+        statuses: StatusLists::default(),
         circuit: CircuitSettings {
             threshold: 5,
             cool_down: Duration::from_secs(30),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use postrider::delivery::client::ClientOptions;
 use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::retry::Schedule;
+use postrider::delivery::statuses::StatusLists;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
 use postrider::engine::DEFAULT_IDEMPOTENCY_TTL;
 use postrider::engine::nodes::NodeSettings;
@@ -49,6 +50,8 @@ pub(crate) fn settings(folder: &Path) -> ServeSettings {
             max_lane_deliveries: 100,
             max_memory_bytes: 16 * 1024 * 1024,
             retry_schedule: Schedule::once(),
+            max_age: None,
+            statuses: StatusLists::default(),
             circuit: CircuitSettings {
                 threshold: 100,
                 cool_down: Duration::from_secs(30),

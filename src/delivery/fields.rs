@@ -1,0 +1,35 @@
+//! The header fields of an answer.
+
+use memchr::memchr;
+
+/// The header fields of an answer, as they came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AnswerFields(Vec<u8>);
+
+impl AnswerFields {
+    /// Of lines.
+    pub(super) fn of(lines: Vec<u8>) -> Self {
+        Self(lines)
+    }
+
+    /// The value of the first field of that name, without the spaces around it.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// All fields that have a name, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.0.split(|byte| *byte == b'\n').filter_map(|line| {
+            let colon = memchr(b':', line)?;
+            let name = line[..colon].trim_ascii_end();
+            (!name.is_empty() && !name[0].is_ascii_whitespace()).then(|| (name, line[colon + 1..].trim_ascii()))
+        })
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for AnswerFields {
+    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(fields: I) -> Self {
+        Self(fields.into_iter().flat_map(|(name, value)| [name, ": ", value, "\r\n"].concat().into_bytes()).collect())
+    }
+}
