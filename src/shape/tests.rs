@@ -94,6 +94,9 @@ fn hard_events() -> Vec<Event> {
         event(sample()),
         event(r#"{"topic":"t"}"#),
         event(r#"{"topic":"t","ts":"yesterday","payload":[1,2]}"#),
+        event(r#"{"topic":"t","type":"\u00a0\n\u0085 ","ts":" \t ","payload":null}"#),
+        event(r#"{"topic":"t","type":" ","payload":0}"#),
+        event(r#"{"topic":"t","type":"a\u0001b\u009fc","payload":""}"#),
         event(r#"{"topic":"t","ts":-60000000000,"payload":"text"}"#),
         event(r#"{"topic":"t","ts":"1e300","payload":{"severity":{"a":[]},"ip":"999.1.1.1","attacker_ip":["x"]}}"#),
         event(r#"{"topic":"t","payload":{"severity":9e300,"attacker_ip":"::ffff:203.0.113.7"}}"#),
@@ -120,6 +123,59 @@ fn chars(value: &Value) -> usize {
 /// Deep events are no `Value` of `serde_json`; the check of the shape itself reads them.
 fn shallow_events() -> impl Iterator<Item = Event> {
     hard_events().into_iter().filter(|event| !event.body().windows(9).any(|bytes| bytes == b"[[[[[[[[["))
+}
+
+#[test]
+fn no_receiver_gets_a_blank_field_or_a_control_character_that_it_forbids() {
+    for event in shallow_events() {
+        let discord = as_json(&shaped("discord", &event));
+        let slack = as_json(&shaped("slack", &event));
+        let thehive = as_json(&shaped("thehive_alert", &event));
+        let cloudevents = as_json(&shaped("cloudevents", &event));
+        let fields = discord["embeds"][0]["fields"].as_array().unwrap().iter().map(|field| &field["value"]);
+        let elements = slack["blocks"][2]["elements"].as_array().unwrap().iter().map(|element| &element["text"]);
+        let others = [
+            &discord["embeds"][0]["title"],
+            &discord["embeds"][0]["footer"]["text"],
+            &slack["text"],
+            &thehive["type"],
+            &thehive["title"],
+            &thehive["sourceRef"],
+        ];
+        for value in fields.chain(elements).chain(others) {
+            assert!(!value.as_str().unwrap().trim().is_empty(), "{:?}", event.body());
+        }
+        for attribute in ["id", "source", "type", "subject"] {
+            let value = cloudevents[attribute].as_str().unwrap();
+            assert!(!value.is_empty() && !value.chars().any(char::is_control), "{attribute}: {value:?}");
+        }
+    }
+}
+
+#[test]
+fn an_index_gets_one_kind_of_payload() {
+    let payload = |payload: &str| as_json(&shaped("elastic_ecs", &with_payload(payload)))["postrider"]["payload"].take();
+    assert_eq!(payload(r#"{"a": 1}"#), json!({"a": 1}));
+    for other in ["null", "0", "[1,2]", "\"text\"", "true"] {
+        assert_eq!(payload(other), json!({"value": serde_json::from_str::<Value>(other).unwrap()}));
+    }
+}
+
+#[test]
+fn filters_differ_from_jinja2_where_the_documentation_says_so() {
+    for (text, ours) in [
+        ("{{ 2.5|round }}", "3.0"),
+        ("{{ -2.5|round }}", "-3.0"),
+        ("{{ 2.345|round(2) }}", "2.35"),
+        ("{{ ['a', 'A', 'a']|unique|join(',') }}", "a,A"),
+        ("{{ 'abc'|reverse|join(',') }}", "c,b,a"),
+        ("{{ 'o-neil mcDONALD'|title }}", "O-neil Mcdonald"),
+        ("{{ 'a<b'|e|e }}", "a&amp;lt;b"),
+        ("{{ '<&>'|tojson }}", "\"<&>\""),
+        ("{{ event.payload.a.b.c }}", ""),
+    ] {
+        assert_eq!(rendered(text, "{}"), ours, "{text}");
+    }
 }
 
 #[test]
