@@ -24,6 +24,7 @@ mod stats;
 mod tenants;
 mod tokens;
 mod views;
+mod waiting;
 mod webhook_list;
 mod webhooks;
 

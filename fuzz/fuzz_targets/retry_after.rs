@@ -9,6 +9,8 @@ use postrider::clock::UnixMicros;
 use postrider::delivery::retry::{
     MAX_DELAY, MAX_SCHEDULE_DELAYS, MAX_WAIT, Next, Rules, Schedule, next, parse_retry_after,
 };
+use postrider::delivery::statuses::{StatusLists, StatusSpan, Statuses};
+use postrider::delivery::verdict::Reading;
 use postrider::delivery::{End, JITTER, Outcome, Timings};
 use postrider_fuzz::{NOW, parts};
 
@@ -26,19 +28,22 @@ fuzz_target!(|input: &[u8]| {
         started_at: now,
         duration: Duration::ZERO,
         end: End::Status(status),
+        headers: Default::default(),
         response: Default::default(),
         retry_after,
         timings: Timings::default(),
         control: None,
     };
     let scheduled = (attempt as usize).checked_sub(1).and_then(|index| schedule.delays().get(index)).copied();
+    let retry_on = Statuses::new(StatusSpan::one(408).into_iter().collect());
+    let lists = StatusLists { retry_on, ..StatusLists::default() };
     for jitter in [*JITTER.start(), 1.0, *JITTER.end()] {
-        let rules = Rules { schedule: &schedule, retry_on: &[408] };
+        let rules = Rules { schedule: &schedule, reading: Reading { lists: &[&lists], doubt: None } };
         match next(attempt, &outcome, rules, now, jitter) {
             Next::Delivered => assert!((200..300).contains(&status)),
             Next::Dead { error } => {
                 assert!(!error.is_empty());
-                assert!(scheduled.is_none() || !(status == 429 || status == 408 || (500..600).contains(&status)));
+                assert!(scheduled.is_none() || !(status == 429 || status == 408 || status >= 500));
             }
             Next::RetryAt { at, error } => {
                 assert!(!error.is_empty());

@@ -13,6 +13,7 @@ use super::auth::WebhookReader;
 use super::input::{FIRST_OF_A_LIST, Params};
 use super::problem::Problem;
 use super::views::{ListOrPage, Time};
+use super::waiting::WaitingFor;
 use super::webhooks::Webhook;
 use crate::store::{DEFAULT_PAGE_ITEMS, Page};
 
@@ -73,6 +74,10 @@ pub(super) struct ShortWebhook {
     last_error: Option<String>,
     #[schema(required)]
     auto_disabled_at: Option<Time>,
+    #[schema(required)]
+    waiting_for: Option<WaitingFor>,
+    #[schema(required)]
+    waiting_until: Option<Time>,
 }
 
 impl From<Webhook> for ShortWebhook {
@@ -88,6 +93,8 @@ impl From<Webhook> for ShortWebhook {
             consecutive_failures: webhook.consecutive_failures,
             last_error: webhook.last_error,
             auto_disabled_at: webhook.auto_disabled_at,
+            waiting_for: webhook.waiting_for,
+            waiting_until: webhook.waiting_until,
         }
     }
 }

@@ -21,6 +21,7 @@ use super::input::{Given, Id, NoInput, Params};
 use super::keys::{self, Keys};
 use super::problem::Problem;
 use super::views::{Message, Time, millis};
+use super::waiting::WaitingFor;
 use crate::clock::UnixMicros;
 use crate::delivery::access::{RawAuth, RawClientCertificate, RawProxy, SecretText};
 use crate::delivery::retry::Schedule;
@@ -68,6 +69,8 @@ impl Changes for WebhookPatch {
         "last_error",
         "auto_disabled_at",
         "next_probe_at",
+        "waiting_for",
+        "waiting_until",
         "created_at",
         "updated_at",
         "warnings",
@@ -79,6 +82,8 @@ impl Changes for WebhookPatch {
         "last_error",
         "auto_disabled_at",
         "next_probe_at",
+        "waiting_for",
+        "waiting_until",
     ];
 }
 
@@ -191,6 +196,12 @@ pub(super) struct Webhook {
     /// While deliveries wait, because the receiver fails or has asked for time: when the next attempt may be made.
     #[schema(required)]
     next_probe_at: Option<Time>,
+    /// What its deliveries wait for, if they do as a whole.
+    #[schema(required)]
+    pub(super) waiting_for: Option<WaitingFor>,
+    /// Until when at least; `null`: nobody knows, or they do not wait.
+    #[schema(required)]
+    pub(super) waiting_until: Option<Time>,
     created_at: Time,
     updated_at: Time,
     /// What an operator should know, each beginning with a stable word: `insecure_url: …`.
@@ -226,6 +237,7 @@ impl Webhook {
         let (settings, health) = (&record.settings, &record.health);
         let (receiver, policy) = (&settings.receiver, &settings.policy);
         let access = receiver.access.shown();
+        let waits = WaitingFor::of(record, now);
         let seconds = |schedule: &Schedule| schedule.delays().iter().map(Duration::as_secs_f64).collect();
         Self {
             uuid: record.uuid,
@@ -267,6 +279,8 @@ impl Webhook {
             last_error: health.last_error.clone(),
             auto_disabled_at: health.auto_disabled_at.map(Time),
             next_probe_at: health.probe_at.filter(|at| health.auto_disabled_at.is_some() || *at > now).map(Time),
+            waiting_for: waits.map(|(what, _)| what),
+            waiting_until: waits.and_then(|(_, until)| until).map(Time),
             created_at: Time(record.created_at),
             updated_at: Time(record.updated_at),
             warnings: warnings(record),

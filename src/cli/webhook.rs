@@ -180,6 +180,8 @@ fn health(webhook: &Value, output: Output) -> String {
         output.paint(WARN, "paused")
     } else if !webhook["auto_disabled_at"].is_null() {
         output.paint(BAD, "waiting for recovery")
+    } else if webhook["waiting_for"] == "receiver_asked" {
+        output.paint(WARN, "receiver asked for time")
     } else {
         match webhook["consecutive_failures"].as_u64() {
             None | Some(0) => output.paint(GOOD, "ok"),
@@ -205,6 +207,8 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
         ("health", health(webhook, output)),
         ("turned off", output::text(webhook, "disabled_reason")),
         ("next probe", output::moment(webhook, "next_probe_at")),
+        ("waiting for", output::text(webhook, "waiting_for")),
+        ("waiting until", output::moment(webhook, "waiting_until")),
         ("waiting since", output::moment(webhook, "auto_disabled_at")),
         ("last success", output::moment(webhook, "last_success_at")),
         ("last failure", output::moment(webhook, "last_failure_at")),

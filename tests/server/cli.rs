@@ -514,6 +514,14 @@ fn a_webhook_is_tested_changed_and_deleted_by_its_name() {
     expect_exit(&test, 0);
     drop(well);
 
+    assert_eq!(server.ask(&["webhook", "resume", "n8n"])["name"], "n8n");
+    let paused = server.ask(&["webhook", "update", "n8n", "--paused", "--max-age", "2h"]);
+    assert_eq!((&paused["waiting_for"], &paused["max_age_s"]), (&"paused".into(), &7_200.into()));
+    let refused = run(&mut server.command(&["webhook", "resume", "n8n"]));
+    expect_exit(&refused, 1);
+    assert!(text(&refused.stderr).contains("the webhook is paused"), "{}", text(&refused.stderr));
+    let on = server.ask(&["webhook", "update", "n8n", "--paused=false", "--max-age", "none"]);
+    assert_eq!((&on["waiting_for"], &on["max_age_s"]), (&Value::Null, &Value::Null));
     let changed = server.ask(&["webhook", "update", "n8n", "--retry-schedule", "1s,500ms", "--disable"]);
     assert_eq!(changed["retry_schedule"], Value::from(vec![1.0, 0.5]));
     assert_eq!((&changed["enabled"], &changed["timeout_s"]), (&false.into(), &2.into()));

@@ -14,12 +14,14 @@ use postrider::event::Event;
 use postrider::store::StoredDelivery;
 use postrider::store::replay::{NewReplay, ReplayAction, Selection};
 use postrider::webhook::DEFAULT_TENANT;
+use serde_json::{Value, json};
 
 use super::support::engine::{
     Sentinel, change, deliveries, patch, publish, record, settings, start, start_with, stop, subscribe, wait_for,
     wait_until,
 };
 use super::support::receiver::TestReceiver;
+use super::support::server::TestServer;
 
 /// The server's own schedule and threshold, and a cool-down that a test can wait for.
 fn server_settings() -> DispatcherSettings {
@@ -286,6 +288,24 @@ async fn a_resumption_ends_a_rest_and_does_not_wait_for_the_schedule() {
     wait_for(&engine, DeliveryState::Delivered, 1).await;
     assert_eq!(receiver.received_count(), 3);
     stop(engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_says_what_a_webhook_waits_for_and_goes_on_when_told() {
+    let (_folder, server) = TestServer::in_new_folder().await;
+    let receiver = TestReceiver::start_saying(|_, _| (429.into(), Some(("retry-after", "3600")))).await;
+    let webhook = json!({"name": "busy", "url": receiver.url("/"), "topic_patterns": [">"], "retry_schedule": [1, 1]});
+    let webhook = server.post("/api/v1/webhooks", &webhook.to_string()).await.expect(201);
+    assert_eq!((&webhook["waiting_for"], &webhook["waiting_until"]), (&Value::Null, &Value::Null));
+    let path = format!("/api/v1/webhooks/{}", webhook["uuid"].as_str().unwrap());
+    server.post("/api/v1/events", r#"{"topic": "a.b"}"#).await.expect(202);
+    let resting = server.wait_for(&path, |shown| shown["waiting_for"] == "receiver_asked").await;
+    assert!(resting["waiting_until"].is_string() && resting["auto_disabled_at"].is_null(), "{resting}");
+    server.post(&format!("{path}/resume"), "").await.expect(200);
+    assert_eq!(receiver.wait_for(2).await.len(), 2);
+    let unknown = "/api/v1/webhooks/00000000-0000-4000-8000-000000000000/resume";
+    server.post(unknown, "").await.expect(404);
+    server.stop().await;
 }
 
 // --- what is too old ---

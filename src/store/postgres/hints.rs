@@ -166,14 +166,14 @@ mod tests {
     #[test]
     fn hints_come_back_and_fit_into_notifications() {
         let key = DeliveryKey { event: EventSeq(i64::MAX), webhook: WebhookSeq(7) };
-        let some = [Hint::Withdrawn(key), Hint::Changed, Hint::Shards];
+        let some = [Hint::Withdrawn(key), Hint::Wished(WebhookSeq(7)), Hint::Changed, Hint::Shards];
         let hints: Vec<Hint> = (0..5_000).map(|seq| Hint::Due(WebhookSeq(seq))).chain(some).collect();
         let payloads = payloads(hints.iter().copied());
         assert!(payloads.len() > 1 && payloads.iter().all(|payload| payload.len() <= MAX_PAYLOAD_BYTES));
         let decoded: Vec<Hint> =
             payloads.iter().flat_map(|payload| payload.split(' ')).map(|text| decode(text).unwrap()).collect();
         assert_eq!(decoded, hints);
-        for other in ["", "due:", "due:x", "withdrawn:1", "withdrawn:1.x", "later", "changed:1"] {
+        for other in ["", "due:", "due:x", "withdrawn:1", "withdrawn:1.x", "wished:", "later", "changed:1"] {
             assert_eq!(decode(other), None, "{other}");
         }
     }
