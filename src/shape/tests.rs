@@ -154,7 +154,8 @@ fn no_receiver_gets_a_blank_field_or_a_control_character_that_it_forbids() {
 
 #[test]
 fn an_index_gets_one_kind_of_payload() {
-    let payload = |payload: &str| as_json(&shaped("elastic_ecs", &with_payload(payload)))["postrider"]["payload"].take();
+    let payload =
+        |payload: &str| as_json(&shaped("elastic_ecs", &with_payload(payload)))["postrider"]["payload"].take();
     assert_eq!(payload(r#"{"a": 1}"#), json!({"a": 1}));
     for other in ["null", "0", "[1,2]", "\"text\"", "true"] {
         assert_eq!(payload(other), json!({"value": serde_json::from_str::<Value>(other).unwrap()}));
