@@ -39,13 +39,15 @@ pub struct DeliveryResult {
 pub struct DeliverOptions {
     /// Delays between attempts; empty for a single attempt.
     pub schedule: retry::Schedule,
+    /// Whether a `Retry-After` of the receiver may postpone the next attempt, by up to a day. The original ignores it.
+    pub heeds_retry_after: bool,
     /// The time of day of the attempts. Delays pass in real time.
     pub clock: Arc<dyn Clock>,
 }
 
 impl Default for DeliverOptions {
     fn default() -> Self {
-        Self { schedule: retry::Schedule::original(), clock: Arc::new(SystemClock) }
+        Self { schedule: retry::Schedule::original(), heeds_retry_after: false, clock: Arc::new(SystemClock) }
     }
 }
 
@@ -103,8 +105,11 @@ pub async fn deliver(
     loop {
         attempts += 1;
         let mut slot = client.checkout(webhook.access.target(&webhook.destination));
-        let outcome = attempt::attempt(client, &mut slot, webhook, &message, &webhook_id, clock).await;
+        let mut outcome = attempt::attempt(client, &mut slot, webhook, &message, &webhook_id, clock).await;
         client.checkin(slot);
+        if !options.heeds_retry_after {
+            outcome.retry_after = None;
+        }
         let now = clock.now();
         let error = match retry::next(attempts, &outcome, &options.schedule, now, random_jitter()) {
             retry::Next::RetryAt { at, .. } => {

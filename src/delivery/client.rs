@@ -406,5 +406,5 @@ fn blocked(error: DestinationError) -> End {
 
 /// The end of an attempt whose receiver's name has no address that may be contacted, for whatever reason.
 fn unresolved(name: &str, detail: String) -> End {
-    End::Dns { reason: format!("{name} is not there, or has an address that may not be contacted"), detail }
+    End::Dns { reason: format!("{name} is not there, or has a forbidden address"), detail }
 }

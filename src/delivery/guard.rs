@@ -11,7 +11,7 @@
 //! let loopback = Destination::parse("http://0x7f000001:8080/hook")?;
 //! assert_eq!(loopback.as_str(), "http://127.0.0.1:8080/hook");
 //! let refused = policy.check_destination(&loopback).unwrap_err();
-//! assert_eq!(refused.to_string(), "egress_blocked: 127.0.0.1 is not a public address (loopback)");
+//! assert_eq!(refused.to_string(), "egress_blocked: 127.0.0.1 is a forbidden address (loopback)");
 //!
 //! policy.allow_private = vec!["127.0.0.0/8".parse()?];
 //! assert_eq!(policy.check_destination(&loopback), Ok(()));
@@ -291,10 +291,7 @@ impl EgressPolicy {
             return None;
         }
         let opened = |ip: &IpAddr| self.allow_private.iter().any(|net| net.contains(ip));
-        views()
-            .filter(|ip| !opened(ip))
-            .find_map(denied_range)
-            .map(|range| format!("is not a public address ({range})"))
+        views().filter(|ip| !opened(ip)).find_map(denied_range).map(|range| format!("is a forbidden address ({range})"))
     }
 
     fn is_own_listener(&self, addr: SocketAddr) -> bool {

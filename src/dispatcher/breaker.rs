@@ -148,6 +148,7 @@ impl Breaker {
     /// attempt was under way.
     pub(super) fn succeeded(&mut self, took: Duration, now: UnixMicros) -> CircuitChange {
         self.health.last_success_at = Some(now);
+        self.health.last_error = None;
         self.went_well(took)
     }
 
@@ -206,8 +207,13 @@ impl Breaker {
         self.note(error, now);
     }
 
-    /// An operator switched the webhook on, or it has answered.
-    pub(super) fn close(&mut self) {
+    /// An operator switched the webhook on: what went wrong before is over.
+    pub(super) fn reset(&mut self) {
+        self.close();
+        self.health.last_error = None;
+    }
+
+    fn close(&mut self) {
         self.is_probing = false;
         self.health.consecutive_failures = 0;
         self.health.auto_disabled_at = None;
@@ -274,6 +280,17 @@ mod tests {
         assert_eq!(breaker.succeeded(TOOK, NOW), CircuitChange::Recovered { was_open: false });
         assert_eq!(breaker.failed("http 503", NOW), CircuitChange::Failing);
         assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn what_went_wrong_is_forgotten_after_a_success_and_at_an_operator_s_word() {
+        let words: [fn(&mut Breaker); 2] = [|breaker| _ = breaker.succeeded(TOOK, NOW), Breaker::reset];
+        for word in words {
+            let mut breaker = opened();
+            assert_eq!(breaker.health().last_error.as_deref(), Some("http 503"));
+            word(&mut breaker);
+            assert_eq!((&breaker.health().last_error, breaker.is_open()), (&None, false));
+        }
     }
 
     #[test]

@@ -1,18 +1,19 @@
 //! What an operator asks of a webhook beside its settings: a test, which is one attempt with an event that is not stored,
 //! and an attempt now of what waits.
 
+use serde_json::json;
 use uuid::Uuid;
 
 use super::Engine;
 use crate::dispatcher::trial::{TestRefused, Tried};
 use crate::event::Event;
 use crate::shape::RenderError;
-use crate::store::{Act, Deed, StoreError};
+use crate::store::{Act, Deed, SERVER, StoreError};
 use crate::topic::Topic;
 use crate::webhook::WebhookRecord;
 
-/// The topic of the event that [`Engine::test_webhook`] sends.
-pub const TEST_TOPIC: &str = "postrider.test";
+/// The topic of the event that [`Engine::test_webhook`] sends; the original's.
+pub const TEST_TOPIC: &str = "test.ping";
 
 /// The reason why a webhook was not tested.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +52,9 @@ impl Engine {
         let share = self.dispatcher.test_share(act.tenant)?;
         let record = self.find(act.tenant, uuid).await?;
         let event = Topic::parse(TEST_TOPIC).map_err(|error| error.to_string()).and_then(|topic| {
-            let payload = r#"{"message":"This is a test from Postrider: the webhook works."}"#;
-            Event::new(topic, "test", payload, self.now()).map_err(|error| error.to_string())
+            let triggered_by = act.actor.as_ref().map_or(SERVER, |actor| &actor.name);
+            let payload = json!({ "message": "Synthetic test event from Postrider", "triggered_by": triggered_by });
+            Event::new(topic, "test", &payload.to_string(), self.now()).map_err(|error| error.to_string())
         });
         let event = event.map_err(StoreError::Conflict)?;
         let deed = self.deed("webhook.test", &act, &record);

@@ -314,7 +314,8 @@ impl Checked {
     }
 
     fn patterns(&mut self, given: &[String], simple_events: &[String]) -> Vec<Pattern> {
-        let mut texts: Vec<&str> = given.iter().map(String::as_str).collect();
+        // The original lists those of the names first.
+        let mut texts: Vec<&str> = Vec::new();
         for name in simple_events {
             match simple_event_patterns(name) {
                 Some(patterns) => texts.extend(patterns),
@@ -324,6 +325,7 @@ impl Checked {
                 ),
             }
         }
+        texts.extend(given.iter().map(String::as_str));
         if texts.is_empty() && simple_events.is_empty() {
             self.errors.push(WebhookError::NoPattern);
         }

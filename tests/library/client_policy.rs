@@ -480,7 +480,7 @@ async fn a_token_endpoint_inside_is_blocked() {
     })
     .unwrap();
     let outcome = attempt_once(&strict, &webhook).await;
-    assert_eq!(error_of(&outcome), "egress_blocked: token_url: 127.0.0.1 is not a public address (loopback)");
+    assert_eq!(error_of(&outcome), "egress_blocked: token_url: 127.0.0.1 is a forbidden address (loopback)");
     assert!(!outcome.end.counts_as_failure());
     assert_eq!(strict.vet(&webhook).unwrap_err().field, "auth");
     assert_eq!(endpoint.connections.load(Ordering::SeqCst), 0);
@@ -901,7 +901,7 @@ async fn a_proxy_inside_is_blocked_as_any_destination_is() {
             let outcome = attempt_once(&strict, &webhook).await;
             assert!(matches!(outcome.end, End::Blocked { .. }) && !outcome.end.counts_as_failure(), "{outcome:?}");
             if resolve == Resolution::Here {
-                let expected = "egress_blocked: proxy: 127.0.0.1 is not a public address (loopback)";
+                let expected = "egress_blocked: proxy: 127.0.0.1 is a forbidden address (loopback)";
                 assert_eq!(error_of(&outcome), expected);
             }
             assert_eq!(strict.vet(&webhook).unwrap_err().field, "proxy");
@@ -911,7 +911,7 @@ async fn a_proxy_inside_is_blocked_as_any_destination_is() {
     names.set(&["10.0.0.1"]);
     let webhook = with("http://93.184.216.34/", through("http://proxy.example:3128", Resolution::Here));
     let outcome = attempt_once(&strict, &webhook).await;
-    let expected = "proxy: dns: proxy.example is not there, or has an address that may not be contacted";
+    let expected = "proxy: dns: proxy.example is not there, or has a forbidden address";
     assert_eq!(error_of(&outcome), expected);
     assert!(!outcome.end.counts_as_failure(), "nothing is known of the receiver");
     let smtp = with("http://93.184.216.34/", through("http://93.184.216.34:25", Resolution::Here));

@@ -11,6 +11,7 @@ use postrider::delivery::guard::Destination;
 use postrider::delivery::retry::Schedule;
 use postrider::delivery::{DeliverOptions, DeliveryResult, End, MAX_ERROR_BYTES, Outcome, Timings, deliver};
 use postrider::signing::{DEFAULT_TOLERANCE_S, Scheme, verify_decnet, verify_standard};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::receivers::{Received, Receiver, client, event, read_request, webhook, write};
@@ -165,7 +166,7 @@ async fn a_blocked_destination_stays_blocked_to_the_schedule_s_end() {
     let (receiver, _requests) = answering(&[200]).await;
     let strict = Client::new(ClientOptions::default()).unwrap();
     let result = deliver(&strict, &webhook(&receiver.url(), TIMEOUT), &event(EVENT), &options(&[0.01])).await;
-    assert_eq!(result, failed(None, "egress_blocked: 127.0.0.1 is not a public address (loopback)", 2));
+    assert_eq!(result, failed(None, "egress_blocked: 127.0.0.1 is a forbidden address (loopback)", 2));
     assert_eq!(receiver.connections.load(Ordering::SeqCst), 0);
 }
 
@@ -218,4 +219,24 @@ async fn the_default_is_the_original_s_schedule_and_the_machine_s_clock() {
     let options = DeliverOptions::default();
     assert_eq!(options.schedule.delays(), [1, 2, 4].map(Duration::from_secs));
     assert!(options.clock.now().since(SystemClock.now()) < Duration::from_mins(1));
+}
+
+#[tokio::test]
+async fn a_retry_after_is_heeded_only_if_that_is_asked_for() {
+    // A day of waiting would be noticed.
+    for (heeds_retry_after, asked_s) in [(false, 86_400), (true, 1)] {
+        let receiver = Receiver::start(move |mut stream: TcpStream| async move {
+            while read_request(&mut stream).await.is_some() {
+                let head = format!("HTTP/1.1 503 Busy\r\nRetry-After: {asked_s}\r\nContent-Length: 0\r\n\r\n");
+                write(&mut stream, head.as_bytes()).await;
+            }
+        })
+        .await;
+        let webhook = webhook(&receiver.url(), TIMEOUT);
+        let options = DeliverOptions { heeds_retry_after, ..options(&[0.01]) };
+        let began_at = std::time::Instant::now();
+        let result = deliver(&client(Roots::WebPki), &webhook, &event(EVENT), &options).await;
+        assert_eq!((result.attempts, result.error.as_deref()), (2, Some("http 503")));
+        assert!(!heeds_retry_after || began_at.elapsed() >= Duration::from_secs(asked_s));
+    }
 }

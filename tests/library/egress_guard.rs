@@ -392,14 +392,14 @@ async fn a_name_that_moves_inside_is_blocked_from_then_on() {
     tokio::time::pause();
     tokio::time::advance(CONFIRM_AFTER * 2).await;
     tokio::time::resume();
-    let detail = "rebinding.example: 10.0.0.1 is not a public address (private)";
+    let detail = "rebinding.example: 10.0.0.1 is a forbidden address (private)";
     assert_eq!(get(&client, &destination).await.unwrap_err(), unresolved("rebinding.example", detail));
     assert_eq!(receiver.connections.load(Ordering::SeqCst), 1);
 }
 
 /// What an attempt comes to whose name has no address that may be contacted; `detail` is for the log.
 fn unresolved(name: &str, detail: &str) -> End {
-    let reason = format!("{name} is not there, or has an address that may not be contacted");
+    let reason = format!("{name} is not there, or has a forbidden address");
     End::Dns { reason, detail: detail.to_owned() }
 }
 
@@ -416,7 +416,7 @@ async fn nobody_can_tell_a_name_that_leads_inside_from_one_that_is_not_there() {
         let end = get(&client, &destination).await.unwrap_err();
         seen.push((end.error_text(), end.counts_as_failure()));
     }
-    let text = "dns: guess.example is not there, or has an address that may not be contacted";
+    let text = "dns: guess.example is not there, or has a forbidden address";
     assert_eq!(seen, vec![(Some(text.to_owned()), true); 4]);
 }
 
@@ -485,7 +485,7 @@ async fn a_name_that_leads_inside_by_the_hosts_file_is_refused_whoever_resolves(
         let client = Client::new(ClientOptions { policy, resolver, ..ClientOptions::default() }).unwrap();
         let end = get(&client, &destination).await.unwrap_err();
         let End::Dns { detail, .. } = &end else { panic!("{end:?}") };
-        assert!(detail.ends_with(" is not a public address (loopback)"), "{detail}");
+        assert!(detail.ends_with(" is a forbidden address (loopback)"), "{detail}");
     }
     assert_eq!(receiver.connections.load(Ordering::SeqCst), 0);
 }

@@ -508,7 +508,7 @@ impl Resolve for Nameless {
 
 #[tokio::test]
 async fn one_whose_name_servers_fail_or_hang() {
-    const NAMELESS: &str = "dns: receiver.example is not there, or has an address that may not be contacted";
+    const NAMELESS: &str = "dns: receiver.example is not there, or has a forbidden address";
     for (resolver, error) in [(Some("SERVFAIL"), NAMELESS), (None, "timeout: dns (limit 1 s)")] {
         let client = client_asking(Roots::WebPki, Arc::new(Nameless(resolver)));
         let outcome = attempt_on(&mut None, &client, &webhook("https://receiver.example/", TIMEOUT)).await;
@@ -521,7 +521,7 @@ async fn one_whose_name_servers_fail_or_hang() {
 async fn one_inside_is_blocked_and_that_is_not_its_failure() {
     let webhook = webhook("http://10.0.0.1/", TIMEOUT);
     let outcome = attempt_on(&mut None, &client(Roots::WebPki), &webhook).await;
-    assert_eq!(error_of(&outcome), "egress_blocked: 10.0.0.1 is not a public address (private)");
+    assert_eq!(error_of(&outcome), "egress_blocked: 10.0.0.1 is a forbidden address (private)");
     assert!(!outcome.end.counts_as_failure());
 }
 

@@ -937,6 +937,10 @@ async fn a_test_tells_what_the_receiver_answered() {
     let ok = test("ok", &receiver.url("/ok")).await;
     assert!(ok["timings"]["connect_ms"].is_number() && ok["timings"]["first_byte_ms"].is_number(), "{ok}");
     assert_eq!((&ok["delivered"], &ok["status_code"], &ok["error"]), (&json!(true), &json!(204), &Value::Null));
+    let sent: Value = serde_json::from_slice(&receiver.wait_for(1).await[0].body).unwrap();
+    assert_eq!((&sent["topic"], &sent["type"]), (&json!("test.ping"), &json!("test")));
+    let payload = json!({"message": "Synthetic test event from Postrider", "triggered_by": "admin"});
+    assert_eq!(sent["payload"], payload);
     let gone = test("not found", &receiver.url("/missing")).await;
     assert_eq!((&gone["delivered"], &gone["error"]), (&json!(false), &json!("non-retryable 404")));
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -249,7 +249,7 @@ async fn a_receiver_gets_the_shape_it_wants_signed_and_with_its_content_type() {
     postrider::signing::verify_decnet(&keys.decnet, &request.headers, &request.body).expect("what is sent is signed");
     let tried = engine.test_webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap().expect("it has a body");
     assert_eq!(tried.error, None);
-    assert!(receiver.wait_for(2).await[1].body.starts_with(b"postrider.test of default has "));
+    assert!(receiver.wait_for(2).await[1].body.starts_with(b"test.ping of default has "));
     change(&engine, &webhook, patch(r#"{"shape": "cloudevents", "content_type": "application/vnd.own+json"}"#)).await;
     publish(&engine, "a.b", 1).await;
     let request = &receiver.wait_for(3).await[2];

@@ -120,7 +120,7 @@ mod tests {
     async fn what_the_c_library_finds_goes_through_the_guard() {
         assert_eq!(asked(Some(of(&["127.0.0.1"]))).await, Ok(204));
         assert_eq!(asked(Some(of(&["127.0.0.2", "127.0.0.1"]))).await, Ok(204), "the first that takes a connection");
-        let inside = "receiver.example: 10.0.0.1 is not a public address (private)";
+        let inside = "receiver.example: 10.0.0.1 is a forbidden address (private)";
         for addresses in [&["10.0.0.1"] as &[&str], &["127.0.0.1", "10.0.0.1"]] {
             let end = asked(Some(of(addresses))).await.unwrap_err();
             assert!(matches!(&end, End::Dns { detail, .. } if detail == inside), "{addresses:?}: {end:?}");

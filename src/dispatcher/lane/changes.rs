@@ -37,7 +37,7 @@ impl Lane {
         state.change_settings(LaneSettings::new(record, defaults), instant);
         state.mode = Mode::of(record);
         if close_circuit {
-            state.breaker.close();
+            state.breaker.reset();
             state.rest.end();
             state.is_health_dirty = true;
         }

@@ -174,11 +174,13 @@ fn given<const N: usize, const M: usize>(before: [Value; N], columns: Columns, a
 
 fn close_circuit(sql: &mut dyn Sql, webhook: WebhookSeq, health: &mut WebhookHealth) -> Result<(), Failure> {
     health.consecutive_failures = 0;
+    health.last_error = None;
     health.auto_disabled_at = None;
     health.probe_at = None;
     health.cool_down = Duration::ZERO;
     sql.execute(
-        "UPDATE webhook_health SET consecutive_failures = 0, auto_disabled_at = NULL, probe_at = NULL, cool_down_us = 0
+        "UPDATE webhook_health
+         SET consecutive_failures = 0, last_error = NULL, auto_disabled_at = NULL, probe_at = NULL, cool_down_us = 0
          WHERE seq = ?1",
         &[webhook.into()],
     )?;
