@@ -26,6 +26,7 @@ mod masks;
 mod oauth2;
 mod proxy;
 mod secret;
+mod user_info;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,6 +45,7 @@ pub use self::identity::{MAX_CERTIFICATES, MAX_PEM_BYTES, RawClientCertificate};
 pub use self::oauth2::{DEFAULT_TOKEN_LIFETIME, EXPIRY_MARGIN, MAX_TOKEN_ANSWER_BYTES, MAX_TOKEN_LIFETIME};
 pub use self::proxy::{RawProxy, Resolution};
 pub use self::secret::{SHOWN_SECRET, SecretText};
+pub use self::user_info::split_credentials;
 
 pub(super) use self::oauth2::Authorization;
 use self::oauth2::TokenSource;

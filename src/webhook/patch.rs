@@ -35,7 +35,7 @@ pub struct WebhookPatch {
     #[schema(max_length = 1024)]
     pub description: Option<String>,
     /// Where to POST to, `https` or `http`; an address within the network is refused. Where scheme, host or port change,
-    /// `headers` and `auth` must be given again.
+    /// `headers` and `auth` must be given again. A user name and password before the host become `auth`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = "uri")]
     pub url: Option<String>,
@@ -123,7 +123,8 @@ pub struct WebhookPatch {
     #[schema(value_type = Option<String>)]
     pub content_type: Option<Option<String>>,
     /// How requests are authorised: `{"type": "basic", "username", "password"}`, `{"type": "bearer", "token"}` or
-    /// `{"type": "oauth2", "token_url", "client_id", "client_secret", "scopes"}`; `null`: not at all.
+    /// `{"type": "oauth2", "token_url", "client_id", "client_secret", "scopes", "audience", "resource", "auth_style"}`;
+    /// `null`: not at all.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<RawAuth>)]
     pub auth: Option<Option<RawAuth>>,

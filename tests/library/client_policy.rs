@@ -236,6 +236,7 @@ fn oauth2(token_url: &str, auth_style: AuthStyle) -> RawAuth {
         client_secret: "s3cr&t".into(),
         scopes: vec!["events.write".to_owned(), "b".to_owned()],
         audience: Some("https://siem.example".to_owned()),
+        resource: Some("https://siem.example/api".to_owned()),
         auth_style,
     }
 }
@@ -267,6 +268,11 @@ async fn answer(stream: &mut TcpStream, status: u16, body: &str) -> bool {
 
 /// Takes only these tokens, one after the other: the first until it is used up, and so on.
 async fn taking(tokens: &'static [&'static str]) -> (Receiver, UnboundedReceiver<String>) {
+    taking_or(tokens, 401).await
+}
+
+/// As [`taking`]; other tokens are answered with `refusal`.
+async fn taking_or(tokens: &'static [&'static str], refusal: u16) -> (Receiver, UnboundedReceiver<String>) {
     let (seen, authorizations) = unbounded_channel();
     let receiver = Receiver::start(move |mut stream| {
         let seen = seen.clone();
@@ -275,7 +281,7 @@ async fn taking(tokens: &'static [&'static str]) -> (Receiver, UnboundedReceiver
                 let given = request.headers["authorization"].to_str().unwrap().to_owned();
                 let taken = tokens.iter().any(|token| given == format!("Bearer {token}"));
                 seen.send(given).unwrap();
-                answer(&mut stream, if taken { 200 } else { 401 }, "").await;
+                answer(&mut stream, if taken { 200 } else { refusal }, "").await;
             }
         }
     })
@@ -306,7 +312,7 @@ async fn a_token_is_fetched_once_for_many_attempts_at_once_and_kept_until_shortl
     assert_eq!(drain(&mut given), vec!["Bearer t1"; 20]);
     let of_all = drain(&mut fetches);
     assert_eq!(of_all.len(), 1, "one for all");
-    let form = "grant_type=client_credentials&scope=events.write+b&audience=https%3A%2F%2Fsiem.example";
+    let form = "grant_type=client_credentials&scope=events.write+b&audience=https%3A%2F%2Fsiem.example&resource=https%3A%2F%2Fsiem.example%2Fapi";
     assert_eq!(String::from_utf8_lossy(&of_all[0].body), form);
     // post+rider:s3cr%26t, as section 2.3.1 of RFC 6749 says.
     assert_eq!(of_all[0].headers["authorization"], "Basic cG9zdCtyaWRlcjpzM2NyJTI2dA==");
@@ -381,6 +387,25 @@ async fn a_token_that_was_revoked_is_replaced_within_the_same_attempt() {
     assert_eq!(other.connections.load(Ordering::SeqCst), 1, "on the same connection");
     assert!(slot.is_some());
     assert_eq!(drain(&mut fetches).len(), 4);
+}
+
+#[tokio::test]
+async fn a_kept_token_that_is_answered_with_403_is_replaced_once() {
+    let (endpoint, mut fetches) = token_endpoint(600).await;
+    let (receiver, mut given) = taking_or(&["t2"], 403).await;
+    let (lenient, _requests) = receiving().await;
+    let auth = Some(oauth2(&endpoint.url(), AuthStyle::Basic));
+    let webhook = with(&receiver.url(), RawAccess { auth, ..RawAccess::default() });
+    let client = client(Roots::WebPki);
+    let warm = Webhook { access: webhook.access.clone(), ..with(&lenient.url(), RawAccess::default()) };
+    assert!(attempt_once(&client, &warm).await.is_success());
+    assert!(attempt_once(&client, &webhook).await.is_success());
+    assert_eq!(drain(&mut given), ["Bearer t1", "Bearer t2"]);
+    let (closed, mut given) = taking_or(&[], 403).await;
+    let forbidden = Webhook { access: webhook.access.clone(), ..with(&closed.url(), RawAccess::default()) };
+    assert_eq!(error_of(&attempt_once(&client, &forbidden).await), "non-retryable 403");
+    assert_eq!(drain(&mut given), ["Bearer t2", "Bearer t3"], "and no more");
+    assert_eq!(drain(&mut fetches).len(), 3);
 }
 
 #[tokio::test]

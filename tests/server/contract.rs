@@ -241,7 +241,7 @@ async fn what_is_shown_of_a_webhook_is_taken_back_and_changes_nothing() {
     let (certificate, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
     let oauth2 = json!({
         "type": "oauth2", "token_url": "https://127.0.0.1:5/path/token", "client_id": "me", "client_secret": "secret",
-        "scopes": ["a", "b"], "audience": "siem", "auth_style": "body",
+        "scopes": ["a", "b"], "audience": "siem", "resource": "urn:siem", "auth_style": "body",
     });
     let with = |name: &str, settings: Value| {
         let mut webhook = every_setting(&receiver.url("/hook"), name);
