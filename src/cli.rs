@@ -65,7 +65,7 @@ enum Command {
     /// Say whether a request's signatures match, and why not
     Verify(verify::Args),
     /// Manage webhooks: who gets which events
-    Webhook(webhook::Args),
+    Webhook(Box<webhook::Args>),
     /// Send events and look at them
     Event(event::Args),
     /// Look at deliveries, retry and discard them
@@ -132,7 +132,7 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Listen(args) => listen::run(args, output).await,
         Command::Sign(args) => sign::run(args, output).await,
         Command::Verify(args) => verify::run(args, output).await,
-        Command::Webhook(args) => webhook::run(args, output).await,
+        Command::Webhook(args) => webhook::run(*args, output).await,
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
         Command::Shape(args) => shape::run(args, output).await,

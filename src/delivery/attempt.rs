@@ -129,7 +129,7 @@ impl Sending<'_> {
         let access = &self.webhook.access;
         for is_last in [false, true] {
             *trace = Trace { phase: Phase::Token, ..Trace::of_at_most(MAX_RESPONSE_BYTES) };
-            let authorization = access.authorization(self.client, self.clock).await?;
+            let authorization = access.authorization(self.client, &self.webhook.destination, self.clock).await?;
             self.once(slot, authorization.as_ref(), trace).await?;
             let is_refused = trace.answer.status().is_some_and(|status| REFUSES_TOKEN.contains(&status));
             let Some(authorization) = authorization.filter(|_| is_refused) else { break };
