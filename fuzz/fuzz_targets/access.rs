@@ -36,7 +36,7 @@ fuzz_target!(|input: &[u8]| {
             }
         }
         Err(errors) => {
-            let fields = ["headers", "content_type", "auth", "ca", "client_certificate", "proxy"];
+            let fields = ["headers", "content_type", "auth", "ca", "server_name", "client_certificate", "proxy"];
             assert!(!errors.is_empty());
             for error in errors {
                 assert!(fields.contains(&error.field) && !error.to_string().is_empty());

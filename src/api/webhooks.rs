@@ -170,6 +170,8 @@ pub(super) struct Webhook {
     auth: Option<RawAuth>,
     #[schema(required)]
     ca: Option<String>,
+    #[schema(required)]
+    server_name: Option<String>,
     /// As it was set, without its secrets.
     #[schema(required)]
     client_certificate: Option<RawClientCertificate>,
@@ -269,6 +271,7 @@ impl Webhook {
             content_type: access.content_type,
             auth: access.auth,
             ca: access.ca,
+            server_name: access.server_name,
             client_certificate: access.client_certificate,
             proxy: access.proxy,
             disabled_reason: record.switched_off.as_ref().map(|off| off.reason.clone()),

@@ -26,12 +26,14 @@ mod masks;
 mod oauth2;
 mod proxy;
 mod secret;
+mod user_info;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use http::HeaderValue;
+use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
 
 pub use self::auth::{AuthStyle, MAX_CLIENT_SECRET_BYTES, MAX_PASSWORD_BYTES, MAX_SCOPES, MAX_USERNAME_BYTES, RawAuth};
@@ -44,11 +46,12 @@ pub use self::identity::{MAX_CERTIFICATES, MAX_PEM_BYTES, RawClientCertificate};
 pub use self::oauth2::{DEFAULT_TOKEN_LIFETIME, EXPIRY_MARGIN, MAX_TOKEN_ANSWER_BYTES, MAX_TOKEN_LIFETIME};
 pub use self::proxy::{RawProxy, Resolution};
 pub use self::secret::{SHOWN_SECRET, SecretText};
+pub use self::user_info::split_credentials;
 
 pub(super) use self::oauth2::Authorization;
 use self::oauth2::TokenSource;
 use super::End;
-use super::client::{Client, Identity, Proxy, Route, RouteId, Target};
+use super::client::{Client, Identity, NamedRoute, Proxy, Route, RouteId, Target};
 use super::guard::Destination;
 use crate::clock::Clock;
 
@@ -67,7 +70,11 @@ pub struct RawAccess {
     pub content_type: Option<String>,
     pub auth: Option<RawAuth>,
     /// PEM: authorities that are trusted for this webhook and its token endpoint, in addition to the server's.
+    ///
+    /// A receiver that shows one of these very certificates is trusted, too; its name and its dates must be right.
     pub ca: Option<String>,
+    /// The name that the receiver's certificate must have, and that is asked for (SNI), instead of the URL's host.
+    pub server_name: Option<String>,
     /// For mutual TLS: sent to every server that asks for a certificate. It can be combined with any `auth`.
     pub client_certificate: Option<RawClientCertificate>,
     pub proxy: Option<RawProxy>,
@@ -84,6 +91,7 @@ impl RawAccess {
             content_type: self.content_type.clone(),
             auth: self.auth.as_ref().map(RawAuth::shown),
             ca: self.ca.clone(),
+            server_name: self.server_name.clone(),
             client_certificate: self.client_certificate.as_ref().map(RawClientCertificate::shown),
             proxy: self.proxy.as_ref().map(RawProxy::shown),
         }
@@ -105,8 +113,13 @@ struct Inner {
 }
 
 /// The route of the settings; `None`: the client's own.
-fn route(raw: &RawAccess, identity: Option<Identity>, proxy: Option<Proxy>) -> Option<Route> {
-    if identity.is_none() && proxy.is_none() {
+fn route(
+    raw: &RawAccess,
+    identity: Option<Identity>,
+    server_name: Option<ServerName<'static>>,
+    proxy: Option<Proxy>,
+) -> Option<Route> {
+    if identity.is_none() && server_name.is_none() && proxy.is_none() {
         return None;
     }
     let certificate = raw.client_certificate.as_ref();
@@ -118,12 +131,20 @@ fn route(raw: &RawAccess, identity: Option<Identity>, proxy: Option<Proxy>) -> O
         raw.proxy.as_ref().map(|proxy| proxy.resolve.as_str()),
     ];
     let mut digest = Sha256::new();
-    for part in parts {
+    let add = |digest: &mut Sha256, part: Option<&str>| {
         // Each part has its length, so that different lists have different digests.
         digest.update((part.map_or(u64::MAX, |part| part.len() as u64)).to_le_bytes());
         digest.update(part.unwrap_or_default());
+    };
+    for part in parts {
+        add(&mut digest, part);
     }
-    Some(Route { id: RouteId(digest.finalize().into()), identity, proxy })
+    let server_name = server_name.map(|name| {
+        let mut digest = digest.clone();
+        add(&mut digest, Some(&name.to_str()));
+        NamedRoute { name, id: RouteId(digest.finalize().into()) }
+    });
+    Some(Route { id: RouteId(digest.finalize().into()), server_name, identity, proxy })
 }
 
 /// Collects all errors, so that a user sees them together.
@@ -157,13 +178,14 @@ impl Access {
                 None => {}
             }
         }
-        let roots = raw.ca.as_deref().and_then(|pem| checked.ok(identity::roots(pem)));
+        let authorities = raw.ca.as_deref().and_then(|pem| checked.ok(identity::authorities(pem)));
+        let server_name = raw.server_name.as_deref().and_then(|name| checked.ok(identity::server_name(name)));
         let certificate = raw.client_certificate.as_ref().and_then(|pair| checked.ok(pair.check()));
         let proxy = raw.proxy.as_ref().and_then(|proxy| checked.ok(proxy.check()));
         if !checked.0.is_empty() {
             return Err(checked.0);
         }
-        let route = route(&raw, Identity::of(roots, certificate), proxy);
+        let route = route(&raw, Identity::of(authorities, certificate), server_name, proxy);
         Ok(Self(Some(Arc::new(Inner { raw, headers, content_type, tokens, route }))))
     }
 
@@ -175,6 +197,7 @@ impl Access {
             content_type: None,
             auth: None,
             ca: None,
+            server_name: None,
             client_certificate: None,
             proxy: None,
         };
@@ -202,8 +225,8 @@ impl Access {
             if inner.raw.auth.is_some() {
                 warnings.push("insecure_auth: the credential of `auth` is sent without encryption (http)");
             }
-            if inner.route.as_ref().is_some_and(|route| route.identity.is_some()) {
-                warnings.push("unused_tls: `ca` and `client_certificate` have no effect on an http URL");
+            if inner.route.as_ref().is_some_and(|route| route.identity.is_some() || route.server_name.is_some()) {
+                warnings.push("unused_tls: `ca`, `server_name` and `client_certificate` have no effect on an http URL");
             }
         }
         if inner.tokens.as_ref().is_some_and(|tokens| !tokens.endpoint().is_tls()) {
@@ -222,7 +245,7 @@ impl Access {
 
     /// `destination`, with the route of these settings.
     pub(super) fn target<'a>(&'a self, destination: &'a Destination) -> Target<'a> {
-        Target { destination, route: self.0.as_ref().and_then(|inner| inner.route.as_ref()) }
+        Target { destination, route: self.0.as_ref().and_then(|inner| inner.route.as_ref()), is_receiver: true }
     }
 
     /// The proxy's address, if there is a proxy.
@@ -240,11 +263,17 @@ impl Access {
         self.token_endpoint().is_some()
     }
 
-    /// A token, from the cache or from the token endpoint, if these settings ask for one.
-    pub(super) async fn authorization(&self, client: &Client, clock: &dyn Clock) -> Result<Option<Authorization>, End> {
+    /// A token, from the cache or from the token endpoint, if these settings ask for one for `receiver`.
+    pub(super) async fn authorization(
+        &self,
+        client: &Client,
+        receiver: &Destination,
+        clock: &dyn Clock,
+    ) -> Result<Option<Authorization>, End> {
         let Some(inner) = &self.0 else { return Ok(None) };
         let Some(tokens) = &inner.tokens else { return Ok(None) };
-        let target = Target { destination: tokens.endpoint(), route: inner.route.as_ref() };
+        let (destination, route) = (tokens.endpoint(), inner.route.as_ref());
+        let target = Target { destination, route, is_receiver: destination.same_origin(receiver) };
         tokens.get(client, target, clock).await.map(Some)
     }
 

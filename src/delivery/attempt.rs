@@ -17,8 +17,9 @@ use crate::signing::{Scheme, decnet_signature};
 /// How much of a response body is read, for the log.
 pub const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 
-/// The status of a receiver that wants another credential.
-const UNAUTHORIZED: u16 = 401;
+/// The statuses of a receiver that wants another credential. 403 is the answer of some to a token that was revoked, or
+/// whose rights have changed since.
+const REFUSES_TOKEN: [u16; 2] = [401, 403];
 
 /// The original's; receivers are configured to expect it.
 const USER_AGENT: &[u8] = b"decnet-webhook/1.0";
@@ -130,9 +131,9 @@ impl Sending<'_> {
         let access = &self.webhook.access;
         for is_last in [false, true] {
             *trace = Trace { phase: Phase::Token, ..Trace::of_at_most(MAX_RESPONSE_BYTES) };
-            let authorization = access.authorization(self.client, self.clock).await?;
+            let authorization = access.authorization(self.client, &self.webhook.destination, self.clock).await?;
             self.once(slot, authorization.as_ref(), trace).await?;
-            let is_refused = trace.answer.status() == Some(UNAUTHORIZED);
+            let is_refused = trace.answer.status().is_some_and(|status| REFUSES_TOKEN.contains(&status));
             let Some(authorization) = authorization.filter(|_| is_refused) else { break };
             access.forget(&authorization).await;
             if is_last || !authorization.is_cached {

@@ -9,7 +9,10 @@ mod route;
 mod sockets;
 mod stream;
 mod tls;
+mod tls_error;
+mod trust;
 mod tunnel;
+mod validity;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +29,9 @@ pub use self::answer::{AnswerReader, BodyEnd, MAX_HEAD_BYTES, Unreadable};
 pub use self::connection::{CONFIRM_AFTER, Connection, MAX_AGE, MAX_IDLE};
 use self::pool::Pool;
 pub use self::request::{OutgoingRequest, RequestHead};
-pub(super) use self::route::{Credentials, Identity, Proxy, ProxyKind, Route, RouteId, Target};
+pub(super) use self::route::{
+    Authorities, Credentials, Identity, NamedRoute, Proxy, ProxyKind, Route, RouteId, Target,
+};
 pub use self::sockets::SocketLimits;
 use self::sockets::Sockets;
 use self::stream::Stream;
@@ -158,7 +163,8 @@ impl Client {
             None => Arc::new(SystemResolver),
         };
         let roots = Arc::new(roots.into_store());
-        let tls = TlsConnector::from(Arc::new(client_config(Arc::clone(&roots), None, SessionMemory::EveryWebhook)?));
+        let tls =
+            TlsConnector::from(Arc::new(client_config(Arc::clone(&roots), &[], None, SessionMemory::EveryWebhook)?));
         let (pool, refusals) = (Mutex::default(), LogRate::default());
         let sockets = Sockets::new(sockets);
         Ok(Self { inner: Arc::new(Inner { policy, resolver, roots, tls, connect_timeout, sockets, pool, refusals }) })
@@ -359,13 +365,13 @@ impl Client {
             let began_at = Instant::now();
             let identity = target.route.and_then(|route| route.identity.as_ref());
             let own = identity.map(|identity| identity.connector(&self.inner.roots)).transpose();
-            let own = own.map_err(|error| End::Tls(error.to_string()))?;
+            let own = own.map_err(|error| End::Tls(tls_error::words(&error)))?;
             let connector = own.as_ref().unwrap_or(&self.inner.tls);
-            let handshake = connector.connect(target.destination.server_name().clone(), dialled.tcp);
+            let handshake = connector.connect(target.server_name().clone(), dialled.tcp);
             let stream = timeout_at(dialled.deadline, handshake)
                 .await
                 .map_err(|_| Phase::Tls.timed_out(self.inner.connect_timeout))?
-                .map_err(|error| End::Tls(error.to_string()))?;
+                .map_err(|error| End::Tls(tls_error::handshake_failure(&error)))?;
             trace.timings.tls = Some(began_at.elapsed());
             Stream::Tls(Box::new(stream))
         } else {

@@ -3,9 +3,20 @@
 
 use super::error::WebhookError;
 use super::patch::WebhookPatch;
-use crate::delivery::access::RawAuth;
+use crate::delivery::access::{RawAuth, split_credentials};
 use crate::delivery::guard::Destination;
 use crate::delivery::receiver::Webhook;
+
+/// `patch` with the credentials of its URL in `auth`, so that the URL that is stored and shown has none.
+pub(super) fn out_of_url(patch: WebhookPatch) -> Result<WebhookPatch, WebhookError> {
+    let split = patch.url.as_deref().map(split_credentials).transpose().map_err(WebhookError::from)?;
+    let Some((url, auth)) = split.flatten() else { return Ok(patch) };
+    if matches!(patch.auth, Some(Some(_))) {
+        let reason = "has a user name or password before its host, and `auth` is given too; give one of them";
+        return Err(WebhookError::Field { field: "url", reason: reason.to_owned() });
+    }
+    Ok(WebhookPatch { url: Some(url), auth: Some(Some(auth)), ..patch })
+}
 
 /// The credentials that `patch` must give again, because it would send the stored ones to another server. With another
 /// origin of the URL or another proxy these are the values of headers and `auth`: a proxy sees requests over http and,
@@ -97,6 +108,38 @@ mod tests {
             assert!(needed(BEARER, change).is_empty(), "{change}: {:?}", needed(BEARER, change));
         }
         assert!(needed("{}", elsewhere[0]).is_empty(), "where there are none, none are asked for");
+    }
+
+    #[test]
+    fn credentials_in_a_url_become_basic_ones() {
+        use crate::delivery::access::RawAuth;
+        let create = |fields: &str| {
+            WebhookSettings::create(patch(&format!(r#"{{"name": "w", "topic_patterns": [">"], {fields}}}"#)))
+        };
+        let made = create(r#""url": "https://me:p%40ss@a.example/hook?k=1""#).unwrap();
+        assert_eq!(made.receiver.destination.as_str(), "https://a.example/hook?k=1");
+        let basic =
+            |username: &str, password: &str| RawAuth::Basic { username: username.into(), password: password.into() };
+        assert_eq!(made.receiver.access.raw().auth, Some(basic("me", "p@ss")));
+        // With them, a webhook may be led to another server.
+        let moved = made.patched(&patch(r#"{"url": "https://you:new@b.example/"}"#)).unwrap();
+        assert_eq!(moved.receiver.destination.as_str(), "https://b.example/");
+        assert_eq!(moved.receiver.access.raw().auth, Some(basic("you", "new")));
+        let kept = made.patched(&patch(r#"{"url": "https://a.example/other"}"#)).unwrap();
+        assert_eq!(kept.receiver.access.raw().auth, Some(basic("me", "p@ss")));
+        for (fields, expected) in [
+            (
+                r#""url": "https://me:geheim@a.example/", "auth": {"type": "bearer", "token": "t"}"#,
+                "url: has a user name",
+            ),
+            (r#""url": "https://a:geheim@b@a.example/""#, "url: has more than one @"),
+            (r#""url": "https://:@a.example/""#, "auth: username and password are empty"),
+            (r#""url": "https://me:…@a.example/""#, "auth: password is the sign"),
+        ] {
+            let errors = create(fields).unwrap_err();
+            let text = format!("{}: {}", errors[0].field(), errors[0]);
+            assert!(errors.len() == 1 && text.starts_with(expected) && !text.contains("geheim"), "{errors:?}");
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub struct WebhookPatch {
     #[schema(max_length = 1024)]
     pub description: Option<String>,
     /// Where to POST to, `https` or `http`; an address within the network is refused. Where scheme, host or port change,
-    /// `headers` and `auth` must be given again.
+    /// `headers` and `auth` must be given again. A user name and password before the host become `auth`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = "uri")]
     pub url: Option<String>,
@@ -146,14 +146,19 @@ pub struct WebhookPatch {
     #[schema(value_type = Option<String>)]
     pub content_type: Option<Option<String>>,
     /// How requests are authorised: `{"type": "basic", "username", "password"}`, `{"type": "bearer", "token"}` or
-    /// `{"type": "oauth2", "token_url", "client_id", "client_secret", "scopes"}`; `null`: not at all.
+    /// `{"type": "oauth2", "token_url", "client_id", "client_secret", "scopes", "audience", "resource", "auth_style"}`;
+    /// `null`: not at all.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<RawAuth>)]
     pub auth: Option<Option<RawAuth>>,
-    /// Certificate authorities in PEM, trusted for this webhook beside the server's.
+    /// Certificate authorities in PEM, trusted for this webhook beside the server's; the receiver's own certificate will do.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub ca: Option<Option<String>>,
+    /// The name that the receiver's certificate must have, and that SNI says; `null`: the host of `url`.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, max_length = 253)]
+    pub server_name: Option<Option<String>>,
     /// Mutual TLS: `{"certificate", "key"}` in PEM.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<RawClientCertificate>)]
@@ -230,6 +235,7 @@ impl WebhookPatch {
         set(self.content_type.as_ref().map(|given| changed.content_type.clone_from(given)).is_some());
         set(self.auth.as_ref().map(|given| changed.auth.clone_from(given)).is_some());
         set(self.ca.as_ref().map(|given| changed.ca.clone_from(given)).is_some());
+        set(self.server_name.as_ref().map(|given| changed.server_name.clone_from(given)).is_some());
         set(self.client_certificate.as_ref().map(|given| changed.client_certificate.clone_from(given)).is_some());
         set(self.proxy.as_ref().map(|given| changed.proxy.clone_from(given)).is_some());
         is_named.then(|| changed.unmasked(access))
@@ -237,12 +243,13 @@ impl WebhookPatch {
 
     /// This patch, which also brings `access` back when it is put over the default.
     pub(super) fn with_access(self, access: &RawAccess) -> Self {
-        let RawAccess { headers, content_type, auth, ca, client_certificate, proxy } = access.clone();
+        let RawAccess { headers, content_type, auth, ca, server_name, client_certificate, proxy } = access.clone();
         Self {
             headers: (!headers.is_empty()).then_some(headers),
             content_type: content_type.map(Some),
             auth: auth.map(Some),
             ca: ca.map(Some),
+            server_name: server_name.map(Some),
             client_certificate: client_certificate.map(Some),
             proxy: proxy.map(Some),
             ..self

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::credentials::needed_again;
+use super::credentials::{needed_again, out_of_url};
 use super::error::WebhookError;
 use super::patch::WebhookPatch;
 use super::policy::{Policy, PolicyError};
@@ -102,6 +102,7 @@ pub fn simple_event_patterns(name: &str) -> Option<&'static [&'static str]> {
 impl WebhookSettings {
     /// Settings of a new webhook. `name`, `url` and a pattern are required; keys that are not given are generated.
     pub fn create(patch: WebhookPatch) -> Result<Self, Vec<WebhookError>> {
+        let patch = out_of_url(patch).map_err(|error| vec![error])?;
         let mut errors = Vec::new();
         for (field, is_missing) in [("name", patch.name.is_none()), ("url", patch.url.is_none())] {
             if is_missing {
@@ -189,7 +190,8 @@ impl WebhookSettings {
 
     /// These settings with `patch` applied. The error has all faults.
     pub fn patched(&self, patch: &WebhookPatch) -> Result<Self, Vec<WebhookError>> {
-        Checked { errors: Vec::new() }.apply(self.clone(), patch)
+        let patch = out_of_url(patch.clone()).map_err(|error| vec![error])?;
+        Checked { errors: Vec::new() }.apply(self.clone(), &patch)
     }
 }
 

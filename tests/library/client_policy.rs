@@ -236,6 +236,7 @@ fn oauth2(token_url: &str, auth_style: AuthStyle) -> RawAuth {
         client_secret: "s3cr&t".into(),
         scopes: vec!["events.write".to_owned(), "b".to_owned()],
         audience: Some("https://siem.example".to_owned()),
+        resource: Some("https://siem.example/api".to_owned()),
         auth_style,
     }
 }
@@ -267,6 +268,11 @@ async fn answer(stream: &mut TcpStream, status: u16, body: &str) -> bool {
 
 /// Takes only these tokens, one after the other: the first until it is used up, and so on.
 async fn taking(tokens: &'static [&'static str]) -> (Receiver, UnboundedReceiver<String>) {
+    taking_or(tokens, 401).await
+}
+
+/// As [`taking`]; other tokens are answered with `refusal`.
+async fn taking_or(tokens: &'static [&'static str], refusal: u16) -> (Receiver, UnboundedReceiver<String>) {
     let (seen, authorizations) = unbounded_channel();
     let receiver = Receiver::start(move |mut stream| {
         let seen = seen.clone();
@@ -275,7 +281,7 @@ async fn taking(tokens: &'static [&'static str]) -> (Receiver, UnboundedReceiver
                 let given = request.headers["authorization"].to_str().unwrap().to_owned();
                 let taken = tokens.iter().any(|token| given == format!("Bearer {token}"));
                 seen.send(given).unwrap();
-                answer(&mut stream, if taken { 200 } else { 401 }, "").await;
+                answer(&mut stream, if taken { 200 } else { refusal }, "").await;
             }
         }
     })
@@ -306,7 +312,7 @@ async fn a_token_is_fetched_once_for_many_attempts_at_once_and_kept_until_shortl
     assert_eq!(drain(&mut given), vec!["Bearer t1"; 20]);
     let of_all = drain(&mut fetches);
     assert_eq!(of_all.len(), 1, "one for all");
-    let form = "grant_type=client_credentials&scope=events.write+b&audience=https%3A%2F%2Fsiem.example";
+    let form = "grant_type=client_credentials&scope=events.write+b&audience=https%3A%2F%2Fsiem.example&resource=https%3A%2F%2Fsiem.example%2Fapi";
     assert_eq!(String::from_utf8_lossy(&of_all[0].body), form);
     // post+rider:s3cr%26t, as section 2.3.1 of RFC 6749 says.
     assert_eq!(of_all[0].headers["authorization"], "Basic cG9zdCtyaWRlcjpzM2NyJTI2dA==");
@@ -381,6 +387,25 @@ async fn a_token_that_was_revoked_is_replaced_within_the_same_attempt() {
     assert_eq!(other.connections.load(Ordering::SeqCst), 1, "on the same connection");
     assert!(slot.is_some());
     assert_eq!(drain(&mut fetches).len(), 4);
+}
+
+#[tokio::test]
+async fn a_kept_token_that_is_answered_with_403_is_replaced_once() {
+    let (endpoint, mut fetches) = token_endpoint(600).await;
+    let (receiver, mut given) = taking_or(&["t2"], 403).await;
+    let (lenient, _requests) = receiving().await;
+    let auth = Some(oauth2(&endpoint.url(), AuthStyle::Basic));
+    let webhook = with(&receiver.url(), RawAccess { auth, ..RawAccess::default() });
+    let client = client(Roots::WebPki);
+    let warm = Webhook { access: webhook.access.clone(), ..with(&lenient.url(), RawAccess::default()) };
+    assert!(attempt_once(&client, &warm).await.is_success());
+    assert!(attempt_once(&client, &webhook).await.is_success());
+    assert_eq!(drain(&mut given), ["Bearer t1", "Bearer t2"]);
+    let (closed, mut given) = taking_or(&[], 403).await;
+    let forbidden = Webhook { access: webhook.access.clone(), ..with(&closed.url(), RawAccess::default()) };
+    assert_eq!(error_of(&attempt_once(&client, &forbidden).await), "non-retryable 403");
+    assert_eq!(drain(&mut given), ["Bearer t2", "Bearer t3"], "and no more");
+    assert_eq!(drain(&mut fetches).len(), 3);
 }
 
 #[tokio::test]
@@ -584,8 +609,8 @@ mod tls {
             (https(&receiver), trusting(&ours), None),
             (https(&public), trusting(&ours), None),
             (https(&public), RawAccess::default(), None),
-            (https(&receiver), RawAccess::default(), Some("UnknownIssuer")),
-            (https(&receiver), trusting(&authority("theirs")), Some("UnknownIssuer")),
+            (https(&receiver), RawAccess::default(), Some("authority is unknown")),
+            (https(&receiver), trusting(&authority("theirs")), Some("authority is unknown")),
         ] {
             let outcome = attempt_once(&client, &with(&url, raw)).await;
             match expected {
@@ -597,7 +622,142 @@ mod tls {
         let webhook = with(&https(&public), trusting(&ours));
         assert!(attempt_once(&client, &webhook).await.is_success());
         let distrusting = super::client(Roots::Custom(roots(&authority("none"))));
-        assert!(error_of(&attempt_once(&distrusting, &webhook).await).contains("UnknownIssuer"));
+        assert!(error_of(&attempt_once(&distrusting, &webhook).await).contains("authority is unknown"));
+    }
+
+    /// A server with a certificate that it has signed itself, as `openssl req -x509` makes it, and that certificate.
+    fn self_signed(names: &[&str], is_authority: bool, until_year: i32) -> (TlsAcceptor, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params =
+            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, names.concat());
+        params.not_after = rcgen::date_time_ymd(until_year, 1, 1);
+        if is_authority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let certificate = params.self_signed(&key).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let config = builder.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], der).unwrap();
+        (TlsAcceptor::from(Arc::new(config)), certificate.pem())
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_was_given_itself_is_trusted_where_it_stands() {
+        const MINE: &str = "127.0.0.1";
+        for is_authority in [false, true] {
+            let (acceptor, pem) = self_signed(&[MINE], is_authority, 2099);
+            let (receiver, _requests) = serving(acceptor).await;
+            let (_, other) = self_signed(&["other.example"], is_authority, 2099);
+            let attempt = async |ca: &[&str]| {
+                let raw = RawAccess { ca: Some(ca.concat()), ..RawAccess::default() };
+                attempt_once(&client(Roots::WebPki), &with(&https(&receiver), raw)).await
+            };
+            for ca in [[&*pem, &*other], [&*other, &*pem]] {
+                assert!(attempt(&ca).await.is_success(), "CA:{is_authority}");
+            }
+            let error = error_of(&attempt(&[&other]).await);
+            let expected = if is_authority { "give this certificate itself as `ca`" } else { "give it as `ca`" };
+            assert!(error.ends_with(expected), "{error}");
+        }
+        for (names, until_year, expected) in [
+            (
+                &["localhost", "a.example"][..],
+                2099,
+                "tls: the certificate is for localhost, a.example and not for 127.0.0.1",
+            ),
+            (&[][..], 2099, "tls: the certificate is for no host and not for 127.0.0.1"),
+            (&[MINE][..], 2020, "tls: the certificate expired on 2020-01-01"),
+        ] {
+            let (acceptor, pem) = self_signed(names, true, until_year);
+            let (receiver, mut requests) = serving(acceptor).await;
+            let raw = RawAccess { ca: Some(pem), ..RawAccess::default() };
+            let outcome = attempt_once(&client(Roots::WebPki), &with(&https(&receiver), raw)).await;
+            assert_eq!(error_of(&outcome), expected);
+            assert!(requests.try_recv().is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_given_certificate_without_its_key_is_worth_nothing() {
+        // A server that shows our certificate and signs with another key.
+        let (_, pem) = self_signed(&["127.0.0.1"], true, 2099);
+        let der = <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::from_pem_slice(
+            pem.as_bytes(),
+        );
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let other = PrivateKeyDer::Pkcs8(KeyPair::generate().unwrap().serialize_der().into());
+        let key = provider.key_provider.load_private_key(other).unwrap();
+        let stolen = rustls::sign::SingleCertAndKey::from(rustls::sign::CertifiedKey::new(vec![der.unwrap()], key));
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(stolen));
+        let (receiver, mut requests) = serving(TlsAcceptor::from(Arc::new(config))).await;
+        let raw = RawAccess { ca: Some(pem), ..RawAccess::default() };
+        let outcome = attempt_once(&client(Roots::WebPki), &with(&https(&receiver), raw)).await;
+        assert!(error_of(&outcome).starts_with("tls: the certificate has a signature"), "{outcome:?}");
+        assert!(requests.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_receiver_may_be_known_by_another_name_than_its_url_s() {
+        let ours = authority("ours");
+        let (receiver, mut requests) = serving(acceptor(&ours, None)).await;
+        let client = client(Roots::Custom(roots(&ours)));
+        let named = |name: &str| {
+            with(&https(&receiver), RawAccess { server_name: Some(name.to_owned()), ..RawAccess::default() })
+        };
+        let options =
+            DeliverOptions { schedule: postrider::delivery::retry::Schedule::once(), ..DeliverOptions::default() };
+        let message = event(r#"{"topic": "a"}"#);
+        for (webhook, sni) in [
+            (named("Receiver.example"), Some("receiver.example")),
+            (with(&https(&receiver), RawAccess::default()), None),
+            (named("receiver.example"), Some("receiver.example")),
+        ] {
+            assert!(deliver(&client, &webhook, &message, &options).await.ok);
+            let (request, _, seen) = requests.recv().await.unwrap();
+            assert_eq!(seen.as_deref(), sni);
+            assert_eq!(request.headers["host"], receiver.addr.to_string(), "the request is for the URL's host");
+        }
+        assert_eq!(receiver.connections.load(Ordering::SeqCst), 2, "a name has connections of its own");
+        let error = deliver(&client, &named("siem.internal"), &message, &options).await.error.unwrap();
+        assert_eq!(error, "tls: the certificate is for 127.0.0.1, receiver.example and not for siem.internal");
+    }
+
+    #[tokio::test]
+    async fn a_server_name_is_the_receiver_s_and_not_the_token_endpoint_s() {
+        let (ours, theirs) = (authority("ours"), self_signed(&["siem.internal"], true, 2099));
+        let (receiver, mut requests) = serving(theirs.0).await;
+        let acceptor = acceptor(&ours, None);
+        let endpoint = Receiver::start(move |stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                while read_request(&mut stream).await.is_some() {
+                    let body = r#"{"access_token":"t"}"#;
+                    write(
+                        &mut stream,
+                        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes(),
+                    )
+                    .await;
+                }
+            }
+        })
+        .await;
+        let raw = RawAccess {
+            auth: Some(oauth2(&https(&endpoint), AuthStyle::Basic)),
+            ca: Some(theirs.1 + &ours.pem()),
+            server_name: Some("siem.internal".to_owned()),
+            ..RawAccess::default()
+        };
+        let outcome = attempt_once(&client(Roots::WebPki), &with(&https(&receiver), raw)).await;
+        assert!(outcome.is_success(), "{outcome:?}");
+        assert_eq!(requests.recv().await.unwrap().2.as_deref(), Some("siem.internal"));
     }
 
     #[tokio::test]

@@ -242,7 +242,7 @@ async fn what_is_shown_of_a_webhook_is_taken_back_and_changes_nothing() {
     let (certificate, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
     let oauth2 = json!({
         "type": "oauth2", "token_url": "https://127.0.0.1:5/path/token", "client_id": "me", "client_secret": "secret",
-        "scopes": ["a", "b"], "audience": "siem", "auth_style": "body",
+        "scopes": ["a", "b"], "audience": "siem", "resource": "urn:siem", "auth_style": "body",
     });
     let with = |name: &str, settings: Value| {
         let mut webhook = every_setting(&receiver.url("/hook"), name);
@@ -254,7 +254,10 @@ async fn what_is_shown_of_a_webhook_is_taken_back_and_changes_nothing() {
         with("basic", json!({"auth": {"type": "basic", "username": "me", "password": "secret"}, "shape": "slack"})),
         with("bearer", json!({"auth": {"type": "bearer", "token": "secret"}, "enabled": false, "paused": true})),
         with("oauth2", json!({"auth": oauth2, "shape": {"template": "{{ event.id }}", "content_type": "text/plain"}})),
-        with("tls", json!({"ca": certificate, "client_certificate": {"certificate": certificate, "key": key}})),
+        with(
+            "tls",
+            json!({"ca": certificate, "server_name": "siem.internal", "client_certificate": {"certificate": certificate, "key": key}}),
+        ),
         with("batch", json!({"batch": {"max_events": 10, "max_wait_ms": 5, "max_bytes": 2048}, "ordered": false})),
     ];
     let reader = server.token(r#"["read"]"#).await;

@@ -86,9 +86,12 @@ pub(super) struct Settings {
     /// Authorise requests as this file says, with JSON as in {"type": "bearer", "token": "…"}; `none` for not at all
     #[arg(long, value_name = "FILE")]
     auth: Option<String>,
-    /// Trust the certificate authorities in this PEM file too; `none` for the usual ones alone
+    /// Trust the certificate authorities in this PEM file too, or this very certificate; `none` for the usual ones alone
     #[arg(long, value_name = "FILE")]
     ca: Option<String>,
+    /// Expect a certificate for this name instead of the URL's host; `none` for the host
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
     /// Show receivers the certificate in this PEM file (mutual TLS); `none` for none
     #[arg(long, value_name = "FILE")]
     client_certificate: Option<String>,
@@ -269,6 +272,7 @@ impl Settings {
             ("content_type", self.content_type.map(|text| unless_none(text, |text| Ok(text.into()))).transpose()?),
             ("auth", self.auth.map(|file| unless_none(file, |file| json_file(&file))).transpose()?),
             ("ca", self.ca.map(|file| unless_none(file, |file| Ok(read(&file)?.into()))).transpose()?),
+            ("server_name", self.server_name.map(|name| unless_none(name, |name| Ok(name.into()))).transpose()?),
             ("client_certificate", certificate(self.client_certificate, self.client_key.as_deref())?),
             ("proxy", self.proxy.map(|url| unless_none(url, |url| Ok(proxy(&url, self.proxy_resolves)))).transpose()?),
         ];

@@ -15,7 +15,7 @@ pub const MAX_PASSWORD_BYTES: usize = 1_024;
 pub const MAX_CLIENT_SECRET_BYTES: usize = 4_096;
 /// The most `OAuth2` scopes.
 pub const MAX_SCOPES: usize = 64;
-/// The longest `OAuth2` scope or audience, in bytes.
+/// The longest `OAuth2` scope, audience or resource, in bytes.
 const MAX_SCOPE_BYTES: usize = 512;
 
 /// How Postrider shows a receiver who it is, as a user says it.
@@ -27,7 +27,7 @@ const MAX_SCOPE_BYTES: usize = 512;
     schema(as = Auth)
 )]
 pub enum RawAuth {
-    /// RFC 7617, in UTF-8.
+    /// RFC 7617, in UTF-8. One of the two may be empty.
     Basic {
         username: String,
         /// Not shown again: `…`, which is shown instead, is the one of before.
@@ -53,6 +53,9 @@ pub enum RawAuth {
         /// A parameter that some servers ask for (Auth0, Okta).
         #[cfg_attr(feature = "server", serde(default, skip_serializing_if = "Option::is_none"))]
         audience: Option<String>,
+        /// The parameter of RFC 8707: for which server the token is meant (Entra ID v1, AD FS).
+        #[cfg_attr(feature = "server", serde(default, skip_serializing_if = "Option::is_none"))]
+        resource: Option<String>,
         #[cfg_attr(feature = "server", serde(default))]
         auth_style: AuthStyle,
     },
@@ -86,8 +89,22 @@ fn wrong(reason: impl std::fmt::Display) -> AccessError {
 
 /// `name` is the field's; the error does not show the text.
 fn check_text(name: &str, text: &str, most: usize, allows: fn(char) -> bool, allowed: &str) -> Result<(), AccessError> {
-    if text.is_empty() || text.len() > most {
-        return Err(wrong(format_args!("{name} has {} bytes, must have 1 to {most}", text.len())));
+    if text.is_empty() {
+        return Err(wrong(format_args!("{name} has 0 bytes, must have 1 to {most}")));
+    }
+    check_text_or_none(name, text, most, allows, allowed)
+}
+
+/// As [`check_text`], of a text that may be empty.
+fn check_text_or_none(
+    name: &str,
+    text: &str,
+    most: usize,
+    allows: fn(char) -> bool,
+    allowed: &str,
+) -> Result<(), AccessError> {
+    if text.len() > most {
+        return Err(wrong(format_args!("{name} has {} bytes, must have at most {most}", text.len())));
     }
     match text.char_indices().find(|(_, c)| !allows(*c)) {
         Some((at, _)) => Err(wrong(format_args!("{name} has a character at byte {at} that is not {allowed}"))),
@@ -102,10 +119,15 @@ fn check_secret(
     allows: fn(char) -> bool,
     allowed: &str,
 ) -> Result<(), AccessError> {
+    check_is_secret(name, secret)?;
+    check_text(name, secret.expose(), most, allows, allowed)
+}
+
+fn check_is_secret(name: &str, secret: &SecretText) -> Result<(), AccessError> {
     if secret.is_placeholder() {
         return Err(wrong(format_args!("{name} is the sign that stands for a secret; give the secret itself")));
     }
-    check_text(name, secret.expose(), most, allows, allowed)
+    Ok(())
 }
 
 /// The characters that RFC 6749 (appendix A) allows in ids and secrets, and that RFC 7617 allows.
@@ -136,41 +158,34 @@ impl RawAuth {
     pub(super) fn check(&self) -> Result<Auth, AccessError> {
         match self {
             Self::Basic { username, password } => {
+                if username.is_empty() && password.expose().is_empty() {
+                    return Err(wrong("username and password are empty"));
+                }
                 let allows = |c: char| is_printable(c) && c != ':';
-                check_text("username", username, MAX_USERNAME_BYTES, allows, "printable, or is a colon")?;
-                check_secret("password", password, MAX_PASSWORD_BYTES, is_printable, "printable")?;
+                check_text_or_none("username", username, MAX_USERNAME_BYTES, allows, "printable, or is a colon")?;
+                check_is_secret("password", password)?;
+                check_text_or_none("password", password.expose(), MAX_PASSWORD_BYTES, is_printable, "printable")?;
                 basic(username, password.expose()).map(Auth::Fixed).ok_or_else(|| wrong("cannot be sent"))
             }
             Self::Bearer { token } => {
                 check_secret("token", token, MAX_TOKEN_BYTES, is_visible, "visible ASCII")?;
                 bearer(token.expose()).map(Auth::Fixed).ok_or_else(|| wrong("token cannot be sent"))
             }
-            Self::OAuth2 { token_url, client_id, client_secret, scopes, audience, auth_style } => {
-                if token_url.ends_with(SHOWN_SECRET) {
-                    return Err(wrong("token_url has the sign that stands for its path; give the URL itself"));
-                }
-                let endpoint =
-                    Destination::parse(token_url).map_err(|error| wrong(format_args!("token_url: {error}")))?;
+            Self::OAuth2 { token_url, client_id, client_secret, scopes, audience, resource, auth_style } => {
+                let endpoint = token_endpoint(token_url)?;
                 check_text("client_id", client_id, MAX_USERNAME_BYTES, is_printable, "printable")?;
                 check_secret("client_secret", client_secret, MAX_CLIENT_SECRET_BYTES, is_printable, "printable")?;
-                if scopes.len() > MAX_SCOPES {
-                    return Err(wrong(format_args!("has {} scopes, the limit is {MAX_SCOPES}", scopes.len())));
-                }
-                for scope in scopes {
-                    // RFC 6749, section 3.3.
-                    let allows = |c: char| is_visible(c) && c != '"' && c != '\\';
-                    check_text("a scope", scope, MAX_SCOPE_BYTES, allows, "visible ASCII, or is a quote or backslash")?;
-                }
-                if let Some(audience) = audience {
-                    check_text("audience", audience, MAX_SCOPE_BYTES, is_printable, "printable")?;
-                }
                 let mut form = url::form_urlencoded::Serializer::new(String::new());
                 form.append_pair("grant_type", "client_credentials");
                 if !scopes.is_empty() {
+                    check_scopes(scopes)?;
                     form.append_pair("scope", &scopes.join(" "));
                 }
-                if let Some(audience) = audience {
-                    form.append_pair("audience", audience);
+                for (name, value) in [("audience", audience), ("resource", resource)] {
+                    if let Some(value) = value {
+                        check_text(name, value, MAX_SCOPE_BYTES, is_printable, "printable")?;
+                        form.append_pair(name, value);
+                    }
                 }
                 let mut authorization = None;
                 match auth_style {
@@ -185,6 +200,23 @@ impl RawAuth {
             }
         }
     }
+}
+
+fn token_endpoint(token_url: &str) -> Result<Destination, AccessError> {
+    if token_url.ends_with(SHOWN_SECRET) {
+        return Err(wrong("token_url has the sign that stands for its path; give the URL itself"));
+    }
+    Destination::parse(token_url).map_err(|error| wrong(format_args!("token_url: {error}")))
+}
+
+fn check_scopes(scopes: &[String]) -> Result<(), AccessError> {
+    if scopes.len() > MAX_SCOPES {
+        return Err(wrong(format_args!("has {} scopes, the limit is {MAX_SCOPES}", scopes.len())));
+    }
+    // RFC 6749, section 3.3.
+    let allows = |c: char| is_visible(c) && c != '"' && c != '\\';
+    let allowed = "visible ASCII, or is a quote or backslash";
+    scopes.iter().try_for_each(|scope| check_text("a scope", scope, MAX_SCOPE_BYTES, allows, allowed))
 }
 
 fn encoded(text: &str) -> String {
@@ -202,6 +234,7 @@ mod tests {
             client_secret: "geheim".into(),
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
             audience: audience.map(str::to_owned),
+            resource: None,
             auth_style: AuthStyle::Basic,
         }
     }
@@ -220,6 +253,11 @@ mod tests {
         assert_eq!(fixed(&basic), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
         let utf8 = RawAuth::Basic { username: "test".to_owned(), password: "123£".into() };
         assert_eq!(fixed(&utf8), "Basic dGVzdDoxMjPCow==");
+        // `token:` and `:pat`: services that take a token in the place of one of the two.
+        let without_password = RawAuth::Basic { username: "token".to_owned(), password: "".into() };
+        assert_eq!(fixed(&without_password), "Basic dG9rZW46");
+        let without_name = RawAuth::Basic { username: String::new(), password: "pat".into() };
+        assert_eq!(fixed(&without_name), "Basic OnBhdA==");
         assert_eq!(fixed(&RawAuth::Bearer { token: "mF_9.B5f-4.1JqM".into() }), "Bearer mF_9.B5f-4.1JqM");
     }
 
@@ -227,7 +265,8 @@ mod tests {
     fn what_is_no_credential_is_refused_and_not_repeated() {
         let refused = [
             RawAuth::Basic { username: "a:b".to_owned(), password: "geheim".into() },
-            RawAuth::Basic { username: String::new(), password: "geheim".into() },
+            RawAuth::Basic { username: String::new(), password: "".into() },
+            RawAuth::Basic { username: "a".to_owned(), password: "…".into() },
             RawAuth::Basic { username: "a".to_owned(), password: "geheim\n".into() },
             RawAuth::Basic { username: "a".to_owned(), password: "geheim".repeat(MAX_PASSWORD_BYTES).into() },
             RawAuth::Bearer { token: "geheim x".into() },

@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct AccessError {
-    /// The field's name in the API: `headers`, `content_type`, `auth`, `ca`, `client_certificate` or `proxy`.
+    /// The field's name in the API: `headers`, `content_type`, `auth`, `ca`, `server_name`, `client_certificate` or `proxy`.
     pub field: &'static str,
     pub reason: String,
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::{AccessError, SecretText};
+use crate::delivery::client::Authorities;
 
 /// The most text of a `ca`, or of a client certificate's chain or key, in bytes.
 pub const MAX_PEM_BYTES: usize = 64 * 1024;
@@ -32,14 +33,25 @@ pub struct RawClientCertificate {
 }
 
 /// The authorities of a `ca`.
-pub(super) fn roots(text: &str) -> Result<RootCertStore, AccessError> {
+pub(super) fn authorities(text: &str) -> Result<Authorities, AccessError> {
     let wrong = |reason: &dyn Display| AccessError::new("ca", reason);
     let mut roots = RootCertStore::empty();
-    for (index, certificate) in certificates(text).map_err(|reason| wrong(&reason))?.into_iter().enumerate() {
+    let given = certificates(text).map_err(|reason| wrong(&reason))?;
+    for (index, certificate) in given.iter().enumerate() {
         let number = index + 1;
-        roots.add(certificate).map_err(|error| wrong(&format_args!("certificate {number} cannot be used: {error}")))?;
+        let added = roots.add(certificate.clone());
+        added.map_err(|error| wrong(&format_args!("certificate {number} cannot be used: {error}")))?;
     }
-    Ok(roots)
+    Ok(Authorities { roots, given })
+}
+
+/// The name of `server_name`: a host or an address, as a certificate has it.
+pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, AccessError> {
+    // Names in SNI and in certificates have no trailing dot (RFC 6066, section 3).
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    ServerName::try_from(name).map_err(|_| {
+        AccessError::new("server_name", "is no host name and no address, as in siem.internal (no URL, no port)")
+    })
 }
 
 impl RawClientCertificate {
@@ -131,7 +143,7 @@ mod tests {
     #[test]
     fn authorities_are_certificates_and_nothing_else() {
         let (certificate, key) = pair();
-        assert_eq!(roots(&certificate.repeat(2)).unwrap().len(), 2);
+        assert_eq!(authorities(&certificate.repeat(2)).unwrap().roots.len(), 2);
         let cut = &certificate[..certificate.len() / 2];
         let broken = certificate.replace("MII", "%%%");
         let empty = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -146,8 +158,20 @@ mod tests {
             (&" ".repeat(MAX_PEM_BYTES + 1), "the limit is 65536"),
         ];
         for (text, expected) in cases {
-            let error = roots(text).unwrap_err();
+            let Err(error) = authorities(text) else { panic!("{expected}") };
             assert!(error.field == "ca" && error.reason.contains(expected), "{expected}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_server_name_is_a_host_or_an_address() {
+        for (good, name) in
+            [("SIEM.internal.", "siem.internal"), ("192.0.2.1", "192.0.2.1"), ("2001:db8::1", "2001:db8::1")]
+        {
+            assert_eq!(server_name(good).unwrap().to_str(), name);
+        }
+        for wrong in ["", "a b", "https://a.example", "a.example:443", "a..b", "[::1]", &"a".repeat(300)] {
+            assert_eq!(server_name(wrong).unwrap_err().field, "server_name", "{wrong}");
         }
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -138,11 +138,19 @@ fn without_token(end: End) -> End {
     }
 }
 
-/// RFC 6749, sections 5.1 and 5.2. The error repeats no text that may be a secret.
+/// The token types that mean a bearer token, in lower case: RFC 6750's, and that of Apigee.
+const BEARER_TYPES: [&str; 2] = ["bearer", "bearertoken"];
+
+/// RFC 6749, sections 5.1 and 5.2, with what endpoints really answer: any 2xx, a byte order mark, and `null` in place of
+/// a field. The error repeats no text that may be a secret.
 fn read_token(answer: &Response<Bytes>) -> Result<(HeaderValue, Duration), String> {
-    let members = object_members(answer.body());
-    let field = |name: &str| members.as_ref().ok()?.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value);
-    if answer.status() != StatusCode::OK {
+    let body = answer.body().strip_prefix(b"\xef\xbb\xbf").unwrap_or(answer.body());
+    let members = object_members(body);
+    let field = |name: &str| {
+        let member = members.as_ref().ok()?.iter().find(|(key, _)| **key == *name);
+        member.map(|(_, value)| &**value).filter(|value| *value != "null")
+    };
+    if !answer.status().is_success() {
         let is_code = |code: &&str| {
             (1..=MAX_ERROR_CODE_BYTES).contains(&code.len())
                 && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
@@ -157,7 +165,7 @@ fn read_token(answer: &Response<Bytes>) -> Result<(HeaderValue, Duration), Strin
         return Err("the token endpoint's answer is no JSON object".to_owned());
     }
     if let Some(kind) = field("token_type")
-        && !kind.eq_ignore_ascii_case("bearer")
+        && !BEARER_TYPES.contains(&&*kind.to_ascii_lowercase())
     {
         return Err("the token endpoint gave a token of another type than Bearer".to_owned());
     }
@@ -197,6 +205,11 @@ mod tests {
         let bearer = answer.replace("example", "bearer");
         assert_eq!(read(200, &bearer).unwrap(), ("Bearer 2YotnFZFEjr1zCsicMWpAA".to_owned(), Duration::from_hours(1)));
         assert!(read(200, answer).unwrap_err().contains("another type"));
+        for kind in [r#""BearerToken""#, r#""BEARER""#, "null"] {
+            let answer = format!(r#"{{"access_token":"t","token_type":{kind},"expires_in":"3599"}}"#);
+            assert_eq!(read(201, &answer).unwrap(), ("Bearer t".to_owned(), Duration::from_secs(3_599)), "{kind}");
+            assert!(read(202, &format!("\u{feff}{answer}")).is_ok(), "{kind}");
+        }
         let escaped = r#"{"access_token":"a\/b"}"#;
         assert_eq!(read(200, escaped).unwrap(), ("Bearer a/b".to_owned(), DEFAULT_TOKEN_LIFETIME));
     }
@@ -235,6 +248,9 @@ mod tests {
             (200, "", "no JSON object"),
             (200, "[1]", "no JSON object"),
             (200, "{}", "has no access_token"),
+            (200, r#"{"access_token":null}"#, "has no access_token"),
+            (204, "", "no JSON object"),
+            (200, "\u{feff}\u{feff}{}", "no JSON object"),
             (200, r#"{"access_token":""}"#, "visible ASCII"),
             (200, r#"{"access_token":"a\r\nx: y"}"#, "visible ASCII"),
             (200, r#"{"access_token":"a b"}"#, "visible ASCII"),

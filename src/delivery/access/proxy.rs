@@ -1,17 +1,14 @@
 //! A proxy between this server and a receiver: HTTP `CONNECT` (RFC 9110, section 9.3.6) or SOCKS5 (RFC 1928).
 
-use std::borrow::Cow;
-
 use http::HeaderValue;
-use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 use super::credential::basic;
 use super::secret::SHOWN_SECRET;
+use super::user_info::percent_decoded;
 use super::{AccessError, SecretText};
 use crate::delivery::client::{Credentials, Proxy, ProxyKind};
 use crate::delivery::guard::{Destination, MAX_URL_BYTES};
-use crate::hex;
 
 /// The longest user name and the longest password for a proxy, in bytes (RFC 1929, section 2).
 const MAX_CREDENTIAL_BYTES: usize = 255;
@@ -140,15 +137,6 @@ fn authorization(pair: &Credentials) -> Result<HeaderValue, AccessError> {
         return Err(wrong("the user name in the url has a colon, which HTTP's basic credentials cannot have"));
     }
     basic(&pair.username, &pair.password).ok_or_else(|| wrong("the credentials in the url cannot be sent"))
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    // By default the decoder accepts a `%` without two digits after it.
-    let is_byte = |after: &str| after.get(..2).is_some_and(|digits| hex::decode::<1>(digits).is_some());
-    if !text.split('%').skip(1).all(is_byte) {
-        return None;
-    }
-    percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned)
 }
 
 #[cfg(test)]

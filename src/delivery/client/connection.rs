@@ -14,6 +14,7 @@ use super::request::OutgoingRequest;
 use super::route::{RouteId, Target};
 use super::sockets::Socket;
 use super::stream::Stream;
+use super::tls_error;
 use crate::delivery::End;
 use crate::delivery::guard::{Destination, GuardedAddr};
 
@@ -164,7 +165,7 @@ impl Connection {
 /// The end of a request that got no answer.
 fn unanswered(error: &io::Error) -> End {
     if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        return End::Tls(tls.to_string());
+        return End::Tls(tls_error::words(tls));
     }
     match error.kind() {
         io::ErrorKind::UnexpectedEof => closed_early(),

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use rustls::client::Resumption;
+use rustls::pki_types::CertificateDer;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
+
+use super::trust::GivenOrIssued;
 
 /// Which certificate authorities are trusted.
 #[derive(Clone, Debug, Default)]
@@ -50,17 +53,22 @@ pub(in crate::delivery) enum SessionMemory {
 /// How many sessions [`SessionMemory::OneWebhook`] has room for, rounded up by rustls to whole hosts.
 const ONE_WEBHOOK_SESSIONS: usize = 16;
 
-/// TLS that trusts `roots` and shows `certificate` to whoever asks for one.
+/// TLS that trusts `roots` and the very certificates `given`, and shows `certificate` to whoever asks for one.
 pub(in crate::delivery) fn client_config(
     roots: Arc<RootCertStore>,
+    given: &[CertificateDer<'static>],
     certificate: Option<Arc<SingleCertAndKey>>,
     memory: SessionMemory,
 ) -> Result<ClientConfig, rustls::Error> {
     // The provider is named here, so a program around this library need not install one.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = if given.is_empty() {
+        builder.with_root_certificates(roots)
+    } else {
+        let verifier = GivenOrIssued::new(given.to_vec(), roots, provider)?;
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+    };
     let mut config = match certificate {
         Some(certificate) => builder.with_client_cert_resolver(certificate),
         None => builder.with_no_client_auth(),
