@@ -15,6 +15,7 @@ use postrider::api::{App, service};
 use postrider::clock::SystemClock;
 use postrider::delivery::client::{Client, ClientOptions};
 use postrider::delivery::retry::Schedule;
+use postrider::delivery::statuses::StatusLists;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
 use postrider::engine::Engine;
 use postrider::event::Event;
@@ -48,6 +49,8 @@ static SETUP: LazyLock<Setup> = LazyLock::new(|| {
             max_lane_deliveries: 1,
             max_memory_bytes: 1024 * 1024,
             retry_schedule: Schedule::once(),
+            max_age: None,
+            statuses: StatusLists::default(),
             circuit: CircuitSettings {
                 threshold: 5,
                 cool_down: Duration::from_secs(30),

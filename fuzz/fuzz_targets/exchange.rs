@@ -28,7 +28,8 @@ fuzz_target!(|input: &[u8]| {
     assert!(whole.status().is_none_or(|status| (100..1_000).contains(&status)));
     assert!(whole.status().is_none() || whole.has_begun());
     assert!(
-        whole.fields().iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= MAX_HEAD_BYTES.max(bytes.len())
+        whole.fields().iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+            <= MAX_HEAD_BYTES.max(bytes.len())
     );
     if is_clean {
         assert!(fed.is_ok() && whole.status().is_some() && whole.end() == Some(BodyEnd::Complete));
