@@ -34,7 +34,6 @@ pub(super) use self::route::{
 };
 pub use self::sockets::SocketLimits;
 use self::sockets::Sockets;
-use self::stream::Stream;
 pub use self::tls::Roots;
 use self::tls::{SessionMemory, client_config};
 pub use self::tunnel::MAX_PROXY_HEAD_BYTES;
@@ -273,6 +272,10 @@ impl Client {
             let began = || timings.first_byte = Some(sent_at.elapsed());
             match connection.exchange(&mut request, answer, began).await {
                 Ok(()) => {
+                    if let Some(reason) = answer.status().and_then(|status| connection.refusal_of_proxy(status)) {
+                        *answer = AnswerReader::of_at_most(0);
+                        return Err(End::Proxy(reason));
+                    }
                     *slot = Some(connection).filter(Connection::is_clean);
                     return Ok(());
                 }
@@ -363,21 +366,26 @@ impl Client {
         let stream = if target.destination.is_tls() {
             trace.phase = Phase::Tls;
             let began_at = Instant::now();
-            let identity = target.route.and_then(|route| route.identity.as_ref());
-            let own = identity.map(|identity| identity.connector(&self.inner.roots)).transpose();
-            let own = own.map_err(|error| End::Tls(tls_error::words(&error)))?;
-            let connector = own.as_ref().unwrap_or(&self.inner.tls);
-            let handshake = connector.connect(target.server_name().clone(), dialled.tcp);
+            let connector = self.connector(target)?;
+            let handshake = dialled.stream.secured(&connector, target.server_name().clone());
             let stream = timeout_at(dialled.deadline, handshake)
                 .await
                 .map_err(|_| Phase::Tls.timed_out(self.inner.connect_timeout))?
                 .map_err(|error| End::Tls(tls_error::handshake_failure(&error)))?;
             trace.timings.tls = Some(began_at.elapsed());
-            Stream::Tls(Box::new(stream))
+            stream
         } else {
-            Stream::Plain(dialled.tcp)
+            dialled.stream
         };
-        Ok(Connection::new(stream, target, dialled.address, socket))
+        Ok(Connection::new(stream, target, dialled.address, dialled.forwarding, socket))
+    }
+
+    /// TLS with the authorities and the client certificate of `target`.
+    fn connector(&self, target: Target<'_>) -> Result<TlsConnector, End> {
+        match target.route.and_then(|route| route.identity.as_ref()) {
+            None => Ok(self.inner.tls.clone()),
+            Some(identity) => identity.connector(&self.inner.roots).map_err(|error| End::Tls(tls_error::words(&error))),
+        }
     }
 }
 

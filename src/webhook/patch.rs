@@ -163,7 +163,7 @@ pub struct WebhookPatch {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<RawClientCertificate>)]
     pub client_certificate: Option<Option<RawClientCertificate>>,
-    /// `{"url": "http://…" or "socks5://…", "resolve": "here" or "proxy"}`; `here`, the default, keeps the guard over addresses.
+    /// `{"url": "http://…", "https://…" or "socks5://…", "resolve": "here" or "proxy"}`; `here`, the default, keeps the guard over addresses.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<RawProxy>)]
     pub proxy: Option<Option<RawProxy>>,

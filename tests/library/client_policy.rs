@@ -853,6 +853,117 @@ async fn http_proxy(names: NamesAtProxy) -> (Receiver, UnboundedReceiver<Asked>)
     (proxy, asked)
 }
 
+/// A proxy as Squid comes: no `CONNECT` to this port; it passes requests on in absolute form. It answers them itself here:
+/// 407 without credentials, else 200.
+async fn forwarding_proxy(refusal: u16) -> (Receiver, UnboundedReceiver<Received>) {
+    let (seen, requests) = unbounded_channel();
+    let proxy = Receiver::start(move |mut stream| {
+        let seen = seen.clone();
+        async move {
+            while let Some(request) = read_request(&mut stream).await {
+                if request.request_line.starts_with("CONNECT ") {
+                    answer(&mut stream, refusal, "<html>no</html>").await;
+                    return;
+                }
+                let status = if request.headers.contains_key("proxy-authorization") { 200 } else { 407 };
+                seen.send(request).unwrap();
+                answer(&mut stream, status, "ok").await;
+            }
+        }
+    })
+    .await;
+    (proxy, requests)
+}
+
+#[tokio::test]
+async fn a_proxy_without_connect_passes_plain_requests_on() {
+    let options =
+        DeliverOptions { schedule: postrider::delivery::retry::Schedule::once(), ..DeliverOptions::default() };
+    for refusal in [400, 403, 405, 501] {
+        let (proxy, mut requests) = forwarding_proxy(refusal).await;
+        let url = format!("http://me:pw@{}", proxy.addr);
+        let client = client(Roots::WebPki);
+        let by_address = with("http://127.0.0.1:4242/in?x=1", through(&url, Resolution::Here));
+        for _ in 0..2 {
+            let result = deliver(&client, &by_address, &event(r#"{"topic": "a"}"#), &options).await;
+            assert!(result.ok, "{refusal}: {result:?}");
+            let request = requests.recv().await.unwrap();
+            assert_eq!(request.request_line, "POST http://127.0.0.1:4242/in?x=1 HTTP/1.1");
+            assert_eq!(request.headers["host"], "127.0.0.1:4242");
+            assert_eq!(request.headers["proxy-authorization"], "Basic bWU6cHc=");
+            assert!(request.headers.contains_key("x-decnet-signature") && !request.body.is_empty());
+        }
+        assert_eq!(proxy.connections.load(Ordering::SeqCst), 2, "one for CONNECT, and one that is kept");
+
+        // Over TLS nothing but a way through will do.
+        let encrypted = with("https://127.0.0.1:4242/", through(&url, Resolution::Here));
+        assert_eq!(error_of(&attempt_once(&client, &encrypted).await), format!("proxy: answered {refusal}"));
+        let anonymous = with("http://127.0.0.1:4242/", through(&format!("http://{}", proxy.addr), Resolution::Here));
+        let outcome = attempt_once(&client, &anonymous).await;
+        assert_eq!(error_of(&outcome), "proxy: answered 407 (it asks for other credentials, or for some)");
+        assert!(!outcome.end.counts_as_failure(), "the receiver has nothing to do with it");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_passes_requests_on_gets_no_name_unless_it_may_resolve_names() {
+    let (proxy, mut requests) = forwarding_proxy(403).await;
+    let url = format!("http://me:pw@{}", proxy.addr);
+    let names = Names::default();
+    names.set(&["127.0.0.1"]);
+    let here = client_asking(Roots::WebPki, names.resolver());
+    let by_name = |resolve| with("http://receiver.example/in", through(&url, resolve));
+    let outcome = attempt_once(&here, &by_name(Resolution::Here)).await;
+    let error = error_of(&outcome);
+    assert!(
+        error.starts_with("proxy: answered 403 to CONNECT; ") && error.contains("\"resolve\": \"proxy\""),
+        "{error}"
+    );
+    assert!(requests.try_recv().is_err());
+    let policy = EgressPolicy { allow_all_private: true, allow_proxy_resolution: true, ..EgressPolicy::default() };
+    let there = Client::new(ClientOptions { policy, ..ClientOptions::default() }).unwrap();
+    assert!(attempt_once(&there, &by_name(Resolution::Proxy)).await.is_success());
+    let request = requests.recv().await.unwrap();
+    assert_eq!(request.request_line, "POST http://receiver.example/in HTTP/1.1");
+    assert_eq!(request.headers["host"], "receiver.example");
+}
+
+#[tokio::test]
+async fn a_proxy_may_be_spoken_to_over_tls() {
+    let ours = tls::authority("ours");
+    let acceptor = tls::acceptor(&ours, None);
+    let proxy = Receiver::start(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            let Some(request) = read_request(&mut stream).await else { return };
+            assert_eq!(request.headers["proxy-authorization"], "Basic bWU6cHc=");
+            let target = request.request_line.strip_prefix("CONNECT ").unwrap().strip_suffix(" HTTP/1.1").unwrap();
+            let mut onward = TcpStream::connect(target).await.unwrap();
+            write(&mut stream, b"HTTP/1.1 200 Connection established\r\n\r\n").await;
+            let _ = copy_bidirectional(&mut stream, &mut onward).await;
+        }
+    })
+    .await;
+    let (plain, mut plain_requests) = receiving().await;
+    let (encrypted, mut encrypted_requests) = tls::serving(tls::acceptor(&ours, None)).await;
+    let url = format!("https://me:pw@{}", proxy.addr);
+    let raw = RawAccess { ca: Some(ours.pem()), ..through(&url, Resolution::Here) };
+    let client = client(Roots::WebPki);
+    for url in [plain.url(), tls::https(&encrypted)] {
+        let mut slot = None;
+        for _ in 0..2 {
+            let outcome = attempt_on(&mut slot, &client, &with(&url, raw.clone())).await;
+            assert!(outcome.is_success(), "{url}: {outcome:?}");
+        }
+    }
+    assert_eq!((drain(&mut plain_requests).len(), drain(&mut encrypted_requests).len()), (2, 2));
+    assert_eq!(proxy.connections.load(Ordering::SeqCst), 2, "each is kept");
+    let outcome = attempt_once(&client, &with(&plain.url(), through(&url, Resolution::Here))).await;
+    assert_eq!(error_of(&outcome), "proxy: tls: the certificate's authority is unknown; give it as `ca`");
+    assert!(!outcome.end.counts_as_failure());
+}
+
 fn at_proxy(names: &NamesAtProxy, target: &str) -> String {
     let names = names.lock().unwrap();
     names.iter().find(|(name, _)| name == target).map_or(target, |(_, address)| address).to_owned()

@@ -98,7 +98,7 @@ pub(super) struct Settings {
     /// The private key of --client-certificate, in a PEM file
     #[arg(long, value_name = "FILE", requires = "client_certificate")]
     client_key: Option<String>,
-    /// Go through this proxy, as in `http://proxy.example:3128` or `socks5://…`; `none` for none
+    /// Go through this proxy, as in `http://proxy.example:3128`, `https://…` or `socks5://…`; `none` for none
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
     /// Leave it to the proxy to resolve the receiver's name, where the server allows that

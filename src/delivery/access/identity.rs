@@ -40,7 +40,8 @@ pub(super) fn authorities(text: &str) -> Result<Authorities, AccessError> {
     for (index, certificate) in given.iter().enumerate() {
         let number = index + 1;
         let added = roots.add(certificate.clone());
-        added.map_err(|error| wrong(&format_args!("certificate {number} cannot be used: {error}")))?;
+        added
+            .map_err(|_| wrong(&format_args!("certificate {number} cannot be used: it is no certificate of X.509")))?;
     }
     Ok(Authorities { roots, given })
 }

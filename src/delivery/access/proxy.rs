@@ -13,6 +13,8 @@ use crate::delivery::guard::{Destination, MAX_URL_BYTES};
 /// The longest user name and the longest password for a proxy, in bytes (RFC 1929, section 2).
 const MAX_CREDENTIAL_BYTES: usize = 255;
 
+const BEGINNINGS: &str = "url must begin with http://, https:// or socks5://";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "server",
@@ -21,7 +23,7 @@ const MAX_CREDENTIAL_BYTES: usize = 255;
     schema(as = Proxy)
 )]
 pub struct RawProxy {
-    /// `http://user:password@proxy.example:3128` or `socks5://…`; user, password and what is in them
+    /// `http://user:password@proxy.example:3128`, `https://…` (TLS to the proxy itself) or `socks5://…`; user, password and what is in them
     /// percent-encoded. May hold a password.
     #[cfg_attr(feature = "server", schema(value_type = String))]
     pub url: SecretText,
@@ -93,7 +95,7 @@ impl RawProxy {
             return Err(wrong(format_args!("url has a character at byte {at} that is not visible ASCII")));
         }
         let Some((scheme, user_info, host)) = parts(url) else {
-            return Err(wrong("url must begin with http:// or socks5://"));
+            return Err(wrong(BEGINNINGS));
         };
         if host.contains(['/', '?', '#']) || user_info.is_some_and(|info| info.contains(['/', '?', '#'])) {
             return Err(wrong("url has more than a host and a port (in a password, / ? # are %2F %3F %23)"));
@@ -103,15 +105,18 @@ impl RawProxy {
             return Err(wrong("url must name the port, as in http://proxy.example:3128"));
         }
         let credentials = user_info.map(credentials).transpose()?;
-        let kind = match &*scheme.to_ascii_lowercase() {
-            "http" => ProxyKind::Http { authorization: credentials.map(|pair| authorization(&pair)).transpose()? },
+        let scheme = scheme.to_ascii_lowercase();
+        let kind = match &*scheme {
+            "http" | "https" => {
+                ProxyKind::Http { authorization: credentials.map(|pair| authorization(&pair)).transpose()? }
+            }
             "socks5" => ProxyKind::Socks5 { credentials },
             "socks5h" => return Err(wrong("url: write socks5:// and \"resolve\": \"proxy\" instead of socks5h://")),
-            "https" => return Err(wrong("url: TLS to the proxy itself (https://) is not supported, only http://")),
-            _ => return Err(wrong("url must begin with http:// or socks5://")),
+            _ => return Err(wrong(BEGINNINGS)),
         };
+        let scheme = if scheme == "https" { "https" } else { "http" };
         let address =
-            Destination::parse(&format!("http://{host}/")).map_err(|error| wrong(format_args!("url: {error}")))?;
+            Destination::parse(&format!("{scheme}://{host}/")).map_err(|error| wrong(format_args!("url: {error}")))?;
         Ok(Proxy { address, kind, resolves: self.resolve == Resolution::Proxy })
     }
 }
@@ -162,15 +167,16 @@ mod tests {
         assert_eq!(proxy.address.port(), 1080);
         let ProxyKind::Socks5 { credentials: Some(pair) } = proxy.kind else { panic!("not SOCKS5") };
         assert_eq!((&**pair.username, &**pair.password), ("a", "b"));
+        assert_eq!(check("HTTPS://a:b@proxy.example:443").unwrap().address.as_str(), "https://proxy.example/");
         assert!(matches!(check("http://10.0.0.1:80").unwrap().kind, ProxyKind::Http { authorization: None }));
     }
 
     #[test]
     fn what_is_no_proxy_is_refused_with_the_way_out_and_without_the_password() {
         let cases = [
-            ("proxy.example:3128", "must begin with http:// or socks5://"),
-            ("ftp://a:geheim@proxy.example:3128", "must begin with http:// or socks5://"),
-            ("https://a:geheim@proxy.example:3128", "not supported"),
+            ("proxy.example:3128", "must begin with http://, https:// or socks5://"),
+            ("ftp://a:geheim@proxy.example:3128", "must begin with http://, https:// or socks5://"),
+            ("https://a:geheim@proxy.example", "must name the port"),
             ("socks5h://proxy.example:1080", "\"resolve\": \"proxy\""),
             ("http://proxy.example", "must name the port"),
             ("http://[::1]", "must name the port"),

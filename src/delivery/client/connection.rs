@@ -10,7 +10,7 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use super::answer::AnswerReader;
-use super::request::OutgoingRequest;
+use super::request::{Forwarding, OutgoingRequest};
 use super::route::{RouteId, Target};
 use super::sockets::Socket;
 use super::stream::Stream;
@@ -39,6 +39,8 @@ pub struct Connection {
     destination: Destination,
     route: Option<RouteId>,
     address: Option<GuardedAddr>,
+    /// How requests are passed on, by a proxy that gives no way through.
+    forwarding: Option<Forwarding>,
     opened_at: Instant,
     used_at: Instant,
     pub(super) confirmed_at: Instant,
@@ -47,7 +49,13 @@ pub struct Connection {
 
 impl Connection {
     /// HTTP/1.1 on a stream that was just made to `address` for `target`; no address if a proxy resolved the name.
-    pub(super) fn new(stream: Stream, target: Target<'_>, address: Option<GuardedAddr>, socket: Socket) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        target: Target<'_>,
+        address: Option<GuardedAddr>,
+        forwarding: Option<Forwarding>,
+        socket: Socket,
+    ) -> Self {
         let now = Instant::now();
         Self {
             stream,
@@ -56,6 +64,7 @@ impl Connection {
             destination: target.destination.clone(),
             route: target.route_id(),
             address,
+            forwarding,
             opened_at: now,
             used_at: now,
             confirmed_at: now,
@@ -75,6 +84,9 @@ impl Connection {
         mut began: impl FnMut(),
     ) -> Result<(), End> {
         self.is_clean = false;
+        if let Some(forwarding) = &self.forwarding {
+            request.forwarded(self.destination.authority().as_bytes(), forwarding);
+        }
         std::future::poll_fn(|cx| self.poll_exchange(cx, request, answer, &mut began)).await?;
         self.is_clean = request.is_sent() && answer.ends_cleanly();
         let asked = answer.idle_limit().map(|limit| limit.saturating_sub(CLOSING_MARGIN.min(limit / 2)));
@@ -147,6 +159,11 @@ impl Connection {
     /// through the same proxy, with the same authorities and the same client certificate.
     pub(super) fn serves(&self, target: Target<'_>) -> bool {
         self.route == target.route_id() && self.destination.same_origin(target.destination)
+    }
+
+    /// Why an answer of this status is one of the proxy itself; `None`: it is the receiver's.
+    pub(super) fn refusal_of_proxy(&self, status: u16) -> Option<String> {
+        self.forwarding.as_ref()?.refusal(status)
     }
 
     pub(super) fn destination(&self) -> &Destination {

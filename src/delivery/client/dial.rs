@@ -7,7 +7,10 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::route::{Proxy, Target};
+use super::request::Forwarding;
+use super::route::{Proxy, ProxyKind, Target};
+use super::stream::Stream;
+use super::tls_error;
 use super::tunnel::{self, Hop, Refusal};
 use super::{Client, MAX_ADDRESSES_TRIED, Phase, Trace, blocked};
 use crate::delivery::End;
@@ -16,9 +19,11 @@ use crate::fit::fit;
 
 /// A stream to a destination, before TLS.
 pub(super) struct Dialled {
-    pub(super) tcp: TcpStream,
+    pub(super) stream: Stream,
     /// The destination's; `None` if a proxy resolved its name.
     pub(super) address: Option<GuardedAddr>,
+    /// Set if the stream ends at a proxy, which passes requests on.
+    pub(super) forwarding: Option<Forwarding>,
     /// Until when the connection must be made, TLS included.
     pub(super) deadline: Instant,
 }
@@ -34,7 +39,7 @@ impl Client {
         let (tcp, address) = connect_to_first(&addresses, deadline, limit).await?;
         self.check_connected(&tcp, destination)?;
         trace.timings.connect = Some(began_at.elapsed());
-        Ok(Dialled { tcp, address: Some(address), deadline })
+        Ok(Dialled { stream: Stream::Plain(tcp), address: Some(address), forwarding: None, deadline })
     }
 
     /// Through `proxy`, whose own address is checked as any other is. The destination's addresses are checked here
@@ -62,20 +67,53 @@ impl Client {
             let share = share(deadline, tried - index);
             self.check_not_itself(hop)?;
             trace.phase = Phase::Proxy;
-            let (mut tcp, _) = connect_to_first(&proxies, share, limit).await.map_err(of_proxy)?;
-            self.check_connected(&tcp, &proxy.address).map_err(of_proxy)?;
+            let mut stream = self.reach(proxy, target, &proxies, share).await?;
             trace.phase = Phase::Tunnel;
-            last_error = match timeout_at(share, tunnel::open(&mut tcp, proxy, hop)).await {
+            last_error = match timeout_at(share, tunnel::open(&mut stream, proxy, hop)).await {
                 Ok(Ok(())) => {
                     trace.timings.connect = Some(began_at.elapsed());
-                    return Ok(Dialled { tcp, address: *address, deadline });
+                    return Ok(Dialled { stream, address: *address, forwarding: None, deadline });
                 }
-                Ok(Err(Refusal { reason, another_address_may_do: true })) => End::Connect(format!("proxy: {reason}")),
+                Ok(Err(Refusal { reason, no_connect: Some(status), .. })) if !destination.is_tls() => {
+                    let forwarding = Some(forwarding(proxy, destination, status, &reason)?);
+                    trace.phase = Phase::Proxy;
+                    let stream = self.reach(proxy, target, &proxies, share).await?;
+                    trace.timings.connect = Some(began_at.elapsed());
+                    return Ok(Dialled { stream, address: *address, forwarding, deadline });
+                }
+                Ok(Err(Refusal { reason, another_address_may_do: true, .. })) => {
+                    End::Connect(format!("proxy: {reason}"))
+                }
                 Ok(Err(Refusal { reason, .. })) => return Err(End::Proxy(reason)),
                 Err(_) => Phase::Tunnel.timed_out(limit),
             };
         }
         Err(last_error)
+    }
+
+    /// A stream to `proxy`, which is at one of `proxies`.
+    async fn reach(
+        &self,
+        proxy: &Proxy,
+        target: Target<'_>,
+        proxies: &[GuardedAddr],
+        deadline: Instant,
+    ) -> Result<Stream, End> {
+        let limit = self.inner.connect_timeout;
+        let (tcp, _) = connect_to_first(proxies, deadline, limit).await.map_err(of_proxy)?;
+        self.check_connected(&tcp, &proxy.address).map_err(of_proxy)?;
+        if !proxy.address.is_tls() {
+            return Ok(Stream::Plain(tcp));
+        }
+        let connector = self.connector(target)?;
+        let handshake = Stream::Plain(tcp).secured(&connector, proxy.address.server_name().clone());
+        match timeout_at(deadline, handshake).await {
+            Ok(secured) => secured.map_err(|error| {
+                let words = tls_error::handshake_failure(&error).replace("the receiver", "the proxy");
+                End::Proxy(format!("tls: {words}"))
+            }),
+            Err(_) => Err(Phase::Proxy.timed_out(limit)),
+        }
     }
 
     /// Refuses a connection that turns out to have reached this process.
@@ -104,6 +142,20 @@ impl Client {
             Err(_) => Ok(()),
         }
     }
+}
+
+/// How `proxy`, which has refused `CONNECT` with `refusal`, is asked to pass requests on to `destination`.
+///
+/// Such a request names its receiver alone by its URL and by `Host`, and the proxy goes where they say. So a receiver with
+/// a name gets none unless the proxy may resolve names: with a checked address in the place of the name, the receiver would
+/// be asked for another site than the webhook's.
+fn forwarding(proxy: &Proxy, destination: &Destination, refusal: u16, reason: &str) -> Result<Forwarding, End> {
+    let ProxyKind::Http { authorization } = &proxy.kind else { return Err(End::Proxy(reason.to_owned())) };
+    if matches!(destination.host(), Host::Domain(_)) && !proxy.resolves {
+        let way_out = "a receiver with a name and without TLS needs \"resolve\": \"proxy\" with such a proxy";
+        return Err(End::Proxy(format!("{reason} to CONNECT; {way_out}")));
+    }
+    Ok(Forwarding { authorization: authorization.clone(), refusal })
 }
 
 /// When the next of `remaining` tries that share the time until `deadline` must have ended.

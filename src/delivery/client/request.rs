@@ -4,6 +4,8 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderValue;
+use memchr::memmem;
 
 use super::route::Target;
 use super::stream::Stream;
@@ -70,7 +72,51 @@ impl RequestHead {
     }
 }
 
+/// How a proxy is asked to pass a request on, rather than for a way through (RFC 9112, section 3.2.2).
+#[derive(Clone)]
+pub(super) struct Forwarding {
+    /// The value of `Proxy-Authorization`.
+    pub(super) authorization: Option<HeaderValue>,
+    /// Its answer to `CONNECT`.
+    pub(super) refusal: u16,
+}
+
+/// The status of a proxy that wants other credentials; no receiver has it.
+const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
+
+impl Forwarding {
+    /// What an answer of this status says of the proxy; `None`: it is the receiver's. A refusal like that of `CONNECT` is
+    /// taken for the proxy's: nothing tells the two apart, and the receiver may know nothing of it.
+    pub(super) fn refusal(&self, status: u16) -> Option<String> {
+        match status {
+            PROXY_AUTHENTICATION_REQUIRED => {
+                Some(format!("answered {status} (it asks for other credentials, or for some)"))
+            }
+            _ if status == self.refusal => Some(format!("answered {status}, to CONNECT and to the request itself")),
+            _ => None,
+        }
+    }
+}
+
 impl OutgoingRequest {
+    /// Makes the request's target absolute, for a proxy. `authority` is what `Host` says, too.
+    pub(super) fn forwarded(&mut self, authority: &[u8], forwarding: &Forwarding) {
+        const LINE_END: &[u8] = b"\r\n";
+        let target_at = memchr::memchr(b' ', &self.head).map_or(0, |at| at + 1);
+        let rest = self.head.split_off(target_at);
+        let line_end = memmem::find(&rest, LINE_END).map_or(0, |at| at + LINE_END.len());
+        let (target, fields) = rest.split_at(line_end);
+        for part in [b"http://", authority, target] {
+            self.head.extend_from_slice(part);
+        }
+        if let Some(authorization) = &forwarding.authorization {
+            for part in [b"Proxy-Authorization: ", authorization.as_bytes(), LINE_END] {
+                self.head.extend_from_slice(part);
+            }
+        }
+        self.head.extend_from_slice(fields);
+    }
+
     /// Writes what the connection takes. `Pending`: it will take more later; an error is the last word.
     pub(super) fn poll_write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = self.poll_stages(stream, cx);

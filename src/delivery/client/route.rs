@@ -68,7 +68,7 @@ impl<'a> Target<'a> {
 
 /// A proxy between this server and a receiver.
 pub(in crate::delivery) struct Proxy {
-    /// Where it is. The scheme is `http` for both kinds and means nothing.
+    /// Where it is. The scheme is `https` where TLS is spoken to the proxy itself, and else `http`.
     pub(in crate::delivery) address: Destination,
     pub(in crate::delivery) kind: ProxyKind,
     /// Whether it is handed names to resolve.

@@ -14,6 +14,10 @@ use super::route::{Proxy, ProxyKind};
 /// The largest head of an HTTP proxy's answer to `CONNECT`, in bytes.
 pub const MAX_PROXY_HEAD_BYTES: usize = 16 * 1024;
 
+/// The statuses of proxies that know no `CONNECT`, or not to this port: Squid and Apache answer 403 or 405 where the port is
+/// not that of https, others 400 or 501.
+const REFUSES_CONNECT: [u16; 4] = [400, 403, 405, 501];
+
 /// Where a proxy is asked to connect to.
 pub(super) enum Hop<'a> {
     Address(SocketAddr),
@@ -38,14 +42,17 @@ pub(super) struct Refusal {
     /// Whether it was about the address asked for, so that another one of the receiver is worth a try. Otherwise it is
     /// the proxy's own affair.
     pub(super) another_address_may_do: bool,
+    /// The status with which the proxy said that it gives no way through, at least not to this port. It may pass single
+    /// requests on.
+    pub(super) no_connect: Option<u16>,
 }
 
 impl Refusal {
     fn new(reason: impl fmt::Display) -> Self {
-        Self { reason: reason.to_string(), another_address_may_do: false }
+        Self { reason: reason.to_string(), another_address_may_do: false, no_connect: None }
     }
     fn of_address(reason: impl fmt::Display) -> Self {
-        Self { reason: reason.to_string(), another_address_may_do: true }
+        Self { reason: reason.to_string(), another_address_may_do: true, no_connect: None }
     }
 }
 
@@ -108,6 +115,9 @@ async fn read_connect_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(),
         Some(200..=299) if head.len() > length => Err(Refusal::new("it sent something of its own after its answer")),
         Some(200..=299) => Ok(()),
         Some(407) => Err(Refusal::new("answered 407 (it asks for other credentials, or for some)")),
+        Some(status) if REFUSES_CONNECT.contains(&status) => {
+            Err(Refusal { no_connect: Some(status), ..Refusal::new(format_args!("answered {status}")) })
+        }
         Some(status @ 500..=599) => Err(Refusal::of_address(format_args!("answered {status}"))),
         Some(status) => Err(Refusal::new(format_args!("answered {status}"))),
         None => Err(Refusal::new("its answer is not HTTP/1.1")),
