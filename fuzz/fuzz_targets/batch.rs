@@ -6,8 +6,8 @@ use postrider::event::{BatchError, Event, EventError, MAX_BATCH_EVENTS};
 use postrider_fuzz::NOW;
 
 /// The parts that were given; an id that is absent is made up anew each time.
-fn given(event: &Event) -> (&str, &str, &[u8]) {
-    (event.topic().as_str(), event.kind(), event.payload_json())
+fn given(event: &Event) -> (&str, &str, Vec<u8>) {
+    (event.topic().as_str(), event.kind(), event.payload_json().to_vec())
 }
 
 fn check(input: &[u8], batch: Result<Vec<Event>, BatchError>) {
