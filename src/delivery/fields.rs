@@ -1,6 +1,16 @@
-//! The header fields of an answer.
+//! Header fields: what names and values consist of, and the fields of an answer.
 
 use memchr::memchr;
+
+/// Whether it is a token (RFC 9110, section 5.6.2), such as the name of a field.
+pub(super) fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+/// Whether no value may have the byte: a control character other than the tab.
+pub(super) fn is_control(byte: u8) -> bool {
+    byte.is_ascii_control() && byte != b'\t'
+}
 
 /// The header fields of an answer, as they came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

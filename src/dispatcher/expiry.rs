@@ -77,14 +77,7 @@ async fn read(
     let waits_since = Instant::now();
     let old = found.into_iter().filter_map(|delivery| {
         let charge = shared.memory.charge(delivery.event.event.body().len())?;
-        Some(Queued {
-            event: charge.hold(delivery.event),
-            attempts: delivery.attempts,
-            round_attempts: delivery.round_attempts,
-            is_stored: true,
-            begins_at: delivery.begins_at,
-            waits_since,
-        })
+        Some(Queued::stored(delivery, charge, waits_since))
     });
     Ok((old.collect(), is_rest))
 }

@@ -66,14 +66,7 @@ async fn read_due(shared: &Shared, lane: &Lane, portion: Portion, now: UnixMicro
             loaded.rest_until = Some(again_at(shared));
             break;
         };
-        loaded.deliveries.push(Queued {
-            event: charge.hold(delivery.event),
-            attempts: delivery.attempts,
-            round_attempts: delivery.round_attempts,
-            is_stored: true,
-            begins_at: delivery.begins_at,
-            waits_since,
-        });
+        loaded.deliveries.push(Queued::stored(delivery, charge, waits_since));
     }
     if loaded.is_rest_due {
         loaded.next_due = Some(now);

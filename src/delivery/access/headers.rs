@@ -6,6 +6,7 @@ use std::fmt::Display;
 use http::{HeaderName, HeaderValue};
 
 use super::{AccessError, SecretText};
+use crate::delivery::fields::is_token;
 use crate::event::HOPS_HEADER;
 
 /// The most custom headers of a webhook. Many servers take a hundred headers in all.
@@ -118,12 +119,10 @@ pub(super) fn content_type(text: &str) -> Result<HeaderValue, AccessError> {
     if let Some((at, found)) = text.char_indices().find(|(_, c)| !matches!(c, ' '..='~')) {
         return Err(wrong(format!("has the character {found:?} at byte {at}; it must be visible ASCII")));
     }
-    let is_token = |token: &str| {
-        !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-    };
     let essence = text.split(';').next().unwrap_or_default().trim_end_matches(' ');
     match essence.split_once('/') {
-        Some((kind, subtype)) if is_token(kind) && is_token(subtype) && text.trim_end() == text => {}
+        Some((kind, subtype))
+            if is_token(kind.as_bytes()) && is_token(subtype.as_bytes()) && text.trim_end() == text => {}
         _ => return Err(wrong(format!("{text:?} is no media type, such as \"application/json\""))),
     }
     HeaderValue::from_str(text).map_err(|error| wrong(error.to_string()))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use memchr::memchr;
 
-use crate::delivery::fields::AnswerFields;
+use crate::delivery::fields::{AnswerFields, is_control, is_token};
 
 /// How much a receiver may send before the head of its final answer is complete, in bytes; interim (1xx) answers count.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -104,12 +104,6 @@ struct Head {
     says_keep_alive: bool,
     /// `Keep-Alive: timeout=`.
     idle_limit: Option<Duration>,
-}
-
-impl Default for AnswerReader {
-    fn default() -> Self {
-        Self::of_at_most(0)
-    }
 }
 
 impl AnswerReader {
@@ -343,9 +337,8 @@ impl Head {
     fn read_field(&mut self, line: &[u8]) -> bool {
         let Some(colon) = memchr(b':', line) else { return false };
         let (name, value) = (&line[..colon], &line[colon + 1..]);
-        let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
         // A folded line begins with a space, which is in no name.
-        let is_strict = is_token(name) && !value.iter().any(is_control);
+        let is_strict = is_token(name) && !value.iter().copied().any(is_control);
         if line[0].is_ascii_whitespace() {
             return false;
         }
@@ -454,9 +447,4 @@ fn keep_alive_timeout(value: &[u8]) -> Option<Duration> {
         part[..at].eq_ignore_ascii_case(b"timeout").then(|| decimal(&part[at + 1..]))?
     };
     value.split(|byte| *byte == b',').find_map(parameter).map(Duration::from_secs)
-}
-
-/// The name of a header field (RFC 9110, section 5.6.2).
-fn is_token(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }

@@ -10,6 +10,7 @@ use memchr::memmem;
 use super::route::Target;
 use super::stream::Stream;
 use crate::delivery::End;
+use crate::delivery::fields::is_control;
 
 /// Room for the head of a signed request.
 const USUAL_HEAD_BYTES: usize = 640;
@@ -53,7 +54,7 @@ impl RequestHead {
 
     /// Adds a field. No value may end its line: the last guard before the wire against a request within a request.
     pub fn field(&mut self, name: &str, value: &[u8]) -> Result<(), End> {
-        if value.iter().any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f) {
+        if value.iter().copied().any(is_control) {
             return Err(End::Protocol(format!("the value of {name} cannot be sent: it has a control character")));
         }
         self.0.reserve(name.len() + value.len() + 4);

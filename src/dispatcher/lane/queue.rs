@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::suspects::{Pick, Suspects};
 use crate::clock::UnixMicros;
-use crate::dispatcher::memory::HeldEvent;
-use crate::store::EventSeq;
+use crate::dispatcher::memory::{Charge, HeldEvent};
+use crate::store::{DueDelivery, EventSeq};
 
 /// A delivery in memory.
 #[derive(Clone)]
@@ -25,6 +25,18 @@ pub(in crate::dispatcher) struct Queued {
 }
 
 impl Queued {
+    /// A delivery as it was read from the store, in the room of `charge`.
+    pub(in crate::dispatcher) fn stored(delivery: DueDelivery, charge: Charge, waits_since: Instant) -> Self {
+        Self {
+            event: charge.hold(delivery.event),
+            attempts: delivery.attempts,
+            round_attempts: delivery.round_attempts,
+            is_stored: true,
+            begins_at: delivery.begins_at,
+            waits_since,
+        }
+    }
+
     /// The store gave back another event than it got.
     pub(in crate::dispatcher) fn is_damaged(&self) -> bool {
         self.event.live.is_damaged

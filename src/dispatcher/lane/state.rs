@@ -162,7 +162,10 @@ impl LaneSettings {
         let lists = [&self.policy.statuses, self.policy.shape.statuses(), &self.statuses];
         let by_status = verdict::judge(outcome, Reading { lists: &lists, doubt: None });
         let doubt = (by_status.verdict == Verdict::Delivered).then(|| self.policy.doubt(outcome)).flatten();
-        let judgement = verdict::judge(outcome, Reading { lists: &lists, doubt: doubt.as_deref() });
+        let judgement = match doubt.as_deref() {
+            None => by_status,
+            doubt => verdict::judge(outcome, Reading { lists: &lists, doubt }),
+        };
         Judged { schedule: &self.schedule, lists, doubt, judgement }
     }
 }
