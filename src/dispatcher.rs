@@ -4,8 +4,10 @@
 //! order; for the others it waits in the store, and so does a retry. A lane's workers attempt what is in its
 //! queue, the settler commits what came of it. Wakes and timers are hints; the store is the truth.
 
+mod attempted;
 mod batch;
 mod breaker;
+mod content;
 mod crowding;
 mod expiry;
 mod figures;

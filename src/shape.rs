@@ -5,6 +5,7 @@
 //! when its webhook is validated. A rendering costs at most fuel for its event's size and takes a bounded time, its result
 //! is cut off by the writer, and an error names the line.
 
+mod batch;
 mod builtin;
 mod escape;
 mod filters;
@@ -29,6 +30,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type as SchemaType};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+pub(crate) use self::batch::{BatchForm, Member};
 use self::builtin::Answers;
 pub use self::builtin::{Builtin, builtins, sample};
 pub use self::subset::{MAX_ELIFS, MAX_TAG_TOKENS};
@@ -64,6 +66,16 @@ pub enum ShapeInput {
     #[schema(value_type = ShapeName)]
     Name(String),
     Template(TemplateInput),
+}
+
+/// How the bodies of a batch are put together, where the shape leaves a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchFormat {
+    /// `[…,…]`, for bodies of JSON.
+    Array,
+    /// Each body in a line of its own.
+    Lines,
 }
 
 /// A template of one's own.

@@ -77,7 +77,8 @@ impl Schedule {
         &self.0
     }
     /// What to wait after attempt `attempt` (from 1), or `None` if that was the last.
-    fn delay_after(&self, attempt: u32) -> Option<Duration> {
+    #[must_use]
+    pub fn delay_after(&self, attempt: u32) -> Option<Duration> {
         let index = usize::try_from(attempt).ok()?.checked_sub(1)?;
         self.0.get(index).copied()
     }

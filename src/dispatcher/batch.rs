@@ -1,12 +1,21 @@
 //! Several events in one request.
 
-use bytes::Bytes;
+use http::HeaderValue;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::delivery::attempt::Message;
 use crate::event::Event;
+use crate::shape::{BatchForm, Member};
 use crate::topic::Topic;
+
+/// The bodies of a batch.
+pub(super) struct BatchContent {
+    pub(super) form: BatchForm,
+    pub(super) members: Vec<Member>,
+    /// Of a single body.
+    pub(super) content_type: Option<HeaderValue>,
+}
 
 /// The id of the batch of these deliveries. The same deliveries in the same order have the same id, so that a receiver
 /// recognises a repeated batch.
@@ -20,25 +29,12 @@ pub(super) fn id(deliveries: impl Iterator<Item = Uuid>) -> Uuid {
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// `{"events":[…],"id":…,"v":1}` with the unchanged bodies of the events. A topic that all events share is the topic of
-/// the batch.
-pub(super) fn message<'a>(id: &'a str, events: impl Iterator<Item = &'a Event> + Clone) -> Message<'a> {
-    let bytes: usize = events.clone().map(|event| event.body().len() + 1).sum();
-    let mut body = Vec::with_capacity(bytes + 64);
-    body.extend_from_slice(b"{\"events\":[");
-    for (index, event) in events.clone().enumerate() {
-        if index > 0 {
-            body.push(b',');
-        }
-        body.extend_from_slice(&event.decnet_body());
-    }
-    // A UUID needs no escapes.
-    body.extend_from_slice(b"],\"id\":\"");
-    body.extend_from_slice(id.as_bytes());
-    body.extend_from_slice(b"\",\"v\":1}");
+/// The batch of these bodies. A topic that all events share is the topic of the batch.
+pub(super) fn message<'a>(id: &'a str, content: &BatchContent, events: impl Iterator<Item = &'a Event>) -> Message<'a> {
     let mut topics = events.map(Event::topic);
     let topic = topics.next().filter(|first| topics.all(|topic| topic == *first)).map(Topic::as_str);
-    Message { event_id: id, topic, body: Bytes::from(body), content_type: None, hops: None }
+    let content_type = content.form.content_type().or_else(|| content.content_type.clone());
+    Message { event_id: id, topic, body: content.form.join(id, &content.members), content_type, hops: None }
 }
 
 #[cfg(test)]
@@ -51,10 +47,15 @@ mod tests {
         Event::from_json(json.as_bytes(), UnixMicros(0)).unwrap()
     }
 
+    fn content(events: &[Event]) -> BatchContent {
+        let member = |event: &Event| Member { delivery: Uuid::nil(), body: event.decnet_body() };
+        BatchContent { form: BatchForm::Events, members: events.iter().map(member).collect(), content_type: None }
+    }
+
     #[test]
     fn bodies_are_carried_as_they_are() {
         let events = [one("a", "order.paid"), one("b", "order.paid")];
-        let batch = message("1-2", events.iter());
+        let batch = message("1-2", &content(&events), events.iter());
         let expected = concat!(
             r#"{"events":[{"id":"a","payload":{"n":1.50},"topic":"order.paid","ts":"now","type":"","v":1},"#,
             r#"{"id":"b","payload":{"n":1.50},"topic":"order.paid","ts":"now","type":"","v":1}],"id":"1-2","v":1}"#
@@ -62,7 +63,7 @@ mod tests {
         assert_eq!(batch.body, expected.as_bytes());
         assert_eq!((batch.event_id, batch.topic), ("1-2", Some("order.paid")));
         let mixed = [one("a", "order.paid"), one("b", "order.sent")];
-        assert_eq!(message("1", mixed.iter()).topic, None);
+        assert_eq!(message("1", &content(&mixed), mixed.iter()).topic, None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::lane::{Lane, WEBHOOK_DELETED};
-use super::settler::ToSettle;
+use super::settler::{Place, ToSettle};
 use super::{RECOVERY_EVENTS, Shared};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::Transition;
@@ -72,7 +72,7 @@ pub(super) async fn write_down(
         let settlement = Settlement { key, attempt: None, round_attempts, transition, at: now };
         if shared
             .evicted
-            .send(ToSettle::Ended { lane: Arc::clone(&lane), settlement, was_under_way: false, notice: None })
+            .send(ToSettle::Ended { lane: Arc::clone(&lane), settlement, place: Place::Gone, notice: None })
             .await
             .is_err()
         {

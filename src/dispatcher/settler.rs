@@ -30,11 +30,10 @@ pub(super) const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// A message to the settler.
 pub(super) enum ToSettle {
-    /// `was_under_way`: the delivery was taken from the lane's queue.
     Ended {
         lane: Arc<Lane>,
         settlement: Settlement,
-        was_under_way: bool,
+        place: Place,
         /// Sent after the commit.
         notice: Option<Box<Notice>>,
     },
@@ -44,10 +43,26 @@ pub(super) enum ToSettle {
     Flush(oneshot::Sender<()>),
 }
 
+/// Where a delivery is in its lane's memory when its settlement is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It was taken from the queue, and leaves memory.
+    UnderWay,
+    /// It was attempted, and the lane goes on with it.
+    Kept,
+    /// It has left the queue already.
+    Gone,
+}
+
 impl ToSettle {
+    /// An attempt for a delivery ended, and another is made at once.
+    pub(super) fn kept(lane: &Arc<Lane>, settlement: Settlement) -> Self {
+        Self::Ended { lane: Arc::clone(lane), settlement, place: Place::Kept, notice: None }
+    }
+
     /// An attempt for a delivery ended.
     pub(super) fn ended(lane: &Arc<Lane>, settlement: Settlement, notice: Option<Notice>) -> Self {
-        Self::Ended { lane: Arc::clone(lane), settlement, was_under_way: true, notice: notice.map(Box::new) }
+        Self::Ended { lane: Arc::clone(lane), settlement, place: Place::UnderWay, notice: notice.map(Box::new) }
     }
 
     /// The error of the attempt, if it failed.
@@ -110,7 +125,7 @@ struct Gathered {
 struct Ended {
     lane: Arc<Lane>,
     settlement: Settlement,
-    was_under_way: bool,
+    place: Place,
     notice: Option<Box<Notice>>,
 }
 
@@ -119,9 +134,9 @@ impl Gathered {
         let mut gathered = Self { ended: Vec::with_capacity(messages.len()), ..Self::default() };
         for message in messages {
             match message {
-                ToSettle::Ended { lane, settlement, was_under_way, notice } => {
+                ToSettle::Ended { lane, settlement, place, notice } => {
                     gathered.concerns(&lane);
-                    gathered.ended.push(Ended { lane, settlement, was_under_way, notice });
+                    gathered.ended.push(Ended { lane, settlement, place, notice });
                 }
                 ToSettle::Health(lane) => gathered.concerns(&lane),
                 ToSettle::Flush(done) => gathered.flushes.push(done),
@@ -160,11 +175,11 @@ async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = To
         Fence { node: member.node, terms: terms.collect() }
     });
     let mut notices = Vec::new();
-    let (mut settlements, mut were_under_way) = (Vec::with_capacity(ended.len()), Vec::with_capacity(ended.len()));
-    for Ended { settlement, was_under_way, notice, .. } in ended {
+    let (mut settlements, mut places) = (Vec::with_capacity(ended.len()), Vec::with_capacity(ended.len()));
+    for Ended { settlement, place, notice, .. } in ended {
         notices.extend(notice);
         settlements.push(settlement);
-        were_under_way.push(was_under_way);
+        places.push(place);
     }
     let batch = Arc::new(SettleBatch { settlements, health, is_urgent, fence });
     let stale = settle(shared, &batch).await;
@@ -176,9 +191,9 @@ async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = To
         notices.retain(|notice| !stale.contains(&notice.webhook));
         shared.lose_lanes(&lost);
     }
-    for (settlement, was_under_way) in batch.settlements.iter().zip(were_under_way) {
+    for (settlement, place) in batch.settlements.iter().zip(places) {
         if let Some(lane) = lanes.get(&settlement.key.webhook) {
-            after_commit(shared, lane, settlement, was_under_way);
+            after_commit(shared, lane, settlement, place);
         }
     }
     for notice in notices {
@@ -213,12 +228,17 @@ async fn settle(shared: &Shared, batch: &Arc<SettleBatch>) -> Vec<WebhookSeq> {
     stale
 }
 
-fn after_commit(shared: &Arc<Shared>, lane: &Arc<Lane>, settlement: &Settlement, was_under_way: bool) {
+fn after_commit(shared: &Arc<Shared>, lane: &Arc<Lane>, settlement: &Settlement, place: Place) {
     match settlement.transition.state() {
         DeliveryState::Delivered => shared.counters.deliveries_delivered.add(1),
         DeliveryState::Dead => shared.counters.deliveries_dead.add(1),
         DeliveryState::Pending | DeliveryState::Skipped | DeliveryState::Discarded => {}
     }
+    let was_under_way = match place {
+        Place::UnderWay => true,
+        Place::Gone => false,
+        Place::Kept => return,
+    };
     let todo = lane.settled(settlement.key.event, was_under_way, settlement.transition.next_attempt_at());
     shared.carry_out(lane, todo);
 }

@@ -42,8 +42,8 @@ pub(crate) enum PreviewError {
 /// A body and its content type.
 pub(crate) struct Shaped {
     event: Arc<LiveEvent>,
-    body: bytes::Bytes,
-    content_type: HeaderValue,
+    pub(super) body: bytes::Bytes,
+    pub(super) content_type: HeaderValue,
 }
 
 impl Shaping {

@@ -9,16 +9,17 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::batch::BatchContent;
 use super::breaker::Standing;
 use super::lane::{Lane, LaneSettings, Turn};
-use super::{Dispatcher, Shared, spans};
+use super::{Dispatcher, Shared, batch, spans};
 use crate::clock::Clock;
 use crate::delivery::Outcome;
-use crate::delivery::attempt::attempt;
+use crate::delivery::attempt::{Message, attempt};
 use crate::delivery::retry::Next;
 use crate::event::Event;
 use crate::fair::Share;
-use crate::shape::RenderError;
+use crate::shape::{Member, RenderError};
 use crate::store::{EventSeq, LiveEvent};
 use crate::webhook::{TenantSeq, WebhookRecord};
 
@@ -86,7 +87,16 @@ impl Dispatcher {
                 Ok(None) | Err(_) => return Err(TestRefused::Busy),
             }
         };
-        let message = body.message(&shared.stamp);
+        let message = match settings.policy.batch_form() {
+            Some(Ok(form)) => {
+                let member = Member { delivery: Uuid::nil(), body: body.body.clone() };
+                let content =
+                    BatchContent { form, members: vec![member], content_type: Some(body.content_type.clone()) };
+                let hops = body.message(&shared.stamp).hops;
+                Message { hops, ..batch::message(live.event.id(), &content, std::iter::once(&live.event)) }
+            }
+            _ => body.message(&shared.stamp),
+        };
         let span = spans::test(shared, &settings, &live.event, trial.lane.as_deref());
         let outcome = attempt(&shared.client, &mut None, &settings.receiver, &message, message.event_id, &*shared.wall)
             .instrument(span)

@@ -4,36 +4,31 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::task::Id;
 use tokio::time::Instant;
 use tracing::Instrument;
 use uuid::fmt::Hyphenated;
 
+use super::attempted::Attempted;
 use super::breaker::CircuitChange;
-use super::lane::{Booked, Ended, Job, Judged, Lane, LaneSettings, Queued, Work};
+use super::content::{Content, content};
+use super::lane::{Booked, Ended, Job, Lane, LaneSettings, Queued, Work};
 use super::notices::{News, Notice, is_operational};
 use super::settler::ToSettle;
-use super::unsent::{too_old, unsent};
 use super::{Shared, batch, spans};
-use crate::clock::{Clock, UnixMicros};
+use crate::clock::Clock;
 use crate::delivery::attempt::{self, attempt};
 use crate::delivery::client::Connection;
-use crate::delivery::retry::Next;
 use crate::delivery::verdict::Verdict;
-use crate::delivery::{DeliveryState, End, Outcome, Transition, random_jitter};
+use crate::delivery::{End, Outcome, Transition};
 use crate::event::Event;
-use crate::fit::fit;
-use crate::shape::RenderError;
-use crate::store::{AttemptRecord, DeliveryKey, MAX_KEPT_SUCCESS_RESPONSE_BYTES, Settlement};
+use crate::store::{DeliveryKey, Settlement};
 
 /// How long an idle worker keeps its connection.
 const KEEP_IDLE: Duration = Duration::from_secs(15);
 /// When and why an attempt is made again that ended by a fault of this program.
 const UNEXPECTED_END_DELAY: Duration = Duration::from_mins(1);
 const UNEXPECTED_END: &str = "internal: the attempt ended unexpectedly";
-/// Why a delivery ended whose event came back from the disk otherwise than it was stored.
-const DAMAGED: &str = "stored body is damaged";
 /// Works until the lane needs this worker no more.
 pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
     let me = tokio::task::id();
@@ -62,47 +57,56 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
             connection = None;
             used = Some(Arc::clone(&job.settings));
         }
-        hold.job.push(job.queued.clone());
-        hold.job.extend_from_slice(&job.more);
-        let Some(job) = sound(&shared, &lane, job).await else {
+        hold.take(&job);
+        let Some((job, content)) = content(&shared, &lane, job).await else {
             hold.job.clear();
             continue;
         };
-        hold.job.clear();
-        hold.job.push(job.queued.clone());
-        hold.job.extend_from_slice(&job.more);
+        hold.take(&job);
         let span = spans::attempt(&shared, &lane, &job);
-        let attempt = attempt_once(&shared, &lane, &job, &mut connection).instrument(span);
-        let Some(attempted) = shared.lease.while_it_lasts(attempt).await else {
+        let attempt = attempt_once(&shared, &lane, &job, &content, &mut connection).instrument(span);
+        let Some(outcome) = shared.lease.while_it_lasts(attempt).await else {
             // Others may own the webhook now, and this lane is about to go.
             hold.job.clear();
             return;
         };
-        let outcome = match attempted {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                shared.carry_out(&lane, lane.not_attempted(shared.clock.now()));
-                let unsent = unsent(&shared, &lane, &job.settings, &job.queued, error.to_string());
-                if shared.outcomes.send(unsent).await.is_err() {
-                    return;
-                }
-                hold.job.clear();
-                continue;
-            }
-        };
-        let ended = Attempted::new(&shared, &lane, &job.settings, outcome);
-        let first = ended.settle(&job.queued);
-        book(&shared, &ended, first.error(), &job).await;
-        if shared.outcomes.send(first).await.is_err() {
+        let settings = Arc::clone(&job.settings);
+        let ended = Attempted::new(&shared, &lane, &settings, &content, outcome);
+        if settle(&shared, &lane, &ended, job).await.is_none() {
             return;
-        }
-        for queued in &job.more {
-            if shared.outcomes.send(ended.settle(queued)).await.is_err() {
-                return;
-            }
         }
         hold.job.clear();
     }
+}
+
+/// Sends the outcomes of a job to be committed; `None`: the settler has ended.
+async fn settle(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, job: Job) -> Option<()> {
+    if ended.is_to_be_halved(&job) {
+        return halve(shared, lane, ended, job).await;
+    }
+    let first = ended.settle(0, &job.queued);
+    book(shared, lane, ended, first.error(), &job).await;
+    shared.outcomes.send(first).await.ok()?;
+    for (index, queued) in job.more.iter().enumerate() {
+        shared.outcomes.send(ended.settle(index + 1, queued)).await.ok()?;
+    }
+    Some(())
+}
+
+/// Gives the deliveries of a refused batch back to the lane, which sends half as many at once, down to single ones: so one
+/// event that the receiver refuses takes no other with it.
+async fn halve(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, job: Job) -> Option<()> {
+    let first = ended.keep(&job.queued);
+    book(shared, lane, ended, first.error(), &job).await;
+    let half = (1 + job.more.len()).div_ceil(2);
+    let mut members = Vec::with_capacity(1 + job.more.len());
+    for queued in std::iter::once(job.queued).chain(job.more) {
+        shared.outcomes.send(ended.keep(&queued)).await.ok()?;
+        let attempts = queued.attempts.saturating_add(1);
+        members.push(Queued { attempts, together: half, is_stored: true, ..queued });
+    }
+    shared.carry_out(lane, lane.put_back(members, shared.clock.now()));
+    Some(())
 }
 
 /// Waits until there may be something to do; `false`: nothing came, and the worker is no longer counted.
@@ -129,6 +133,14 @@ async fn wait_for_work(
         lane.wake.woken().await;
     }
     !gave_up || until.is_some()
+}
+
+impl Hold<'_> {
+    fn take(&mut self, job: &Job) {
+        self.job.clear();
+        self.job.push(job.queued.clone());
+        self.job.extend_from_slice(&job.more);
+    }
 }
 
 /// What a worker has in hand. If it ends in the middle of a job, the job must not be forgotten.
@@ -171,147 +183,47 @@ async fn attempt_once(
     shared: &Shared,
     lane: &Lane,
     job: &Job,
+    content: &Content,
     connection: &mut Option<Connection>,
-) -> Result<Outcome, RenderError> {
+) -> Outcome {
     let ids = shared.store.delivery_ids();
     let id_of = |queued: &Queued| ids.encode(DeliveryKey { event: queued.seq(), webhook: lane.seq });
     let mut buffer = [0; Hyphenated::LENGTH];
     let (receiver, client, clock) = (&job.settings.receiver, &shared.client, &*shared.wall);
-    let policy = &job.settings.policy;
-    if policy.batch.is_none() {
-        let (id, event) = (id_of(&job.queued), &job.queued.event.live);
-        let webhook_id = id.hyphenated().encode_lower(&mut buffer);
-        if policy.shape.is_decnet() {
-            let hops = shared.stamp.value([event.event.hops()]);
-            let message = attempt::Message { hops, ..attempt::Message::of(&event.event) };
-            return Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await);
+    let event = &job.queued.event.live.event;
+    let (webhook_id, message) = match content {
+        Content::Late(reason) => return Outcome::without_request(clock.now(), End::Unshaped(reason.clone())),
+        Content::Batch(content) => {
+            let webhook_id = batch::id(content.members.iter().map(|member| member.delivery));
+            let webhook_id = &*webhook_id.hyphenated().encode_lower(&mut buffer);
+            let events = || std::iter::once(&job.queued).chain(&job.more).map(|queued| &queued.event.live.event);
+            let hops = shared.stamp.value(events().map(Event::hops));
+            (webhook_id, attempt::Message { hops, ..batch::message(webhook_id, content, events()) })
         }
-        let began_at = clock.now();
-        let body = match shared.shaping.shape(&job.settings, event, id, began_at).await {
-            // The machine may be busy: tried again as any attempt that failed here.
-            Err(error) if error.took_too_long => {
-                return Ok(Outcome::without_request(began_at, End::Unshaped(error.to_string())));
-            }
-            body => body?,
-        };
-        let message = body.message(&shared.stamp);
-        return Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await);
-    }
-    let members = || std::iter::once(&job.queued).chain(&job.more);
-    let webhook_id = batch::id(members().map(id_of)).hyphenated().encode_lower(&mut buffer);
-    let events = || members().map(|queued| &queued.event.live.event);
-    let hops = shared.stamp.value(events().map(Event::hops));
-    let message = attempt::Message { hops, ..batch::message(webhook_id, events()) };
-    Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await)
-}
-
-/// What of a job may be sent; deliveries of damaged events end, and those that are too old.
-async fn sound(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job) -> Option<Job> {
-    let now = shared.clock.now();
-    let is_sound = |queued: &Queued| !queued.is_damaged() && too_old(queued, &job.settings, now).is_none();
-    if is_sound(&job.queued) && job.more.iter().all(is_sound) {
-        return Some(job);
-    }
-    let Job { queued, more, settings, todo } = job;
-    let mut sound = Vec::with_capacity(more.len());
-    for queued in std::iter::once(queued).chain(more) {
-        let reason = if queued.is_damaged() {
-            let (event, webhook) = (queued.event.live.event.id(), &settings.name);
-            tracing::error!(event, webhook, "the stored event is damaged: it is not sent; look at the disk");
-            shared.counters.deliveries_damaged.add(1);
-            DAMAGED.to_owned()
-        } else if let Some(reason) = too_old(&queued, &settings, now) {
-            reason
-        } else {
-            sound.push(queued);
-            continue;
-        };
-        shared.outcomes.send(unsent(shared, lane, &settings, &queued, reason)).await.ok()?;
-    }
-    let mut sound = sound.into_iter();
-    let Some(queued) = sound.next() else {
-        shared.carry_out(lane, lane.not_attempted(shared.clock.now()));
-        return None;
+        Content::Shaped(shaped) => {
+            (&*id_of(&job.queued).hyphenated().encode_lower(&mut buffer), shaped.message(&shared.stamp))
+        }
+        Content::Event => {
+            let hops = shared.stamp.value([event.hops()]);
+            let webhook_id = &*id_of(&job.queued).hyphenated().encode_lower(&mut buffer);
+            (webhook_id, attempt::Message { hops, ..attempt::Message::of(event) })
+        }
     };
-    Some(Job { queued, more: sound.collect(), settings, todo })
-}
-
-/// What an attempt came to, for each delivery that it was made for.
-struct Attempted<'a> {
-    lane: &'a Arc<Lane>,
-    settings: &'a Arc<LaneSettings>,
-    outcome: Outcome,
-    judged: Judged<'a>,
-    response: Bytes,
-    now: UnixMicros,
-    jitter: f64,
-}
-
-impl<'a> Attempted<'a> {
-    fn new(shared: &Shared, lane: &'a Arc<Lane>, settings: &'a Arc<LaneSettings>, outcome: Outcome) -> Self {
-        let judged = settings.judge(&outcome);
-        let response = kept(&outcome, judged.judgement.verdict);
-        Self { lane, settings, outcome, judged, response, now: shared.clock.now(), jitter: random_jitter() }
-    }
-
-    fn settle(&self, queued: &Queued) -> ToSettle {
-        let Self { settings, outcome, now, .. } = self;
-        let round_attempts = queued.round_attempts.saturating_add(1);
-        let (transition, error) = match self.judged.next(round_attempts, outcome, *now, self.jitter) {
-            Next::Delivered => (Transition::delivered(), None),
-            Next::RetryAt { at, error } => {
-                // When it becomes too old, it is to end.
-                let ends_at = settings.max_age.map_or(at, |max_age| queued.begins_at.after(max_age));
-                (Transition::retry_at(at.min(ends_at), error.clone()), Some(error))
-            }
-            // The webhook is turned off, and what it is owed is kept.
-            Next::Dead { error } if self.judged.judgement.verdict == Verdict::Gone => {
-                (Transition::retry_at(*now, error.clone()), Some(error))
-            }
-            Next::Dead { error } => (Transition::dead(error.clone()), Some(error)),
-        };
-        let key = DeliveryKey { event: queued.seq(), webhook: self.lane.seq };
-        let attempts = queued.attempts.saturating_add(1);
-        let notice = (transition.state() == DeliveryState::Dead).then(|| {
-            let error = error.as_deref().unwrap_or_default();
-            Notice::dead(settings, key, queued, attempts, outcome.status_code(), error, *now)
-        });
-        let settlement = Settlement {
-            key,
-            round_attempts,
-            transition,
-            at: *now,
-            attempt: Some(AttemptRecord {
-                number: attempts,
-                started_at: outcome.started_at,
-                duration_us: fit(outcome.duration.as_micros(), i64::MAX),
-                status_code: outcome.status_code(),
-                error,
-                response: self.response.clone(),
-            }),
-        };
-        ToSettle::ended(self.lane, settlement, notice)
-    }
-}
-
-/// What the log keeps of the response: little of a success, so that outcomes that wait for a commit are small.
-fn kept(outcome: &Outcome, verdict: Verdict) -> Bytes {
-    if verdict == Verdict::Delivered && outcome.response.len() > MAX_KEPT_SUCCESS_RESPONSE_BYTES {
-        return Bytes::copy_from_slice(&outcome.response[..MAX_KEPT_SUCCESS_RESPONSE_BYTES]);
-    }
-    outcome.response.clone()
+    attempt(client, connection, receiver, &message, webhook_id, clock).await
 }
 
 /// Counts the attempt, and acts when it changes the circuit or ends the webhook.
-async fn book(shared: &Arc<Shared>, attempted: &Attempted<'_>, error: Option<&str>, job: &Job) {
+async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, attempted: &Attempted<'_>, error: Option<&str>, job: &Job) {
+    let (outcome, judgement) = attempted.of_all();
+    let error = error.filter(|_| judgement.verdict != Verdict::Delivered);
     match error {
         None => shared.counters.attempts_succeeded.add(1),
         Some(_) => shared.counters.attempts_failed.add(1),
     }
-    let Attempted { lane, settings, outcome, judged, now, .. } = attempted;
+    let (settings, now) = (&job.settings, attempted.now);
     let event = job.more.is_empty().then(|| job.queued.seq());
-    let ended = Ended { outcome, judgement: judged.judgement, error, event };
-    let Booked { change, off, todo } = lane.book(settings, &ended, *now);
+    let ended = Ended { outcome, judgement, error, event };
+    let Booked { change, off, todo } = lane.book(settings, &ended, now);
     shared.carry_out(lane, todo);
     let (webhook, error) = (&settings.name, error.unwrap_or_default());
     let news = match change {
@@ -339,6 +251,6 @@ async fn book(shared: &Arc<Shared>, attempted: &Attempted<'_>, error: Option<&st
     // What the server's own events cause makes no further ones, so that they never go round in circles.
     let is_quiet = is_operational(&job.queued.event.live.event);
     for news in news.filter(|_| !is_quiet).into_iter().chain(off) {
-        shared.tell(Notice::health(settings, lane.seq, news, error, is_quiet, *now)).await;
+        shared.tell(Notice::health(settings, lane.seq, news, error, is_quiet, now)).await;
     }
 }

@@ -13,7 +13,7 @@ use crate::delivery::receiver::Method;
 use crate::delivery::statuses::StatusSpan;
 use crate::event::MAX_EVENT_BYTES;
 use crate::filter::EventPattern;
-use crate::shape::ShapeInput;
+use crate::shape::{BatchFormat, ShapeInput};
 use crate::signing::Scheme;
 
 /// The bodies of a batch together, by default and at most, in bytes.
@@ -196,10 +196,14 @@ pub struct RawBatching {
     #[serde(deserialize_with = "whole")]
     #[schema(example = 500, maximum = 60000)]
     pub max_wait_ms: u64,
-    /// Or when another event would make it larger than this; 1 MiB by default.
+    /// Or when another event would make it larger than this; 1 MiB by default. Counted are the events' bodies.
     #[serde(default = "default_batch_bytes", deserialize_with = "whole")]
     #[schema(minimum = 1024, maximum = 1_048_576)]
     pub max_bytes: u64,
+    /// How the bodies of a shape become one (docs/delivery.md): `array` or `lines`; what the shape's receivers take, if it is not
+    /// given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<BatchFormat>,
 }
 
 /// A name that stands for patterns.

@@ -10,7 +10,7 @@ use crate::delivery::statuses::{StatusKind, StatusLists, Statuses};
 use crate::event::MAX_BATCH_EVENTS;
 use crate::filter::Filter;
 use crate::fit::fit;
-use crate::shape::Shape;
+use crate::shape::{BatchForm, BatchFormat, Shape};
 
 /// The slowest and the fastest rate limit, in attempts per second: from one a day to more than one lane makes.
 pub const RATE_PER_S: std::ops::RangeInclusive<f64> = 1.0 / 86_400.0..=100_000.0;
@@ -72,6 +72,8 @@ pub struct Batching {
     pub max_wait: Duration,
     /// Of the events' bodies together; one larger event goes alone.
     pub max_bytes: usize,
+    /// `None`: as the shape has it.
+    pub format: Option<BatchFormat>,
 }
 
 /// One setting that is wrong.
@@ -133,10 +135,15 @@ impl Policy {
                 Err(error) => wrong.add("shape", error.to_string()),
             }
         }
-        if self.batch.is_some() && !self.shape.is_decnet() {
-            wrong.add("batch", "goes with the shape `decnet` only: a batch is a list of events as they are".to_owned());
+        if let Some(Err(reason)) = self.batch_form() {
+            wrong.add("batch.format", reason);
         }
         wrong.0
+    }
+
+    /// How its batches are put together, if it has any; an error says why they cannot be.
+    pub(crate) fn batch_form(&self) -> Option<Result<BatchForm, String>> {
+        self.batch.map(|batch| self.shape.batch_form(batch.format))
     }
 
     /// The patch that makes this policy of a default one.
@@ -176,6 +183,7 @@ impl Batching {
             max_events: fit(self.max_events, u32::MAX),
             max_wait_ms: fit(self.max_wait.as_millis(), u64::MAX),
             max_bytes: self.max_bytes as u64,
+            format: self.format,
         }
     }
 }
@@ -217,6 +225,7 @@ impl Wrong {
             max_events: raw.max_events as usize,
             max_wait: Duration::from_millis(raw.max_wait_ms),
             max_bytes: usize::try_from(raw.max_bytes).unwrap_or(usize::MAX),
+            format: raw.format,
         }
     }
 
@@ -254,7 +263,7 @@ mod tests {
     fn a_policy_comes_back_from_its_patch() {
         let patch = r#"{"paused": true, "retry_on": [425, "408", 408.0], "final_on": ["500-503"], "success_on": [409, "3xx"],
             "success_when": {"body": {"ok": [true]}}, "max_age_s": 3600, "rate_limit": {"per_s": 0.5, "burst": 3}, "ordered": true,
-            "batch": {"max_events": 10, "max_wait_ms": 250, "max_bytes": 2048}, "metadata": {"team": "soc"},
+            "batch": {"max_events": 10, "max_wait_ms": 250, "max_bytes": 2048, "format": "lines"}, "metadata": {"team": "soc"},
             "disable_after_days": 5, "filter": {"payload": {"score": [{"numeric": [">", 5]}]}},
             "shape": "decnet"}"#;
         let mut policy = Policy::default();
@@ -290,7 +299,14 @@ mod tests {
             (r#"{"filter": {"payload": {"score": [{"numeric": [">"]}]}}}"#, "filter: line 1 column"),
             (r#"{"shape": "slak"}"#, "there is no shape \"slak\""),
             (r#"{"shape": {"template": "a\n{{ event.id"}}"#, "shape: the template does not parse: line 2"),
-            (r#"{"shape": "slack", "batch": {"max_events": 2, "max_wait_ms": 5}}"#, "batch: goes with the shape"),
+            (
+                r#"{"shape": "slack", "batch": {"max_events": 2, "max_wait_ms": 5}}"#,
+                "batch.format: the receivers of slack take one event",
+            ),
+            (
+                r#"{"shape": "syslog", "batch": {"max_events": 2, "max_wait_ms": 5, "format": "array"}}"#,
+                "batch.format: \"array\" is for bodies of JSON",
+            ),
             (r#"{"filter": []}"#, "filter: line 1 column 1"),
             (r#"{"metadata": {"": "x"}}"#, "must have 1 to 64"),
             (r#"{"metadata": {"a": "x\u0000"}}"#, "control characters"),

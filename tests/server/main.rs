@@ -10,6 +10,7 @@
 )]
 
 mod api;
+mod batches;
 mod both_stores;
 mod cli;
 #[cfg(target_os = "linux")]

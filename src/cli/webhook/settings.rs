@@ -65,7 +65,8 @@ pub(super) struct Settings {
     /// Make requests with this method, `POST`, `PUT` or `PATCH` [default: POST]
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
-    /// Send up to so many events in one request, gathered for so long, as in 100,500ms or 100,500ms,256KiB; `none`: one each
+    /// Send up to so many events in one request, gathered for so long, as in 100,500ms, 100,500ms,256KiB or
+    /// 100,500ms,lines; `none`: one each
     #[arg(long, value_name = "BATCH", value_parser = parse_batch)]
     batch: Option<Given>,
     /// Deliver only events that match this event pattern: JSON, or @FILE; `none` for all
@@ -168,20 +169,28 @@ fn parse_rate(text: &str) -> Result<Given, String> {
     Ok(Given(limit))
 }
 
-/// `100,500ms` or `100,500ms,256KiB`.
+/// `100,500ms`, `100,500ms,256KiB` or `100,500ms,256KiB,lines`; the size may be left out.
 fn parse_batch(text: &str) -> Result<Given, String> {
     if text == NONE {
         return Ok(Given(Value::Null));
     }
-    let wrong = || format!("{text:?} is no batch; write events and a time, as in 100,500ms or 100,500ms,256KiB");
+    let wrong = || {
+        format!("{text:?} is no batch; write events and a time, as in 100,500ms, 100,500ms,256KiB or 100,500ms,lines")
+    };
     let mut parts = text.split(',').map(str::trim);
     let max_events: u32 = parts.next().and_then(|count| count.parse().ok()).ok_or_else(wrong)?;
     let max_wait = parse_span(parts.next().ok_or_else(wrong)?)?;
     let mut batch = json!({ "max_events": max_events, "max_wait_ms": u64::try_from(max_wait.as_millis()).ok() });
-    if let Some(size) = parts.next() {
+    let mut next = parts.next();
+    if let Some(size) = next.filter(|part| part.starts_with(|c: char| c.is_ascii_digit())) {
         batch["max_bytes"] = json!(size.parse::<Size>()?.bytes());
+        next = parts.next();
     }
-    if parts.next().is_some() { Err(wrong()) } else { Ok(Given(batch)) }
+    if let Some(format @ ("array" | "lines")) = next {
+        batch["format"] = json!(format);
+        next = None;
+    }
+    if next.is_some() || parts.next().is_some() { Err(wrong()) } else { Ok(Given(batch)) }
 }
 
 /// Not read by clap, whose error would show the text: it may be a secret.
@@ -348,7 +357,8 @@ pub(super) fn batch_shown(batch: &Value) -> String {
     let field = |name: &str| batch[name].as_u64();
     match (field("max_events"), field("max_wait_ms"), field("max_bytes")) {
         (Some(events), Some(wait_ms), Some(bytes)) => {
-            format!("{events} events, {}, {bytes} bytes", Span(Duration::from_millis(wait_ms)))
+            let format = batch["format"].as_str().map(|format| format!(", {format}")).unwrap_or_default();
+            format!("{events} events, {}, {bytes} bytes{format}", Span(Duration::from_millis(wait_ms)))
         }
         _ => "-".to_owned(),
     }
@@ -383,6 +393,11 @@ mod tests {
         assert_eq!(parse_rate("90/m,burst=3"), Ok(Given(json!({ "per_s": 1.5, "burst": 3 }))));
         assert_eq!(parse_rate("none"), Ok(Given(Value::Null)));
         assert_eq!(parse_batch("100,500ms"), Ok(Given(json!({ "max_events": 100, "max_wait_ms": 500 }))));
+        let lines = json!({ "max_events": 100, "max_wait_ms": 500, "format": "lines" });
+        assert_eq!(parse_batch("100,500ms,lines"), Ok(Given(lines)));
+        for wrong in ["100", "100,500ms,rows", "100,500ms,1KiB,lines,x", "100,500ms,lines,1KiB"] {
+            assert!(parse_batch(wrong).is_err(), "{wrong}");
+        }
         let sized = json!({ "max_events": 2, "max_wait_ms": 1_000, "max_bytes": 4_096 });
         assert_eq!(parse_batch("2, 1s, 4KiB"), Ok(Given(sized)));
         assert_eq!(parse_days("5d"), Ok(Given(5.into())));

@@ -22,6 +22,8 @@ pub(in crate::dispatcher) struct Queued {
     pub(in crate::dispatcher) begins_at: UnixMicros,
     /// Since when it waits in memory.
     pub(in crate::dispatcher) waits_since: Instant,
+    /// How many deliveries one request with it may have: fewer after a batch with it was refused.
+    pub(in crate::dispatcher) together: usize,
 }
 
 impl Queued {
@@ -34,6 +36,7 @@ impl Queued {
             is_stored: true,
             begins_at: delivery.begins_at,
             waits_since,
+            together: usize::MAX,
         }
     }
 
@@ -78,6 +81,14 @@ impl Queue {
     pub(super) fn push(&mut self, queued: Queued) {
         self.bytes += queued.event.bytes();
         self.entries.push_back(queued);
+    }
+
+    /// Puts back what was taken from the front, in its order.
+    pub(super) fn push_front(&mut self, taken: Vec<Queued>) {
+        for queued in taken.into_iter().rev() {
+            self.bytes += queued.event.bytes();
+            self.entries.push_front(queued);
+        }
     }
 
     /// Puts it where the order of acceptance wants it.

@@ -29,6 +29,9 @@ use crate::webhook::{Policy, TenantSeq, Webhook, WebhookRecord};
 /// should these hang, [`Lane::relieve`](super::Lane::relieve) finds out.
 const MAX_WAITING_PER_WORKER: usize = 8;
 
+/// A batch has a quarter of the events after each failure but the first: the binary logarithm of that.
+const SHRINK_SHIFT: u32 = 2;
+
 /// A success that changes nothing but its time is stored at most this often.
 const SUCCESS_FLUSH_US: i64 = 1_000_000;
 
@@ -157,6 +160,28 @@ impl LaneSettings {
         })
     }
 
+    /// How many deliveries one request with this one may have. A receiver may be unable to digest one of a batch: what was in
+    /// failed ones goes with fewer each time from the second failure on, and alone in its last attempt, so that none ends for
+    /// another's sake.
+    pub(super) fn most_together(&self, queued: &Queued) -> usize {
+        let failed = queued.round_attempts;
+        let is_last = failed > 0 && self.schedule.delay_after(failed + 1).is_none();
+        let most = match self.policy.batch {
+            Some(batch) if !is_last => {
+                batch.max_events >> failed.saturating_sub(1).saturating_mul(SHRINK_SHIFT).min(usize::BITS - 1)
+            }
+            _ => 1,
+        };
+        most.min(queued.together).max(1)
+    }
+
+    /// What the answer to a batch means for one of its deliveries, of which it says this status.
+    pub(in crate::dispatcher) fn judge_part(&self, outcome: &Outcome) -> Judged<'_> {
+        let lists = [&self.policy.statuses, self.policy.shape.statuses(), &self.statuses];
+        let judgement = verdict::judge(outcome, Reading { lists: &lists, doubt: None });
+        Judged { schedule: &self.schedule, lists, doubt: None, judgement }
+    }
+
     /// What an attempt means that was made under these settings.
     pub(in crate::dispatcher) fn judge(&self, outcome: &Outcome) -> Judged<'_> {
         let lists = [&self.policy.statuses, self.policy.shape.statuses(), &self.statuses];
@@ -261,7 +286,7 @@ impl State {
         }
         let limited = self.limiter.as_ref().map(|limiter| limiter.ready_at(now));
         let gathering = policy.batch.and_then(|batch| {
-            let is_full = queue.len() >= batch.max_events || queue.bytes() >= batch.max_bytes;
+            let is_full = queue.len() >= self.settings.most_together(first) || queue.bytes() >= batch.max_bytes;
             // A probe finds out at once.
             (!is_full && !self.breaker.is_open()).then(|| first.waits_since + batch.max_wait)
         });
@@ -288,7 +313,9 @@ impl State {
         let queued = self.backlog.queue.len();
         let jobs = match self.readiness(now) {
             Readiness::Now => match self.settings.policy.batch {
-                Some(batch) => jobs.min(queued.div_ceil(batch.max_events)),
+                Some(_) => jobs.min(
+                    queued.div_ceil(self.backlog.queue.first().map_or(1, |first| self.settings.most_together(first))),
+                ),
                 None => jobs,
             },
             // One waits for the moment, and that is enough.

@@ -79,10 +79,12 @@ impl Lane {
         let mut more = Vec::new();
         if let Some(batch) = state.settings.policy.batch {
             let mut bytes = queued.event.live.event.body().len();
-            while more.len() + 1 < batch.max_events {
+            let most = state.settings.most_together(&queued);
+            while more.len() + 1 < most {
                 let Some(next) = backlog.queue.first() else { break };
                 bytes += next.event.live.event.body().len();
-                if bytes > batch.max_bytes || backlog.is_early(next) {
+                let fits = bytes <= batch.max_bytes && state.settings.most_together(next) >= most;
+                if !fits || backlog.is_early(next) {
                     break;
                 }
                 more.extend(backlog.queue.pop());
@@ -172,6 +174,16 @@ impl Lane {
             Todo::default()
         };
         Booked { change, off, todo }
+    }
+
+    /// What was taken goes back to where it was, in the order in which it was taken.
+    pub(in crate::dispatcher) fn put_back(&self, taken: Vec<Queued>, now: UnixMicros) -> Todo {
+        let mut state = self.state.lock();
+        for queued in &taken {
+            state.backlog.under_way.remove(&queued.seq());
+        }
+        state.backlog.queue.push_front(taken);
+        state.resume_or_evict(&self.wake, now, Instant::now())
     }
 
     /// What was taken was not attempted after all: if it was to be a probe, another will be.

@@ -69,17 +69,14 @@ impl TestReceiver {
     ) -> Self {
         let with_body = move |n, request: &Received| {
             let (answer, header) = answer(n, request);
-            (answer, header, "")
+            (answer, header, Bytes::new())
         };
         Self::start_answering(with_body).await
     }
 
     /// As [`Self::start_saying`], with the answer's body, too.
-    pub(crate) async fn start_answering(
-        answer: impl Fn(usize, &Received) -> (Answer, Option<(&'static str, &'static str)>, &'static str)
-        + Send
-        + Sync
-        + 'static,
+    pub(crate) async fn start_answering<B: Into<Bytes>>(
+        answer: impl Fn(usize, &Received) -> (Answer, Option<(&'static str, &'static str)>, B) + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -110,15 +107,15 @@ impl TestReceiver {
                         };
                         let (Answer(status, delay), extra, said) = {
                             let mut log = log.lock().expect("no test panics while it holds the log");
-                            let answer = answer(log.len(), &request);
+                            let (status, extra, said) = answer(log.len(), &request);
                             log.push(request);
                             counted.send_replace(log.len());
-                            answer
+                            (status, extra, said.into())
                         };
                         busy.1.fetch_max(busy.0.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                         tokio::time::sleep(delay).await;
                         busy.0.fetch_sub(1, Ordering::SeqCst);
-                        let mut response = Response::new(Full::new(Bytes::from_static(said.as_bytes())));
+                        let mut response = Response::new(Full::new(said));
                         *response.status_mut() = StatusCode::from_u16(status).expect("a status");
                         if let Some((name, value)) = extra {
                             response.headers_mut().insert(name, http::HeaderValue::from_static(value));
