@@ -6,6 +6,7 @@
 mod environment;
 mod file;
 mod location;
+mod proxy;
 mod raw;
 mod units;
 
@@ -21,8 +22,8 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::delivery::client::{ClientOptions, Roots};
-use crate::delivery::guard::{EgressPolicy, SystemResolver};
+use crate::delivery::client::{ClientOptions, NoProxy, Roots, ServerProxy};
+use crate::delivery::guard::{EgressPolicy, HostPattern, SystemResolver};
 use crate::delivery::retry::Schedule;
 use crate::delivery::statuses::{StatusLists, StatusSpan, Statuses};
 use crate::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
@@ -36,6 +37,7 @@ use crate::store::sqlite::SqliteOptions;
 use crate::telemetry::{self, LogFormat, TelemetrySettings};
 pub use environment::Environment;
 pub use location::Location;
+pub use proxy::ProxyUrl;
 pub use raw::RawConfig;
 use raw::defaults;
 pub use units::{Count, Keep, Port, Size, Span, parse_span};
@@ -47,8 +49,9 @@ pub const DEFAULT_SERVER: &str = "http://127.0.0.1:4665";
 /// The default address of `postrider listen`.
 pub const DEFAULT_RECEIVER: &str = "127.0.0.1:9000";
 const ENV_PREFIX: &str = "POSTRIDER_";
-/// The setting whose value may hold a password.
+/// The settings whose value may hold a password.
 const STORE: &str = "store";
+const PROXY: &str = "proxy";
 
 /// Who turns host names into addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -117,9 +120,13 @@ struct Values {
     max_connections_per_peer: NonZeroUsize,
     allow_private: Vec<IpNet>,
     allow_private_destinations: bool,
+    allow_hosts: Vec<HostPattern>,
     allow_ports: Vec<Port>,
     allow_proxy_resolution: bool,
     https_only: bool,
+    proxy: ProxyUrl,
+    proxy_resolves: bool,
+    no_proxy: Vec<NoProxy>,
     resolver: Resolver,
     native_roots: bool,
     connect_timeout: Span,
@@ -165,6 +172,33 @@ impl Values {
                 max_cool_down: self.circuit_max_cool_down.0,
             },
         }
+    }
+
+    fn client(&self) -> ClientOptions {
+        ClientOptions {
+            policy: EgressPolicy {
+                allow_private: self.allow_private.clone(),
+                allow_all_private: self.allow_private_destinations,
+                allow_hosts: self.allow_hosts.clone(),
+                allow_ports: self.allow_ports.iter().map(|port| port.0.get()).collect(),
+                own_listeners: Vec::new(),
+                allow_proxy_resolution: self.allow_proxy_resolution,
+                https_only: self.https_only,
+            },
+            resolver: match self.resolver {
+                Resolver::Hickory => None,
+                Resolver::System => Some(Arc::new(SystemResolver)),
+            },
+            roots: if self.native_roots { Roots::Native } else { Roots::WebPki },
+            connect_timeout: self.connect_timeout.0,
+            // What cannot be used was refused before.
+            proxy: self.server_proxy().unwrap_or_default(),
+            sockets: None,
+        }
+    }
+
+    fn server_proxy(&self) -> Result<Option<ServerProxy>, String> {
+        self.proxy.server_proxy(self.proxy_resolves, &self.no_proxy)
     }
 
     fn statuses(&self) -> StatusLists {
@@ -226,8 +260,10 @@ impl Config {
                 }
             }
             merged.insert(setting.key.clone(), setting.value.clone());
-            if setting.key == STORE {
-                setting.value = Location::shown(&setting.value);
+            match &*setting.key {
+                STORE => setting.value = Location::shown(&setting.value),
+                PROXY => setting.value = ProxyUrl::shown(&setting.value),
+                _ => {}
             }
             shown.push(setting);
         }
@@ -248,6 +284,7 @@ impl Config {
         if !values.store.is_valid() {
             return Err(invalid(STORE, Location::EXPECTED.to_owned()));
         }
+        values.server_proxy().map_err(|reason| invalid(PROXY, reason))?;
         if values.store_connections.get() < MIN_CONNECTIONS {
             return Err(invalid("store_connections", format!("must be at least {MIN_CONNECTIONS}")));
         }
@@ -325,6 +362,7 @@ impl Config {
         let values = self.values;
         let new_tenant_quotas = values.new_tenant_quotas();
         let dispatcher = values.dispatcher(self.retry_schedule, self.statuses);
+        let client = values.client();
         ServeSettings {
             listen: values.listen,
             data_dir: values.data,
@@ -333,23 +371,7 @@ impl Config {
             max_connections_per_peer: values.max_connections_per_peer.get(),
             admin_token: self.admin_token,
             master_key: self.master_key,
-            client: ClientOptions {
-                policy: EgressPolicy {
-                    allow_private: values.allow_private,
-                    allow_all_private: values.allow_private_destinations,
-                    allow_ports: values.allow_ports.iter().map(|port| port.0.get()).collect(),
-                    own_listeners: Vec::new(),
-                    allow_proxy_resolution: values.allow_proxy_resolution,
-                    https_only: values.https_only,
-                },
-                resolver: match values.resolver {
-                    Resolver::Hickory => None,
-                    Resolver::System => Some(Arc::new(SystemResolver)),
-                },
-                roots: if values.native_roots { Roots::Native } else { Roots::WebPki },
-                connect_timeout: values.connect_timeout.0,
-                sockets: None,
-            },
+            client,
             dispatcher,
             retention: RetentionSettings {
                 events: values.retention_events.span(),

@@ -17,7 +17,7 @@ use super::answer::Answer;
 use crate::config::DEFAULT_SERVER;
 use crate::delivery::End;
 use crate::delivery::client::{Client, ClientOptions, DEFAULT_CONNECT_TIMEOUT, Roots};
-use crate::delivery::guard::{Destination, EgressPolicy, SystemResolver};
+use crate::delivery::guard::{Destination, EgressPolicy, SearchingResolver};
 use crate::store::MAX_PAGE_ITEMS;
 
 /// Covers the longest attempt of `webhook test`, 60 s, and the server's own work.
@@ -95,9 +95,10 @@ impl Remote {
                 allow_ports: base.port().into_iter().collect(),
                 ..EgressPolicy::default()
             },
-            resolver: Some(std::sync::Arc::new(SystemResolver)),
+            resolver: Some(std::sync::Arc::new(SearchingResolver)),
             roots: Roots::Native,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            proxy: None,
             sockets: None,
         })?;
         Ok(Self { client, base, token, tenant: None })

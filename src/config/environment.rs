@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::{ConfigError, ENV_PREFIX, RawConfig, STORE};
+use super::{ConfigError, ENV_PREFIX, PROXY, RawConfig, STORE};
 use crate::store::seal::{MasterKey, MasterKeyError};
 
 const UNLIMITED: &str = "unlimited";
@@ -70,8 +70,10 @@ impl Environment {
     pub(super) fn layer(&self, defaults: &Map<String, Value>) -> Result<Map<String, Value>, ConfigError> {
         let mut layer = Map::new();
         for (key, default) in defaults {
-            let given =
-                if key == STORE { self.secret(key)? } else { self.get(key).map(|(n, text)| (n, text.to_owned())) };
+            let given = match &**key {
+                STORE | PROXY => self.secret(key)?,
+                _ => self.get(key).map(|(name, text)| (name, text.to_owned())),
+            };
             let Some((name, text)) = given else { continue };
             let value = match default {
                 Value::Bool(_) => text.parse().map(Value::Bool).map_err(|_| "must be true or false".to_owned()),

@@ -8,8 +8,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Count, Keep, Location, Port, Resolver, Size, Span};
-use crate::delivery::client::DEFAULT_CONNECT_TIMEOUT;
+use super::{Count, Keep, Location, Port, ProxyUrl, Resolver, Size, Span};
+use crate::delivery::client::{DEFAULT_CONNECT_TIMEOUT, NoProxy};
+use crate::delivery::guard::HostPattern;
 use crate::delivery::retry::Schedule;
 use crate::delivery::statuses::StatusSpan;
 use crate::engine::DEFAULT_IDEMPOTENCY_TTL;
@@ -65,6 +66,9 @@ pub struct RawConfig {
     /// Let webhooks reach every private address but link-local ones and those of cloud metadata services
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allow_private_destinations: Option<bool>,
+    /// Let webhooks reach private addresses by this name, as in `receiver` or `*.svc.cluster.local` (repeatable)
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',')]
+    pub allow_hosts: Option<Vec<HostPattern>>,
     /// Let webhooks reach this port, although it belongs to a database, mail or the like, as 9200 (repeatable)
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     pub allow_ports: Option<Vec<Port>>,
@@ -74,6 +78,15 @@ pub struct RawConfig {
     /// Refuse webhooks whose URL is not https
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub https_only: Option<bool>,
+    /// Go through this proxy, as in `http://proxy.example:3128` or `socks5://…`, for webhooks that name none
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<ProxyUrl>,
+    /// Leave it to that proxy to resolve names, which no address check sees
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub proxy_resolves: Option<bool>,
+    /// Reach these hosts without that proxy, as in corp.example,10.0.0.0/8 (repeatable)
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',')]
+    pub no_proxy: Option<Vec<NoProxy>>,
     /// Resolve host names with this resolver [default: hickory]
     #[arg(long, value_name = "RESOLVER")]
     pub resolver: Option<Resolver>,
@@ -175,9 +188,13 @@ pub(super) fn defaults() -> RawConfig {
         max_connections_per_peer: NonZeroUsize::new(2_048),
         allow_private: Some(Vec::new()),
         allow_private_destinations: Some(false),
+        allow_hosts: Some(Vec::new()),
         allow_ports: Some(Vec::new()),
         allow_proxy_resolution: Some(false),
         https_only: Some(false),
+        proxy: Some(ProxyUrl::default()),
+        proxy_resolves: Some(false),
+        no_proxy: Some(Vec::new()),
         resolver: Some(Resolver::Hickory),
         native_roots: Some(false),
         connect_timeout: Some(Span(DEFAULT_CONNECT_TIMEOUT)),

@@ -5,16 +5,18 @@ mod connection;
 mod dial;
 mod pool;
 mod request;
+mod resolving;
 mod route;
+mod server_proxy;
 mod sockets;
 mod stream;
 mod tls;
 mod tls_error;
 mod trust;
 mod tunnel;
+mod turns;
 mod validity;
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,22 +34,25 @@ pub use self::request::{OutgoingRequest, RequestHead};
 pub(super) use self::route::{
     Authorities, Credentials, Identity, NamedRoute, Proxy, ProxyKind, Route, RouteId, Target,
 };
+pub use self::server_proxy::{NoProxy, ServerProxy};
 pub use self::sockets::SocketLimits;
 use self::sockets::Sockets;
 pub use self::tls::Roots;
 use self::tls::{SessionMemory, client_config};
 pub use self::tunnel::MAX_PROXY_HEAD_BYTES;
+use self::turns::Turns;
+pub use self::turns::{FAILURE_REMEMBERED, MAX_FAILED_ADDRESSES};
 #[cfg(feature = "dns")]
 use super::guard::HickoryResolver;
 #[cfg(not(feature = "dns"))]
 use super::guard::SystemResolver;
-use super::guard::{Destination, DestinationError, EgressPolicy, GuardedAddr, Host, SharedResolver};
+use super::guard::{Destination, DestinationError, EgressPolicy, SharedResolver};
 use super::{End, Timings};
 use crate::log_rate::LogRate;
 
 /// How long a connection may take to be made, TLS included, resolution not.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many addresses of a name are tried, one after the other.
+/// How many addresses of a name are tried in an attempt, one after the other. The next attempt tries others first.
 pub const MAX_ADDRESSES_TRIED: usize = 4;
 
 /// Makes connections to receivers within the egress guard. Cheap to clone.
@@ -62,8 +67,10 @@ struct Inner {
     roots: Arc<RootCertStore>,
     tls: TlsConnector,
     connect_timeout: Duration,
+    proxy: Option<ServerProxy>,
     sockets: Sockets,
     pool: Mutex<Pool>,
+    turns: Turns,
     /// Names that led inside, for the log.
     refusals: LogRate,
 }
@@ -77,6 +84,8 @@ pub struct ClientOptions {
     pub resolver: Option<SharedResolver>,
     pub roots: Roots,
     pub connect_timeout: Duration,
+    /// For webhooks that name no proxy, and for requests of this client's user. `None`: they go directly.
+    pub proxy: Option<ServerProxy>,
     /// `None`: as many as the system gives.
     pub sockets: Option<SocketLimits>,
 }
@@ -88,6 +97,7 @@ impl Default for ClientOptions {
             resolver: None,
             roots: Roots::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            proxy: None,
             sockets: None,
         }
     }
@@ -153,7 +163,7 @@ impl Trace {
 impl Client {
     /// Reads the system's resolver configuration if no resolver is given; opens nothing yet.
     pub fn new(options: ClientOptions) -> Result<Self, ClientError> {
-        let ClientOptions { policy, resolver, roots, connect_timeout, sockets } = options;
+        let ClientOptions { policy, resolver, roots, connect_timeout, proxy, sockets } = options;
         let resolver = match resolver {
             Some(resolver) => resolver,
             #[cfg(feature = "dns")]
@@ -164,9 +174,19 @@ impl Client {
         let roots = Arc::new(roots.into_store());
         let tls =
             TlsConnector::from(Arc::new(client_config(Arc::clone(&roots), &[], None, SessionMemory::EveryWebhook)?));
-        let (pool, refusals) = (Mutex::default(), LogRate::default());
-        let sockets = Sockets::new(sockets);
-        Ok(Self { inner: Arc::new(Inner { policy, resolver, roots, tls, connect_timeout, sockets, pool, refusals }) })
+        let inner = Inner {
+            policy,
+            resolver,
+            roots,
+            tls,
+            connect_timeout,
+            proxy,
+            sockets: Sockets::new(sockets),
+            pool: Mutex::default(),
+            turns: Turns::default(),
+            refusals: LogRate::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Whether connections should not be kept that nobody uses: few can be opened beside them.
@@ -307,71 +327,30 @@ impl Client {
         Ok(Some(connection))
     }
 
-    /// Every address of the target, none if its proxy resolves the name.
-    async fn resolve_target(&self, target: Target<'_>, trace: &mut Trace) -> Result<Vec<GuardedAddr>, End> {
-        if !target.delegates() {
-            return self.resolve(target.destination, trace).await;
-        }
-        self.inner.policy.check_delegated(target.destination).map_err(blocked)?;
-        Ok(Vec::new())
-    }
-
-    /// Every address of the destination. All must be allowed: a name that also points inside is not half good.
-    async fn resolve(&self, destination: &Destination, trace: &mut Trace) -> Result<Vec<GuardedAddr>, End> {
-        let inner = &*self.inner;
-        trace.phase = Phase::Dns;
-        inner.policy.check_destination(destination).map_err(blocked)?;
-        let name = match destination.host() {
-            Host::Ip(ip) => {
-                let address = SocketAddr::new(*ip, destination.port());
-                return inner.policy.check(address).map(|address| vec![address]).map_err(blocked);
-            }
-            Host::Domain(name) => name,
-        };
-        let asked_at = Instant::now();
-        let answer = {
-            let _lookup = inner.sockets.lookup().await;
-            inner.resolver.resolve(name).await
-        };
-        // Also of a name that is not there: a time that only some have would tell them apart.
-        *trace.timings.dns.get_or_insert_default() += asked_at.elapsed();
-        let addresses = answer.map_err(|detail| unresolved(name, detail))?;
-        if addresses.is_empty() {
-            return Err(unresolved(name, format!("{name} has no address")));
-        }
-        let check = |ip| inner.policy.check(SocketAddr::new(ip, destination.port()));
-        addresses.into_iter().map(check).collect::<Result<_, _>>().map_err(|error| self.led_inside(name, &error))
-    }
-
-    /// The end of an attempt whose receiver's name leads to where it may not. The log alone says so.
-    fn led_inside(&self, name: &str, error: &DestinationError) -> End {
-        let (DestinationError::Invalid(detail) | DestinationError::Forbidden(detail)) = error;
-        if let Some(left_out) = self.inner.refusals.admit(Instant::now().into_std()) {
-            tracing::warn!(name, detail, left_out, "a receiver's name leads to an address that may not be contacted");
-        }
-        unresolved(name, format!("{name}: {detail}"))
-    }
-
     async fn connect_traced(&self, target: Target<'_>, trace: &mut Trace) -> Result<Connection, End> {
         trace.phase = Phase::Socket;
         if self.is_short_of_sockets() {
             *self.inner.pool.lock().unwrap_or_else(PoisonError::into_inner) = Pool::default();
         }
         let socket = self.inner.sockets.connection(self.inner.connect_timeout).await?;
-        let dialled = match target.proxy() {
+        let dialled = match self.via(target) {
             None => self.dial(target.destination, trace).await?,
             // Boxed: the futures of those that have no proxy need not be as large.
-            Some(proxy) => Box::pin(self.dial_through(proxy, target, trace)).await?,
+            Some(via) => Box::pin(self.dial_through(via, target, trace)).await?,
         };
         let stream = if target.destination.is_tls() {
             trace.phase = Phase::Tls;
             let began_at = Instant::now();
             let connector = self.connector(target)?;
             let handshake = dialled.stream.secured(&connector, target.server_name().clone());
-            let stream = timeout_at(dialled.deadline, handshake)
-                .await
-                .map_err(|_| Phase::Tls.timed_out(self.inner.connect_timeout))?
-                .map_err(|error| End::Tls(tls_error::handshake_failure(&error)))?;
+            let stream = match timeout_at(dialled.deadline, handshake).await {
+                Ok(secured) => secured.map_err(|error| End::Tls(tls_error::handshake_failure(&error))),
+                Err(_) => Err(Phase::Tls.timed_out(self.inner.connect_timeout)),
+            };
+            if stream.is_err() {
+                dialled.address.inspect(|address| self.inner.turns.failed(*address));
+            }
+            let stream = stream?;
             trace.timings.tls = Some(began_at.elapsed());
             stream
         } else {
@@ -416,9 +395,4 @@ pub struct VetError {
 fn blocked(error: DestinationError) -> End {
     let (DestinationError::Invalid(reason) | DestinationError::Forbidden(reason)) = error;
     End::Blocked(reason)
-}
-
-/// The end of an attempt whose receiver's name has no address that may be contacted, for whatever reason.
-fn unresolved(name: &str, detail: String) -> End {
-    End::Dns { reason: format!("{name} is not there, or has a forbidden address"), detail }
 }

@@ -20,6 +20,8 @@
 
 #[cfg(feature = "dns")]
 mod hickory;
+mod host_pattern;
+mod hosts;
 mod ranges;
 mod resolver;
 
@@ -32,10 +34,14 @@ use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 
 #[cfg(feature = "dns")]
-pub use self::hickory::HickoryResolver;
+pub use self::hickory::{CONFIGURATION_CHECK, HickoryResolver, RESOLUTION_DELAY};
+pub use self::host_pattern::HostPattern;
+pub(super) use self::host_pattern::{ascii_name, is_below};
 pub use self::ranges::METADATA_NETWORKS;
-use self::ranges::{carried_v4, denied_range, metadata, port_owner};
-pub use self::resolver::{MAX_SYSTEM_LOOKUPS, Resolve, SharedResolver, SystemResolver};
+use self::ranges::{carried_v4, denied_range, is_of_a_site, metadata, port_owner};
+#[cfg(feature = "server")]
+pub(crate) use self::resolver::SearchingResolver;
+pub use self::resolver::{MAX_SYSTEM_LOOKUPS, Resolve, ResolveError, SharedResolver, SystemResolver};
 
 /// The longest URL of a webhook, in bytes, as given and as sent.
 pub const MAX_URL_BYTES: usize = 2_048;
@@ -195,6 +201,11 @@ pub struct EgressPolicy {
     pub allow_private: Vec<IpNet>,
     /// Allows every private network, but not [`METADATA_NETWORKS`].
     pub allow_all_private: bool,
+    /// Names that may lead to a site's own machines: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, `fc00::/7`.
+    ///
+    /// Whoever can set addresses of such a name chooses among all of these. Addresses of this machine and
+    /// [`METADATA_NETWORKS`] stay shut, and so do the same addresses by another name or by themselves.
+    pub allow_hosts: Vec<HostPattern>,
     /// Allowed ports among the ones of other services, such as databases, mail and caches.
     pub allow_ports: Vec<u16>,
     /// Addresses on which this process listens; refused even if private networks are allowed.
@@ -220,10 +231,32 @@ impl EgressPolicy {
     /// Whether `addr` may be contacted. The error names the address.
     pub fn check(&self, addr: SocketAddr) -> Result<GuardedAddr, DestinationError> {
         self.check_port(addr.port())?;
-        match self.refusal(addr) {
+        self.guarded(addr, |_| false)
+    }
+
+    /// Whether `addr`, an address of the host `name`, may be contacted for it.
+    pub fn check_named(&self, name: &str, addr: SocketAddr) -> Result<GuardedAddr, DestinationError> {
+        self.check_port(addr.port())?;
+        let is_allowed = self.allows_host(name);
+        self.guarded(addr, |ip| is_allowed && is_of_a_site(ip))
+    }
+
+    /// Whether `addr` may be contacted as the operator's own proxy. Operators have proxies inside and on this machine, on
+    /// any port.
+    pub(super) fn check_own_proxy(&self, addr: SocketAddr) -> Result<GuardedAddr, DestinationError> {
+        self.guarded(addr, |_| true)
+    }
+
+    /// See [`Self::refusal`].
+    fn guarded(&self, addr: SocketAddr, is_opened: impl Fn(IpAddr) -> bool) -> Result<GuardedAddr, DestinationError> {
+        match self.refusal(addr, is_opened) {
             None => Ok(GuardedAddr(addr)),
             Some(reason) => Err(DestinationError::Forbidden(format!("{} {reason}", addr.ip()))),
         }
+    }
+
+    fn allows_host(&self, name: &str) -> bool {
+        self.allow_hosts.iter().any(|pattern| pattern.matches(name))
     }
 
     /// Whether a connection that was made from `local` to `peer` may be used. A connection from an address to itself
@@ -243,7 +276,10 @@ impl EgressPolicy {
         self.check_port(destination.port)?;
         match &destination.host {
             Host::Ip(ip) => self.check(SocketAddr::new(*ip, destination.port)).map(|_| ()),
-            Host::Domain(name) => check_name(name, self.allow_all_private || !self.allow_private.is_empty()),
+            Host::Domain(name) => {
+                let opened = self.allow_all_private || !self.allow_private.is_empty() || self.allows_host(name);
+                check_name(name, opened)
+            }
         }
     }
 
@@ -256,9 +292,9 @@ impl EgressPolicy {
     }
 
     /// Whether `destination` may be passed to a proxy that resolves it. No address is checked afterwards, so a private
-    /// name passes only if every private network is allowed.
-    pub fn check_delegated(&self, destination: &Destination) -> Result<(), DestinationError> {
-        if !self.allow_proxy_resolution {
+    /// name passes only if every private network is allowed. `is_own`: the proxy is the operator's, which needs no leave.
+    pub fn check_delegated(&self, destination: &Destination, is_own: bool) -> Result<(), DestinationError> {
+        if !self.allow_proxy_resolution && !is_own {
             let reason = "this server does not let a proxy resolve names (proxy.resolve must be \"here\")";
             return Err(DestinationError::Forbidden(reason.to_owned()));
         }
@@ -277,7 +313,8 @@ impl EgressPolicy {
     }
 
     /// An IPv6 address that carries an IPv4 address is judged as both, so that it is never more permissive than either.
-    fn refusal(&self, addr: SocketAddr) -> Option<String> {
+    /// `is_opened`: whether an address is allowed beside those of `allow_private`.
+    fn refusal(&self, addr: SocketAddr, is_opened: impl Fn(IpAddr) -> bool) -> Option<String> {
         let views = || std::iter::once(addr.ip()).chain(carried_v4(addr.ip()));
         if views().any(|ip| self.is_own_listener(SocketAddr::new(ip, addr.port()))) {
             return Some(format!("port {} is this server itself", addr.port()));
@@ -290,7 +327,7 @@ impl EgressPolicy {
         if self.allow_all_private {
             return None;
         }
-        let opened = |ip: &IpAddr| self.allow_private.iter().any(|net| net.contains(ip));
+        let opened = |ip: &IpAddr| is_opened(*ip) || self.allow_private.iter().any(|net| net.contains(ip));
         views().filter(|ip| !opened(ip)).find_map(denied_range).map(|range| format!("is a forbidden address ({range})"))
     }
 
@@ -306,13 +343,19 @@ impl EgressPolicy {
     }
 }
 
+/// Whether the name is this machine's own by definition (RFC 6761, section 6.3), whatever name servers say.
+pub(super) fn is_localhost(name: &str) -> bool {
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    bare == "localhost" || is_below(bare, "localhost")
+}
+
 /// Names of the services in [`METADATA_NETWORKS`], refused even if private networks are allowed.
 const METADATA_NAMES: [&str; 3] = ["metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"];
 
 /// `opened`: whether names of private zones are allowed.
 fn check_name(name: &str, opened: bool) -> Result<(), DestinationError> {
     let bare = name.trim_end_matches('.');
-    let within = |zone: &str| bare.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    let within = |zone: &str| bare == zone || is_below(bare, zone);
     if METADATA_NAMES.contains(&bare) {
         return Err(DestinationError::Forbidden(format!("{name} is a cloud metadata service")));
     }

@@ -13,7 +13,8 @@ impl Client {
         let target = access.target(destination);
         let refused = |field| move |error| VetError { field, error };
         policy.check_scheme(destination).map_err(refused("url"))?;
-        self.vet_target(target).map_err(refused(if target.delegates() { "proxy" } else { "url" }))?;
+        let delegates = target.proxy().is_some_and(|proxy| proxy.resolves);
+        self.vet_target(target).map_err(refused(if delegates { "proxy" } else { "url" }))?;
         if let Some(proxy) = target.proxy() {
             policy.check_destination(&proxy.address).map_err(refused("proxy"))?;
         }
@@ -26,10 +27,9 @@ impl Client {
 
     fn vet_target(&self, target: Target<'_>) -> Result<(), DestinationError> {
         let policy = self.policy();
-        if target.delegates() {
-            policy.check_delegated(target.destination)
-        } else {
-            policy.check_destination(target.destination)
+        match self.via(target).filter(|via| via.proxy.resolves) {
+            Some(via) => policy.check_delegated(target.destination, via.is_own),
+            None => policy.check_destination(target.destination),
         }
     }
 }

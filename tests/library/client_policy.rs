@@ -1376,3 +1376,142 @@ async fn proxies_that_lie_flood_drip_and_hang_cost_the_connect_timeout_at_most_a
     assert_eq!(error_of(&attempt_once(&client, &webhook).await), expected);
     assert_eq!(receiver.connections.load(Ordering::SeqCst), 0);
 }
+
+/// A client that may contact nothing private, or loopback, and whose operator has a proxy.
+fn behind(proxy: &str, resolve: Resolution, no_proxy: &[&str], names: &Names, opened: &[&str]) -> Client {
+    let no_proxy = no_proxy.iter().map(|rule| rule.parse().unwrap()).collect();
+    let proxy = Some(RawProxy { url: proxy.into(), resolve }.for_server(no_proxy).unwrap());
+    let allow_private = opened.iter().map(|net| net.parse().unwrap()).collect();
+    let policy = EgressPolicy { allow_private, ..EgressPolicy::default() };
+    Client::new(ClientOptions { policy, proxy, resolver: Some(names.resolver()), ..ClientOptions::default() }).unwrap()
+}
+
+#[tokio::test]
+async fn the_operator_s_proxy_is_the_way_of_all_that_name_none_and_may_be_inside() {
+    let (receiver, mut requests) = receiving().await;
+    let (endpoint, _fetches) = token_endpoint(600).await;
+    let at_proxy = NamesAtProxy::default();
+    at_proxy.lock().unwrap().extend([
+        ("93.184.216.34:80".to_owned(), receiver.addr.to_string()),
+        ("93.184.216.34:8080".to_owned(), endpoint.addr.to_string()),
+    ]);
+    let (http, mut asked) = http_proxy(at_proxy).await;
+    let names = Names::default();
+    names.set(&["93.184.216.34"]);
+    let client = behind(&format!("http://me:geheim@{}", http.addr), Resolution::Here, &[], &names, &[]);
+
+    let webhook = with("http://receiver.example/in", RawAccess::default());
+    client.vet(&webhook).unwrap();
+    let mut slot = None;
+    for _ in 0..2 {
+        assert!(attempt_on(&mut slot, &client, &webhook).await.is_success());
+        let request = requests.recv().await.unwrap();
+        assert_eq!(request.headers["host"], "receiver.example");
+        assert!(!request.headers.contains_key("proxy-authorization"));
+    }
+    let credentials = Some("Basic bWU6Z2VoZWlt".to_owned());
+    assert_eq!(drain(&mut asked), [(credentials, "93.184.216.34:80".to_owned())], "one connection, a checked address");
+
+    let auth = Some(oauth2("http://tokens.example:8080/", AuthStyle::Basic));
+    let outcome =
+        attempt_once(&client, &with("http://receiver.example/", RawAccess { auth, ..RawAccess::default() })).await;
+    assert!(outcome.is_success(), "{outcome:?}");
+    let targets: Vec<_> = drain(&mut asked).into_iter().map(|(_, target)| target).collect();
+    assert_eq!(targets, ["93.184.216.34:8080", "93.184.216.34:80"], "tokens go the same way");
+
+    // What leads inside is refused here as ever, and a webhook's own proxy may not be inside.
+    for (url, raw) in [
+        ("http://10.0.0.1/", RawAccess::default()),
+        ("http://169.254.169.254/", RawAccess::default()),
+        ("http://receiver.example/", through(&format!("http://{}", http.addr), Resolution::Here)),
+        ("http://receiver.example/", through(&format!("http://{}", http.addr), Resolution::Proxy)),
+    ] {
+        let webhook = with(url, raw);
+        assert!(client.vet(&webhook).is_err(), "{url}");
+        assert!(matches!(attempt_once(&client, &webhook).await.end, End::Blocked(_)), "{url}");
+    }
+    names.set(&["10.0.0.1"]);
+    let outcome = attempt_once(&client, &with("http://rebinding.example/", RawAccess::default())).await;
+    assert!(matches!(outcome.end, End::Dns { .. }), "{outcome:?}");
+    assert!(drain(&mut asked).is_empty());
+}
+
+#[tokio::test]
+async fn the_operator_s_proxy_may_be_handed_names_without_a_leave_for_others() {
+    let (receiver, mut requests) = receiving().await;
+    let at_proxy = NamesAtProxy::default();
+    at_proxy.lock().unwrap().push(("only-there.example:80".to_owned(), receiver.addr.to_string()));
+    let (socks, mut asked) = socks5_proxy(Some("me:geheim"), at_proxy).await;
+    // No name resolves here.
+    let url = format!("socks5://me:geheim@{}", socks.addr);
+    let client = behind(&url, Resolution::Proxy, &[], &Names::default(), &[]);
+    let webhook = with("http://only-there.example/", RawAccess::default());
+    client.vet(&webhook).unwrap();
+    assert!(attempt_once(&client, &webhook).await.is_success());
+    assert!(requests.try_recv().is_ok());
+    assert_eq!(drain(&mut asked), [(Some("me:geheim".to_owned()), "only-there.example:80".to_owned())]);
+    for (url, raw) in [
+        ("http://10.0.0.1/", RawAccess::default()),
+        ("http://metadata.goog/", RawAccess::default()),
+        ("http://a.internal/", RawAccess::default()),
+        ("http://only-there.example/", through("http://93.184.216.34:3128", Resolution::Proxy)),
+    ] {
+        let webhook = with(url, raw);
+        assert!(client.vet(&webhook).is_err(), "{url}");
+        assert!(matches!(attempt_once(&client, &webhook).await.end, End::Blocked(_)), "{url}");
+    }
+    assert!(drain(&mut asked).is_empty());
+}
+
+#[tokio::test]
+async fn exceptions_and_webhooks_with_a_proxy_of_their_own_pass_the_operator_s_by() {
+    let (receiver, mut requests) = receiving().await;
+    let (operators, mut operators_asked) = http_proxy(NamesAtProxy::default()).await;
+    let (own, mut own_asked) = http_proxy(NamesAtProxy::default()).await;
+    let names = Names::default();
+    names.set(&["127.0.0.1"]);
+    let port = receiver.addr.port();
+    let proxy = format!("http://{}", operators.addr);
+    let client = behind(&proxy, Resolution::Here, &["direct.example", ".lan", "10.0.0.0/8"], &names, &["127.0.0.0/8"]);
+    // This machine is not the proxy's.
+    for host in ["direct.example", "a.direct.example.", "my_host.lan", "127.0.0.1", "localhost"] {
+        let outcome = attempt_once(&client, &with(&format!("http://{host}:{port}/"), RawAccess::default())).await;
+        assert!(outcome.is_success(), "{host}: {outcome:?}");
+        assert!(requests.try_recv().is_ok() && drain(&mut operators_asked).is_empty(), "{host}");
+    }
+    let raw = through(&format!("http://{}", own.addr), Resolution::Here);
+    for host in ["other.example", "direct.example"] {
+        let outcome = attempt_once(&client, &with(&format!("http://{host}:{port}/"), raw.clone())).await;
+        assert!(outcome.is_success(), "{host}: {outcome:?}");
+        assert_eq!((drain(&mut own_asked).len(), drain(&mut operators_asked).len()), (1, 0), "{host}");
+    }
+    assert!(
+        attempt_once(&client, &with(&format!("http://other.example:{port}/"), RawAccess::default())).await.is_success()
+    );
+    assert_eq!(drain(&mut operators_asked).len(), 1);
+}
+
+#[tokio::test]
+async fn a_failure_of_the_operator_s_proxy_is_not_the_receiver_s_and_says_nothing_of_where_it_is() {
+    let names = Names::default();
+    names.set(&[]);
+    let (refusing, _asked) = socks5_proxy(Some("me:other"), NamesAtProxy::default()).await;
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    for (url, expected) in [
+        (
+            "http://me:geheim@proxy.corp.internal:3128".to_owned(),
+            "proxy: the server's own proxy cannot be used (its log says why)",
+        ),
+        (format!("http://me:geheim@{closed}"), "proxy: connect: Connection refused (os error 111)"),
+        (format!("socks5://me:geheim@{}", refusing.addr), "proxy: refused the user name or password"),
+        (
+            "http://me:geheim@169.254.169.254:80".to_owned(),
+            "proxy: the server's own proxy cannot be used (its log says why)",
+        ),
+    ] {
+        let client = behind(&url, Resolution::Here, &[], &names, &[]);
+        let outcome = attempt_once(&client, &with("http://93.184.216.34/", RawAccess::default())).await;
+        assert_eq!(error_of(&outcome), expected);
+        assert!(!outcome.end.counts_as_failure());
+    }
+}

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use postrider::delivery::End;
 use postrider::delivery::client::{CONFIRM_AFTER, Client, ClientOptions};
 use postrider::delivery::guard::{
-    Destination, DestinationError, EgressPolicy, METADATA_NETWORKS, SharedResolver, SystemResolver,
+    Destination, DestinationError, EgressPolicy, METADATA_NETWORKS, Resolve, SharedResolver, SystemResolver,
 };
 
 use postrider::signing::SigningKeys;
@@ -453,6 +453,123 @@ async fn one_private_address_among_public_ones_blocks_them_all() {
     assert_eq!(receiver.connections.load(Ordering::SeqCst), 0);
 }
 
+#[test]
+fn a_name_that_is_allowed_lifts_the_ban_of_a_site_s_networks_and_no_other() {
+    let named = |hosts: &[&str]| EgressPolicy {
+        allow_hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+        own_listeners: vec!["10.0.0.9:4665".parse().unwrap()],
+        ..EgressPolicy::default()
+    };
+    let policy = named(&["*.svc.cluster.local", "db.internal", "*.googleapis.internal", "*.internal"]);
+    let check = |name: &str, addr: &str| policy.check_named(name, addr.parse().unwrap()).is_ok();
+    for addr in ["10.0.0.1:80", "172.16.0.1:80", "192.168.1.1:443", "100.64.0.1:80", "[fd12::1]:80", "8.8.8.8:80"] {
+        assert!(check("a.ns.svc.cluster.local", addr) && check("a.svc.cluster.local.", addr), "{addr}");
+        let outside = addr.starts_with("8.");
+        for name in ["svc.cluster.local", "asvc.cluster.local", "a.svc.cluster.local.evil.example", "evil.example", ""]
+        {
+            assert_eq!(check(name, addr), outside, "{name} {addr}");
+        }
+    }
+    // Whoever controls the zone reaches neither this machine nor what has credentials for all.
+    let shut = [
+        "127.0.0.1:80",
+        "[::1]:80",
+        "0.0.0.0:80",
+        "[::]:80",
+        "169.254.169.254:80",
+        "169.254.1.1:80",
+        "100.100.100.200:80",
+        "168.63.129.16:80",
+        "[fd00:ec2::254]:80",
+        "[fd20:ce::254]:80",
+        "[fe80::1]:80",
+        "[::ffff:10.0.0.1]:80",
+        "[::ffff:127.0.0.1]:80",
+        "[64:ff9b::a00:1]:80",
+        "224.0.0.1:80",
+        "240.0.0.1:80",
+        "198.51.100.1:80",
+        "10.0.0.1:6379",
+        "10.0.0.1:25",
+        "10.0.0.9:4665",
+    ];
+    for addr in shut {
+        assert!(!check("a.svc.cluster.local", addr), "{addr}");
+    }
+    let register = |url: &str| policy.check_destination(&Destination::parse(url).unwrap());
+    for url in ["http://db.internal/", "http://DB.Internal.:8080/", "http://a.svc.cluster.local/"] {
+        assert_eq!(register(url), Ok(()), "{url}");
+    }
+    for url in [
+        "http://10.0.0.1/",
+        "http://metadata.google.internal/",
+        "http://instance-data.ec2.internal./",
+        "http://localhost/",
+        "http://a.localhost/",
+        "http://db.internal:6379/",
+    ] {
+        assert!(register(url).is_err(), "{url}");
+    }
+    // A proxy that resolves the name could go anywhere.
+    let delegating = EgressPolicy { allow_proxy_resolution: true, ..policy.clone() };
+    assert!(delegating.check_delegated(&Destination::parse("http://db.internal/").unwrap(), false).is_err());
+}
+
+#[tokio::test]
+async fn a_name_that_is_allowed_is_reached_inside_and_an_alias_of_it_is_not() {
+    let names = Names::default();
+    let policy = EgressPolicy { allow_hosts: vec!["*.cluster.local".parse().unwrap()], ..EgressPolicy::default() };
+    let options = ClientOptions {
+        policy,
+        resolver: Some(names.resolver()),
+        connect_timeout: Duration::from_millis(200),
+        ..ClientOptions::default()
+    };
+    let client = Client::new(options).unwrap();
+    names.set(&["10.255.255.254"]);
+    let allowed = get(&client, &Destination::parse("http://a.cluster.local/").unwrap()).await;
+    assert!(!matches!(allowed, Err(End::Dns { .. } | End::Blocked(_))), "it was tried, and may be there: {allowed:?}");
+    let ended = async |url: &str| get(&client, &Destination::parse(url).unwrap()).await.unwrap_err();
+    let alias = ended("http://alias.example/").await;
+    assert_eq!(alias, unresolved("alias.example", "alias.example: 10.255.255.254 is a forbidden address (private)"));
+    names.set(&["10.255.255.254", "127.0.0.1"]);
+    let half = ended("http://b.cluster.local/").await;
+    let detail = "b.cluster.local: 127.0.0.1 is a forbidden address (loopback)";
+    assert_eq!(half, unresolved("b.cluster.local", detail), "every address must be allowed");
+}
+
+#[tokio::test]
+async fn every_address_of_a_name_has_its_turn_over_the_attempts() {
+    let receiver = tokio::net::TcpListener::bind("127.0.0.10:0").await.unwrap();
+    let port = receiver.local_addr().unwrap().port();
+    let names = Names::default();
+    let addresses: Vec<_> = (1..=10).map(|last| format!("127.0.0.{last}")).collect();
+    names.set(&addresses.iter().map(String::as_str).collect::<Vec<_>>());
+    let client = client_that_asks(&names);
+    let destination = Destination::parse(&format!("http://ten.example:{port}/")).unwrap();
+    for attempt in 1..=2 {
+        let end = client.connect(&destination).await.map(|_| ()).unwrap_err();
+        assert!(matches!(end, End::Connect(_)), "attempt {attempt} tries four others: {end:?}");
+    }
+    assert!(client.connect(&destination).await.is_ok(), "the third tries the last");
+    assert!(client.connect(&destination).await.is_ok(), "and it is first from then on");
+}
+
+#[tokio::test]
+async fn what_this_machine_cannot_reach_at_all_hides_no_refusal() {
+    let names = Names::default();
+    // Nobody listens at the first, and no machine has a way to the second from loopback.
+    names.set(&["127.0.0.1", "2001:db8::1"]);
+    let policy = EgressPolicy { allow_all_private: true, ..EgressPolicy::default() };
+    let client = Client::new(ClientOptions { policy, resolver: Some(names.resolver()), ..ClientOptions::default() });
+    let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let options = Destination::parse(&format!("http://dual.example:{port}/")).unwrap();
+    let end = get(&client.unwrap(), &options).await.unwrap_err();
+    if std::net::UdpSocket::bind("[::]:0").and_then(|socket| socket.connect("[2001:db8::1]:9")).is_err() {
+        assert!(end.error_text().unwrap().contains("refused"), "{end:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_name_whose_first_address_is_dead_is_reached_at_its_next() {
     let receiver = answering().await;
@@ -463,7 +580,7 @@ async fn a_name_whose_first_address_is_dead_is_reached_at_its_next() {
 }
 
 #[tokio::test]
-async fn the_usual_resolver_and_the_system_s_honour_the_hosts_file() {
+async fn localhost_is_this_machine_whoever_resolves() {
     let receiver = answering().await;
     let destination = Destination::parse(&format!("http://localhost:{}/", receiver.addr.port())).unwrap();
     let resolvers: [Option<SharedResolver>; 2] = [None, Some(Arc::new(SystemResolver))];
@@ -472,10 +589,13 @@ async fn the_usual_resolver_and_the_system_s_honour_the_hosts_file() {
         let client = Client::new(ClientOptions { policy, resolver, ..ClientOptions::default() }).unwrap();
         assert_eq!(get(&client, &destination).await, Ok(204));
     }
+    // The C library finds nothing for `localhost.`: it is the hosts file that is read.
+    let found = SystemResolver.resolve("localhost.").await.unwrap();
+    assert!(!found.is_empty() && found.iter().all(IpAddr::is_loopback), "{found:?}");
 }
 
 #[tokio::test]
-async fn a_name_that_leads_inside_by_the_hosts_file_is_refused_whoever_resolves() {
+async fn localhost_is_refused_where_loopback_is_not_allowed_whoever_resolves() {
     let receiver = answering().await;
     let destination = Destination::parse(&format!("http://localhost:{}/", receiver.addr.port())).unwrap();
     let resolvers: [Option<SharedResolver>; 2] = [None, Some(Arc::new(SystemResolver))];

@@ -13,7 +13,7 @@ use postrider::clock::SystemClock;
 use postrider::delivery::Outcome;
 use postrider::delivery::attempt::{MAX_RESPONSE_BYTES, Message, attempt};
 use postrider::delivery::client::{Client, Connection, Roots};
-use postrider::delivery::guard::Resolve;
+use postrider::delivery::guard::{Resolve, ResolveError};
 use postrider::delivery::retry::RetryAfter;
 use postrider::webhook::Webhook;
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -494,13 +494,13 @@ async fn one_that_is_not_there() {
 }
 
 /// A resolver that fails, or hangs.
-struct Nameless(Option<&'static str>);
+struct Nameless(Option<ResolveError>);
 
 #[async_trait::async_trait]
 impl Resolve for Nameless {
-    async fn resolve(&self, _host: &str) -> Result<Vec<std::net::IpAddr>, String> {
-        match self.0 {
-            Some(error) => Err(error.to_owned()),
+    async fn resolve(&self, _host: &str) -> Result<Vec<std::net::IpAddr>, ResolveError> {
+        match &self.0 {
+            Some(error) => Err(error.clone()),
             None => std::future::pending().await,
         }
     }
@@ -509,7 +509,11 @@ impl Resolve for Nameless {
 #[tokio::test]
 async fn one_whose_name_servers_fail_or_hang() {
     const NAMELESS: &str = "dns: receiver.example is not there, or has a forbidden address";
-    for (resolver, error) in [(Some("SERVFAIL"), NAMELESS), (None, "timeout: dns (limit 1 s)")] {
+    let (not_found, failed) =
+        (ResolveError::NotFound("no such name".to_owned()), ResolveError::Failed("SERVFAIL".to_owned()));
+    for (resolver, error) in
+        [(Some(not_found), NAMELESS), (Some(failed), "dns: SERVFAIL"), (None, "timeout: dns (limit 1 s)")]
+    {
         let client = client_asking(Roots::WebPki, Arc::new(Nameless(resolver)));
         let outcome = attempt_on(&mut None, &client, &webhook("https://receiver.example/", TIMEOUT)).await;
         assert_eq!(error_of(&outcome), error);
@@ -631,23 +635,25 @@ mod tls {
     #[tokio::test]
     async fn one_with_a_name_sees_that_name_and_its_connection_kept() {
         let ours = authority("ours");
-        let (receiver, mut requests) = serving(acceptor("receiver.example", Some(&ours), false)).await;
-        let names = Names::default();
-        names.set(&["127.0.0.1"]);
-        let client = client_asking(trusting(&ours), names.resolver());
-        let port = receiver.addr.port();
-        let webhook = webhook(&format!("https://receiver.example:{port}/in?x=1"), TIMEOUT * 2);
-        let mut slot = None;
-        for _ in 0..3 {
-            let outcome = attempt_on(&mut slot, &client, &webhook).await;
-            assert!(outcome.is_success(), "{outcome:?}");
-            let (request, sni, alpn) = requests.recv().await.unwrap();
-            assert_eq!(request.request_line, "POST /in?x=1 HTTP/1.1");
-            assert_eq!(request.headers["host"], format!("receiver.example:{port}"));
-            assert_eq!(sni.as_deref(), Some("receiver.example"));
-            assert_eq!(alpn.as_deref(), Some(b"http/1.1".as_slice()));
+        for name in ["receiver.example", "my_receiver.example", "_a.b_.example"] {
+            let (receiver, mut requests) = serving(acceptor(name, Some(&ours), false)).await;
+            let names = Names::default();
+            names.set(&["127.0.0.1"]);
+            let client = client_asking(trusting(&ours), names.resolver());
+            let port = receiver.addr.port();
+            let webhook = webhook(&format!("https://{name}:{port}/in?x=1"), TIMEOUT * 2);
+            let mut slot = None;
+            for _ in 0..3 {
+                let outcome = attempt_on(&mut slot, &client, &webhook).await;
+                assert!(outcome.is_success(), "{outcome:?}");
+                let (request, sni, alpn) = requests.recv().await.unwrap();
+                assert_eq!(request.request_line, "POST /in?x=1 HTTP/1.1");
+                assert_eq!(request.headers["host"], format!("{name}:{port}"));
+                assert_eq!(sni.as_deref(), Some(name));
+                assert_eq!(alpn.as_deref(), Some(b"http/1.1".as_slice()));
+            }
+            assert_eq!(receiver.connections.load(Ordering::SeqCst), 1);
         }
-        assert_eq!(receiver.connections.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use postrider::clock::{Clock, SystemClock};
 use postrider::delivery::client::{Client, ClientOptions, Roots};
-use postrider::delivery::guard::{EgressPolicy, Resolve, SharedResolver};
+use postrider::delivery::guard::{EgressPolicy, Resolve, ResolveError, SharedResolver};
 use postrider::event::Event;
 use postrider::signing::SigningKeys;
 use postrider::webhook::Webhook;
@@ -107,7 +107,7 @@ impl Names {
 
 #[async_trait::async_trait]
 impl Resolve for Names {
-    async fn resolve(&self, _host: &str) -> Result<Vec<IpAddr>, String> {
+    async fn resolve(&self, _host: &str) -> Result<Vec<IpAddr>, ResolveError> {
         Ok(self.0.lock().unwrap().clone())
     }
 }

@@ -261,6 +261,38 @@ fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
 }
 
 #[test]
+fn the_server_s_proxy_is_read_from_everywhere_and_its_password_is_shown_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = "http://me:geheim@10.0.0.5:3128";
+    let secret = folder.path().join("url");
+    std::fs::write(&secret, format!("{url}\n")).unwrap();
+    let secret = secret.to_str().unwrap().to_owned();
+    for (variable, value) in [("POSTRIDER_PROXY", url), ("POSTRIDER_PROXY_FILE", &secret)] {
+        let mut command =
+            postrider(folder.path(), &["config", "--json", "--allow-hosts", "receiver,*.SVC.cluster.local."]);
+        let output = run(command.env(variable, value).env("POSTRIDER_NO_PROXY", "corp.example, *.lan,10.0.0.0/8"));
+        expect_exit(&output, 0);
+        let shown = json(&output.stdout);
+        assert_eq!(setting(&shown, "proxy"), ("http://…@10.0.0.5:3128".into(), "env".to_owned()));
+        assert_eq!(setting(&shown, "no_proxy").0, serde_json::json!(["corp.example", "*.lan", "10.0.0.0/8"]));
+        let hosts = serde_json::json!(["receiver", "*.svc.cluster.local"]);
+        assert_eq!(setting(&shown, "allow_hosts"), (hosts, "flag".to_owned()));
+    }
+    for (variable, value, reason) in [
+        ("POSTRIDER_PROXY", "http://me:geheim@10.0.0.5", "proxy (env): url must name the port"),
+        ("POSTRIDER_PROXY", "me:geheim@10.0.0.5:3128", "must begin with http://"),
+        ("POSTRIDER_PROXY", "http://me:geheim/@10.0.0.5:3128", "%2F"),
+        ("POSTRIDER_NO_PROXY", "a*.example", "is no host"),
+        ("POSTRIDER_ALLOW_HOSTS", "*", "allow_private_destinations"),
+        ("POSTRIDER_ALLOW_HOSTS", "localhost", "127.0.0.0/8"),
+    ] {
+        let output = run(postrider(folder.path(), &["config"]).env(variable, value));
+        let error = text(&output.stderr);
+        assert!(!output.status.success() && error.contains(reason) && !error.contains("geheim"), "{error}");
+    }
+}
+
+#[test]
 fn a_status_in_two_lists_of_the_server_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, reason) in [

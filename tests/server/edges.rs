@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::api::auth::{AUTH_FAILURES, new_token};
-use postrider::delivery::guard::Resolve;
+use postrider::delivery::guard::{Resolve, ResolveError};
 use postrider::log_rate::MAX_LOG_LINES;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -88,8 +88,11 @@ struct Inside;
 
 #[async_trait::async_trait]
 impl Resolve for Inside {
-    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
-        if host == "is-inside.example" { Ok(vec![[10, 0, 0, 1].into()]) } else { Err(format!("{host} does not exist")) }
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        if host == "is-inside.example" {
+            return Ok(vec![[10, 0, 0, 1].into()]);
+        }
+        Err(ResolveError::NotFound(format!("{host} does not exist")))
     }
 }
 

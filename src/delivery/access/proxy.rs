@@ -7,7 +7,7 @@ use super::credential::basic;
 use super::secret::SHOWN_SECRET;
 use super::user_info::percent_decoded;
 use super::{AccessError, SecretText};
-use crate::delivery::client::{Credentials, Proxy, ProxyKind};
+use crate::delivery::client::{Credentials, NoProxy, Proxy, ProxyKind, ServerProxy};
 use crate::delivery::guard::{Destination, MAX_URL_BYTES};
 
 /// The longest user name and the longest password for a proxy, in bytes (RFC 1929, section 2).
@@ -81,6 +81,11 @@ impl RawProxy {
             None => SecretText::placeholder(),
         };
         Self { url, resolve: self.resolve }
+    }
+
+    /// As the server's own, for all that have none and are not in `no_proxy`. The error does not repeat the URL.
+    pub fn for_server(&self, no_proxy: Vec<NoProxy>) -> Result<ServerProxy, AccessError> {
+        self.check().map(|proxy| ServerProxy::new(proxy, no_proxy))
     }
 
     pub(super) fn check(&self) -> Result<Proxy, AccessError> {

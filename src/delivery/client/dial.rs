@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::request::Forwarding;
-use super::route::{Proxy, ProxyKind, Target};
+use super::route::{ProxyKind, Target};
+use super::server_proxy::Via;
 use super::stream::Stream;
 use super::tls_error;
 use super::tunnel::{self, Hop, Refusal};
@@ -31,33 +31,33 @@ pub(super) struct Dialled {
 impl Client {
     /// Directly.
     pub(super) async fn dial(&self, destination: &Destination, trace: &mut Trace) -> Result<Dialled, End> {
-        let addresses = self.resolve(destination, trace).await?;
+        let mut addresses = self.resolve(destination, trace).await?;
         trace.phase = Phase::Connect;
-        let limit = self.inner.connect_timeout;
         let began_at = Instant::now();
-        let deadline = began_at + limit;
-        let (tcp, address) = connect_to_first(&addresses, deadline, limit).await?;
+        let deadline = began_at + self.inner.connect_timeout;
+        let (tcp, address) = self.connect_to_first(&mut addresses, deadline).await?;
         self.check_connected(&tcp, destination)?;
         trace.timings.connect = Some(began_at.elapsed());
         Ok(Dialled { stream: Stream::Plain(tcp), address: Some(address), forwarding: None, deadline })
     }
 
-    /// Through `proxy`, whose own address is checked as any other is. The destination's addresses are checked here
+    /// Through a proxy, whose own address is checked as any other is, unless it is the operator's. The destination's addresses are checked here
     /// and the proxy is handed one of them, or the name if it is for the proxy to resolve.
     pub(super) async fn dial_through(
         &self,
-        proxy: &Proxy,
+        via: Via<'_>,
         target: Target<'_>,
         trace: &mut Trace,
     ) -> Result<Dialled, End> {
-        let destination = target.destination;
-        let addresses = self.resolve_target(target, trace).await?;
+        let (destination, proxy) = (target.destination, via.proxy);
+        let mut addresses = self.resolve_target(target, trace).await?;
+        self.inner.turns.order(&mut addresses);
         let hops = match destination.host() {
             Host::Domain(name) if proxy.resolves => vec![(Hop::Name(name, destination.port()), None)],
             Host::Ip(ip) if proxy.resolves => vec![(Hop::Address(SocketAddr::new(*ip, destination.port())), None)],
             _ => addresses.iter().map(|address| (Hop::Address(address.get()), Some(*address))).collect(),
         };
-        let proxies = self.resolve(&proxy.address, trace).await.map_err(of_proxy)?;
+        let mut proxies = self.resolve_proxy(via, trace).await?;
         let limit = self.inner.connect_timeout;
         let began_at = Instant::now();
         let deadline = began_at + limit;
@@ -67,7 +67,7 @@ impl Client {
             let share = share(deadline, tried - index);
             self.check_not_itself(hop)?;
             trace.phase = Phase::Proxy;
-            let mut stream = self.reach(proxy, target, &proxies, share).await?;
+            let mut stream = self.reach(via, target, &mut proxies, share).await?;
             trace.phase = Phase::Tunnel;
             last_error = match timeout_at(share, tunnel::open(&mut stream, proxy, hop)).await {
                 Ok(Ok(())) => {
@@ -75,9 +75,9 @@ impl Client {
                     return Ok(Dialled { stream, address: *address, forwarding: None, deadline });
                 }
                 Ok(Err(Refusal { reason, no_connect: Some(status), .. })) if !destination.is_tls() => {
-                    let forwarding = Some(forwarding(proxy, destination, status, &reason)?);
+                    let forwarding = Some(forwarding(via, destination, status, &reason)?);
                     trace.phase = Phase::Proxy;
-                    let stream = self.reach(proxy, target, &proxies, share).await?;
+                    let stream = self.reach(via, target, &mut proxies, share).await?;
                     trace.timings.connect = Some(began_at.elapsed());
                     return Ok(Dialled { stream, address: *address, forwarding, deadline });
                 }
@@ -87,30 +87,34 @@ impl Client {
                 Ok(Err(Refusal { reason, .. })) => return Err(End::Proxy(reason)),
                 Err(_) => Phase::Tunnel.timed_out(limit),
             };
+            address.filter(|_| hops.len() > 1).inspect(|address| self.inner.turns.failed(*address));
         }
         Err(last_error)
     }
 
-    /// A stream to `proxy`, which is at one of `proxies`.
+    /// A stream to the proxy, which is at one of `proxies`.
     async fn reach(
         &self,
-        proxy: &Proxy,
+        via: Via<'_>,
         target: Target<'_>,
-        proxies: &[GuardedAddr],
+        proxies: &mut [GuardedAddr],
         deadline: Instant,
     ) -> Result<Stream, End> {
-        let limit = self.inner.connect_timeout;
-        let (tcp, _) = connect_to_first(proxies, deadline, limit).await.map_err(of_proxy)?;
-        self.check_connected(&tcp, &proxy.address).map_err(of_proxy)?;
+        let (limit, proxy) = (self.inner.connect_timeout, via.proxy);
+        let (tcp, _) = self.connect_to_first(proxies, deadline).await.map_err(End::of_proxy)?;
+        self.check_connected(&tcp, &proxy.address).map_err(|end| {
+            if via.is_own { self.own_proxy_fails(&end.error_text().unwrap_or_default()) } else { end.of_proxy() }
+        })?;
         if !proxy.address.is_tls() {
             return Ok(Stream::Plain(tcp));
         }
-        let connector = self.connector(target)?;
+        // What a webhook trusts and shows is not for the operator's proxy.
+        let connector = if via.is_own { self.inner.tls.clone() } else { self.connector(target)? };
         let handshake = Stream::Plain(tcp).secured(&connector, proxy.address.server_name().clone());
         match timeout_at(deadline, handshake).await {
             Ok(secured) => secured.map_err(|error| {
                 let words = tls_error::handshake_failure(&error).replace("the receiver", "the proxy");
-                End::Proxy(format!("tls: {words}"))
+                if via.is_own { self.own_proxy_fails(&words) } else { End::Proxy(format!("tls: {words}")) }
             }),
             Err(_) => Err(Phase::Proxy.timed_out(limit)),
         }
@@ -144,15 +148,16 @@ impl Client {
     }
 }
 
-/// How `proxy`, which has refused `CONNECT` with `refusal`, is asked to pass requests on to `destination`.
+/// How a proxy that has refused `CONNECT` with `refusal` is asked to pass requests on to `destination`.
 ///
 /// Such a request names its receiver alone by its URL and by `Host`, and the proxy goes where they say. So a receiver with
 /// a name gets none unless the proxy may resolve names: with a checked address in the place of the name, the receiver would
 /// be asked for another site than the webhook's.
-fn forwarding(proxy: &Proxy, destination: &Destination, refusal: u16, reason: &str) -> Result<Forwarding, End> {
-    let ProxyKind::Http { authorization } = &proxy.kind else { return Err(End::Proxy(reason.to_owned())) };
-    if matches!(destination.host(), Host::Domain(_)) && !proxy.resolves {
-        let way_out = "a receiver with a name and without TLS needs \"resolve\": \"proxy\" with such a proxy";
+fn forwarding(via: Via<'_>, destination: &Destination, refusal: u16, reason: &str) -> Result<Forwarding, End> {
+    let ProxyKind::Http { authorization } = &via.proxy.kind else { return Err(End::Proxy(reason.to_owned())) };
+    if matches!(destination.host(), Host::Domain(_)) && !via.proxy.resolves {
+        let setting = if via.is_own { "proxy_resolves on the server" } else { "\"resolve\": \"proxy\"" };
+        let way_out = format!("a receiver with a name and without TLS needs {setting} with such a proxy");
         return Err(End::Proxy(format!("{reason} to CONNECT; {way_out}")));
     }
     Ok(Forwarding { authorization: authorization.clone(), refusal })
@@ -164,35 +169,56 @@ fn share(deadline: Instant, remaining: usize) -> Instant {
     now + deadline.saturating_duration_since(now) / fit(remaining, u32::MAX)
 }
 
-/// Says that it was the proxy that could not be reached, of which the receiver knows nothing.
-fn of_proxy(end: End) -> End {
-    match end {
-        End::Blocked(reason) => End::Blocked(format!("proxy: {reason}")),
-        End::Local(reason) => End::Local(reason),
-        end => End::Proxy(end.error_text().unwrap_or_default()),
+impl End {
+    /// Says that it was the proxy that could not be reached, of which the receiver knows nothing.
+    pub(super) fn of_proxy(self) -> Self {
+        match self {
+            Self::Blocked(reason) => Self::Blocked(format!("proxy: {reason}")),
+            Self::Local(reason) => Self::Local(reason),
+            end => Self::Proxy(end.error_text().unwrap_or_default()),
+        }
     }
 }
 
-/// Tries the addresses in order, each for its share of the time that is left.
-async fn connect_to_first(
-    addresses: &[GuardedAddr],
-    deadline: Instant,
-    limit: Duration,
-) -> Result<(TcpStream, GuardedAddr), End> {
-    let mut last_error = End::Connect("the host has no address".to_owned());
-    let tried = addresses.len().min(MAX_ADDRESSES_TRIED);
-    for (index, address) in addresses.iter().take(tried).enumerate() {
-        last_error = match timeout_at(share(deadline, tried - index), TcpStream::connect(address.get())).await {
-            Ok(Ok(tcp)) => {
-                // A request leaves in one piece; waiting for more would only delay it.
-                tcp.set_nodelay(true).map_err(|error| End::Connect(error.to_string()))?;
-                return Ok((tcp, *address));
+impl Client {
+    /// Tries the addresses of one host as it is their turn, each for its share of the time that is left.
+    async fn connect_to_first(
+        &self,
+        addresses: &mut [GuardedAddr],
+        deadline: Instant,
+    ) -> Result<(TcpStream, GuardedAddr), End> {
+        let turns = &self.inner.turns;
+        turns.order(addresses);
+        let is_one_of_many = addresses.len() > 1;
+        let mut last_error = None;
+        let tried = addresses.len().min(MAX_ADDRESSES_TRIED);
+        for (index, address) in addresses.iter().take(tried).enumerate() {
+            let error = match timeout_at(share(deadline, tried - index), TcpStream::connect(address.get())).await {
+                Ok(Ok(tcp)) => {
+                    // A request leaves in one piece; waiting for more would only delay it.
+                    tcp.set_nodelay(true).map_err(|error| End::Connect(error.to_string()))?;
+                    if is_one_of_many {
+                        turns.connected(*address);
+                    }
+                    return Ok((tcp, *address));
+                }
+                // Without IPv6 at this machine, what its other addresses said is what counts.
+                Ok(Err(error)) if is_no_way(&error) && last_error.is_some() => None,
+                Ok(Err(error)) => Some(not_connected(&error)),
+                Err(_) => Some(Phase::Connect.timed_out(self.inner.connect_timeout)),
+            };
+            last_error = error.or(last_error);
+            if is_one_of_many {
+                turns.failed(*address);
             }
-            Ok(Err(error)) => not_connected(&error),
-            Err(_) => Phase::Connect.timed_out(limit),
-        };
+        }
+        Err(last_error.unwrap_or_else(|| End::Connect("the host has no address".to_owned())))
     }
-    Err(last_error)
+}
+
+/// Whether this machine has no way to such an address: `EAFNOSUPPORT`, `EADDRNOTAVAIL` and `ENETUNREACH` of Linux.
+fn is_no_way(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| [97, 99, 101].contains(&code))
 }
 
 /// Why there is no connection: the receiver's doing, or this machine's want of descriptors, ports or memory.

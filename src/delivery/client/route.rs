@@ -57,12 +57,9 @@ impl<'a> Target<'a> {
     pub(in crate::delivery) fn server_name(self) -> &'a ServerName<'static> {
         self.named().map_or_else(|| self.destination.server_name(), |named| &named.name)
     }
+    /// The webhook's own; see [`Client::via`](super::Client::via).
     pub(in crate::delivery) fn proxy(self) -> Option<&'a Proxy> {
         self.route.and_then(|route| route.proxy.as_ref())
-    }
-    /// Whether a proxy resolves the destination's name.
-    pub(in crate::delivery) fn delegates(self) -> bool {
-        self.proxy().is_some_and(|proxy| proxy.resolves)
     }
 }
 

@@ -158,6 +158,20 @@ pub(super) fn denied_range(ip: IpAddr) -> Option<&'static str> {
     }
 }
 
+/// Networks of machines that a site numbers by itself. Sources: RFC 1918, RFC 6598, RFC 4193.
+const SITE_NETWORKS: [IpNet; 5] = [
+    IpNet::V4(v4(10, 0, 0, 0, 8)),
+    IpNet::V4(v4(172, 16, 0, 0, 12)),
+    IpNet::V4(v4(192, 168, 0, 0, 16)),
+    IpNet::V4(v4(100, 64, 0, 0, 10)),
+    IpNet::V6(v6(0xfc00, 0, 0, 7)),
+];
+
+/// Whether the address is one of a site's own machines, and neither of this machine nor of special use.
+pub(super) fn is_of_a_site(ip: IpAddr) -> bool {
+    SITE_NETWORKS.iter().any(|net| net.contains(&ip))
+}
+
 /// The IPv4 addresses inside of a mapped (RFC 4291), compatible (RFC 4291), translated (RFC 7915), NAT64 (RFC 6052, RFC
 /// 8215) or 6to4 (RFC 3056) address. A NAT64 of one's own (RFC 8215) may have the address at any of the places that RFC
 /// 6052, section 2.2, gives for a prefix of 48, 56, 64 or 96 bits.
