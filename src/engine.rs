@@ -9,6 +9,7 @@ pub mod replay;
 pub mod retention;
 mod step;
 mod trial;
+pub mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
