@@ -190,7 +190,7 @@ fn request(
         head.field("Postrider-Hops", hops.as_bytes())?;
     }
     if let Some(authorization) = authorization {
-        head.field("Authorization", authorization.value.as_bytes())?;
+        head.field(access.credential_header(), authorization.value.as_bytes())?;
     }
     for (name, value) in access.headers() {
         head.field(name, value.as_bytes())?;

@@ -146,8 +146,9 @@ pub struct WebhookPatch {
     #[schema(value_type = Option<String>)]
     pub content_type: Option<Option<String>>,
     /// How requests are authorised: `{"type": "basic", "username", "password"}`, `{"type": "bearer", "token"}` or
-    /// `{"type": "oauth2", "token_url", "client_id", "client_secret", "scopes", "audience", "resource", "auth_style"}`;
-    /// `null`: not at all.
+    /// `{"type": "oauth2", "token_url", "client_id", "client_secret", "scopes", "audience", "resource", "auth_style", "private_key",
+    /// "key_id"}`, or `{"type": "login", "url", "method", "username", "password", "body", "token", "lifetime_s", "header"}`; `null`:
+    /// not at all.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<RawAuth>)]
     pub auth: Option<Option<RawAuth>>,

@@ -36,7 +36,7 @@ fn the_document_has_no_field_without_its_type() {
     }
     let kinds: Vec<&Value> = schemas["Auth"]["oneOf"].as_array().unwrap().iter().collect();
     let kinds: Vec<&Value> = kinds.iter().map(|kind| &kind["properties"]["type"]["enum"][0]).collect();
-    assert_eq!(kinds, ["basic", "bearer", "oauth2"]);
+    assert_eq!(kinds, ["basic", "bearer", "oauth2", "login"]);
     let names = |schema: &str| schemas[schema]["enum"].clone();
     assert_eq!(names("Method"), json!(["POST", "PUT", "PATCH"]));
     assert_eq!(names("SignatureScheme"), json!(["decnet", "standard", "ed25519"]));
@@ -253,6 +253,20 @@ async fn what_is_shown_of_a_webhook_is_taken_back_and_changes_nothing() {
         json!({"name": "plain", "url": receiver.url("/"), "topic_patterns": [">"]}),
         with("basic", json!({"auth": {"type": "basic", "username": "me", "password": "secret"}, "shape": "slack"})),
         with("bearer", json!({"auth": {"type": "bearer", "token": "secret"}, "enabled": false, "paused": true})),
+        with(
+            "login",
+            json!({"auth": {
+                "type": "login", "url": "https://127.0.0.1:5/path/login", "method": "PUT", "username": "me", "password": "secret",
+                "body": {"otp": "secret"}, "token": "/data/token", "lifetime_s": 900, "header": "X-Token",
+            }}),
+        ),
+        with(
+            "jwt",
+            json!({"auth": {
+                "type": "oauth2", "token_url": "https://127.0.0.1:5/token", "client_id": "me", "auth_style": "private_key_jwt",
+                "private_key": key, "key_id": "k1",
+            }}),
+        ),
         with("oauth2", json!({"auth": oauth2, "shape": {"template": "{{ event.id }}", "content_type": "text/plain"}})),
         with(
             "tls",

@@ -69,6 +69,12 @@ pub(super) fn parse(
 
 /// The value of a header that may be set.
 fn header(name: &str, value: &SecretText) -> Result<HeaderValue, String> {
+    check_name(name)?;
+    value_of(name, value)
+}
+
+/// Refuses what is no name, and names that users may not set.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
     if name.len() > MAX_HEADER_NAME_BYTES {
         let length = name.len();
         return Err(format!("a name has {length} bytes, the limit is {MAX_HEADER_NAME_BYTES}"));
@@ -78,7 +84,7 @@ fn header(name: &str, value: &SecretText) -> Result<HeaderValue, String> {
     if is_reserved(parsed.as_str()) {
         return Err(format!("{name:?} is set by Postrider itself"));
     }
-    value_of(name, value)
+    Ok(())
 }
 
 /// Whether users may not set a header of this name, which is in lower case. `_` and `-` are the same here, as in
