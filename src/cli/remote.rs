@@ -98,6 +98,7 @@ impl Remote {
             resolver: Some(std::sync::Arc::new(SystemResolver)),
             roots: Roots::Native,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            user_agent: None,
             sockets: None,
         })?;
         Ok(Self { client, base, token, tenant: None })

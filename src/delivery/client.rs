@@ -62,6 +62,7 @@ struct Inner {
     roots: Arc<RootCertStore>,
     tls: TlsConnector,
     connect_timeout: Duration,
+    user_agent: Option<HeaderValue>,
     sockets: Sockets,
     pool: Mutex<Pool>,
     /// Names that led inside, for the log.
@@ -77,6 +78,8 @@ pub struct ClientOptions {
     pub resolver: Option<SharedResolver>,
     pub roots: Roots,
     pub connect_timeout: Duration,
+    /// The `User-Agent` of deliveries. `None`: `decnet-webhook/1.0` with a DECNET signature, otherwise `Postrider/` and the version.
+    pub user_agent: Option<HeaderValue>,
     /// `None`: as many as the system gives.
     pub sockets: Option<SocketLimits>,
 }
@@ -88,6 +91,7 @@ impl Default for ClientOptions {
             resolver: None,
             roots: Roots::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            user_agent: None,
             sockets: None,
         }
     }
@@ -153,7 +157,7 @@ impl Trace {
 impl Client {
     /// Reads the system's resolver configuration if no resolver is given; opens nothing yet.
     pub fn new(options: ClientOptions) -> Result<Self, ClientError> {
-        let ClientOptions { policy, resolver, roots, connect_timeout, sockets } = options;
+        let ClientOptions { policy, resolver, roots, connect_timeout, user_agent, sockets } = options;
         let resolver = match resolver {
             Some(resolver) => resolver,
             #[cfg(feature = "dns")]
@@ -166,13 +170,19 @@ impl Client {
             TlsConnector::from(Arc::new(client_config(Arc::clone(&roots), &[], None, SessionMemory::EveryWebhook)?));
         let (pool, refusals) = (Mutex::default(), LogRate::default());
         let sockets = Sockets::new(sockets);
-        Ok(Self { inner: Arc::new(Inner { policy, resolver, roots, tls, connect_timeout, sockets, pool, refusals }) })
+        let inner = Inner { policy, resolver, roots, tls, connect_timeout, user_agent, sockets, pool, refusals };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Whether connections should not be kept that nobody uses: few can be opened beside them.
     #[must_use]
     pub fn is_short_of_sockets(&self) -> bool {
         self.inner.sockets.are_few()
+    }
+
+    /// As in [`ClientOptions::user_agent`].
+    pub(super) fn user_agent(&self) -> Option<&HeaderValue> {
+        self.inner.user_agent.as_ref()
     }
 
     #[must_use]

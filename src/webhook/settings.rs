@@ -17,7 +17,7 @@ use crate::delivery::id::WebhookSeq;
 use crate::delivery::receiver::{DEFAULT_TIMEOUT, Method, Webhook};
 use crate::delivery::retry::Schedule;
 use crate::event::Event;
-use crate::signing::{Scheme, Secret, SigningKeys, StandardKey};
+use crate::signing::{SECRET_CHARS, Scheme, Secret, SignatureInput, Signatures, SigningKeys, StandardKey};
 use crate::topic::Pattern;
 
 /// The longest webhook name, in characters.
@@ -112,7 +112,7 @@ impl WebhookSettings {
         if patch.topic_patterns.is_none() && patch.simple_events.is_none() {
             errors.push(WebhookError::NoPattern);
         }
-        let mut checked = Checked { errors };
+        let mut checked = Checked { errors, is_kept: false };
         let url = patch.url.as_deref().and_then(|url| checked.destination(url));
         let keys = SigningKeys::new(
             checked.secret(patch.secret.as_deref()).unwrap_or_else(Secret::generate),
@@ -126,7 +126,7 @@ impl WebhookSettings {
                 destination,
                 method: Method::default(),
                 keys,
-                signatures: vec![Scheme::Decnet, Scheme::Standard],
+                signatures: Signatures::default(),
                 timeout: DEFAULT_TIMEOUT,
                 access: Access::default(),
             },
@@ -136,7 +136,11 @@ impl WebhookSettings {
             retry_schedule: None,
             policy: Policy::default(),
         };
-        checked.apply(blank, &WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })
+        let settings = checked.apply(blank, &WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })?;
+        match signing_faults(&settings.receiver) {
+            faults if faults.is_empty() => Ok(settings),
+            faults => Err(faults),
+        }
     }
 
     /// Whether an event matches these settings. Replay jobs with `include_unmatched` ask this for events that are not
@@ -151,9 +155,11 @@ impl WebhookSettings {
     /// The settings that a store keeps as one text, from which [`WebhookSettings::patched`] restores them.
     #[must_use]
     pub fn policy_patch(&self) -> WebhookPatch {
-        let method = self.receiver.method;
+        let (method, signatures) = (self.receiver.method, &self.receiver.signatures);
         WebhookPatch {
             method: (method != Method::default()).then(|| method.as_str().to_owned()),
+            // The column has the names, which say all of the schemes.
+            signatures: (!signatures.others().is_empty()).then(|| signatures.inputs()),
             ..self.policy.to_patch().with_access(self.receiver.access.raw())
         }
     }
@@ -185,19 +191,29 @@ impl WebhookSettings {
             changed.extend(new.keys().filter(|name| !old.contains_key(*name)).cloned());
         }
         changed.sort_unstable();
+        // The signatures are compared above, too.
+        changed.dedup();
         changed
     }
 
     /// These settings with `patch` applied. The error has all faults.
     pub fn patched(&self, patch: &WebhookPatch) -> Result<Self, Vec<WebhookError>> {
         let patch = out_of_url(patch.clone()).map_err(|error| vec![error])?;
-        Checked { errors: Vec::new() }.apply(self.clone(), &patch)
+        Checked { errors: Vec::new(), is_kept: false }.apply(self.clone(), &patch)
+    }
+
+    /// The settings that a store has kept: these with what [`Self::policy_patch`] has made. What they are together is not
+    /// judged again, since it may be from before a rule.
+    pub(crate) fn restored(&self, kept: &WebhookPatch) -> Result<Self, Vec<WebhookError>> {
+        Checked { errors: Vec::new(), is_kept: true }.apply(self.clone(), kept)
     }
 }
 
 /// Collects all errors, so that a user sees them together.
 struct Checked {
     errors: Vec<WebhookError>,
+    /// Whether a store has kept the settings.
+    is_kept: bool,
 }
 
 impl Checked {
@@ -219,7 +235,7 @@ impl Checked {
     }
 
     fn secret(&mut self, text: Option<&str>) -> Option<Secret> {
-        text.and_then(|text| self.ok(Secret::parse(text).map_err(WebhookError::Secret)))
+        text.and_then(|text| self.ok(Secret::parse_foreign(text).map_err(WebhookError::Secret)))
     }
 
     fn standard_secret(&mut self, text: Option<&str>) -> Option<StandardKey> {
@@ -259,11 +275,13 @@ impl Checked {
             let patterns = patch.topic_patterns.as_deref().unwrap_or_default();
             settings.topic_patterns = self.patterns(patterns, patch.simple_events.as_deref().unwrap_or_default());
         }
-        if let Some(names) = &patch.signatures {
-            settings.receiver.signatures = self.signatures(names);
-            if settings.receiver.signatures.contains(&Scheme::Ed25519) {
+        if let Some(given) = &patch.signatures
+            && let Some(signatures) = self.signatures(given)
+        {
+            if signatures.need_ed25519() {
                 settings.receiver.keys.need_ed25519();
             }
+            settings.receiver.signatures = signatures;
         }
         if let Some(enabled) = patch.enabled {
             settings.enabled = enabled;
@@ -286,6 +304,10 @@ impl Checked {
             }
         }
         self.errors.extend(needed_again(&before, &settings.receiver, patch));
+        let names_signing = patch.signatures.is_some() || patch.secret.is_some() || patch.standard_secret.is_some();
+        if !self.is_kept && (names_signing || patch.headers.is_some() || patch.auth.is_some()) {
+            self.errors.extend(signing_faults(&settings.receiver));
+        }
         let wrong = settings.policy.apply(patch);
         self.errors
             .extend(wrong.into_iter().map(|PolicyError { field, reason }| WebhookError::Field { field, reason }));
@@ -346,19 +368,27 @@ impl Checked {
         patterns
     }
 
-    fn signatures(&mut self, names: &[String]) -> Vec<Scheme> {
-        let mut schemes = Vec::new();
-        for name in names {
-            match name.parse::<Scheme>() {
-                Ok(scheme) => schemes.push(scheme),
-                Err(error) => self.field("signatures", error.to_string()),
-            }
-        }
-        schemes.sort_unstable();
-        schemes.dedup();
-        if names.is_empty() {
-            self.field("signatures", "at least one signature is needed".to_owned());
-        }
-        schemes
+    fn signatures(&mut self, given: &[SignatureInput]) -> Option<Signatures> {
+        let parsed = Signatures::parse(given);
+        parsed.map_err(|errors| errors.iter().for_each(|error| self.field("signatures", error.to_string()))).ok()
     }
+}
+
+/// What is wrong with signatures and keys together, and with the headers that the signatures use.
+pub(crate) fn signing_faults(receiver: &Webhook) -> Vec<WebhookError> {
+    let Webhook { signatures, keys, access, .. } = receiver;
+    let field = |field, reason| WebhookError::Field { field, reason };
+    let mut faults = Vec::new();
+    if signatures.contains(Scheme::Decnet) && !keys.decnet.is_long_enough() {
+        let reason = format!(
+            "has {} characters; a DECNET signature takes one of {} to {}: give another, or leave `decnet` out of `signatures`",
+            keys.decnet.expose().chars().count(),
+            SECRET_CHARS.start(),
+            SECRET_CHARS.end(),
+        );
+        faults.push(field("secret", reason));
+    }
+    faults.extend(signatures.check_keys(keys).err().map(|error| field("signatures", error.to_string())));
+    faults.extend(access.signature_faults(signatures).into_iter().map(|reason| field("signatures", reason)));
+    faults
 }

@@ -222,10 +222,18 @@ async fn an_act_that_takes_nothing_refuses_what_it_is_told() {
 }
 
 /// Every setting that a webhook has, with the receiver's URL.
+fn own_signature() -> Value {
+    json!({
+        "name": "acme", "header": "X-Acme-Signature", "hash": "sha512", "encoding": "base64", "content": "{timestamp}.{body}",
+        "value": "t={timestamp};v1={signature}", "separator": ";", "timestamp_header": null, "id_header": null,
+        "key": "secret", "rotation": "header", "previous_header": "X-Acme-Previous",
+    })
+}
+
 fn every_setting(url: &str, name: &str) -> Value {
     json!({
         "name": name, "description": "all of it", "url": format!("{url}?key=1"), "method": "PUT",
-        "topic_patterns": ["a.>", "b.*"], "signatures": ["decnet", "standard", "ed25519"], "timeout_s": 20,
+        "topic_patterns": ["a.>", "b.*"], "signatures": ["decnet", "standard", "ed25519", own_signature(), "github"], "timeout_s": 20,
         "max_in_flight": 7, "retry_schedule": [1, 2.5], "retry_on": [408, "5xx"], "final_on": [425], "success_on": ["300-303"],
         "success_when": {"body": {"n": [1.50]}}, "rate_limit": {"per_s": 0.5, "burst": 3},
         "ordered": true, "metadata": {"team": "blue"}, "disable_after_days": 9, "filter": {"payload": {"n": [1.50, {"exists": false}]}},

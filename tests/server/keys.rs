@@ -266,7 +266,7 @@ async fn which_keys_sign_is_up_to_the_clock_of_the_attempt() {
         name: Some("siem".to_owned()),
         url: Some(receiver.url("/")),
         topic_patterns: Some(vec![">".to_owned()]),
-        signatures: Some(["decnet", "standard", "ed25519"].map(str::to_owned).to_vec()),
+        signatures: Some(["decnet", "standard", "ed25519"].map(Into::into).to_vec()),
         ..WebhookPatch::default()
     };
     let webhook = engine.create_webhook(DEFAULT_TENANT, patch).await.unwrap();
