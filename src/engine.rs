@@ -34,9 +34,7 @@ use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
 use crate::store::cluster::{Hint, Node};
 use crate::store::{Act, DeliveryKey, Idempotency, Quotas, Store, StoreError, StoredDelivery};
 use crate::tenants::Tenants;
-use crate::webhook::{
-    TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings, signing_faults,
-};
+use crate::webhook::{self, TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
 
 use self::replay::Replays;
 use self::retention::{Purge, RetentionSettings};
@@ -314,8 +312,7 @@ impl Engine {
         self.change_webhook(act, uuid, false, |old, now| {
             let mut settings = old.clone();
             settings.receiver.keys = old.receiver.keys.rotated(new.clone(), overlap, now)?;
-            let faults = signing_faults(&settings.receiver);
-            if faults.is_empty() { Ok(settings) } else { Err(ChangeError::Invalid(faults)) }
+            webhook::check_signing(&settings.receiver).map(|()| settings).map_err(ChangeError::Invalid)
         })
         .await
     }

@@ -27,8 +27,8 @@ pub use self::keys::{
 };
 pub use self::profile::{
     Encoding, FieldValue, Hash, Head, KeyKind, MAX_PROFILE_NAME_CHARS, MAX_PROFILE_TEMPLATE_BYTES, MAX_SEPARATOR_BYTES,
-    MAX_SIGNATURE_HEADER_BYTES, MAX_VALUE_PIECES, Plan, Profile, ProfileError, ReceiverKey, Rotation, Signing, Unverified,
-    Verified, verify,
+    MAX_SIGNATURE_HEADER_BYTES, MAX_VALUE_PIECES, Plan, Profile, ProfileError, ReceiverKey, Rotation, Signing,
+    Unverified, Verified, verify,
 };
 pub use self::profiles::{profile, profiles};
 pub use self::rotation::{DEFAULT_OVERLAP, MAX_LIVE_KEYS, MAX_OVERLAP, OlderKeys, RotationError, SigningKeys};

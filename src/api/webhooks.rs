@@ -300,7 +300,12 @@ fn warnings(record: &WebhookRecord) -> Vec<String> {
         receiver lets you";
     let uses_secret = receiver.signatures.profiles().any(|profile| profile.key == KeyKind::Secret);
     let short = (uses_secret && !receiver.keys.decnet.is_long_enough()).then_some(short);
-    insecure.into_iter().chain(short).chain(receiver.access.warnings(&receiver.destination)).map(str::to_owned).collect()
+    insecure
+        .into_iter()
+        .chain(short)
+        .chain(receiver.access.warnings(&receiver.destination))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Create a webhook

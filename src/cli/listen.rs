@@ -207,11 +207,7 @@ impl<'a> Line<'a> {
             payload: event.payload,
             body: event.payload.is_none().then_some(body),
             verified: (!seen.findings.is_empty()).then(|| seen.findings.iter().all(|finding| finding.result.is_ok())),
-            signatures: seen
-                .findings
-                .iter()
-                .map(|finding| (finding.name.clone(), reason(finding).into()))
-                .collect(),
+            signatures: seen.findings.iter().map(|finding| (finding.name.clone(), reason(finding).into())).collect(),
             headers: headers
                 .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
                 .collect(),

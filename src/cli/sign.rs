@@ -116,8 +116,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         bail!(UsageError("--curl and --json exclude each other".to_owned()));
     }
     if output.json {
-        let document: Map<String, Value> =
-            headers.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let document: Map<String, Value> = headers.into_iter().map(|(name, value)| (name, value.into())).collect();
         output.json(&document)?;
     } else if let Some(url) = args.curl {
         output.verbatim(format_args!("{}\n", curl(&args.method, &url, &headers, &args.file)))?;
@@ -188,7 +187,11 @@ fn curl(method: &str, url: &str, headers: &[(String, String)], file: &str) -> St
 
 /// A word that needs no quotes as it is.
 fn shell_word(word: &str) -> String {
-    if !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric()) { word.to_owned() } else { quoted(word) }
+    if !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        word.to_owned()
+    } else {
+        quoted(word)
+    }
 }
 
 /// A word for a POSIX shell.

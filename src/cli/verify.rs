@@ -55,8 +55,8 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
-    let verifier = args.keys.verifier()?;
-    if verifier.is_empty() {
+    let receiver = args.keys.verifier()?;
+    if receiver.is_empty() {
         bail!(UsageError(
             "nothing to verify with: set POSTRIDER_SECRET, POSTRIDER_STANDARD_SECRET or POSTRIDER_PUBLIC_KEY"
                 .to_owned()
@@ -80,11 +80,10 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
     let now = args.at.map_or_else(|| SystemClock.now(), |seconds| UnixMicros(seconds.saturating_mul(1_000_000)));
     let tolerance_s = args.tolerance.map_or(DEFAULT_TOLERANCE_S, |tolerance| tolerance.as_secs());
     let head = Head { method: &args.method, path: &args.path, headers: &headers };
-    let judged = verifier.judge(head, &body, now, tolerance_s);
+    let judged = receiver.judge(head, &body, now, tolerance_s);
     let verified = judged.iter().any(|judged| judged.result.is_ok());
     if output.json {
-        let by_name: Map<String, Value> =
-            judged.iter().map(|judged| (judged.name.clone(), document(judged))).collect();
+        let by_name: Map<String, Value> = judged.iter().map(|judged| (judged.name.clone(), document(judged))).collect();
         output.json(&json!({ "verified": verified, "signatures": by_name }))?;
     } else {
         for judged in &judged {

@@ -22,8 +22,8 @@ pub const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 const REFUSES_TOKEN: [u16; 2] = [401, 403];
 
 /// The original's; its receivers are configured to expect it. So it goes with DECNET signatures, unless the client has one.
-const DECNET_USER_AGENT: HeaderValue = HeaderValue::from_static("decnet-webhook/1.0");
-const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("Postrider/", env!("CARGO_PKG_VERSION")));
+const DECNET_USER_AGENT: &str = "decnet-webhook/1.0";
+const USER_AGENT: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 
 /// What is sent: an event's body, something else that stands for an event, or for several.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct Message<'a> {
     /// Sent as `Postrider-Hops`, which keeps servers from delivering in circles; see [`Stamp`](crate::event::Stamp). `None`:
     /// there is no such header.
     pub hops: Option<HeaderValue>,
+    /// Values for this message of headers that the webhook has, by name: a server renders templates.
+    pub headers: &'a [(Box<str>, HeaderValue)],
 }
 
 impl<'a> Message<'a> {
@@ -54,6 +56,7 @@ impl<'a> Message<'a> {
             body: event.decnet_body(),
             content_type: None,
             hops: None,
+            headers: &[],
         }
     }
 }
@@ -161,12 +164,12 @@ fn request(
     let content_type = access.content_type().or(message.content_type.as_ref());
     let content_type = content_type.map_or(b"application/json".as_slice(), HeaderValue::as_bytes);
     let is_decnet = webhook.signatures.contains(Scheme::Decnet);
-    let default_agent = if is_decnet { &DECNET_USER_AGENT } else { &USER_AGENT };
+    let default_agent = if is_decnet { DECNET_USER_AGENT } else { USER_AGENT };
     for (name, value) in [
         ("Accept", b"*/*".as_slice()),
         ("Accept-Encoding", b"identity"),
         ("Content-Type", content_type),
-        ("User-Agent", client.user_agent().unwrap_or(default_agent).as_bytes()),
+        ("User-Agent", client.user_agent().map_or(default_agent.as_bytes(), HeaderValue::as_bytes)),
     ] {
         if !access.has_header(name) {
             head.field(name, value)?;
@@ -180,7 +183,8 @@ fn request(
         head.field("Authorization", authorization.value.as_bytes())?;
     }
     for (name, value) in access.headers() {
-        head.field(name, value.as_bytes())?;
+        let rendered = message.headers.iter().find(|(known, _)| known == name);
+        head.field(name, rendered.map_or(value, |(_, rendered)| rendered).as_bytes())?;
     }
     Ok(head.with_body(message.body.clone()))
 }

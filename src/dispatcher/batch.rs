@@ -38,7 +38,7 @@ pub(super) fn message<'a>(id: &'a str, events: impl Iterator<Item = &'a Event> +
     body.extend_from_slice(b"\",\"v\":1}");
     let mut topics = events.map(Event::topic);
     let topic = topics.next().filter(|first| topics.all(|topic| topic == *first)).map(Topic::as_str);
-    Message { event_id: id, kind: "", topic, body: Bytes::from(body), content_type: None, hops: None }
+    Message { event_id: id, kind: "", topic, body: Bytes::from(body), content_type: None, hops: None, headers: &[] }
 }
 
 #[cfg(test)]

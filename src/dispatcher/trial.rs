@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::breaker::Standing;
 use super::lane::{Lane, LaneSettings, Turn};
+use super::shaping::Rendered;
 use super::{Dispatcher, Shared, spans};
 use crate::clock::Clock;
 use crate::delivery::Outcome;
@@ -70,7 +71,8 @@ impl Dispatcher {
         let shared = &self.shared;
         let settings = LaneSettings::new(record, &shared.settings);
         let live = Arc::new(LiveEvent { seq: EventSeq(0), event, is_damaged: false });
-        let body = match shared.shaping.shape(&settings, &live, Uuid::nil(), shared.wall.now()).await {
+        let rendered = Rendered { delivery: Uuid::nil(), attempt: 1, now: shared.wall.now() };
+        let body = match shared.shaping.shape(&settings, &live, rendered).await {
             Ok(body) => body,
             Err(error) => return Ok(Err(error)),
         };

@@ -14,6 +14,7 @@ use super::breaker::CircuitChange;
 use super::lane::{Booked, Ended, Job, Judged, Lane, LaneSettings, Queued, Work};
 use super::notices::{News, Notice, is_operational};
 use super::settler::ToSettle;
+use super::shaping::Rendered;
 use super::unsent::{too_old, unsent};
 use super::{Shared, batch, spans};
 use crate::clock::{Clock, UnixMicros};
@@ -181,13 +182,15 @@ async fn attempt_once(
     if policy.batch.is_none() {
         let (id, event) = (id_of(&job.queued), &job.queued.event.live);
         let webhook_id = id.hyphenated().encode_lower(&mut buffer);
-        if policy.shape.is_decnet() {
+        if policy.shape.is_decnet() && policy.header_templates.is_empty() {
             let hops = shared.stamp.value([event.event.hops()]);
             let message = attempt::Message { hops, ..attempt::Message::of(&event.event) };
             return Ok(attempt(client, connection, receiver, &message, webhook_id, clock).await);
         }
         let began_at = clock.now();
-        let body = match shared.shaping.shape(&job.settings, event, id, began_at).await {
+        let attempt_number = job.queued.attempts.saturating_add(1);
+        let rendered = Rendered { delivery: id, attempt: attempt_number, now: began_at };
+        let body = match shared.shaping.shape(&job.settings, event, rendered).await {
             // The machine may be busy: tried again as any attempt that failed here.
             Err(error) if error.took_too_long => {
                 return Ok(Outcome::without_request(began_at, End::Unshaped(error.to_string())));

@@ -17,7 +17,11 @@ const MAX_CODE_BYTES: usize = 64;
 
 /// The hash of an HMAC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema), serde(rename_all = "lowercase"))]
+#[cfg_attr(
+    feature = "server",
+    derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema),
+    serde(rename_all = "lowercase")
+)]
 #[cfg_attr(feature = "server", schema(as = SignatureHash))]
 pub enum Hash {
     Sha1,

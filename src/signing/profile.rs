@@ -30,7 +30,11 @@ pub const MAX_SIGNATURE_HEADER_BYTES: usize = 128;
 
 /// How requests are signed and verified: a row of the table of known profiles, or one of a user's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema), serde(deny_unknown_fields))]
+#[cfg_attr(
+    feature = "server",
+    derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema),
+    serde(deny_unknown_fields)
+)]
 #[cfg_attr(feature = "server", schema(as = SignatureProfile))]
 pub struct Profile {
     /// For you and for errors: 1 to 64 lower-case letters, digits, `_` and `-`.
@@ -90,19 +94,27 @@ fn comma() -> Cow<'static, str> {
 
 /// The text form of a signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema), serde(rename_all = "lowercase"))]
+#[cfg_attr(
+    feature = "server",
+    derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema),
+    serde(rename_all = "lowercase")
+)]
 #[cfg_attr(feature = "server", schema(as = SignatureEncoding))]
 pub enum Encoding {
     /// In lower case; read in either.
     #[default]
     Hex,
-    /// With padding; read with or without.
+    /// With padding.
     Base64,
 }
 
 /// Which of a webhook's keys signs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema), serde(rename_all = "lowercase"))]
+#[cfg_attr(
+    feature = "server",
+    derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema),
+    serde(rename_all = "lowercase")
+)]
 #[cfg_attr(feature = "server", schema(as = SignatureKey))]
 pub enum KeyKind {
     /// `secret`: the bytes of its text.
@@ -116,7 +128,11 @@ pub enum KeyKind {
 
 /// How the keys of before show while they are valid after a rotation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "server", derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema), serde(rename_all = "lowercase"))]
+#[cfg_attr(
+    feature = "server",
+    derive(serde::Serialize, serde::Deserialize, utoipa::ToSchema),
+    serde(rename_all = "lowercase")
+)]
 #[cfg_attr(feature = "server", schema(as = SignatureRotation))]
 pub enum Rotation {
     /// The part of `value` with the signature is repeated for each valid key: `t=1,v1=new,v1=old`.

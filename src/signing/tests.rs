@@ -64,7 +64,10 @@ fn keys_of_the_wrong_form_are_refused() {
     assert_eq!((foreign("a"), foreign("whsec_stripe")), (Ok(()), Ok(())));
     assert_eq!(foreign(""), Err(KeyError::ForeignSecretLength { chars: 0 }));
     assert_eq!(foreign(&"a".repeat(257)), Err(KeyError::ForeignSecretLength { chars: 257 }));
-    assert_eq!((foreign("a\n"), foreign("…")), (Err(KeyError::SecretControl { number: 2 }), Err(KeyError::SecretMasked)));
+    assert_eq!(
+        (foreign("a\n"), foreign("…")),
+        (Err(KeyError::SecretControl { number: 2 }), Err(KeyError::SecretMasked))
+    );
     assert!(Secret::parse(&"ü".repeat(16)).is_ok() && Secret::parse(&"ü".repeat(256)).is_ok());
     let reason = |text: &str| StandardKey::parse(text).unwrap_err().to_string();
     assert!(reason("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").contains("does not begin"));

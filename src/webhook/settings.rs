@@ -17,6 +17,7 @@ use crate::delivery::id::WebhookSeq;
 use crate::delivery::receiver::{DEFAULT_TIMEOUT, Method, Webhook};
 use crate::delivery::retry::Schedule;
 use crate::event::Event;
+use crate::shape::HeaderTemplates;
 use crate::signing::{SECRET_CHARS, Scheme, Secret, SignatureInput, Signatures, SigningKeys, StandardKey};
 use crate::topic::Pattern;
 
@@ -136,11 +137,9 @@ impl WebhookSettings {
             retry_schedule: None,
             policy: Policy::default(),
         };
-        let settings = checked.apply(blank, &WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })?;
-        match signing_faults(&settings.receiver) {
-            faults if faults.is_empty() => Ok(settings),
-            faults => Err(faults),
-        }
+        let settings =
+            checked.apply(blank, &WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })?;
+        check_signing(&settings.receiver).map(|()| settings)
     }
 
     /// Whether an event matches these settings. Replay jobs with `include_unmatched` ask this for events that are not
@@ -275,9 +274,7 @@ impl Checked {
             let patterns = patch.topic_patterns.as_deref().unwrap_or_default();
             settings.topic_patterns = self.patterns(patterns, patch.simple_events.as_deref().unwrap_or_default());
         }
-        if let Some(given) = &patch.signatures
-            && let Some(signatures) = self.signatures(given)
-        {
+        if let Some(signatures) = patch.signatures.as_deref().and_then(|given| self.signatures(given)) {
             if signatures.need_ed25519() {
                 settings.receiver.keys.need_ed25519();
             }
@@ -297,17 +294,8 @@ impl Checked {
         if let Some(schedule) = &patch.retry_schedule {
             settings.retry_schedule = schedule.as_deref().and_then(|seconds| self.ok(Schedule::from_seconds(seconds)));
         }
-        if let Some(access) = patch.access_over(settings.receiver.access.raw()) {
-            match Access::new(access) {
-                Ok(access) => settings.receiver.access = access,
-                Err(errors) => self.errors.extend(errors.into_iter().map(WebhookError::from)),
-            }
-        }
+        self.reach(&mut settings, patch);
         self.errors.extend(needed_again(&before, &settings.receiver, patch));
-        let names_signing = patch.signatures.is_some() || patch.secret.is_some() || patch.standard_secret.is_some();
-        if !self.is_kept && (names_signing || patch.headers.is_some() || patch.auth.is_some()) {
-            self.errors.extend(signing_faults(&settings.receiver));
-        }
         let wrong = settings.policy.apply(patch);
         self.errors
             .extend(wrong.into_iter().map(|PolicyError { field, reason }| WebhookError::Field { field, reason }));
@@ -368,14 +356,44 @@ impl Checked {
         patterns
     }
 
+    /// How the receiver is reached, and whether signatures, keys and headers go together.
+    fn reach(&mut self, settings: &mut WebhookSettings, patch: &WebhookPatch) {
+        if let Some(access) = patch.access_over(settings.receiver.access.raw()) {
+            match Access::new(access) {
+                Ok(access) => {
+                    settings.policy.header_templates = self.header_templates(&access);
+                    settings.receiver.access = access;
+                }
+                Err(errors) => self.errors.extend(errors.into_iter().map(WebhookError::from)),
+            }
+        }
+        let names_signing = patch.signatures.is_some() || patch.secret.is_some() || patch.standard_secret.is_some();
+        if !self.is_kept && (names_signing || patch.headers.is_some() || patch.auth.is_some()) {
+            self.errors.extend(check_signing(&settings.receiver).err().unwrap_or_default());
+        }
+    }
+
+    fn header_templates(&mut self, access: &Access) -> HeaderTemplates {
+        let headers = access.raw().headers.iter().map(|(name, value)| (&**name, value.expose()));
+        HeaderTemplates::compile(headers).unwrap_or_else(|errors| {
+            // A value that was kept from before there were templates is sent as it is.
+            if !self.is_kept {
+                for error in errors {
+                    self.field("headers", error.to_string());
+                }
+            }
+            HeaderTemplates::default()
+        })
+    }
+
     fn signatures(&mut self, given: &[SignatureInput]) -> Option<Signatures> {
         let parsed = Signatures::parse(given);
         parsed.map_err(|errors| errors.iter().for_each(|error| self.field("signatures", error.to_string()))).ok()
     }
 }
 
-/// What is wrong with signatures and keys together, and with the headers that the signatures use.
-pub(crate) fn signing_faults(receiver: &Webhook) -> Vec<WebhookError> {
+/// Checks signatures and keys together, and the headers that the signatures use. The error has all faults.
+pub(crate) fn check_signing(receiver: &Webhook) -> Result<(), Vec<WebhookError>> {
     let Webhook { signatures, keys, access, .. } = receiver;
     let field = |field, reason| WebhookError::Field { field, reason };
     let mut faults = Vec::new();
@@ -390,5 +408,5 @@ pub(crate) fn signing_faults(receiver: &Webhook) -> Vec<WebhookError> {
     }
     faults.extend(signatures.check_keys(keys).err().map(|error| field("signatures", error.to_string())));
     faults.extend(access.signature_faults(signatures).into_iter().map(|reason| field("signatures", reason)));
-    faults
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
 }

@@ -11,7 +11,8 @@ use postrider::delivery::access::{Access, RawAccess};
 use postrider::delivery::attempt::{Message, attempt};
 use postrider::delivery::client::{Client, ClientOptions, Roots};
 use postrider::signing::{
-    Head, KeyKind, Profile, ReceiverKey, Secret, SignatureInput, Signatures, SigningKeys, StandardKey, profile, profiles, verify,
+    Head, KeyKind, Profile, ReceiverKey, Secret, SignatureInput, Signatures, SigningKeys, StandardKey, profile,
+    profiles, verify,
 };
 use postrider::webhook::Webhook;
 use serde_json::{Value, json};
@@ -50,7 +51,11 @@ fn keys(secret: &str) -> SigningKeys {
 
 fn receiver_keys(keys: &SigningKeys) -> [ReceiverKey; 3] {
     let public = keys.ed25519.as_ref().unwrap().public();
-    [ReceiverKey::Secret(keys.decnet.clone()), ReceiverKey::Standard(keys.standard.clone()), ReceiverKey::Ed25519(public)]
+    [
+        ReceiverKey::Secret(keys.decnet.clone()),
+        ReceiverKey::Standard(keys.standard.clone()),
+        ReceiverKey::Ed25519(public),
+    ]
 }
 
 async fn deliver(client: &Client, webhook: &Webhook) {
@@ -102,7 +107,11 @@ async fn every_profile_goes_out_in_its_vendor_s_spelling_and_verifies() {
         assert!(verified(&request.body).is_ok(), "{name}: {:?}", verified(&request.body));
         assert!(verified(&[&*request.body, b" "].concat()).is_err(), "{name}");
     }
-    assert_eq!(profiles().filter(|plan| plan.signs()).count(), 12, "with `decnet`, of which tests/library/deliver.rs has more");
+    assert_eq!(
+        profiles().filter(|plan| plan.signs()).count(),
+        12,
+        "with `decnet`, of which tests/library/deliver.rs has more"
+    );
 }
 
 #[tokio::test]
@@ -151,8 +160,16 @@ fn headers_of_signatures_collide_with_nothing() {
     assert!(faults(&["decnet".into(), "standard".into(), "ed25519".into(), "svix".into()], &[]).is_empty());
     assert!(faults(&[own("Authorization", None)], &[("X-Hub-Signature-256", "x")]).is_empty());
     for name in [
-        "Host", "content-length", "Content_Type", "X-DECNET-Signature", "webhook-signature", "Postrider-Hops", "User-Agent",
-        "accept", "Proxy-Authorization", "Transfer-Encoding",
+        "Host",
+        "content-length",
+        "Content_Type",
+        "X-DECNET-Signature",
+        "webhook-signature",
+        "Postrider-Hops",
+        "User-Agent",
+        "accept",
+        "Proxy-Authorization",
+        "Transfer-Encoding",
     ] {
         let found = faults(&[own(name, None)], &[]);
         assert_eq!(found, [format!("\"acme\": header: {name:?} is set by Postrider itself")]);
@@ -236,7 +253,8 @@ async fn the_vendors_own_libraries_take_our_requests_and_none_that_was_changed()
         let kind = profile(name).unwrap().profile().key;
         let mut add = |request: &Received, secrets: &[&SigningKeys], change: &str, expected: bool| {
             let secrets: Vec<_> = secrets.iter().map(|keys| secret_of(keys, kind)).collect();
-            let headers = request.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()));
+            let headers =
+                request.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()));
             let headers: serde_json::Map<String, Value> = headers.collect();
             let body = format!("{}{change}", String::from_utf8(request.body.clone()).unwrap());
             let case = json!({"library": library, "secrets": secrets, "headers": headers, "body": body});

@@ -7,7 +7,9 @@ use super::{MAX_PROFILE_NAME_CHARS, MAX_PROFILE_TEMPLATE_BYTES, MAX_SEPARATOR_BY
 pub enum ProfileError {
     #[error("name: must be 1 to {MAX_PROFILE_NAME_CHARS} lower-case letters, digits, _ and -")]
     Name,
-    #[error("{field}: {name:?} is no header name of at most {MAX_SIGNATURE_HEADER_BYTES} bytes, as in X-Acme-Signature")]
+    #[error(
+        "{field}: {name:?} is no header name of at most {MAX_SIGNATURE_HEADER_BYTES} bytes, as in X-Acme-Signature"
+    )]
     Header { field: &'static str, name: String },
     #[error("{field}: has {bytes} bytes, the limit is {MAX_PROFILE_TEMPLATE_BYTES}")]
     TooLong { field: &'static str, bytes: usize },

@@ -12,8 +12,8 @@ use super::value::Slot;
 use super::{Encoding, FieldValue, KeyKind, Plan, Rotation};
 use crate::clock::UnixMicros;
 use crate::hex;
-use crate::signing::rotation::Generation;
 use crate::signing::SigningKeys;
+use crate::signing::rotation::Generation;
 
 /// Beside control characters and all that is no ASCII: what makes the encoding unambiguous.
 const NO_VALUE: AsciiSet = CONTROLS.add(b'%').add(b' ');

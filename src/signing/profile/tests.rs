@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderName};
 use super::*;
 use crate::clock::UnixMicros;
 use crate::signing::{
-    DEFAULT_TOLERANCE_S, Ed25519Key, MAX_SIGNATURES, Secret, SigningKeys, StandardKey, decnet_signature, header, profile,
-    profiles, verify_decnet, verify_ed25519, verify_standard,
+    DEFAULT_TOLERANCE_S, Ed25519Key, MAX_SIGNATURES, Secret, SigningKeys, StandardKey, decnet_signature, header,
+    profile, profiles, verify_decnet, verify_ed25519, verify_standard,
 };
 
 const NOW: UnixMicros = UnixMicros(1_790_000_000_000_000);
@@ -46,9 +46,8 @@ fn pairs(plan: &Plan, keys: &SigningKeys, at: UnixMicros, body: &[u8]) -> Vec<(S
 }
 
 fn map(pairs: &[(String, String)]) -> HeaderMap {
-    let parsed = |(name, value): &(String, String)| {
-        (HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap())
-    };
+    let parsed =
+        |(name, value): &(String, String)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
     pairs.iter().map(parsed).collect()
 }
 
@@ -68,7 +67,8 @@ fn verified(plan: &Plan, keys: &[ReceiverKey], headers: &HeaderMap, body: &[u8])
 /// The pages of GitHub and Slack on verification, and the vectors in the repositories of Convoy and Hook0.
 #[test]
 fn published_vectors_come_out_and_verify() {
-    let convoy = (1_700_000_000, "convoy-webhook-secret", r#"{"event":"charge.success","amount":1000,"currency":"NGN"}"#);
+    let convoy =
+        (1_700_000_000, "convoy-webhook-secret", r#"{"event":"charge.success","amount":1000,"currency":"NGN"}"#);
     let slack = "token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V\
         &channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text=\
         &response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F96rGlfmibIGlgcZRskXaIFfN\
@@ -214,7 +214,9 @@ fn the_rows_of_decnet_and_standard_webhooks_say_what_their_own_code_does() {
     verify_standard(&keys.standard, &headers("standard"), BODY, NOW, 0).unwrap();
     let public = keys.ed25519.as_ref().map(Ed25519Key::public).unwrap();
     verify_ed25519(&public, &headers("ed25519"), BODY, NOW, 0).unwrap();
-    for (name, schemes) in [("standard", crate::signing::Scheme::Standard), ("ed25519", crate::signing::Scheme::Ed25519)] {
+    for (name, schemes) in
+        [("standard", crate::signing::Scheme::Standard), ("ed25519", crate::signing::Scheme::Ed25519)]
+    {
         let own = keys.webhook_signature(&[schemes], "msg_1", NOW, BODY).unwrap();
         assert_eq!(headers(name)[header::WEBHOOK_SIGNATURE], own);
     }
@@ -229,9 +231,8 @@ fn during_a_rotation_keys_show_as_the_profile_says() {
     for plan in profiles().filter(|plan| plan.signs()) {
         let name = &plan.profile().name;
         let headers = map(&pairs(plan, &third, NOW, BODY));
-        let position = |keys: &SigningKeys| {
-            verified(plan, &receiver_keys(keys), &headers, BODY).ok().map(|found| found.signature)
-        };
+        let position =
+            |keys: &SigningKeys| verified(plan, &receiver_keys(keys), &headers, BODY).ok().map(|found| found.signature);
         let found = [&third, &second, &first].map(position);
         let expected = match plan.profile().rotation {
             Rotation::Append | Rotation::List => [Some(0), Some(1), Some(2)],
@@ -344,7 +345,10 @@ fn what_cannot_be_a_profile_is_refused_with_the_reason() {
         (Profile { value: format!("{long}{{signature}}").into(), ..own() }, "value: has 140 bytes"),
         (Profile { content: "{timestamp}".into(), ..own() }, "content: must have {body} once"),
         (Profile { content: "{body}{body}".into(), ..own() }, "content: must have {body} once"),
-        (Profile { content: "{payload}".into(), ..own() }, "content: \"{payload}\" is no placeholder; {id}, {timestamp}"),
+        (
+            Profile { content: "{payload}".into(), ..own() },
+            "content: \"{payload}\" is no placeholder; {id}, {timestamp}",
+        ),
         (Profile { content: "{body".into(), ..own() }, "\"{body\" is no placeholder"),
         (Profile { content: "body}".into(), ..own() }, "\"}\" is no placeholder"),
         (Profile { content: "{body}\r".into(), ..own() }, "content: has the character '\\r'"),

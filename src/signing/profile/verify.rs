@@ -1,8 +1,7 @@
 //! Verifying by a profile, for receivers and inlets.
 
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use subtle::ConstantTimeEq;
 
@@ -56,7 +55,9 @@ pub enum Unverified {
     Missing(String),
     #[error("header: {0} is malformed, or is there more than once")]
     Malformed(String),
-    #[error("clock: signed {distance_s} s from now, {tolerance_s} s are tolerated: an old request, or one of the clocks is wrong")]
+    #[error(
+        "clock: signed {distance_s} s from now, {tolerance_s} s are tolerated: an old request, or one of the clocks is wrong"
+    )]
     OutsideTolerance { distance_s: u64, tolerance_s: u64 },
     #[error("other key: no signature matches: another key made it, or the body or what else it covers was changed")]
     NoMatch,
@@ -176,15 +177,11 @@ impl Plan {
     }
 
     fn decode(&self, signature: &str) -> Option<Vec<u8>> {
-        const BASE64: GeneralPurpose = GeneralPurpose::new(
-            &alphabet::STANDARD,
-            GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-        );
         if signature.len() > 2 * MAX_SIGNATURE_BYTES {
             return None;
         }
         match self.profile.encoding {
-            Encoding::Base64 => BASE64.decode(signature).ok(),
+            Encoding::Base64 => STANDARD.decode(signature).ok(),
             Encoding::Hex => match signature.len() / 2 {
                 20 => hex::decode::<20>(signature).map(Vec::from),
                 32 => hex::decode::<32>(signature).map(Vec::from),
@@ -210,7 +207,10 @@ impl<'a> Value<'a> {
             value.signatures.push(text);
             return value;
         }
-        for piece in text.split(&*form.separator).take(MAX_VALUE_PIECES).map(str::trim) {
+        let has_parts = form.items.len() > 1 || matches!(plan.profile.rotation, Rotation::Append | Rotation::List);
+        // What is beyond the last stays with it, so that it is no signature.
+        let most = if has_parts { MAX_VALUE_PIECES + 1 } else { 1 };
+        for piece in text.splitn(most, &*form.separator).take(MAX_VALUE_PIECES).map(str::trim) {
             let read = |slot| form.items.iter().find(|item| item.slot == slot).and_then(|item| item.read(piece));
             let is_bare = is_list && !value.signatures.is_empty();
             let signature = read(Slot::Signature).or_else(|| is_bare.then_some(piece));

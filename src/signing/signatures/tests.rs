@@ -83,8 +83,10 @@ fn a_secret_with_the_bytes_of_the_standard_key_is_the_same_key() {
         Secret::parse("abcdefghijklmnopqrstuvwxyz").unwrap(),
         StandardKey::parse("whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXo=").unwrap(),
     );
-    let padded =
-        SigningKeys { standard: StandardKey::parse("whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoA").unwrap(), ..same.clone() };
+    let padded = SigningKeys {
+        standard: StandardKey::parse("whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoA").unwrap(),
+        ..same.clone()
+    };
     for keys in [same, padded] {
         assert!(Signatures::default().check_keys(&keys).is_err());
         assert!(named(&["decnet"]).unwrap().check_keys(&keys).is_ok());

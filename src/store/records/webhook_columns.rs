@@ -132,13 +132,12 @@ impl Columns {
                 text.split_whitespace().map(str::parse).collect::<Result<_, _>>().map_err(corrupt)?;
             Schedule::from_seconds(&seconds).map_err(corrupt)
         };
-        let signatures = match &policy.settings.signatures {
+        let signatures = if policy.settings.signatures.is_some() {
             // They come with the policy.
-            Some(_) => Signatures::default(),
-            None => {
-                let names: Vec<SignatureInput> = self.signatures.split_whitespace().map(Into::into).collect();
-                Signatures::parse(&names).map_err(|errors| corrupt(format!("{errors:?}")))?
-            }
+            Signatures::default()
+        } else {
+            let names: Vec<SignatureInput> = self.signatures.split_whitespace().map(Into::into).collect();
+            Signatures::parse(&names).map_err(|errors| corrupt(format!("{errors:?}")))?
         };
         let patterns = self.topic_patterns.split_whitespace();
         let settings = WebhookSettings {
