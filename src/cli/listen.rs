@@ -61,7 +61,7 @@ struct Seen {
 
 pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let verifier = args.keys.verifier()?;
-    let verifies = !verifier.is_empty();
+    let is_verifying = !verifier.is_empty();
     let share = args.fail_rate.unwrap_or(if args.fail.is_some() { 1.0 } else { 0.0 });
     let failure = args.fail.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let delay = args.delay;
@@ -83,7 +83,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
     let receiver = Receiver::start(args.listen, answer)
         .await
         .with_context(|| format!("cannot listen on {}; choose another address with --listen", args.listen))?;
-    announce(receiver.address, verifies, output)?;
+    announce(receiver.address, is_verifying, output)?;
 
     let print = async {
         let mut left = args.events;

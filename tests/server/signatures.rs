@@ -131,10 +131,10 @@ async fn what_cannot_be_signed_is_refused_where_it_is_set() {
     }
     let created = server.post(WEBHOOKS, &with(json!({"signatures": ["github"], "secret": "short"}))).await.expect(201);
     let path = format!("{WEBHOOKS}/{}", created["uuid"].as_str().unwrap());
-    let patch = async |body: &str| server.call("PATCH", &path, &server.admin, body).await;
-    patch(r#"{"signatures": ["decnet"]}"#).await.expect_refusal(422, "secret", "16 to 256");
-    patch(r#"{"signatures": ["github", "slack"]}"#).await.expect_refusal(422, "signatures", "the same key");
-    patch(r#"{"headers": {"X-HUB-Signature-256": "x"}}"#).await.expect_refusal(
+    let change = async |body: &str| server.call("PATCH", &path, &server.admin, body).await;
+    change(r#"{"signatures": ["decnet"]}"#).await.expect_refusal(422, "secret", "16 to 256");
+    change(r#"{"signatures": ["github", "slack"]}"#).await.expect_refusal(422, "signatures", "the same key");
+    change(r#"{"headers": {"X-HUB-Signature-256": "x"}}"#).await.expect_refusal(
         422,
         "signatures",
         "is set by `headers`",
@@ -142,8 +142,8 @@ async fn what_cannot_be_signed_is_refused_where_it_is_set() {
     // A key with the bytes of the other.
     let same = r#"{"signatures": ["decnet", "standard"], "secret": "abcdefghijklmnopqrstuvwxyz",
         "standard_secret": "whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXo="}"#;
-    patch(same).await.expect_refusal(422, "signatures", "the same key");
-    patch(r#"{"signatures": ["decnet", "standard"], "secret": "long-enough-for-decnet"}"#).await.expect(200);
+    change(same).await.expect_refusal(422, "signatures", "the same key");
+    change(r#"{"signatures": ["decnet", "standard"], "secret": "long-enough-for-decnet"}"#).await.expect(200);
     let rotate = async |body: &str| server.post(&format!("{path}/rotate-secret"), body).await;
     rotate(r#"{"secret": "short"}"#).await.expect_refusal(422, "secret", "16 to 256");
     rotate(r#"{"secret": "…"}"#).await.expect_refusal(422, "secret", "stands for a secret");
@@ -181,18 +181,18 @@ async fn headers_are_made_from_the_event_and_what_cannot_be_sent_ends_its_delive
     assert_eq!(last.header("x-customer"), "after", "nothing was sent for the one that could not be");
 
     // Masked as the others; the sign keeps a template, and a test renders it.
-    let patch = async |body: &str| server.call("PATCH", &path, &server.admin, body).await;
-    patch(r#"{"headers": {"X-Try": "…", "X-Type": "{{ event.type }}"}}"#).await.expect(200);
+    let change = async |body: &str| server.call("PATCH", &path, &server.admin, body).await;
+    change(r#"{"headers": {"X-Try": "…", "X-Type": "{{ event.type }}"}}"#).await.expect(200);
     assert_eq!(server.post(&format!("{path}/test"), "").await.expect(200)["delivered"], true);
     let tested = receiver.wait_for(4).await.remove(3);
     assert!(tested.header("x-try").ends_with("/1") && tested.headers.contains_key("x-type"), "{:?}", tested.headers);
-    patch(r#"{"headers": {"X-A": "{{ event.id"}}"#).await.expect_refusal(422, "headers", "the value of \"X-A\": ");
+    change(r#"{"headers": {"X-A": "{{ event.id"}}"#).await.expect_refusal(422, "headers", "the value of \"X-A\": ");
     let batch = r#"{"batch": {"max_events": 2, "max_wait_ms": 5}}"#;
-    patch(batch).await.expect_refusal(422, "batch", "fixed values of `headers` only");
-    patch(r#"{"headers": {"X-Team": "blue"}}"#).await.expect(200);
-    patch(batch).await.expect(200);
-    patch(r#"{"headers": {"X-A": "{{ tenant }}"}}"#).await.expect_refusal(422, "batch", "fixed values");
-    patch(r#"{"batch": null, "headers": {"X-A": "{{ tenant }} {{ webhook.name }}"}}"#).await.expect(200);
+    change(batch).await.expect_refusal(422, "batch", "fixed values of `headers` only");
+    change(r#"{"headers": {"X-Team": "blue"}}"#).await.expect(200);
+    change(batch).await.expect(200);
+    change(r#"{"headers": {"X-A": "{{ tenant }}"}}"#).await.expect_refusal(422, "batch", "fixed values");
+    change(r#"{"batch": null, "headers": {"X-A": "{{ tenant }} {{ webhook.name }}"}}"#).await.expect(200);
     let admin = server.admin.clone();
     server.stop().await;
 
