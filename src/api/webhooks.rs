@@ -30,7 +30,7 @@ use crate::delivery::{End, Outcome};
 use crate::dispatcher::trial::Tried;
 use crate::filter::EventPattern;
 use crate::shape::ShapeInput;
-use crate::signing::Scheme;
+use crate::signing::{KeyKind, SignatureInput};
 use crate::webhook::statuses::StatusItem;
 use crate::webhook::{Batching, Method, RateLimit, RawBatching, RawRateLimit, WebhookPatch, WebhookRecord};
 
@@ -127,8 +127,9 @@ pub(super) struct Webhook {
     pub(super) enabled: bool,
     /// Deliveries wait until it is `false` again.
     pub(super) paused: bool,
-    #[schema(value_type = Vec<Scheme>, example = json!(["decnet", "standard"]))]
-    signatures: Vec<&'static str>,
+    /// Names of known profiles, and profiles of its own.
+    #[schema(example = json!(["decnet", "standard"]))]
+    signatures: Vec<SignatureInput>,
     /// The keys that sign, the newest first, without what is secret of them.
     keys: Vec<Keys>,
     timeout_s: u64,
@@ -215,7 +216,7 @@ pub(super) struct Webhook {
 pub(super) struct CreatedWebhook {
     #[serde(flatten)]
     webhook: Webhook,
-    /// The key of `X-DECNET-Signature`.
+    /// The key of `X-DECNET-Signature`, and of other signatures that use its text.
     secret: String,
     /// The key of `webhook-signature`, version `v1`.
     standard_secret: String,
@@ -255,7 +256,7 @@ impl Webhook {
             topic_patterns: settings.topic_patterns.iter().map(ToString::to_string).collect(),
             enabled: settings.enabled,
             paused: policy.paused,
-            signatures: receiver.signatures.iter().copied().map(Scheme::as_str).collect(),
+            signatures: receiver.signatures.inputs(),
             keys: keys::live(record, now),
             timeout_s: receiver.timeout.as_secs(),
             max_in_flight: settings.max_in_flight,
@@ -299,7 +300,16 @@ fn warnings(record: &WebhookRecord) -> Vec<String> {
     let receiver = &record.settings.receiver;
     let insecure = "insecure_url: events travel unencrypted and can be read on the way; use https";
     let insecure = (!receiver.destination.is_tls()).then_some(insecure);
-    insecure.into_iter().chain(receiver.access.warnings(&receiver.destination)).map(str::to_owned).collect()
+    let short = "short_secret: whoever sees a request can find a secret under 16 characters by trying; take a longer one where the \
+        receiver lets you";
+    let uses_secret = receiver.signatures.profiles().any(|profile| profile.key == KeyKind::Secret);
+    let short = (uses_secret && !receiver.keys.decnet.is_long_enough()).then_some(short);
+    insecure
+        .into_iter()
+        .chain(short)
+        .chain(receiver.access.warnings(&receiver.destination))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Create a webhook

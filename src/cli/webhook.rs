@@ -228,7 +228,7 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
         ("last success", output::moment(webhook, "last_success_at")),
         ("last failure", output::moment(webhook, "last_failure_at")),
         ("last error", output::text(webhook, "last_error")),
-        ("signatures", output::text(webhook, "signatures")),
+        ("signatures", signatures(webhook)),
         ("keys", keys_shown(webhook)),
         ("timeout", format!("{}s", output::text(webhook, "timeout_s"))),
         ("max in flight", output::text(webhook, "max_in_flight")),
@@ -262,6 +262,13 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
     ])?;
     warn(webhook, output);
     Ok(())
+}
+
+/// The names of its signatures.
+fn signatures(webhook: &Value) -> String {
+    let given = webhook["signatures"].as_array().into_iter().flatten();
+    let names: Vec<_> = given.map(|given| output::plain(given.get("name").unwrap_or(given))).collect();
+    names.join(", ")
 }
 
 /// One line for each generation of keys, the newest first: its start, its end, and the public key if there is one.

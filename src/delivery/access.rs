@@ -59,6 +59,7 @@ use super::End;
 use super::client::{Client, Identity, NamedRoute, Proxy, Route, RouteId, Target};
 use super::guard::Destination;
 use crate::clock::Clock;
+use crate::signing::Signatures;
 
 /// The field that a credential goes into.
 const AUTHORIZATION: &str = "Authorization";
@@ -246,8 +247,20 @@ impl Access {
         warnings
     }
 
+    /// What is wrong with the headers of `signatures` beside these settings: names that Postrider sets itself, and names that
+    /// two of them have.
+    #[must_use]
+    pub fn signature_faults(&self, signatures: &Signatures) -> Vec<String> {
+        headers::signature_faults(signatures, self)
+    }
+
     pub(super) fn headers(&self) -> &[(Box<str>, HeaderValue)] {
         self.0.as_ref().map_or(&[], |inner| &inner.headers)
+    }
+
+    /// Whether the webhook has a header of that name, in whatever case.
+    pub(super) fn has_header(&self, name: &str) -> bool {
+        self.headers().iter().any(|(own, _)| own.eq_ignore_ascii_case(name))
     }
 
     pub(super) fn content_type(&self) -> Option<&HeaderValue> {

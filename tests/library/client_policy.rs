@@ -102,10 +102,12 @@ async fn a_message_that_is_no_event_is_signed_and_sent_as_it_is() {
     let (receiver, mut requests) = receiving().await;
     let message = Message {
         event_id: "batch_1",
+        kind: "",
         topic: None,
         body: Bytes::from_static(b"<event/>"),
         content_type: Some("application/xml".parse().unwrap()),
         hops: Some("1; via=0123456789abcdef".parse().unwrap()),
+        headers: &[],
     };
     let own = RawAccess { content_type: Some("text/xml".to_owned()), ..RawAccess::default() };
     for (access, content_type) in [(RawAccess::default(), "application/xml"), (own, "text/xml")] {
