@@ -26,6 +26,7 @@ mod tokens;
 mod views;
 mod waiting;
 mod webhook_list;
+mod webhook_tests;
 mod webhooks;
 
 use std::any::Any;
@@ -143,7 +144,7 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(replays::resend))
         .routes(routes!(webhook_list::list, webhooks::create))
         .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
-        .routes(routes!(webhooks::test))
+        .routes(routes!(webhook_tests::test))
         .routes(routes!(webhooks::resume))
         .routes(routes!(keys::rotate))
         .routes(routes!(replays::start))

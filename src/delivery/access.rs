@@ -24,6 +24,8 @@ mod error;
 mod headers;
 mod identity;
 mod login;
+#[cfg(feature = "server")]
+mod login_input;
 mod masks;
 mod oauth2;
 mod proxy;
@@ -47,10 +49,10 @@ pub use self::headers::{
 };
 pub use self::identity::{MAX_CERTIFICATES, MAX_PEM_BYTES, RawClientCertificate};
 pub use self::login::{LOGIN_LIFETIME_S, LoginMethod, MAX_LOGIN_BODY_BYTES, MAX_POINTER_BYTES};
-pub use self::oauth2::DEFAULT_TOKEN_LIFETIME;
+pub use self::oauth2::{DEFAULT_TOKEN_LIFETIME, MAX_TOKEN_LIFETIME};
 pub use self::proxy::{RawProxy, Resolution};
 pub use self::secret::{SHOWN_SECRET, SecretText};
-pub use self::tokens::{EXPIRY_MARGIN, MAX_TOKEN_ANSWER_BYTES, MAX_TOKEN_LIFETIME};
+pub use self::tokens::{EXPIRY_MARGIN, MAX_TOKEN_ANSWER_BYTES};
 pub use self::user_info::split_credentials;
 
 pub(super) use self::tokens::Authorization;

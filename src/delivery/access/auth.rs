@@ -8,7 +8,7 @@ use super::assertion::AssertionKey;
 use super::credential::{MAX_TOKEN_BYTES, basic, bearer};
 use super::login::{LOGIN_LIFETIME_S, Login, LoginMethod, MAX_LOGIN_BODY_BYTES, basic_of, parse_header, parse_pointer};
 #[cfg(feature = "server")]
-use super::oauth2::DEFAULT_TOKEN_LIFETIME;
+use super::login_input;
 use super::oauth2::{ClientCredentials, ClientProof};
 use super::tokens::{TokenRequest, TokenSource};
 use super::{AccessError, SHOWN_SECRET, SecretText};
@@ -102,7 +102,7 @@ pub enum RawAuth {
         /// instead, is the one of before.
         #[cfg_attr(
             feature = "server",
-            serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "object_or_text"),
+            serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "login_input::object_or_text"),
             schema(value_type = Option<serde_json::Value>)
         )]
         body: Option<SecretText>,
@@ -110,27 +110,16 @@ pub enum RawAuth {
         #[cfg_attr(feature = "server", serde(default, skip_serializing_if = "Option::is_none"))]
         token: Option<String>,
         /// How long a token may be used, in seconds; 300 by default.
-        #[cfg_attr(feature = "server", serde(default = "default_lifetime_s"), schema(minimum = 1, maximum = 86_400))]
+        #[cfg_attr(
+            feature = "server",
+            serde(default = "login_input::default_lifetime_s"),
+            schema(minimum = 1, maximum = 86_400)
+        )]
         lifetime_s: u32,
         /// The header that carries the token as it is. By default `Authorization: Bearer …` does.
         #[cfg_attr(feature = "server", serde(default, skip_serializing_if = "Option::is_none"))]
         header: Option<String>,
     },
-}
-
-#[cfg(feature = "server")]
-fn default_lifetime_s() -> u32 {
-    crate::fit::fit(DEFAULT_TOKEN_LIFETIME.as_secs(), u32::MAX)
-}
-
-#[cfg(feature = "server")]
-fn object_or_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<SecretText>, D::Error> {
-    use serde::Deserialize as _;
-    Ok(match Option::deserialize(deserializer)? {
-        None => None,
-        Some(serde_json::Value::String(text)) => Some(text.into()),
-        Some(other) => Some(other.to_string().into()),
-    })
 }
 
 /// How the client id and its secret reach the token endpoint (RFC 6749, section 2.3.1).

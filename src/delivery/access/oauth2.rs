@@ -7,7 +7,6 @@ use http::{HeaderValue, Response};
 
 use super::assertion::AssertionKey;
 use super::credential::{MAX_TOKEN_BYTES, bearer};
-use super::tokens::MAX_TOKEN_LIFETIME;
 use crate::clock::UnixMicros;
 use crate::delivery::End;
 use crate::delivery::client::{OutgoingRequest, RequestHead, Target};
@@ -15,6 +14,8 @@ use crate::event::object_members;
 
 /// The lifetime of a token without `expires_in`.
 pub const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_mins(5);
+/// The longest use of a token, whatever its `expires_in`.
+pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 /// The longest error code of a token endpoint that is shown, in bytes.
 const MAX_ERROR_CODE_BYTES: usize = 64;
 

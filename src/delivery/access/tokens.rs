@@ -16,8 +16,6 @@ use crate::delivery::guard::Destination;
 
 /// The largest answer of a token endpoint, in bytes.
 pub const MAX_TOKEN_ANSWER_BYTES: usize = 64 * 1024;
-/// The longest use of a token, whatever its `expires_in`.
-pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 /// The time before its end at which a token is no longer used, so that it does not expire on its way. At most a quarter
 /// of its lifetime.
 pub const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
