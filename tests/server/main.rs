@@ -20,6 +20,7 @@ mod contract;
 mod crash;
 mod damaged;
 mod data_folder;
+mod decnet;
 mod delivery_options;
 mod descriptors;
 mod disk;
