@@ -295,7 +295,10 @@ impl Config {
             return Err(invalid("node_name", "must not have control characters".to_owned()));
         }
         if values.cors_origins.len() > MAX_CORS_ORIGINS {
-            return Err(invalid("cors_origins", format!("must be at most {MAX_CORS_ORIGINS}")));
+            return Err(invalid(
+                "cors_origins",
+                format!("has {} origins, must have at most {MAX_CORS_ORIGINS}", values.cors_origins.len()),
+            ));
         }
         NodeSettings::check(values.lease.0, values.poll_interval.0).map_err(|(key, reason)| invalid(key, reason))?;
         if values.max_in_flight.get() < 3 {

@@ -18,6 +18,7 @@ mod cluster;
 mod connections;
 mod contract;
 mod crash;
+mod cross_origin;
 mod damaged;
 mod data_folder;
 mod decnet;
