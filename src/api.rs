@@ -210,20 +210,16 @@ async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) 
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     let started = Instant::now();
     let consent = app.cors.consent(&request);
-    let mut response = match refusals::of_head(&request) {
-        None => match consent.to_preflight(&request) {
-            Some(answer) => answer,
-            None => {
-                let owner = OwnerOf::default();
-                request.extensions_mut().insert(owner.clone());
-                let answer = next.run(request).await;
-                app.answers.admit(owner.get(), answer)
-            }
-        },
-        Some(refusal) => {
-            app.refusals.note_malformed(peer);
-            refusal
-        }
+    let mut response = if let Some(refusal) = refusals::of_head(&request) {
+        app.refusals.note_malformed(peer);
+        refusal
+    } else if let Some(leave) = consent.to_preflight(&request) {
+        leave
+    } else {
+        let owner = OwnerOf::default();
+        request.extensions_mut().insert(owner.clone());
+        let answer = next.run(request).await;
+        app.answers.admit(owner.get(), answer)
     };
     let path = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     app.refusals.note(response.status(), &method, path, peer);

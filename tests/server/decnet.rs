@@ -230,7 +230,8 @@ impl Replay {
                 None => headers.remove(name.as_str()),
             };
         }
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers = headers.concat();
         let path = self.counterparts.translated(recorded["path"].as_str().unwrap());
         self.server.request(recorded["method"].as_str().unwrap(), &path, &headers, body.as_bytes()).await
     }
