@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,8 @@ pub const DEFAULT_FILE: &str = "postrider.toml";
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:4665";
 /// The default address of `postrider listen`.
 pub const DEFAULT_RECEIVER: &str = "127.0.0.1:9000";
+/// The longest `user_agent`, in bytes.
+pub const MAX_USER_AGENT_BYTES: usize = 256;
 const ENV_PREFIX: &str = "POSTRIDER_";
 /// The settings whose value may hold a password.
 const STORE: &str = "store";
@@ -70,6 +73,8 @@ pub struct Config {
     values: Values,
     retry_schedule: Schedule,
     statuses: StatusLists,
+    /// `None`: as the signatures of a webhook have it.
+    user_agent: Option<HeaderValue>,
     admin_token: Option<SecretString>,
     master_key: Option<MasterKey>,
     /// The output of `postrider config`.
@@ -131,6 +136,7 @@ struct Values {
     no_proxy: Vec<NoProxy>,
     resolver: Resolver,
     native_roots: bool,
+    user_agent: String,
     connect_timeout: Span,
     max_in_flight: NonZeroUsize,
     max_lane_deliveries: NonZeroUsize,
@@ -195,6 +201,7 @@ impl Values {
             connect_timeout: self.connect_timeout.0,
             // What cannot be used was refused before.
             proxy: self.server_proxy().unwrap_or_default(),
+            user_agent: None,
             sockets: None,
         }
     }
@@ -220,6 +227,17 @@ impl Values {
             max_stored_bytes: self.new_tenant_max_stored_bytes.bytes(),
         }
     }
+}
+
+/// A header's value, and nothing of the empty text.
+fn parse_user_agent(text: &str) -> Result<Option<HeaderValue>, String> {
+    if text.len() > MAX_USER_AGENT_BYTES {
+        return Err(format!("has {} bytes, the limit is {MAX_USER_AGENT_BYTES}", text.len()));
+    }
+    if text.trim() != text || !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Err("must be visible ASCII, with spaces between at most".to_owned());
+    }
+    Ok(HeaderValue::from_str(text).ok().filter(|value| !value.is_empty()))
 }
 
 /// The reason why the settings cannot be used, with its place.
@@ -320,7 +338,8 @@ impl Config {
         if values.connect_timeout.0.is_zero() {
             return Err(invalid("connect_timeout", "must be longer than nothing".to_owned()));
         }
-        Ok(Self { values, retry_schedule, statuses, admin_token: None, master_key: None, shown })
+        let user_agent = parse_user_agent(&values.user_agent).map_err(|reason| invalid("user_agent", reason))?;
+        Ok(Self { values, retry_schedule, statuses, user_agent, admin_token: None, master_key: None, shown })
     }
 
     /// Secrets come from the environment alone: flags show in the process list, and files get copied.
@@ -380,7 +399,7 @@ impl Config {
             cors_origins: values.cors_origins,
             admin_token: self.admin_token,
             master_key: self.master_key,
-            client,
+            client: ClientOptions { user_agent: self.user_agent, ..client },
             dispatcher,
             retention: RetentionSettings {
                 events: values.retention_events.span(),

@@ -41,7 +41,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 pub use self::breaker::CircuitSettings;
 use self::figures::Counters;
 pub use self::figures::{Figures, ShardFigures};
-use self::lane::{Lane, Queued, Reservation, Todo, WEBHOOK_DELETED};
+use self::lane::{Held, Hold, Lane, Queued, Reservation, Todo, WEBHOOK_DELETED};
 use self::lease::Lease;
 pub use self::memory::MIN_MEMORY_BYTES;
 use self::memory::{HeldEvent, Memory};
@@ -59,7 +59,7 @@ use crate::delivery::statuses::StatusLists;
 use crate::event::Stamp;
 use crate::fair::Caps;
 use crate::store::cluster::Hint;
-use crate::store::{AllWebhooks, Disposition, Shard, Store, StoreError, Term};
+use crate::store::{AllWebhooks, DeliveryKey, Disposition, Shard, Store, StoreError, Term};
 use crate::tenants::Tenants;
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 /// Idle connections that are kept, over all lanes.
@@ -302,6 +302,20 @@ impl Dispatcher {
         let todo = lane.wish(self.shared.clock.now());
         self.shared.carry_out(&lane, todo);
         true
+    }
+
+    /// What waits in the memory of the webhook's lane; nothing, if the lane is at another node.
+    pub(crate) fn held(&self, webhook: WebhookSeq) -> Held {
+        self.shared.lane(webhook).map(|lane| lane.held(self.shared.clock.now())).unwrap_or_default()
+    }
+
+    /// What a delivery waits for that is due, and until when at least; `None`: it is being attempted.
+    pub(crate) fn hold(&self, key: DeliveryKey) -> Option<(Hold, Option<UnixMicros>)> {
+        match self.shared.lane(key.webhook) {
+            Some(lane) => lane.hold(key.event, self.shared.clock.now()),
+            // Another node knows.
+            None => Some((Hold::Turn, None)),
+        }
     }
 
     /// Computes a preview in the same place as the shapes of deliveries.

@@ -9,6 +9,7 @@ pub mod replay;
 pub mod retention;
 mod step;
 mod trial;
+pub mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -34,7 +35,7 @@ use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
 use crate::store::cluster::{Hint, Node};
 use crate::store::{Act, DeliveryKey, Idempotency, Quotas, Store, StoreError, StoredDelivery};
 use crate::tenants::Tenants;
-use crate::webhook::{TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
+use crate::webhook::{self, TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
 
 use self::replay::Replays;
 use self::retention::{Purge, RetentionSettings};
@@ -312,7 +313,7 @@ impl Engine {
         self.change_webhook(act, uuid, false, |old, now| {
             let mut settings = old.clone();
             settings.receiver.keys = old.receiver.keys.rotated(new.clone(), overlap, now)?;
-            Ok(settings)
+            webhook::check_signing(&settings.receiver).map(|()| settings).map_err(ChangeError::Invalid)
         })
         .await
     }

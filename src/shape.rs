@@ -9,6 +9,7 @@ mod batch;
 mod builtin;
 mod escape;
 mod filters;
+mod headers;
 mod json;
 mod moment;
 mod number;
@@ -33,6 +34,9 @@ use utoipa::{PartialSchema, ToSchema};
 pub(crate) use self::batch::{BatchForm, Member};
 use self::builtin::Answers;
 pub use self::builtin::{Builtin, builtins, sample};
+pub use self::headers::{
+    HeaderTemplateError, HeaderTemplates, MAX_HEADER_TEMPLATES, MAX_RENDERED_HEADER_BYTES, is_header_template,
+};
 pub use self::subset::{MAX_ELIFS, MAX_TAG_TOKENS};
 use self::template::Template;
 use crate::clock::UnixMicros;
@@ -162,8 +166,8 @@ impl fmt::Display for TemplateError {
     }
 }
 
-/// The reason why the rendering of an event failed. The text begins with `shape: ` and has at most
-/// [`MAX_RENDER_ERROR_BYTES`].
+/// The reason why the rendering of an event failed. The text begins with `shape: `, or with `headers: ` and the name of the
+/// header, and has at most [`MAX_RENDER_ERROR_BYTES`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RenderError {
     /// The template's line, from 1; `None`: the result as a whole is at fault.
@@ -171,19 +175,26 @@ pub struct RenderError {
     pub reason: String,
     /// The timeout ended the rendering, which may succeed when the machine is less busy.
     pub took_too_long: bool,
+    /// The header whose template it is; `None`: it is the shape's.
+    pub header: Option<Box<str>>,
 }
 
 impl RenderError {
     pub(crate) fn new(line: Option<usize>, reason: impl Into<String>) -> Self {
-        Self { line, reason: reason.into(), took_too_long: false }
+        Self { line, reason: reason.into(), took_too_long: false, header: None }
+    }
+
+    pub(crate) fn of_header(self, name: &str) -> Self {
+        Self { header: Some(name.into()), ..self }
     }
 }
 
 impl fmt::Display for RenderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.header.as_ref().map_or_else(|| "shape".to_owned(), |name| format!("headers: {name}"));
         let text = match self.line {
-            Some(line) => format!("shape: line {line}: {}", self.reason),
-            None => format!("shape: {}", self.reason),
+            Some(line) => format!("{place}: line {line}: {}", self.reason),
+            None => format!("{place}: {}", self.reason),
         };
         f.write_str(&text[..text.floor_char_boundary(MAX_RENDER_ERROR_BYTES)])
     }
@@ -200,6 +211,8 @@ pub struct Context<'a> {
     pub webhook_metadata: &'a BTreeMap<String, String>,
     pub tenant: &'a str,
     pub delivery_id: &'a str,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
     /// The present moment, for receivers that want one if the event's `ts` is no moment.
     pub now: UnixMicros,
 }

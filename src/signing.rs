@@ -3,7 +3,11 @@
 mod diagnosis;
 mod ed25519;
 mod keys;
+mod mac;
+mod profile;
+mod profiles;
 mod rotation;
+mod signatures;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -18,8 +22,17 @@ use sha2::Sha256;
 
 pub use self::diagnosis::{BodyChange, Cause, Diagnosis, Finding, MAX_DIAGNOSED_BYTES, Match, ReceiverKeys, diagnose};
 pub use self::ed25519::{Ed25519Key, Ed25519PublicKey};
-pub use self::keys::{KeyError, SECRET_CHARS, STANDARD_KEY_BYTES, Secret, StandardKey};
+pub use self::keys::{
+    KeyError, MIN_FOREIGN_SECRET_CHARS, SECRET_CHARS, SHOWN_SECRET, STANDARD_KEY_BYTES, Secret, StandardKey,
+};
+pub use self::profile::{
+    Encoding, FieldValue, Hash, Head, KeyKind, MAX_PROFILE_NAME_CHARS, MAX_PROFILE_TEMPLATE_BYTES, MAX_SEPARATOR_BYTES,
+    MAX_SIGNATURE_HEADER_BYTES, MAX_VALUE_PIECES, Plan, Profile, ProfileError, ReceiverKey, Rotation, Signing,
+    Unverified, Verified, verify,
+};
+pub use self::profiles::{profile, profiles};
 pub use self::rotation::{DEFAULT_OVERLAP, MAX_LIVE_KEYS, MAX_OVERLAP, OlderKeys, RotationError, SigningKeys};
+pub use self::signatures::{MAX_OWN_PROFILES, MAX_WEBHOOK_SIGNATURES, SignatureInput, Signatures, SignaturesError};
 pub use self::verify::{
     DEFAULT_TOLERANCE_S, MAX_SIGNATURES, VerifyError, verify_decnet, verify_ed25519, verify_standard,
 };
@@ -53,7 +66,6 @@ const ED25519_SIGNATURE_CHARS: usize = 92;
 
 /// One way to sign a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema), schema(as = SignatureScheme, rename_all = "lowercase"))]
 pub enum Scheme {
     /// `X-DECNET-Signature: sha256=<hex HMAC-SHA256(secret, body)>`
     Decnet,

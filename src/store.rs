@@ -73,6 +73,8 @@ pub const MAX_UNSETTLED_BYTES: usize = 16 << 20;
 /// The most bytes that the settings of a tenant's webhooks take together, as stored. A change that makes them smaller
 /// is always allowed.
 pub const MAX_TENANT_SETTINGS_BYTES: u64 = 32 << 20;
+/// The most pending deliveries of a webhook that are counted for a list of webhooks.
+pub const MAX_COUNTED_WAITING: u32 = 10_000;
 /// The most response bytes kept of a successful attempt. The response of a failed attempt is kept as far as it was
 /// read.
 pub const MAX_KEPT_SUCCESS_RESPONSE_BYTES: usize = 1_024;
@@ -115,6 +117,9 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
         webhook: Option<WebhookSeq>,
         after: UnixMicros,
     ) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError>;
+
+    /// How many stored deliveries of each webhook are pending, in the order of `webhooks`.
+    async fn waiting(&self, webhooks: Vec<WebhookSeq>) -> Result<Vec<Waiting>, StoreError>;
 
     /// Commits the outcomes of attempts, and the health of the webhooks concerned, in one transaction. A settlement
     /// that keeps a delivery pending changes nothing if an operator has ended the delivery meanwhile. Returns the
@@ -267,6 +272,14 @@ pub struct Due {
     /// With [`Portion::in_order`]: the first delivery that is neither among these nor held, and its time. All later
     /// deliveries wait for it.
     pub awaited: Option<(EventSeq, UnixMicros)>,
+}
+
+/// The stored pending deliveries of one webhook, counted up to [`MAX_COUNTED_WAITING`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    pub count: u32,
+    /// When the oldest of those that were counted was accepted.
+    pub since: Option<UnixMicros>,
 }
 
 /// A stored delivery whose time has come.

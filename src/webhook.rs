@@ -31,6 +31,8 @@ pub use self::policy::{
     MAX_METADATA_KEY_CHARS, MAX_METADATA_VALUE_CHARS, Policy, RATE_BURST, RATE_PER_S, RateLimit,
 };
 #[cfg(feature = "server")]
+pub(crate) use self::settings::check_signing;
+#[cfg(feature = "server")]
 pub use self::settings::{
     DEFAULT_MAX_IN_FLIGHT, MAX_DESCRIPTION_CHARS, MAX_IN_FLIGHT, MAX_NAME_CHARS, MAX_PATTERNS, SwitchedOff,
     WebhookHealth, WebhookRecord, WebhookSettings, simple_event_patterns,

@@ -6,9 +6,9 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use postrider::signing::{Ed25519Key, ReceiverKeys, Scheme, Secret, StandardKey, diagnose, header};
+use postrider::signing::{Ed25519Key, Head, ReceiverKey, ReceiverKeys, Scheme, Secret, StandardKey};
 use postrider::signing::{decnet_signature, ed25519_signature, standard_signature};
-use postrider::signing::{verify_decnet, verify_ed25519, verify_standard};
+use postrider::signing::{diagnose, header, profiles, verify, verify_decnet, verify_ed25519, verify_standard};
 use postrider_fuzz::{NOW, parts};
 
 struct Keys {
@@ -64,6 +64,18 @@ fuzz_target!(|input: &[u8]| {
         verify_standard(&keys.standard, &headers, body, NOW, TOLERANCE_S).is_ok(),
         verify_ed25519(&public, &headers, body, NOW, TOLERANCE_S).is_ok(),
     ];
+    // By profiles, none verifies that would not by the code of its own.
+    let receiver = [
+        ReceiverKey::Secret(keys.decnet.clone()),
+        ReceiverKey::Standard(keys.standard.clone()),
+        ReceiverKey::Ed25519(public),
+    ];
+    let head = Head { method: "POST", path: "/", headers: &headers };
+    for plan in profiles() {
+        let found = verify(plan, &receiver, head, body, NOW, TOLERANCE_S);
+        let own = Scheme::ALL.iter().position(|scheme| scheme.as_str() == plan.profile().name);
+        assert!(found.is_err() || own.is_none_or(|own| verified[own]), "{}: {found:?}", plan.profile().name);
+    }
     // Nothing but the right code verifies.
     let has = |name: &str, code: &str| {
         headers.get_all(name).iter().any(|value| String::from_utf8_lossy(value.as_bytes()).contains(code))

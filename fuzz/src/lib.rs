@@ -23,6 +23,7 @@ pub const CONTEXT: Context<'static> = Context {
     webhook_id: "0191f6c0-0000-7000-8000-000000000001",
     tenant: "default",
     delivery_id: "d_1",
+    attempt: 1,
     now: NOW,
 };
 

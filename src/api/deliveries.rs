@@ -14,6 +14,7 @@ use super::auth::{Admin, Reader};
 use super::input::{Id, NoInput, OptionalJsonBody, Params};
 use super::problem::Problem;
 use super::views::{Time, millis};
+use super::waiting::DeliveryWait;
 use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
 use crate::store::{AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, StoredDelivery};
@@ -79,6 +80,8 @@ pub(super) struct DeliveryPage {
 pub(super) struct DeliveryDetail {
     #[serde(flatten)]
     delivery: Delivery,
+    #[serde(flatten)]
+    wait: DeliveryWait,
     /// First to last.
     attempt_log: Vec<Attempt>,
 }
@@ -195,8 +198,10 @@ pub(super) async fn show(
     let store = app.engine.store();
     let key = key_of(&app, id)?;
     let delivery = store.delivery(tenant, key).await?.ok_or_else(|| Problem::not_found("delivery"))?;
+    let webhook = store.webhook(tenant, delivery.webhook_uuid).await?;
+    let wait = webhook.map(|webhook| DeliveryWait::of(&app.engine, key, &delivery, &webhook)).unwrap_or_default();
     let attempt_log = store.attempts(key).await?.into_iter().map(Attempt::from).collect();
-    Ok(Json(DeliveryDetail { delivery: Delivery::new(store.delivery_ids(), delivery), attempt_log }))
+    Ok(Json(DeliveryDetail { delivery: Delivery::new(store.delivery_ids(), delivery), wait, attempt_log }))
 }
 
 /// Deliver again

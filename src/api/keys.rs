@@ -58,8 +58,9 @@ pub(super) struct Rotation {
     #[serde(default, deserialize_with = "whole::optional")]
     #[schema(maximum = 604_800)]
     overlap_s: Option<u64>,
-    /// The new key of `X-DECNET-Signature`; without it 32 random bytes.
-    #[schema(min_length = 16, max_length = 256, write_only)]
+    /// The new key of `X-DECNET-Signature`, and of other signatures that use its text; without it 32 random bytes. At least 16
+    /// characters with a DECNET signature.
+    #[schema(min_length = 1, max_length = 256, write_only)]
     secret: Option<String>,
     /// The new key of `webhook-signature`, `whsec_` and base64 of 24 to 64 bytes; without it 32 random bytes.
     #[schema(pattern = "^whsec_[A-Za-z0-9+/]+=*$", write_only)]
@@ -70,7 +71,7 @@ pub(super) struct Rotation {
 #[derive(Serialize, ToSchema)]
 pub(super) struct RotatedKeys {
     uuid: Uuid,
-    /// The key of `X-DECNET-Signature`.
+    /// The key of `X-DECNET-Signature`, and of other signatures that use its text.
     secret: String,
     /// The key of `webhook-signature`, version `v1`.
     standard_secret: String,
@@ -88,7 +89,7 @@ impl Rotation {
     fn given(&self) -> Result<GivenKeys, ChangeError> {
         let mut errors = Vec::new();
         let mut note = |error: KeyError, field: fn(KeyError) -> WebhookError| errors.push(field(error));
-        let decnet = self.secret.as_deref().map(Secret::parse).transpose();
+        let decnet = self.secret.as_deref().map(Secret::parse_foreign).transpose();
         let decnet = decnet.map_err(|error| note(error, WebhookError::Secret)).ok().flatten();
         let standard = self.standard_secret.as_deref().map(StandardKey::parse).transpose();
         let standard = standard.map_err(|error| note(error, WebhookError::StandardSecret)).ok().flatten();
@@ -99,8 +100,8 @@ impl Rotation {
 /// Rotate a webhook's keys
 ///
 /// New keys take over at once. For the overlap `webhook-signature` carries a signature of each key, and
-/// `X-DECNET-Signature-Previous` that of the secret before, so that receivers can change over in peace. At most
-/// four generations are valid at once. The answer is the only one that shows the new keys.
+/// `X-DECNET-Signature-Previous` that of the secret before, so that receivers can change over in peace. Other signatures
+/// show the keys before as their vendors do. At most four generations are valid at once. The answer is the only one that shows the new keys.
 #[utoipa::path(post, path = "/webhooks/{uuid}/rotate-secret", tag = "webhooks", params(("uuid" = Uuid, Path)),
     request_body = Option<Rotation>, responses(
     (status = 200, body = RotatedKeys),

@@ -123,6 +123,7 @@ pub(super) async fn preview(
             webhook_metadata: &BTreeMap::new(),
             tenant: "default",
             delivery_id: "preview",
+            attempt: 1,
             now,
         };
         let (content_type, body) = shape::preview(&shape, &event, &context)?;

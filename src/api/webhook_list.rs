@@ -13,7 +13,7 @@ use super::auth::WebhookReader;
 use super::input::{FIRST_OF_A_LIST, Params};
 use super::problem::Problem;
 use super::views::{ListOrPage, Time};
-use super::waiting::WaitingFor;
+use super::waiting::{Waits, backlogs};
 use super::webhooks::Webhook;
 use crate::store::{DEFAULT_PAGE_ITEMS, Page};
 
@@ -43,8 +43,10 @@ pub(super) async fn list(
     let first = if is_searched { Page { limit: DEFAULT_PAGE_ITEMS, cursor: None } } else { FIRST_OF_A_LIST };
     let page = app.engine.store().webhook_page(tenant, q.as_deref(), page.unwrap_or(first)).await?;
     let now = app.engine.now();
+    let mut owed = backlogs(&app.engine, &page.items).await?.into_iter();
     Ok(Json(ListOrPage::new(is_page, page, |record| {
-        let webhook = Webhook::shown(&record, now, sees_urls);
+        let mut webhook = Webhook::shown(&record, now, sees_urls);
+        webhook.waits = webhook.waits.with_backlog(&owed.next().unwrap_or_default());
         if is_short { ListedWebhook::Short(webhook.into()) } else { ListedWebhook::Whole(Box::new(webhook)) }
     })))
 }
@@ -74,10 +76,8 @@ pub(super) struct ShortWebhook {
     last_error: Option<String>,
     #[schema(required)]
     auto_disabled_at: Option<Time>,
-    #[schema(required)]
-    waiting_for: Option<WaitingFor>,
-    #[schema(required)]
-    waiting_until: Option<Time>,
+    #[serde(flatten)]
+    waits: Waits,
 }
 
 impl From<Webhook> for ShortWebhook {
@@ -93,8 +93,7 @@ impl From<Webhook> for ShortWebhook {
             consecutive_failures: webhook.consecutive_failures,
             last_error: webhook.last_error,
             auto_disabled_at: webhook.auto_disabled_at,
-            waiting_for: webhook.waiting_for,
-            waiting_until: webhook.waiting_until,
+            waits: webhook.waits,
         }
     }
 }

@@ -21,7 +21,7 @@ use super::input::{Given, Id, NoInput, Params};
 use super::keys::{self, Keys};
 use super::problem::Problem;
 use super::views::{Message, Time, millis};
-use super::waiting::WaitingFor;
+use super::waiting::{Waits, backlogs};
 use crate::clock::UnixMicros;
 use crate::delivery::access::{RawAuth, RawClientCertificate, RawProxy, SecretText};
 use crate::delivery::retry::Schedule;
@@ -30,7 +30,7 @@ use crate::delivery::{End, Outcome};
 use crate::dispatcher::trial::Tried;
 use crate::filter::EventPattern;
 use crate::shape::ShapeInput;
-use crate::signing::Scheme;
+use crate::signing::{KeyKind, SignatureInput};
 use crate::webhook::statuses::StatusItem;
 use crate::webhook::{Batching, Method, RateLimit, RawBatching, RawRateLimit, WebhookPatch, WebhookRecord};
 
@@ -69,7 +69,9 @@ impl Changes for WebhookPatch {
         "last_error",
         "auto_disabled_at",
         "next_probe_at",
+        "waiting",
         "waiting_for",
+        "waiting_since",
         "waiting_until",
         "created_at",
         "updated_at",
@@ -82,7 +84,9 @@ impl Changes for WebhookPatch {
         "last_error",
         "auto_disabled_at",
         "next_probe_at",
+        "waiting",
         "waiting_for",
+        "waiting_since",
         "waiting_until",
     ];
 }
@@ -123,8 +127,9 @@ pub(super) struct Webhook {
     pub(super) enabled: bool,
     /// Deliveries wait until it is `false` again.
     pub(super) paused: bool,
-    #[schema(value_type = Vec<Scheme>, example = json!(["decnet", "standard"]))]
-    signatures: Vec<&'static str>,
+    /// Names of known profiles, and profiles of its own.
+    #[schema(example = json!(["decnet", "standard"]))]
+    signatures: Vec<SignatureInput>,
     /// The keys that sign, the newest first, without what is secret of them.
     keys: Vec<Keys>,
     timeout_s: u64,
@@ -198,12 +203,8 @@ pub(super) struct Webhook {
     /// While deliveries wait, because the receiver fails or has asked for time: when the next attempt may be made.
     #[schema(required)]
     next_probe_at: Option<Time>,
-    /// What its deliveries wait for, if they do as a whole.
-    #[schema(required)]
-    pub(super) waiting_for: Option<WaitingFor>,
-    /// Until when at least; `null`: nobody knows, or they do not wait.
-    #[schema(required)]
-    pub(super) waiting_until: Option<Time>,
+    #[serde(flatten)]
+    pub(super) waits: Waits,
     created_at: Time,
     updated_at: Time,
     /// What an operator should know, each beginning with a stable word: `insecure_url: …`.
@@ -215,7 +216,7 @@ pub(super) struct Webhook {
 pub(super) struct CreatedWebhook {
     #[serde(flatten)]
     webhook: Webhook,
-    /// The key of `X-DECNET-Signature`.
+    /// The key of `X-DECNET-Signature`, and of other signatures that use its text.
     secret: String,
     /// The key of `webhook-signature`, version `v1`.
     standard_secret: String,
@@ -235,11 +236,16 @@ impl Webhook {
         Self { url, auth: webhook.auth.map(RawAuth::without_path), ..webhook }
     }
 
+    /// With what `record` is owed.
+    async fn with_backlog(self, app: &App, record: WebhookRecord) -> Result<Self, Problem> {
+        let backlog = backlogs(&app.engine, &[record]).await?.pop().unwrap_or_default();
+        Ok(Self { waits: self.waits.with_backlog(&backlog), ..self })
+    }
+
     fn new(record: &WebhookRecord, now: UnixMicros) -> Self {
         let (settings, health) = (&record.settings, &record.health);
         let (receiver, policy) = (&settings.receiver, &settings.policy);
         let access = receiver.access.shown();
-        let waits = WaitingFor::of(record, now);
         let seconds = |schedule: &Schedule| schedule.delays().iter().map(Duration::as_secs_f64).collect();
         Self {
             uuid: record.uuid,
@@ -250,7 +256,7 @@ impl Webhook {
             topic_patterns: settings.topic_patterns.iter().map(ToString::to_string).collect(),
             enabled: settings.enabled,
             paused: policy.paused,
-            signatures: receiver.signatures.iter().copied().map(Scheme::as_str).collect(),
+            signatures: receiver.signatures.inputs(),
             keys: keys::live(record, now),
             timeout_s: receiver.timeout.as_secs(),
             max_in_flight: settings.max_in_flight,
@@ -282,8 +288,7 @@ impl Webhook {
             last_error: health.last_error.clone(),
             auto_disabled_at: health.auto_disabled_at.map(Time),
             next_probe_at: health.probe_at.filter(|at| health.auto_disabled_at.is_some() || *at > now).map(Time),
-            waiting_for: waits.map(|(what, _)| what),
-            waiting_until: waits.and_then(|(_, until)| until).map(Time),
+            waits: Waits::of(record, now),
             created_at: Time(record.created_at),
             updated_at: Time(record.updated_at),
             warnings: warnings(record),
@@ -295,7 +300,16 @@ fn warnings(record: &WebhookRecord) -> Vec<String> {
     let receiver = &record.settings.receiver;
     let insecure = "insecure_url: events travel unencrypted and can be read on the way; use https";
     let insecure = (!receiver.destination.is_tls()).then_some(insecure);
-    insecure.into_iter().chain(receiver.access.warnings(&receiver.destination)).map(str::to_owned).collect()
+    let short = "short_secret: whoever sees a request can find a secret under 16 characters by trying; take a longer one where the \
+        receiver lets you";
+    let uses_secret = receiver.signatures.profiles().any(|profile| profile.key == KeyKind::Secret);
+    let short = (uses_secret && !receiver.keys.decnet.is_long_enough()).then_some(short);
+    insecure
+        .into_iter()
+        .chain(short)
+        .chain(receiver.access.warnings(&receiver.destination))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Create a webhook
@@ -338,7 +352,7 @@ pub(super) async fn show(
     Id(uuid): Id<Uuid>,
 ) -> Result<Json<Webhook>, Problem> {
     let record = app.engine.store().webhook(tenant, uuid).await?.ok_or_else(|| Problem::not_found("webhook"))?;
-    Ok(Json(Webhook::shown(&record, app.engine.now(), sees_urls)))
+    Ok(Json(Webhook::shown(&record, app.engine.now(), sees_urls).with_backlog(&app, record).await?))
 }
 
 /// Change a webhook
@@ -372,7 +386,7 @@ pub(super) async fn update(
         input.enabled = input.enabled.filter(|enabled| !enabled);
     }
     let record = app.engine.update_webhook(act.with_fields(fields), uuid, input).await?;
-    Ok(Json(Webhook::new(&record, app.engine.now())))
+    Ok(Json(Webhook::new(&record, app.engine.now()).with_backlog(&app, record).await?))
 }
 
 /// Delete a webhook
@@ -409,7 +423,7 @@ pub(super) async fn resume(
     _: NoInput,
 ) -> Result<Json<Webhook>, Problem> {
     let record = app.engine.resume_webhook(act, uuid).await?;
-    Ok(Json(Webhook::new(&record, app.engine.now())))
+    Ok(Json(Webhook::new(&record, app.engine.now()).with_backlog(&app, record).await?))
 }
 
 /// What came of a test.

@@ -172,6 +172,9 @@ fn show(delivery: &Value, output: Output) -> anyhow::Result<()> {
         ("accepted", output::moment(delivery, "accepted_at")),
         ("updated", output::moment(delivery, "updated_at")),
         ("next attempt", output::moment(delivery, "next_attempt_at")),
+        ("waiting for", output::text(delivery, "waiting_for")),
+        ("waiting until", output::moment(delivery, "waiting_until")),
+        ("waiting behind", output::text(delivery, "waiting_behind")),
     ])?;
     let attempts = delivery["attempt_log"].as_array().map_or(&[][..], Vec::as_slice);
     if attempts.is_empty() {

@@ -12,12 +12,12 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::keys::{ReceiverFlags, mark};
+use super::keys::{Judged, ReceiverFlags, mark, reason};
 use super::output::{self, BAD, GOOD, NAME, Output, QUIET, STRONG, WARN};
 use super::receiver::{Answer, MAX_WAITING_REQUESTS, Received, Receiver};
 use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::config::{DEFAULT_RECEIVER, parse_span};
-use crate::signing::{self, Finding};
+use crate::signing::{DEFAULT_TOLERANCE_S, Head};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: POSTRIDER_SECRET=correct-horse-battery postrider listen\n\n\
@@ -56,20 +56,21 @@ struct Seen {
     request: Received,
     status: StatusCode,
     /// One for each signature to verify.
-    findings: Vec<Finding>,
+    findings: Vec<Judged>,
 }
 
 pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
-    let keys = args.keys.keys()?;
-    let verifies = !keys.is_empty();
+    let verifier = args.keys.verifier()?;
+    let is_verifying = !verifier.is_empty();
     let share = args.fail_rate.unwrap_or(if args.fail.is_some() { 1.0 } else { 0.0 });
     let failure = args.fail.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let delay = args.delay;
     let (send, mut seen) = mpsc::channel(MAX_WAITING_REQUESTS);
     let answer = move |request: Received| {
         let at = SystemClock.now();
-        let tolerance_s = signing::DEFAULT_TOLERANCE_S;
-        let findings = signing::diagnose(&keys, &request.headers, &request.body, at, tolerance_s);
+        let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
+        let head = Head { method: request.method.as_str(), path, headers: &request.headers };
+        let findings = verifier.judge(head, &request.body, at, DEFAULT_TOLERANCE_S);
         let status = if fastrand::f64() < share { failure } else { StatusCode::OK };
         let waiting = send.clone();
         async move {
@@ -82,7 +83,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
     let receiver = Receiver::start(args.listen, answer)
         .await
         .with_context(|| format!("cannot listen on {}; choose another address with --listen", args.listen))?;
-    announce(receiver.address, verifies, output)?;
+    announce(receiver.address, is_verifying, output)?;
 
     let print = async {
         let mut left = args.events;
@@ -158,7 +159,7 @@ fn show(seen: &Seen, with_headers: bool, output: Output) -> anyhow::Result<()> {
 }
 
 /// `✓ decnet  ✗ standard (why not)`
-fn marks(findings: &[Finding], output: Output) -> String {
+fn marks(findings: &[Judged], output: Output) -> String {
     if findings.is_empty() {
         return output.paint(WARN, "not verified");
     }
@@ -189,9 +190,9 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn new(seen: &'a Seen, event: &'a Delivered<'a>, body: &'a str) -> Self {
-        let reason = |finding: &Finding| match &finding.result {
+        let reason = |finding: &Judged| match &finding.result {
             Ok(_) => "ok".to_owned(),
-            Err(diagnosis) => diagnosis.to_string(),
+            Err(causes) => reason(causes),
         };
         let headers = seen.request.headers.iter();
         Self {
@@ -206,11 +207,7 @@ impl<'a> Line<'a> {
             payload: event.payload,
             body: event.payload.is_none().then_some(body),
             verified: (!seen.findings.is_empty()).then(|| seen.findings.iter().all(|finding| finding.result.is_ok())),
-            signatures: seen
-                .findings
-                .iter()
-                .map(|finding| (finding.scheme.to_string(), reason(finding).into()))
-                .collect(),
+            signatures: seen.findings.iter().map(|finding| (finding.name.clone(), reason(finding).into())).collect(),
             headers: headers
                 .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
                 .collect(),

@@ -99,6 +99,7 @@ impl Remote {
             roots: Roots::Native,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             proxy: None,
+            user_agent: None,
             sockets: None,
         })?;
         Ok(Self { client, base, token, tenant: None })

@@ -12,7 +12,7 @@ use super::keys::{ReceiverFlags, STANDARD_INPUT, document, mark, read_body};
 use super::output::{self, BAD, Output};
 use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::config::parse_span;
-use crate::signing::{self, DEFAULT_TOLERANCE_S};
+use crate::signing::{DEFAULT_TOLERANCE_S, Head};
 
 /// The most headers that are read.
 const MAX_HEADERS: usize = 1_000;
@@ -21,7 +21,8 @@ const MAX_HEADERS: usize = 1_000;
 #[command(after_help = "Examples:\n\
     \x20 export POSTRIDER_STANDARD_SECRET=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n\
     \x20 postrider verify body.json --headers headers.txt\n\
-    \x20 postrider verify body.json -H 'x-decnet-signature: sha256=…' --secret correct-horse-battery\n\n\
+    \x20 postrider verify body.json -H 'x-decnet-signature: sha256=…' --secret correct-horse-battery\n\
+    \x20 POSTRIDER_SECRET=whsec_… postrider verify body.json --headers headers.txt --profile stripe\n\n\
     The headers' file has one header a line, as `curl -v` or a log shows them. Keep the body as it came: what an\n\
     editor or a JSON library wrote is another body, and the signature does not match. The exit code is 1 if no\n\
     signature matches.\n\
@@ -39,7 +40,13 @@ pub(super) struct Args {
     headers: Option<String>,
     #[command(flatten)]
     keys: ReceiverFlags,
-    /// Let webhook-timestamp be so far from now [default: 5m]
+    /// The method of the request, for profiles that sign it
+    #[arg(long, value_name = "METHOD", default_value = "POST")]
+    method: String,
+    /// The path and query of the request, for profiles that sign them
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    path: String,
+    /// Let the signed time be so far from now [default: 5m]
     #[arg(long, value_name = "DURATION", value_parser = parse_span)]
     tolerance: Option<Duration>,
     /// Verify as if it were this time, in seconds since 1970 [default: now]
@@ -48,8 +55,8 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
-    let keys = args.keys.keys()?;
-    if keys.is_empty() {
+    let receiver = args.keys.verifier()?;
+    if receiver.is_empty() {
         bail!(UsageError(
             "nothing to verify with: set POSTRIDER_SECRET, POSTRIDER_STANDARD_SECRET or POSTRIDER_PUBLIC_KEY"
                 .to_owned()
@@ -72,20 +79,20 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
     let body = read_body(&args.file).await?;
     let now = args.at.map_or_else(|| SystemClock.now(), |seconds| UnixMicros(seconds.saturating_mul(1_000_000)));
     let tolerance_s = args.tolerance.map_or(DEFAULT_TOLERANCE_S, |tolerance| tolerance.as_secs());
-    let findings = signing::diagnose(&keys, &headers, &body, now, tolerance_s);
-    let verified = findings.iter().any(|finding| finding.result.is_ok());
+    let head = Head { method: &args.method, path: &args.path, headers: &headers };
+    let judged = receiver.judge(head, &body, now, tolerance_s);
+    let verified = judged.iter().any(|judged| judged.result.is_ok());
     if output.json {
-        let schemes: Map<String, Value> =
-            findings.iter().map(|finding| (finding.scheme.to_string(), document(finding))).collect();
-        output.json(&json!({ "verified": verified, "signatures": schemes }))?;
+        let by_name: Map<String, Value> = judged.iter().map(|judged| (judged.name.clone(), document(judged))).collect();
+        output.json(&json!({ "verified": verified, "signatures": by_name }))?;
     } else {
-        for finding in &findings {
-            match &finding.result {
-                Ok(_) => output.line(mark(finding, output))?,
-                Err(diagnosis) => {
-                    output.line(output.paint(BAD, format_args!("✗ {}", finding.scheme)))?;
-                    for cause in &diagnosis.causes {
-                        output.line(format_args!("  {}", output::visible(&cause.to_string())))?;
+        for judged in &judged {
+            match &judged.result {
+                Ok(_) => output.line(mark(judged, output))?,
+                Err(causes) => {
+                    output.line(output.paint(BAD, format_args!("✗ {}", judged.name)))?;
+                    for cause in causes {
+                        output.line(format_args!("  {}", output::visible(&cause.text)))?;
                     }
                 }
             }

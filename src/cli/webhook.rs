@@ -17,6 +17,7 @@ use super::UsageError;
 use super::output::{self, BAD, GOOD, NAME, Output, QUIET, STRONG, WARN};
 use super::remote::{Connection, Remote};
 use crate::config::Span;
+use crate::store::MAX_COUNTED_WAITING;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: postrider webhook list\n\nWEBHOOK is a webhook's name or its UUID.")]
@@ -163,13 +164,26 @@ async fn list(remote: &Remote, output: Output) -> anyhow::Result<ExitCode> {
         vec![
             output.paint(STRONG, output::text(webhook, "name")),
             health(webhook, output),
+            waiting(webhook, output),
             output::text(webhook, "topic_patterns"),
             output::text(webhook, "url"),
             output.paint(QUIET, output::text(webhook, "uuid")),
         ]
     });
-    output.table(&["name", "health", "topics", "url", "uuid"], rows.collect())?;
+    output.table(&["name", "health", "waiting", "topics", "url", "uuid"], rows.collect())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How many deliveries wait, and since when the oldest does.
+fn waiting(webhook: &Value, output: Output) -> String {
+    match webhook["waiting"].as_u64() {
+        None | Some(0) => "-".to_owned(),
+        Some(count) => {
+            let more = if count >= MAX_COUNTED_WAITING.into() { "+" } else { "" };
+            let since = output.paint(QUIET, format_args!("since {}", output::moment(webhook, "waiting_since")));
+            format!("{count}{more} {since}")
+        }
+    }
 }
 
 /// A webhook's health in one word.
@@ -209,11 +223,12 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
         ("next probe", output::moment(webhook, "next_probe_at")),
         ("waiting for", output::text(webhook, "waiting_for")),
         ("waiting until", output::moment(webhook, "waiting_until")),
-        ("waiting since", output::moment(webhook, "auto_disabled_at")),
+        ("waiting", waiting(webhook, output)),
+        ("circuit open since", output::moment(webhook, "auto_disabled_at")),
         ("last success", output::moment(webhook, "last_success_at")),
         ("last failure", output::moment(webhook, "last_failure_at")),
         ("last error", output::text(webhook, "last_error")),
-        ("signatures", output::text(webhook, "signatures")),
+        ("signatures", signatures(webhook)),
         ("keys", keys_shown(webhook)),
         ("timeout", format!("{}s", output::text(webhook, "timeout_s"))),
         ("max in flight", output::text(webhook, "max_in_flight")),
@@ -247,6 +262,13 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
     ])?;
     warn(webhook, output);
     Ok(())
+}
+
+/// The names of its signatures.
+fn signatures(webhook: &Value) -> String {
+    let given = webhook["signatures"].as_array().into_iter().flatten();
+    let names: Vec<_> = given.map(|given| output::plain(given.get("name").unwrap_or(given))).collect();
+    names.join(", ")
 }
 
 /// One line for each generation of keys, the newest first: its start, its end, and the public key if there is one.

@@ -97,6 +97,9 @@ pub struct RawConfig {
     /// Trust the operating system's certificate authorities too
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub native_roots: Option<bool>,
+    /// Call the server so in `User-Agent` [default: Postrider/VERSION, and decnet-webhook/1.0 with DECNET signatures]
+    #[arg(long, value_name = "TEXT")]
+    pub user_agent: Option<String>,
     /// Give a connection this long to be made [default: 5s]
     #[arg(long, value_name = "DURATION")]
     pub connect_timeout: Option<Span>,
@@ -202,6 +205,7 @@ pub(super) fn defaults() -> RawConfig {
         no_proxy: Some(Vec::new()),
         resolver: Some(Resolver::Hickory),
         native_roots: Some(false),
+        user_agent: Some(String::new()),
         connect_timeout: Some(Span(DEFAULT_CONNECT_TIMEOUT)),
         max_in_flight: NonZeroUsize::new(1024),
         max_lane_deliveries: NonZeroUsize::new(8192),

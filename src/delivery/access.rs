@@ -17,15 +17,18 @@
 //! assert_eq!(errors[0].field, "headers");
 //! ```
 
+mod assertion;
 mod auth;
 mod credential;
 mod error;
 mod headers;
 mod identity;
+mod login;
 mod masks;
 mod oauth2;
 mod proxy;
 mod secret;
+mod tokens;
 mod user_info;
 
 use std::collections::BTreeMap;
@@ -43,17 +46,20 @@ pub use self::headers::{
     MAX_CONTENT_TYPE_BYTES, MAX_HEADER_NAME_BYTES, MAX_HEADER_VALUE_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES,
 };
 pub use self::identity::{MAX_CERTIFICATES, MAX_PEM_BYTES, RawClientCertificate};
-pub use self::oauth2::{DEFAULT_TOKEN_LIFETIME, EXPIRY_MARGIN, MAX_TOKEN_ANSWER_BYTES, MAX_TOKEN_LIFETIME};
+pub use self::login::{LOGIN_LIFETIME_S, LoginMethod, MAX_LOGIN_BODY_BYTES, MAX_POINTER_BYTES};
+pub use self::oauth2::DEFAULT_TOKEN_LIFETIME;
 pub use self::proxy::{RawProxy, Resolution};
 pub use self::secret::{SHOWN_SECRET, SecretText};
+pub use self::tokens::{EXPIRY_MARGIN, MAX_TOKEN_ANSWER_BYTES, MAX_TOKEN_LIFETIME};
 pub use self::user_info::split_credentials;
 
-pub(super) use self::oauth2::Authorization;
-use self::oauth2::TokenSource;
+pub(super) use self::tokens::Authorization;
+use self::tokens::TokenSource;
 use super::End;
 use super::client::{Client, Identity, NamedRoute, Proxy, Route, RouteId, Target};
 use super::guard::Destination;
 use crate::clock::Clock;
+use crate::signing::Signatures;
 
 /// The field that a credential goes into.
 const AUTHORIZATION: &str = "Authorization";
@@ -168,11 +174,17 @@ impl Access {
         let content_type = raw.content_type.as_deref().and_then(|text| checked.ok(headers::content_type(text)));
         let mut tokens = None;
         if let Some(auth) = &raw.auth {
-            if headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(AUTHORIZATION)) {
-                let reason = "\"authorization\" is set by `auth` too; set one of them";
+            let given = checked.ok(auth.check());
+            let name = match &given {
+                Some(auth::Auth::Fetched(source)) => source.header().unwrap_or(AUTHORIZATION),
+                _ => AUTHORIZATION,
+            };
+            if let Some((name, _)) = headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)) {
+                let name = name.to_ascii_lowercase();
+                let reason = format_args!("{name:?} is set by `auth` too; set one of them").to_string();
                 checked.0.push(AccessError::new("headers", reason));
             }
-            match checked.ok(auth.check()) {
+            match given {
                 Some(auth::Auth::Fixed(value)) => headers.push((AUTHORIZATION.into(), value)),
                 Some(auth::Auth::Fetched(source)) => tokens = Some(*source),
                 None => {}
@@ -235,8 +247,20 @@ impl Access {
         warnings
     }
 
+    /// What is wrong with the headers of `signatures` beside these settings: names that Postrider sets itself, and names that
+    /// two of them have.
+    #[must_use]
+    pub fn signature_faults(&self, signatures: &Signatures) -> Vec<String> {
+        headers::signature_faults(signatures, self)
+    }
+
     pub(super) fn headers(&self) -> &[(Box<str>, HeaderValue)] {
         self.0.as_ref().map_or(&[], |inner| &inner.headers)
+    }
+
+    /// Whether the webhook has a header of that name, in whatever case.
+    pub(super) fn has_header(&self, name: &str) -> bool {
+        self.headers().iter().any(|(own, _)| own.eq_ignore_ascii_case(name))
     }
 
     pub(super) fn content_type(&self) -> Option<&HeaderValue> {
@@ -257,6 +281,11 @@ impl Access {
     /// The token endpoint, if tokens are fetched.
     pub(crate) fn token_endpoint(&self) -> Option<&Destination> {
         self.0.as_ref()?.tokens.as_ref().map(TokenSource::endpoint)
+    }
+
+    /// The header that carries a credential that is fetched.
+    pub(super) fn credential_header(&self) -> &str {
+        self.0.as_ref().and_then(|inner| inner.tokens.as_ref()?.header()).unwrap_or(AUTHORIZATION)
     }
 
     pub(super) fn needs_token(&self) -> bool {

@@ -12,7 +12,7 @@ use super::retry::parse_retry_after;
 use super::{DeliveryControl, End, Outcome};
 use crate::clock::{Clock, UnixMicros};
 use crate::event::Event;
-use crate::signing::{Scheme, decnet_signature};
+use crate::signing::{Scheme, Signing, decnet_signature};
 
 /// How much of a response body is read, for the log.
 pub const MAX_RESPONSE_BYTES: usize = 16 * 1024;
@@ -21,15 +21,18 @@ pub const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 /// whose rights have changed since.
 const REFUSES_TOKEN: [u16; 2] = [401, 403];
 
-/// The original's; receivers are configured to expect it.
-const USER_AGENT: &[u8] = b"decnet-webhook/1.0";
+/// The original's; its receivers are configured to expect it. So it goes with DECNET signatures, unless the client has one.
+const DECNET_USER_AGENT: &str = "decnet-webhook/1.0";
+const USER_AGENT: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 
 /// What is sent: an event's body, something else that stands for an event, or for several.
 #[derive(Clone, Debug)]
 pub struct Message<'a> {
-    /// Sent as `X-DECNET-Event-Id`.
+    /// Sent as `X-DECNET-Event-Id` with a DECNET signature, and with others as their receivers expect it.
     pub event_id: &'a str,
-    /// Sent as `X-DECNET-Event-Topic`; `None`: there is no such header.
+    /// The event's type, for the headers of some signatures; empty if there is none.
+    pub kind: &'a str,
+    /// Sent as `X-DECNET-Event-Topic`, likewise; `None`: there is no such header.
     pub topic: Option<&'a str>,
     /// Signed and sent as it is.
     pub body: Bytes,
@@ -38,6 +41,8 @@ pub struct Message<'a> {
     /// Sent as `Postrider-Hops`, which keeps servers from delivering in circles; see [`Stamp`](crate::event::Stamp). `None`:
     /// there is no such header.
     pub hops: Option<HeaderValue>,
+    /// Values for this message of headers that the webhook has, by name: a server renders templates.
+    pub headers: &'a [(Box<str>, HeaderValue)],
 }
 
 impl<'a> Message<'a> {
@@ -46,10 +51,12 @@ impl<'a> Message<'a> {
     pub fn of(event: &'a Event) -> Self {
         Self {
             event_id: event.id(),
+            kind: event.kind(),
             topic: Some(event.topic().as_str()),
             body: event.decnet_body(),
             content_type: None,
             hops: None,
+            headers: &[],
         }
     }
 }
@@ -151,49 +158,85 @@ fn request(
     authorization: Option<&Authorization>,
     now: UnixMicros,
 ) -> Result<OutgoingRequest, End> {
-    let Sending { webhook, message, webhook_id, .. } = sending;
+    let Sending { client, webhook, message, .. } = sending;
     let access = &webhook.access;
     let mut head = RequestHead::new(webhook.method.as_str(), access.target(&webhook.destination));
-    let is_given = |name: &str| access.headers().iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
     let content_type = access.content_type().or(message.content_type.as_ref());
     let content_type = content_type.map_or(b"application/json".as_slice(), HeaderValue::as_bytes);
+    let is_decnet = webhook.signatures.contains(Scheme::Decnet);
+    let default_agent = if is_decnet { DECNET_USER_AGENT } else { USER_AGENT };
     for (name, value) in [
         ("Accept", b"*/*".as_slice()),
         ("Accept-Encoding", b"identity"),
         ("Content-Type", content_type),
-        ("User-Agent", USER_AGENT),
+        ("User-Agent", client.user_agent().map_or(default_agent.as_bytes(), HeaderValue::as_bytes)),
     ] {
-        if !is_given(name) {
+        if !access.has_header(name) {
             head.field(name, value)?;
         }
     }
-    let mut digits = itoa::Buffer::new();
-    let timestamp = digits.format(now.seconds());
-    let (keys, schemes, body) = (&webhook.keys, &webhook.signatures, &message.body);
-    if schemes.contains(&Scheme::Decnet) {
-        head.field("X-DECNET-Signature", decnet_signature(&keys.decnet, body).as_bytes())?;
-        if let Some(previous) = keys.previous_secret(now) {
-            head.field("X-DECNET-Signature-Previous", decnet_signature(previous, body).as_bytes())?;
-        }
-    }
-    head.field("X-DECNET-Event-Id", message.event_id.as_bytes())?;
-    if let Some(topic) = message.topic {
-        head.field("X-DECNET-Event-Topic", topic.as_bytes())?;
-    }
-    head.field("X-DECNET-Timestamp", timestamp.as_bytes())?;
-    if let Some(signatures) = keys.webhook_signature(schemes, webhook_id, now, body) {
-        head.field("webhook-id", webhook_id.as_bytes())?;
-        head.field("webhook-timestamp", timestamp.as_bytes())?;
-        head.field("webhook-signature", signatures.as_bytes())?;
-    }
+    sending.sign(&mut head, now)?;
     if let Some(hops) = &message.hops {
         head.field("Postrider-Hops", hops.as_bytes())?;
     }
     if let Some(authorization) = authorization {
-        head.field("Authorization", authorization.value.as_bytes())?;
+        head.field(access.credential_header(), authorization.value.as_bytes())?;
     }
     for (name, value) in access.headers() {
-        head.field(name, value.as_bytes())?;
+        let rendered = message.headers.iter().find(|(known, _)| known == name);
+        head.field(name, rendered.map_or(value, |(_, rendered)| rendered).as_bytes())?;
     }
-    Ok(head.with_body(body.clone()))
+    Ok(head.with_body(message.body.clone()))
+}
+
+impl Sending<'_> {
+    /// The header fields of the signatures, and those that belong to them.
+    fn sign(&self, head: &mut RequestHead, now: UnixMicros) -> Result<(), End> {
+        let Self { webhook, message, webhook_id, .. } = self;
+        let (keys, signatures, body) = (&webhook.keys, &webhook.signatures, &message.body);
+        let mut digits = itoa::Buffer::new();
+        let timestamp = digits.format(now.seconds());
+        if signatures.contains(Scheme::Decnet) {
+            head.field("X-DECNET-Signature", decnet_signature(&keys.decnet, body).as_bytes())?;
+            if let Some(previous) = keys.previous_secret(now) {
+                head.field("X-DECNET-Signature-Previous", decnet_signature(previous, body).as_bytes())?;
+            }
+            head.field("X-DECNET-Event-Id", message.event_id.as_bytes())?;
+            if let Some(topic) = message.topic {
+                head.field("X-DECNET-Event-Topic", topic.as_bytes())?;
+            }
+            head.field("X-DECNET-Timestamp", timestamp.as_bytes())?;
+        }
+        if let Some(value) = keys.webhook_signature(signatures.schemes(), webhook_id, now, body) {
+            head.field("webhook-id", webhook_id.as_bytes())?;
+            head.field("webhook-timestamp", timestamp.as_bytes())?;
+            head.field("webhook-signature", value.as_bytes())?;
+        }
+        if signatures.others().is_empty() {
+            return Ok(());
+        }
+        let signing = Signing {
+            method: webhook.method.as_str(),
+            path: webhook.destination.path_and_query(),
+            id: webhook_id,
+            now,
+            body,
+            event_id: message.event_id,
+            kind: message.kind,
+            topic: message.topic,
+        };
+        for plan in signatures.others() {
+            plan.sign(keys, &signing, |name, value| head.field(name, value))?;
+        }
+        for (at, plan) in signatures.others().iter().enumerate() {
+            plan.describe(&signing, |name, value| {
+                // A webhook may have its own, and what two vendors call alike goes once.
+                let is_field = |(known, _): &(&str, _)| known.eq_ignore_ascii_case(name);
+                let mut earlier = signatures.others()[..at].iter().flat_map(|plan| plan.profile().fields);
+                let is_taken = webhook.access.has_header(name) || earlier.any(is_field);
+                if is_taken { Ok(()) } else { head.field(name, value) }
+            })?;
+        }
+        Ok(())
+    }
 }

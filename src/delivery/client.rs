@@ -68,6 +68,7 @@ struct Inner {
     tls: TlsConnector,
     connect_timeout: Duration,
     proxy: Option<ServerProxy>,
+    user_agent: Option<HeaderValue>,
     sockets: Sockets,
     pool: Mutex<Pool>,
     turns: Turns,
@@ -86,6 +87,8 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// For webhooks that name no proxy, and for requests of this client's user. `None`: they go directly.
     pub proxy: Option<ServerProxy>,
+    /// The `User-Agent` of deliveries. `None`: `decnet-webhook/1.0` with a DECNET signature, otherwise `Postrider/` and the version.
+    pub user_agent: Option<HeaderValue>,
     /// `None`: as many as the system gives.
     pub sockets: Option<SocketLimits>,
 }
@@ -98,6 +101,7 @@ impl Default for ClientOptions {
             roots: Roots::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             proxy: None,
+            user_agent: None,
             sockets: None,
         }
     }
@@ -163,7 +167,7 @@ impl Trace {
 impl Client {
     /// Reads the system's resolver configuration if no resolver is given; opens nothing yet.
     pub fn new(options: ClientOptions) -> Result<Self, ClientError> {
-        let ClientOptions { policy, resolver, roots, connect_timeout, proxy, sockets } = options;
+        let ClientOptions { policy, resolver, roots, connect_timeout, proxy, user_agent, sockets } = options;
         let resolver = match resolver {
             Some(resolver) => resolver,
             #[cfg(feature = "dns")]
@@ -181,6 +185,7 @@ impl Client {
             tls,
             connect_timeout,
             proxy,
+            user_agent,
             sockets: Sockets::new(sockets),
             pool: Mutex::default(),
             turns: Turns::default(),
@@ -193,6 +198,11 @@ impl Client {
     #[must_use]
     pub fn is_short_of_sockets(&self) -> bool {
         self.inner.sockets.are_few()
+    }
+
+    /// As in [`ClientOptions::user_agent`].
+    pub(super) fn user_agent(&self) -> Option<&HeaderValue> {
+        self.inner.user_agent.as_ref()
     }
 
     #[must_use]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::access::Access;
 use super::guard::{Destination, DestinationError};
-use crate::signing::{Scheme, SigningKeys};
+use crate::signing::{Signatures, SigningKeys};
 
 /// The default timeout of a whole attempt, response body included.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,8 +39,7 @@ pub struct Webhook {
     pub destination: Destination,
     pub method: Method,
     pub keys: SigningKeys,
-    /// The signatures of a request; never empty, each once.
-    pub signatures: Vec<Scheme>,
+    pub signatures: Signatures,
     /// For the whole attempt, response body included.
     pub timeout: Duration,
     /// Headers, credentials, TLS and proxy; nothing special by default.
@@ -54,7 +53,7 @@ impl Webhook {
             destination: Destination::parse(url)?,
             method: Method::default(),
             keys,
-            signatures: vec![Scheme::Decnet, Scheme::Standard],
+            signatures: Signatures::default(),
             timeout: DEFAULT_TIMEOUT,
             access: Access::default(),
         })

@@ -34,7 +34,8 @@ pub(super) fn message<'a>(id: &'a str, content: &BatchContent, events: impl Iter
     let mut topics = events.map(Event::topic);
     let topic = topics.next().filter(|first| topics.all(|topic| topic == *first)).map(Topic::as_str);
     let content_type = content.form.content_type().or_else(|| content.content_type.clone());
-    Message { event_id: id, topic, body: content.form.join(id, &content.members), content_type, hops: None }
+    let body = content.form.join(id, &content.members);
+    Message { event_id: id, kind: "", topic, body, content_type, hops: None, headers: &[] }
 }
 
 #[cfg(test)]

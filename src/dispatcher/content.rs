@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::Shared;
 use super::batch::BatchContent;
 use super::lane::{Job, Lane, LaneSettings, Queued};
-use super::shaping::Shaped;
+use super::shaping::{Rendered, Shaped};
 use super::unsent::{too_old, unsent};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::id::DeliveryKey;
@@ -30,7 +32,9 @@ pub(super) async fn content(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job) ->
     let job = sound(shared, lane, job).await?;
     let settings = Arc::clone(&job.settings);
     match settings.policy.batch_form() {
-        None if settings.policy.shape.is_decnet() => Some((job, Content::Event)),
+        None if settings.policy.shape.is_decnet() && settings.policy.header_templates.is_empty() => {
+            Some((job, Content::Event))
+        }
         None => shaped(shared, lane, job).await,
         Some(form) => batch(shared, lane, job, form.unwrap_or(BatchForm::Events)).await,
     }
@@ -81,9 +85,14 @@ fn with_left(
     Some(Job { queued, more: left.collect(), settings, todo })
 }
 
+fn rendered(shared: &Shared, delivery: Uuid, queued: &Queued) -> Rendered {
+    Rendered { delivery, attempt: queued.attempts.saturating_add(1), now: shared.wall.now() }
+}
+
 async fn shaped(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job) -> Option<(Job, Content)> {
     let delivery = shared.store.delivery_ids().encode(DeliveryKey { event: job.queued.seq(), webhook: lane.seq });
-    let shaped = shared.shaping.shape(&job.settings, &job.queued.event.live, delivery, shared.wall.now()).await;
+    let rendered = rendered(shared, delivery, &job.queued);
+    let shaped = shared.shaping.shape(&job.settings, &job.queued.event.live, rendered).await;
     match shaped {
         Ok(shaped) => Some((job, Content::Shaped(shaped))),
         // The machine may be busy: tried again as any attempt that failed here.
@@ -112,7 +121,8 @@ async fn batch(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job, form: BatchForm
         let body = if settings.policy.shape.is_decnet() {
             queued.event.live.event.decnet_body()
         } else {
-            match shared.shaping.shape(&settings, &queued.event.live, delivery, shared.wall.now()).await {
+            let rendered = rendered(shared, delivery, &queued);
+            match shared.shaping.shape(&settings, &queued.event.live, rendered).await {
                 Ok(shaped) => {
                     content_type.get_or_insert(shaped.content_type);
                     shaped.body

@@ -13,6 +13,7 @@ mod queue;
 mod state;
 mod suspects;
 mod trial;
+mod waiting;
 mod work;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub(super) use self::queue::Queued;
 pub(crate) use self::state::LaneSettings;
 use self::state::State;
 pub(super) use self::state::{Ended, Judged, Todo, Turn};
+pub(crate) use self::waiting::{Held, Hold};
 pub(super) use self::work::{Booked, Job, Work};
 use super::DispatcherSettings;
 use super::memory::Memory;

@@ -39,11 +39,21 @@ pub(crate) enum PreviewError {
     BrokeOff,
 }
 
-/// A body and its content type.
+/// A body and its content type, and the headers that are made from the event.
 pub(crate) struct Shaped {
     event: Arc<LiveEvent>,
     pub(super) body: bytes::Bytes,
     pub(super) content_type: HeaderValue,
+    headers: Vec<(Box<str>, HeaderValue)>,
+}
+
+/// Which delivery a rendering is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rendered {
+    pub(crate) delivery: Uuid,
+    /// The number of the attempt, from 1.
+    pub(crate) attempt: u32,
+    pub(crate) now: UnixMicros,
 }
 
 impl Shaping {
@@ -65,13 +75,12 @@ impl Shaping {
         computed.await.ok_or(PreviewError::BrokeOff)
     }
 
-    /// Renders the event in the shape of `settings`.
+    /// Renders the event in the shape of `settings`, and the headers that have templates.
     pub(crate) async fn shape(
         &self,
         settings: &Arc<LaneSettings>,
         event: &Arc<LiveEvent>,
-        delivery: Uuid,
-        now: UnixMicros,
+        Rendered { delivery, attempt, now }: Rendered,
     ) -> Result<Shaped, RenderError> {
         let (settings, event) = (Arc::clone(settings), Arc::clone(event));
         let tenant = self.tenants.get(settings.tenant);
@@ -83,11 +92,13 @@ impl Shaping {
                 webhook_metadata: &settings.policy.metadata,
                 tenant: tenant.as_ref().map_or("", |tenant| tenant.name()),
                 delivery_id: &delivery_id,
+                attempt,
                 now,
             };
             let shape = &settings.policy.shape;
             let body = shape.render(&event.event, &context)?;
-            Ok(Shaped { body, content_type: shape.content_type(), event })
+            let headers = settings.policy.header_templates.render(&event.event, &context)?;
+            Ok(Shaped { body, content_type: shape.content_type(), headers, event })
         });
         rendered.await.unwrap_or_else(|| Err(RenderError::new(None, "the rendering broke off")))
     }
@@ -97,7 +108,7 @@ impl Shaped {
     pub(crate) fn message(&self, stamp: &Stamp) -> Message<'_> {
         let (event, content_type) = (&self.event.event, Some(self.content_type.clone()));
         let hops = stamp.value([event.hops()]);
-        Message { body: self.body.clone(), content_type, hops, ..Message::of(event) }
+        Message { body: self.body.clone(), content_type, hops, headers: &self.headers, ..Message::of(event) }
     }
 }
 

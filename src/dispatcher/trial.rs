@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::batch::BatchContent;
 use super::breaker::Standing;
 use super::lane::{Lane, LaneSettings, Turn};
+use super::shaping::Rendered;
 use super::{Dispatcher, Shared, batch, spans};
 use crate::clock::Clock;
 use crate::delivery::Outcome;
@@ -71,7 +72,8 @@ impl Dispatcher {
         let shared = &self.shared;
         let settings = LaneSettings::new(record, &shared.settings);
         let live = Arc::new(LiveEvent { seq: EventSeq(0), event, is_damaged: false });
-        let body = match shared.shaping.shape(&settings, &live, Uuid::nil(), shared.wall.now()).await {
+        let rendered = Rendered { delivery: Uuid::nil(), attempt: 1, now: shared.wall.now() };
+        let body = match shared.shaping.shape(&settings, &live, rendered).await {
             Ok(body) => body,
             Err(error) => return Ok(Err(error)),
         };
@@ -92,7 +94,7 @@ impl Dispatcher {
                 let member = Member { delivery: Uuid::nil(), body: body.body.clone() };
                 let content =
                     BatchContent { form, members: vec![member], content_type: Some(body.content_type.clone()) };
-                let hops = body.message(&shared.stamp).hops;
+                let Message { hops, .. } = body.message(&shared.stamp);
                 Message { hops, ..batch::message(live.event.id(), &content, std::iter::once(&live.event)) }
             }
             _ => body.message(&shared.stamp),

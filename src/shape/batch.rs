@@ -270,6 +270,7 @@ mod tests {
             webhook_metadata: &metadata,
             tenant: "default",
             delivery_id: "2",
+            attempt: 1,
             now: UnixMicros(0),
         };
         let together = |name: &str| {

@@ -138,6 +138,7 @@ struct Root {
     webhook: Value,
     delivery: Value,
     tenant: Value,
+    attempt: Value,
     now: Value,
     source: Value,
     /// The canonical body as a text.
@@ -156,6 +157,7 @@ impl Root {
             ]),
             delivery: Value::from_pairs([("id", context.delivery_id)]),
             tenant: Value::from(context.tenant),
+            attempt: Value::from(context.attempt),
             now: Value::from(context.now.to_string()),
             source: Value::from_object(SourceHandle(Arc::clone(source))),
             body: Value::from(Arc::clone(source.text())),
@@ -171,6 +173,7 @@ impl Object for Root {
             "webhook" => Some(self.webhook.clone()),
             "delivery" => Some(self.delivery.clone()),
             "tenant" => Some(self.tenant.clone()),
+            "attempt" => Some(self.attempt.clone()),
             "now" => Some(self.now.clone()),
             SOURCE => Some(self.source.clone()),
             _ => None,
@@ -178,6 +181,6 @@ impl Object for Root {
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Str(&["event", "body", "webhook", "delivery", "tenant", "now"])
+        Enumerator::Str(&["event", "body", "webhook", "delivery", "tenant", "attempt", "now"])
     }
 }

@@ -13,7 +13,8 @@ use http::HeaderMap;
 pub use self::cause::{BodyChange, Cause};
 use self::content::{Body, bodies, prefixes};
 use self::found::{Found, found_in};
-use super::keys::{KeyedMac, STANDARD_KEY_PREFIX, decode};
+use super::keys::{STANDARD_KEY_PREFIX, decode};
+use super::mac::KeyedMac;
 use super::verify::required;
 use super::{
     Ed25519PublicKey, Scheme, Secret, StandardKey, VerifyError, header, verify_decnet, verify_ed25519, verify_standard,

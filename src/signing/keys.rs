@@ -6,13 +6,18 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::mac::{Code, Hash, KeyedMac, RareMacs};
+
 /// The shortest and longest DECNET secret, in characters.
 pub const SECRET_CHARS: std::ops::RangeInclusive<usize> = 16..=256;
+/// The shortest secret of a webhook that has no DECNET signature, in characters: other senders have short ones, which are
+/// taken over as they are.
+pub const MIN_FOREIGN_SECRET_CHARS: usize = 1;
+/// Shown in place of a secret. No secret can be this text: sent back, it stands for the present secret.
+pub const SHOWN_SECRET: &str = "…";
 /// The shortest and longest Standard Webhooks key, in bytes (Standard Webhooks, "Signature scheme").
 pub const STANDARD_KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 /// The length of a key that is made here, in random bytes: that of the hash.
@@ -24,6 +29,7 @@ pub(super) const STANDARD_KEY_PREFIX: &str = "whsec_";
 pub struct Secret {
     text: Zeroizing<String>,
     pub(super) mac: KeyedMac,
+    rare: RareMacs,
 }
 
 /// The Standard Webhooks key of a webhook: 24 to 64 bytes, written `whsec_` and base64.
@@ -31,32 +37,7 @@ pub struct Secret {
 pub struct StandardKey {
     pub(super) bytes: Zeroizing<Vec<u8>>,
     pub(super) mac: KeyedMac,
-}
-
-/// The state of HMAC-SHA256 after the key, which saves two blocks of the hash for each signature. It can sign like the
-/// key, so a drop clears it, too.
-#[derive(Clone)]
-pub(super) struct KeyedMac(Hmac<Sha256>);
-
-impl KeyedMac {
-    pub(super) fn new(key: &[u8]) -> Self {
-        // RFC 2104: a key longer than the hash's block is hashed, a shorter one is padded with zeros.
-        let mut block = Zeroizing::new([0; 64]);
-        if key.len() > block.len() {
-            block[..GENERATED_KEY_BYTES].copy_from_slice(&Sha256::digest(key));
-        } else {
-            block[..key.len()].copy_from_slice(key);
-        }
-        Self(Hmac::new((&*block).into()))
-    }
-
-    pub(super) fn over(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
-        for part in parts {
-            mac.update(part);
-        }
-        mac
-    }
+    rare: RareMacs,
 }
 
 /// The reason why a text is no key.
@@ -64,10 +45,14 @@ impl KeyedMac {
 pub enum KeyError {
     #[error("a secret has 16 to 256 characters, this one has {chars}")]
     SecretLength { chars: usize },
+    #[error("a secret has 1 to 256 characters, this one has {chars}")]
+    ForeignSecretLength { chars: usize },
     #[error(
         "a secret has no control characters; character {number} of this one is one (a line's end that was copied too?)"
     )]
     SecretControl { number: usize },
+    #[error("{SHOWN_SECRET} is the sign that stands for a secret; give the secret itself")]
+    SecretMasked,
     #[error("a Standard Webhooks key is whsec_ and the base64 of 24 to 64 bytes: {reason}")]
     StandardKey { reason: &'static str },
     #[error(
@@ -81,18 +66,37 @@ pub enum KeyError {
 impl Secret {
     /// A secret given by a user: 16 to 256 characters, none of them a control character.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let secret = Self::parse_foreign(text);
+        match (text.chars().count(), secret) {
+            (_, Err(error @ (KeyError::SecretControl { .. } | KeyError::SecretMasked))) => Err(error),
+            (chars, _) if !SECRET_CHARS.contains(&chars) => Err(KeyError::SecretLength { chars }),
+            (_, secret) => secret,
+        }
+    }
+    /// One that may come from another sender, for signatures other than DECNET's: 1 to 256 characters, none of them a control
+    /// character.
+    pub fn parse_foreign(text: &str) -> Result<Self, KeyError> {
         match text.chars().position(char::is_control) {
             Some(at) => Err(KeyError::SecretControl { number: at + 1 }),
+            None if text == SHOWN_SECRET => Err(KeyError::SecretMasked),
             None => Self::kept(text),
         }
     }
     /// A stored secret, which an earlier version may have accepted under other rules.
     pub(crate) fn kept(text: &str) -> Result<Self, KeyError> {
         let chars = text.chars().count();
-        if !SECRET_CHARS.contains(&chars) {
-            return Err(KeyError::SecretLength { chars });
+        if !(MIN_FOREIGN_SECRET_CHARS..=*SECRET_CHARS.end()).contains(&chars) {
+            return Err(KeyError::ForeignSecretLength { chars });
         }
         Ok(Self::from_text(Zeroizing::new(text.to_owned())))
+    }
+    /// Whether it may make DECNET signatures.
+    #[must_use]
+    pub fn is_long_enough(&self) -> bool {
+        self.text.chars().count() >= *SECRET_CHARS.start()
+    }
+    pub(super) fn code<'a>(&self, hash: Hash, parts: impl Iterator<Item = &'a [u8]>) -> Code {
+        self.rare.code(hash, self.text.as_bytes(), &self.mac, parts)
     }
     /// 32 random bytes as URL-safe base64 without padding (43 characters).
     #[must_use]
@@ -101,7 +105,7 @@ impl Secret {
     }
     fn from_text(text: Zeroizing<String>) -> Self {
         let mac = KeyedMac::new(text.as_bytes());
-        Self { text, mac }
+        Self { text, mac, rare: RareMacs::default() }
     }
     /// The secret itself, for the one answer that shows it and for sealing.
     #[must_use]
@@ -128,7 +132,10 @@ impl StandardKey {
     }
     pub(super) fn from_bytes(bytes: Zeroizing<Vec<u8>>) -> Self {
         let mac = KeyedMac::new(&bytes);
-        Self { bytes, mac }
+        Self { bytes, mac, rare: RareMacs::default() }
+    }
+    pub(super) fn code<'a>(&self, hash: Hash, parts: impl Iterator<Item = &'a [u8]>) -> Code {
+        self.rare.code(hash, &self.bytes, &self.mac, parts)
     }
     /// `whsec_` and base64, for the one answer that shows it and for sealing.
     #[must_use]

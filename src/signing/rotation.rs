@@ -49,6 +49,20 @@ pub struct OlderKeys {
     pub until: UnixMicros,
 }
 
+/// The keys of one generation.
+#[derive(Clone, Copy)]
+pub(super) struct Generation<'a> {
+    pub(super) decnet: &'a Secret,
+    pub(super) standard: &'a StandardKey,
+    pub(super) ed25519: Option<&'a Ed25519Key>,
+}
+
+impl<'a> From<&'a OlderKeys> for Generation<'a> {
+    fn from(keys: &'a OlderKeys) -> Self {
+        Self { decnet: &keys.decnet, standard: &keys.standard, ed25519: keys.ed25519.as_ref() }
+    }
+}
+
 /// The reason why keys were not rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RotationError {
@@ -81,6 +95,10 @@ impl SigningKeys {
     /// Makes an Ed25519 key, unless there is one.
     pub fn need_ed25519(&mut self) {
         self.ed25519.get_or_insert_with(Ed25519Key::generate);
+    }
+
+    pub(super) fn newest(&self) -> Generation<'_> {
+        Generation { decnet: &self.decnet, standard: &self.standard, ed25519: self.ed25519.as_ref() }
     }
 
     /// The old keys that still sign at `now`, the newest first.

@@ -62,7 +62,7 @@ use super::seal::{MasterKey, Sealer};
 use super::{
     Accepted, AcceptedOnce, Act, AttemptRecord, AuditEntry, AuditFilter, DeliveryFilter, DeliveryIds, DeliveryKey, Due,
     EventFilter, EventSeq, Idempotency, NewEvent, OpenError, Page, PageOf, Portion, Read, SettleBatch, Stats, Store,
-    StoreError, StoredDelivery, StoredEvent, Unsettled, Write,
+    StoreError, StoredDelivery, StoredEvent, Unsettled, Waiting, Write,
 };
 use crate::clock::UnixMicros;
 use crate::store::failure::Failure;
@@ -172,6 +172,10 @@ impl Store for SqliteStore {
         after: UnixMicros,
     ) -> Result<Vec<(WebhookSeq, UnixMicros)>, StoreError> {
         self.readers.read(move |connection| pending::next_due(connection, webhook, after)).await
+    }
+
+    async fn waiting(&self, webhooks: Vec<WebhookSeq>) -> Result<Vec<Waiting>, StoreError> {
+        self.readers.read(move |connection| pending::waiting(connection, &webhooks)).await
     }
 
     async fn settle(&self, batch: Arc<SettleBatch>) -> Result<Vec<WebhookSeq>, StoreError> {

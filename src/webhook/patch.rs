@@ -16,7 +16,7 @@ use crate::delivery::statuses::StatusSpan;
 use crate::event::MAX_EVENT_BYTES;
 use crate::filter::EventPattern;
 use crate::shape::{BatchFormat, ShapeInput};
-use crate::signing::Scheme;
+use crate::signing::SignatureInput;
 
 /// The bodies of a batch together, by default and at most, in bytes.
 pub const DEFAULT_BATCH_BYTES: u64 = MAX_EVENT_BYTES as u64;
@@ -55,18 +55,20 @@ pub struct WebhookPatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<SimpleEvent>>)]
     pub simple_events: Option<Vec<String>>,
-    /// The key of `X-DECNET-Signature`; without it a new webhook gets 32 random bytes.
+    /// The key of `X-DECNET-Signature`, and of other signatures that use its text; without it a new webhook gets 32 random
+    /// bytes. At least 16 characters with a DECNET signature.
     #[serde(skip_serializing)]
-    #[schema(min_length = 16, max_length = 256, write_only)]
+    #[schema(min_length = 1, max_length = 256, write_only)]
     pub secret: Option<String>,
     /// The key of `webhook-signature`, `whsec_` and base64 of 24 to 64 bytes; without it a new webhook gets 32 random bytes.
     #[serde(skip_serializing)]
     #[schema(pattern = "^whsec_[A-Za-z0-9+/]+=*$", write_only)]
     pub standard_secret: Option<String>,
-    /// Of `decnet`, `standard` and `ed25519`; the first two by default. For the third a key pair is made if there is none.
+    /// How requests are signed (docs/signatures.md): names of known profiles, and profiles of your own; `decnet` and `standard`
+    /// by default. A key pair is made where one is needed and there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(min_items = 1, value_type = Option<Vec<Scheme>>)]
-    pub signatures: Option<Vec<String>>,
+    #[schema(min_items = 1, max_items = 8)]
+    pub signatures: Option<Vec<SignatureInput>>,
     /// While it is off, its events are skipped. Turning it on closes the circuit.
     #[serde(default, deserialize_with = "switch", skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
@@ -148,8 +150,9 @@ pub struct WebhookPatch {
     #[schema(value_type = Option<String>)]
     pub content_type: Option<Option<String>>,
     /// How requests are authorised: `{"type": "basic", "username", "password"}`, `{"type": "bearer", "token"}` or
-    /// `{"type": "oauth2", "token_url", "client_id", "client_secret", "scopes", "audience", "resource", "auth_style"}`;
-    /// `null`: not at all.
+    /// `{"type": "oauth2", "token_url", "client_id", "client_secret", "scopes", "audience", "resource", "auth_style", "private_key",
+    /// "key_id"}`, or `{"type": "login", "url", "method", "username", "password", "body", "token", "lifetime_s", "header"}`; `null`:
+    /// not at all.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<RawAuth>)]
     pub auth: Option<Option<RawAuth>>,

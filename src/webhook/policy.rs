@@ -10,7 +10,7 @@ use crate::delivery::statuses::{StatusKind, StatusLists, Statuses};
 use crate::event::MAX_BATCH_EVENTS;
 use crate::filter::Filter;
 use crate::fit::fit;
-use crate::shape::{BatchForm, BatchFormat, Shape};
+use crate::shape::{BatchForm, BatchFormat, HeaderTemplates, Shape};
 
 /// The slowest and the fastest rate limit, in attempts per second: from one a day to more than one lane makes.
 pub const RATE_PER_S: std::ops::RangeInclusive<f64> = 1.0 / 86_400.0..=100_000.0;
@@ -55,6 +55,8 @@ pub struct Policy {
     pub filter: Option<Filter>,
     /// What the receiver gets instead of the canonical body.
     pub shape: Shape,
+    /// The receiver's headers whose values are templates. They are stored as given, with the others.
+    pub header_templates: HeaderTemplates,
 }
 
 /// At most `burst + per_s × t` attempts begin within any time `t`.
@@ -137,6 +139,11 @@ impl Policy {
         }
         if let Some(Err(reason)) = self.batch_form() {
             wrong.add("batch.format", reason);
+        }
+        if self.batch.is_some() && !self.header_templates.is_empty() {
+            let reason =
+                "goes with fixed values of `headers` only: a batch has no one event that a template could show";
+            wrong.add("batch", reason.to_owned());
         }
         wrong.0
     }

@@ -17,7 +17,8 @@ use crate::delivery::id::WebhookSeq;
 use crate::delivery::receiver::{DEFAULT_TIMEOUT, Method, Webhook};
 use crate::delivery::retry::Schedule;
 use crate::event::Event;
-use crate::signing::{Scheme, Secret, SigningKeys, StandardKey};
+use crate::shape::HeaderTemplates;
+use crate::signing::{SECRET_CHARS, Scheme, Secret, SignatureInput, Signatures, SigningKeys, StandardKey};
 use crate::topic::Pattern;
 
 /// The longest webhook name, in characters.
@@ -112,7 +113,7 @@ impl WebhookSettings {
         if patch.topic_patterns.is_none() && patch.simple_events.is_none() {
             errors.push(WebhookError::NoPattern);
         }
-        let mut checked = Checked { errors };
+        let mut checked = Checked { errors, is_kept: false };
         let url = patch.url.as_deref().and_then(|url| checked.destination(url));
         let keys = SigningKeys::new(
             checked.secret(patch.secret.as_deref()).unwrap_or_else(Secret::generate),
@@ -126,7 +127,7 @@ impl WebhookSettings {
                 destination,
                 method: Method::default(),
                 keys,
-                signatures: vec![Scheme::Decnet, Scheme::Standard],
+                signatures: Signatures::default(),
                 timeout: DEFAULT_TIMEOUT,
                 access: Access::default(),
             },
@@ -136,7 +137,9 @@ impl WebhookSettings {
             retry_schedule: None,
             policy: Policy::default(),
         };
-        checked.apply(blank, &WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })
+        let settings =
+            checked.apply(blank, &WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })?;
+        check_signing(&settings.receiver).map(|()| settings)
     }
 
     /// Whether an event matches these settings. Replay jobs with `include_unmatched` ask this for events that are not
@@ -151,9 +154,11 @@ impl WebhookSettings {
     /// The settings that a store keeps as one text, from which [`WebhookSettings::patched`] restores them.
     #[must_use]
     pub fn policy_patch(&self) -> WebhookPatch {
-        let method = self.receiver.method;
+        let (method, signatures) = (self.receiver.method, &self.receiver.signatures);
         WebhookPatch {
             method: (method != Method::default()).then(|| method.as_str().to_owned()),
+            // The column has the names, which say all of the schemes.
+            signatures: (!signatures.others().is_empty()).then(|| signatures.inputs()),
             ..self.policy.to_patch().with_access(self.receiver.access.raw())
         }
     }
@@ -185,19 +190,29 @@ impl WebhookSettings {
             changed.extend(new.keys().filter(|name| !old.contains_key(*name)).cloned());
         }
         changed.sort_unstable();
+        // The signatures are compared above, too.
+        changed.dedup();
         changed
     }
 
     /// These settings with `patch` applied. The error has all faults.
     pub fn patched(&self, patch: &WebhookPatch) -> Result<Self, Vec<WebhookError>> {
         let patch = out_of_url(patch.clone()).map_err(|error| vec![error])?;
-        Checked { errors: Vec::new() }.apply(self.clone(), &patch)
+        Checked { errors: Vec::new(), is_kept: false }.apply(self.clone(), &patch)
+    }
+
+    /// The settings that a store has kept: these with what [`Self::policy_patch`] has made. What they are together is not
+    /// judged again, since it may be from before a rule.
+    pub(crate) fn restored(&self, kept: &WebhookPatch) -> Result<Self, Vec<WebhookError>> {
+        Checked { errors: Vec::new(), is_kept: true }.apply(self.clone(), kept)
     }
 }
 
 /// Collects all errors, so that a user sees them together.
 struct Checked {
     errors: Vec<WebhookError>,
+    /// Whether a store has kept the settings.
+    is_kept: bool,
 }
 
 impl Checked {
@@ -219,7 +234,7 @@ impl Checked {
     }
 
     fn secret(&mut self, text: Option<&str>) -> Option<Secret> {
-        text.and_then(|text| self.ok(Secret::parse(text).map_err(WebhookError::Secret)))
+        text.and_then(|text| self.ok(Secret::parse_foreign(text).map_err(WebhookError::Secret)))
     }
 
     fn standard_secret(&mut self, text: Option<&str>) -> Option<StandardKey> {
@@ -259,11 +274,11 @@ impl Checked {
             let patterns = patch.topic_patterns.as_deref().unwrap_or_default();
             settings.topic_patterns = self.patterns(patterns, patch.simple_events.as_deref().unwrap_or_default());
         }
-        if let Some(names) = &patch.signatures {
-            settings.receiver.signatures = self.signatures(names);
-            if settings.receiver.signatures.contains(&Scheme::Ed25519) {
+        if let Some(signatures) = patch.signatures.as_deref().and_then(|given| self.signatures(given)) {
+            if signatures.need_ed25519() {
                 settings.receiver.keys.need_ed25519();
             }
+            settings.receiver.signatures = signatures;
         }
         if let Some(enabled) = patch.enabled {
             settings.enabled = enabled;
@@ -279,12 +294,7 @@ impl Checked {
         if let Some(schedule) = &patch.retry_schedule {
             settings.retry_schedule = schedule.as_deref().and_then(|seconds| self.ok(Schedule::from_seconds(seconds)));
         }
-        if let Some(access) = patch.access_over(settings.receiver.access.raw()) {
-            match Access::new(access) {
-                Ok(access) => settings.receiver.access = access,
-                Err(errors) => self.errors.extend(errors.into_iter().map(WebhookError::from)),
-            }
-        }
+        self.reach(&mut settings, patch);
         self.errors.extend(needed_again(&before, &settings.receiver, patch));
         let wrong = settings.policy.apply(patch);
         self.errors
@@ -347,19 +357,57 @@ impl Checked {
         patterns
     }
 
-    fn signatures(&mut self, names: &[String]) -> Vec<Scheme> {
-        let mut schemes = Vec::new();
-        for name in names {
-            match name.parse::<Scheme>() {
-                Ok(scheme) => schemes.push(scheme),
-                Err(error) => self.field("signatures", error.to_string()),
+    /// How the receiver is reached, and whether signatures, keys and headers go together.
+    fn reach(&mut self, settings: &mut WebhookSettings, patch: &WebhookPatch) {
+        if let Some(access) = patch.access_over(settings.receiver.access.raw()) {
+            match Access::new(access) {
+                Ok(access) => {
+                    settings.policy.header_templates = self.header_templates(&access);
+                    settings.receiver.access = access;
+                }
+                Err(errors) => self.errors.extend(errors.into_iter().map(WebhookError::from)),
             }
         }
-        schemes.sort_unstable();
-        schemes.dedup();
-        if names.is_empty() {
-            self.field("signatures", "at least one signature is needed".to_owned());
+        let names_signing = patch.signatures.is_some() || patch.secret.is_some() || patch.standard_secret.is_some();
+        if !self.is_kept && (names_signing || patch.headers.is_some() || patch.auth.is_some()) {
+            self.errors.extend(check_signing(&settings.receiver).err().unwrap_or_default());
         }
-        schemes
     }
+
+    fn header_templates(&mut self, access: &Access) -> HeaderTemplates {
+        let headers = access.raw().headers.iter().map(|(name, value)| (&**name, value.expose()));
+        HeaderTemplates::compile(headers).unwrap_or_else(|errors| {
+            // A value that was kept from before there were templates is sent as it is.
+            if !self.is_kept {
+                for error in errors {
+                    self.field("headers", error.to_string());
+                }
+            }
+            HeaderTemplates::default()
+        })
+    }
+
+    fn signatures(&mut self, given: &[SignatureInput]) -> Option<Signatures> {
+        let parsed = Signatures::parse(given);
+        parsed.map_err(|errors| errors.iter().for_each(|error| self.field("signatures", error.to_string()))).ok()
+    }
+}
+
+/// Checks signatures and keys together, and the headers that the signatures use. The error has all faults.
+pub(crate) fn check_signing(receiver: &Webhook) -> Result<(), Vec<WebhookError>> {
+    let Webhook { signatures, keys, access, .. } = receiver;
+    let field = |field, reason| WebhookError::Field { field, reason };
+    let mut faults = Vec::new();
+    if signatures.contains(Scheme::Decnet) && !keys.decnet.is_long_enough() {
+        let reason = format!(
+            "has {} characters; a DECNET signature takes one of {} to {}: give another, or leave `decnet` out of `signatures`",
+            keys.decnet.expose().chars().count(),
+            SECRET_CHARS.start(),
+            SECRET_CHARS.end(),
+        );
+        faults.push(field("secret", reason));
+    }
+    faults.extend(signatures.check_keys(keys).err().map(|error| field("signatures", error.to_string())));
+    faults.extend(access.signature_faults(signatures).into_iter().map(|reason| field("signatures", reason)));
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use postrider::clock::{Clock, ManualClock, SystemClock, UnixMicros};
 use postrider::delivery::access::{
-    Access, AuthStyle, EXPIRY_MARGIN, RawAccess, RawAuth, RawClientCertificate, RawProxy, Resolution,
+    Access, AuthStyle, EXPIRY_MARGIN, LoginMethod, RawAccess, RawAuth, RawClientCertificate, RawProxy, Resolution,
 };
 use postrider::delivery::attempt::{Message, attempt};
 use postrider::delivery::client::{CONFIRM_AFTER, Client, ClientOptions, Connection, Roots};
@@ -102,10 +102,12 @@ async fn a_message_that_is_no_event_is_signed_and_sent_as_it_is() {
     let (receiver, mut requests) = receiving().await;
     let message = Message {
         event_id: "batch_1",
+        kind: "",
         topic: None,
         body: Bytes::from_static(b"<event/>"),
         content_type: Some("application/xml".parse().unwrap()),
         hops: Some("1; via=0123456789abcdef".parse().unwrap()),
+        headers: &[],
     };
     let own = RawAccess { content_type: Some("text/xml".to_owned()), ..RawAccess::default() };
     for (access, content_type) in [(RawAccess::default(), "application/xml"), (own, "text/xml")] {
@@ -233,7 +235,9 @@ fn oauth2(token_url: &str, auth_style: AuthStyle) -> RawAuth {
     RawAuth::OAuth2 {
         token_url: token_url.to_owned(),
         client_id: "post rider".to_owned(),
-        client_secret: "s3cr&t".into(),
+        client_secret: Some("s3cr&t".into()),
+        private_key: None,
+        key_id: None,
         scopes: vec!["events.write".to_owned(), "b".to_owned()],
         audience: Some("https://siem.example".to_owned()),
         resource: Some("https://siem.example/api".to_owned()),
@@ -358,6 +362,182 @@ async fn the_client_s_secret_is_posted_if_the_endpoint_wants_it_so() {
     assert!(!request.headers.contains_key("authorization"));
     let form = String::from_utf8(request.body).unwrap();
     assert!(form.ends_with("&client_id=post+rider&client_secret=s3cr%26t"), "{form}");
+}
+
+#[tokio::test]
+async fn a_client_with_a_key_signs_an_assertion_for_each_token() {
+    let (endpoint, mut fetches) = token_endpoint(600).await;
+    let (receiver, _given) = taking(&["t1"]).await;
+    let RawAuth::OAuth2 { token_url, client_id, scopes, audience, resource, .. } =
+        oauth2(&endpoint.url(), AuthStyle::PrivateKeyJwt)
+    else {
+        unreachable!()
+    };
+    let private_key = Some(rcgen::KeyPair::generate().unwrap().serialize_pem().into());
+    let (client_secret, key_id, auth_style) = (None, Some("key-1".to_owned()), AuthStyle::PrivateKeyJwt);
+    let auth = RawAuth::OAuth2 {
+        token_url,
+        client_id,
+        client_secret,
+        scopes,
+        audience,
+        resource,
+        auth_style,
+        private_key,
+        key_id,
+    };
+    let webhook = with(&receiver.url(), RawAccess { auth: Some(auth), ..RawAccess::default() });
+    assert!(attempt_once(&client(Roots::WebPki), &webhook).await.is_success());
+    let request = fetches.recv().await.unwrap();
+    assert!(!request.headers.contains_key("authorization"));
+    let form: Vec<(String, String)> = url::form_urlencoded::parse(&request.body).into_owned().collect();
+    let value = |name: &str| &form.iter().find(|(key, _)| key == name).unwrap().1;
+    assert_eq!(value("client_id"), "post rider");
+    assert_eq!(value("client_assertion_type"), "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+    assert_eq!(value("client_assertion").split('.').count(), 3);
+}
+
+// --- logins ---
+
+/// Wazuh's API as it documents its login: basic credentials bring a token of 900 s, and events want it.
+/// <https://documentation.wazuh.com/current/user-manual/api/getting-started.html>
+async fn wazuh() -> (Receiver, UnboundedReceiver<Received>) {
+    let (seen, requests) = unbounded_channel();
+    let count = Arc::new(AtomicUsize::new(0));
+    let receiver = Receiver::start(move |mut stream| {
+        let (seen, count) = (seen.clone(), Arc::clone(&count));
+        async move {
+            while let Some(request) = read_request(&mut stream).await {
+                let authorization =
+                    request.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+                let authorization = authorization.unwrap_or_default();
+                let path = request.path().to_owned();
+                seen.send(request).unwrap();
+                let valid = format!("Bearer eyJ.{}", count.load(Ordering::SeqCst));
+                match path.as_str() {
+                    "/security/user/authenticate" if authorization == "Basic d2F6dWgtd3VpOmdlaGVpbQ==" => {
+                        let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+                        let body = format!(r#"{{"data": {{"token": "eyJ.{number}"}}, "error": 0}}"#);
+                        answer(&mut stream, 200, &body).await;
+                    }
+                    "/events" if authorization == valid => {
+                        answer(&mut stream, 200, r#"{"error": 0}"#).await;
+                    }
+                    _ => {
+                        answer(&mut stream, 401, r#"{"title": "Unauthorized"}"#).await;
+                    }
+                }
+            }
+        }
+    })
+    .await;
+    (receiver, requests)
+}
+
+fn login(url: String) -> RawAuth {
+    RawAuth::Login {
+        url,
+        method: LoginMethod::Post,
+        username: Some("wazuh-wui".to_owned()),
+        password: Some("geheim".into()),
+        body: None,
+        token: Some("/data/token".to_owned()),
+        lifetime_s: 900,
+        header: None,
+    }
+}
+
+#[tokio::test]
+async fn a_login_brings_a_token_that_is_kept_and_renewed() {
+    let (receiver, mut requests) = wazuh().await;
+    let url = |path: &str| receiver.url().trim_end_matches('/').to_owned() + path;
+    let auth = Some(login(url("/security/user/authenticate")));
+    let webhook = with(&url("/events"), RawAccess { auth, ..RawAccess::default() });
+    let client = client(Roots::WebPki);
+    let clock = ManualClock::at(UnixMicros(1_790_000_000_000_000));
+    let mut asked = async |expected: &[&str]| {
+        assert!(attempt_at(&mut None, &client, &webhook, &clock).await.is_success());
+        let paths: Vec<_> = drain(&mut requests).into_iter().map(|request| request.path().to_owned()).collect();
+        assert_eq!(paths, expected);
+    };
+    asked(&["/security/user/authenticate", "/events"]).await;
+    asked(&["/events"]).await;
+    clock.advance(Duration::from_secs(900 - EXPIRY_MARGIN.as_secs()));
+    asked(&["/security/user/authenticate", "/events"]).await;
+
+    let wrong = Some(RawAuth::Basic { username: "x".to_owned(), password: "y".into() });
+    let webhook = with(&url("/security/user/authenticate"), RawAccess { auth: wrong, ..RawAccess::default() });
+    assert_eq!(error_of(&attempt_once(&client, &webhook).await), "non-retryable 401");
+    let auth = Some(login(url("/elsewhere")));
+    let webhook = with(&url("/events"), RawAccess { auth, ..RawAccess::default() });
+    assert_eq!(error_of(&attempt_once(&client, &webhook).await), "auth: no token: the login answered 401");
+}
+
+#[tokio::test]
+async fn a_login_may_post_json_and_its_token_may_have_a_header_of_its_own() {
+    let (seen, mut requests) = unbounded_channel();
+    let receiver = Receiver::start(move |mut stream| {
+        let seen = seen.clone();
+        async move {
+            while let Some(request) = read_request(&mut stream).await {
+                let is_login = request.path() == "/login";
+                seen.send(request).unwrap();
+                answer(&mut stream, 200, if is_login { "tok-1\n" } else { "" }).await;
+            }
+        }
+    })
+    .await;
+    let url = |path: &str| receiver.url().trim_end_matches('/').to_owned() + path;
+    let auth = RawAuth::Login {
+        url: url("/login"),
+        method: LoginMethod::Put,
+        username: None,
+        password: None,
+        body: Some(r#"{"user": "me", "pass": "geheim"}"#.into()),
+        token: None,
+        lifetime_s: 60,
+        header: Some("X-Auth-Token".to_owned()),
+    };
+    let taken = RawAccess { auth: Some(auth.clone()), ..headers(&[("x-auth-token", "mine")]) };
+    let error = Access::new(taken).unwrap_err();
+    assert_eq!(error[0].to_string(), "\"x-auth-token\" is set by `auth` too; set one of them");
+    let webhook = with(&url("/hook"), RawAccess { auth: Some(auth), ..RawAccess::default() });
+    assert!(attempt_once(&client(Roots::WebPki), &webhook).await.is_success());
+    let [login, delivery] = drain(&mut requests).try_into().unwrap();
+    assert_eq!(
+        (&*login.request_line, &*login.body),
+        ("PUT /login HTTP/1.1", br#"{"user": "me", "pass": "geheim"}"#.as_slice())
+    );
+    assert_eq!(login.headers["content-type"], "application/json");
+    assert_eq!(delivery.headers["x-auth-token"], "tok-1");
+    assert!(!delivery.headers.contains_key("authorization"));
+}
+
+#[test]
+fn what_is_no_login_is_refused_and_not_repeated() {
+    /// The first error of a login with this in the place of what it has.
+    fn refused(field: &str, value: &str) -> String {
+        let mut auth = login("https://wazuh.example:55000/security/user/authenticate".to_owned());
+        let RawAuth::Login { url, password, body, token, lifetime_s, header, .. } = &mut auth else { unreachable!() };
+        match field {
+            "url" => value.clone_into(url),
+            "password" => *password = Some(value.into()),
+            "body" => *body = Some(value.into()),
+            "token" => *token = Some(value.to_owned()),
+            "lifetime_s" => *lifetime_s = value.parse().unwrap(),
+            _ => *header = Some(value.to_owned()),
+        }
+        let error = Access::new(RawAccess { auth: Some(auth), ..RawAccess::default() }).unwrap_err().remove(0);
+        assert!(error.field == "auth" && !error.to_string().contains("geheim"), "{error}");
+        error.to_string()
+    }
+    assert!(refused("url", "ftp://x").starts_with("url: the URL must begin with"));
+    assert!(refused("token", "data.token").contains("is no JSON pointer"));
+    assert!(refused("body", "[geheim]").contains("body is no JSON object"));
+    assert!(refused("body", &format!("{{\"a\": \"{}\"}}", "x".repeat(4_096))).contains("the limit is 4096"));
+    assert!(refused("password", "…").contains("is the sign"));
+    assert!(refused("lifetime_s", "0").contains("lifetime_s is 0, must be 1 to 86400"));
+    assert!(refused("header", "Host").contains("set by Postrider itself"));
 }
 
 #[tokio::test]

@@ -99,11 +99,16 @@ async fn a_webhook_gets_the_signatures_it_chose() {
         (Scheme::Decnet, "x-decnet-signature", "webhook-signature"),
         (Scheme::Standard, "webhook-signature", "x-decnet-signature"),
     ] {
-        webhook.signatures = vec![scheme];
+        webhook.signatures = scheme.into();
         assert!(deliver(&client(Roots::WebPki), &webhook, &event(EVENT), &options(&[])).await.ok);
         let request = requests.recv().await.unwrap();
         assert!(request.headers.contains_key(present) && !request.headers.contains_key(absent), "{scheme:?}");
-        assert!(request.headers.contains_key("x-decnet-timestamp"));
+        let is_decnet = scheme == Scheme::Decnet;
+        for name in ["x-decnet-event-id", "x-decnet-event-topic", "x-decnet-timestamp"] {
+            assert_eq!(request.headers.contains_key(name), is_decnet, "{scheme:?}: {name}");
+        }
+        let agent = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
+        assert_eq!(request.headers["user-agent"], if is_decnet { "decnet-webhook/1.0" } else { agent });
     }
 }
 

@@ -15,4 +15,5 @@ mod egress_guard;
 mod examples;
 mod misbehaving_receiver;
 mod receivers;
+mod signatures;
 mod vectors;

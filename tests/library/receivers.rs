@@ -66,6 +66,13 @@ pub(crate) struct Received {
     pub body: Vec<u8>,
 }
 
+impl Received {
+    /// The target of the request.
+    pub(crate) fn path(&self) -> &str {
+        self.request_line.split(' ').nth(1).unwrap_or_default()
+    }
+}
+
 /// The next request on a connection, or `None` when the peer has closed it.
 pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Received> {
     let mut head = Vec::new();

@@ -376,6 +376,15 @@ fn a_mistake_in_the_settings_is_named_with_its_place() {
     assert!(zero.contains("max_in_flight (file): must be at least 3"), "{zero}");
     let named = config("node_name = \"a\\u0000b\"\n", none);
     assert!(named.contains("node_name (file): must not have control characters"), "{named}");
+    for (agent, reason) in [
+        ("a\\r\\nX: y", "must be visible ASCII"),
+        ("ü", "must be visible ASCII"),
+        (" a", "must be visible ASCII"),
+        (&*"a".repeat(257), "has 257 bytes, the limit is 256"),
+    ] {
+        let refused = config(&format!("user_agent = \"{agent}\"\n"), none);
+        assert!(refused.contains(&format!("user_agent (file): {reason}")), "{refused}");
+    }
     let variable = config("", ("POSTRIDER_NATIVE_ROOTS", "perhaps"));
     assert!(variable.contains("POSTRIDER_NATIVE_ROOTS") && variable.contains("true or false"), "{variable}");
     let count = config("", ("POSTRIDER_NEW_TENANT_MAX_TOKENS", "many"));

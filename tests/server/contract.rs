@@ -36,16 +36,18 @@ fn the_document_has_no_field_without_its_type() {
     }
     let kinds: Vec<&Value> = schemas["Auth"]["oneOf"].as_array().unwrap().iter().collect();
     let kinds: Vec<&Value> = kinds.iter().map(|kind| &kind["properties"]["type"]["enum"][0]).collect();
-    assert_eq!(kinds, ["basic", "bearer", "oauth2"]);
+    assert_eq!(kinds, ["basic", "bearer", "oauth2", "login"]);
     let names = |schema: &str| schemas[schema]["enum"].clone();
     assert_eq!(names("Method"), json!(["POST", "PUT", "PATCH"]));
-    assert_eq!(names("SignatureScheme"), json!(["decnet", "standard", "ed25519"]));
+    let signatures = &schemas["Signature"]["oneOf"];
+    assert_eq!(signatures[0]["enum"].as_array().unwrap()[..3], ["decnet", "standard", "ed25519"]);
+    assert_eq!(signatures[1]["$ref"], "#/components/schemas/SignatureProfile");
     assert_eq!(names("SimpleEvent"), json!(["AttackerDetail", "DeckyStatus", "SystemStatus"]));
     assert!(names("ShapeName").as_array().is_some_and(|names| names.contains(&json!("slack"))));
     for (name, schema) in schemas.as_object().unwrap() {
         // All that is read refuses what it does not know.
-        let is_read =
-            name.ends_with("Input") || ["Rotation", "ShapeTemplate", "Proxy", "ClientCertificate"].contains(&&**name);
+        let is_read = name.ends_with("Input")
+            || ["Rotation", "ShapeTemplate", "SignatureProfile", "Proxy", "ClientCertificate"].contains(&&**name);
         assert!(!is_read || schema["additionalProperties"] == false, "{name}");
     }
     for kind in schemas["Auth"]["oneOf"].as_array().unwrap() {
@@ -222,10 +224,18 @@ async fn an_act_that_takes_nothing_refuses_what_it_is_told() {
 }
 
 /// Every setting that a webhook has, with the receiver's URL.
+fn own_signature() -> Value {
+    json!({
+        "name": "acme", "header": "X-Acme-Signature", "hash": "sha512", "encoding": "base64", "content": "{timestamp}.{body}",
+        "value": "t={timestamp};v1={signature}", "separator": ";", "timestamp_header": null, "id_header": null,
+        "key": "secret", "rotation": "header", "previous_header": "X-Acme-Previous",
+    })
+}
+
 fn every_setting(url: &str, name: &str) -> Value {
     json!({
         "name": name, "description": "all of it", "url": format!("{url}?key=1"), "method": "PUT",
-        "topic_patterns": ["a.>", "b.*"], "signatures": ["decnet", "standard", "ed25519"], "timeout_s": 20,
+        "topic_patterns": ["a.>", "b.*"], "signatures": ["decnet", "standard", "ed25519", own_signature(), "github"], "timeout_s": 20,
         "max_in_flight": 7, "retry_schedule": [1, 2.5], "retry_on": [408, "5xx"], "final_on": [425], "success_on": ["300-303"],
         "success_when": {"body": {"n": [1.50]}}, "rate_limit": {"per_s": 0.5, "burst": 3},
         "ordered": true, "metadata": {"team": "blue"}, "disable_after_days": 9, "filter": {"payload": {"n": [1.50, {"exists": false}]}},
@@ -253,6 +263,20 @@ async fn what_is_shown_of_a_webhook_is_taken_back_and_changes_nothing() {
         json!({"name": "plain", "url": receiver.url("/"), "topic_patterns": [">"]}),
         with("basic", json!({"auth": {"type": "basic", "username": "me", "password": "secret"}, "shape": "slack"})),
         with("bearer", json!({"auth": {"type": "bearer", "token": "secret"}, "enabled": false, "paused": true})),
+        with(
+            "login",
+            json!({"auth": {
+                "type": "login", "url": "https://127.0.0.1:5/path/login", "method": "PUT", "username": "me", "password": "secret",
+                "body": {"otp": "secret"}, "token": "/data/token", "lifetime_s": 900, "header": "X-Token",
+            }}),
+        ),
+        with(
+            "jwt",
+            json!({"auth": {
+                "type": "oauth2", "token_url": "https://127.0.0.1:5/token", "client_id": "me", "auth_style": "private_key_jwt",
+                "private_key": key, "key_id": "k1",
+            }}),
+        ),
         with("oauth2", json!({"auth": oauth2, "shape": {"template": "{{ event.id }}", "content_type": "text/plain"}})),
         with(
             "tls",

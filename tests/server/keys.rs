@@ -266,7 +266,7 @@ async fn which_keys_sign_is_up_to_the_clock_of_the_attempt() {
         name: Some("siem".to_owned()),
         url: Some(receiver.url("/")),
         topic_patterns: Some(vec![">".to_owned()]),
-        signatures: Some(["decnet", "standard", "ed25519"].map(str::to_owned).to_vec()),
+        signatures: Some(["decnet", "standard", "ed25519"].map(Into::into).to_vec()),
         ..WebhookPatch::default()
     };
     let webhook = engine.create_webhook(DEFAULT_TENANT, patch).await.unwrap();
@@ -429,16 +429,21 @@ async fn the_curl_command_of_sign_delivers_what_verifies() {
     assert_eq!(verify_decnet(&secret, &request.headers, &request.body), Ok(()));
 }
 
-/// The commands of `docs/keys.md`, one after the other, print what it says.
+/// The commands of a document, one after the other, print what it says.
 #[test]
-fn the_document_on_keys_is_true() {
-    const DOCUMENT: &str = include_str!("../../docs/keys.md");
+fn the_documents_on_keys_and_signatures_are_true() {
+    for (document, least) in [(include_str!("../../docs/keys.md"), 7), (include_str!("../../docs/signatures.md"), 4)] {
+        is_true(document, least);
+    }
+}
+
+fn is_true(document: &str, least: usize) {
     let folder = tempfile::tempdir().unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_postrider")).parent().unwrap();
-    let blocks = DOCUMENT.split("```console\n").skip(1).map(|rest| rest.split("```\n").next().unwrap());
+    let blocks = document.split("```console\n").skip(1).map(|rest| rest.split("```\n").next().unwrap());
     let lines: Vec<&str> = blocks.flat_map(str::lines).collect();
     let script = lines.iter().filter_map(|line| line.strip_prefix("$ ")).collect::<Vec<_>>();
-    assert!(script.len() >= 7, "{script:?}");
+    assert!(script.len() >= least, "{script:?}");
     let mut shell = Command::new("sh");
     shell.args(["-c", &script.join("\n")]).current_dir(folder.path()).stdin(Stdio::null());
     shell.env_clear().env("PATH", format!("{}:/usr/bin:/bin", program.display()));
@@ -446,6 +451,59 @@ fn the_document_on_keys_is_true() {
     let printed = String::from_utf8(output.stdout).unwrap();
     let expected: Vec<&str> = lines.into_iter().filter(|line| !line.starts_with("$ ")).collect();
     assert_eq!(printed.lines().collect::<Vec<_>>(), expected, "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn other_senders_requests_are_signed_and_verified_on_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("body"), "{}").unwrap();
+    let run = |arguments: &[&str], secret: Option<&str>| {
+        let mut command = postrider(folder.path(), arguments);
+        if let Some(secret) = secret {
+            command.env("POSTRIDER_SECRET", secret);
+        }
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let own = r#"{"name": "acme", "header": "X-Acme", "content": "{method} {path} {body}"}"#;
+    let sign = ["--json", "sign", "body", "--profile", own, "--method", "PUT", "--path", "/a?b=1"];
+    let (code, signed, _) = run(&sign, Some("short"));
+    let signed: Value = serde_json::from_str(&signed).unwrap();
+    assert_eq!(code, 0);
+    let header = format!("X-Acme: {}", signed["X-Acme"].as_str().unwrap());
+    let verify = |path: &str, secret| {
+        let arguments =
+            ["--json", "verify", "body", "-H", &header, "--profile", own, "--method", "PUT", "--path", path];
+        let (code, printed, _) = run(&arguments, Some(secret));
+        (code, serde_json::from_str::<Value>(&printed).unwrap())
+    };
+    let good = json!({"verified": true, "signatures": {"acme": {"ok": true, "key": "newest"}}});
+    assert_eq!(verify("/a?b=1", "short"), (0, good));
+    for (path, secret) in [("/a", "short"), ("/a?b=1", "other")] {
+        let (code, found) = verify(path, secret);
+        assert_eq!((code, &found["signatures"]["acme"]["causes"][0]["kind"]), (1, &json!("key")));
+    }
+    for (arguments, secret, expected) in [
+        (
+            &["verify", "body", "--profile", "strype"][..],
+            Some("x"),
+            "there are decnet, standard, ed25519, svix, github",
+        ),
+        (&["verify", "body", "--profile", "{}"], Some("x"), "missing field `name`"),
+        (&["verify", "body", "--profile", "stripe"], None, "nothing to verify stripe with: set POSTRIDER_SECRET"),
+        (
+            &["verify", "body", "--profile", "svix"],
+            Some("x"),
+            "nothing to verify svix with: set POSTRIDER_STANDARD_SECRET",
+        ),
+        (&["sign", "body", "--profile", "svix"], Some("x"), "nothing to sign svix with: set POSTRIDER_STANDARD_SECRET"),
+        (&["sign", "body", "--profile", "gitlab"], Some("x"), "gitlab is verified alone"),
+        (&["sign", "body"], Some("short"), "16 to 256"),
+    ] {
+        let (code, _, error) = run(arguments, secret);
+        assert!(code == 2 && error.contains(expected), "{arguments:?}: {code} {error}");
+    }
 }
 
 // --- the master key ---

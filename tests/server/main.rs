@@ -48,6 +48,7 @@ mod replay;
 mod retention;
 mod shapes;
 mod shutdown;
+mod signatures;
 mod spans;
 mod sqlite_store;
 mod store_conformance;

@@ -199,6 +199,7 @@ fn the_example_of_the_documentation_makes_what_it_promises() {
         webhook_metadata: &BTreeMap::new(),
         tenant: "t",
         delivery_id: "d",
+        attempt: 1,
         now: UnixMicros(0),
     };
     let render = |event: &str| -> Value {

@@ -203,6 +203,7 @@ stories! {
         settling_twice_changes_nothing,
         a_settlement_for_nothing_changes_nothing,
         a_webhook_without_stored_deliveries_has_no_next_due,
+        stored_pending_deliveries_are_counted_by_webhook,
         the_health_of_a_webhook_is_settled_too;
     operators:
         a_discarded_delivery_is_not_resurrected_by_a_retry,

@@ -20,7 +20,7 @@ use super::support::engine::{
     Sentinel, change, deliveries, patch, publish, record, settings, start, start_with, stop, subscribe, wait_for,
     wait_until,
 };
-use super::support::receiver::TestReceiver;
+use super::support::receiver::{Answer, TestReceiver};
 use super::support::server::TestServer;
 
 /// The server's own schedule and threshold, and a cool-down that a test can wait for.
@@ -305,6 +305,51 @@ async fn the_api_says_what_a_webhook_waits_for_and_goes_on_when_told() {
     assert_eq!(receiver.wait_for(2).await.len(), 2);
     let unknown = "/api/v1/webhooks/00000000-0000-4000-8000-000000000000/resume";
     server.post(unknown, "").await.expect(404);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_says_for_what() {
+    let (_folder, server) = TestServer::in_new_folder().await;
+    let receiver = TestReceiver::start(|_, request| {
+        let delay = if request.path == "/slow" { Duration::from_secs(20) } else { Duration::ZERO };
+        Answer(if request.path == "/broken" { 500 } else { 200 }, delay)
+    })
+    .await;
+    // Settings, events, and what the last of its deliveries waits for.
+    let cases = [
+        ("rate", r#"{"rate_limit": {"per_s": 0.001}}"#, "/", 2, "rate", true),
+        ("batch", r#"{"batch": {"max_events": 10, "max_wait_ms": 60000}}"#, "/", 2, "batch", true),
+        ("order", r#"{"ordered": true}"#, "/slow", 2, "order", false),
+        ("slot", r#"{"max_in_flight": 1, "timeout_s": 30}"#, "/slow", 3, "slot", false),
+        ("paused", r#"{"paused": true}"#, "/", 2, "paused", false),
+        ("schedule", r#"{"retry_schedule": [3600]}"#, "/broken", 1, "schedule", true),
+        ("circuit", r#"{"retry_schedule": [3600], "max_in_flight": 1}"#, "/broken", 120, "circuit", true),
+    ];
+    for (name, settings, path, events, waiting_for, is_limited) in cases {
+        let mut webhook: Value = serde_json::from_str(settings).unwrap();
+        (webhook["name"], webhook["url"]) = (name.into(), receiver.url(path).into());
+        webhook["topic_patterns"] = json!([name]);
+        let webhook = server.post("/api/v1/webhooks", &webhook.to_string()).await.expect(201);
+        let (uuid, batch) = (webhook["uuid"].as_str().unwrap(), vec![json!({"topic": name}); events]);
+        server.post("/api/v1/events/batch", &Value::from(batch).to_string()).await.expect(202);
+        let deliveries = server.get(&format!("/api/v1/deliveries?webhook={uuid}&limit=500")).await.expect(200);
+        let [newest, oldest] = [&deliveries["items"][0]["id"], &deliveries["items"][events - 1]["id"]];
+        let path = format!("/api/v1/deliveries/{}", newest.as_str().unwrap());
+        let delivery = server.wait_for(&path, |shown| shown["waiting_for"] == waiting_for).await;
+        assert_eq!(delivery["waiting_until"].is_string(), is_limited, "{delivery}");
+        let behind = if waiting_for == "order" { oldest } else { &Value::Null };
+        assert_eq!(&delivery["waiting_behind"], behind, "{name}");
+        let list = server.get(&format!("/api/v1/webhooks?q={name}&short")).await.expect(200);
+        let webhook = &list["items"][0];
+        if !matches!(name, "order" | "schedule") {
+            assert_eq!(webhook["waiting_for"], waiting_for, "{webhook}");
+        }
+        assert!(webhook["waiting"].as_u64().is_some_and(|count| count >= 1), "{webhook}");
+        assert!(webhook["waiting_since"].is_string(), "{webhook}");
+    }
+    // What is under way ends at once.
+    drop(receiver);
     server.stop().await;
 }
 

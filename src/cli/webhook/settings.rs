@@ -26,8 +26,8 @@ pub(super) struct Settings {
     /// Say what it is for
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Send this signature, `decnet`, `standard` or `ed25519` (repeatable) [default: the first two]
-    #[arg(long = "signature", value_name = "SCHEME")]
+    /// Sign like this, `decnet`, `standard`, `ed25519`, `stripe`, … or a profile of your own as JSON (repeatable) [default: the first two]
+    #[arg(long = "signature", value_name = "NAME")]
     signatures: Vec<String>,
     /// Give an attempt this long, in whole seconds up to 60s [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = parse_span)]
@@ -253,7 +253,8 @@ impl Settings {
         set("topic_patterns", json!(list(self.topics)));
         set("simple_events", json!(list(self.simple_events)));
         set("description", json!(self.description));
-        set("signatures", json!(list(self.signatures)));
+        let signatures = self.signatures.iter().map(|text| signature(text)).collect::<Result<Vec<_>, _>>()?;
+        set("signatures", json!((!signatures.is_empty()).then_some(signatures)));
         set("timeout_s", json!(timeout_s));
         set("max_in_flight", json!(self.max_in_flight));
         for (name, given) in [("retry_on", self.retry_on), ("final_on", self.final_on), ("success_on", self.success_on)]
@@ -288,6 +289,14 @@ impl Settings {
         fields.extend(nullable.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
         Ok(fields)
     }
+}
+
+/// A name, or a profile as JSON.
+fn signature(text: &str) -> Result<Value, UsageError> {
+    if !text.starts_with('{') {
+        return Ok(text.into());
+    }
+    serde_json::from_str(text).map_err(|error| UsageError(format!("--signature: {error}")))
 }
 
 fn unless_none(text: String, value: impl FnOnce(String) -> anyhow::Result<Value>) -> anyhow::Result<Value> {

@@ -14,6 +14,11 @@ pub(super) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
     sensitive(&format!("Basic {}", STANDARD.encode(credentials.as_bytes())))
 }
 
+/// The value of a header that carries a token as it is.
+pub(super) fn plain(token: &str) -> Option<HeaderValue> {
+    sensitive(token)
+}
+
 /// The value of `Authorization` with a token.
 pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
     sensitive(&format!("Bearer {token}"))

@@ -5,9 +5,10 @@ use std::fmt::Display;
 
 use http::{HeaderName, HeaderValue};
 
-use super::{AccessError, SecretText};
+use super::{AUTHORIZATION, Access, AccessError, SecretText};
 use crate::delivery::fields::is_token;
 use crate::event::HOPS_HEADER;
+use crate::signing::{self, Profile, Signatures, header};
 
 /// The most custom headers of a webhook. Many servers take a hundred headers in all.
 pub const MAX_HEADERS: usize = 32;
@@ -36,6 +37,8 @@ const RESERVED: [&str; 12] = [
     "transfer-encoding",
     "upgrade",
 ];
+/// Headers that Postrider sends unless the webhook has its own; no signature may be in one of them.
+const OVERRIDABLE: [&str; 3] = ["accept", "accept-encoding", "user-agent"];
 /// Prefixes of names that Postrider uses, or that are hop-by-hop.
 const RESERVED_PREFIXES: [&str; 3] = ["proxy-", "webhook-", "x-decnet-"];
 
@@ -56,7 +59,7 @@ pub(super) fn parse(
     }
     let mut headers: Vec<(Box<str>, HeaderValue)> = Vec::with_capacity(given.len() + 1);
     for (name, value) in given {
-        match header(name, value) {
+        match value_under(name, value) {
             Ok(_) if headers.iter().any(|(earlier, _)| earlier.eq_ignore_ascii_case(name)) => {
                 wrong(&format_args!("{name:?} is given twice, in another case"));
             }
@@ -68,7 +71,13 @@ pub(super) fn parse(
 }
 
 /// The value of a header that may be set.
-fn header(name: &str, value: &SecretText) -> Result<HeaderValue, String> {
+fn value_under(name: &str, value: &SecretText) -> Result<HeaderValue, String> {
+    check_name(name)?;
+    value_of(name, value)
+}
+
+/// Refuses what is no name, and names that users may not set.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
     if name.len() > MAX_HEADER_NAME_BYTES {
         let length = name.len();
         return Err(format!("a name has {length} bytes, the limit is {MAX_HEADER_NAME_BYTES}"));
@@ -78,7 +87,7 @@ fn header(name: &str, value: &SecretText) -> Result<HeaderValue, String> {
     if is_reserved(parsed.as_str()) {
         return Err(format!("{name:?} is set by Postrider itself"));
     }
-    value_of(name, value)
+    Ok(())
 }
 
 /// Whether users may not set a header of this name, which is in lower case. `_` and `-` are the same here, as in
@@ -86,6 +95,34 @@ fn header(name: &str, value: &SecretText) -> Result<HeaderValue, String> {
 fn is_reserved(name: &str) -> bool {
     let name = name.replace('_', "-");
     RESERVED.contains(&&*name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// What is wrong with the headers of `signatures` beside those of `access`: reserved names, and names that two have.
+pub(super) fn signature_faults(signatures: &Signatures, access: &Access) -> Vec<String> {
+    let mut faults = Vec::new();
+    let known = |profile: &Profile| signing::profile(&profile.name).is_some_and(|plan| plan.profile() == profile);
+    let mut taken: Vec<(String, &Profile)> = Vec::new();
+    for profile in signatures.profiles() {
+        for (field, name) in profile.named_headers() {
+            let lower = name.to_ascii_lowercase();
+            let mut wrong = |reason: &str| faults.push(format!("{:?}: {field}: {name:?} {reason}", profile.name));
+            if !known(profile) && (is_reserved(&lower) || OVERRIDABLE.contains(&&*lower)) {
+                wrong("is set by Postrider itself");
+            } else if access.has_header(name) || (access.needs_token() && name.eq_ignore_ascii_case(AUTHORIZATION)) {
+                wrong("is set by `headers` or `auth`, too; set one of them");
+            } else if taken.iter().any(|(other, by)| *other == lower && !go_together(by, profile)) {
+                wrong("is set by another signature, too; leave one of them out");
+            }
+            taken.push((lower, profile));
+        }
+    }
+    faults
+}
+
+/// Whether the signatures of both stand in one header: those of Standard Webhooks.
+fn go_together(one: &Profile, other: &Profile) -> bool {
+    let is_standard = |profile: &Profile| profile.header == header::WEBHOOK_SIGNATURE;
+    one.name != other.name && is_standard(one) && is_standard(other)
 }
 
 fn value_of(name: &str, value: &SecretText) -> Result<HeaderValue, String> {

@@ -92,7 +92,8 @@ fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-fn private_key(secret: &SecretText) -> Result<PrivateKeyDer<'static>, String> {
+/// A private key in PEM. The error goes on after the key's name.
+pub(super) fn private_key(secret: &SecretText) -> Result<PrivateKeyDer<'static>, String> {
     let text = secret.expose();
     if secret.is_placeholder() {
         return Err("is the sign that stands for a secret; give the secret itself".to_owned());

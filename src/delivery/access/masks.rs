@@ -32,36 +32,44 @@ impl RawAccess {
 }
 
 impl RawAuth {
-    /// Whether the secret is the sign.
+    /// Whether a secret of it is the sign.
     #[must_use]
     pub fn is_masked(&self) -> bool {
-        self.secret().is_placeholder()
+        self.clone().secrets_mut().into_iter().flatten().any(|secret| secret.is_placeholder())
     }
 
     fn unmask(&mut self, before: &Self) {
-        if let (Self::OAuth2 { token_url, .. }, Self::OAuth2 { token_url: known, .. }) = (&mut *self, before)
-            && Destination::parse(known).is_ok_and(|known| known.masked() == *token_url)
+        if std::mem::discriminant(self) != std::mem::discriminant(before) {
+            return;
+        }
+        if let (Some(url), Some(known)) = (self.endpoint_mut(), before.clone().endpoint_mut())
+            && Destination::parse(known).is_ok_and(|known| known.masked() == *url)
         {
-            token_url.clone_from(known);
+            url.clone_from(known);
         }
-        if std::mem::discriminant(self) == std::mem::discriminant(before) && self.is_masked() {
-            self.secret_mut().clone_from(before.secret());
-        }
-    }
-
-    fn secret(&self) -> &SecretText {
-        match self {
-            Self::Basic { password: secret, .. }
-            | Self::Bearer { token: secret }
-            | Self::OAuth2 { client_secret: secret, .. } => secret,
+        for (secret, known) in self.secrets_mut().into_iter().zip(before.clone().secrets_mut()) {
+            if let (Some(secret), Some(known)) = (secret, known)
+                && secret.is_placeholder()
+            {
+                secret.clone_from(known);
+            }
         }
     }
 
-    pub(super) fn secret_mut(&mut self) -> &mut SecretText {
+    /// The URL that tokens are fetched from.
+    pub(super) fn endpoint_mut(&mut self) -> Option<&mut String> {
         match self {
-            Self::Basic { password: secret, .. }
-            | Self::Bearer { token: secret }
-            | Self::OAuth2 { client_secret: secret, .. } => secret,
+            Self::Basic { .. } | Self::Bearer { .. } => None,
+            Self::OAuth2 { token_url: url, .. } | Self::Login { url, .. } => Some(url),
+        }
+    }
+
+    /// Each secret that it may have, always in the same order.
+    pub(super) fn secrets_mut(&mut self) -> [Option<&mut SecretText>; 2] {
+        match self {
+            Self::Basic { password: secret, .. } | Self::Bearer { token: secret } => [Some(secret), None],
+            Self::OAuth2 { client_secret, private_key, .. } => [client_secret.as_mut(), private_key.as_mut()],
+            Self::Login { password, body, .. } => [password.as_mut(), body.as_mut()],
         }
     }
 }

@@ -1,140 +1,69 @@
-//! Tokens by `OAuth2` client credentials (RFC 6749, section 4.4): fetched when one is needed, one fetch at a time,
-//! kept in memory until shortly before they expire.
+//! Tokens by `OAuth2` client credentials (RFC 6749, section 4.4): what is asked of a token endpoint, and what it answers.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
+use super::assertion::AssertionKey;
 use super::credential::{MAX_TOKEN_BYTES, bearer};
-use crate::clock::{Clock, UnixMicros};
+use super::tokens::MAX_TOKEN_LIFETIME;
+use crate::clock::UnixMicros;
 use crate::delivery::End;
-use crate::delivery::client::{Client, RequestHead, Target};
-use crate::delivery::guard::Destination;
+use crate::delivery::client::{OutgoingRequest, RequestHead, Target};
 use crate::event::object_members;
 
-/// The largest answer of a token endpoint, in bytes.
-pub const MAX_TOKEN_ANSWER_BYTES: usize = 64 * 1024;
 /// The lifetime of a token without `expires_in`.
 pub const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_mins(5);
-/// The longest use of a token, whatever its `expires_in`.
-pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
-/// The time before its end at which a token is no longer used, so that it does not expire on its way. At most a quarter
-/// of its lifetime.
-pub const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
-/// The timeout of a fetch. An attempt that waits for it ends by its own timeout, which is no longer.
-const FETCH_TIMEOUT: Duration = Duration::from_mins(1);
 /// The longest error code of a token endpoint that is shown, in bytes.
 const MAX_ERROR_CODE_BYTES: usize = 64;
 
-/// The credential of one attempt.
-pub(in crate::delivery) struct Authorization {
-    pub(in crate::delivery) value: HeaderValue,
-    /// Whether it was fetched before this attempt, so that a new token may be accepted where this one is refused.
-    pub(in crate::delivery) is_cached: bool,
+/// The form that is posted, and how the client says who it is.
+pub(super) struct ClientCredentials {
+    pub(super) form: String,
+    pub(super) client: ClientProof,
 }
 
-/// A token endpoint, and the present token.
-pub(super) struct TokenSource {
-    endpoint: Destination,
-    authorization: Option<HeaderValue>,
-    form: Bytes,
-    /// Locked while a token is fetched, so that concurrent attempts wait for the same token.
-    state: Mutex<State>,
+pub(super) enum ClientProof {
+    /// The form has id and secret.
+    Form,
+    /// The value of `Authorization`; `None`: it cannot be sent.
+    Basic(Option<HeaderValue>),
+    /// RFC 7523, section 2.2: a token that the client signs for each request.
+    Assertion { client_id: String, audience: String, key: AssertionKey },
 }
 
-#[derive(Default)]
-struct State {
-    token: Option<Token>,
-    /// The time and the error of the last failed fetch. All attempts that waited for it get the same error.
-    failed: Option<(Instant, End)>,
-}
-
-struct Token {
-    value: HeaderValue,
-    fetched_at: Instant,
-    /// The token is used between this time and `usable_until`, by the clock.
-    usable_from: UnixMicros,
-    usable_until: UnixMicros,
-}
-
-impl TokenSource {
-    /// `form` is posted to `endpoint`, with `authorization` if there is one.
-    pub(super) fn new(endpoint: Destination, authorization: Option<HeaderValue>, form: String) -> Self {
-        Self { endpoint, authorization, form: Bytes::from(form), state: Mutex::default() }
-    }
-
-    pub(super) fn endpoint(&self) -> &Destination {
-        &self.endpoint
-    }
-
-    /// The present token, or a new one. `target` is the endpoint with its route.
-    pub(super) async fn get(
-        &self,
-        client: &Client,
-        target: Target<'_>,
-        clock: &dyn Clock,
-    ) -> Result<Authorization, End> {
-        let asked_at = Instant::now();
-        let mut state = self.state.lock().await;
-        let now = clock.now();
-        let usable = |token: &&Token| (token.usable_from..token.usable_until).contains(&now);
-        if let Some(token) = state.token.as_ref().filter(usable) {
-            return Ok(Authorization { value: token.value.clone(), is_cached: token.fetched_at < asked_at });
-        }
-        if let Some((failed_at, end)) = &state.failed
-            && *failed_at >= asked_at
-        {
-            return Err(end.clone());
-        }
-        match self.fetch(client, target).await {
-            Ok((value, lifetime)) => {
-                let usable_until = now.after(lifetime.saturating_sub(EXPIRY_MARGIN.min(lifetime / 4)));
-                let token = Token { value: value.clone(), fetched_at: Instant::now(), usable_from: now, usable_until };
-                *state = State { token: Some(token), failed: None };
-                Ok(Authorization { value, is_cached: false })
+impl ClientCredentials {
+    pub(super) fn build(&self, target: Target<'_>, now: UnixMicros) -> Result<OutgoingRequest, End> {
+        let mut head = RequestHead::new("POST", target);
+        head.field("Accept", b"application/json")?;
+        head.field("Accept-Encoding", b"identity")?;
+        head.field("Content-Type", b"application/x-www-form-urlencoded")?;
+        let mut form = self.form.clone();
+        match &self.client {
+            ClientProof::Form => {}
+            ClientProof::Basic(authorization) => {
+                if let Some(authorization) = authorization {
+                    head.field("Authorization", authorization.as_bytes())?;
+                }
             }
-            Err(end) => {
-                *state = State { token: None, failed: Some((Instant::now(), end.clone())) };
-                Err(end)
+            ClientProof::Assertion { client_id, audience, key } => {
+                let assertion = key.assert(client_id, audience, now);
+                let assertion =
+                    assertion.ok_or_else(|| End::Auth("no token: the private key cannot sign".to_owned()))?;
+                form.push_str(
+                    "&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer",
+                );
+                // Base64 for URLs and dots need no escapes.
+                form.extend(["&client_assertion=", &*assertion]);
             }
         }
+        Ok(head.with_body(form.into()))
     }
 
-    /// Drops the present token if it is the refused one.
-    pub(super) async fn forget(&self, refused: &Authorization) {
-        let mut state = self.state.lock().await;
-        if state.token.as_ref().is_some_and(|token| token.value == refused.value) {
-            state.token = None;
-        }
-    }
-
-    async fn fetch(&self, client: &Client, target: Target<'_>) -> Result<(HeaderValue, Duration), End> {
-        let build = || {
-            let mut head = RequestHead::new("POST", target);
-            head.field("Accept", b"application/json")?;
-            head.field("Accept-Encoding", b"identity")?;
-            head.field("Content-Type", b"application/x-www-form-urlencoded")?;
-            if let Some(authorization) = &self.authorization {
-                head.field("Authorization", authorization.as_bytes())?;
-            }
-            Ok(head.with_body(self.form.clone()))
-        };
-        let fetched = client.request_by(target, build, MAX_TOKEN_ANSWER_BYTES, FETCH_TIMEOUT).await;
-        let answer = fetched.map_err(without_token)?;
-        read_token(&answer).map_err(|reason| End::Auth(format!("no token: {reason}")))
-    }
-}
-
-/// The end of an attempt that got no token. A refusal of the guard and a lack of local resources are kept, since they
-/// are not the receiver's fault.
-fn without_token(end: End) -> End {
-    match end {
-        End::Blocked(reason) => End::Blocked(format!("token_url: {reason}")),
-        End::Local(_) | End::Proxy(_) => end,
-        end => End::Auth(format!("no token: {}", end.error_text().unwrap_or_default())),
+    /// The value of `Authorization` with the token, and its lifetime.
+    pub(super) fn read(answer: &Response<Bytes>) -> Result<(HeaderValue, Duration), String> {
+        read_token(answer)
     }
 }
 

@@ -4,8 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroize;
 
-/// Shown in place of a secret. No secret can be this text: sent back, it stands for the present secret.
-pub const SHOWN_SECRET: &str = "…";
+pub use crate::signing::SHOWN_SECRET;
 
 /// A secret as a user gave it. `Debug` shows nothing, and a drop clears the memory. The serialised form is the text.
 #[derive(Clone, Default, PartialEq, Eq)]

@@ -74,6 +74,11 @@ impl Queue {
         self.entries.iter().map(Queued::seq)
     }
 
+    /// Those that the store has no row for.
+    pub(super) fn unstored(&self) -> impl Iterator<Item = &Queued> {
+        self.entries.iter().filter(|queued| !queued.is_stored)
+    }
+
     pub(super) fn has_stored(&self) -> bool {
         self.entries.iter().any(|queued| queued.is_stored)
     }

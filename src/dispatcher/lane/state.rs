@@ -278,22 +278,11 @@ impl State {
 
     /// For a queue that has something in it.
     pub(super) fn readiness(&self, now: Instant) -> Readiness {
-        let Backlog { queue, under_way, .. } = &self.backlog;
-        let Some(first) = queue.first() else { return Readiness::Now };
-        let policy = &self.settings.policy;
-        if policy.ordered && (self.backlog.is_early(first) || !under_way.is_empty()) {
+        let Some(first) = self.backlog.queue.first() else { return Readiness::Now };
+        if self.is_ordered() && (self.backlog.is_early(first) || !self.backlog.under_way.is_empty()) {
             return Readiness::AfterOthers;
         }
-        let limited = self.limiter.as_ref().map(|limiter| limiter.ready_at(now));
-        let gathering = policy.batch.and_then(|batch| {
-            let is_full = queue.len() >= self.settings.most_together(first) || queue.bytes() >= batch.max_bytes;
-            // A probe finds out at once.
-            (!is_full && !self.breaker.is_open()).then(|| first.waits_since + batch.max_wait)
-        });
-        match limited.max(gathering).max(self.rest.ends_at(now)) {
-            Some(at) if at > now => Readiness::At(at),
-            _ => Readiness::Now,
-        }
+        self.limit(now).map_or(Readiness::Now, |(_, at)| Readiness::At(at))
     }
 
     /// There is nothing to probe with: another probe is for later.

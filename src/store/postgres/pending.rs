@@ -11,7 +11,10 @@ use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::store::failure::Failure;
 use crate::store::read_back::ReadBack;
-use crate::store::{Due, DueDelivery, LiveEvent, MAX_PROBE_CHOICE, MAX_UNSETTLED_BYTES, Portion, Unsettled};
+use crate::store::{
+    Due, DueDelivery, LiveEvent, MAX_COUNTED_WAITING, MAX_PROBE_CHOICE, MAX_UNSETTLED_BYTES, Portion, Unsettled,
+    Waiting,
+};
 use crate::webhook::WebhookSeq;
 
 /// An event from the columns `seq, id, topic, type, body, hops, checksum`, at `first` and after.
@@ -198,6 +201,35 @@ pub(super) async fn next_due(
         )
         .await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// Served by the indexes `pending_due` and `pending_in_order`.
+pub(super) async fn waiting(connection: &Connection, webhooks: &[WebhookSeq]) -> Result<Vec<Waiting>, Failure> {
+    let rows = connection
+        .query(
+            "SELECT counted.count, oldest.accepted_at
+             FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (webhook, place)
+                 CROSS JOIN LATERAL (
+                     SELECT count(*)::integer AS count FROM (
+                         SELECT 1 FROM pending
+                         WHERE NOT in_memory AND webhook_seq = wanted.webhook
+                         LIMIT $2
+                     ) AS first
+                 ) AS counted
+                 LEFT JOIN LATERAL (
+                     SELECT event.accepted_at FROM (
+                         SELECT event_seq FROM pending
+                         WHERE NOT in_memory AND webhook_seq = wanted.webhook
+                         ORDER BY event_seq
+                         LIMIT 1
+                     ) AS first
+                         JOIN event ON event.seq = first.event_seq
+                 ) AS oldest ON true
+             ORDER BY wanted.place",
+            &[&webhooks, &i64::from(MAX_COUNTED_WAITING)],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(Waiting { count: number(row, 0)?, since: row.try_get(1)? })).collect()
 }
 
 /// Deleted webhooks that still have stored pending deliveries. Served by the index `pending_due`.

@@ -13,7 +13,7 @@ use crate::delivery::access::Access;
 use crate::delivery::guard::Destination;
 use crate::delivery::retry::Schedule;
 use crate::fit::fit;
-use crate::signing::{Secret, SigningKeys, StandardKey};
+use crate::signing::{Secret, SignatureInput, Signatures, SigningKeys, StandardKey};
 use crate::store::seal::{Belonging, Sealer};
 use crate::store::{MAX_TENANT_SETTINGS_BYTES, StoreError};
 use crate::topic::Pattern;
@@ -33,6 +33,7 @@ pub(super) struct Columns {
     pub(super) url: String,
     pub(super) decnet_secret: Vec<u8>,
     pub(super) standard_key: Vec<u8>,
+    /// Names. Where one is neither DECNET's nor of Standard Webhooks, `policy` has the signatures.
     pub(super) signatures: String,
     pub(super) timeout_us: i64,
     pub(super) topic_patterns: String,
@@ -93,7 +94,7 @@ impl Columns {
             url: receiver.destination.masked(),
             decnet_secret: seal(receiver.keys.decnet.expose(), DECNET_FIELD)?,
             standard_key: seal(&receiver.keys.standard.expose(), STANDARD_FIELD)?,
-            signatures: join(receiver.signatures.iter().map(|scheme| scheme.as_str().to_owned())),
+            signatures: join(receiver.signatures.profiles().map(|profile| profile.name.to_string())),
             timeout_us: fit(receiver.timeout.as_micros(), i64::MAX),
             topic_patterns: join(settings.topic_patterns.iter().map(Pattern::to_string)),
             enabled: settings.enabled,
@@ -131,7 +132,13 @@ impl Columns {
                 text.split_whitespace().map(str::parse).collect::<Result<_, _>>().map_err(corrupt)?;
             Schedule::from_seconds(&seconds).map_err(corrupt)
         };
-        let signatures = self.signatures.split_whitespace();
+        let signatures = if policy.settings.signatures.is_some() {
+            // They come with the policy.
+            Signatures::default()
+        } else {
+            let names: Vec<SignatureInput> = self.signatures.split_whitespace().map(Into::into).collect();
+            Signatures::parse(&names).map_err(|errors| corrupt(format!("{errors:?}")))?
+        };
         let patterns = self.topic_patterns.split_whitespace();
         let settings = WebhookSettings {
             name: self.name,
@@ -140,7 +147,7 @@ impl Columns {
                 destination: Destination::parse(policy.settings.url.as_ref().unwrap_or(&self.url)).map_err(corrupt)?,
                 method: Method::default(),
                 keys,
-                signatures: signatures.map(str::parse).collect::<Result<_, _>>().map_err(corrupt)?,
+                signatures,
                 timeout: Duration::from_micros(self.timeout_us.unsigned_abs()),
                 access: Access::default(),
             },
@@ -150,7 +157,7 @@ impl Columns {
             retry_schedule: self.retry_schedule.as_deref().map(schedule).transpose()?,
             policy: Policy::default(),
         };
-        settings.patched(&policy.settings).map_err(|errors| corrupt(format!("{errors:?}")))
+        settings.restored(&policy.settings).map_err(|errors| corrupt(format!("{errors:?}")))
     }
 }
 

@@ -10,7 +10,9 @@ use crate::clock::UnixMicros;
 use crate::delivery::id::EventSeq;
 use crate::fit::fit;
 use crate::store::failure::{Failure, corrupt};
-use crate::store::{Due, DueDelivery, MAX_PROBE_CHOICE, MAX_UNSETTLED_BYTES, Portion, Unsettled, owed};
+use crate::store::{
+    Due, DueDelivery, MAX_COUNTED_WAITING, MAX_PROBE_CHOICE, MAX_UNSETTLED_BYTES, Portion, Unsettled, Waiting, owed,
+};
 use crate::webhook::WebhookSeq;
 
 /// Counts the deliveries without a row of every event from the low-water mark on. Both tables are read once, in their
@@ -234,6 +236,24 @@ pub(super) fn next_due(
         next.extend(at.map(|at| (webhook, at)));
     }
     Ok(next)
+}
+
+/// Reads the index `delivery_due` alone, as far as it counts.
+pub(super) fn waiting(connection: &Connection, webhooks: &[WebhookSeq]) -> Result<Vec<Waiting>, Failure> {
+    let mut count = connection.prepare_cached(
+        "SELECT number, (SELECT accepted_at FROM event WHERE seq = oldest) FROM (
+             SELECT count(*) AS number, min(event_seq) AS oldest FROM (
+                 SELECT event_seq FROM delivery INDEXED BY delivery_due
+                 WHERE state = 4 AND webhook_seq = ?1
+                 ORDER BY next_at
+                 LIMIT ?2
+             )
+         )",
+    )?;
+    let mut count_of = |webhook: &WebhookSeq| {
+        count.query_row((webhook, MAX_COUNTED_WAITING), |row| Ok(Waiting { count: row.get(0)?, since: row.get(1)? }))
+    };
+    Ok(webhooks.iter().map(&mut count_of).collect::<Result<_, _>>()?)
 }
 
 /// Deleted webhooks that still have stored pending deliveries.

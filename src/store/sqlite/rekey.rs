@@ -211,7 +211,7 @@ mod tests {
             name: Some(name.to_owned()),
             url: Some("https://siem.example/hook?key=secret".to_owned()),
             topic_patterns: Some(vec![">".to_owned()]),
-            signatures: Some(vec!["ed25519".to_owned()]),
+            signatures: Some(vec!["ed25519".into()]),
             ..WebhookPatch::default()
         })
         .unwrap();

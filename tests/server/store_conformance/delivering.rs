@@ -329,6 +329,23 @@ pub(crate) async fn a_webhook_without_stored_deliveries_has_no_next_due<F: Fixtu
     assert_eq!(store.next_due(None, at(0)).await.unwrap(), [(c, at(700))]);
 }
 
+pub(crate) async fn stored_pending_deliveries_are_counted_by_webhook<F: Fixture>() {
+    let fixture = F::fresh(WIDE).await;
+    let store = fixture.store();
+    let [a, b, c] = webhooks(&*store).await;
+    let all = |disposition| [(a, disposition), (b, Disposition::InMemory)];
+    let first = accept(&*store, new_event("e1", &all(Disposition::Stored))).await;
+    accept(&*store, new_event("e2", &all(Disposition::Stored))).await;
+    let of = |count, since| postrider::store::Waiting { count, since };
+    let accepted_at = store.event(DEFAULT_TENANT, "e1").await.unwrap().unwrap().accepted_at;
+    let waiting = store.waiting(vec![c, a, b]).await.unwrap();
+    assert_eq!(waiting, [of(0, None), of(2, Some(accepted_at)), of(0, None)], "what memory has is not counted");
+    settle(&*store, vec![delivered(key(first, a), 1), failed(key(first, b), 1, at(700))]).await;
+    let counts: Vec<_> = store.waiting(vec![a, b]).await.unwrap().iter().map(|waiting| waiting.count).collect();
+    assert_eq!(counts, [1, 1]);
+    assert!(store.waiting(Vec::new()).await.unwrap().is_empty());
+}
+
 pub(crate) async fn the_health_of_a_webhook_is_settled_too<F: Fixture>() {
     let fixture = F::fresh(WIDE).await;
     let store = fixture.store();

@@ -21,7 +21,7 @@ pub(crate) async fn a_webhook_comes_back_with_all_its_settings<F: Fixture>() {
     let mut fixture = F::fresh(WIDE).await;
     let mut full = settings("Wazuh – main");
     full.description.push_str("Alerts for the night shift\nand \"others\"");
-    full.receiver.signatures = vec![Scheme::Standard];
+    full.receiver.signatures = Scheme::Standard.into();
     full.receiver.timeout = Duration::from_secs(25);
     full.topic_patterns = ["attacker.>", "decky.*.state"].map(|text| Pattern::parse(text).unwrap()).to_vec();
     full.enabled = false;
