@@ -7,6 +7,7 @@ mod body;
 mod budget;
 mod change;
 mod clock;
+pub mod cors;
 mod deliveries;
 mod events;
 mod filters;
@@ -50,6 +51,7 @@ use self::answers::Answers;
 use self::auth::{Auth, Peer};
 use self::body::MAX_BODIES_BYTES;
 use self::budget::{Budget, OwnerOf};
+use self::cors::Cors;
 use self::health::Readiness;
 pub use self::health::{is_about_health, no_connection_left};
 pub use self::metrics::ConnectionCounts;
@@ -80,6 +82,7 @@ pub struct App {
     /// Set when a shutdown begins, for [`health`].
     draining: AtomicBool,
     refusals: Refusals,
+    cors: Cors,
     started: Instant,
     /// The address on which the server listens.
     address: SocketAddr,
@@ -87,7 +90,7 @@ pub struct App {
 
 impl App {
     #[must_use]
-    pub fn new(engine: Arc<Engine>, auth: Auth, address: SocketAddr) -> Arc<Self> {
+    pub fn new(engine: Arc<Engine>, auth: Auth, cors: Cors, address: SocketAddr) -> Arc<Self> {
         Arc::new(Self {
             engine,
             auth,
@@ -99,6 +102,7 @@ impl App {
             readiness: Readiness::default(),
             draining: AtomicBool::new(false),
             refusals: Refusals::default(),
+            cors,
             started: Instant::now(),
             address,
         })
@@ -200,23 +204,23 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
     Problem::internal(format!("a handler panicked: {}", text.unwrap_or("no message"))).into_response()
 }
 
-/// Counts a request, and adds the headers about sniffing and caching to the answer.
+/// Counts a request, answers preflights, and adds the headers about sniffing, caching and other origins to the answer.
 async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     let started = Instant::now();
-    let mut response = match refusals::of_head(&request) {
-        None => {
-            let owner = OwnerOf::default();
-            request.extensions_mut().insert(owner.clone());
-            let answer = next.run(request).await;
-            app.answers.admit(owner.get(), answer)
-        }
-        Some(refusal) => {
-            app.refusals.note_malformed(peer);
-            refusal
-        }
+    let consent = app.cors.consent(&request);
+    let mut response = if let Some(refusal) = refusals::of_head(&request) {
+        app.refusals.note_malformed(peer);
+        refusal
+    } else if let Some(leave) = consent.to_preflight(&request) {
+        leave
+    } else {
+        let owner = OwnerOf::default();
+        request.extensions_mut().insert(owner.clone());
+        let answer = next.run(request).await;
+        app.answers.admit(owner.get(), answer)
     };
     let path = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     app.refusals.note(response.status(), &method, path, peer);
@@ -231,6 +235,7 @@ async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) 
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    consent.tell(headers);
     response
 }
 

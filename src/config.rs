@@ -23,6 +23,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::api::cors::{MAX_CORS_ORIGINS, WebOrigin};
 use crate::delivery::client::{ClientOptions, NoProxy, Roots, ServerProxy};
 use crate::delivery::guard::{EgressPolicy, HostPattern, SystemResolver};
 use crate::delivery::retry::Schedule;
@@ -123,6 +124,7 @@ struct Values {
     poll_interval: Span,
     drain_timeout: Span,
     max_connections_per_peer: NonZeroUsize,
+    cors_origins: Vec<WebOrigin>,
     allow_private: Vec<IpNet>,
     allow_private_destinations: bool,
     allow_hosts: Vec<HostPattern>,
@@ -310,6 +312,12 @@ impl Config {
         if values.node_name.chars().any(char::is_control) {
             return Err(invalid("node_name", "must not have control characters".to_owned()));
         }
+        if values.cors_origins.len() > MAX_CORS_ORIGINS {
+            return Err(invalid(
+                "cors_origins",
+                format!("has {} origins, must have at most {MAX_CORS_ORIGINS}", values.cors_origins.len()),
+            ));
+        }
         NodeSettings::check(values.lease.0, values.poll_interval.0).map_err(|(key, reason)| invalid(key, reason))?;
         if values.max_in_flight.get() < 3 {
             return Err(invalid("max_in_flight", "must be at least 3".to_owned()));
@@ -388,6 +396,7 @@ impl Config {
             is_new_installation: false,
             drain_timeout: values.drain_timeout.0,
             max_connections_per_peer: values.max_connections_per_peer.get(),
+            cors_origins: values.cors_origins,
             admin_token: self.admin_token,
             master_key: self.master_key,
             client: ClientOptions { user_agent: self.user_agent, ..client },

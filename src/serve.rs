@@ -34,6 +34,7 @@ pub use self::stores::StoreSettings;
 use self::strict::Strict;
 use self::write_timeout::WriteTimeout;
 use crate::api::auth::{Auth, Peer, hash_token, new_token};
+use crate::api::cors::{Cors, WebOrigin};
 use crate::api::{self, App};
 use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::dashboard;
@@ -73,6 +74,8 @@ pub struct ServeSettings {
     pub drain_timeout: Duration,
     /// Connections of one peer at once.
     pub max_connections_per_peer: usize,
+    /// The origins whose pages may use the API.
+    pub cors_origins: Vec<WebOrigin>,
     /// `None`: generated at the first start, and given once in [`Started::new_admin_token`].
     pub admin_token: Option<SecretString>,
     /// `None`: the key file in the data folder, made at the first start of all nodes.
@@ -129,7 +132,7 @@ pub async fn serve(
         node: named(settings.node, address),
     };
     let engine = Engine::start(store, client, Arc::new(clock), engine_settings).await?;
-    let app = App::new(Arc::clone(&engine), auth, address);
+    let app = App::new(Arc::clone(&engine), auth, Cors::new(&settings.cors_origins), address);
 
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     started(&Started { address, new_admin_token });

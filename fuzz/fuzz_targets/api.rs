@@ -11,6 +11,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use libfuzzer_sys::fuzz_target;
 use postrider::api::auth::{Auth, TENANT_HEADER, hash_token, new_token};
+use postrider::api::cors::Cors;
 use postrider::api::{App, service};
 use postrider::clock::SystemClock;
 use postrider::delivery::client::{Client, ClientOptions};
@@ -63,7 +64,7 @@ static SETUP: LazyLock<Setup> = LazyLock::new(|| {
         let events = events.map(|json| Event::from_json(json.as_bytes(), NOW).expect("an event")).collect();
         engine.publish(DEFAULT_TENANT, events).await.expect("events are accepted");
         let auth = Auth::new(store, Some(hash_token(&token)));
-        App::new(engine, auth, SocketAddr::from(([127, 0, 0, 1], 4665)))
+        App::new(engine, auth, Cors::default(), SocketAddr::from(([127, 0, 0, 1], 4665)))
     });
     let service = BoxCloneSyncService::new(service(&app, postrider::dashboard::routes()));
     Setup { service, authorization: format!("Bearer {}", token.expose_secret()), _folder: folder }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Count, Keep, Location, Port, ProxyUrl, Resolver, Size, Span};
+use crate::api::cors::WebOrigin;
 use crate::delivery::client::{DEFAULT_CONNECT_TIMEOUT, NoProxy};
 use crate::delivery::guard::HostPattern;
 use crate::delivery::retry::Schedule;
@@ -60,6 +61,9 @@ pub struct RawConfig {
     /// Let one client's address have this many connections, and answer 503 to more [default: 2048]
     #[arg(long, value_name = "COUNT")]
     pub max_connections_per_peer: Option<NonZeroUsize>,
+    /// Let pages of this origin use the API, as in `https://console.example` (repeatable)
+    #[arg(long, value_name = "ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Option<Vec<WebOrigin>>,
     /// Let webhooks reach this private network (repeatable)
     #[arg(long, value_name = "CIDR")]
     pub allow_private: Option<Vec<IpNet>>,
@@ -189,6 +193,7 @@ pub(super) fn defaults() -> RawConfig {
         poll_interval: Some(Span(DEFAULT_POLL_INTERVAL)),
         drain_timeout: Some(Span(Duration::from_secs(30))),
         max_connections_per_peer: NonZeroUsize::new(2_048),
+        cors_origins: Some(Vec::new()),
         allow_private: Some(Vec::new()),
         allow_private_destinations: Some(false),
         allow_hosts: Some(Vec::new()),

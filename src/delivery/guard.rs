@@ -44,7 +44,7 @@ pub(crate) use self::resolver::SearchingResolver;
 pub use self::resolver::{MAX_SYSTEM_LOOKUPS, Resolve, ResolveError, SharedResolver, SystemResolver};
 
 /// The longest URL of a webhook, in bytes, as given and as sent.
-pub const MAX_URL_BYTES: usize = 2_048;
+pub const MAX_URL_BYTES: usize = 2_083;
 
 /// The host of a URL: an address, or a name that must be resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

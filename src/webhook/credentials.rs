@@ -8,7 +8,9 @@ use crate::delivery::guard::Destination;
 use crate::delivery::receiver::Webhook;
 
 /// `patch` with the credentials of its URL in `auth`, so that the URL that is stored and shown has none.
-pub(super) fn out_of_url(patch: WebhookPatch) -> Result<WebhookPatch, WebhookError> {
+pub(super) fn out_of_url(mut patch: WebhookPatch) -> Result<WebhookPatch, WebhookError> {
+    // Blanks around a URL come from copying it (and the URL Standard drops them, too).
+    patch.url = patch.url.map(|url| url.trim_matches(|c: char| c <= ' ').to_owned());
     let split = patch.url.as_deref().map(split_credentials).transpose().map_err(WebhookError::from)?;
     let Some((url, auth)) = split.flatten() else { return Ok(patch) };
     if matches!(patch.auth, Some(Some(_))) {

@@ -1,7 +1,9 @@
 //! Settings of a webhook as a user gives them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -45,7 +47,7 @@ pub struct WebhookPatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Method>)]
     pub method: Option<String>,
-    /// Topics wanted: `*` stands for one token, a last `>` for one or more.
+    /// Topics wanted: `*` stands for one token, a last `>` for one or more. Empty texts are passed over.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 256)]
     pub topic_patterns: Option<Vec<String>>,
@@ -68,7 +70,7 @@ pub struct WebhookPatch {
     #[schema(min_items = 1, max_items = 8)]
     pub signatures: Option<Vec<SignatureInput>>,
     /// While it is off, its events are skipped. Turning it on closes the circuit.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "switch", skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// While it is on, deliveries wait: events are accepted and owed, and all go out when it is turned off again.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -232,6 +234,41 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Res
     Option::deserialize(deserializer).map(Some)
 }
 
+/// A switch, also in the spellings that clients of the original may use: 1 and 0, and words as `"false"`.
+fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    struct Switch;
+    impl Visitor<'_> for Switch {
+        type Value = bool;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true or false")
+        }
+        fn visit_bool<E: serde::de::Error>(self, is_on: bool) -> Result<bool, E> {
+            Ok(is_on)
+        }
+        fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<bool, E> {
+            match number {
+                0 => Ok(false),
+                1 => Ok(true),
+                other => Err(E::invalid_value(Unexpected::Unsigned(other), &self)),
+            }
+        }
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<bool, E> {
+            match &*text.to_ascii_lowercase() {
+                "true" | "t" | "yes" | "y" | "on" | "1" => Ok(true),
+                "false" | "f" | "no" | "n" | "off" | "0" => Ok(false),
+                _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+            }
+        }
+    }
+    struct Given(bool);
+    impl<'de> Deserialize<'de> for Given {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(Switch).map(Self)
+        }
+    }
+    Ok(Option::<Given>::deserialize(deserializer)?.map(|Given(is_on)| is_on))
+}
+
 impl WebhookPatch {
     /// `access` with what this names over it, and what is masked as before; `None`: it names nothing of it.
     pub(super) fn access_over(&self, access: &RawAccess) -> Option<RawAccess> {
@@ -260,6 +297,30 @@ impl WebhookPatch {
             client_certificate: client_certificate.map(Some),
             proxy: proxy.map(Some),
             ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_is_a_boolean_or_what_the_original_takes_for_one() {
+        let read = |value: &str| {
+            serde_json::from_str::<WebhookPatch>(&format!(r#"{{"enabled": {value}}}"#)).map(|patch| patch.enabled)
+        };
+        for on in ["true", "1", r#""true""#, r#""True""#, r#""on""#, r#""yes""#, r#""1""#] {
+            assert_eq!(read(on).unwrap(), Some(true), "{on}");
+        }
+        for off in ["false", "0", r#""false""#, r#""FALSE""#, r#""off""#, r#""no""#, r#""0""#] {
+            assert_eq!(read(off).unwrap(), Some(false), "{off}");
+        }
+        assert_eq!(read("null").unwrap(), None);
+        assert_eq!(serde_json::from_str::<WebhookPatch>("{}").unwrap().enabled, None);
+        for other in ["2", "-1", "0.5", r#""""#, r#""maybe""#, "[]", "{}"] {
+            let error = read(other).unwrap_err().to_string();
+            assert!(error.contains("expected true or false"), "{other}: {error}");
         }
     }
 }

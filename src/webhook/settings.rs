@@ -337,7 +337,8 @@ impl Checked {
                 ),
             }
         }
-        texts.extend(given.iter().map(String::as_str));
+        // Clients of the original send the empty lines of their forms along.
+        texts.extend(given.iter().map(String::as_str).filter(|text| !text.is_empty()));
         if texts.is_empty() && simple_events.is_empty() {
             self.errors.push(WebhookError::NoPattern);
         }

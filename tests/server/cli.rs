@@ -293,6 +293,25 @@ fn the_server_s_proxy_is_read_from_everywhere_and_its_password_is_shown_nowhere(
 }
 
 #[test]
+fn origins_of_pages_are_named_one_by_one_wherever_they_are_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let origins = serde_json::json!(["https://console.example", "http://localhost:8080"]);
+    let flag = ["config", "--json", "--cors-origins", "HTTPS://Console.example:443/,http://localhost:8080"];
+    let shown = json(&run(&mut postrider(folder.path(), &flag)).stdout);
+    assert_eq!(setting(&shown, "cors_origins"), (origins.clone(), "flag".to_owned()));
+    let mut command = postrider(folder.path(), &["config", "--json"]);
+    let output = run(command.env("POSTRIDER_CORS_ORIGINS", "https://console.example, http://localhost:8080"));
+    assert_eq!(setting(&json(&output.stdout), "cors_origins"), (origins, "env".to_owned()));
+    for (origin, reason) in
+        [("*", "name the origins"), ("https://console.example/app", "no path"), ("null", "sandboxed")]
+    {
+        let output = run(postrider(folder.path(), &["config"]).env("POSTRIDER_CORS_ORIGINS", origin));
+        let error = text(&output.stderr);
+        assert!(!output.status.success() && error.contains(reason), "{origin}: {error}");
+    }
+}
+
+#[test]
 fn a_status_in_two_lists_of_the_server_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, reason) in [

@@ -205,7 +205,7 @@ mod tests {
             let reason = refused(url);
             assert!(reason.contains(expected) && !reason.contains("geheim"), "{url}: {reason}");
         }
-        assert!(refused(&format!("http://{}:1", "a".repeat(MAX_URL_BYTES))).contains("limit is 2048"));
+        assert!(refused(&format!("http://{}:1", "a".repeat(MAX_URL_BYTES))).contains("limit is 2083"));
         assert!(refused(&format!("http://a:{}@p.example:1", "b".repeat(256))).contains("must have 1 to 255"));
     }
 

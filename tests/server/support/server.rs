@@ -36,6 +36,7 @@ pub(crate) fn settings(folder: &Path) -> ServeSettings {
         is_new_installation: false,
         drain_timeout: Duration::from_secs(5),
         max_connections_per_peer: 2_048,
+        cors_origins: Vec::new(),
         admin_token: None,
         master_key: None,
         client: ClientOptions {
