@@ -12,7 +12,7 @@ use crate::delivery::id::DeliveryKey;
 use crate::dispatcher::lane::Hold;
 use crate::engine::Engine;
 use crate::engine::waiting::Backlog;
-use crate::store::StoredDelivery;
+use crate::store::{StoredDelivery, Waiting};
 use crate::webhook::WebhookRecord;
 
 /// What keeps deliveries waiting.
@@ -42,24 +42,17 @@ pub(super) enum WaitingFor {
 type Reason = (WaitingFor, Option<UnixMicros>);
 
 /// What the deliveries of a webhook wait for.
-#[derive(Clone, Copy, Default, Serialize, ToSchema)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Waits {
-    /// What its deliveries wait for, or the next of them does. `rate`, `batch`, `order` and `slot` are known at the server that
-    /// makes the webhook's attempts.
-    #[schema(required)]
     pub(super) waiting_for: Option<WaitingFor>,
-    /// Until when at least; `null`: nobody knows, or they do not wait.
-    #[schema(required)]
-    waiting_until: Option<Time>,
-    /// How many deliveries wait, counted up to 10,000. What is being attempted may be among them.
-    waiting: u32,
-    /// When the event of the oldest of those was accepted.
-    #[schema(required)]
-    waiting_since: Option<Time>,
+    pub(super) until: Option<UnixMicros>,
+    pub(super) count: u32,
+    pub(super) since: Option<UnixMicros>,
 }
 
 /// What a delivery waits for.
 #[derive(Default, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "they stand among others in the answer")]
 pub(super) struct DeliveryWait {
     /// What it waits for, if it is pending and not being attempted.
     #[schema(required)]
@@ -102,15 +95,16 @@ impl Waits {
         Self::default().with(reason)
     }
 
+    /// With what else is known.
     pub(super) fn with_backlog(self, backlog: &Backlog) -> Self {
         let reason = backlog.hold.filter(|_| self.waiting_for.is_none()).map(of_lane);
-        let (waiting, waiting_since) = (backlog.waiting.count, backlog.waiting.since.map(Time));
-        Self { waiting, waiting_since, ..self.with(reason) }
+        let Waiting { count, since } = backlog.waiting;
+        Self { count, since, ..self.with(reason) }
     }
 
     fn with(self, reason: Option<Reason>) -> Self {
         let Some((what, until)) = reason else { return self };
-        Self { waiting_for: Some(what), waiting_until: until.map(Time), ..self }
+        Self { waiting_for: Some(what), until, ..self }
     }
 }
 

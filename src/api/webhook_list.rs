@@ -13,7 +13,7 @@ use super::auth::WebhookReader;
 use super::input::{FIRST_OF_A_LIST, Params};
 use super::problem::Problem;
 use super::views::{ListOrPage, Time};
-use super::waiting::{Waits, backlogs};
+use super::waiting::{WaitingFor, Waits, backlogs};
 use super::webhooks::Webhook;
 use crate::store::{DEFAULT_PAGE_ITEMS, Page};
 
@@ -45,8 +45,8 @@ pub(super) async fn list(
     let now = app.engine.now();
     let mut owed = backlogs(&app.engine, &page.items).await?.into_iter();
     Ok(Json(ListOrPage::new(is_page, page, |record| {
-        let mut webhook = Webhook::shown(&record, now, sees_urls);
-        webhook.waits = webhook.waits.with_backlog(&owed.next().unwrap_or_default());
+        let waits = Waits::of(&record, now).with_backlog(&owed.next().unwrap_or_default());
+        let webhook = Webhook::shown(&record, now, sees_urls).waiting(waits);
         if is_short { ListedWebhook::Short(webhook.into()) } else { ListedWebhook::Whole(Box::new(webhook)) }
     })))
 }
@@ -76,8 +76,13 @@ pub(super) struct ShortWebhook {
     last_error: Option<String>,
     #[schema(required)]
     auto_disabled_at: Option<Time>,
-    #[serde(flatten)]
-    waits: Waits,
+    #[schema(required)]
+    waiting_for: Option<WaitingFor>,
+    #[schema(required)]
+    waiting_until: Option<Time>,
+    waiting: u32,
+    #[schema(required)]
+    waiting_since: Option<Time>,
 }
 
 impl From<Webhook> for ShortWebhook {
@@ -93,7 +98,10 @@ impl From<Webhook> for ShortWebhook {
             consecutive_failures: webhook.consecutive_failures,
             last_error: webhook.last_error,
             auto_disabled_at: webhook.auto_disabled_at,
-            waits: webhook.waits,
+            waiting_for: webhook.waiting_for,
+            waiting_until: webhook.waiting_until,
+            waiting: webhook.waiting,
+            waiting_since: webhook.waiting_since,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `/webhooks`: receivers, in the original's shape and with more.
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::input::{Given, Id, NoInput, Params};
 use super::keys::{self, Keys};
 use super::problem::Problem;
 use super::views::{Message, Time};
-use super::waiting::{Waits, backlogs};
+use super::waiting::{WaitingFor, Waits, backlogs};
 use crate::clock::UnixMicros;
 use crate::delivery::access::{RawAuth, RawClientCertificate, RawProxy, SecretText};
 use crate::delivery::retry::Schedule;
@@ -201,8 +202,18 @@ pub(super) struct Webhook {
     /// While deliveries wait, because the receiver fails or has asked for time: when the next attempt may be made.
     #[schema(required)]
     next_probe_at: Option<Time>,
-    #[serde(flatten)]
-    pub(super) waits: Waits,
+    /// What its deliveries wait for, or the next of them does. `rate`, `batch`, `order` and `slot` are known at the server that
+    /// makes the webhook's attempts.
+    #[schema(required)]
+    pub(super) waiting_for: Option<WaitingFor>,
+    /// Until when at least; `null`: nobody knows, or they do not wait.
+    #[schema(required)]
+    pub(super) waiting_until: Option<Time>,
+    /// How many deliveries wait, counted up to 10,000. What is being attempted may be among them.
+    pub(super) waiting: u32,
+    /// When the event of the oldest of those was accepted.
+    #[schema(required)]
+    pub(super) waiting_since: Option<Time>,
     created_at: Time,
     updated_at: Time,
     /// What an operator should know, each beginning with a stable word: `insecure_url: …`.
@@ -236,8 +247,13 @@ impl Webhook {
 
     /// With what `record` is owed.
     async fn with_backlog(self, app: &App, record: WebhookRecord) -> Result<Self, Problem> {
-        let backlog = backlogs(&app.engine, &[record]).await?.pop().unwrap_or_default();
-        Ok(Self { waits: self.waits.with_backlog(&backlog), ..self })
+        let backlog = backlogs(&app.engine, slice::from_ref(&record)).await?.pop().unwrap_or_default();
+        Ok(self.waiting(Waits::of(&record, app.engine.now()).with_backlog(&backlog)))
+    }
+
+    pub(super) fn waiting(self, waits: Waits) -> Self {
+        let Waits { waiting_for, until, count: waiting, since } = waits;
+        Self { waiting_for, waiting_until: until.map(Time), waiting, waiting_since: since.map(Time), ..self }
     }
 
     fn new(record: &WebhookRecord, now: UnixMicros) -> Self {
@@ -286,7 +302,10 @@ impl Webhook {
             last_error: health.last_error.clone(),
             auto_disabled_at: health.auto_disabled_at.map(Time),
             next_probe_at: health.probe_at.filter(|at| health.auto_disabled_at.is_some() || *at > now).map(Time),
-            waits: Waits::of(record, now),
+            waiting_for: None,
+            waiting_until: None,
+            waiting: 0,
+            waiting_since: None,
             created_at: Time(record.created_at),
             updated_at: Time(record.updated_at),
             warnings: warnings(record),

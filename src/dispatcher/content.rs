@@ -92,9 +92,8 @@ fn rendered(shared: &Shared, delivery: Uuid, queued: &Queued) -> Rendered {
 async fn shaped(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job) -> Option<(Job, Content)> {
     let delivery = shared.store.delivery_ids().encode(DeliveryKey { event: job.queued.seq(), webhook: lane.seq });
     let rendered = rendered(shared, delivery, &job.queued);
-    let shaped = shared.shaping.shape(&job.settings, &job.queued.event.live, rendered).await;
-    match shaped {
-        Ok(shaped) => Some((job, Content::Shaped(shaped))),
+    match shared.shaping.shape(&job.settings, &job.queued.event.live, rendered).await {
+        Ok(body) => Some((job, Content::Shaped(body))),
         // The machine may be busy: tried again as any attempt that failed here.
         Err(error) if error.took_too_long => Some((job, Content::Late(error.to_string()))),
         Err(error) => {
@@ -123,9 +122,9 @@ async fn batch(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job, form: BatchForm
         } else {
             let rendered = rendered(shared, delivery, &queued);
             match shared.shaping.shape(&settings, &queued.event.live, rendered).await {
-                Ok(shaped) => {
-                    content_type.get_or_insert(shaped.content_type);
-                    shaped.body
+                Ok(one) => {
+                    content_type.get_or_insert(one.content_type);
+                    one.body
                 }
                 Err(error) if error.took_too_long => {
                     left.push(queued);

@@ -200,8 +200,8 @@ async fn attempt_once(
             let hops = shared.stamp.value(events().map(Event::hops));
             (webhook_id, attempt::Message { hops, ..batch::message(webhook_id, content, events()) })
         }
-        Content::Shaped(shaped) => {
-            (&*id_of(&job.queued).hyphenated().encode_lower(&mut buffer), shaped.message(&shared.stamp))
+        Content::Shaped(body) => {
+            (&*id_of(&job.queued).hyphenated().encode_lower(&mut buffer), body.message(&shared.stamp))
         }
         Content::Event => {
             let hops = shared.stamp.value([event.hops()]);

@@ -17,7 +17,7 @@ pub(crate) enum BatchForm {
     /// `{"events":[…],"id":…,"v":1}`.
     Events,
     Array,
-    /// The batched mode of CloudEvents 1.0: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
+    /// The batched mode of `CloudEvents` 1.0: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
     CloudEvents,
     Lines {
         is_json: bool,

@@ -450,7 +450,7 @@ fn login(url: String) -> RawAuth {
 #[tokio::test]
 async fn a_login_brings_a_token_that_is_kept_and_renewed() {
     let (receiver, mut requests) = wazuh().await;
-    let url = |path: &str| receiver.url().trim_end_matches('/').to_owned() + path;
+    let url = |path: &str| format!("http://{}{path}", receiver.addr);
     let auth = Some(login(url("/security/user/authenticate")));
     let webhook = with(&url("/events"), RawAccess { auth, ..RawAccess::default() });
     let client = client(Roots::WebPki);
@@ -487,7 +487,7 @@ async fn a_login_may_post_json_and_its_token_may_have_a_header_of_its_own() {
         }
     })
     .await;
-    let url = |path: &str| receiver.url().trim_end_matches('/').to_owned() + path;
+    let url = |path: &str| format!("http://{}{path}", receiver.addr);
     let auth = RawAuth::Login {
         url: url("/login"),
         method: LoginMethod::Put,

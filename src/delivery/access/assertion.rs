@@ -1,4 +1,4 @@
-//! A client's own tokens for a token endpoint (`private_key_jwt`: RFC 7523, section 2.2, and OpenID Connect Core, section 9).
+//! A client's own tokens for a token endpoint (`private_key_jwt`: RFC 7523, section 2.2, and `OpenID` Connect Core, section 9).
 
 use super::SecretText;
 use super::identity::private_key;

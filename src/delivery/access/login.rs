@@ -96,14 +96,15 @@ impl Login {
     }
 }
 
-/// The text at `pointer`, through objects.
+/// The text at `pointer`, through objects; `None`: there is none, or no text.
 fn member(json: &str, pointer: &[String]) -> Option<String> {
     let mut at = json.to_owned();
     for name in pointer {
         let members = object_members(at.as_bytes()).ok()?;
         at = members.into_iter().find(|(key, _)| **key == **name)?.1.into();
     }
-    Some(at)
+    let is_text = at != "null" && !at.starts_with(['{', '[']);
+    is_text.then_some(at)
 }
 
 /// The names of a JSON pointer (RFC 6901).
@@ -175,7 +176,8 @@ mod tests {
         for (login, status, body, expected) in [
             (&pointed, 401, "no", "the login answered 401"),
             (&pointed, 200, "geheim", "no token where"),
-            (&pointed, 200, r#"{"data": {"token": null, "x": "geheim"}}"#, "1 to 8192 bytes"),
+            (&pointed, 200, r#"{"data": {"token": null, "x": "geheim"}}"#, "no token where"),
+            (&pointed, 200, r#"{"data": {"token": {"x": "geheim"}}}"#, "no token where"),
             (&pointed, 200, r#"{"data": ["geheim"]}"#, "no token where"),
             (&login(None, None), 200, "", "1 to 8192 bytes"),
             (&login(None, None), 200, "geheim\r\nx: y", "1 to 8192 bytes"),

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::Lane;
+use super::queue::Queued;
 use super::state::State;
 use crate::clock::UnixMicros;
 use crate::store::EventSeq;
@@ -52,7 +53,7 @@ impl State {
     fn goes_before(&self, event: EventSeq) -> Option<EventSeq> {
         let backlog = &self.backlog;
         let awaited = backlog.awaited.map(|(awaited, _)| awaited);
-        let first = backlog.queue.first().map(|first| first.seq());
+        let first = backlog.queue.first().map(Queued::seq);
         let earliest = backlog.under_way.iter().copied().chain(awaited).chain(first).min()?;
         (self.is_ordered() && earliest < event).then_some(earliest)
     }
