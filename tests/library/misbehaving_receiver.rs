@@ -329,7 +329,7 @@ async fn one_that_redirects_to_the_cloud_s_credentials() {
 
 /// Head lines that spoil neither the verdict nor the rule for using the connection again: the second part says whether
 /// the end of the answer is beyond doubt.
-const ODD_HEADS: [(&[u8], bool); 19] = [
+const ODD_HEADS: [(&[u8], bool); 22] = [
     (b"Content-Length: 2\r\n", true),
     (b"X-Empty:\r\nContent-Length: 2\r\n", true),
     (b"X-Latin: caf\xe9\r\nContent-Length: 2\r\n", true),
@@ -343,6 +343,9 @@ const ODD_HEADS: [(&[u8], bool); 19] = [
     (b"X-Control: a\x01b\r\nContent-Length: 2\r\n", false),
     (b"X-Zero: a\0b\r\nContent-Length: 2\r\n", false),
     (b"X-Folded: a\r\n b\r\nContent-Length: 2\r\n", false),
+    (b"Content-Length:\r\n 2\r\n", false),
+    (b"Transfer-Encoding:\r\n chunked\r\n", false),
+    (b"Transfer-Encoding: gzip,\r\n\tchunked\r\n", false),
     (b"X-Bare: a\nContent-Length: 2\r\n", false),
     (b"X-Return: a\rb\r\nContent-Length: 2\r\n", false),
     (b"Content-Length: 2\r\nContent-Length: 3\r\n", false),
