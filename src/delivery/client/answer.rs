@@ -32,6 +32,9 @@ pub enum BodyEnd {
     Broken,
 }
 
+/// What every status line begins with.
+const BEGINNING: &[u8] = b"HTTP/";
+
 /// Why the beginning of an answer is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
@@ -263,8 +266,10 @@ impl AnswerReader {
             // Left over from the answer before it, or from a careless sender.
             Stage::StatusLine if text.is_empty() => self.is_doubtful = true,
             Stage::StatusLine => {
-                let (minor_version, status) = status_line(text).ok_or_else(|| unreadable(text))?;
-                self.head = Head { is_http_1_0: minor_version == 0, ..Head::default() };
+                let (version, status) = status_line(text).ok_or_else(|| unreadable(text))?;
+                self.head = Head { is_http_1_0: version == (1, 0), ..Head::default() };
+                // Some programs behind a server write `HTTP/2.0` themselves.
+                self.is_doubtful |= version.0 != 1;
                 self.status = (status >= 200 || status == SWITCHING_PROTOCOLS).then_some(status);
                 self.stage = Stage::Fields;
                 self.forget_lines();
@@ -396,20 +401,19 @@ impl Head {
     }
 }
 
-/// `HTTP/1.1 200 OK`: the minor version and the status, 100 to 999. What follows the status is for people.
-fn status_line(line: &[u8]) -> Option<(u8, u16)> {
-    let rest = line.strip_prefix(b"HTTP/1.")?;
-    let (minor, rest) = rest.split_first()?;
+/// `HTTP/1.1 200 OK`: the version and the status, 100 to 999. What follows the status is for people.
+fn status_line(line: &[u8]) -> Option<((u8, u8), u16)> {
+    let (version, rest) = line.strip_prefix(BEGINNING)?.split_at_checked(3)?;
+    let &[major @ b'0'..=b'9', b'.', minor @ b'0'..=b'9'] = version else { return None };
     let code = rest.strip_prefix(b" ")?.trim_ascii_start();
     let (digits, rest) = code.split_at_checked(3)?;
     let status = decimal(digits).and_then(|status| u16::try_from(status).ok()).filter(|status| *status >= 100)?;
     let is_alone = rest.first().is_none_or(u8::is_ascii_whitespace);
-    (minor.is_ascii_digit() && is_alone).then(|| (minor - b'0', status))
+    is_alone.then(|| ((major - b'0', minor - b'0'), status))
 }
 
 /// Refuses the beginning of a line that will be no status line.
 fn check_beginning(line: &[u8]) -> Result<(), Unreadable> {
-    const BEGINNING: &[u8] = b"HTTP/1.";
     let length = line.len().min(BEGINNING.len());
     if line[..length] == BEGINNING[..length] || line == b"\r" { Ok(()) } else { Err(unreadable(line)) }
 }
