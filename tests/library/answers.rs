@@ -173,10 +173,38 @@ fn a_sound_answer_keeps_its_connection_and_an_odd_one_does_not() {
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello!", false),
         ("HTTP/1.1 200 OK\r\n\r\nhello", false),
         ("HTTP/1.1 101 Switching Protocols\r\n\r\n", false),
+        ("HTTP/2.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", false),
+        ("HTTP/0.9 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello", false),
     ] {
         let read = read(answer.as_bytes(), usize::MAX);
         assert_eq!(read.was_clean, is_kept, "{answer:?}");
         assert_eq!(read.end, Some(BodyEnd::Complete), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_folded_field_frames_the_body() {
+    for (fields, body) in [
+        ("Content-Length:\r\n 5\r\n", "hello, and more"),
+        ("Content-Length: 5\r\n folded\r\n", "hello, and more"),
+        ("Content-Length:\n\t5\n", "hello, and more"),
+        ("Content-Length: 5\r\nX-A:\r\n b\r\n", "hello, and more"),
+        ("X-A: b\r\n \r\nContent-Length: 5\r\n", "hello, and more"),
+        (" X-A: b\r\nContent-Length: 5\r\n", "hello, and more"),
+        ("Transfer-Encoding:\r\n chunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked\r\n folded\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: gzip,\r\n\tchunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+    ] {
+        let answer = format!("HTTP/1.1 103 x\r\nX-A: b\r\n\r\nHTTP/1.1 200 OK\r\n{fields}\r\n{body}");
+        for piece in [1, 7, usize::MAX] {
+            let read = read(answer.as_bytes(), piece);
+            assert_eq!(
+                (read.status, &*read.body, read.end),
+                (Some(200), &b"hello"[..], Some(BodyEnd::Complete)),
+                "{answer:?}"
+            );
+            assert!(!read.was_clean, "{answer:?}");
+        }
     }
 }
 

@@ -329,7 +329,7 @@ async fn one_that_redirects_to_the_cloud_s_credentials() {
 
 /// Head lines that spoil neither the verdict nor the rule for using the connection again: the second part says whether
 /// the end of the answer is beyond doubt.
-const ODD_HEADS: [(&[u8], bool); 19] = [
+const ODD_HEADS: [(&[u8], bool); 22] = [
     (b"Content-Length: 2\r\n", true),
     (b"X-Empty:\r\nContent-Length: 2\r\n", true),
     (b"X-Latin: caf\xe9\r\nContent-Length: 2\r\n", true),
@@ -343,6 +343,9 @@ const ODD_HEADS: [(&[u8], bool); 19] = [
     (b"X-Control: a\x01b\r\nContent-Length: 2\r\n", false),
     (b"X-Zero: a\0b\r\nContent-Length: 2\r\n", false),
     (b"X-Folded: a\r\n b\r\nContent-Length: 2\r\n", false),
+    (b"Content-Length:\r\n 2\r\n", false),
+    (b"Transfer-Encoding:\r\n chunked\r\n", false),
+    (b"Transfer-Encoding: gzip,\r\n\tchunked\r\n", false),
     (b"X-Bare: a\nContent-Length: 2\r\n", false),
     (b"X-Return: a\rb\r\nContent-Length: 2\r\n", false),
     (b"Content-Length: 2\r\nContent-Length: 3\r\n", false),
@@ -453,7 +456,7 @@ async fn one_that_says_how_long_it_keeps_a_connection_is_not_surprised() {
 #[tokio::test]
 async fn ones_that_answer_with_this_and_that() {
     let in_a_minute = Some(RetryAfter::Delay(Duration::from_mins(1)));
-    let cases: [(&[u8], Option<&str>, Option<RetryAfter>); 13] = [
+    let cases: [(&[u8], Option<&str>, Option<RetryAfter>); 15] = [
         (b"HTTP/1.1 204 No Content\r\n\r\n", None, None),
         (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n", Some("non-retryable 304"), None),
         (b"HTTP/1.1 429 Slow down\r\nretry-after: 60\r\ncontent-length: 0\r\n\r\n", Some("http 429"), in_a_minute),
@@ -461,7 +464,9 @@ async fn ones_that_answer_with_this_and_that() {
         (b"HTTP/1.0 200 OK\r\n\r\nuntil the end", None, None),
         (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", Some("non-retryable 101"), None),
         (b"SSH-2.0-OpenSSH_9.9\r\n", Some("protocol: "), None),
-        (b"HTTP/2.0 200 OK\r\n\r\n", Some("protocol: the answer is not HTTP/1.1"), None),
+        (b"HTTP/2.0 200 OK\r\ncontent-length: 0\r\n\r\n", None, None),
+        (b"HTTP/0.9 503 Busy\r\n\r\n", Some("http 503"), None),
+        (b"HTTP/2 200 OK\r\n\r\n", Some("protocol: the answer is not HTTP/1.1"), None),
         (
             b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0",
             Some("protocol: the answer is not HTTP/1.1 (the receiver seems"),

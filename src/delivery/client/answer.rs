@@ -32,6 +32,9 @@ pub enum BodyEnd {
     Broken,
 }
 
+/// What every status line begins with.
+const BEGINNING: &[u8] = b"HTTP/";
+
 /// Why the beginning of an answer is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
@@ -50,6 +53,8 @@ pub struct AnswerReader {
     lines: Vec<u8>,
     /// Where the line that is being read begins in `lines`.
     line_at: usize,
+    /// Where the field begins in `lines` that ends when the next line is known to be none of its own.
+    field_at: usize,
     /// All bytes of heads, interim ones included.
     head_bytes: usize,
     framing_bytes: usize,
@@ -112,6 +117,7 @@ impl AnswerReader {
         Self {
             lines: Vec::new(),
             line_at: 0,
+            field_at: 0,
             head_bytes: 0,
             framing_bytes: 0,
             stage: Stage::StatusLine,
@@ -223,7 +229,7 @@ impl AnswerReader {
 
     fn forget_lines(&mut self) {
         self.lines.clear();
-        self.line_at = 0;
+        (self.line_at, self.field_at) = (0, 0);
     }
 
     fn take_head(&mut self, bytes: &[u8]) -> Result<usize, Unreadable> {
@@ -253,20 +259,31 @@ impl AnswerReader {
 
     /// A line of the head is complete.
     fn end_line(&mut self, line: Range<usize>) -> Result<(), Unreadable> {
+        let line_at = line.start;
         let (text, is_strict) = without_line_end(&self.lines[line]);
         self.is_doubtful |= !is_strict;
         match self.stage {
             // Left over from the answer before it, or from a careless sender.
             Stage::StatusLine if text.is_empty() => self.is_doubtful = true,
             Stage::StatusLine => {
-                let (minor_version, status) = status_line(text).ok_or_else(|| unreadable(text))?;
-                self.head = Head { is_http_1_0: minor_version == 0, ..Head::default() };
+                let (version, status) = status_line(text).ok_or_else(|| unreadable(text))?;
+                self.head = Head { is_http_1_0: version == (1, 0), ..Head::default() };
+                // Some programs behind a server write `HTTP/2.0` themselves.
+                self.is_doubtful |= version.0 != 1;
                 self.status = (status >= 200 || status == SWITCHING_PROTOCOLS).then_some(status);
                 self.stage = Stage::Fields;
                 self.forget_lines();
             }
-            _ if text.is_empty() => self.end_head(),
-            _ => self.is_doubtful |= !self.head.read_field(text),
+            // A part of the field before it (RFC 9112, section 5.2).
+            _ if text.first().is_some_and(u8::is_ascii_whitespace) => self.is_doubtful = true,
+            _ => {
+                let is_last = text.is_empty();
+                let field = &self.lines[std::mem::replace(&mut self.field_at, line_at)..line_at];
+                self.is_doubtful |= !field.is_empty() && !self.head.read_field(without_line_end(field).0);
+                if is_last {
+                    self.end_head();
+                }
+            }
         }
         Ok(())
     }
@@ -333,13 +350,13 @@ impl AnswerReader {
 }
 
 impl Head {
-    /// Notes what the field means for the framing; whether it is beyond doubt.
-    fn read_field(&mut self, line: &[u8]) -> bool {
-        let Some(colon) = memchr(b':', line) else { return false };
-        let (name, value) = (&line[..colon], &line[colon + 1..]);
-        // A folded line begins with a space, which is in no name.
+    /// Notes what the field means for the framing; whether it is beyond doubt. A folded one is not: it has line ends.
+    fn read_field(&mut self, field: &[u8]) -> bool {
+        let Some(colon) = memchr(b':', field) else { return false };
+        let (name, value) = (&field[..colon], &field[colon + 1..]);
         let is_strict = is_token(name) && !value.iter().copied().any(is_control);
-        if line[0].is_ascii_whitespace() {
+        // Folded, and there is nothing before it.
+        if field[0].is_ascii_whitespace() {
             return false;
         }
         let (name, value) = (name.trim_ascii_end(), value.trim_ascii());
@@ -364,7 +381,7 @@ impl Head {
     fn read_length(&mut self, value: &[u8]) -> bool {
         let mut is_fine = true;
         for part in value.split(|byte| *byte == b',') {
-            match (decimal(part.trim_ascii()), self.length) {
+            match (decimal(first_line(part)), self.length) {
                 (Some(length), Length::Absent) => self.length = Length::Bytes(length),
                 (Some(length), known) => is_fine &= known == Length::Bytes(length),
                 (None, Length::Absent) => (self.length, is_fine) = (Length::Wrong, false),
@@ -377,27 +394,26 @@ impl Head {
     /// The last coding frames the message (RFC 9112, section 6.3).
     fn read_coding(&mut self, value: &[u8]) -> bool {
         let was_chunked = self.coding == Some(Coding::Chunked);
-        let last = value.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+        let last = value.rsplit(|byte| *byte == b',').next().map_or(&[][..], first_line);
         let is_chunked = last.eq_ignore_ascii_case(b"chunked");
         self.coding = Some(if is_chunked { Coding::Chunked } else { Coding::Other });
         !was_chunked
     }
 }
 
-/// `HTTP/1.1 200 OK`: the minor version and the status, 100 to 999. What follows the status is for people.
-fn status_line(line: &[u8]) -> Option<(u8, u16)> {
-    let rest = line.strip_prefix(b"HTTP/1.")?;
-    let (minor, rest) = rest.split_first()?;
+/// `HTTP/1.1 200 OK`: the version and the status, 100 to 999. What follows the status is for people.
+fn status_line(line: &[u8]) -> Option<((u8, u8), u16)> {
+    let (version, rest) = line.strip_prefix(BEGINNING)?.split_at_checked(3)?;
+    let &[major @ b'0'..=b'9', b'.', minor @ b'0'..=b'9'] = version else { return None };
     let code = rest.strip_prefix(b" ")?.trim_ascii_start();
     let (digits, rest) = code.split_at_checked(3)?;
     let status = decimal(digits).and_then(|status| u16::try_from(status).ok()).filter(|status| *status >= 100)?;
     let is_alone = rest.first().is_none_or(u8::is_ascii_whitespace);
-    (minor.is_ascii_digit() && is_alone).then(|| (minor - b'0', status))
+    is_alone.then(|| ((major - b'0', minor - b'0'), status))
 }
 
 /// Refuses the beginning of a line that will be no status line.
 fn check_beginning(line: &[u8]) -> Result<(), Unreadable> {
-    const BEGINNING: &[u8] = b"HTTP/1.";
     let length = line.len().min(BEGINNING.len());
     if line[..length] == BEGINNING[..length] || line == b"\r" { Ok(()) } else { Err(unreadable(line)) }
 }
@@ -414,6 +430,12 @@ fn without_line_end(line: &[u8]) -> (&[u8], bool) {
         Some(text) => (text, true),
         None => (line.strip_suffix(b"\n").unwrap_or(line), false),
     }
+}
+
+/// The first line of a value, or of a part of one, that has more than spaces.
+fn first_line(value: &[u8]) -> &[u8] {
+    let value = value.trim_ascii();
+    memchr(b'\r', value).or_else(|| memchr(b'\n', value)).map_or(value, |end| value[..end].trim_ascii_end())
 }
 
 /// The size of a chunk; its extensions mean nothing here.
