@@ -2,6 +2,7 @@
 
 mod rotate;
 mod settings;
+mod signing;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -198,7 +199,11 @@ fn health(webhook: &Value, output: Output) -> String {
         output.paint(WARN, "receiver asked for time")
     } else {
         match webhook["consecutive_failures"].as_u64() {
-            None | Some(0) => output.paint(GOOD, "ok"),
+            None | Some(0) => match webhook["last_error"].as_str() {
+                None => output.paint(GOOD, "ok"),
+                // It says nothing against the receiver: a refused event, or a login that fails.
+                Some(error) => output.paint(WARN, format_args!("last: {}", output::plain(&error.into()))),
+            },
             Some(1) => output.paint(WARN, "1 failure"),
             Some(failures) => output.paint(WARN, format_args!("{failures} failures")),
         }
@@ -317,9 +322,8 @@ async fn create_webhook(remote: &Remote, create: Create, output: Output) -> anyh
         ("uuid", output::text(webhook, "uuid")),
         ("url", output::text(webhook, "url")),
         ("topics", output::text(webhook, "topic_patterns")),
-        ("secret", output.paint(NAME, output::text(webhook, "secret"))),
-        ("standard secret", output.paint(NAME, output::text(webhook, "standard_secret"))),
     ];
+    shown.extend(signing::keys_in_use(webhook, webhook, output));
     if !webhook["public_key"].is_null() {
         shown.push(("public key", output.paint(NAME, output::text(webhook, "public_key"))));
     }

@@ -73,8 +73,7 @@ pub(super) struct Answers {
 
 /// Elasticsearch's `_bulk` answers 200 though documents were refused, and says so at the beginning of its body, which may be
 /// longer than what is read of it: <https://www.elastic.co/docs/api/doc/elasticsearch/operation/operation-bulk>.
-const BULK_WITHOUT_ERRORS: &str =
-    r#"{"text": [{"anything-but": {"wildcard": ["*\"errors\":true*", "*\"errors\" : true*"]}}]}"#;
+const BULK_WITHOUT_ERRORS: &str = r#"{"text": [{"anything-but": {"wildcard": ["*\"errors\":true*", "*\"errors\": true*", "*\"errors\" : true*", "*\"errors\" :true*"]}}]}"#;
 /// An incoming webhook of Teams answers 200 though the message was not posted:
 /// <https://learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using>.
 const POSTED_TO_TEAMS: &str = r#"{"text": [{"anything-but": {"wildcard": "*delivery failed with error*"}}]}"#;

@@ -18,7 +18,7 @@ use crate::delivery::receiver::{DEFAULT_TIMEOUT, Method, Webhook};
 use crate::delivery::retry::Schedule;
 use crate::event::Event;
 use crate::shape::HeaderTemplates;
-use crate::signing::{SECRET_CHARS, Scheme, Secret, SignatureInput, Signatures, SigningKeys, StandardKey};
+use crate::signing::{KeyKind, SECRET_CHARS, Scheme, Secret, SignatureInput, Signatures, SigningKeys, StandardKey};
 use crate::topic::Pattern;
 
 /// The longest webhook name, in characters.
@@ -368,9 +368,28 @@ impl Checked {
                 Err(errors) => self.errors.extend(errors.into_iter().map(WebhookError::from)),
             }
         }
+        if !self.is_kept {
+            self.unused_keys(&settings.receiver.signatures, patch);
+        }
         let names_signing = patch.signatures.is_some() || patch.secret.is_some() || patch.standard_secret.is_some();
         if !self.is_kept && (names_signing || patch.headers.is_some() || patch.auth.is_some()) {
             self.errors.extend(check_signing(&settings.receiver).err().unwrap_or_default());
+        }
+    }
+
+    /// Refuses keys that nothing signs with: a user who gives one believes that it does.
+    fn unused_keys(&mut self, signatures: &Signatures, patch: &WebhookPatch) {
+        let given = [
+            ("secret", &patch.secret, KeyKind::Secret, "standard_secret"),
+            ("standard_secret", &patch.standard_secret, KeyKind::Standard, "secret"),
+        ];
+        for (field, value, key, other) in given {
+            let is_given = value.as_deref().is_some_and(|value| value != SHOWN_SECRET);
+            let names: Vec<&str> = signatures.profiles().map(|profile| &*profile.name).collect();
+            if is_given && !names.is_empty() && signatures.profiles().all(|profile| profile.key != key) {
+                let names = names.join(", ");
+                self.field(field, format!("signs nothing here: `signatures` are {names}; theirs is `{other}`"));
+            }
         }
     }
 

@@ -118,6 +118,7 @@ mod tests {
             ("elastic_ecs", 200, r#"{"took":3,"errors":false,"items":[]}"#, true),
             ("elastic_ecs", 201, r#"{"_index":"logs","result":"created"}"#, true),
             ("elastic_ecs", 200, r#"{"took":3,"errors":true,"items":[{"create":{"status":400}}]}"#, false),
+            ("elastic_ecs", 200, r#"{"took": 3, "errors": true, "items": []}"#, false),
             ("elastic_ecs", 200, "{\n  \"took\" : 3,\n  \"errors\" : true,\n  \"items\" : [ ", false),
             (
                 "elastic_ecs",

@@ -221,7 +221,8 @@ async fn elasticsearch(bad: u32, index: &Arc<Mutex<BTreeMap<String, Value>>>) ->
             items.push(format!(r#"{{"create":{{"_index":"logs","_id":"{id}","status":{status}}}}}"#));
         }
         let has_errors = items.iter().any(|item| !item.contains("201"));
-        let body = format!(r#"{{"errors":{has_errors},"took":7,"items":[{}]}}"#, items.join(","));
+        // With blanks, as programs other than Elasticsearch print it.
+        let body = format!(r#"{{"took": 7, "errors": {has_errors}, "items": [{}]}}"#, items.join(", "));
         (if count == 0 { 504 } else { 200 }.into(), None, body)
     };
     TestReceiver::start_answering(answer).await

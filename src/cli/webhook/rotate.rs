@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::super::UsageError;
 use super::super::output::{self, NAME, Output, STRONG};
 use super::super::remote::Remote;
-use super::{Named, keys};
+use super::{Named, keys, signing};
 use crate::config::{Span, parse_span};
 
 #[derive(Debug, clap::Args)]
@@ -37,16 +37,14 @@ pub(super) async fn run(remote: &Remote, rotate: Rotate, output: Output) -> anyh
         fields.insert("overlap_s".to_owned(), overlap.as_secs().into());
     }
     let uuid = remote.webhook(&rotate.named.webhook).await?;
+    let webhook = remote.get(&["webhooks", &uuid], &[]).await?.value;
     let answer = remote.post(&["webhooks", &uuid, "rotate-secret"], &fields.into()).await?;
     if output.answer(&answer)? {
         return Ok(ExitCode::SUCCESS);
     }
     let rotated = &answer.value;
-    let mut shown = vec![
-        ("webhook", output.paint(STRONG, &rotate.named.webhook)),
-        ("secret", output.paint(NAME, output::text(rotated, "secret"))),
-        ("standard secret", output.paint(NAME, output::text(rotated, "standard_secret"))),
-    ];
+    let mut shown = vec![("webhook", output.paint(STRONG, &rotate.named.webhook))];
+    shown.extend(signing::keys_in_use(&webhook, rotated, output));
     if !rotated["public_key"].is_null() {
         shown.push(("public key", output.paint(NAME, output::text(rotated, "public_key"))));
     }
@@ -55,11 +53,11 @@ pub(super) async fn run(remote: &Remote, rotate: Rotate, output: Output) -> anyh
         shown.push(("old keys until", output::moment(rotated, "previous_valid_until")));
     }
     output.fields(&shown)?;
-    output.note(if overlaps {
-        "\nDeliveries are signed with the old keys too until then: give receivers the new ones before. They are shown \
-         this once."
+    output.note("\nThese keys are new, and are shown this once.");
+    if overlaps {
+        signing::advice(&webhook).iter().for_each(|line| output.note(line));
     } else {
-        "\nThe old keys do not sign any more: give receivers the new ones now. They are shown this once."
-    });
+        output.note("The old keys do not sign any more: give receivers the new ones now.");
+    }
     Ok(ExitCode::SUCCESS)
 }
