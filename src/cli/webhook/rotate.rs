@@ -55,7 +55,9 @@ pub(super) async fn run(remote: &Remote, rotate: Rotate, output: Output) -> anyh
     output.fields(&shown)?;
     output.note("\nThese keys are new, and are shown this once.");
     if overlaps {
-        signing::advice(&webhook).iter().for_each(|line| output.note(line));
+        for line in signing::advice(&webhook) {
+            output.note(line);
+        }
     } else {
         output.note("The old keys do not sign any more: give receivers the new ones now.");
     }
