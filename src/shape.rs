@@ -31,6 +31,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type as SchemaType};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+pub use self::batch::MAX_MERGED_EVENTS;
 pub(crate) use self::batch::{BatchForm, Member};
 use self::builtin::Answers;
 pub use self::builtin::{Builtin, builtins, sample};

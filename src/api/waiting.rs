@@ -90,16 +90,17 @@ fn of_lane((hold, until): (Hold, Option<UnixMicros>)) -> Reason {
 impl Waits {
     /// As the record has it.
     pub(super) fn of(record: &WebhookRecord, now: UnixMicros) -> Self {
-        // What a webhook is owed that is off is kept, or there is nothing.
-        let reason = of_all(record, now).filter(|(what, _)| *what != WaitingFor::Off);
-        Self::default().with(reason)
+        Self::default().with(of_all(record, now))
     }
 
     /// With what else is known.
     pub(super) fn with_backlog(self, backlog: &Backlog) -> Self {
         let reason = backlog.hold.filter(|_| self.waiting_for.is_none()).map(of_lane);
         let Waiting { count, since } = backlog.waiting;
-        Self { count, since, ..self.with(reason) }
+        let waits = Self { count, since, ..self.with(reason) };
+        // Of a webhook that is off nothing waits, or what it was owed before.
+        let is_nothing = count == 0 && waits.waiting_for == Some(WaitingFor::Off);
+        Self { waiting_for: waits.waiting_for.filter(|_| !is_nothing), ..waits }
     }
 
     fn with(self, reason: Option<Reason>) -> Self {

@@ -23,7 +23,7 @@ pub(super) struct Attempted<'a> {
     settings: &'a Arc<LaneSettings>,
     /// Of the request.
     whole: Part<'a>,
-    /// Of the first deliveries of a batch, where the answer tells them apart.
+    /// Of each delivery of a batch, where the answer tells them apart.
     parts: Vec<Part<'a>>,
     response: Bytes,
     pub(super) now: UnixMicros,
@@ -46,7 +46,7 @@ impl<'a> Attempted<'a> {
         let judged = settings.judge(&outcome);
         let response = kept(&outcome, judged.judgement.verdict);
         let parts = match content {
-            Content::Batch(content) if judged.judgement.is_doubted => parts(settings, content, &outcome),
+            Content::Batch(content) if outcome.is_success() => parts(settings, content, &outcome),
             _ => Vec::new(),
         };
         let whole = Part { outcome, judged };
@@ -121,16 +121,20 @@ impl<'a> Attempted<'a> {
     }
 }
 
-/// What the answer to a batch means for each of its deliveries, as far as it tells.
+/// What a successful answer to a batch means for each of its deliveries, if it tells them apart. Of what it does not speak, it
+/// is no success unless it says that all went well.
 fn parts<'a>(settings: &'a LaneSettings, content: &BatchContent, whole: &Outcome) -> Vec<Part<'a>> {
-    let statuses = content.form.statuses(&whole.response);
-    let part = |status| {
+    let Some(told) = content.form.told(&whole.response) else { return Vec::new() };
+    let part = |place: usize| {
         let (headers, response) = (AnswerFields::default(), Bytes::new());
-        let outcome =
-            Outcome { end: End::Status(status), headers, response, retry_after: None, control: None, ..*whole };
-        Part { judged: settings.judge_part(&outcome), outcome }
+        let status = told.statuses.get(place).copied();
+        let end = status.map_or(whole.end.clone(), End::Status);
+        let outcome = Outcome { end, headers, response, retry_after: None, control: None, ..*whole };
+        let is_doubted = status.is_none() && !told.is_without_errors;
+        let doubt = is_doubted.then(|| "the answer does not say what became of the document".to_owned());
+        Part { judged: settings.judge_part(&outcome, doubt), outcome }
     };
-    statuses.into_iter().map(part).collect()
+    (0..content.members.len()).map(part).collect()
 }
 
 /// What the log keeps of the response: little of a success, so that outcomes that wait for a commit are small.

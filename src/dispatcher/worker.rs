@@ -98,14 +98,13 @@ async fn settle(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, j
 async fn halve(shared: &Arc<Shared>, lane: &Arc<Lane>, ended: &Attempted<'_>, job: Job) -> Option<()> {
     let first = ended.keep(&job.queued);
     book(shared, lane, ended, first.error(), &job).await;
-    let half = (1 + job.more.len()).div_ceil(2);
     let mut members = Vec::with_capacity(1 + job.more.len());
     for queued in std::iter::once(job.queued).chain(job.more) {
         shared.outcomes.send(ended.keep(&queued)).await.ok()?;
         let attempts = queued.attempts.saturating_add(1);
-        members.push(Queued { attempts, together: half, is_stored: true, ..queued });
+        members.push(Queued { attempts, is_stored: true, ..queued });
     }
-    shared.carry_out(lane, lane.put_back(members, shared.clock.now()));
+    shared.carry_out(lane, lane.halve(members, shared.clock.now()));
     Some(())
 }
 

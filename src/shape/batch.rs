@@ -36,8 +36,19 @@ pub(crate) struct Member {
     pub(crate) body: Bytes,
 }
 
+/// What the answer to a batch says of its events.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// The status of each event in its order, as far as they are told.
+    pub(crate) statuses: Vec<u16>,
+    /// It says that all went well.
+    pub(crate) is_without_errors: bool,
+}
+
 /// The beginning and the end of the bodies that [`BatchForm::Merged`] puts together.
 const MERGED: (&[u8], &[u8]) = (b"{\"events\": [", b"]}");
+/// The most events of a batch for Wazuh, whose API refuses more.
+pub const MAX_MERGED_EVENTS: usize = 100;
 /// Room for what stands around a body, in bytes.
 const AROUND_BYTES: usize = 64;
 /// The status of a document that Elasticsearch has already: an attempt before brought it.
@@ -126,15 +137,15 @@ impl BatchForm {
         whole.into()
     }
 
-    /// The status of each event in its order, as far as the answer to a batch tells them; empty if it tells none. The
-    /// answer may be cut off.
-    pub(crate) fn statuses(self, answer: &[u8]) -> Vec<u16> {
-        let mut statuses = Vec::new();
-        if self == Self::Bulk {
-            // An error is the end of what is there.
-            let _ = BulkAnswer(&mut statuses).deserialize(&mut serde_json::Deserializer::from_slice(answer));
+    /// What a successful answer to a batch says of each event; `None`: it holds for all. The answer may be cut off.
+    pub(crate) fn told(self, answer: &[u8]) -> Option<Told> {
+        if self != Self::Bulk {
+            return None;
         }
-        statuses
+        let mut told = Told::default();
+        // An error is the end of what is there.
+        let _ = BulkAnswer(&mut told).deserialize(&mut serde_json::Deserializer::from_slice(answer));
+        Some(told)
     }
 }
 
@@ -158,7 +169,7 @@ fn push_line(whole: &mut Vec<u8>, body: &[u8], is_json: bool) {
 }
 
 /// Reads `{"items": [{"create": {"status": 201, …}}, …], …}` into the statuses: what came before an error stays.
-struct BulkAnswer<'a>(&'a mut Vec<u16>);
+struct BulkAnswer<'a>(&'a mut Told);
 struct BulkItems<'a>(&'a mut Vec<u16>);
 
 /// What is known of one document.
@@ -186,10 +197,12 @@ impl<'de> Visitor<'de> for BulkAnswer<'_> {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
-            if key == "items" {
-                map.next_value_seed(BulkItems(self.0))?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
+            match key.as_str() {
+                "items" => map.next_value_seed(BulkItems(&mut self.0.statuses))?,
+                "errors" => self.0.is_without_errors = !map.next_value::<bool>()?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
         }
         Ok(())
@@ -316,9 +329,13 @@ mod tests {
             {"create":{"_index":"x","_id":"1","status":201,"result":"created"}},
             {"create":{"_id":"2","status":409,"error":{"type":"version_conflict_engine_exception"}}},
             {"create":{"_id":"3","status":400,"error":{"type":"document_parsing_exception"}}}]}"#;
-        assert_eq!(BatchForm::Bulk.statuses(answer), [201, 201, 400]);
+        let told = |answer: &[u8]| BatchForm::Bulk.told(answer).unwrap();
+        assert_eq!(told(answer), Told { statuses: vec![201, 201, 400], is_without_errors: false });
         let end = answer.windows(3).position(|bytes| bytes == b"400").unwrap();
-        assert_eq!(BatchForm::Bulk.statuses(&answer[..end]), [201, 201]);
-        assert!(BatchForm::Bulk.statuses(b"<html>").is_empty() && BatchForm::Array.statuses(answer).is_empty());
+        assert_eq!(told(&answer[..end]).statuses, [201, 201]);
+        let well = told(br#"{"took": 1, "errors": false, "items": [{"create": {"sta"#);
+        assert_eq!(well, Told { statuses: Vec::new(), is_without_errors: true });
+        assert_eq!(told(b"<html>"), Told::default());
+        assert_eq!(BatchForm::Array.told(answer), None);
     }
 }

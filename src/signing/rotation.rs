@@ -101,6 +101,11 @@ impl SigningKeys {
         Generation { decnet: &self.decnet, standard: &self.standard, ed25519: self.ed25519.as_ref() }
     }
 
+    /// All keys that are known, the newest first, whether they still sign or not.
+    pub(super) fn generations(&self) -> impl Iterator<Item = Generation<'_>> {
+        std::iter::once(self.newest()).chain(self.older.iter().map(Generation::from))
+    }
+
     /// The old keys that still sign at `now`, the newest first.
     pub fn older_live(&self, now: UnixMicros) -> impl Iterator<Item = &OlderKeys> {
         self.older.iter().filter(move |keys| now < keys.until)

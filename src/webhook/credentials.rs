@@ -166,6 +166,14 @@ mod tests {
     }
 
     #[test]
+    fn no_signature_has_the_header_of_a_token() {
+        let json = r#"{"name": "w", "url": "https://a.example/", "topic_patterns": [">"], "signatures": ["stripe"],
+            "auth": {"type": "login", "url": "https://a.example/login", "header": "stripe-signature"}}"#;
+        let errors = WebhookSettings::create(patch(json)).unwrap_err();
+        assert!(errors[0].to_string().contains("is set by `headers` or `auth`, too"), "{}", errors[0]);
+    }
+
+    #[test]
     fn a_client_secret_does_not_follow_to_another_token_endpoint() {
         let auth = |url: &str, secret: &str| {
             format!(

@@ -10,7 +10,7 @@ use crate::delivery::statuses::{StatusKind, StatusLists, Statuses};
 use crate::event::MAX_BATCH_EVENTS;
 use crate::filter::Filter;
 use crate::fit::fit;
-use crate::shape::{BatchForm, BatchFormat, HeaderTemplates, Shape};
+use crate::shape::{BatchForm, BatchFormat, HeaderTemplates, MAX_MERGED_EVENTS, Shape};
 
 /// The slowest and the fastest rate limit, in attempts per second: from one a day to more than one lane makes.
 pub const RATE_PER_S: std::ops::RangeInclusive<f64> = 1.0 / 86_400.0..=100_000.0;
@@ -137,8 +137,12 @@ impl Policy {
                 Err(error) => wrong.add("shape", error.to_string()),
             }
         }
-        if let Some(Err(reason)) = self.batch_form() {
-            wrong.add("batch.format", reason);
+        match self.batch_form() {
+            Some(Err(reason)) => wrong.add("batch.format", reason),
+            Some(Ok(BatchForm::Merged)) if self.batch.is_some_and(|batch| batch.max_events > MAX_MERGED_EVENTS) => {
+                wrong.add("batch.max_events", format!("is more than the {MAX_MERGED_EVENTS} that Wazuh takes at once"));
+            }
+            _ => {}
         }
         if self.batch.is_some() && !self.header_templates.is_empty() {
             let reason =
@@ -309,6 +313,10 @@ mod tests {
             (
                 r#"{"shape": "slack", "batch": {"max_events": 2, "max_wait_ms": 5}}"#,
                 "batch.format: the receivers of slack take one event",
+            ),
+            (
+                r#"{"shape": "wazuh", "batch": {"max_events": 101, "max_wait_ms": 5}}"#,
+                "batch.max_events: is more than the 100 that Wazuh takes at once",
             ),
             (
                 r#"{"shape": "syslog", "batch": {"max_events": 2, "max_wait_ms": 5, "format": "array"}}"#,

@@ -474,6 +474,33 @@ async fn a_login_brings_a_token_that_is_kept_and_renewed() {
 }
 
 #[tokio::test]
+async fn a_login_that_fails_is_not_tried_for_each_attempt() {
+    for (status, asks, most) in [(401, "", 3), (429, "retry-after: 3600\r\n", 1)] {
+        let (seen, mut requests) = unbounded_channel();
+        let receiver = Receiver::start(move |mut stream| {
+            let seen = seen.clone();
+            async move {
+                while let Some(request) = read_request(&mut stream).await {
+                    seen.send(request).unwrap();
+                    let answer = format!("HTTP/1.1 {status} x\r\n{asks}content-length: 0\r\n\r\n");
+                    write(&mut stream, answer.as_bytes()).await;
+                }
+            }
+        })
+        .await;
+        let auth = Some(login(format!("http://{}/login", receiver.addr)));
+        let webhook = with(&receiver.url(), RawAccess { auth, ..RawAccess::default() });
+        let client = client(Roots::WebPki);
+        for _ in 0..30 {
+            let error = error_of(&attempt_once(&client, &webhook).await);
+            assert_eq!(error, format!("auth: no token: the login answered {status}"));
+        }
+        let logins = drain(&mut requests).len();
+        assert!((1..=most).contains(&logins), "{logins} logins after {status}");
+    }
+}
+
+#[tokio::test]
 async fn a_login_may_post_json_and_its_token_may_have_a_header_of_its_own() {
     let (seen, mut requests) = unbounded_channel();
     let receiver = Receiver::start(move |mut stream| {

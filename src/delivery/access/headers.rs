@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use http::{HeaderName, HeaderValue};
 
-use super::{AUTHORIZATION, Access, AccessError, SecretText};
+use super::{Access, AccessError, SecretText};
 use crate::delivery::fields::is_token;
 use crate::event::HOPS_HEADER;
 use crate::signing::{self, Profile, Signatures, header};
@@ -108,7 +108,9 @@ pub(super) fn signature_faults(signatures: &Signatures, access: &Access) -> Vec<
             let mut wrong = |reason: &str| faults.push(format!("{:?}: {field}: {name:?} {reason}", profile.name));
             if !known(profile) && (is_reserved(&lower) || OVERRIDABLE.contains(&&*lower)) {
                 wrong("is set by Postrider itself");
-            } else if access.has_header(name) || (access.needs_token() && name.eq_ignore_ascii_case(AUTHORIZATION)) {
+            } else if access.has_header(name)
+                || (access.needs_token() && name.eq_ignore_ascii_case(access.credential_header()))
+            {
                 wrong("is set by `headers` or `auth`, too; set one of them");
             } else if taken.iter().any(|(other, by)| *other == lower && !go_together(by, profile)) {
                 wrong("is set by another signature, too; leave one of them out");

@@ -13,6 +13,7 @@ use crate::clock::{Clock, UnixMicros};
 use crate::delivery::End;
 use crate::delivery::client::{Client, OutgoingRequest, Target};
 use crate::delivery::guard::Destination;
+use crate::delivery::retry::{RetryAfter, parse_retry_after};
 
 /// The largest answer of a token endpoint, in bytes.
 pub const MAX_TOKEN_ANSWER_BYTES: usize = 64 * 1024;
@@ -21,6 +22,15 @@ pub const MAX_TOKEN_ANSWER_BYTES: usize = 64 * 1024;
 pub const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
 /// The timeout of a fetch. An attempt that waits for it ends by its own timeout, which is no longer.
 const FETCH_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The pause after a fetch that failed, which doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// What the pause doubles up to.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause that a token endpoint may ask for with `Retry-After`.
+const MAX_ASKED_PAUSE: Duration = Duration::from_hours(1);
+/// The statuses with which `Retry-After` counts.
+const ASKS_FOR_TIME: [u16; 2] = [429, 503];
 
 /// The credential of one attempt.
 pub(in crate::delivery) struct Authorization {
@@ -40,8 +50,15 @@ pub(super) struct TokenSource {
 #[derive(Default)]
 struct State {
     token: Option<Token>,
-    /// The time and the error of the last failed fetch. All attempts that waited for it get the same error.
-    failed: Option<(Instant, End)>,
+    failed: Option<Failed>,
+}
+
+/// The last fetch failed. Until the next, all attempts get its error: whoever cannot log in must not try for each delivery.
+struct Failed {
+    end: End,
+    again_at: Instant,
+    /// What the next failure adds.
+    pause: Duration,
 }
 
 struct Token {
@@ -106,9 +123,7 @@ impl TokenSource {
         if let Some(token) = state.token.as_ref().filter(usable) {
             return Ok(Authorization { value: token.value.clone(), is_cached: token.fetched_at < asked_at });
         }
-        if let Some((failed_at, end)) = &state.failed
-            && *failed_at >= asked_at
-        {
+        if let Some(Failed { end, .. }) = state.failed.as_ref().filter(|failed| asked_at < failed.again_at) {
             return Err(end.clone());
         }
         match self.fetch(client, target, now).await {
@@ -118,8 +133,11 @@ impl TokenSource {
                 *state = State { token: Some(token), failed: None };
                 Ok(Authorization { value, is_cached: false })
             }
-            Err(end) => {
-                *state = State { token: None, failed: Some((Instant::now(), end.clone())) };
+            Err((end, asked)) => {
+                let pause = state.failed.as_ref().map_or(FIRST_PAUSE, |failed| failed.pause);
+                let again_at = Instant::now() + asked.unwrap_or_default().min(MAX_ASKED_PAUSE).max(pause);
+                let failed = Failed { end: end.clone(), again_at, pause: (2 * pause).min(MAX_PAUSE) };
+                *state = State { token: None, failed: Some(failed) };
                 Err(end)
             }
         }
@@ -138,11 +156,19 @@ impl TokenSource {
         client: &Client,
         target: Target<'_>,
         now: UnixMicros,
-    ) -> Result<(HeaderValue, Duration), End> {
+    ) -> Result<(HeaderValue, Duration), (End, Option<Duration>)> {
         let build = || self.request.build(target, now);
         let fetched = client.request_by(target, build, MAX_TOKEN_ANSWER_BYTES, FETCH_TIMEOUT).await;
-        let answer = fetched.map_err(without_token)?;
-        self.request.read(&answer).map_err(|reason| End::Auth(format!("no token: {reason}")))
+        let answer = fetched.map_err(|end| (without_token(end), None))?;
+        self.request.read(&answer).map_err(|reason| {
+            let asked = answer.headers().get("retry-after").and_then(|value| parse_retry_after(value.as_bytes()));
+            let asked = asked.filter(|_| ASKS_FOR_TIME.contains(&answer.status().as_u16()));
+            let pause = asked.map(|asked| match asked {
+                RetryAfter::Delay(delay) => delay,
+                RetryAfter::At(at) => at.since(now),
+            });
+            (End::Auth(format!("no token: {reason}")), pause)
+        })
     }
 }
 

@@ -85,15 +85,8 @@ impl Lane {
         let mut state = self.state.lock();
         state.backlog.reserved -= 1;
         let waits_since = Instant::now();
-        let queued = Queued {
-            event,
-            attempts: 0,
-            round_attempts: 0,
-            is_stored: false,
-            begins_at,
-            waits_since,
-            together: usize::MAX,
-        };
+        let queued =
+            Queued { event, attempts: 0, round_attempts: 0, is_stored: false, begins_at, waits_since, half: None };
         state.backlog.queue.push(queued);
         if state.mode == Mode::Moved {
             return Todo { evicted: state.backlog.queue.take_all(), ..Todo::default() };

@@ -22,8 +22,8 @@ pub(in crate::dispatcher) struct Queued {
     pub(in crate::dispatcher) begins_at: UnixMicros,
     /// Since when it waits in memory.
     pub(in crate::dispatcher) waits_since: Instant,
-    /// How many deliveries one request with it may have: fewer after a batch with it was refused.
-    pub(in crate::dispatcher) together: usize,
+    /// Set after a batch with it was refused: it goes with the others of its half alone.
+    pub(in crate::dispatcher) half: Option<u64>,
 }
 
 impl Queued {
@@ -36,7 +36,7 @@ impl Queued {
             is_stored: true,
             begins_at: delivery.begins_at,
             waits_since,
-            together: usize::MAX,
+            half: None,
         }
     }
 

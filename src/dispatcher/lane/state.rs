@@ -95,6 +95,8 @@ pub(super) struct State {
     pub(super) crew: Crew,
     pub(super) backlog: Backlog,
     pub(super) suspects: Suspects,
+    /// The halves of refused batches so far.
+    pub(super) halves: u64,
     /// An operator wants an attempt although the lane waits; the next load is for that.
     pub(super) is_wished: bool,
     /// When the backlog is next looked through for what is too old.
@@ -172,14 +174,14 @@ impl LaneSettings {
             }
             _ => 1,
         };
-        most.min(queued.together).max(1)
+        most.max(1)
     }
 
-    /// What the answer to a batch means for one of its deliveries, of which it says this status.
-    pub(in crate::dispatcher) fn judge_part(&self, outcome: &Outcome) -> Judged<'_> {
+    /// What the answer to a batch means for one of its deliveries, of which it says this.
+    pub(in crate::dispatcher) fn judge_part(&self, outcome: &Outcome, doubt: Option<String>) -> Judged<'_> {
         let lists = [&self.policy.statuses, self.policy.shape.statuses(), &self.statuses];
-        let judgement = verdict::judge(outcome, Reading { lists: &lists, doubt: None });
-        Judged { schedule: &self.schedule, lists, doubt: None, judgement }
+        let judgement = verdict::judge(outcome, Reading { lists: &lists, doubt: doubt.as_deref() });
+        Judged { schedule: &self.schedule, lists, doubt, judgement }
     }
 
     /// What an attempt means that was made under these settings.
@@ -236,6 +238,7 @@ impl State {
             crew: Crew::default(),
             backlog: Backlog::default(),
             suspects: Suspects::default(),
+            halves: 0,
             is_wished: false,
             look_for_old_at: now,
             is_health_dirty: false,

@@ -205,7 +205,7 @@ impl World {
             is_stored: true,
             begins_at: self.now,
             waits_since: Instant::now(),
-            together: usize::MAX,
+            half: None,
         }
     }
 

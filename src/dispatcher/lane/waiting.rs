@@ -41,7 +41,9 @@ impl State {
         let limited = self.limiter.as_ref().map(|limiter| (Hold::Rate, limiter.ready_at(now)));
         let gathering = self.settings.policy.batch.and_then(|batch| {
             let queue = &self.backlog.queue;
-            let is_full = queue.len() >= self.settings.most_together(first) || queue.bytes() >= batch.max_bytes;
+            let is_full = first.half.is_some()
+                || queue.len() >= self.settings.most_together(first)
+                || queue.bytes() >= batch.max_bytes;
             // A probe finds out at once.
             (!is_full && !self.breaker.is_open()).then(|| (Hold::Batch, first.waits_since + batch.max_wait))
         });

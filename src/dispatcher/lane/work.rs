@@ -83,7 +83,8 @@ impl Lane {
             while more.len() + 1 < most {
                 let Some(next) = backlog.queue.first() else { break };
                 bytes += next.event.live.event.body().len();
-                let fits = bytes <= batch.max_bytes && state.settings.most_together(next) >= most;
+                let goes_along = next.half == queued.half && state.settings.most_together(next) >= most;
+                let fits = bytes <= batch.max_bytes && goes_along;
                 if !fits || backlog.is_early(next) {
                     break;
                 }
@@ -174,6 +175,20 @@ impl Lane {
             Todo::default()
         };
         Booked { change, off, todo }
+    }
+
+    /// A refused batch goes back to where it was, to be sent in two halves.
+    pub(in crate::dispatcher) fn halve(&self, mut members: Vec<Queued>, now: UnixMicros) -> Todo {
+        let first_half = {
+            let mut state = self.state.lock();
+            state.halves += 2;
+            state.halves
+        };
+        let middle = members.len().div_ceil(2);
+        for (place, queued) in members.iter_mut().enumerate() {
+            queued.half = Some(first_half + u64::from(place >= middle));
+        }
+        self.put_back(members, now)
     }
 
     /// What was taken goes back to where it was, in the order in which it was taken.

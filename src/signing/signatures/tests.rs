@@ -76,6 +76,25 @@ fn one_key_makes_no_two_signatures_of_which_one_could_be_read_as_the_other() {
     assert!(error.starts_with("\"decnet\" and \"stripe\" sign with the same key"), "{error}");
 }
 
+/// A receiver that still takes the keys of before must not take a request of the new ones for another.
+#[test]
+fn keys_of_all_generations_are_compared() {
+    let secret = "abcdefghijklmnopqrstuvwxyz";
+    let old = SigningKeys::new(Secret::parse(secret).unwrap(), StandardKey::generate());
+    let standard = StandardKey::parse("whsec_YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXo=").unwrap();
+    let new = SigningKeys::new(Secret::generate(), standard);
+    let day = std::time::Duration::from_hours(24);
+    let rotated = old.rotated(new.clone(), day, crate::clock::UnixMicros(1)).unwrap();
+    assert!(Signatures::default().check_keys(&rotated).is_err());
+    assert!(Signatures::default().check_keys(&new).is_ok());
+    let back = new.rotated(
+        SigningKeys::new(Secret::parse(secret).unwrap(), StandardKey::generate()),
+        day,
+        crate::clock::UnixMicros(1),
+    );
+    assert!(Signatures::default().check_keys(&back.unwrap()).is_err());
+}
+
 /// A key is its bytes, whatever they are called.
 #[test]
 fn a_secret_with_the_bytes_of_the_standard_key_is_the_same_key() {
