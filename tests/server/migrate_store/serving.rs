@@ -227,7 +227,7 @@ async fn everything(caller: &Caller) -> BTreeMap<String, Value> {
     for tenant in ["default", BLUE] {
         let read = async |path: String| done(caller, tenant, Method::GET, &path, &Value::Null).await;
         for path in ["webhooks", "tokens", "tenants"] {
-            found.insert(format!("{tenant} {path}"), read(format!("/api/v1/{path}")).await);
+            found.insert(format!("{tenant} {path}"), settled(read(format!("/api/v1/{path}")).await));
         }
         for path in ["events", "deliveries", "replays", "audit"] {
             let (mut items, mut query) = (Vec::new(), "?limit=7".to_owned());
@@ -240,7 +240,8 @@ async fn everything(caller: &Caller) -> BTreeMap<String, Value> {
             if path == "deliveries" {
                 for item in &items {
                     let id = item["id"].as_str().unwrap();
-                    found.insert(format!("{tenant} {id}"), read(format!("/api/v1/deliveries/{id}")).await);
+                    let shown = settled(read(format!("/api/v1/deliveries/{id}")).await);
+                    found.insert(format!("{tenant} {id}"), shown);
                 }
             }
             found.insert(format!("{tenant} {path}"), items.into());
@@ -250,6 +251,20 @@ async fn everything(caller: &Caller) -> BTreeMap<String, Value> {
         found.insert(format!("{tenant} stats"), stats);
     }
     found
+}
+
+/// `value` without what is true of a moment: what waits in memory, and for what.
+fn settled(mut value: Value) -> Value {
+    let mut forget = |shown: &mut Value| {
+        for field in ["waiting", "waiting_for", "waiting_since", "waiting_until", "waiting_behind"] {
+            shown.as_object_mut().unwrap().remove(field);
+        }
+    };
+    match value.as_array_mut() {
+        Some(items) => items.iter_mut().for_each(&mut forget),
+        None => forget(&mut value),
+    }
+    value
 }
 
 /// A node on the database, with the data folder's master key.
