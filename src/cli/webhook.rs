@@ -75,7 +75,8 @@ struct Create {
     /// Deliver to this address
     #[arg(long)]
     url: String,
-    /// Sign X-DECNET-Signature with this; 16 to 256 characters [default: made by the server]
+    /// The secret of `decnet`, `github`, `stripe` and others; 1 to 256 characters, with `decnet` 16 or more
+    /// [default: made by the server]
     #[arg(long, env = "POSTRIDER_SECRET", hide_env_values = true)]
     secret: Option<SecretString>,
     /// Sign webhook-signature (Standard Webhooks) with this key [default: made by the server]
@@ -99,7 +100,7 @@ struct Update {
     #[arg(long)]
     url: Option<String>,
     // Not from the environment: a change of keys is asked for, or it does not happen.
-    /// Sign X-DECNET-Signature with this from now on; 16 to 256 characters
+    /// The secret of `decnet`, `github`, `stripe` and others from now on; 1 to 256 characters, with `decnet` 16 or more
     #[arg(long)]
     secret: Option<SecretString>,
     /// Sign webhook-signature (Standard Webhooks) with this key from now on

@@ -20,10 +20,11 @@ pub(super) struct Rotate {
     /// Sign with the keys of before too for this long, 0s to 7d; 0s ends all of them at once [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = parse_span)]
     overlap: Option<Duration>,
-    /// The new secret for X-DECNET-Signature; 16 to 256 characters [default: made by the server]
+    /// The new secret of `decnet`, `github`, `stripe` and others; 1 to 256 characters, with `decnet` 16 or more
+    /// [default: made by the server]
     #[arg(long, env = "POSTRIDER_SECRET", hide_env_values = true)]
     secret: Option<SecretString>,
-    /// The new key for webhook-signature (Standard Webhooks) [default: made by the server]
+    /// The new key of `standard` and `svix` [default: made by the server]
     #[arg(long, value_name = "WHSEC", env = "POSTRIDER_STANDARD_SECRET", hide_env_values = true)]
     standard_secret: Option<SecretString>,
 }
