@@ -198,7 +198,10 @@ pub(super) async fn show(
     let store = app.engine.store();
     let key = key_of(&app, id)?;
     let delivery = store.delivery(tenant, key).await?.ok_or_else(|| Problem::not_found("delivery"))?;
-    let webhook = store.webhook(tenant, delivery.webhook_uuid).await?;
+    let webhook = match delivery.state {
+        DeliveryState::Pending => store.webhook(tenant, delivery.webhook_uuid).await?,
+        _ => None,
+    };
     let wait = webhook.map(|webhook| DeliveryWait::of(&app.engine, key, &delivery, &webhook)).unwrap_or_default();
     let attempt_log = store.attempts(key).await?.into_iter().map(Attempt::from).collect();
     Ok(Json(DeliveryDetail { delivery: Delivery::new(store.delivery_ids(), delivery), wait, attempt_log }))

@@ -7,7 +7,6 @@ use uuid::Uuid;
 use super::problem::Problem;
 use super::views::Time;
 use crate::clock::UnixMicros;
-use crate::delivery::DeliveryState;
 use crate::delivery::id::DeliveryKey;
 use crate::dispatcher::lane::Hold;
 use crate::engine::Engine;
@@ -110,11 +109,9 @@ impl Waits {
 }
 
 impl DeliveryWait {
+    /// Of a pending delivery.
     pub(super) fn of(engine: &Engine, key: DeliveryKey, stored: &StoredDelivery, webhook: &WebhookRecord) -> Self {
         let now = engine.now();
-        if stored.state != DeliveryState::Pending {
-            return Self::default();
-        }
         let all = of_all(webhook, now);
         let is_later = |at: &UnixMicros| *at > now;
         let reason = match (all, stored.next_attempt_at.filter(is_later)) {

@@ -22,8 +22,8 @@ pub(in crate::dispatcher) struct Queued {
     pub(in crate::dispatcher) begins_at: UnixMicros,
     /// Since when it waits in memory.
     pub(in crate::dispatcher) waits_since: Instant,
-    /// Set after a batch with it was refused: it goes with the others of its half alone.
-    pub(in crate::dispatcher) half: Option<u64>,
+    /// Set after a batch with it was refused: the first of its half, with which alone it goes.
+    pub(in crate::dispatcher) half: Option<EventSeq>,
 }
 
 impl Queued {

@@ -95,8 +95,6 @@ pub(super) struct State {
     pub(super) crew: Crew,
     pub(super) backlog: Backlog,
     pub(super) suspects: Suspects,
-    /// The halves of refused batches so far.
-    pub(super) halves: u64,
     /// An operator wants an attempt although the lane waits; the next load is for that.
     pub(super) is_wished: bool,
     /// When the backlog is next looked through for what is too old.
@@ -186,14 +184,12 @@ impl LaneSettings {
 
     /// What an attempt means that was made under these settings.
     pub(in crate::dispatcher) fn judge(&self, outcome: &Outcome) -> Judged<'_> {
-        let lists = [&self.policy.statuses, self.policy.shape.statuses(), &self.statuses];
-        let by_status = verdict::judge(outcome, Reading { lists: &lists, doubt: None });
-        let doubt = (by_status.verdict == Verdict::Delivered).then(|| self.policy.doubt(outcome)).flatten();
-        let judgement = match doubt.as_deref() {
+        let by_status = self.judge_part(outcome, None);
+        let is_delivered = by_status.judgement.verdict == Verdict::Delivered;
+        match is_delivered.then(|| self.policy.doubt(outcome)).flatten() {
             None => by_status,
-            doubt => verdict::judge(outcome, Reading { lists: &lists, doubt }),
-        };
-        Judged { schedule: &self.schedule, lists, doubt, judgement }
+            doubt => self.judge_part(outcome, doubt),
+        }
     }
 }
 
@@ -238,7 +234,6 @@ impl State {
             crew: Crew::default(),
             backlog: Backlog::default(),
             suspects: Suspects::default(),
-            halves: 0,
             is_wished: false,
             look_for_old_at: now,
             is_health_dirty: false,

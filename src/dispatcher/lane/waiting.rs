@@ -51,6 +51,11 @@ impl State {
         [limited, gathering, resting].into_iter().flatten().filter(|(_, at)| *at > now).max_by_key(|(_, at)| *at)
     }
 
+    /// The same as a moment that can be shown.
+    fn limit_shown(&self, now: UnixMicros, instant: Instant) -> Option<(Hold, Option<UnixMicros>)> {
+        self.limit(instant).map(|(hold, at)| (hold, Some(now.after(at - instant))))
+    }
+
     /// The delivery that an ordered lane attempts before the one of `event`, if there is one.
     fn goes_before(&self, event: EventSeq) -> Option<EventSeq> {
         let backlog = &self.backlog;
@@ -70,8 +75,8 @@ impl Lane {
         let (count, since) = unstored.fold((0_u32, None), |(count, since): (u32, Option<UnixMicros>), queued| {
             (count.saturating_add(1), Some(since.map_or(queued.begins_at, |at| at.min(queued.begins_at))))
         });
-        let hold = queue.first().filter(|_| state.can_run()).map(|first| match state.limit(instant) {
-            Some((hold, at)) => (hold, Some(now.after(at - instant))),
+        let hold = queue.first().filter(|_| state.can_run()).map(|first| match state.limit_shown(now, instant) {
+            Some(limit) => limit,
             None => (state.goes_before(first.seq()).map_or(Hold::Turn, Hold::Order), None),
         });
         Held { count, since, hold }
@@ -86,9 +91,6 @@ impl Lane {
         if let Some(first) = state.goes_before(event) {
             return Some((Hold::Order(first), None));
         }
-        Some(match state.limit(instant) {
-            Some((hold, at)) => (hold, Some(now.after(at - instant))),
-            None => (Hold::Turn, None),
-        })
+        Some(state.limit_shown(now, instant).unwrap_or((Hold::Turn, None)))
     }
 }

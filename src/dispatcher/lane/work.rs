@@ -179,14 +179,12 @@ impl Lane {
 
     /// A refused batch goes back to where it was, to be sent in two halves.
     pub(in crate::dispatcher) fn halve(&self, mut members: Vec<Queued>, now: UnixMicros) -> Todo {
-        let first_half = {
-            let mut state = self.state.lock();
-            state.halves += 2;
-            state.halves
-        };
         let middle = members.len().div_ceil(2);
-        for (place, queued) in members.iter_mut().enumerate() {
-            queued.half = Some(first_half + u64::from(place >= middle));
+        for half in members.chunks_mut(middle.max(1)) {
+            let first = half.first().map(Queued::seq);
+            for queued in half {
+                queued.half = first;
+            }
         }
         self.put_back(members, now)
     }
