@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark stops at the first surprise and prints")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use std::hint::black_box;
 
@@ -12,12 +13,14 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput};
 use postrider::clock::UnixMicros;
 use postrider::delivery::Transition;
+use postrider::delivery::exchange::{Link, Timings};
 use postrider::event::Event;
 use postrider::signing::SigningKeys;
+use postrider::store::exchange::KeptExchange;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
 use postrider::store::{
-    Accepted, AttemptRecord, DeliveryKey, Disposition, NewEvent, Owed, SettleBatch, Settlement, Store,
+    Accepted, AttemptRecord, DeliveryKey, Disposition, ExchangeBlob, NewEvent, Owed, SettleBatch, Settlement, Store,
 };
 use postrider::topic::{Pattern, Topic};
 use postrider::webhook::{DEFAULT_TENANT, Webhook, WebhookHealth, WebhookSeq, WebhookSettings};
@@ -34,7 +37,16 @@ struct Bench {
     runtime: Runtime,
     store: SqliteStore,
     webhook: WebhookSeq,
+    exchange: ExchangeBlob,
     _folder: tempfile::TempDir,
+}
+
+/// Of a success on a connection that is reused.
+fn exchange() -> ExchangeBlob {
+    let us = |us| Some(Duration::from_micros(us));
+    let timings = Timings { slot: us(3), first_byte: us(1_400), body: us(2), ..Timings::default() };
+    let link = Some(Link { address: Some(([192, 0, 2, 1], 443).into()), is_reused: true, is_tls: true });
+    KeptExchange { timings, link, captured: None }.to_blob()
 }
 
 impl Bench {
@@ -56,7 +68,7 @@ impl Bench {
         };
         let records: &dyn Store = &store;
         let created = runtime.block_on(records.create_webhook(DEFAULT_TENANT, settings, UnixMicros(1))).unwrap();
-        Self { runtime, store, webhook: created.seq, _folder: folder }
+        Self { runtime, store, webhook: created.seq, exchange: exchange(), _folder: folder }
     }
 
     fn events(&self, count: usize) -> Vec<NewEvent> {
@@ -93,6 +105,7 @@ impl Bench {
             status_code: Some(200),
             error: None,
             response: Bytes::from_static(b"ok"),
+            exchange: self.exchange.clone(),
         };
         Settlement {
             key: DeliveryKey { event: seq, webhook: self.webhook },

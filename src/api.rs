@@ -1,17 +1,23 @@
 //! The REST API: one file a resource, errors as problem details, described by an OpenAPI document.
 
 mod answers;
+mod attempts;
 mod audit;
 pub mod auth;
 mod body;
 mod budget;
 mod change;
 mod clock;
+mod cloudevents;
 pub mod cors;
 mod deliveries;
 mod events;
+mod figures;
 mod filters;
 mod health;
+mod imports;
+mod incoming;
+mod inlets;
 mod input;
 mod keys;
 mod metrics;
@@ -21,7 +27,9 @@ pub mod problem;
 mod refusals;
 mod replays;
 mod shapes;
+mod sources;
 mod stats;
+mod stored_events;
 mod tenants;
 mod tokens;
 mod views;
@@ -42,6 +50,7 @@ use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::{post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::normalize_path::NormalizePath;
 use utoipa_axum::router::OpenApiRouter;
@@ -54,6 +63,7 @@ use self::budget::{Budget, OwnerOf};
 use self::cors::Cors;
 use self::health::Readiness;
 pub use self::health::{is_about_health, no_connection_left};
+use self::incoming::InletCounts;
 pub use self::metrics::ConnectionCounts;
 use self::metrics::Requests;
 pub use self::openapi::openapi;
@@ -61,6 +71,7 @@ use self::problem::Problem;
 use self::refusals::Refusals;
 use crate::engine::Engine;
 use crate::fair::Turns;
+use crate::sources::Sources;
 use crate::webhook::TenantSeq;
 
 /// The most large bodies of events that are parsed at the same time.
@@ -69,8 +80,10 @@ const MAX_PARSINGS: usize = 1;
 /// The context of all handlers.
 pub struct App {
     engine: Arc<Engine>,
+    sources: Arc<Sources>,
     auth: Auth,
     requests: Requests,
+    inlets: InletCounts,
     connections: Arc<ConnectionCounts>,
     /// The memory of all request bodies.
     bodies: Budget,
@@ -90,11 +103,13 @@ pub struct App {
 
 impl App {
     #[must_use]
-    pub fn new(engine: Arc<Engine>, auth: Auth, cors: Cors, address: SocketAddr) -> Arc<Self> {
+    pub fn new(engine: Arc<Engine>, sources: Arc<Sources>, auth: Auth, cors: Cors, address: SocketAddr) -> Arc<Self> {
         Arc::new(Self {
             engine,
+            sources,
             auth,
             requests: Requests::default(),
+            inlets: InletCounts::default(),
             connections: Arc::default(),
             bodies: Budget::new(MAX_BODIES_BYTES),
             parsing: Turns::new(MAX_PARSINGS),
@@ -142,11 +157,13 @@ impl App {
 /// The API's routes with their descriptions.
 fn documented_routes() -> OpenApiRouter<Arc<App>> {
     let v1 = OpenApiRouter::new()
-        .routes(routes!(events::list, events::publish))
+        .routes(routes!(stored_events::list, events::publish))
         .routes(routes!(events::publish_batch))
-        .routes(routes!(events::show))
+        .routes(routes!(stored_events::show))
+        .routes(routes!(stored_events::erase))
         .routes(routes!(replays::resend))
         .routes(routes!(webhook_list::list, webhooks::create))
+        .routes(routes!(imports::import))
         .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
         .routes(routes!(webhook_tests::test))
         .routes(routes!(webhooks::resume))
@@ -156,6 +173,7 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(replays::retry_all))
         .routes(routes!(replays::discard_all))
         .routes(routes!(deliveries::show))
+        .routes(routes!(attempts::show_attempt))
         .routes(routes!(deliveries::retry))
         .routes(routes!(deliveries::discard))
         .routes(routes!(shapes::list))
@@ -165,18 +183,29 @@ fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(replays::show))
         .routes(routes!(replays::cancel))
         .routes(routes!(stats::show))
+        .routes(routes!(figures::show))
+        .routes(routes!(figures::webhooks))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(inlets::list, inlets::create))
+        .routes(routes!(inlets::show, inlets::update, inlets::delete))
         .routes(routes!(tenants::list, tenants::create))
         .routes(routes!(tenants::show, tenants::update, tenants::delete))
         .routes(routes!(clock::confirm))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::drain))
         .routes(routes!(nodes::resume))
+        .routes(routes!(sources::list))
+        .routes(routes!(sources::rejected))
+        .routes(routes!(sources::show_rejected, sources::discard))
+        .routes(routes!(sources::retry))
         .routes(routes!(audit::list))
         .routes(routes!(openapi::document));
     OpenApiRouter::new()
         .nest("/api/v1", v1)
+        .routes(routes!(incoming::receive))
+        .route("/in/{inlet}", put(incoming::receive).options(incoming::ask))
+        .route("/in/{inlet}/{*path}", post(incoming::receive).put(incoming::receive).options(incoming::ask))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
         .routes(routes!(metrics::exposition))

@@ -3,13 +3,17 @@
 mod answer;
 mod audit;
 mod bench;
+mod bus;
 mod compact;
 mod completions;
 mod config;
 mod delivery;
 mod demo;
 mod event;
+mod exchange;
 mod filter;
+mod import;
+mod inlet;
 mod keys;
 mod listen;
 mod listing;
@@ -26,6 +30,8 @@ mod serve;
 mod shape;
 mod sign;
 mod signals;
+mod source;
+mod stats;
 mod tenant;
 mod token;
 mod verify;
@@ -70,12 +76,18 @@ enum Command {
     Event(event::Args),
     /// Look at deliveries, retry and discard them
     Delivery(delivery::Args),
+    /// See what happened over time: how much, how well, how fast
+    Stats(stats::Args),
     /// See what receivers can get, and preview it
     Shape(shape::Args),
     /// Try a filter on an event
     Filter(filter::Args),
     /// Deliver many events again, and watch the jobs that do
     Replay(replay::Args),
+    /// See where events come from by themselves, and what was rejected
+    Source(source::Args),
+    /// Manage inlets: where other senders' webhooks come in
+    Inlet(Box<inlet::Args>),
     /// Manage access tokens
     Token(token::Args),
     /// Manage tenants: who has webhooks, events and tokens here, and how many
@@ -86,8 +98,12 @@ enum Command {
     Audit(audit::Args),
     /// Change the key that seals the keys of webhooks
     MasterKey(master_key::Args),
+    /// Take over the webhooks of another sender, so that no receiver notices
+    Import(import::Args),
     /// Move everything that a stopped server has into a PostgreSQL database
     MigrateStore(migrate_store::Args),
+    /// Serve the bus of DECNET, and see what flows over it
+    Bus(bus::Args),
     /// Print the server's settings and where each comes from
     Config(config::Args),
     /// Print the API's description for programs, an `openapi.json`
@@ -135,15 +151,20 @@ async fn dispatch(command: Command, output: Output, environment: Environment) ->
         Command::Webhook(args) => webhook::run(*args, output).await,
         Command::Event(args) => event::run(args, output).await,
         Command::Delivery(args) => delivery::run(args, output).await,
+        Command::Stats(args) => stats::run(args, output).await,
         Command::Shape(args) => shape::run(args, output).await,
         Command::Filter(args) => filter::run(args, output).await,
         Command::Replay(args) => replay::run(args, output).await,
+        Command::Source(args) => source::run(args, output, &environment).await,
+        Command::Inlet(args) => inlet::run(*args, output).await,
         Command::Token(args) => token::run(args, output).await,
         Command::Tenant(args) => tenant::run(args, output).await,
         Command::Node(args) => node::run(args, output).await,
         Command::Audit(args) => audit::run(args, output).await,
         Command::MasterKey(args) => master_key::run(args, output, &environment).await,
+        Command::Import(args) => import::run(args, output).await,
         Command::MigrateStore(args) => migrate_store::run(args, output, &environment).await,
+        Command::Bus(args) => bus::run(args, output, &environment).await,
         Command::Config(args) => config::run(&args, output, &environment),
         Command::Openapi(args) => openapi::run(&args, output),
         Command::Compact(args) => compact::run(args, output, &environment).await,
@@ -172,6 +193,8 @@ mod tests {
         let secret = "not-to-be-shown-anywhere";
         for command in [
             "event list --token",
+            "inlet create --name i --topic t --signature github --secret",
+            "inlet update i --secret",
             "listen --secret",
             "listen --standard-secret",
             "sign --private-key",

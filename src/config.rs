@@ -3,12 +3,14 @@
 //! The defaults of the settings stand in `config/raw.rs`, or where what they set is defined. The environment is read in
 //! `config/environment.rs`; where a flag of a command has a variable, by that flag.
 
+mod decnet;
 mod environment;
 mod file;
 mod location;
 mod proxy;
 mod raw;
 mod units;
+mod user_agent;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -23,26 +25,33 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::api::auth::DecnetSettings;
 use crate::api::cors::{MAX_CORS_ORIGINS, WebOrigin};
 use crate::delivery::client::{ClientOptions, NoProxy, Roots, ServerProxy};
 use crate::delivery::guard::{EgressPolicy, HostPattern, SystemResolver};
 use crate::delivery::retry::Schedule;
 use crate::delivery::statuses::{StatusLists, StatusSpan, Statuses};
 use crate::dispatcher::{CircuitSettings, DispatcherSettings, MIN_MEMORY_BYTES};
+use crate::engine::figures::{FigureSettings, FiguresKept};
 use crate::engine::nodes::NodeSettings;
 use crate::engine::retention::RetentionSettings;
 use crate::serve::{ServeSettings, StoreSettings};
+use crate::sources::SourceSettings;
+use crate::sources::settings::{self, Surroundings};
 use crate::store::Quotas;
 use crate::store::postgres::{MIN_CONNECTIONS, PostgresOptions};
 use crate::store::seal::MasterKey;
 use crate::store::sqlite::SqliteOptions;
 use crate::telemetry::{self, LogFormat, TelemetrySettings};
+use crate::webhook::Capture;
 pub use environment::Environment;
 pub use location::Location;
 pub use proxy::ProxyUrl;
 pub use raw::RawConfig;
 use raw::defaults;
 pub use units::{Count, Keep, Port, Size, Span, parse_span};
+pub use user_agent::MAX_USER_AGENT_BYTES;
+use user_agent::parse_user_agent;
 
 /// The file in the working directory that is read if it exists and no other file is named.
 pub const DEFAULT_FILE: &str = "postrider.toml";
@@ -50,11 +59,11 @@ pub const DEFAULT_FILE: &str = "postrider.toml";
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:4665";
 /// The default address of `postrider listen`.
 pub const DEFAULT_RECEIVER: &str = "127.0.0.1:9000";
-/// The longest `user_agent`, in bytes.
-pub const MAX_USER_AGENT_BYTES: usize = 256;
 const ENV_PREFIX: &str = "POSTRIDER_";
 /// The settings whose value may hold a password.
 const STORE: &str = "store";
+/// The tables of sources, in the file.
+const SOURCE: &str = "source";
 const PROXY: &str = "proxy";
 
 /// Who turns host names into addresses.
@@ -77,6 +86,8 @@ pub struct Config {
     user_agent: Option<HeaderValue>,
     admin_token: Option<SecretString>,
     master_key: Option<MasterKey>,
+    decnet: Option<DecnetSettings>,
+    sources: Vec<SourceSettings>,
     /// The output of `postrider config`.
     pub shown: Vec<Shown>,
 }
@@ -125,6 +136,7 @@ struct Values {
     drain_timeout: Span,
     max_connections_per_peer: NonZeroUsize,
     cors_origins: Vec<WebOrigin>,
+    decnet_api: String,
     allow_private: Vec<IpNet>,
     allow_private_destinations: bool,
     allow_hosts: Vec<HostPattern>,
@@ -147,6 +159,7 @@ struct Values {
     final_on: Vec<StatusSpan>,
     success_on: Vec<StatusSpan>,
     max_age: Keep,
+    capture: Capture,
     circuit_threshold: NonZeroU32,
     circuit_cool_down: Span,
     circuit_max_cool_down: Span,
@@ -155,6 +168,10 @@ struct Values {
     retention_dead: Keep,
     retention_attempts: Keep,
     retention_audit: Keep,
+    figures: bool,
+    retention_figures_minutes: Keep,
+    retention_figures_hours: Keep,
+    retention_figures_days: Keep,
     idempotency_ttl: Span,
     new_tenant_max_events_per_s: Count,
     new_tenant_max_pending: Count,
@@ -173,6 +190,7 @@ impl Values {
             max_memory_bytes: usize::try_from(self.max_memory.bytes().unwrap_or(u64::MAX)).unwrap_or(usize::MAX),
             retry_schedule,
             max_age: self.max_age.span(),
+            capture: self.capture,
             statuses,
             circuit: CircuitSettings {
                 threshold: self.circuit_threshold.get(),
@@ -218,6 +236,22 @@ impl Values {
         }
     }
 
+    fn retention(&self) -> RetentionSettings {
+        RetentionSettings {
+            events: self.retention_events.span(),
+            delivered: self.retention_delivered.span(),
+            dead: self.retention_dead.span(),
+            attempts: self.retention_attempts.span(),
+            audit: self.retention_audit.span(),
+            figures: FiguresKept {
+                minutes: self.retention_figures_minutes.span(),
+                hours: self.retention_figures_hours.span(),
+                days: self.retention_figures_days.span(),
+            },
+            interval: RetentionSettings::DEFAULT_INTERVAL,
+        }
+    }
+
     fn new_tenant_quotas(&self) -> Quotas {
         Quotas {
             max_webhooks: self.new_tenant_max_webhooks.max(),
@@ -227,17 +261,6 @@ impl Values {
             max_stored_bytes: self.new_tenant_max_stored_bytes.bytes(),
         }
     }
-}
-
-/// A header's value, and nothing of the empty text.
-fn parse_user_agent(text: &str) -> Result<Option<HeaderValue>, String> {
-    if text.len() > MAX_USER_AGENT_BYTES {
-        return Err(format!("has {} bytes, the limit is {MAX_USER_AGENT_BYTES}", text.len()));
-    }
-    if text.trim() != text || !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return Err("must be visible ASCII, with spaces between at most".to_owned());
-    }
-    Ok(HeaderValue::from_str(text).ok().filter(|value| !value.is_empty()))
 }
 
 /// The reason why the settings cannot be used, with its place.
@@ -289,6 +312,7 @@ impl Config {
         }
         let mut config = Self::validated(serde_json::from_value(Value::Object(merged))?, shown)?;
         config.read_secrets(environment)?;
+        config.read_sources(&file.source, environment)?;
         Ok(config)
     }
 
@@ -339,7 +363,32 @@ impl Config {
             return Err(invalid("connect_timeout", "must be longer than nothing".to_owned()));
         }
         let user_agent = parse_user_agent(&values.user_agent).map_err(|reason| invalid("user_agent", reason))?;
-        Ok(Self { values, retry_schedule, statuses, user_agent, admin_token: None, master_key: None, shown })
+        Ok(Self {
+            values,
+            retry_schedule,
+            statuses,
+            user_agent,
+            admin_token: None,
+            master_key: None,
+            decnet: None,
+            sources: Vec::new(),
+            shown,
+        })
+    }
+
+    fn read_sources(&mut self, tables: &[toml::Table], environment: &Environment) -> Result<(), ConfigError> {
+        let invalid = |reason| ConfigError::Value { key: SOURCE, origin: Origin::File, reason };
+        let store_url = match &self.values.store {
+            Location::Embedded => None,
+            Location::Postgres(url) => Some(url.clone()),
+        };
+        let surroundings = Surroundings { variables: environment.variables().clone(), store_url };
+        self.sources = settings::validate(tables, &surroundings).map_err(invalid)?;
+        for source in &self.sources {
+            let (key, value) = (format!("{SOURCE}.{}", source.name), source.kind_name());
+            self.shown.push(Shown { key, value: value.into(), origin: Origin::File });
+        }
+        Ok(())
     }
 
     /// Secrets come from the environment alone: flags show in the process list, and files get copied.
@@ -353,7 +402,12 @@ impl Config {
             self.admin_token = Some(token.into());
         }
         self.master_key = environment.master_key("master_key")?;
-        for (key, is_set) in [("admin_token", self.admin_token.is_some()), ("master_key", self.master_key.is_some())] {
+        self.decnet = decnet::read(&self.values.decnet_api, &self.shown, environment)?;
+        for (key, is_set) in [
+            ("admin_token", self.admin_token.is_some()),
+            ("master_key", self.master_key.is_some()),
+            ("decnet_jwt_secret", self.decnet.is_some()),
+        ] {
             let (value, origin) = if is_set { ("set", Origin::Env) } else { ("not set", Origin::Default) };
             self.shown.push(Shown { key: key.to_owned(), value: value.into(), origin });
         }
@@ -369,6 +423,11 @@ impl Config {
     #[must_use]
     pub fn store(&self) -> &Location {
         &self.values.store
+    }
+
+    #[must_use]
+    pub fn sources(&self) -> &[SourceSettings] {
+        &self.sources
     }
 
     /// `None`: the key file in the data folder.
@@ -389,7 +448,7 @@ impl Config {
         let values = self.values;
         let new_tenant_quotas = values.new_tenant_quotas();
         let dispatcher = values.dispatcher(self.retry_schedule, self.statuses);
-        let client = values.client();
+        let (client, retention) = (values.client(), values.retention());
         ServeSettings {
             listen: values.listen,
             data_dir: values.data,
@@ -398,17 +457,12 @@ impl Config {
             max_connections_per_peer: values.max_connections_per_peer.get(),
             cors_origins: values.cors_origins,
             admin_token: self.admin_token,
+            decnet: self.decnet,
             master_key: self.master_key,
             client: ClientOptions { user_agent: self.user_agent, ..client },
             dispatcher,
-            retention: RetentionSettings {
-                events: values.retention_events.span(),
-                delivered: values.retention_delivered.span(),
-                dead: values.retention_dead.span(),
-                attempts: values.retention_attempts.span(),
-                audit: values.retention_audit.span(),
-                interval: RetentionSettings::DEFAULT_INTERVAL,
-            },
+            retention,
+            figures: FigureSettings { is_on: values.figures, ..FigureSettings::default() },
             idempotency_ttl: values.idempotency_ttl.0,
             new_tenant_quotas,
             node: NodeSettings {
@@ -418,6 +472,7 @@ impl Config {
                 hand_over_timeout: values.drain_timeout.0,
                 ..NodeSettings::default()
             },
+            sources: self.sources,
             store: match values.store {
                 Location::Embedded => StoreSettings::Sqlite(SqliteOptions {
                     max_bytes: values.max_database_size.bytes(),

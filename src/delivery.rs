@@ -5,6 +5,7 @@ pub mod access;
 pub mod attempt;
 pub mod client;
 mod decoding;
+pub mod exchange;
 mod fields;
 pub mod guard;
 pub mod id;
@@ -19,7 +20,7 @@ mod vet;
 use std::sync::Arc;
 
 pub use self::fields::AnswerFields;
-pub use self::outcome::{DeliveryControl, End, GONE, LOOP_DETECTED, MAX_ERROR_BYTES, Outcome, Timings};
+pub use self::outcome::{DeliveryControl, End, GONE, LOOP_DETECTED, MAX_ERROR_BYTES, Outcome};
 use self::receiver::Webhook;
 pub use self::state::{DeliveryState, Transition};
 use crate::clock::{Clock, SystemClock};

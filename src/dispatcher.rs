@@ -25,6 +25,7 @@ pub(crate) mod shaping;
 pub(crate) mod shards;
 mod slots;
 mod spans;
+mod tally;
 mod timer;
 pub mod trial;
 mod unsent;
@@ -51,6 +52,7 @@ use self::settler::ToSettle;
 use self::shaping::{PreviewError, Shaping};
 use self::shards::Shards;
 use self::slots::Slots;
+use self::tally::Tally;
 use self::timer::Timer;
 use crate::clock::{Clock, SteadyClock, UnixMicros};
 use crate::delivery::client::Client;
@@ -58,10 +60,11 @@ use crate::delivery::retry::Schedule;
 use crate::delivery::statuses::StatusLists;
 use crate::event::Stamp;
 use crate::fair::Caps;
+use crate::log_rate::LogRate;
 use crate::store::cluster::Hint;
 use crate::store::{AllWebhooks, DeliveryKey, Disposition, Shard, Store, StoreError, Term};
 use crate::tenants::Tenants;
-use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
+use crate::webhook::{Capture, TenantSeq, WebhookRecord, WebhookSeq};
 /// Idle connections that are kept, over all lanes.
 const MAX_KEPT_CONNECTIONS: usize = 2_048;
 /// Lanes that read from the store at the same time.
@@ -84,6 +87,8 @@ pub struct DispatcherSettings {
     pub retry_schedule: Schedule,
     /// For webhooks that set none; `None`: a delivery is never too old.
     pub max_age: Option<Duration>,
+    /// For webhooks that say nothing of it.
+    pub capture: Capture,
     /// What statuses mean to webhooks that say nothing of them.
     pub statuses: StatusLists,
     pub circuit: CircuitSettings,
@@ -126,6 +131,9 @@ struct Shared {
     evicted: mpsc::Sender<ToSettle>,
     notices: mpsc::Sender<Notice>,
     counters: Counters,
+    tally: Tally,
+    /// Lines about attempts that the guard refused.
+    blocked: LogRate,
 }
 
 impl Dispatcher {
@@ -155,6 +163,8 @@ impl Dispatcher {
             crowded: Mutex::default(),
             crowding: Notify::new(),
             counters: Counters::default(),
+            tally: Tally::default(),
+            blocked: LogRate::default(),
             store,
             lease: if member.is_some() { Lease::none() } else { Lease::for_ever() },
             shards: Mutex::default(),
@@ -201,6 +211,11 @@ impl Dispatcher {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// The counts for figures over time.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.shared.tally
     }
 
     /// Looks for the lane of each of `webhooks`.

@@ -2,14 +2,19 @@
 
 mod administration;
 mod clock_trust;
+mod erasure;
+pub mod figures;
+pub mod import;
 mod known;
 pub mod nodes;
 mod operations;
 pub mod replay;
 pub mod retention;
+mod settings;
 mod step;
 mod trial;
 pub mod waiting;
+mod wanted;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,28 +26,28 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::clock_trust::ClockTrust;
+use self::figures::Bookkeeping;
 use self::known::Revocations;
-use self::nodes::{Membership, NodeSettings};
+use self::nodes::Membership;
 use self::operations::WebhookEdit;
 
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::client::{Client, VetError};
 use crate::dispatcher::shaping::PreviewError;
-use crate::dispatcher::{Dispatcher, DispatcherSettings, Figures, Member, ShardFigures};
+use crate::dispatcher::{Dispatcher, Figures, Member, ShardFigures};
 use crate::event::{Event, Instance};
-use crate::ingest::{DryRun, Ingest, PublishError, Receipt};
+use crate::ingest::{Ingest, PublishError, Receipt};
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
 use crate::store::cluster::{Hint, Node};
-use crate::store::{Act, DeliveryKey, Idempotency, Quotas, Store, StoreError, StoredDelivery};
+use crate::store::{Act, DeliveryKey, Idempotency, Store, StoreError, StoredDelivery};
 use crate::tenants::Tenants;
 use crate::webhook::{self, TenantSeq, WebhookError, WebhookPatch, WebhookRecord, WebhookSeq, WebhookSettings};
 
 use self::replay::Replays;
-use self::retention::{Purge, RetentionSettings};
+use self::retention::Purge;
+pub use self::settings::{DEFAULT_IDEMPOTENCY_TTL, EngineSettings};
 pub use self::trial::{TEST_TOPIC, TestError};
 
-/// The default time for which an idempotency key is kept.
-pub const DEFAULT_IDEMPOTENCY_TTL: Duration = Duration::from_hours(24);
 /// The action of a rotation, in the audit log.
 const ROTATE: &str = "webhook.rotate";
 /// The most tries of a change that conflicts with concurrent ones.
@@ -63,32 +68,12 @@ pub struct Engine {
     is_full_told: AtomicBool,
     replays: Replays,
     purge: JoinHandle<()>,
+    bookkeeping: Bookkeeping,
     clock_trust: Arc<ClockTrust>,
     idempotency_ttl: Duration,
     node: Node,
     /// `None`: no other node shares the store.
     membership: Option<Arc<Membership>>,
-}
-
-/// The settings of a node.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EngineSettings {
-    pub dispatcher: DispatcherSettings,
-    pub retention: RetentionSettings,
-    /// The time for which the receipts of a request with an idempotency key are kept.
-    pub idempotency_ttl: Duration,
-    /// The default quotas of a new tenant.
-    pub new_tenant_quotas: Quotas,
-    pub node: NodeSettings,
-}
-
-/// Everything is kept for ever, and tenants have no quotas.
-impl From<DispatcherSettings> for EngineSettings {
-    fn from(dispatcher: DispatcherSettings) -> Self {
-        let (retention, idempotency_ttl) = (RetentionSettings::FOREVER, DEFAULT_IDEMPOTENCY_TTL);
-        let (new_tenant_quotas, node) = (Quotas::default(), NodeSettings::default());
-        Self { dispatcher, retention, idempotency_ttl, new_tenant_quotas, node }
-    }
 }
 
 /// The reason why a change of a webhook was refused.
@@ -117,7 +102,8 @@ impl Engine {
         clock: Arc<dyn Clock>,
         settings: impl Into<EngineSettings>,
     ) -> Result<Arc<Self>, StoreError> {
-        let EngineSettings { dispatcher, retention, idempotency_ttl, new_tenant_quotas, node } = settings.into();
+        let EngineSettings { dispatcher, retention, figures, idempotency_ttl, new_tenant_quotas, node } =
+            settings.into();
         let this = node.node(Uuid::new_v4(), clock.now());
         let member = store.cluster().map(|cluster| Member { node: this.uuid, cluster });
         // The mark comes before all other reads, so that later changes are read again.
@@ -146,8 +132,11 @@ impl Engine {
         }
         let clock_trust = Arc::new(ClockTrust::default());
         let parts = (Arc::clone(&store), Arc::clone(&clock), dispatcher.clone(), Arc::clone(&clock_trust));
+        let kept = retention.figures;
         let purge = Purge::new(parts.0, parts.1, retention, parts.2, parts.3);
         let purge = tokio::spawn(purge.run());
+        let parts = (Arc::clone(&store), dispatcher.clone(), Arc::clone(&clock));
+        let bookkeeping = Bookkeeping::start(parts.0, parts.1, parts.2, (figures, kept), this.uuid);
         let membership =
             member.zip(mark).map(|(member, mark)| Arc::new(Membership::new(member, this.clone(), node, mark)));
         let changes = Mutex::default();
@@ -163,6 +152,7 @@ impl Engine {
             is_full_told: AtomicBool::new(false),
             replays,
             purge,
+            bookkeeping,
             clock_trust,
             idempotency_ttl,
             node: this,
@@ -242,11 +232,6 @@ impl Engine {
     /// The id by which other servers know this installation. It is the same on all nodes that share the store.
     pub fn instance(&self) -> Instance {
         self.dispatcher.stamp().instance()
-    }
-
-    /// Predicts the deliveries of an event. Nothing is stored.
-    pub fn dry_run(&self, tenant: TenantSeq, event: &Event) -> Result<DryRun, PublishError> {
-        self.ingest.dry_run(tenant, event)
     }
 
     /// Computes a preview within the limits of shapes, in turns by tenant.
@@ -470,8 +455,8 @@ impl Engine {
     }
 
     /// Accepts no more events and begins no more attempts, waits for attempts under way for at most `timeout`, commits
-    /// their outcomes (for at most 5 s more), and closes the store. Returns the number of attempts cut off, which the
-    /// next start makes again.
+    /// their outcomes and then the figures (each for at most 5 s more), and closes the store. Returns the number of
+    /// attempts cut off, which the next start makes again.
     pub async fn drain(&self, timeout: Duration) -> usize {
         self.ingest.close();
         self.replays.stop();
@@ -481,6 +466,7 @@ impl Engine {
             membership.leave(self, timeout).await;
         }
         let cut_off = self.dispatcher.drain(timeout.saturating_sub(began_at.elapsed())).await;
+        self.bookkeeping.stop().await;
         self.store.close().await;
         cut_off
     }

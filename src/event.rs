@@ -3,16 +3,21 @@
 
 mod batch;
 mod canonical;
+mod cloudevent;
 mod hops;
+pub(crate) mod media;
 mod options;
 mod timestamp;
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
+#[cfg(feature = "server")]
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use self::canonical::{Canonicaliser, quote, unescaped};
+pub use self::cloudevent::SPECVERSION_HEADER;
 pub use self::hops::{HOPS_HEADER, HopError, Hops, Instance, MAX_HOPS, MAX_VIA, Stamp};
 pub use self::options::{DeliveryOptions, MAX_DELIVERY_DELAY, MAX_DIRECTED_WEBHOOKS};
 
@@ -32,6 +37,18 @@ pub const MAX_ID_BYTES: usize = 128;
 /// The longest event type, in bytes of UTF-8.
 pub const MAX_TYPE_BYTES: usize = 255;
 
+/// The parts of an event.
+pub(crate) struct EventParts<'a> {
+    /// `None`: a new UUID v7.
+    pub(crate) id: Option<&'a str>,
+    pub(crate) topic: Topic,
+    pub(crate) kind: &'a str,
+    /// Seconds since 1970, as a number of JSON; `None`: now.
+    pub(crate) ts: Option<&'a str>,
+    /// JSON text.
+    pub(crate) payload: &'a [u8],
+}
+
 /// A validated event, with the bytes that are signed and sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -41,6 +58,8 @@ pub struct Event {
     body: Bytes,
     options: Option<Box<DeliveryOptions>>,
     hops: Option<Box<Hops>>,
+    /// It came from a store that has its body no more.
+    is_erased: bool,
 }
 
 /// JSON as Postrider signs it: no spaces, keys sorted by their UTF-8 bytes, numbers with the digits they came with.
@@ -113,20 +132,36 @@ impl Event {
 
     /// An event made in this process; `payload` is JSON text. Id and `ts` are filled in.
     pub fn new(topic: Topic, kind: &str, payload: &str, now: UnixMicros) -> Result<Self, EventError> {
+        Self::from_parts(EventParts { id: None, topic, kind, ts: None, payload: payload.as_bytes() }, now)
+    }
+
+    /// An event whose parts did not come in one JSON object.
+    pub(crate) fn from_parts(parts: EventParts<'_>, now: UnixMicros) -> Result<Self, EventError> {
+        let EventParts { id, topic, kind, ts, payload } = parts;
         check_size(payload.len())?;
-        let mut reader = Canonicaliser::new(payload.as_bytes())?.inside(1);
+        let mut reader = Canonicaliser::new(payload)?.inside(1);
         reader.read()?;
         reader.finish()?;
         check_kind(kind)?;
-        let id = new_id(now);
-        let parts = CanonicalParts {
-            id: &id,
-            payload: reader.canonical(),
-            topic: &quote(topic.as_str()),
-            ts: &moment(Some(now))?,
-            kind: &quote(kind),
+        let id = match id {
+            Some(id) => {
+                check_id(id)?;
+                quote(id)
+            }
+            None => new_id(now),
         };
-        Ok(Self { id: unquoted(&id), body: parts.body(), topic, kind: kind.into(), options: None, hops: None })
+        let ts = moment(ts.map_or(Some(now), timestamp::from_epoch_seconds))?;
+        let payload = reader.canonical();
+        let canonical = CanonicalParts { id: &id, payload, topic: &quote(topic.as_str()), ts: &ts, kind: &quote(kind) };
+        Ok(Self {
+            id: unquoted(&id),
+            body: canonical.body(),
+            topic,
+            kind: kind.into(),
+            options: None,
+            hops: None,
+            is_erased: false,
+        })
     }
 
     /// The event from the object that `reader` has just read.
@@ -165,13 +200,13 @@ impl Event {
         let options = DeliveryOptions::parse(fields.deliver_at, fields.webhooks, now)?;
         let payload = fields.payload.unwrap_or("{}");
         let body = CanonicalParts { id: &id, payload, topic, ts: &ts, kind }.body();
-        Ok(Self { id: id_value, topic: topic_value, kind: kind_value, body, options, hops: None })
+        Ok(Self { id: id_value, topic: topic_value, kind: kind_value, body, options, hops: None, is_erased: false })
     }
 
     /// An event as a store read it back; the parts were validated when it was accepted.
     #[must_use]
     pub fn from_stored(id: Box<str>, topic: Topic, kind: Box<str>, body: Bytes) -> Self {
-        Self { id, topic, kind, body, options: None, hops: None }
+        Self { id, topic, kind, body, options: None, hops: None, is_erased: false }
     }
 
     #[must_use]
@@ -191,6 +226,18 @@ impl Event {
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// The same, without a payload because that was erased.
+    #[cfg(feature = "server")]
+    pub(crate) fn erased(self) -> Self {
+        Self { is_erased: true, ..self }
+    }
+
+    /// Whether its payload was erased from the store it comes from. It has no body, and is never sent.
+    #[must_use]
+    pub fn is_erased(&self) -> bool {
+        self.is_erased
     }
 
     /// The body that is signed and sent unless a webhook has a shape: the canonical one, in which a payload that Python
@@ -340,6 +387,18 @@ fn check_id(id: &str) -> Result<(), EventError> {
     Ok(())
 }
 
+/// An id as events have it: visible ASCII within the limit. Another text is hashed, so that it is the same again when it
+/// comes again.
+#[cfg(feature = "server")]
+pub(crate) fn fit_id(text: String) -> String {
+    if text.len() <= MAX_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return text;
+    }
+    let mut hashed = String::from("sha256:");
+    crate::hex::push(&mut hashed, &Sha256::digest(text.as_bytes()));
+    hashed
+}
+
 /// A new UUID v7, as JSON.
 fn new_id(now: UnixMicros) -> String {
     // A clock before 1970 gives ids of 1970, which are unique all the same.
@@ -384,13 +443,23 @@ pub(crate) type Member = (Box<str>, Box<str>);
 /// The members of a JSON object as text: strings without quotes and escapes, other values in canonical form. For small
 /// answers of other servers; parsed as strictly as an event.
 pub(crate) fn object_members(json: &[u8]) -> Result<Vec<Member>, EventError> {
+    let members = json_members(json)?;
+    Ok(members.into_iter().map(|(key, value)| (key, text_of(&value))).collect())
+}
+
+/// The members of a JSON object, with their values in canonical form. Parsed as strictly as an event.
+pub(crate) fn json_members(json: &[u8]) -> Result<Vec<Member>, EventError> {
     let mut reader = Canonicaliser::new(json)?;
     if !reader.read_object()? {
         return Err(EventError::Json { at: 0, reason: "is no object".to_owned() });
     }
     reader.finish()?;
-    let text = |value: &str| if value.starts_with('"') { unquoted(value) } else { value.into() };
-    Ok(reader.members().map(|(key, value)| (unescaped(key).collect(), text(value))).collect())
+    Ok(reader.members().map(|(key, value)| (unescaped(key).collect(), value.into())).collect())
+}
+
+/// Of a canonical value: the text of a string, another value as it is.
+pub(crate) fn text_of(canonical: &str) -> Box<str> {
+    if canonical.starts_with('"') { unquoted(canonical) } else { canonical.into() }
 }
 
 #[cfg(test)]

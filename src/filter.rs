@@ -7,7 +7,7 @@
 //! host part of a `cidr` is ignored.
 
 mod compile;
-mod document;
+pub(crate) mod document;
 mod index;
 mod matching;
 mod predicate;

@@ -2,11 +2,12 @@
 
 mod patterns;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::patterns::{Patterns, named};
@@ -19,7 +20,7 @@ use crate::store::{
     Accepted, AcceptedOnce, Disposition, Idempotency, KeptReceipt, LiveEvent, NewEvent, Owed, Share, Store, StoreError,
 };
 use crate::tenants::{self, QuotaError, Tenant, Tenants};
-use crate::topic::{OPERATIONAL_TOKEN, Topic};
+use crate::topic::{OPERATIONAL_TOKEN, Pattern, Topic};
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
 /// The reason of deliveries that were skipped because of the webhook's filter.
@@ -91,6 +92,8 @@ pub(crate) struct Ingest {
     clock: Arc<dyn Clock>,
     tenants: Arc<Tenants>,
     patterns: RwLock<Patterns>,
+    /// Told of each change of `patterns`.
+    pattern_changes: watch::Sender<()>,
     is_closed: AtomicBool,
 }
 
@@ -159,7 +162,8 @@ impl Ingest {
         clock: Arc<dyn Clock>,
         tenants: Arc<Tenants>,
     ) -> Self {
-        Self { store, dispatcher, clock, tenants, patterns: RwLock::default(), is_closed: AtomicBool::new(false) }
+        let (patterns, pattern_changes) = (RwLock::default(), watch::Sender::new(()));
+        Self { store, dispatcher, clock, tenants, patterns, pattern_changes, is_closed: AtomicBool::new(false) }
     }
 
     /// Accepts events, all or none. With `once`, a repeated request gets the same receipts again, as duplicates.
@@ -255,7 +259,7 @@ impl Ingest {
                 Err(error) => Err(error),
             },
         };
-        Ok(self.admit(accepted_at, placed, accepted?))
+        Ok(self.admit(tenant, accepted_at, placed, accepted?))
     }
 
     /// Whether any webhook matches the topic.
@@ -326,17 +330,37 @@ impl Ingest {
     /// Adds a webhook, or replaces its patterns.
     pub(crate) fn apply(&self, record: &WebhookRecord) {
         self.patterns.write().apply(record);
+        self.pattern_changes.send_replace(());
     }
 
     pub(crate) fn remove(&self, tenant: TenantSeq, webhook: WebhookSeq) {
         self.patterns.write().remove(tenant, webhook);
+        self.pattern_changes.send_replace(());
+    }
+
+    /// The patterns of a tenant's enabled webhooks, each once, without those for the server's own events.
+    pub(crate) fn wanted(&self, tenant: TenantSeq) -> BTreeSet<Pattern> {
+        self.patterns.read().wanted(tenant)
+    }
+
+    /// Changes whenever webhooks do.
+    pub(crate) fn pattern_changes(&self) -> watch::Receiver<()> {
+        self.pattern_changes.subscribe()
     }
 
     /// Passes accepted events to their lanes.
-    fn admit(&self, accepted_at: UnixMicros, placed: Vec<Placed>, accepted: Vec<Accepted>) -> Vec<Receipt> {
+    fn admit(
+        &self,
+        tenant: TenantSeq,
+        accepted_at: UnixMicros,
+        placed: Vec<Placed>,
+        accepted: Vec<Accepted>,
+    ) -> Vec<Receipt> {
         let receipts = placed.into_iter().zip(accepted).map(|(placed, accepted)| match accepted {
             Accepted::New { seq } => {
                 self.dispatcher.counters().events_accepted.add(1);
+                let reached = placed.routings.iter().map(|routing| (routing.owed().webhook, routing.is_skipped()));
+                self.dispatcher.tally().accepted(accepted_at, tenant, reached);
                 let id = placed.event.id().to_owned();
                 let skipped = placed.routings.iter().filter(|routing| routing.is_skipped()).count();
                 let share = Share::of(placed.routings.len(), skipped);

@@ -16,11 +16,21 @@ pub mod log_rate;
 #[cfg(feature = "server")]
 mod rate;
 pub mod topic;
+#[cfg(feature = "server")]
+mod visible;
 
+#[cfg(feature = "server")]
+pub mod bus;
 pub mod delivery;
 pub mod event;
 #[cfg(feature = "server")]
+pub mod figures;
+#[cfg(feature = "server")]
 pub mod filter;
+#[cfg(feature = "server")]
+pub mod inlet;
+#[cfg(feature = "server")]
+pub mod mapping;
 #[cfg(feature = "server")]
 pub mod shape;
 pub mod signing;
@@ -42,6 +52,8 @@ pub mod tenants;
 pub mod api;
 #[cfg(feature = "server")]
 pub mod dashboard;
+#[cfg(feature = "server")]
+pub mod sources;
 
 #[cfg(feature = "server")]
 pub mod cli;

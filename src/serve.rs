@@ -40,9 +40,11 @@ use crate::clock::{Clock, SystemClock, UnixMicros};
 use crate::dashboard;
 use crate::delivery::client::{Client, ClientOptions};
 use crate::dispatcher::DispatcherSettings;
+use crate::engine::figures::FigureSettings;
 use crate::engine::nodes::NodeSettings;
 use crate::engine::retention::RetentionSettings;
 use crate::engine::{Engine, EngineSettings};
+use crate::sources::{SourceSettings, Sources};
 use crate::store::seal::{MasterKey, MasterKeyError};
 use crate::store::{NewToken, Quotas, Scope, Store, StoreError};
 use crate::webhook::DEFAULT_TENANT;
@@ -78,18 +80,22 @@ pub struct ServeSettings {
     pub cors_origins: Vec<WebOrigin>,
     /// `None`: generated at the first start, and given once in [`Started::new_admin_token`].
     pub admin_token: Option<SecretString>,
+    /// A DECNET whose admins are admins here, too.
+    pub decnet: Option<crate::api::auth::DecnetSettings>,
     /// `None`: the key file in the data folder, made at the first start of all nodes.
     pub master_key: Option<MasterKey>,
     /// Its `policy.own_listeners` is filled in by the server.
     pub client: ClientOptions,
     pub dispatcher: DispatcherSettings,
     pub retention: RetentionSettings,
+    pub figures: FigureSettings,
     pub idempotency_ttl: Duration,
     /// The default quotas of a new tenant.
     pub new_tenant_quotas: Quotas,
     /// Its `address` is filled in by the server.
     pub node: NodeSettings,
     pub store: StoreSettings,
+    pub sources: Vec<SourceSettings>,
 }
 
 /// A server that listens.
@@ -123,24 +129,38 @@ pub async fn serve(
         Some(_) => None,
         None => ensure_admin(&*store, clock.now()).await?,
     };
-    let auth = Auth::new(Arc::clone(&store), settings.admin_token.as_ref().map(hash_token));
+    let environment = settings.admin_token.as_ref().map(hash_token);
+    let auth = Auth::new(Arc::clone(&store), environment, settings.decnet.as_ref())?;
     let engine_settings = EngineSettings {
         dispatcher: descriptors.within(settings.dispatcher),
         retention: settings.retention,
+        figures: settings.figures,
         idempotency_ttl: settings.idempotency_ttl,
         new_tenant_quotas: settings.new_tenant_quotas,
         node: named(settings.node, address),
     };
     let engine = Engine::start(store, client, Arc::new(clock), engine_settings).await?;
-    let app = App::new(Arc::clone(&engine), auth, Cors::new(&settings.cors_origins), address);
+    let sources = Sources::start(&engine, settings.sources);
+    let app = App::new(Arc::clone(&engine), Arc::clone(&sources), auth, Cors::new(&settings.cors_origins), address);
 
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     started(&Started { address, new_admin_token });
     let places = Places::new(descriptors.clients, settings.max_connections_per_peer, app.connection_counts());
+    let shutdown = until_shutdown(shutdown, sources.clone());
     let stopped_at = answer(listener, &app, &places, shutdown, settings.drain_timeout).await;
+    sources.stopped().await;
     let cut_off = engine.drain(settings.drain_timeout.saturating_sub(stopped_at.elapsed())).await;
     tracing::info!(cut_off, "stopped");
     Ok(())
+}
+
+/// Ready when the server is to stop: it is told so, or the origin of a source asks for it. Sources stop at once.
+async fn until_shutdown(told: impl Future<Output = ()> + Send + 'static, sources: Arc<Sources>) {
+    tokio::select! {
+        () = told => {}
+        () = sources.end() => tracing::info!("the origin of a source has asked the server to stop"),
+    }
+    sources.stop();
 }
 
 /// Fills in the name and the address that other nodes see.
@@ -305,6 +325,8 @@ pub enum ServeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Client(#[from] crate::delivery::client::ClientError),
+    #[error(transparent)]
+    Decnet(#[from] crate::api::auth::DecnetError),
     #[error("the operating system has no randomness to give")]
     Random,
 }

@@ -9,6 +9,7 @@ mod batch;
 mod builtin;
 mod escape;
 mod filters;
+mod forward;
 mod headers;
 mod json;
 mod moment;
@@ -35,6 +36,7 @@ pub use self::batch::MAX_MERGED_EVENTS;
 pub(crate) use self::batch::{BatchForm, Member};
 use self::builtin::Answers;
 pub use self::builtin::{Builtin, builtins, sample};
+pub(crate) use self::forward::{Header, Whole};
 pub use self::headers::{
     HeaderTemplateError, HeaderTemplates, MAX_HEADER_TEMPLATES, MAX_RENDERED_HEADER_BYTES, is_header_template,
 };
@@ -42,6 +44,7 @@ pub use self::subset::{MAX_ELIFS, MAX_TAG_TOKENS};
 use self::template::Template;
 use crate::clock::UnixMicros;
 use crate::delivery::statuses::StatusLists;
+use crate::event::media::is_json;
 use crate::event::{Event, MAX_EVENT_BYTES};
 use crate::filter::Filter;
 
@@ -60,6 +63,8 @@ pub const MAX_RENDER_ERROR_BYTES: usize = 512;
 pub const DECNET: &str = "decnet";
 /// The name of the shape that sends the payload alone.
 pub const PAYLOAD: &str = "payload";
+/// The name of the shape that sends on what came in at an inlet.
+pub const FORWARD: &str = "forward";
 /// The media type of bodies whose shape names no other.
 pub const JSON: &str = "application/json";
 
@@ -226,6 +231,7 @@ pub struct Shape(Kind);
 enum Kind {
     Decnet,
     Payload,
+    Forward,
     Builtin(&'static Builtin),
     Custom(Arc<Custom>),
 }
@@ -271,6 +277,7 @@ impl Shape {
         match input {
             ShapeInput::Name(name) if name == DECNET => Ok(Self(Kind::Decnet)),
             ShapeInput::Name(name) if name == PAYLOAD => Ok(Self(Kind::Payload)),
+            ShapeInput::Name(name) if name == FORWARD => Ok(Self(Kind::Forward)),
             ShapeInput::Name(name) => {
                 // The longest part of an unknown name in an error, in characters.
                 const SHOWN_CHARS: usize = 64;
@@ -301,6 +308,7 @@ impl Shape {
         match &self.0 {
             Kind::Decnet => DECNET,
             Kind::Payload => PAYLOAD,
+            Kind::Forward => FORWARD,
             Kind::Builtin(builtin) => builtin.name,
             Kind::Custom(_) => "template",
         }
@@ -327,13 +335,23 @@ impl Shape {
         Answers::of(self.name()).success_when.as_ref()
     }
 
-    /// The `Content-Type` of the bodies that it makes.
+    /// The `Content-Type` of the bodies that it makes; of `forward` unless the event has another.
     #[must_use]
     pub fn content_type(&self) -> HeaderValue {
         match &self.0 {
-            Kind::Decnet | Kind::Payload => HeaderValue::from_static(JSON),
+            Kind::Decnet | Kind::Payload | Kind::Forward => HeaderValue::from_static(JSON),
             Kind::Builtin(builtin) => HeaderValue::from_static(builtin.content_type),
             Kind::Custom(custom) => custom.content_type.clone(),
+        }
+    }
+
+    /// The event's body, with the content type and the headers that belong to it.
+    pub(crate) fn render_whole(&self, event: &Event, context: &Context<'_>) -> Result<Whole, RenderError> {
+        match self.0 {
+            Kind::Forward => Ok(forward::forwarded(event)),
+            _ => {
+                Ok(Whole { body: self.render(event, context)?, content_type: self.content_type(), headers: Vec::new() })
+            }
         }
     }
 
@@ -344,6 +362,7 @@ impl Shape {
         let (template, content_type) = match &self.0 {
             Kind::Decnet => return Ok(event.decnet_body()),
             Kind::Payload => return Ok(event.payload_json()),
+            Kind::Forward => return Ok(forward::forwarded(event).body),
             Kind::Builtin(builtin) => (builtin.template()?, builtin.content_type),
             Kind::Custom(custom) => (&custom.template, custom.input.content_type.as_str()),
         };
@@ -363,8 +382,8 @@ impl Shape {
 
 /// Renders an event for people: the content type, and the body as text.
 pub fn preview(shape: &Shape, event: &Event, context: &Context<'_>) -> Result<(HeaderValue, String), RenderError> {
-    let body = shape.render(event, context)?;
-    Ok((shape.content_type(), String::from_utf8_lossy(&body).into_owned()))
+    let Whole { body, content_type, .. } = shape.render_whole(event, context)?;
+    Ok((content_type, String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// A media type with its parameters, as a header takes it.
@@ -381,12 +400,6 @@ fn parse_content_type(text: &str) -> Result<HeaderValue, ShapeError> {
         return Err(refused());
     }
     HeaderValue::from_str(text).map_err(|_| refused())
-}
-
-/// Whether a body of this content type has to be one JSON text: `application/json`, `…+json` (RFC 6839).
-fn is_json(content_type: &str) -> bool {
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    media_type.split_once('/').is_some_and(|(_, subtype)| subtype == "json" || subtype.ends_with("+json"))
 }
 
 #[cfg(test)]

@@ -5,9 +5,12 @@ mod audit;
 pub mod cluster;
 mod counters;
 mod error;
+pub mod exchange;
 mod failure;
+pub mod figures;
 mod gather;
 mod id_hash;
+pub mod import;
 mod key_file;
 pub mod migrate;
 mod owed;
@@ -16,6 +19,7 @@ pub mod postgres;
 mod read_back;
 mod records;
 mod rehearsal;
+pub mod rejected;
 pub mod replay;
 pub mod retention;
 pub mod seal;
@@ -38,6 +42,7 @@ pub use self::audit::{Act, Actor, AuditEntry, AuditFilter, Deed, SERVER};
 pub use self::cluster::Term;
 use self::cluster::{Cluster, Fence};
 pub use self::error::{OpenError, StoreError};
+pub use self::exchange::ExchangeBlob;
 pub use self::paging::{Page, PageOf};
 pub use self::records::{Read, Write};
 pub use self::shard::{SHARDS, Shard};
@@ -73,11 +78,10 @@ pub const MAX_UNSETTLED_BYTES: usize = 16 << 20;
 /// The most bytes that the settings of a tenant's webhooks take together, as stored. A change that makes them smaller
 /// is always allowed.
 pub const MAX_TENANT_SETTINGS_BYTES: u64 = 32 << 20;
+/// The most inlets that a tenant may have.
+pub const MAX_TENANT_INLETS: u32 = 256;
 /// The most pending deliveries of a webhook that are counted for a list of webhooks.
 pub const MAX_COUNTED_WAITING: u32 = 10_000;
-/// The most response bytes kept of a successful attempt. The response of a failed attempt is kept as far as it was
-/// read.
-pub const MAX_KEPT_SUCCESS_RESPONSE_BYTES: usize = 1_024;
 
 /// Keeps everything that must outlive the process.
 #[async_trait]
@@ -170,6 +174,15 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
         reason: &str,
         now: UnixMicros,
     ) -> Result<StoredDelivery, StoreError>;
+    /// Erases the body of an event, and what was exchanged for it, and ends the deliveries of `keys` that are pending as
+    /// discarded. Returns these. Deliveries that are not among `keys` end when they are due.
+    async fn erase_payload(
+        &self,
+        tenant: TenantSeq,
+        event: EventSeq,
+        keys: Vec<DeliveryKey>,
+        now: UnixMicros,
+    ) -> Result<Vec<DeliveryKey>, StoreError>;
     async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError>;
     /// Of all tenants together, deleted ones included.
     async fn total_stats(&self) -> Result<Stats, StoreError>;
@@ -216,7 +229,8 @@ pub trait Store: ReplayStore + RetentionStore + Send + Sync + 'static {
 pub struct LiveEvent {
     pub seq: EventSeq,
     pub event: Event,
-    /// The checksum does not match: the event was changed on the disk, and must not be sent.
+    /// It must not be sent: its checksum does not match, so it was changed on the disk, or it is erased
+    /// ([`Event::is_erased`]).
     pub is_damaged: bool,
 }
 
@@ -335,6 +349,7 @@ pub struct AttemptRecord {
     pub error: Option<String>,
     /// The beginning of the response body.
     pub response: Bytes,
+    pub exchange: ExchangeBlob,
 }
 
 impl Portion {
@@ -344,10 +359,9 @@ impl Portion {
 }
 
 impl AttemptRecord {
-    /// The part of the response that is stored: after a success only the beginning.
-    fn kept_response(&self) -> &[u8] {
-        let kept = if self.error.is_none() { MAX_KEPT_SUCCESS_RESPONSE_BYTES } else { usize::MAX };
-        &self.response[..self.response.len().min(kept)]
+    /// The bytes of its answer and of its exchange.
+    fn bytes(&self) -> usize {
+        self.response.len() + self.exchange.as_bytes().len()
     }
 }
 
@@ -358,7 +372,7 @@ pub struct StoredEvent {
     pub accepted_at: UnixMicros,
     /// All webhooks on the event's list, by number.
     pub owed: Vec<WebhookSeq>,
-    /// The checksum does not match: the event was changed on the disk.
+    /// The checksum does not match: the event was changed on the disk; or it is erased ([`Event::is_erased`]).
     pub is_damaged: bool,
 }
 
@@ -383,6 +397,12 @@ pub struct StoredDelivery {
 
 /// The reason that deliveries of a deleted webhook show.
 const WEBHOOK_DELETED: &str = "webhook deleted";
+/// The reason that deliveries of an event show whose payload was erased before they ended.
+pub const ERASED: &str = "payload erased";
+
+fn erasure_deed(tenant: TenantSeq, id: &str, at: UnixMicros) -> Deed {
+    Deed { at, tenant, action: "event.erase", target: Some(id.to_owned()), target_name: None }
+}
 
 impl StoredDelivery {
     fn refuse_retry(&self, is_webhook_deleted: bool) -> Result<(), StoreError> {

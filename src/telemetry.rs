@@ -50,11 +50,14 @@ pub fn init(settings: &TelemetrySettings) -> Result<(), TelemetryError> {
     subscriber(settings, std::io::stderr)?.try_init().map_err(|_| TelemetryError::AlreadySetUp)
 }
 
+/// What the clients of brokers say, which the sources say themselves, at a limited rate. A filter that names them counts.
+const QUIET: [&str; 2] = ["async_nats=off", "lapin=off"];
+
 /// The filter of comma-separated directives. Spaces around a directive are removed here, because `EnvFilter` finds the
 /// parts of a directive in the trimmed text, but cuts them out of the untrimmed one, which gives wrong parts or, within
 /// a character, a panic.
 pub fn parse_filter(directives: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::try_new(directives.split(',').map(str::trim).collect::<Vec<_>>().join(","))
+    EnvFilter::try_new(QUIET.into_iter().chain(directives.split(',').map(str::trim)).collect::<Vec<_>>().join(","))
 }
 
 /// Makes a subscriber that writes the log to `writer`.
@@ -148,7 +151,7 @@ mod tests {
             assert_eq!(log.lines().count(), 1, "{log}");
             let plain = log.strip_suffix('\n').unwrap().replace("\x1b[0m", "").replace("\x1b[2m", "");
             let plain = plain.replace("\x1b[32m", "").replace("\x1b[3m", "");
-            assert!(!plain.contains(visible::is_spelt_out), "{plain:?}");
+            assert!(!plain.contains(crate::visible::is_spelt_out), "{plain:?}");
             assert_eq!(plain.matches("\\u{202e}").count(), 3, "{plain}");
         }
     }
@@ -158,6 +161,22 @@ mod tests {
         let filter = " warn , postrider::telemetry=info\n".to_owned();
         assert!(logged(&TelemetrySettings { filter, ..TelemetrySettings::default() }).contains("circuit opened"));
         assert!(parse_filter("  res\u{feff}[ info").is_err());
+    }
+
+    #[test]
+    fn clients_of_brokers_are_quiet_unless_they_are_named() {
+        let logged = |filter: &str| {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let settings = TelemetrySettings { filter: filter.to_owned(), ..TelemetrySettings::default() };
+            let subscriber = subscriber(&settings, move || writer.clone()).unwrap();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::error!(target: "lapin::io_loop", "parse error");
+                tracing::info!(target: "async_nats", "event: connected");
+            });
+            String::from_utf8(lines.0.lock().clone()).unwrap().lines().count()
+        };
+        assert_eq!((logged("debug"), logged("info,lapin=info"), logged("async_nats=info,lapin=error")), (0, 1, 2));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Webhooks: where to deliver, with which keys, how; and what a server keeps about each.
 
 #[cfg(feature = "server")]
+mod capture;
+#[cfg(feature = "server")]
 mod credentials;
 #[cfg(feature = "server")]
 mod error;
@@ -21,6 +23,8 @@ pub(crate) mod whole;
 pub use crate::delivery::id::WebhookSeq;
 pub use crate::delivery::receiver::{DEFAULT_TIMEOUT, Method, Webhook};
 
+#[cfg(feature = "server")]
+pub use self::capture::Capture;
 #[cfg(feature = "server")]
 pub use self::error::WebhookError;
 #[cfg(feature = "server")]

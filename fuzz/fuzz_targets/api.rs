@@ -20,9 +20,10 @@ use postrider::delivery::statuses::StatusLists;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
 use postrider::engine::Engine;
 use postrider::event::Event;
+use postrider::sources::Sources;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
-use postrider::webhook::DEFAULT_TENANT;
+use postrider::webhook::{Capture, DEFAULT_TENANT};
 use postrider_fuzz::{NOW, RUNTIME, parts};
 use secrecy::ExposeSecret;
 use tower::ServiceExt;
@@ -51,6 +52,7 @@ static SETUP: LazyLock<Setup> = LazyLock::new(|| {
             max_memory_bytes: 1024 * 1024,
             retry_schedule: Schedule::once(),
             max_age: None,
+            capture: Capture::Failures,
             statuses: StatusLists::default(),
             circuit: CircuitSettings {
                 threshold: 5,
@@ -63,8 +65,9 @@ static SETUP: LazyLock<Setup> = LazyLock::new(|| {
         let events = (0..20).map(|n| format!(r#"{{"id": "e-{n}", "topic": "a.b{}"}}"#, n % 3));
         let events = events.map(|json| Event::from_json(json.as_bytes(), NOW).expect("an event")).collect();
         engine.publish(DEFAULT_TENANT, events).await.expect("events are accepted");
-        let auth = Auth::new(store, Some(hash_token(&token)));
-        App::new(engine, auth, Cors::default(), SocketAddr::from(([127, 0, 0, 1], 4665)))
+        let auth = Auth::new(store, Some(hash_token(&token)), None).expect("no DECNET");
+        let sources = Sources::start(&engine, Vec::new());
+        App::new(engine, sources, auth, Cors::default(), SocketAddr::from(([127, 0, 0, 1], 4665)))
     });
     let service = BoxCloneSyncService::new(service(&app, postrider::dashboard::routes()));
     Setup { service, authorization: format!("Bearer {}", token.expose_secret()), _folder: folder }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use postrider::clock::UnixMicros;
+use postrider::delivery::exchange::Exchange;
 use postrider::delivery::retry::{
     MAX_DELAY, MAX_SCHEDULE_DELAYS, MAX_WAIT, Next, Rules, Schedule, next, parse_retry_after,
 };
 use postrider::delivery::statuses::{StatusLists, StatusSpan, Statuses};
 use postrider::delivery::verdict::Reading;
-use postrider::delivery::{End, JITTER, Outcome, Timings};
+use postrider::delivery::{End, JITTER, Outcome};
 use postrider_fuzz::{NOW, parts};
 
 fuzz_target!(|input: &[u8]| {
@@ -31,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
         headers: Default::default(),
         response: Default::default(),
         retry_after,
-        timings: Timings::default(),
+        exchange: Exchange::default(),
         control: None,
     };
     let scheduled = (attempt as usize).checked_sub(1).and_then(|index| schedule.delays().get(index)).copied();

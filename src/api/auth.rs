@@ -1,5 +1,6 @@
 //! Who calls, and what they may do: bearer tokens and their scopes.
 
+mod decnet;
 mod slowdown;
 
 use std::collections::HashMap;
@@ -9,9 +10,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::RwLock;
@@ -20,8 +21,13 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-use self::slowdown::Slowdown;
+pub use self::decnet::{
+    DECNET_TIMEOUT, DecnetError, DecnetSettings, MAX_DECNET_JWT_BYTES, MAX_DECNET_QUESTIONS,
+    MIN_DECNET_JWT_SECRET_BYTES,
+};
+use self::decnet::{DecnetUsers, User, is_jwt};
 pub use self::slowdown::{AUTH_FAILURE_COUNTS, AUTH_FAILURES, MAX_FAILING_PEERS};
+pub(super) use self::slowdown::{Slowdown, group};
 use super::App;
 use super::budget::{Owner, OwnerOf};
 use super::problem::Problem;
@@ -69,8 +75,10 @@ pub struct Auth {
     store: Arc<dyn Store>,
     /// The operator's token from the environment, which has no row.
     environment: Option<TokenHash>,
+    /// Whose admins are admins here, too.
+    decnet: Option<DecnetUsers>,
     cache: RwLock<Cache>,
-    slowdown: Slowdown,
+    slowdown: Slowdown<IpAddr>,
 }
 
 #[derive(Default)]
@@ -86,6 +94,8 @@ struct Cached {
     generation: Option<u64>,
     /// The last written time of use, in microseconds since 1970.
     noted_at: AtomicI64,
+    /// It is no token of this server: DECNET has given it to one of its users.
+    is_of_decnet: bool,
 }
 
 /// The caller of a request, and its tenant.
@@ -117,8 +127,14 @@ impl Caller {
 }
 
 impl Auth {
-    pub fn new(store: Arc<dyn Store>, environment: Option<TokenHash>) -> Self {
-        Self { store, environment, cache: RwLock::default(), slowdown: Slowdown::default() }
+    /// `decnet`: a DECNET whose admins are admins here, too.
+    pub fn new(
+        store: Arc<dyn Store>,
+        environment: Option<TokenHash>,
+        decnet: Option<&DecnetSettings>,
+    ) -> Result<Self, DecnetError> {
+        let decnet = decnet.map(DecnetUsers::new).transpose()?;
+        Ok(Self { store, environment, decnet, cache: RwLock::default(), slowdown: Slowdown::default() })
     }
 
     /// The caller of a request with these headers, if its token permits `needed`.
@@ -138,10 +154,11 @@ impl Auth {
             (DEFAULT_TENANT, true, None)
         } else {
             let unknown = || Problem::unauthorized("the token is unknown, revoked or expired");
-            let cached = self
-                .look_up(hash, engine.token_generation(), is_well_formed(token), peer)
-                .await?
-                .ok_or_else(unknown)?;
+            if DecnetUsers::is_question(headers) {
+                let detail = "`decnet_api` leads back to this server; it must be the address of DECNET's own API";
+                return Err(Problem::new(StatusCode::LOOP_DETECTED, "decnet-loop", detail));
+            }
+            let cached = self.look_up(token, hash, engine.token_generation(), now, peer).await?.ok_or_else(unknown)?;
             let token = &cached.token;
             if token.expires_at.is_some_and(|expires_at| expires_at <= now) {
                 return Err(unknown());
@@ -155,7 +172,9 @@ impl Auth {
         };
         let named = named_tenant(headers)?;
         let tenant = match named {
-            Some(named) => for_tenant(tenants.find(named).map(|tenant| tenant.seq), own, is_operator)?,
+            Some(named) => {
+                for_tenant(tenants.find(named).map(|tenant| tenant.seq), own, is_operator, "X-Postrider-Tenant")?
+            }
             None => own,
         };
         Ok(Caller { tenant, token, is_operator, is_tenant_named: named.is_some() })
@@ -163,6 +182,9 @@ impl Auth {
 
     /// Writes the time of use now and then, in a task of its own.
     fn note_use(&self, cached: &Arc<Cached>, now: UnixMicros) {
+        if cached.is_of_decnet {
+            return;
+        }
         let noted = cached.noted_at.load(Ordering::Relaxed);
         // After the clock was set back, the written time lies in the future and is corrected.
         let is_fresh = (UnixMicros(noted)..UnixMicros(noted).after(LAST_USED_STEP)).contains(&now);
@@ -177,13 +199,14 @@ impl Auth {
         });
     }
 
-    /// The token, from the cache or from the store. A peer is charged before the look-up of an unknown token, and gets
-    /// a refund if the token is valid.
+    /// The token, from the cache, from the store or from DECNET. A peer is charged before the look-up of an unknown token,
+    /// and gets a refund if the token is valid. A token that DECNET has signed costs nothing, since its check is local.
     async fn look_up(
         &self,
+        text: &str,
         hash: TokenHash,
         generation: Option<u64>,
-        is_well_formed: bool,
+        now: UnixMicros,
         peer: Option<Peer>,
     ) -> Result<Option<Arc<Cached>>, Problem> {
         let was_good = {
@@ -197,29 +220,51 @@ impl Auth {
             }
             cached.is_some()
         };
+        let users = self.decnet.as_ref().filter(|_| is_jwt(text));
+        let user = users.and_then(|users| users.user(text, now).map(|user| (users, user)));
         let mut charge = None;
-        if !was_good {
-            let charged = self.slowdown.charge(peer.map(|peer| peer.0), Instant::now());
+        // DECNET's signature was no guess.
+        if !was_good && user.is_none() {
+            let charged = self.slowdown.charge(group(peer.map(|peer| peer.0)), Instant::now());
             charge = Some(charged.map_err(Problem::too_many_failures)?);
         }
-        if !is_well_formed {
-            return Ok(None);
-        }
-        let Some(token) = self.store.token_by_hash(hash).await? else {
+        let token = match user {
+            _ if is_well_formed(text) => self.store.token_by_hash(hash).await?,
+            Some((_, user)) => Some(admin_of_decnet(user)),
+            None => return Ok(None),
+        };
+        let Some(token) = token else {
             self.cache.write().tokens.remove(&hash);
             return Ok(None);
         };
         if let Some(charge) = charge {
             self.slowdown.refund(charge);
         }
+        if let Some((users, user)) = user {
+            users.check_admin(text, hash, user.uuid).await?;
+        }
         let noted_at = AtomicI64::new(token.last_used_at.map_or(i64::MIN, |at| at.0));
-        let cached = Arc::new(Cached { token, read_at: Instant::now(), generation, noted_at });
+        let cached =
+            Arc::new(Cached { token, read_at: Instant::now(), generation, noted_at, is_of_decnet: user.is_some() });
         let mut cache = self.cache.write();
         if cache.tokens.len() >= MAX_CACHED_TOKENS {
             cache.tokens.clear();
         }
         cache.tokens.insert(hash, Arc::clone(&cached));
         Ok(Some(cached))
+    }
+}
+
+/// What a token of an admin of DECNET permits: what a token of this server with the scope `admin` does, in the default tenant.
+fn admin_of_decnet(user: User) -> TokenRecord {
+    TokenRecord {
+        uuid: user.uuid,
+        tenant: DEFAULT_TENANT,
+        name: format!("decnet:{}", user.uuid),
+        scopes: vec![Scope::Admin],
+        created_at: UnixMicros(0),
+        expires_at: Some(user.expires_at),
+        last_used_at: None,
     }
 }
 
@@ -252,11 +297,16 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 
 /// The tenant of a request that names `found`. A caller that is no operator gets the same error for all tenants but its
 /// `own`, existing or not.
-fn for_tenant(found: Option<TenantSeq>, own: TenantSeq, is_operator: bool) -> Result<TenantSeq, Problem> {
+fn for_tenant(
+    found: Option<TenantSeq>,
+    own: TenantSeq,
+    is_operator: bool,
+    named_by: &str,
+) -> Result<TenantSeq, Problem> {
     match found {
         Some(found) if is_operator || found == own => Ok(found),
         None if is_operator => Err(Problem::not_found("tenant")),
-        _ => Err(Problem::forbidden("the token is for its own tenant alone; `X-Postrider-Tenant` names another")),
+        _ => Err(Problem::forbidden(format!("the token is for its own tenant alone; `{named_by}` names another"))),
     }
 }
 
@@ -264,10 +314,25 @@ fn for_tenant(found: Option<TenantSeq>, own: TenantSeq, is_operator: bool) -> Re
 pub(super) struct Publisher(pub(super) TenantSeq);
 /// A caller that may see everything but secrets, tokens and the audit log.
 pub(super) struct Reader(pub(super) TenantSeq);
-/// A [`Reader`], and whether it may see whole URLs of webhooks, as an [`Admin`] may.
-pub(super) struct WebhookReader {
+/// A [`Reader`], and what it may see beside.
+pub(super) struct Viewer {
     pub(super) tenant: TenantSeq,
+    /// Whole URLs of webhooks, as an [`Admin`] may.
     pub(super) sees_urls: bool,
+    /// Addresses that names have in the server's network, as an [`Operator`] may.
+    pub(super) sees_addresses: bool,
+}
+/// A [`Reader`], and whether it is an operator, for figures of several tenants.
+pub(super) struct FigureReader {
+    pub(super) tenant: TenantSeq,
+    pub(super) is_operator: bool,
+}
+
+impl FigureReader {
+    /// The tenant that the request names beside its own, if the caller may see it; `None`: there is none of that name.
+    pub(super) fn may_see(&self, found: Option<TenantSeq>) -> Result<TenantSeq, Problem> {
+        for_tenant(found, self.tenant, self.is_operator, "tenant")
+    }
 }
 /// A caller that may do everything in a tenant, as an act for the audit log.
 pub(super) struct Admin(pub(super) Act);
@@ -275,8 +340,8 @@ pub(super) struct Admin(pub(super) Act);
 pub(super) struct Operator(pub(super) Act);
 /// A caller that may see the audit log, of one tenant or (`None`) of all.
 pub(super) struct Auditor(pub(super) Option<TenantSeq>);
-/// A caller that may manage tokens: an [`Admin`], and whether it is an operator.
-pub(super) struct TokenAdmin {
+/// An [`Admin`], and whether it is an operator.
+pub(super) struct AnyAdmin {
     pub(super) act: Act,
     pub(super) is_operator: bool,
 }
@@ -317,12 +382,20 @@ impl FromRequestParts<Arc<App>> for Reader {
     }
 }
 
-impl FromRequestParts<Arc<App>> for WebhookReader {
+impl FromRequestParts<Arc<App>> for Viewer {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let caller = admit(parts, app, Scope::Read).await?;
         let sees_urls = caller.token.as_ref().is_none_or(|cached| cached.token.permits(Scope::Admin));
-        Ok(Self { tenant: caller.tenant, sees_urls })
+        Ok(Self { tenant: caller.tenant, sees_urls, sees_addresses: caller.is_operator })
+    }
+}
+
+impl FromRequestParts<Arc<App>> for FigureReader {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let caller = admit(parts, app, Scope::Read).await?;
+        Ok(Self { tenant: caller.tenant, is_operator: caller.is_operator })
     }
 }
 
@@ -349,7 +422,7 @@ impl FromRequestParts<Arc<App>> for Auditor {
     }
 }
 
-impl FromRequestParts<Arc<App>> for TokenAdmin {
+impl FromRequestParts<Arc<App>> for AnyAdmin {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let (caller, act) = admit_act(parts, app, Scope::Admin).await?;
@@ -383,11 +456,11 @@ mod tests {
             use axum::response::IntoResponse;
             result.map_err(|problem| problem.into_response().status().as_u16())
         };
-        assert_eq!(status(for_tenant(Some(other), own, true)), Ok(other));
-        assert_eq!(status(for_tenant(None, own, true)), Err(404));
-        assert_eq!(status(for_tenant(Some(own), own, false)), Ok(own));
-        assert_eq!(status(for_tenant(Some(other), own, false)), Err(403));
-        assert_eq!(status(for_tenant(None, own, false)), Err(403));
+        assert_eq!(status(for_tenant(Some(other), own, true, "X")), Ok(other));
+        assert_eq!(status(for_tenant(None, own, true, "X")), Err(404));
+        assert_eq!(status(for_tenant(Some(own), own, false, "X")), Ok(own));
+        assert_eq!(status(for_tenant(Some(other), own, false, "X")), Err(403));
+        assert_eq!(status(for_tenant(None, own, false, "X")), Err(403));
     }
 
     #[test]

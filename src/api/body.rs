@@ -37,7 +37,9 @@ pub(super) struct Received {
 pub(super) async fn read_body(budget: &Budget, request: Request, limit: usize) -> Result<Received, Problem> {
     let (parts, body) = request.into_parts();
     if let Some(encoding) = parts.headers.get(CONTENT_ENCODING).filter(|value| value.as_bytes() != b"identity") {
-        return Err(Problem::media_type(format!("{encoding:?} is a content encoding; send the body without one")));
+        return Err(Problem::content_encoding(format!(
+            "{encoding:?} is a content encoding; send the body without one"
+        )));
     }
     let reading = async {
         let declared = content_length(&parts.headers);

@@ -10,14 +10,14 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::App;
-use super::auth::{Admin, Reader};
+use super::attempts::{Attempt, key_of};
+use super::auth::{Admin, Reader, Viewer};
 use super::input::{Id, NoInput, OptionalJsonBody, Params};
 use super::problem::Problem;
-use super::views::{Time, millis};
+use super::views::Time;
 use super::waiting::DeliveryWait;
-use crate::clock::UnixMicros;
 use crate::delivery::DeliveryState;
-use crate::store::{AttemptRecord, DeliveryFilter, DeliveryIds, DeliveryKey, StoredDelivery};
+use crate::store::{DeliveryFilter, DeliveryIds, StoredDelivery};
 use crate::topic::Pattern;
 
 /// The default reason of a discarded delivery.
@@ -86,21 +86,6 @@ pub(super) struct DeliveryDetail {
     attempt_log: Vec<Attempt>,
 }
 
-/// One HTTP request made for a delivery.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Attempt {
-    /// From 1.
-    number: u32,
-    started_at: Time,
-    duration_ms: f64,
-    #[schema(required)]
-    status_code: Option<u16>,
-    #[schema(required)]
-    error: Option<String>,
-    /// The beginning of the response body as text; what is no UTF-8 is replaced.
-    response: String,
-}
-
 impl Delivery {
     pub(super) fn new(ids: &DeliveryIds, stored: StoredDelivery) -> Self {
         Self {
@@ -117,20 +102,6 @@ impl Delivery {
             status_code: stored.status_code,
             next_attempt_at: stored.next_attempt_at.map(Time),
             updated_at: Time(stored.updated_at),
-        }
-    }
-}
-
-impl From<AttemptRecord> for Attempt {
-    fn from(attempt: AttemptRecord) -> Self {
-        let ended_at = UnixMicros(attempt.started_at.0.saturating_add(attempt.duration_us));
-        Self {
-            number: attempt.number,
-            started_at: Time(attempt.started_at),
-            duration_ms: millis(ended_at.since(attempt.started_at)),
-            status_code: attempt.status_code,
-            error: attempt.error,
-            response: String::from_utf8_lossy(&attempt.response).into_owned(),
         }
     }
 }
@@ -179,10 +150,6 @@ pub(super) async fn list(
     Ok(Json(DeliveryPage { items, next_cursor: page.next_cursor }))
 }
 
-fn key_of(app: &App, id: Uuid) -> Result<DeliveryKey, Problem> {
-    app.engine.store().delivery_ids().decode(id).ok_or_else(|| Problem::not_found("delivery"))
-}
-
 /// Show a delivery
 ///
 /// With its attempts.
@@ -192,9 +159,10 @@ fn key_of(app: &App, id: Uuid) -> Result<DeliveryKey, Problem> {
 ))]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
-    Reader(tenant): Reader,
+    viewer: Viewer,
     Id(id): Id<Uuid>,
 ) -> Result<Json<DeliveryDetail>, Problem> {
+    let tenant = viewer.tenant;
     let store = app.engine.store();
     let key = key_of(&app, id)?;
     let delivery = store.delivery(tenant, key).await?.ok_or_else(|| Problem::not_found("delivery"))?;
@@ -203,7 +171,7 @@ pub(super) async fn show(
         _ => None,
     };
     let wait = webhook.map(|webhook| DeliveryWait::of(&app.engine, key, &delivery, &webhook)).unwrap_or_default();
-    let attempt_log = store.attempts(key).await?.into_iter().map(Attempt::from).collect();
+    let attempt_log = Attempt::log(&store.attempts(key).await?, &viewer);
     Ok(Json(DeliveryDetail { delivery: Delivery::new(store.delivery_ids(), delivery), wait, attempt_log }))
 }
 

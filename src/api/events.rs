@@ -7,7 +7,6 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -15,20 +14,21 @@ use uuid::Uuid;
 use super::App;
 use super::auth::{Publisher, Reader};
 use super::body::{Received, read_body};
-use super::deliveries::{Delivery, DeliveryPage};
-use super::input::{Id, JSON, Moment, Params, idempotency_key, media_type};
+use super::cloudevents::{self, CloudEvent, Form};
+use super::input::{JSON, Moment, Params, idempotency_key, media_type};
 use super::problem::Problem;
-use super::views::Time;
 use crate::event::{Event, HOPS_HEADER, Hops, MAX_BATCH_BYTES, MAX_EVENT_BYTES};
 use crate::ingest;
-use crate::store::{DeliveryFilter, EventFilter, MAX_PAGE_ITEMS, Page, StoreError, StoredEvent};
-use crate::topic::Pattern;
+use crate::store::StoreError;
+use crate::topic::Topic;
 use crate::webhook::TenantSeq;
 
 /// A body of this size is parsed on a blocking thread.
 const LARGE_BODY_BYTES: usize = 64 * 1024;
 const NDJSON: [&str; 2] = ["application/x-ndjson", "application/ndjson"];
 
+const TOPIC: &str = "For CloudEvents alone: the topic. Otherwise it is the attribute `topic`, or else the type, with an underscore \
+     for each character that no topic may have.";
 const IDEMPOTENCY_KEY: &str = "Visible ASCII. For a day, the same body with the same key gets the first answer again, \
      with `duplicate: true`, and nothing is stored; another body with it is refused (409).";
 
@@ -73,6 +73,12 @@ pub(super) struct EventInput {
 #[schema(min_items = 1, max_items = 1000)]
 #[expect(dead_code, reason = "documents what `Event::batch_from_json` reads")]
 struct EventBatch(Vec<EventInput>);
+
+/// At most 1,000 events, of 16 MiB together.
+#[derive(Deserialize, ToSchema)]
+#[schema(max_items = 1000)]
+#[expect(dead_code, reason = "documents what `Event::batch_from_cloudevents` reads")]
+struct CloudEventBatch(Vec<CloudEvent>);
 
 /// A text, kept as it is, or seconds since 1970.
 #[derive(Deserialize, ToSchema)]
@@ -160,10 +166,18 @@ impl From<ingest::Receipt> for Receipt {
 ///
 /// When the answer is 202, the event and what it is owed to are on disk. With `dry_run=true` nothing is stored or sent:
 /// the answer is 200 and says which webhooks would get it, for a token that also has the scope `read`.
+///
+/// CloudEvents 1.0 are taken in structured mode, as batches (answered as `POST /events/batch` answers), and in binary
+/// mode: attributes in headers `ce-…`, any content type, the data as the body.
 #[utoipa::path(post, path = "/events", tag = "events", params(
+    ("topic" = Option<String>, Query, description = TOPIC),
     ("dry_run" = Option<bool>, Query, description = "Only say what would become of it; without a value it is `true`, not given `false`."),
     ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = IDEMPOTENCY_KEY),
-), request_body = EventInput, responses(
+), request_body(content(
+    (EventInput = "application/json"),
+    (CloudEvent = "application/cloudevents+json"),
+    (CloudEventBatch = "application/cloudevents-batch+json"),
+)), responses(
     (status = 200, body = DryRun, description = "With `dry_run=true`."),
     (status = 202, body = Receipt),
     (status = 400, description = "The body is no JSON, has duplicate keys, or is nested too deeply."),
@@ -171,8 +185,8 @@ impl From<ingest::Receipt> for Receipt {
     (status = 409, description = "The id of an event was sent before with another topic, type or payload \
         (`event-id-conflict`, `errors` names it), or the `Idempotency-Key` was used with another body. Nothing was stored."),
     (status = 413, description = "The event is larger than 1 MiB."),
-    (status = 415, description = "The body is not `application/json`."),
-    (status = 422, description = "A field is missing or invalid."),
+    (status = 415, description = "The body is neither `application/json` nor CloudEvents."),
+    (status = 422, description = "A field or an attribute is missing or invalid."),
     (status = 429, description = "The tenant sends too much (`quota-events`), has too much pending (`quota-pending`), too much \
         stored (`quota-stored-bytes`), or too much on its way into the store (`too-many-deliveries`)."),
     (status = 507, description = "The store is full."),
@@ -185,19 +199,27 @@ pub(super) async fn publish(
     request: Request,
 ) -> Result<Response, Problem> {
     let is_dry_run = params.flag("dry_run");
+    let form = Form::of(request.headers())?;
+    let topic = form.topic(&mut params);
+    if is_dry_run && matches!(form, Form::Batch) {
+        return Err(Problem::field("dry_run", "is about one event, and this is a batch"));
+    }
     params.finish()?;
+    if matches!(form, Form::Batch) {
+        let answer = publish_all(&app, tenant, Batch::CloudEvents(topic), request).await?;
+        return Ok(answer.into_response());
+    }
     let (mut head, body) = request.into_parts();
     if is_dry_run {
         // The answer names webhooks, which a token with only `publish` must not see.
         Reader::from_request_parts(&mut head, &app).await?;
     }
     let request = Request::from_parts(head, body);
-    media_type(request.headers(), &[JSON])?;
     let key = idempotency_key(request.headers())?;
     let hops = hops(&app, request.headers())?;
     let received = read_body(&app.bodies, request, MAX_EVENT_BYTES).await?;
     let now = app.engine.now();
-    let (event, received) = parse(&app, tenant, received, move |body| Event::from_json(body, now)).await?;
+    let (event, received) = parse(&app, tenant, received, move |body| form.event(body, topic.as_ref(), now)).await?;
     let event = event.with_hops(hops);
     if is_dry_run {
         let stored = app.engine.store().event(tenant, event.id()).await?;
@@ -215,12 +237,12 @@ pub(super) async fn publish(
 }
 
 /// The hops of a request, which is refused if it has passed through this installation or through too many.
-fn hops(app: &App, headers: &HeaderMap) -> Result<Option<Hops>, Problem> {
+pub(super) fn hops(app: &App, headers: &HeaderMap) -> Result<Option<Hops>, Problem> {
     Ok(Hops::of_request(headers.get_all(HOPS_HEADER), app.engine.instance())?)
 }
 
 /// Parses a body. A large one is parsed in its tenant's turn, on a blocking thread.
-async fn parse<T: Send + 'static, E: Into<Problem> + Send + 'static>(
+pub(super) async fn parse<T: Send + 'static, E: Into<Problem> + Send + 'static>(
     app: &App,
     tenant: TenantSeq,
     received: Received,
@@ -253,10 +275,16 @@ async fn accept(
 
 /// Publish a batch
 ///
-/// At most 1,000 events and 16 MiB, as a JSON array or as one JSON object a line. All are stored or none.
+/// At most 1,000 events and 16 MiB, as a JSON array, as one JSON object a line, or as a batch of CloudEvents. All are
+/// stored or none.
 #[utoipa::path(post, path = "/events/batch", tag = "events",
-    request_body(content((EventBatch = "application/json"), (String = "application/x-ndjson"))),
+    request_body(content(
+        (EventBatch = "application/json"),
+        (String = "application/x-ndjson"),
+        (CloudEventBatch = "application/cloudevents-batch+json"),
+    )),
     params(
+    ("topic" = Option<String>, Query, description = TOPIC),
     ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = IDEMPOTENCY_KEY),
     ), responses(
     (status = 202, body = BatchReceipt),
@@ -265,7 +293,7 @@ async fn accept(
     (status = 409, description = "The id of an event was sent before with another topic, type or payload \
         (`event-id-conflict`, `errors` names it), or the `Idempotency-Key` was used with another body. Nothing was stored."),
     (status = 413, description = "The batch is larger than 16 MiB, or an event larger than 1 MiB."),
-    (status = 415, description = "The body is neither `application/json` nor `application/x-ndjson`."),
+    (status = 415, description = "The body is neither `application/json` nor `application/x-ndjson` nor `application/cloudevents-batch+json`."),
     (status = 422, description = "An event is invalid, there are none or more than 1,000, or they are for more than 20,000 \
         deliveries together."),
     (status = 429, description = "The tenant sends too much (`quota-events`), has too much pending (`quota-pending`), too much \
@@ -276,19 +304,45 @@ async fn accept(
 pub(super) async fn publish_batch(
     State(app): State<Arc<App>>,
     Publisher(tenant): Publisher,
-    params: Params,
+    mut params: Params,
     request: Request,
 ) -> Result<(StatusCode, Json<BatchReceipt>), Problem> {
+    let batch = match media_type(request.headers(), &[JSON, NDJSON[0], NDJSON[1], cloudevents::BATCH])? {
+        JSON => Batch::Array,
+        cloudevents::BATCH => Batch::CloudEvents(cloudevents::topic(&mut params)),
+        _ => Batch::Lines,
+    };
     params.finish()?;
-    let media_type = media_type(request.headers(), &[JSON, NDJSON[0], NDJSON[1]])?;
+    publish_all(&app, tenant, batch, request).await
+}
+
+/// The form of a batch.
+enum Batch {
+    Array,
+    Lines,
+    CloudEvents(Option<Topic>),
+}
+
+async fn publish_all(
+    app: &App,
+    tenant: TenantSeq,
+    batch: Batch,
+    request: Request,
+) -> Result<(StatusCode, Json<BatchReceipt>), Problem> {
     let key = idempotency_key(request.headers())?;
-    let hops = hops(&app, request.headers())?;
+    let hops = hops(app, request.headers())?;
     let received = read_body(&app.bodies, request, MAX_BATCH_BYTES).await?;
     let now = app.engine.now();
-    let batch = if media_type == JSON { Event::batch_from_json } else { Event::batch_from_ndjson };
-    let (events, received) = parse(&app, tenant, received, move |body| batch(body, now)).await?;
-    let events = events.into_iter().map(|event| event.with_hops(hops.clone())).collect();
-    let receipts = accept(&app, tenant, events, key, &received.bytes).await?;
+    let read = move |body: &[u8]| match batch {
+        Batch::Array => Event::batch_from_json(body, now),
+        Batch::Lines => Event::batch_from_ndjson(body, now),
+        Batch::CloudEvents(topic) => Event::batch_from_cloudevents(body, topic.as_ref(), now),
+    };
+    let (events, received) = parse(app, tenant, received, read).await?;
+    let events: Vec<_> = events.into_iter().map(|event| event.with_hops(hops.clone())).collect();
+    // A batch of CloudEvents may be empty.
+    let receipts =
+        if events.is_empty() { Vec::new() } else { accept(app, tenant, events, key, &received.bytes).await? };
     let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
     let answer = BatchReceipt {
         accepted: receipts.len() - duplicates,
@@ -296,128 +350,4 @@ pub(super) async fn publish_batch(
         events: receipts.into_iter().map(Receipt::from).collect(),
     };
     Ok((StatusCode::ACCEPTED, Json(answer)))
-}
-
-/// A stored event.
-#[derive(Serialize, ToSchema)]
-pub(super) struct StoredEventView {
-    id: String,
-    topic: String,
-    r#type: String,
-    /// When it happened, as the publisher said.
-    #[schema(value_type = String)]
-    ts: Box<RawValue>,
-    /// With the digits that the publisher sent.
-    #[schema(value_type = serde_json::Value)]
-    payload: Box<RawValue>,
-    /// It came back from the disk otherwise than it was stored, and is not sent; `payload` is a text of what is there.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    damaged: bool,
-    accepted_at: Time,
-    /// Webhooks it is or was for, those that were skipped among them.
-    deliveries: usize,
-    /// On `/events/{id}`: its deliveries. `GET /deliveries?event=…` has the rest of more than 500.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    delivery_page: Option<DeliveryPage>,
-}
-
-/// A page of events.
-#[derive(Serialize, ToSchema)]
-pub(super) struct EventPage {
-    items: Vec<StoredEventView>,
-    /// To be sent as `cursor` for the next page; `null`: this is the last one. A page may be empty and not the last.
-    #[schema(required)]
-    next_cursor: Option<String>,
-}
-
-/// The parts of a canonical body that are shown unchanged.
-#[derive(Deserialize)]
-struct RawParts {
-    ts: Box<RawValue>,
-    payload: Box<RawValue>,
-}
-
-impl RawParts {
-    /// The damaged body as a text, with the time of acceptance as `ts`.
-    fn of_damaged(stored: &StoredEvent) -> serde_json::Result<Self> {
-        Ok(Self {
-            ts: to_raw_value(&Time(stored.accepted_at))?,
-            payload: to_raw_value(&String::from_utf8_lossy(stored.event.body()))?,
-        })
-    }
-}
-
-impl StoredEventView {
-    fn new(stored: &StoredEvent, delivery_page: Option<DeliveryPage>) -> Result<Self, Problem> {
-        let event = &stored.event;
-        let parts = if stored.is_damaged { RawParts::of_damaged(stored) } else { serde_json::from_slice(event.body()) };
-        let RawParts { ts, payload } = parts
-            .map_err(|error| Problem::internal(format!("the body of event {} is no event: {error}", event.id())))?;
-        Ok(Self {
-            id: event.id().to_owned(),
-            topic: event.topic().to_string(),
-            r#type: event.kind().to_owned(),
-            ts,
-            payload,
-            damaged: stored.is_damaged,
-            accepted_at: Time(stored.accepted_at),
-            deliveries: stored.owed.len(),
-            delivery_page,
-        })
-    }
-}
-
-/// List events
-///
-/// Newest first.
-#[utoipa::path(get, path = "/events", tag = "events", params(
-    ("topic" = Option<String>, Query, description = "A topic or a pattern."),
-    ("type" = Option<String>, Query),
-    ("since" = Option<String>, Query, description = "Accepted at or after: RFC 3339 or unix seconds."),
-    ("until" = Option<String>, Query, description = "Accepted before: RFC 3339 or unix seconds."),
-    ("q" = Option<String>, Query, description = "A text that occurs in the body."),
-    ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "50 by default."),
-    ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
-), responses(
-    (status = 200, body = EventPage),
-    (status = 422, description = "A parameter is invalid or unknown."),
-))]
-pub(super) async fn list(
-    State(app): State<Arc<App>>,
-    Reader(tenant): Reader,
-    mut params: Params,
-) -> Result<Json<EventPage>, Problem> {
-    let filter = EventFilter {
-        topic: params.take("topic", |text| Pattern::parse(text).map_err(|error| error.to_string())),
-        kind: params.text("type"),
-        since: params.time("since"),
-        until: params.time("until"),
-        q: params.text("q"),
-    };
-    let page = params.page();
-    params.finish()?;
-    let page = app.engine.store().events(tenant, &filter, page).await?;
-    let items = page.items.iter().map(|event| StoredEventView::new(event, None)).collect::<Result<_, _>>()?;
-    Ok(Json(EventPage { items, next_cursor: page.next_cursor }))
-}
-
-/// Show an event
-///
-/// With its deliveries.
-#[utoipa::path(get, path = "/events/{id}", tag = "events", params(("id" = String, Path)), responses(
-    (status = 200, body = StoredEventView),
-    (status = 404, description = "There is no such event."),
-))]
-pub(super) async fn show(
-    State(app): State<Arc<App>>,
-    Reader(tenant): Reader,
-    Id(id): Id<String>,
-) -> Result<Json<StoredEventView>, Problem> {
-    let store = app.engine.store();
-    let event = store.event(tenant, &id).await?.ok_or_else(|| Problem::not_found("event"))?;
-    let filter = DeliveryFilter { event: Some(id), ..DeliveryFilter::default() };
-    let page = store.deliveries(tenant, &filter, Page { limit: MAX_PAGE_ITEMS, cursor: None }).await?;
-    let items = page.items.into_iter().map(|delivery| Delivery::new(store.delivery_ids(), delivery)).collect();
-    let deliveries = DeliveryPage { items, next_cursor: page.next_cursor };
-    StoredEventView::new(&event, Some(deliveries)).map(Json)
 }

@@ -14,7 +14,9 @@ use tokio::time::{Instant, timeout};
 use utoipa::ToSchema;
 
 use super::App;
+use super::input::Params;
 use super::problem::Problem;
+use crate::sources::Status;
 use crate::store::StoreError;
 
 /// A store that does not answer within this time is not ready.
@@ -90,18 +92,28 @@ pub(super) async fn alive() -> Json<Health> {
 
 /// May it be given work
 ///
-/// It may if its store can accept and commit, and it is not shutting down.
-#[utoipa::path(get, path = "/readyz", tag = "operation", security(()), responses(
+/// It may if its store can accept and commit, and it is not shutting down. With `?sources` all sources of this node must
+/// be well, too.
+#[utoipa::path(get, path = "/readyz", tag = "operation", security(()),
+    params(("sources" = Option<bool>, Query, description = "Look at the sources, too.")), responses(
     (status = 200, body = Health),
-    (status = 503, description = "It is shutting down, or its store cannot accept or commit."),
+    (status = 503, description = "It is shutting down, its store cannot accept or commit, or a source is in trouble."),
     (status = 507, description = "The store is full."),
 ))]
-pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
+pub(super) async fn ready(State(app): State<Arc<App>>, mut params: Params) -> Result<Json<Health>, Problem> {
+    let with_sources = params.flag("sources");
     if app.draining.load(Ordering::Relaxed) {
         return Err(Problem::unavailable("the server is shutting down"));
     }
     app.check_store().await?;
-    Ok(Json(Health { status: "ok" }))
+    let names = |status: &Status| status.state().0.trouble().is_some().then(|| status.name().to_owned());
+    let troubled: Vec<String> = app.sources.statuses().filter(|_| with_sources).filter_map(names).collect();
+    if troubled.is_empty() {
+        Ok(Json(Health { status: "ok" }))
+    } else {
+        // The reasons may name hosts; `GET /sources` has them, for operators.
+        Err(Problem::unavailable(&format!("in trouble: source {}", troubled.join(", source "))))
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ use crate::store::{DEFAULT_PAGE_ITEMS, MAX_PAGE_ITEMS, Page};
 
 /// The largest body of a request that is no event: a webhook with 256 patterns of 255 bytes has room.
 pub(super) const MAX_SETTINGS_BYTES: usize = 256 * 1024;
+/// The largest body of an import.
+const MAX_IMPORT_BYTES: usize = 16 * 1024 * 1024;
 /// The media type of the body, without parameters; one of `accepted`.
 pub(super) fn media_type<'a>(headers: &HeaderMap, accepted: &[&'a str]) -> Result<&'a str, Problem> {
     let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -84,6 +86,30 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for PreviewBody<T> {
     }
 }
 
+/// As [`OptionalJsonBody`], with room for an event.
+pub(super) struct OptionalPreviewBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalPreviewBody<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        optional(request, app, MAX_EVENT_BYTES + MAX_SETTINGS_BYTES).await.map(Self)
+    }
+}
+
+/// As [`JsonBody`], with room for many webhooks.
+pub(super) struct ImportBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<App>> for ImportBody<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        refuse_query(&request)?;
+        media_type(request.headers(), &[JSON])?;
+        let received = read_body(&app.bodies, request, MAX_IMPORT_BYTES).await?;
+        let parsed = tokio::task::spawn_blocking(move || parse_json(&received.bytes)).await;
+        parsed.map_err(|error| Problem::internal(error.to_string()))?.map(Self)
+    }
+}
+
 /// Refuses a query where none is taken, since the caller expects an effect, as of `dry_run`.
 pub(super) fn refuse_query(request: &Request) -> Result<(), Problem> {
     Params::of(request.uri()).finish()
@@ -121,18 +147,23 @@ pub(super) struct OptionalJsonBody<T>(pub(super) T);
 impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJsonBody<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
-        refuse_query(&request)?;
-        let media_type = media_type(request.headers(), &[JSON]);
-        let received = read_body(&app.bodies, request, MAX_SETTINGS_BYTES).await?;
-        if received.bytes.is_empty() {
-            return Ok(Self(T::default()));
-        }
-        media_type?;
-        if received.bytes.trim_ascii() == b"null" {
-            return Ok(Self(T::default()));
-        }
-        parse_json(&received.bytes).map(Self)
+        optional(request, app, MAX_SETTINGS_BYTES).await.map(Self)
     }
+}
+
+/// The default of no body and of `null`.
+async fn optional<T: DeserializeOwned + Default>(request: Request, app: &App, max_bytes: usize) -> Result<T, Problem> {
+    refuse_query(&request)?;
+    let media_type = media_type(request.headers(), &[JSON]);
+    let received = read_body(&app.bodies, request, max_bytes).await?;
+    if received.bytes.is_empty() {
+        return Ok(T::default());
+    }
+    media_type?;
+    if received.bytes.trim_ascii() == b"null" {
+        return Ok(T::default());
+    }
+    parse_json(&received.bytes)
 }
 
 /// For acts without input: a body or a query with content is refused, not ignored.
@@ -151,12 +182,15 @@ impl FromRequest<Arc<App>> for NoInput {
 }
 
 /// Fields with secret values, in any body. Errors about them repeat nothing of the value.
-const SECRET_FIELDS: [&str; 7] = ["auth", "client_certificate", "headers", "proxy", "secret", "standard_secret", "url"];
+const SECRET_FIELDS: [&str; 8] =
+    ["auth", "client_certificate", "headers", "proxy", "secret", "secrets", "standard_secret", "url"];
 
 /// The reason of serde's error about `field`, without the value that serde repeats.
 fn reason(field: &str, error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let top = field.split(['.', '[']).next().unwrap_or_default();
+    // An import has settings of webhooks further down.
+    let own = field.rsplit_once(".settings.").map_or(field, |(_, own)| own);
+    let top = own.split(['.', '[']).next().unwrap_or_default();
     if !SECRET_FIELDS.contains(&top) || text.starts_with("missing field ") {
         return text;
     }

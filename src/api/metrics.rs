@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::IntoResponse;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -18,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::App;
 use super::problem::Problem;
 use crate::dispatcher::{Figures, ShardFigures};
+use crate::sources::{Status, Traffic};
 use crate::store::Stats;
 
 const OPENMETRICS: &str = "application/openmetrics-text";
@@ -85,10 +87,16 @@ pub(super) async fn exposition(State(app): State<Arc<App>>, headers: HeaderMap) 
         is_clock_doubted: app.engine.is_clock_doubted(),
         uptime_s: app.uptime().as_secs_f64(),
         connections: Arc::clone(&app.connections),
+        sources: app.sources.statuses().map(SourceFigures::of).collect(),
         process: ProcessUse::read(),
     };
     let mut registry = Registry::with_prefix("postrider");
     registry.register("http_requests", "Requests answered", app.requests.0.clone());
+    registry.register(
+        "inlet_requests",
+        "Requests of other senders, by what has become of them",
+        app.inlets.requests.clone(),
+    );
     registry.register_collector(Box::new(snapshot));
     let mut body = String::new();
     text::encode(&mut body, &registry).map_err(|error| Problem::internal(error.to_string()))?;
@@ -145,7 +153,23 @@ struct Snapshot {
     is_clock_doubted: bool,
     uptime_s: f64,
     connections: Arc<ConnectionCounts>,
+    sources: Vec<SourceFigures>,
     process: Option<ProcessUse>,
+}
+
+/// What one source has done.
+#[derive(Debug)]
+struct SourceFigures {
+    name: String,
+    is_in_trouble: bool,
+    traffic: Traffic,
+}
+
+impl SourceFigures {
+    fn of(status: &Status) -> Self {
+        let is_in_trouble = status.state().0.trouble().is_some();
+        Self { name: status.name().to_owned(), is_in_trouble, traffic: status.traffic() }
+    }
 }
 
 impl Collector for Snapshot {
@@ -188,6 +212,7 @@ impl Collector for Snapshot {
         gauge(&mut encoder, "lanes_memory", "Event bodies in memory", Some(&Unit::Bytes), figures.memory_bytes)?;
         gauge(&mut encoder, "uptime", "Since the start", Some(&Unit::Seconds), self.uptime_s)?;
         by_shard(&mut encoder, &self.shards)?;
+        by_source(&mut encoder, &self.sources)?;
         if let Some(stats) = &self.stats {
             stored(&mut encoder, stats)?;
         }
@@ -213,11 +238,45 @@ fn by_shard(encoder: &mut DescriptorEncoder, shards: &[ShardFigures]) -> fmt::Re
         ("shard_deliveries_queued", "Deliveries waiting in memory, by shard", |figures| figures.queued),
     ];
     for (name, help, figure) in figures {
-        let metric_type = prometheus_client::metrics::MetricType::Gauge;
+        let metric_type = MetricType::Gauge;
         let mut family = encoder.encode_descriptor(name, help, None, metric_type)?;
         for of_shard in shards {
             let labels = [("shard", of_shard.shard.number())];
             ConstGauge::new(figure(of_shard)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Figures by source; their number is bounded by the settings.
+fn by_source(encoder: &mut DescriptorEncoder, sources: &[SourceFigures]) -> fmt::Result {
+    type Figure = fn(&SourceFigures) -> u64;
+    if sources.is_empty() {
+        return Ok(());
+    }
+    let help = "Messages of sources since the start, by what became of them";
+    let mut family = encoder.encode_descriptor("source_messages", help, None, MetricType::Counter)?;
+    for SourceFigures { name, traffic, .. } in sources {
+        let results = [
+            ("accepted", traffic.accepted),
+            ("duplicate", traffic.duplicates),
+            ("rejected", traffic.rejected),
+            ("lost", traffic.lost),
+        ];
+        for (result, count) in results {
+            let labels = [("source", name.as_str()), ("result", result)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let gauges: [(&str, &str, Figure); 2] = [
+        ("source_trouble", "1: the source fails, or cannot hand over what it has", |of| u64::from(of.is_in_trouble)),
+        ("source_queued", "Messages that were read and wait for their commit", |of| of.traffic.queued),
+    ];
+    for (name, help, figure) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for source in sources {
+            let labels = [("source", source.name.as_str())];
+            ConstGauge::new(figure(source)).encode(family.encode_family(&labels)?)?;
         }
     }
     Ok(())
@@ -234,7 +293,7 @@ fn stored(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
         ("skipped", stats.skipped),
         ("discarded", stats.discarded),
     ];
-    let metric_type = prometheus_client::metrics::MetricType::Gauge;
+    let metric_type = MetricType::Gauge;
     let mut family =
         encoder.encode_descriptor("store_deliveries", "Deliveries in the store by state", None, metric_type)?;
     for (state, count) in by_state {

@@ -87,6 +87,18 @@ impl Problem {
         }
     }
 
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// What is wrong, for the log: the first field that is, or the detail.
+    pub(super) fn reason(&self) -> String {
+        match self.errors.first() {
+            Some(FieldError { field, reason }) => format!("{field}: {reason}"),
+            None => self.detail.clone(),
+        }
+    }
+
     pub(super) fn not_found(what: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", format!("there is no such {what}"))
     }
@@ -136,6 +148,11 @@ impl Problem {
 
     pub(super) fn media_type(reason: String) -> Self {
         let errors = vec![FieldError { field: "Content-Type".to_owned(), reason }];
+        Self::with_fields(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", errors)
+    }
+
+    pub(super) fn content_encoding(reason: String) -> Self {
+        let errors = vec![FieldError { field: "Content-Encoding".to_owned(), reason }];
         Self::with_fields(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", errors)
     }
 
@@ -222,6 +239,7 @@ impl From<StoreError> for Problem {
             ),
             StoreError::TooManyWebhooks { .. } => Self::new(StatusCode::CONFLICT, "quota-webhooks", error.to_string()),
             StoreError::TooManyTokens { .. } => Self::new(StatusCode::CONFLICT, "quota-tokens", error.to_string()),
+            StoreError::TooManyInlets { .. } => Self::new(StatusCode::CONFLICT, "quota-inlets", error.to_string()),
             StoreError::TooManySettings { .. } => Self::new(StatusCode::CONFLICT, "quota-settings", error.to_string()),
             StoreError::Stale => Self::new(StatusCode::CONFLICT, "conflict", error.to_string()),
             StoreError::Conflict(reason) => Self::new(StatusCode::CONFLICT, "conflict", reason),

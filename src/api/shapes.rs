@@ -14,6 +14,7 @@ use super::auth::Reader;
 use super::events::EventInput;
 use super::input::{Params, PreviewBody};
 use super::problem::Problem;
+use super::stored_events;
 use crate::event::Event;
 use crate::shape::{self, Context, RenderError, Shape, ShapeError, ShapeInput};
 
@@ -107,10 +108,7 @@ pub(super) async fn preview(
     }
     let now = app.engine.now();
     let stored = match &input.event_id {
-        Some(id) => {
-            let stored = app.engine.store().event(tenant, id).await?;
-            Some(stored.ok_or_else(|| Problem::not_found("event"))?.event)
-        }
+        Some(id) => Some(stored_events::named(&app, tenant, id).await?.event),
         None => None,
     };
     let rendering = app.engine.preview(tenant, move || -> Result<Preview, Problem> {

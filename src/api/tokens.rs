@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::App;
-use super::auth::{Admin, TokenAdmin, hash_token, new_token};
+use super::auth::{Admin, AnyAdmin, hash_token, new_token};
 use super::input::{FIRST_OF_A_LIST, Id, JsonBody, Moment, Params};
 use super::problem::{FieldError, Problem};
 use super::views::{ListOrPage, Message, Time};
@@ -144,7 +144,7 @@ pub(super) async fn list(
 ))]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
-    TokenAdmin { act, is_operator }: TokenAdmin,
+    AnyAdmin { act, is_operator }: AnyAdmin,
     JsonBody(input): JsonBody<TokenInput>,
 ) -> Result<(StatusCode, Json<CreatedToken>), Problem> {
     let now = app.engine.now();
@@ -190,7 +190,7 @@ pub(super) async fn create(
 ))]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
-    TokenAdmin { act, is_operator }: TokenAdmin,
+    AnyAdmin { act, is_operator }: AnyAdmin,
     Id(uuid): Id<Uuid>,
     params: Params,
 ) -> Result<Json<Message>, Problem> {

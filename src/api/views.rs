@@ -42,11 +42,17 @@ pub(super) struct PageOfItems<T> {
     next_cursor: Option<String>,
 }
 
+impl<T> PageOfItems<T> {
+    pub(super) fn new<R>(page: PageOf<R>, shown: impl FnMut(R) -> T) -> Self {
+        Self { items: page.items.into_iter().map(shown).collect(), next_cursor: page.next_cursor }
+    }
+}
+
 impl<T> ListOrPage<T> {
     /// `is_page`: the caller asked for a page.
     pub(super) fn new<R>(is_page: bool, page: PageOf<R>, shown: impl FnMut(R) -> T) -> Self {
-        let items = page.items.into_iter().map(shown).collect();
-        if is_page { Self::Page(PageOfItems { items, next_cursor: page.next_cursor }) } else { Self::List(items) }
+        let page = PageOfItems::new(page, shown);
+        if is_page { Self::Page(page) } else { Self::List(page.items) }
     }
 }
 

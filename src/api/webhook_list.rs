@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::App;
-use super::auth::WebhookReader;
+use super::auth::Viewer;
 use super::input::{FIRST_OF_A_LIST, Params};
 use super::problem::Problem;
 use super::views::{ListOrPage, Time};
@@ -32,7 +32,7 @@ use crate::store::{DEFAULT_PAGE_ITEMS, Page};
 ))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
-    WebhookReader { tenant, sees_urls }: WebhookReader,
+    Viewer { tenant, sees_urls, .. }: Viewer,
     mut params: Params,
 ) -> Result<Json<ListOrPage<ListedWebhook>>, Problem> {
     let is_short = params.flag("short");

@@ -4,20 +4,37 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::App;
-use super::auth::Admin;
-use super::input::{Id, NoInput};
+use super::attempts::{Connection, Exchange, Timings};
+use super::auth::AnyAdmin;
+use super::events::EventInput;
+use super::input::{Id, OptionalPreviewBody};
 use super::problem::Problem;
+use super::stored_events;
 use super::views::millis;
-use crate::delivery::{End, Outcome};
+use crate::delivery::Outcome;
 use crate::dispatcher::trial::Tried;
+use crate::event::Event;
+use crate::webhook::TenantSeq;
+
+/// What to send: an event that is given or stored, or (without either) a synthetic one.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TestInput {
+    /// An event as it would be published. It is sent whatever topics and filter the webhook has, and not stored.
+    #[schema(value_type = Option<EventInput>)]
+    event: Option<Box<RawValue>>,
+    /// The id of a stored event.
+    event_id: Option<String>,
+}
 
 /// What came of a test.
-#[derive(Serialize, ToSchema)]
+#[derive(Default, Serialize, ToSchema)]
 pub(super) struct TestResult {
     /// Whether the receiver's answer was a success, by default a 2xx.
     delivered: bool,
@@ -30,62 +47,72 @@ pub(super) struct TestResult {
     /// Of the whole attempt, in milliseconds.
     duration_ms: f64,
     timings: Timings,
-}
-
-/// Where the time went, in milliseconds; `null`: the phase was not needed or not reached.
-#[derive(Default, Serialize, ToSchema)]
-#[expect(clippy::struct_field_names, reason = "the unit is part of a field's name")]
-pub(super) struct Timings {
+    /// `null`: there was none.
     #[schema(required)]
-    dns_ms: Option<f64>,
-    #[schema(required)]
-    connect_ms: Option<f64>,
-    #[schema(required)]
-    tls_ms: Option<f64>,
-    /// From the request's first byte out to the response's head in.
-    #[schema(required)]
-    first_byte_ms: Option<f64>,
+    connection: Option<Connection>,
+    #[serde(flatten)]
+    exchange: Exchange,
 }
 
 /// Try a webhook
 ///
-/// One signed attempt now with a test event; it is not repeated and not stored. It waits for the webhook's rate limit, for
-/// room among the attempts that the webhook may have at once, and for one of the server's slots, 10 s at most.
-#[utoipa::path(post, path = "/webhooks/{uuid}/test", tag = "webhooks", params(("uuid" = Uuid, Path)), responses(
+/// One signed attempt now, of an event of your own or a synthetic one; it is not repeated and not stored. It waits for the
+/// webhook's rate limit, for room among the attempts that the webhook may have at once, and for one of the server's slots, 10 s
+/// at most. The body may be left out.
+#[utoipa::path(post, path = "/webhooks/{uuid}/test", tag = "webhooks", params(("uuid" = Uuid, Path)),
+    request_body = Option<TestInput>, responses(
     (status = 200, body = TestResult, description = "The attempt was made; `delivered` says what came of it."),
-    (status = 404, description = "There is no such webhook."),
+    (status = 400, description = "The body is no JSON."),
+    (status = 404, description = "There is no such webhook, or no such event."),
+    (status = 413, description = "The body is too large."),
+    (status = 415, description = "The body is not `application/json`."),
+    (status = 422, description = "The event is invalid."),
     (status = 429, description = "Too many tests of this tenant at once, or no attempt of this webhook may begin yet; \
         `Retry-After` says when to try again."),
 ))]
 pub(super) async fn test(
     State(app): State<Arc<App>>,
-    Admin(act): Admin,
+    AnyAdmin { act, is_operator }: AnyAdmin,
     Id(uuid): Id<Uuid>,
-    _: NoInput,
+    OptionalPreviewBody(input): OptionalPreviewBody<TestInput>,
 ) -> Result<Json<TestResult>, Problem> {
-    let Tried { outcome, error } = match app.engine.test_webhook(act, uuid).await? {
-        Ok(tried) => tried,
-        Err(error) => {
-            let (delivered, status_code, error) = (false, None, Some(error.to_string()));
-            return Ok(Json(TestResult {
-                delivered,
-                status_code,
-                error,
-                duration_ms: 0.0,
-                timings: Timings::default(),
-            }));
-        }
-    };
-    Ok(Json(test_result(&outcome, error)))
+    let event = input.event(&app, act.tenant).await?;
+    Ok(Json(match app.engine.test_webhook(act, uuid, event).await? {
+        Ok(tried) => TestResult::of(&tried, is_operator),
+        Err(error) => TestResult { error: Some(error.to_string()), ..TestResult::default() },
+    }))
 }
 
-fn test_result(outcome: &Outcome, error: Option<String>) -> TestResult {
-    let status_code = if let End::Status(status) = outcome.end { Some(status) } else { None };
-    let timings = Timings {
-        dns_ms: outcome.timings.dns.map(millis),
-        connect_ms: outcome.timings.connect.map(millis),
-        tls_ms: outcome.timings.tls.map(millis),
-        first_byte_ms: outcome.timings.first_byte.map(millis),
-    };
-    TestResult { delivered: error.is_none(), status_code, error, duration_ms: millis(outcome.duration), timings }
+impl TestInput {
+    /// `None`: a synthetic one.
+    async fn event(&self, app: &App, tenant: TenantSeq) -> Result<Option<Event>, Problem> {
+        match (&self.event, &self.event_id) {
+            (Some(_), Some(_)) => Err(Problem::field("event_id", "is given beside `event`; one of them is enough")),
+            (Some(event), None) => Ok(Some(Event::from_json(event.get().as_bytes(), app.engine.now())?)),
+            (None, Some(id)) => {
+                let stored = stored_events::named(app, tenant, id).await?;
+                if stored.is_damaged {
+                    return Err(Problem::field("event_id", "is an event whose stored body is damaged"));
+                }
+                Ok(Some(stored.event))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+impl TestResult {
+    fn of(Tried { outcome, error }: &Tried, sees_addresses: bool) -> Self {
+        let Outcome { exchange, response, .. } = outcome;
+        let is_tls = exchange.link.is_some_and(|link| link.is_tls);
+        Self {
+            delivered: error.is_none(),
+            status_code: outcome.status_code(),
+            error: error.clone(),
+            duration_ms: millis(outcome.duration),
+            timings: exchange.timings.into(),
+            connection: exchange.link.map(|link| Connection::new(link, sees_addresses)),
+            exchange: Exchange::tried(exchange.request.as_ref(), is_tls, outcome.answer_head().as_deref(), response),
+        }
+    }
 }

@@ -16,7 +16,7 @@ use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use super::App;
-use super::auth::{Admin, WebhookReader};
+use super::auth::{Admin, Viewer};
 use super::change::{Change, Changes};
 use super::input::{Given, Id, NoInput, Params};
 use super::keys::{self, Keys};
@@ -31,7 +31,7 @@ use crate::filter::EventPattern;
 use crate::shape::ShapeInput;
 use crate::signing::{KeyKind, SignatureInput};
 use crate::webhook::statuses::StatusItem;
-use crate::webhook::{Batching, Method, RateLimit, RawBatching, RawRateLimit, WebhookPatch, WebhookRecord};
+use crate::webhook::{Batching, Capture, Method, RateLimit, RawBatching, RawRateLimit, WebhookPatch, WebhookRecord};
 
 /// [`WebhookPatch`] for a new webhook: documents what is needed.
 pub(super) struct NewWebhook;
@@ -164,6 +164,9 @@ pub(super) struct Webhook {
     filter: Option<Box<RawValue>>,
     /// A built-in shape's name, or a template with its content type.
     shape: ShapeInput,
+    /// What is kept of its exchanges; `null`: what the server says.
+    #[schema(required)]
+    capture: Option<Capture>,
     /// Headers beside those that Postrider sets; each value is shown as `…`.
     #[schema(value_type = BTreeMap<String, String>)]
     headers: BTreeMap<String, SecretText>,
@@ -287,6 +290,7 @@ impl Webhook {
             disable_after_days: policy.disable_after_days,
             filter: policy.filter.as_ref().and_then(|filter| filter.to_raw_value().ok()),
             shape: policy.shape.raw(),
+            capture: policy.capture,
             headers: access.headers,
             content_type: access.content_type,
             auth: access.auth,
@@ -365,7 +369,7 @@ pub(super) async fn create(
 ))]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
-    WebhookReader { tenant, sees_urls }: WebhookReader,
+    Viewer { tenant, sees_urls, .. }: Viewer,
     Id(uuid): Id<Uuid>,
 ) -> Result<Json<Webhook>, Problem> {
     let record = app.engine.store().webhook(tenant, uuid).await?.ok_or_else(|| Problem::not_found("webhook"))?;

@@ -16,6 +16,7 @@ mod node;
 mod process;
 mod receiver;
 mod report;
+mod sources;
 mod subject;
 mod tenants;
 
@@ -33,6 +34,7 @@ use self::load::{Publisher, Shape};
 use self::node::Node;
 use self::receiver::ReceiverProcess;
 use self::report::{Figure, Report};
+use self::sources::Origin;
 use self::subject::{DatabaseOptions, Subject};
 use self::tenants::Tenants;
 use super::UsageError;
@@ -75,6 +77,10 @@ pub(super) struct Args {
     /// Publish so many events a second where latencies are measured
     #[arg(long, value_name = "RATE", default_value_t = STEADY_RATE, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rate: u64,
+    /// Measure this source: decnet-bus, postgres-outbox=postgres://… or nats-jetstream=nats://… (repeatable); without
+    /// --only beside single events and batches
+    #[arg(long, value_name = "KIND[=URL]")]
+    source: Vec<Origin>,
     /// Be the receiver of a benchmark
     #[arg(long, hide = true)]
     receive: bool,
@@ -192,7 +198,13 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         folder: folder.path().canonicalize()?,
         rate_per_s: args.rate,
         database,
-        only: args.only,
+        // Events over HTTP are the measure of sources.
+        only: if args.source.is_empty() || !args.only.is_empty() {
+            args.only
+        } else {
+            vec![Part::Throughput, Part::Single]
+        },
+        sources: args.source,
         progress: output.progress(None, ""),
     };
     let report = bench.run().await;
@@ -208,6 +220,7 @@ struct Bench {
     database: Option<DatabaseOptions>,
     folder: PathBuf,
     only: Vec<Part>,
+    sources: Vec<Origin>,
     progress: ProgressBar,
 }
 
@@ -246,6 +259,17 @@ impl Bench {
             let node = Node::start(&self.folder.join("tenants")).await?;
             let say = |what: &str| self.say(what);
             Tenants::start(self.size.tenants, node, &mut receiver, &say).await?.measure(&mut report).await?;
+        }
+        for (number, origin) in self.sources.iter().enumerate() {
+            let folder = self.folder.join(format!("source-{number}"));
+            let run = sources::Run {
+                folder: &folder,
+                size: sources::Size { messages: self.size.events, steady: self.size.steady },
+                receiver: &mut receiver,
+                report: &mut report,
+                say: &|what| self.say(what),
+            };
+            origin.measure(run).await?;
         }
         if self.wants(Part::Patterns) {
             report.add(match_patterns()?);

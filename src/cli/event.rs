@@ -45,6 +45,16 @@ enum Command {
         #[arg(value_name = "EVENT")]
         id: String,
     },
+    /// Erase the payload of an event for good
+    #[command(after_help = "Example: postrider event erase 0191f6c0-7a2e-7c3d-9c1b-2f6d8a4e5b10 --yes")]
+    Erase {
+        /// The event's id
+        #[arg(value_name = "EVENT")]
+        id: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Send an event again, to every webhook that it was owed to or to one
     #[command(after_help = "Example: postrider event resend 0191f6c0-7a2e-7c3d-9c1b-2f6d8a4e5b10 --webhook siem")]
     Resend {
@@ -132,8 +142,26 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         Command::Send(args) => send(&remote, args, output).await,
         Command::List(args) => list(&remote, args, output).await,
         Command::Show { id } => show(&remote, &id, output).await,
+        Command::Erase { id, yes } => erase(&remote, &id, yes, output).await,
         Command::Resend { id, webhook } => resend(&remote, &id, webhook, output).await,
     }
+}
+
+async fn erase(remote: &Remote, id: &str, yes: bool, output: Output) -> anyhow::Result<ExitCode> {
+    if !yes {
+        if !output.can_ask() {
+            return Err(UsageError(format!("to erase the payload of {id} without being asked, give --yes")).into());
+        }
+        if !output.confirm(&format!("Erase the payload of {id} for good and end what is pending of it?"))? {
+            output.note("nothing was erased");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let answer = remote.delete(&["events", id, "payload"]).await?;
+    if !output.answer(&answer)? {
+        output.line(format_args!("erased the payload of {}", output::text(&answer.value, "id")))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn resend(remote: &Remote, id: &str, webhook: Option<String>, output: Output) -> anyhow::Result<ExitCode> {
@@ -309,6 +337,9 @@ async fn show(remote: &Remote, id: &str, output: Output) -> anyhow::Result<ExitC
         ("ts", output::text(event, "ts")),
         ("accepted", output::moment(event, "accepted_at")),
     ])?;
+    if event["erased"] == true {
+        output.note("\nits payload was erased");
+    }
     let payload: Payload<'_> = serde_json::from_str(&answer.text)?;
     let payload = output::visible_lines(&super::listen::indented(payload.payload.get()));
     output.line(format_args!("\n{payload}\n"))?;

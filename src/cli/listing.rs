@@ -48,7 +48,7 @@ impl Page {
 }
 
 /// Turns `1h` into the moment an hour ago; other texts stay unchanged.
-fn ago(time: String) -> String {
+pub(super) fn ago(time: String) -> String {
     match time.parse::<Span>() {
         Ok(Span(span)) => {
             let span_us = fit(span.as_micros(), i64::MAX);

@@ -12,8 +12,9 @@ use serde_json::Value;
 use super::answer::Answer;
 use crate::clock::UnixMicros;
 use crate::config::Environment;
-use crate::telemetry::visible::{gated, visible_json};
-pub(super) use crate::telemetry::visible::{visible, visible_lines};
+use crate::telemetry::visible::gated;
+use crate::visible::visible_json;
+pub(super) use crate::visible::{visible, visible_lines};
 
 pub(super) const GOOD: Style = AnsiColor::Green.on_default();
 pub(super) const BAD: Style = AnsiColor::Red.on_default();
@@ -53,6 +54,13 @@ impl Output {
     pub(super) fn verbatim(self, text: impl Display) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "{text}")?;
+        stdout.flush()
+    }
+
+    /// Goes back to the beginning of an emptied screen; what is no terminal gets an empty line.
+    pub(super) fn redraw(self) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(if self.stdout.is_terminal { b"\x1b[H\x1b[2J" } else { b"\n" })?;
         stdout.flush()
     }
 
@@ -267,7 +275,7 @@ mod tests {
             assert_eq!(gated(&format!("a{hidden}b"), true), shown);
             let json = serde_json::json!({ "a": format!("{hidden}\u{7f}\n") });
             let escaped = visible_json(&json.to_string());
-            assert!(!escaped.contains(crate::telemetry::visible::is_spelt_out), "{escaped:?}");
+            assert!(!escaped.contains(crate::visible::is_spelt_out), "{escaped:?}");
             assert_eq!(serde_json::from_str::<Value>(&escaped).unwrap(), json, "a program reads the same");
         }
         assert_eq!(visible("naïve ✓ 日本 \u{301}"), "naïve ✓ 日本 \u{301}");

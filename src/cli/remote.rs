@@ -16,8 +16,8 @@ use super::UsageError;
 use super::answer::Answer;
 use crate::config::DEFAULT_SERVER;
 use crate::delivery::End;
-use crate::delivery::client::{Client, ClientOptions, DEFAULT_CONNECT_TIMEOUT, Roots};
-use crate::delivery::guard::{Destination, EgressPolicy, SearchingResolver};
+use crate::delivery::client::{Client, ClientOptions};
+use crate::delivery::guard::Destination;
 use crate::store::MAX_PAGE_ITEMS;
 
 /// Covers the longest attempt of `webhook test`, 60 s, and the server's own work.
@@ -67,7 +67,34 @@ pub(super) struct Refusal {
     pub problem: Value,
 }
 
+/// A client for the server at `base`, which the user has named.
+pub(super) fn client_for(base: &Url) -> anyhow::Result<Client> {
+    Ok(Client::new(ClientOptions::for_named_server(base))?)
+}
+
+/// Why a request has no answer.
+pub(super) fn reason_of(end: &End) -> String {
+    match end {
+        End::Status(status) => format!("http {status}"),
+        End::Timeout(reason) => format!("timeout: {reason}"),
+        End::Blocked(reason)
+        | End::Connect(reason)
+        | End::Local(reason)
+        | End::Unshaped(reason)
+        | End::Tls(reason)
+        | End::Dns { detail: reason, .. }
+        | End::Protocol(reason)
+        | End::Auth(reason)
+        | End::Proxy(reason) => reason.clone(),
+    }
+}
+
 impl Connection {
+    /// Whether the user has named a tenant.
+    pub(super) fn names_tenant(&self) -> bool {
+        self.tenant.as_ref().is_some_and(|tenant| !tenant.is_empty())
+    }
+
     pub(super) fn open(self) -> anyhow::Result<Remote> {
         let Some(token) = self.token.filter(|token| !token.expose_secret().is_empty()) else {
             bail!(UsageError(
@@ -89,20 +116,7 @@ impl Remote {
             .ok_or_else(|| {
                 UsageError(format!("{server:?} is no address of a server; it looks like {DEFAULT_SERVER}"))
             })?;
-        let client = Client::new(ClientOptions {
-            policy: EgressPolicy {
-                allow_all_private: true,
-                allow_ports: base.port().into_iter().collect(),
-                ..EgressPolicy::default()
-            },
-            resolver: Some(std::sync::Arc::new(SearchingResolver)),
-            roots: Roots::Native,
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-            proxy: None,
-            user_agent: None,
-            sockets: None,
-        })?;
-        Ok(Self { client, base, token, tenant: None })
+        Ok(Self { client: client_for(&base)?, base, token, tenant: None })
     }
 
     pub(super) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Answer> {
@@ -173,14 +187,14 @@ impl Remote {
     }
 
     /// All pages of a listing, as one array.
-    pub(super) async fn all(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Answer> {
+    pub(super) async fn all(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Answer> {
         let mut items = Vec::new();
         let mut cursor = None;
         loop {
             let mut query = query.to_vec();
             query.push(("limit", MAX_PAGE_ITEMS.to_string()));
             query.extend(cursor.map(|cursor| ("cursor", cursor)));
-            let page: RawPage = serde_json::from_str(&self.get(&[path], &query).await?.text)?;
+            let page: RawPage = serde_json::from_str(&self.get(path, &query).await?.text)?;
             items.extend(page.items);
             cursor = page.next_cursor;
             if cursor.is_none() {
@@ -195,11 +209,24 @@ impl Remote {
         if let Ok(uuid) = Uuid::parse_str(name) {
             return Ok(uuid.to_string());
         }
-        let webhooks = self.all("webhooks", &[("q", name.to_owned()), ("short", "true".to_owned())]).await?;
+        let webhooks = self.all(&["webhooks"], &[("q", name.to_owned()), ("short", "true".to_owned())]).await?;
         let found = webhooks.value.as_array().into_iter().flatten().find(|webhook| webhook["name"] == name);
         match found.and_then(|webhook| webhook["uuid"].as_str()) {
             Some(uuid) => Ok(uuid.to_owned()),
             None => bail!("there is no webhook {name:?}; `postrider webhook list` shows those there are"),
+        }
+    }
+
+    /// The UUID of an inlet that a user names by UUID or by name.
+    pub(super) async fn inlet(&self, name: &str) -> anyhow::Result<String> {
+        if let Ok(uuid) = Uuid::parse_str(name) {
+            return Ok(uuid.to_string());
+        }
+        let inlets = self.all(&["inlets"], &[]).await?;
+        let found = inlets.value.as_array().into_iter().flatten().find(|inlet| inlet["name"] == name);
+        match found.and_then(|inlet| inlet["uuid"].as_str()) {
+            Some(uuid) => Ok(uuid.to_owned()),
+            None => bail!("there is no inlet {name:?}; `postrider inlet list` shows those there are"),
         }
     }
 
@@ -268,23 +295,11 @@ impl Remote {
     }
 
     fn unreachable(&self, end: &End) -> anyhow::Error {
-        let reason = match end {
-            End::Status(status) => format!("http {status}"),
-            End::Timeout(reason) => format!("timeout: {reason}"),
-            End::Blocked(reason)
-            | End::Connect(reason)
-            | End::Local(reason)
-            | End::Unshaped(reason)
-            | End::Tls(reason)
-            | End::Dns { detail: reason, .. }
-            | End::Protocol(reason)
-            | End::Auth(reason)
-            | End::Proxy(reason) => reason.clone(),
-        };
         anyhow::anyhow!(
-            "cannot reach the server at {}: {reason}\n\
+            "cannot reach the server at {}: {}\n\
              Start one with `postrider serve`, or say where it is with --server or POSTRIDER_SERVER.",
-            self.base
+            self.base,
+            reason_of(end)
         )
     }
 

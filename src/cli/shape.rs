@@ -93,15 +93,7 @@ async fn preview(remote: &Remote, args: Preview, output: Output) -> anyhow::Resu
         }),
         (None, shape) => ShapeInput::Name(shape.unwrap_or_default()),
     };
-    let event = match args.event {
-        None => None,
-        Some(event) => {
-            let event = read("event", event).await?;
-            let no_json = |error| UsageError(format!("the event is no JSON: {error}"));
-            // The user's JSON is passed on unchanged, so that numbers keep their digits.
-            Some(RawValue::from_string(event.trim().to_owned()).map_err(no_json)?)
-        }
-    };
+    let event = read_event(args.event).await?;
     let request = serde_json::to_vec(&Request { shape, event, event_id: args.event_id })?;
     let answer = remote.post_bytes(&["shapes", "preview"], "application/json", request.into()).await?;
     if !output.answer(&answer)? {
@@ -109,6 +101,14 @@ async fn preview(remote: &Remote, args: Preview, output: Output) -> anyhow::Resu
         output.line(output::visible_lines(answer.value["body"].as_str().unwrap_or_default()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// An event as JSON, from where [`read`] finds it. It is passed on unchanged, so that numbers keep their digits.
+pub(super) async fn read_event(given: Option<String>) -> anyhow::Result<Option<Box<RawValue>>> {
+    let Some(given) = given else { return Ok(None) };
+    let event = read("event", given).await?;
+    let no_json = |error| UsageError(format!("the event is no JSON: {error}"));
+    Ok(Some(RawValue::from_string(event.trim().to_owned()).map_err(no_json)?))
 }
 
 /// The text itself, or the content that `@FILE` or `-` stands for.

@@ -168,7 +168,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
 }
 
 async fn list(remote: &Remote, output: Output) -> anyhow::Result<()> {
-    let answer = remote.all("tenants", &[]).await?;
+    let answer = remote.all(&["tenants"], &[]).await?;
     if output.answer(&answer)? {
         return Ok(());
     }

@@ -74,7 +74,7 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
             }
         }
         Command::List => {
-            let answer = remote.all("tokens", &[]).await?;
+            let answer = remote.all(&["tokens"], &[]).await?;
             if !output.answer(&answer)? {
                 let rows = answer.value.as_array().into_iter().flatten().map(|token| {
                     vec![

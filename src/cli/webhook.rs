@@ -11,12 +11,16 @@ use anyhow::bail;
 use clap::Subcommand;
 use http::Method;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use self::settings::Settings;
 use super::UsageError;
+use super::exchange::{self, Parts};
 use super::output::{self, BAD, GOOD, NAME, Output, QUIET, STRONG, WARN};
 use super::remote::{Connection, Remote};
+use super::shape;
 use crate::config::Span;
 use crate::store::MAX_COUNTED_WAITING;
 
@@ -53,11 +57,36 @@ enum Command {
     #[command(after_help = "Example: postrider webhook delete siem --yes")]
     Delete(Delete),
     /// Send a test event now, once, and say what came of it
-    #[command(after_help = "Example: postrider webhook test siem")]
-    Test(Named),
+    #[command(after_help = "Examples:\n  postrider webhook test siem\n  \
+        postrider webhook test siem --event @order.json --request --response")]
+    Test(Test),
     /// Attempt now what it is owed, although it failed or asked for time
     #[command(after_help = "Example: postrider webhook resume siem")]
     Resume(Named),
+}
+
+#[derive(Debug, clap::Args)]
+struct Test {
+    /// The webhook's name or UUID
+    #[arg(value_name = "WEBHOOK")]
+    webhook: String,
+    /// An event as JSON, or @FILE to read it from, or - for standard input [default: a synthetic one]
+    #[arg(long, value_name = "JSON", conflicts_with = "event_id")]
+    event: Option<String>,
+    /// A stored event
+    #[arg(long, value_name = "EVENT")]
+    event_id: Option<String>,
+    #[command(flatten)]
+    parts: Parts,
+}
+
+/// The body of a request for a test.
+#[derive(Serialize)]
+struct TestRequest {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -147,13 +176,13 @@ pub(super) async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> 
         Command::Update(update) => update_webhook(&remote, update, output).await,
         Command::RotateSecret(rotate) => rotate::run(&remote, rotate, output).await,
         Command::Delete(delete) => delete_webhook(&remote, delete, output).await,
-        Command::Test(Named { webhook }) => test(&remote, &webhook, output).await,
+        Command::Test(args) => test(&remote, args, output).await,
         Command::Resume(Named { webhook }) => resume(&remote, &webhook, output).await,
     }
 }
 
 async fn list(remote: &Remote, output: Output) -> anyhow::Result<ExitCode> {
-    let answer = remote.all("webhooks", &[]).await?;
+    let answer = remote.all(&["webhooks"], &[]).await?;
     if output.answer(&answer)? {
         return Ok(ExitCode::SUCCESS);
     }
@@ -247,6 +276,7 @@ fn show(webhook: &Value, output: Output) -> anyhow::Result<()> {
             "max age",
             webhook["max_age_s"].as_u64().map_or_else(|| "-".to_owned(), |s| Span(Duration::from_secs(s)).to_string()),
         ),
+        ("capture", output::text(webhook, "capture")),
         ("rate limit", settings::rate_shown(&webhook["rate_limit"])),
         ("paused", output.yes_no(webhook["paused"] == true)),
         ("method", output::text(webhook, "method")),
@@ -382,24 +412,28 @@ async fn resume(remote: &Remote, name: &str, output: Output) -> anyhow::Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-async fn test(remote: &Remote, name: &str, output: Output) -> anyhow::Result<ExitCode> {
-    let uuid = remote.webhook(name).await?;
-    let answer = remote.post(&["webhooks", &uuid, "test"], &json!({})).await?;
+async fn test(remote: &Remote, args: Test, output: Output) -> anyhow::Result<ExitCode> {
+    let event = shape::read_event(args.event).await?;
+    let uuid = remote.webhook(&args.webhook).await?;
+    let request = serde_json::to_vec(&TestRequest { event, event_id: args.event_id })?;
+    let answer = remote.post_bytes(&["webhooks", &uuid, "test"], "application/json", request.into()).await?;
     let result = &answer.value;
     let delivered = result["delivered"] == true;
     if !output.answer(&answer)? {
         let took = result["duration_ms"].as_f64().map(output::milliseconds).unwrap_or_default();
-        let phases = ["dns", "connect", "tls", "first_byte"].iter().filter_map(|phase| {
-            let ms = result["timings"][format!("{phase}_ms")].as_f64()?;
-            Some(format!("{} {}", phase.replace('_', " "), output::milliseconds(ms)))
-        });
-        let phases = output.paint(QUIET, format_args!("({})", phases.collect::<Vec<_>>().join(", ")));
+        let phases = Some(exchange::phases(&result["timings"])).filter(|phases| !phases.is_empty());
+        let phases = phases.map(|phases| format!("  {}", output.paint(QUIET, format_args!("({phases})"))));
+        let phases = phases.unwrap_or_default();
         if delivered {
             let status = output::text(result, "status_code");
-            output.line(format_args!("{} {status} in {took}  {phases}", output.paint(GOOD, "✓ delivered")))?;
+            output.line(format_args!("{} {status} in {took}{phases}", output.paint(GOOD, "✓ delivered")))?;
         } else {
             let error = output::text(result, "error");
-            output.line(format_args!("{} {error} after {took}  {phases}", output.paint(BAD, "✗ not delivered:")))?;
+            output.line(format_args!("{} {error} after {took}{phases}", output.paint(BAD, "✗ not delivered:")))?;
+        }
+        if args.parts.is_any() {
+            output.line("")?;
+            args.parts.show(result, output)?;
         }
     }
     Ok(if delivered { ExitCode::SUCCESS } else { ExitCode::FAILURE })

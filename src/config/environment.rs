@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
@@ -10,7 +11,7 @@ use crate::store::seal::{MasterKey, MasterKeyError};
 
 const UNLIMITED: &str = "unlimited";
 
-/// The environment variables that begin with `POSTRIDER_`, and a few others.
+/// The environment variables.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
@@ -27,7 +28,12 @@ impl Environment {
     pub fn read() -> Self {
         let text =
             std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
-        Self(text.filter(|(name, _)| name.starts_with(ENV_PREFIX) || name == "NO_COLOR" || name == "TERM").collect())
+        Self(text.collect())
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(variables: &[(&str, &str)]) -> Self {
+        Self(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 
     /// Whether the user wants plain text even on a terminal (<https://no-color.org>).
@@ -35,6 +41,28 @@ impl Environment {
     pub fn forbids_colour(&self) -> bool {
         self.0.get("NO_COLOR").is_some_and(|value| !value.is_empty())
             || self.0.get("TERM").is_some_and(|terminal| terminal == "dumb")
+    }
+
+    /// All variables: sources may take their secrets from any.
+    pub(super) fn variables(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+
+    /// The user's home folder.
+    #[must_use]
+    pub fn home(&self) -> Option<&Path> {
+        self.0.get("HOME").filter(|home| !home.is_empty()).map(Path::new)
+    }
+
+    /// The socket of DECNET's bus, by DECNET's own variable.
+    #[must_use]
+    pub fn decnet_bus_socket(&self) -> Option<&str> {
+        self.0.get("DECNET_BUS_SOCKET").map(String::as_str)
+    }
+
+    /// What a DECNET on this machine signs tokens with, by DECNET's own variable.
+    pub(super) fn decnet_jwt_secret(&self) -> Option<&str> {
+        self.0.get("DECNET_JWT_SECRET").map(String::as_str)
     }
 
     pub(super) fn get(&self, key: &str) -> Option<(String, &str)> {
@@ -102,8 +130,7 @@ mod tests {
 
     #[test]
     fn the_environment_shows_names_and_no_values() {
-        let variable = ("POSTRIDER_ADMIN_TOKEN".to_owned(), "not-to-be-shown".to_owned());
-        let environment = Environment([variable].into());
+        let environment = Environment::of(&[("POSTRIDER_ADMIN_TOKEN", "not-to-be-shown")]);
         assert_eq!(format!("{environment:?}"), r#"{"POSTRIDER_ADMIN_TOKEN"}"#);
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn read(named: Option<PathBuf>) -> Result<RawConfig, ConfigError> {
     };
     toml::from_str(&text).map_err(|error: toml::de::Error| {
         let mut reason = quoted(&text, &error);
-        for secret in ["admin_token", "master_key"] {
+        for secret in ["admin_token", "master_key", "decnet_jwt_secret"] {
             if error.message().contains(&format!("unknown field `{secret}`")) {
                 reason.extend(["secrets are read from the environment only: set POSTRIDER_", &secret.to_uppercase()]);
             }
@@ -30,7 +30,7 @@ fn quoted(text: &str, error: &toml::de::Error) -> String {
     let (number, start) = (before.matches('\n').count(), before.rfind('\n').map_or(0, |end| end + 1));
     // This includes secrets that do not belong into a file.
     let line = text[start..].trim_start().trim_start_matches(['"', '\'']);
-    if [STORE, "admin_token", "master_key"].iter().any(|secret| line.starts_with(secret)) {
+    if [STORE, "admin_token", "master_key", "decnet_jwt_secret"].iter().any(|secret| line.starts_with(secret)) {
         return format!("line {}: {}", number + 1, error.message());
     }
     error.to_string()

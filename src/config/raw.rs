@@ -19,6 +19,7 @@ use crate::engine::nodes::{DEFAULT_LEASE, DEFAULT_POLL_INTERVAL};
 use crate::store::postgres::DEFAULT_MAX_CONNECTIONS;
 use crate::store::{BYTES_QUOTA, QUOTA, Quotas};
 use crate::telemetry::LogFormat;
+use crate::webhook::Capture;
 
 /// The default retention of events, of delivered and skipped deliveries, and of attempts.
 const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
@@ -26,11 +27,19 @@ const DEFAULT_RETENTION: Duration = Duration::from_hours(30 * 24);
 const DEFAULT_RETENTION_DEAD: Duration = Duration::from_hours(90 * 24);
 /// The default retention of the audit log.
 const DEFAULT_RETENTION_AUDIT: Duration = Duration::from_hours(365 * 24);
+/// The default retention of figures over time, by the length of their steps.
+const DEFAULT_RETENTION_FIGURES_MINUTES: Duration = Duration::from_hours(2 * 24);
+const DEFAULT_RETENTION_FIGURES_HOURS: Duration = Duration::from_hours(90 * 24);
+const DEFAULT_RETENTION_FIGURES_DAYS: Duration = Duration::from_hours(730 * 24);
 
 /// One layer of settings, each as somebody gave it or left it out.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields)]
 pub struct RawConfig {
+    /// The sources, which the file alone can have.
+    #[arg(skip)]
+    #[serde(default, skip_serializing)]
+    pub source: Vec<toml::Table>,
     /// Listen on this address; port 0 takes a free one [default: 127.0.0.1:4665]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
@@ -64,6 +73,10 @@ pub struct RawConfig {
     /// Let pages of this origin use the API, as in `https://console.example` (repeatable)
     #[arg(long, value_name = "ORIGINS", value_delimiter = ',')]
     pub cors_origins: Option<Vec<WebOrigin>>,
+    /// Let admins of the DECNET whose API is here use this one; `POSTRIDER_DECNET_JWT_SECRET`, or `DECNET_JWT_SECRET`, is
+    /// what it signs tokens with
+    #[arg(long, value_name = "URL")]
+    pub decnet_api: Option<String>,
     /// Let webhooks reach this private network (repeatable)
     #[arg(long, value_name = "CIDR")]
     pub allow_private: Option<Vec<IpNet>>,
@@ -130,6 +143,10 @@ pub struct RawConfig {
     /// End deliveries that are older than this without an attempt, or `forever`, for webhooks that set nothing else [default: forever]
     #[arg(long, value_name = "DURATION")]
     pub max_age: Option<Keep>,
+    /// Keep whole exchanges of attempts that failed (`failures`), of `all` or of `none`, for webhooks that set nothing else
+    /// [default: failures]
+    #[arg(long, value_name = "WHICH")]
+    pub capture: Option<Capture>,
     /// Open a webhook's circuit after this many failed attempts in a row [default: 5]
     #[arg(long, value_name = "COUNT")]
     pub circuit_threshold: Option<NonZeroU32>,
@@ -154,6 +171,18 @@ pub struct RawConfig {
     /// Keep the audit log this long, and tokens after they ended, or `forever` [default: 365d]
     #[arg(long, value_name = "DURATION")]
     pub retention_audit: Option<Keep>,
+    /// Count figures over time, by webhook and tenant [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub figures: Option<bool>,
+    /// Keep figures by the minute this long, or `forever` [default: 2d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_figures_minutes: Option<Keep>,
+    /// Keep figures by the hour this long, or `forever` [default: 90d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_figures_hours: Option<Keep>,
+    /// Keep figures by the day this long, or `forever` [default: 730d]
+    #[arg(long, value_name = "DURATION")]
+    pub retention_figures_days: Option<Keep>,
     /// Know requests with an Idempotency-Key this long [default: 1d]
     #[arg(long, value_name = "DURATION")]
     pub idempotency_ttl: Option<Span>,
@@ -183,6 +212,7 @@ pub struct RawConfig {
 /// The lowest layer: a value for every setting.
 pub(super) fn defaults() -> RawConfig {
     RawConfig {
+        source: Vec::new(),
         listen: Some(SocketAddr::from(([127, 0, 0, 1], 4665))),
         data: Some(PathBuf::from("./postrider-data")),
         store: Some(Location::Embedded),
@@ -194,6 +224,7 @@ pub(super) fn defaults() -> RawConfig {
         drain_timeout: Some(Span(Duration::from_secs(30))),
         max_connections_per_peer: NonZeroUsize::new(2_048),
         cors_origins: Some(Vec::new()),
+        decnet_api: Some(String::new()),
         allow_private: Some(Vec::new()),
         allow_private_destinations: Some(false),
         allow_hosts: Some(Vec::new()),
@@ -216,6 +247,7 @@ pub(super) fn defaults() -> RawConfig {
         final_on: Some(Vec::new()),
         success_on: Some(Vec::new()),
         max_age: Some(Keep::Forever),
+        capture: Some(Capture::Failures),
         circuit_threshold: NonZeroU32::new(5),
         circuit_cool_down: Some(Span(Duration::from_secs(30))),
         circuit_max_cool_down: Some(Span(Duration::from_hours(1))),
@@ -224,6 +256,10 @@ pub(super) fn defaults() -> RawConfig {
         retention_dead: Some(Keep::For(DEFAULT_RETENTION_DEAD)),
         retention_attempts: Some(Keep::For(DEFAULT_RETENTION)),
         retention_audit: Some(Keep::For(DEFAULT_RETENTION_AUDIT)),
+        figures: Some(true),
+        retention_figures_minutes: Some(Keep::For(DEFAULT_RETENTION_FIGURES_MINUTES)),
+        retention_figures_hours: Some(Keep::For(DEFAULT_RETENTION_FIGURES_HOURS)),
+        retention_figures_days: Some(Keep::For(DEFAULT_RETENTION_FIGURES_DAYS)),
         idempotency_ttl: Some(Span(DEFAULT_IDEMPOTENCY_TTL)),
         new_tenant_max_events_per_s: Some(Count::Of(1_000)),
         new_tenant_max_pending: Some(Count::Of(1_000_000)),

@@ -47,6 +47,8 @@ pub use self::error::AccessError;
 pub use self::headers::{
     MAX_CONTENT_TYPE_BYTES, MAX_HEADER_NAME_BYTES, MAX_HEADER_VALUE_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES,
 };
+#[cfg(feature = "server")]
+pub(crate) use self::headers::{is_credential, is_forwardable};
 pub use self::identity::{MAX_CERTIFICATES, MAX_PEM_BYTES, RawClientCertificate};
 pub use self::login::{LOGIN_LIFETIME_S, LoginMethod, MAX_LOGIN_BODY_BYTES, MAX_POINTER_BYTES};
 pub use self::oauth2::{DEFAULT_TOKEN_LIFETIME, MAX_TOKEN_LIFETIME};

@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use super::access::Authorization;
 use super::client::{Client, Connection, OutgoingRequest, Phase, RequestHead, Trace};
 use super::decoding::decoded;
+use super::exchange::Exchange;
 use super::receiver::Webhook;
 use super::retry::parse_retry_after;
 use super::{DeliveryControl, End, Outcome};
@@ -43,6 +44,8 @@ pub struct Message<'a> {
     pub hops: Option<HeaderValue>,
     /// Values for this message of headers that the webhook has, by name: a server renders templates.
     pub headers: &'a [(Box<str>, HeaderValue)],
+    /// Sent after all others, but for those that the request has already.
+    pub more_headers: &'a [(Box<str>, HeaderValue)],
 }
 
 impl<'a> Message<'a> {
@@ -57,6 +60,7 @@ impl<'a> Message<'a> {
             content_type: None,
             hops: None,
             headers: &[],
+            more_headers: &[],
         }
     }
 }
@@ -89,7 +93,7 @@ pub async fn attempt(
     } else {
         timeout_at(began_at + webhook.timeout, sending.once(slot, None, &mut trace)).await
     };
-    let Trace { phase, timings, mut answer } = trace;
+    let Trace { phase, timings, link, request, mut answer } = trace;
     // The status line decides; what drips or breaks after it changes nothing.
     let end = match (answer.status(), ended) {
         (Some(status), _) => End::Status(status),
@@ -106,7 +110,7 @@ pub async fn attempt(
         control: headers.get("webhook-delivery").and_then(DeliveryControl::parse),
         response: decoded(headers.get("content-encoding"), answer.into_body(), MAX_RESPONSE_BYTES),
         headers,
-        timings,
+        exchange: Exchange { timings, link, request: request.map(OutgoingRequest::into_sent) },
     }
 }
 
@@ -180,11 +184,16 @@ fn request(
         head.field("Postrider-Hops", hops.as_bytes())?;
     }
     if let Some(authorization) = authorization {
-        head.field(access.credential_header(), authorization.value.as_bytes())?;
+        head.secret_field(access.credential_header(), authorization.value.as_bytes())?;
     }
     for (name, value) in access.headers() {
         let rendered = message.headers.iter().find(|(known, _)| known == name);
-        head.field(name, rendered.map_or(value, |(_, rendered)| rendered).as_bytes())?;
+        head.secret_field(name, rendered.map_or(value, |(_, rendered)| rendered).as_bytes())?;
+    }
+    for (name, value) in message.more_headers {
+        if !head.has(name) {
+            head.field(name, value.as_bytes())?;
+        }
     }
     Ok(head.with_body(message.body.clone()))
 }

@@ -42,12 +42,13 @@ use self::tls::{SessionMemory, client_config};
 pub use self::tunnel::MAX_PROXY_HEAD_BYTES;
 use self::turns::Turns;
 pub use self::turns::{FAILURE_REMEMBERED, MAX_FAILED_ADDRESSES};
+use super::End;
+use super::exchange::{Link, Timings};
 #[cfg(feature = "dns")]
 use super::guard::HickoryResolver;
 #[cfg(not(feature = "dns"))]
 use super::guard::SystemResolver;
-use super::guard::{Destination, DestinationError, EgressPolicy, SharedResolver};
-use super::{End, Timings};
+use super::guard::{Destination, DestinationError, EgressPolicy, GuardedAddr, SharedResolver};
 use crate::log_rate::LogRate;
 
 /// How long a connection may take to be made, TLS included, resolution not.
@@ -91,6 +92,24 @@ pub struct ClientOptions {
     pub user_agent: Option<HeaderValue>,
     /// `None`: as many as the system gives.
     pub sockets: Option<SocketLimits>,
+}
+
+#[cfg(feature = "server")]
+impl ClientOptions {
+    /// For one server that an operator has named, as `url`: any private address may be contacted, names are looked up with the
+    /// system's search list, and the system's authorities are trusted.
+    pub(crate) fn for_named_server(url: &url::Url) -> Self {
+        Self {
+            policy: EgressPolicy {
+                allow_all_private: true,
+                allow_ports: url.port().into_iter().collect(),
+                ..EgressPolicy::default()
+            },
+            resolver: Some(Arc::new(super::guard::SearchingResolver)),
+            roots: Roots::Native,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for ClientOptions {
@@ -153,6 +172,9 @@ impl Phase {
 pub(super) struct Trace {
     pub(super) phase: Phase,
     pub(super) timings: Timings,
+    /// The connection that the request was made on.
+    pub(super) link: Option<Link>,
+    pub(super) request: Option<OutgoingRequest>,
     pub(super) answer: AnswerReader,
 }
 
@@ -160,7 +182,7 @@ impl Trace {
     /// Of an exchange that has not begun, of whose answer's body up to `max_body_bytes` are kept.
     pub(super) fn of_at_most(max_body_bytes: usize) -> Self {
         let answer = AnswerReader::of_at_most(max_body_bytes);
-        Self { phase: Phase::default(), timings: Timings::default(), answer }
+        Self { phase: Phase::default(), timings: Timings::default(), link: None, request: None, answer }
     }
 }
 
@@ -295,13 +317,16 @@ impl Client {
                 Some(connection) => connection,
                 None => self.connect_traced(target, trace).await?,
             };
-            let mut request = build()?;
             trace.phase = Phase::Answer;
+            let Trace { timings, answer, request, link, .. } = &mut *trace;
+            let request = request.insert(build()?);
+            let address = connection.address().map(GuardedAddr::get);
+            *link = Some(Link { address, is_reused: reused, is_tls: target.destination.is_tls() });
             let sent_at = Instant::now();
-            let Trace { timings, answer, .. } = trace;
             let began = || timings.first_byte = Some(sent_at.elapsed());
-            match connection.exchange(&mut request, answer, began).await {
+            match connection.exchange(request, answer, began).await {
                 Ok(()) => {
+                    timings.body = timings.first_byte.map(|first_byte| sent_at.elapsed().saturating_sub(first_byte));
                     if let Some(reason) = answer.status().and_then(|status| connection.refusal_of_proxy(status)) {
                         *answer = AnswerReader::of_at_most(0);
                         return Err(End::Proxy(reason));

@@ -28,6 +28,11 @@ impl AnswerFields {
         self.iter().find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
+    /// The lines of the head after the first, as they came.
+    pub(super) fn lines(&self) -> &[u8] {
+        &self.0
+    }
+
     /// All fields that have a name, in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.0.split(|byte| *byte == b'\n').filter_map(|line| {

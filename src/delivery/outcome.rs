@@ -1,9 +1,11 @@
-//! The outcome of one attempt: its end, the receiver's requests beside the status, and the times of its phases.
+//! The outcome of one attempt: its end, the receiver's requests beside the status, and the exchange.
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 
+use super::exchange::Exchange;
 use super::fields::AnswerFields;
 use crate::clock::UnixMicros;
 
@@ -61,7 +63,7 @@ pub struct Outcome {
     pub retry_after: Option<RetryAfter>,
     /// What the receiver asks for beside its status.
     pub control: Option<DeliveryControl>,
-    pub timings: Timings,
+    pub exchange: Exchange,
 }
 
 /// A receiver's `Retry-After`, not yet clamped.
@@ -91,16 +93,6 @@ impl DeliveryControl {
             _ => None,
         }
     }
-}
-
-/// Where the time of an attempt went. `None`: the phase was not needed or not reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timings {
-    pub dns: Option<Duration>,
-    pub connect: Option<Duration>,
-    pub tls: Option<Duration>,
-    /// From the request's first byte out to the response's head in.
-    pub first_byte: Option<Duration>,
 }
 
 impl End {
@@ -153,7 +145,7 @@ impl Outcome {
             response: Bytes::new(),
             retry_after: None,
             control: None,
-            timings: Timings::default(),
+            exchange: Exchange::default(),
         }
     }
 
@@ -164,6 +156,16 @@ impl Outcome {
             End::Status(status) => Some(status),
             _ => None,
         }
+    }
+
+    /// The head of the answer: the status with its usual words, whatever the receiver's were, and the fields as they came.
+    /// `None`: there was no answer.
+    #[must_use]
+    pub fn answer_head(&self) -> Option<Vec<u8>> {
+        let status = self.status_code()?;
+        let words = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+        let line = format!("HTTP/1.1 {status} {words}");
+        Some([line.trim_end().as_bytes(), b"\r\n", self.headers.lines()].concat())
     }
 
     /// Whether the receiver says, with whatever status, that it wants no further deliveries at all.

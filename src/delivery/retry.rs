@@ -144,8 +144,9 @@ fn jittered(delay: Duration, jitter: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::DeliveryControl;
+    use crate::delivery::exchange::Exchange;
     use crate::delivery::statuses::{StatusLists, StatusSpan, Statuses};
-    use crate::delivery::{DeliveryControl, Timings};
     use proptest::prelude::*;
 
     const NOW: UnixMicros = UnixMicros(1_790_000_000_000_000);
@@ -159,7 +160,7 @@ mod tests {
             response: bytes::Bytes::new(),
             retry_after: retry_after.and_then(|value| parse_retry_after(value.as_bytes())),
             control: None,
-            timings: Timings::default(),
+            exchange: Exchange::default(),
         }
     }
 

@@ -145,7 +145,7 @@ impl End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::Timings;
+    use crate::delivery::exchange::Exchange;
     use crate::delivery::statuses::Statuses;
 
     fn ended(end: End, retry_after: Option<RetryAfter>) -> Outcome {
@@ -157,7 +157,7 @@ mod tests {
             response: bytes::Bytes::new(),
             retry_after,
             control: None,
-            timings: Timings::default(),
+            exchange: Exchange::default(),
         }
     }
 

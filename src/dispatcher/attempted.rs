@@ -11,11 +11,18 @@ use super::lane::{Job, Judged, Lane, LaneSettings, Queued};
 use super::notices::Notice;
 use super::settler::ToSettle;
 use crate::clock::{Clock, UnixMicros};
+use crate::delivery::exchange::Exchange;
 use crate::delivery::retry::Next;
 use crate::delivery::verdict::{Evidence, Judgement, Verdict};
 use crate::delivery::{AnswerFields, DeliveryState, End, Outcome, Transition, random_jitter};
 use crate::fit::fit;
-use crate::store::{AttemptRecord, DeliveryKey, MAX_KEPT_SUCCESS_RESPONSE_BYTES, Settlement};
+use crate::store::exchange::{Captured, KeptExchange, Part as Kept, SentBody};
+use crate::store::{AttemptRecord, DeliveryKey, ExchangeBlob, Settlement};
+use crate::webhook::Capture;
+
+/// The most bytes kept of a success's answer, unless its exchange is captured. The answer of a failed attempt is kept as far
+/// as it was read.
+pub(super) const MAX_KEPT_SUCCESS_RESPONSE_BYTES: usize = 1_024;
 
 /// The end of an attempt.
 pub(super) struct Attempted<'a> {
@@ -26,6 +33,7 @@ pub(super) struct Attempted<'a> {
     /// Of each delivery of a batch, where the answer tells them apart.
     parts: Vec<Part<'a>>,
     response: Bytes,
+    exchange: ExchangeBlob,
     pub(super) now: UnixMicros,
     jitter: f64,
 }
@@ -44,13 +52,28 @@ impl<'a> Attempted<'a> {
         outcome: Outcome,
     ) -> Self {
         let judged = settings.judge(&outcome);
-        let response = kept(&outcome, judged.judgement.verdict);
+        let is_failure = judged.judgement.verdict != Verdict::Delivered;
+        let response = kept_answer(&outcome, settings.capture, is_failure);
+        let exchange = KeptExchange {
+            timings: outcome.exchange.timings,
+            link: outcome.exchange.link,
+            captured: settings.capture.keeps(is_failure).then(|| captured(&outcome, content)).flatten(),
+        };
         let parts = match content {
             Content::Batch(content) if outcome.is_success() => parts(settings, content, &outcome),
             _ => Vec::new(),
         };
         let whole = Part { outcome, judged };
-        Self { lane, settings, whole, parts, response, now: shared.clock.now(), jitter: random_jitter() }
+        Self {
+            lane,
+            settings,
+            whole,
+            parts,
+            response,
+            exchange: exchange.to_blob(),
+            now: shared.clock.now(),
+            jitter: random_jitter(),
+        }
     }
 
     /// Of the request, for the circuit: a receiver that takes one of several works.
@@ -90,6 +113,7 @@ impl<'a> Attempted<'a> {
         });
         let attempt = Some(self.record(queued, outcome, error));
         ToSettle::ended(self.lane, Settlement { key, round_attempts, transition, at: self.now, attempt }, notice)
+            .begun_at(queued.begins_at)
     }
 
     /// The attempt of a refused batch, of which the lane sends the halves. It does not count against the schedule.
@@ -117,6 +141,7 @@ impl<'a> Attempted<'a> {
             status_code: outcome.status_code(),
             error,
             response: self.response.clone(),
+            exchange: self.exchange.clone(),
         }
     }
 }
@@ -129,7 +154,8 @@ fn parts<'a>(settings: &'a LaneSettings, content: &BatchContent, whole: &Outcome
         let (headers, response) = (AnswerFields::default(), Bytes::new());
         let status = told.statuses.get(place).copied();
         let end = status.map_or(whole.end.clone(), End::Status);
-        let outcome = Outcome { end, headers, response, retry_after: None, control: None, ..*whole };
+        let exchange = Exchange::default();
+        let outcome = Outcome { end, headers, response, retry_after: None, control: None, exchange, ..*whole };
         let is_doubted = status.is_none() && !told.is_without_errors;
         let doubt = is_doubted.then(|| "the answer does not say what became of the document".to_owned());
         Part { judged: settings.judge_part(&outcome, doubt), outcome }
@@ -137,10 +163,23 @@ fn parts<'a>(settings: &'a LaneSettings, content: &BatchContent, whole: &Outcome
     (0..content.members.len()).map(part).collect()
 }
 
-/// What the log keeps of the response: little of a success, so that outcomes that wait for a commit are small.
-fn kept(outcome: &Outcome, verdict: Verdict) -> Bytes {
-    if verdict == Verdict::Delivered && outcome.response.len() > MAX_KEPT_SUCCESS_RESPONSE_BYTES {
-        return Bytes::copy_from_slice(&outcome.response[..MAX_KEPT_SUCCESS_RESPONSE_BYTES]);
+/// What is kept of the answer's body: little of a success, so that outcomes that wait for a commit are small.
+fn kept_answer(outcome: &Outcome, capture: Capture, is_failure: bool) -> Bytes {
+    match outcome.response.get(..MAX_KEPT_SUCCESS_RESPONSE_BYTES) {
+        _ if capture == Capture::None => Bytes::new(),
+        Some(beginning) if !capture.keeps(is_failure) => Bytes::copy_from_slice(beginning),
+        _ => outcome.response.clone(),
     }
-    outcome.response.clone()
+}
+
+/// What was sent and the head of what came back; `None`: no request was made.
+fn captured(outcome: &Outcome, content: &Content) -> Option<Captured> {
+    let sent = outcome.exchange.request.as_ref()?;
+    let body = match content {
+        Content::Batch(_) => SentBody::Batch(sent.body().len() as u64),
+        Content::Shaped(shaped) if !shaped.is_the_event() => SentBody::Own(Kept::of(sent.body())),
+        Content::Shaped(_) | Content::Event | Content::Late(_) => SentBody::Event,
+    };
+    let answer = Kept::of(&outcome.answer_head().unwrap_or_default().into());
+    Some(Captured { request: Kept::of(&sent.head().into()), body, answer })
 }

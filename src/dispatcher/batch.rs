@@ -35,7 +35,7 @@ pub(super) fn message<'a>(id: &'a str, content: &BatchContent, events: impl Iter
     let topic = topics.next().filter(|first| topics.all(|topic| topic == *first)).map(Topic::as_str);
     let content_type = content.form.content_type().or_else(|| content.content_type.clone());
     let body = content.form.join(id, &content.members);
-    Message { event_id: id, kind: "", topic, body, content_type, hops: None, headers: &[] }
+    Message { event_id: id, kind: "", topic, body, content_type, hops: None, headers: &[], more_headers: &[] }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::Shared;
 use super::batch::BatchContent;
 use super::lane::{Job, Lane, LaneSettings, Queued};
 use super::shaping::{Rendered, Shaped};
-use super::unsent::{too_old, unsent};
+use super::unsent::{erased, too_old, unsent};
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::id::DeliveryKey;
 use crate::shape::{BatchForm, Member};
@@ -50,9 +50,15 @@ async fn sound(shared: &Arc<Shared>, lane: &Arc<Lane>, job: Job) -> Option<Job> 
     let Job { queued, more, settings, todo } = job;
     let mut left = Vec::with_capacity(more.len() + 1);
     for queued in std::iter::once(queued).chain(more) {
-        match ailment(shared, &settings, &queued, now) {
+        let ended = if queued.event.live.event.is_erased() {
+            Some(erased(shared, lane, &queued))
+        } else {
+            let reason = ailment(shared, &settings, &queued, now);
+            reason.map(|reason| unsent(shared, lane, &settings, &queued, reason))
+        };
+        match ended {
             None => left.push(queued),
-            Some(reason) => shared.outcomes.send(unsent(shared, lane, &settings, &queued, reason)).await.ok()?,
+            Some(ended) => shared.outcomes.send(ended).await.ok()?,
         }
     }
     with_left(shared, lane, left, settings, todo)

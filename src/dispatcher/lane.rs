@@ -35,7 +35,7 @@ use super::DispatcherSettings;
 use super::memory::Memory;
 use crate::clock::UnixMicros;
 use crate::store::Term;
-use crate::webhook::{WebhookRecord, WebhookSeq};
+use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq};
 
 /// The reason of deliveries that were skipped because the webhook was off when the event was accepted.
 pub(crate) const WEBHOOK_DISABLED: &str = "webhook disabled";
@@ -44,6 +44,7 @@ pub(crate) const WEBHOOK_DELETED: &str = "webhook deleted";
 
 pub(crate) struct Lane {
     pub(crate) seq: WebhookSeq,
+    pub(super) tenant: TenantSeq,
     /// The term under which this node has the lane; `None`: this node owns every shard for ever.
     pub(super) term: Option<Term>,
     pub(super) wake: Wake,
@@ -79,6 +80,7 @@ impl Lane {
     ) -> Self {
         Self {
             seq: record.seq,
+            tenant: record.tenant,
             term,
             wake: Wake::new(),
             max_queued: settings.max_lane_deliveries,

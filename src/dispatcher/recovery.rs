@@ -72,7 +72,7 @@ pub(super) async fn write_down(
         let settlement = Settlement { key, attempt: None, round_attempts, transition, at: now };
         if shared
             .evicted
-            .send(ToSettle::Ended { lane: Arc::clone(&lane), settlement, place: Place::Gone, notice: None })
+            .send(ToSettle::Ended { lane: Arc::clone(&lane), settlement, place: Place::Gone, since: now, notice: None })
             .await
             .is_err()
         {

@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shared;
 use super::lane::Lane;
 use super::notices::Notice;
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixMicros};
 use crate::delivery::DeliveryState;
 use crate::store::cluster::Fence;
+use crate::store::figures::FigureOf;
 use crate::store::{SettleBatch, Settlement};
 use crate::webhook::WebhookSeq;
 
@@ -34,6 +35,8 @@ pub(super) enum ToSettle {
         lane: Arc<Lane>,
         settlement: Settlement,
         place: Place,
+        /// From when the time until the delivery counts.
+        since: UnixMicros,
         /// Sent after the commit.
         notice: Option<Box<Notice>>,
     },
@@ -57,12 +60,22 @@ pub(super) enum Place {
 impl ToSettle {
     /// An attempt for a delivery ended, and another is made at once.
     pub(super) fn kept(lane: &Arc<Lane>, settlement: Settlement) -> Self {
-        Self::Ended { lane: Arc::clone(lane), settlement, place: Place::Kept, notice: None }
+        let since = settlement.at;
+        Self::Ended { lane: Arc::clone(lane), settlement, place: Place::Kept, since, notice: None }
     }
 
     /// An attempt for a delivery ended.
     pub(super) fn ended(lane: &Arc<Lane>, settlement: Settlement, notice: Option<Notice>) -> Self {
-        Self::Ended { lane: Arc::clone(lane), settlement, place: Place::UnderWay, notice: notice.map(Box::new) }
+        let (since, notice) = (settlement.at, notice.map(Box::new));
+        Self::Ended { lane: Arc::clone(lane), settlement, place: Place::UnderWay, since, notice }
+    }
+
+    /// The same, with the time from which the time until the delivery counts.
+    pub(super) fn begun_at(mut self, at: UnixMicros) -> Self {
+        if let Self::Ended { since, .. } = &mut self {
+            *since = at;
+        }
+        self
     }
 
     /// The error of the attempt, if it failed.
@@ -126,6 +139,7 @@ struct Ended {
     lane: Arc<Lane>,
     settlement: Settlement,
     place: Place,
+    since: UnixMicros,
     notice: Option<Box<Notice>>,
 }
 
@@ -134,9 +148,9 @@ impl Gathered {
         let mut gathered = Self { ended: Vec::with_capacity(messages.len()), ..Self::default() };
         for message in messages {
             match message {
-                ToSettle::Ended { lane, settlement, place, notice } => {
+                ToSettle::Ended { lane, settlement, place, since, notice } => {
                     gathered.concerns(&lane);
-                    gathered.ended.push(Ended { lane, settlement, place, notice });
+                    gathered.ended.push(Ended { lane, settlement, place, since, notice });
                 }
                 ToSettle::Health(lane) => gathered.concerns(&lane),
                 ToSettle::Flush(done) => gathered.flushes.push(done),
@@ -176,10 +190,10 @@ async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = To
     });
     let mut notices = Vec::new();
     let (mut settlements, mut places) = (Vec::with_capacity(ended.len()), Vec::with_capacity(ended.len()));
-    for Ended { settlement, place, notice, .. } in ended {
+    for Ended { settlement, place, since, notice, .. } in ended {
         notices.extend(notice);
         settlements.push(settlement);
-        places.push(place);
+        places.push((place, since));
     }
     let batch = Arc::new(SettleBatch { settlements, health, is_urgent, fence });
     let stale = settle(shared, &batch).await;
@@ -191,7 +205,11 @@ async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = To
         notices.retain(|notice| !stale.contains(&notice.webhook));
         shared.lose_lanes(&lost);
     }
-    for (settlement, place) in batch.settlements.iter().zip(places) {
+    shared.tally.settled(batch.settlements.iter().zip(&places).filter_map(|(settlement, (_, since))| {
+        let lane = lanes.get(&settlement.key.webhook)?;
+        Some((FigureOf { tenant: lane.tenant, webhook: lane.seq }, settlement, *since))
+    }));
+    for (settlement, (place, _)) in batch.settlements.iter().zip(places) {
         if let Some(lane) = lanes.get(&settlement.key.webhook) {
             after_commit(shared, lane, settlement, place);
         }

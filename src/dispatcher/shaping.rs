@@ -11,7 +11,7 @@ use crate::clock::UnixMicros;
 use crate::delivery::attempt::Message;
 use crate::event::Stamp;
 use crate::fair::{Caps, Turns};
-use crate::shape::{Context, RenderError};
+use crate::shape::{Context, Header, RenderError, Whole};
 use crate::store::LiveEvent;
 use crate::tenants::Tenants;
 use crate::webhook::TenantSeq;
@@ -44,7 +44,8 @@ pub(crate) struct Shaped {
     event: Arc<LiveEvent>,
     pub(super) body: bytes::Bytes,
     pub(super) content_type: HeaderValue,
-    headers: Vec<(Box<str>, HeaderValue)>,
+    headers: Vec<Header>,
+    more_headers: Vec<Header>,
 }
 
 /// Which delivery a rendering is for.
@@ -96,19 +97,25 @@ impl Shaping {
                 now,
             };
             let shape = &settings.policy.shape;
-            let body = shape.render(&event.event, &context)?;
+            let Whole { body, content_type, headers: more_headers } = shape.render_whole(&event.event, &context)?;
             let headers = settings.policy.header_templates.render(&event.event, &context)?;
-            Ok(Shaped { body, content_type: shape.content_type(), headers, event })
+            Ok(Shaped { event, body, content_type, headers, more_headers })
         });
         rendered.await.unwrap_or_else(|| Err(RenderError::new(None, "the rendering broke off")))
     }
 }
 
 impl Shaped {
+    /// Whether the body is that of the event as it is stored.
+    pub(super) fn is_the_event(&self) -> bool {
+        self.body == self.event.event.decnet_body()
+    }
+
     pub(crate) fn message(&self, stamp: &Stamp) -> Message<'_> {
         let (event, content_type) = (&self.event.event, Some(self.content_type.clone()));
         let hops = stamp.value([event.hops()]);
-        Message { body: self.body.clone(), content_type, hops, headers: &self.headers, ..Message::of(event) }
+        let (headers, more_headers) = (&self.headers, &self.more_headers);
+        Message { body: self.body.clone(), content_type, hops, headers, more_headers, ..Message::of(event) }
     }
 }
 

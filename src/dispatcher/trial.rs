@@ -79,6 +79,7 @@ impl Dispatcher {
         };
         let deadline = Instant::now() + MAX_TEST_WAIT;
         let mut trial = Trial::expected(shared, shared.lane(record.seq), share);
+        let ready_at = Instant::now();
         let slot = loop {
             trial.wait_for_turn(deadline).await?;
             let slot = timeout_at(deadline, shared.slots.take(trial.standing)).await;
@@ -89,6 +90,7 @@ impl Dispatcher {
                 Ok(None) | Err(_) => return Err(TestRefused::Busy),
             }
         };
+        let slot_wait = ready_at.elapsed();
         let message = match settings.policy.batch_form() {
             Some(Ok(form)) => {
                 let member = Member { delivery: Uuid::nil(), body: body.body.clone() };
@@ -100,10 +102,12 @@ impl Dispatcher {
             _ => body.message(&shared.stamp),
         };
         let span = spans::test(shared, &settings, &live.event, trial.lane.as_deref());
-        let outcome = attempt(&shared.client, &mut None, &settings.receiver, &message, message.event_id, &*shared.wall)
-            .instrument(span)
-            .await;
+        let mut outcome =
+            attempt(&shared.client, &mut None, &settings.receiver, &message, message.event_id, &*shared.wall)
+                .instrument(span)
+                .await;
         drop(slot);
+        outcome.exchange.timings.slot = Some(slot_wait);
         let judged = settings.judge(&outcome);
         // After the last attempt each failure is final.
         let error = match judged.next(u32::MAX, &outcome, shared.clock.now(), 1.0) {

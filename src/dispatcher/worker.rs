@@ -50,7 +50,9 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
             // Who has a slot needs one more than who waits for it.
             connection = None;
         }
+        let ready_at = Instant::now();
         let Some(_slot) = shared.slots.take(standing).await else { return };
+        let slot_wait = ready_at.elapsed();
         let Some(mut job) = lane.take_job() else { continue };
         shared.carry_out(&lane, std::mem::take(&mut job.todo));
         if used.as_ref().is_none_or(|settings| !Arc::ptr_eq(settings, &job.settings)) {
@@ -65,11 +67,12 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
         hold.take(&job);
         let span = spans::attempt(&shared, &lane, &job);
         let attempt = attempt_once(&shared, &lane, &job, &content, &mut connection).instrument(span);
-        let Some(outcome) = shared.lease.while_it_lasts(attempt).await else {
+        let Some(mut outcome) = shared.lease.while_it_lasts(attempt).await else {
             // Others may own the webhook now, and this lane is about to go.
             hold.job.clear();
             return;
         };
+        outcome.exchange.timings.slot = Some(slot_wait);
         let settings = Arc::clone(&job.settings);
         let ended = Attempted::new(&shared, &lane, &settings, &content, outcome);
         if settle(&shared, &lane, &ended, job).await.is_none() {
@@ -225,6 +228,12 @@ async fn book(shared: &Arc<Shared>, lane: &Arc<Lane>, attempted: &Attempted<'_>,
     let Booked { change, off, todo } = lane.book(settings, &ended, now);
     shared.carry_out(lane, todo);
     let (webhook, error) = (&settings.name, error.unwrap_or_default());
+    // The settings of the server keep it from its receiver, so somebody here has to act.
+    if matches!(outcome.end, End::Blocked(_))
+        && let Some(left_out) = shared.blocked.admit(std::time::Instant::now())
+    {
+        tracing::warn!(webhook, error, left_out, "an attempt was refused: the server may not send there");
+    }
     let news = match change {
         CircuitChange::None | CircuitChange::StillOpen => None,
         CircuitChange::Failing => Some(News::Failing),

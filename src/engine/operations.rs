@@ -164,6 +164,23 @@ pub(super) async fn tell(engine: &Engine, record: &WebhookRecord, change: Webhoo
     }
 }
 
+/// As [`tell`], about webhooks that were created together.
+pub(super) async fn tell_created(engine: &Engine, records: &[WebhookRecord]) {
+    for some in records.chunk_by(|one, other| one.tenant == other.tenant) {
+        let Some(tenant) = some.first().map(|record| record.tenant) else { continue };
+        let Some(topic) = wanted(engine, tenant, "postrider.webhook.created") else { continue };
+        for few in some.chunks(MAX_NOTICES_AT_ONCE) {
+            let event = |record: &WebhookRecord| {
+                let about = about(record.uuid, &record.settings.name, &record.settings.receiver);
+                own_event(topic.clone(), about, engine.now())
+            };
+            if let Err(error) = engine.ingest.publish_own(tenant, few.iter().filter_map(event).collect()).await {
+                tracing::warn!(tenant = tenant.0, %error, "the server's own events could not be stored");
+            }
+        }
+    }
+}
+
 fn own_event(topic: Topic, payload: Map<String, Value>, at: UnixMicros) -> Option<Event> {
     let kind = topic.as_str().rsplit('.').next().unwrap_or_default().to_owned();
     Event::new(topic, &kind, &Value::Object(payload).to_string(), at)

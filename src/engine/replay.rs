@@ -238,6 +238,9 @@ impl Engine {
         let act = act.into();
         let tenant = act.tenant;
         let event = self.store.event(tenant, id).await?.ok_or(StoreError::NotFound)?;
+        if event.event.is_erased() {
+            return Err(StoreError::Conflict("its payload was erased".to_owned()));
+        }
         let webhooks = if let Some(uuid) = webhook {
             vec![self.find(tenant, uuid).await?.seq]
         } else {

@@ -9,9 +9,11 @@ use tokio::time::Instant;
 
 use super::Engine;
 use super::clock_trust::{Belief, CLOCK_PROBATION, ClockTrust};
+use super::figures::FiguresKept;
 use super::step::{Deference, let_events_pass};
 use crate::clock::{Clock, UnixMicros};
 use crate::dispatcher::Dispatcher;
+use crate::figures::Step;
 use crate::store::retention::{Cutoffs, Purged, Retention};
 use crate::store::{Act, Deed, EventSeq, Shard, Store, StoreError};
 
@@ -39,6 +41,8 @@ pub struct RetentionSettings {
     pub attempts: Option<Duration>,
     /// From a line of the audit log, and from the end of a token.
     pub audit: Option<Duration>,
+    /// Of figures over time.
+    pub figures: FiguresKept,
     /// Between two rounds of purging.
     pub interval: Duration,
 }
@@ -54,6 +58,7 @@ impl RetentionSettings {
         dead: None,
         attempts: None,
         audit: None,
+        figures: FiguresKept::FOREVER,
         interval: Self::DEFAULT_INTERVAL,
     };
 
@@ -148,6 +153,8 @@ impl Purge {
             self.rest().await;
         }
         self.purge_audit(now).await?;
+        self.purge_rejected(now).await?;
+        self.purge_figures(now).await?;
         let retention = self.settings.cutoffs(now);
         let (mut events, mut attempts) = (0, 0);
         loop {
@@ -174,6 +181,25 @@ impl Purge {
         }
         if events + attempts > 0 {
             tracing::info!(events, attempts, "purged what was old");
+        }
+        Ok(())
+    }
+
+    /// Rejected messages are kept as long as dead deliveries.
+    async fn purge_rejected(&self, now: UnixMicros) -> Result<(), StoreError> {
+        let Some(kept) = self.settings.dead else { return Ok(()) };
+        while self.store.purge_rejected(before(now, kept)).await? {
+            self.rest().await;
+        }
+        Ok(())
+    }
+
+    async fn purge_figures(&self, now: UnixMicros) -> Result<(), StoreError> {
+        for step in Step::ALL {
+            let Some(kept) = self.settings.figures.of(step) else { continue };
+            while self.store.purge_figures(step, before(now, kept)).await? {
+                self.rest().await;
+            }
         }
         Ok(())
     }

@@ -45,20 +45,29 @@ impl Engine {
         Deed { at: self.now(), tenant: act.tenant, action, target, target_name }
     }
 
-    /// One signed attempt now with a test event, within the limits of the webhook's deliveries, no retry; stores nothing
+    /// One signed attempt now of `event` or else of a synthetic one, within the limits of the webhook's deliveries, no retry; stores nothing
     /// but who asked for it. The inner error: there is no body to send.
-    pub async fn test_webhook(&self, act: impl Into<Act>, uuid: Uuid) -> Result<Result<Tried, RenderError>, TestError> {
+    pub async fn test_webhook(
+        &self,
+        act: impl Into<Act>,
+        uuid: Uuid,
+        event: Option<Event>,
+    ) -> Result<Result<Tried, RenderError>, TestError> {
         let act = act.into();
         let share = self.dispatcher.test_share(act.tenant)?;
         let record = self.find(act.tenant, uuid).await?;
+        let event = event.map_or_else(|| self.synthetic(&act), Ok)?;
+        let deed = self.deed("webhook.test", &act, &record);
+        self.store.audited(&act).record(deed).await?;
+        Ok(self.dispatcher.test(share, &record, event).await?)
+    }
+
+    fn synthetic(&self, act: &Act) -> Result<Event, StoreError> {
         let event = Topic::parse(TEST_TOPIC).map_err(|error| error.to_string()).and_then(|topic| {
             let triggered_by = act.actor.as_ref().map_or(SERVER, |actor| &actor.name);
             let payload = json!({ "message": "Synthetic test event from Postrider", "triggered_by": triggered_by });
             Event::new(topic, "test", &payload.to_string(), self.now()).map_err(|error| error.to_string())
         });
-        let event = event.map_err(StoreError::Conflict)?;
-        let deed = self.deed("webhook.test", &act, &record);
-        self.store.audited(&act).record(deed).await?;
-        Ok(self.dispatcher.test(share, &record, event).await?)
+        event.map_err(StoreError::Conflict)
     }
 }

@@ -1,4 +1,4 @@
-//! JSON read once into a flat list of nodes: filters, and the events that they are asked about.
+//! JSON read once into a flat list of nodes: filters, the events that they are asked about, and what mappings look into.
 //!
 //! A node says where its key and its text lie, so nothing is copied but strings with escapes. The
 //! nodes of an array or object follow it; its `end` is the index after the last of them. Memory is
@@ -12,7 +12,7 @@ use crate::hex;
 
 /// A JSON text with its nodes.
 #[derive(Debug)]
-pub(super) struct Document<'a> {
+pub(crate) struct Document<'a> {
     text: &'a str,
     /// The texts of strings with escapes, one after another.
     unescaped: String,
@@ -21,14 +21,14 @@ pub(super) struct Document<'a> {
 
 /// The place and the reason why a text is no JSON.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Invalid {
+pub(crate) struct Invalid {
     /// In bytes from the start.
-    pub(super) at: usize,
-    pub(super) reason: String,
+    pub(crate) at: usize,
+    pub(crate) reason: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Object,
     Array,
     String,
@@ -41,7 +41,7 @@ struct Node {
     kind: Kind,
     /// Empty if the node is no member of an object.
     key: Span,
-    /// A string without its quotes, or the characters of a bare value.
+    /// A string without its quotes, or the characters of any other value.
     value: Span,
     /// Where the value begins, in bytes.
     at: u32,
@@ -58,13 +58,13 @@ struct Span {
 }
 
 /// The index of a node.
-pub(super) type NodeAt = u32;
+pub(crate) type NodeAt = u32;
 
 /// The node of the whole text.
-pub(super) const ROOT: NodeAt = 0;
+pub(crate) const ROOT: NodeAt = 0;
 
 impl<'a> Document<'a> {
-    pub(super) fn parse(text: &'a str) -> Result<Self, Invalid> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, Invalid> {
         if u32::try_from(text.len()).is_err() {
             return Err(Invalid { at: 0, reason: "is too long".to_owned() });
         }
@@ -83,18 +83,30 @@ impl<'a> Document<'a> {
         Self::parse(std::str::from_utf8(body).ok()?).ok()
     }
 
-    pub(super) fn kind(&self, at: NodeAt) -> Kind {
+    pub(crate) fn kind(&self, at: NodeAt) -> Kind {
         self.node(at).kind
     }
 
     /// The member's key, without escapes.
-    pub(super) fn key(&self, at: NodeAt) -> &str {
+    pub(crate) fn key(&self, at: NodeAt) -> &str {
         self.span(self.node(at).key)
     }
 
-    /// A string without quotes and escapes, or the characters of a bare value.
-    pub(super) fn text(&self, at: NodeAt) -> &str {
+    /// A string without quotes and escapes, or the characters of any other value.
+    pub(crate) fn text(&self, at: NodeAt) -> &str {
         self.span(self.node(at).value)
+    }
+
+    /// The characters of a value as they stand in the text.
+    pub(crate) fn json(&self, at: NodeAt) -> &'a str {
+        let Node { kind, value, at, .. } = self.node(at);
+        let start = at as usize;
+        let end = match kind {
+            Kind::String if value.is_unescaped => string_end(self.text.as_bytes(), start),
+            Kind::String => value.end as usize + 1,
+            _ => value.end as usize,
+        };
+        &self.text[start..end]
     }
 
     /// Where the value begins, in bytes.
@@ -112,7 +124,7 @@ impl<'a> Document<'a> {
     }
 
     /// The members of an object or elements of an array, in order.
-    pub(super) fn children(&self, at: NodeAt) -> impl Iterator<Item = NodeAt> {
+    pub(crate) fn children(&self, at: NodeAt) -> impl Iterator<Item = NodeAt> {
         let end = self.node(at).end;
         let first = Some(at + 1).filter(|first| *first < end);
         iter::successors(first, move |child| Some(self.node(*child).end).filter(|next| *next < end))
@@ -204,7 +216,7 @@ impl Parser<'_> {
         let value = match kind {
             Kind::Object | Kind::Array => {
                 self.inside(kind)?;
-                Span::default()
+                Span { start: offset(at), end: offset(self.at), is_unescaped: false }
             }
             Kind::String => self.string()?,
             Kind::Bare => self.bare()?,
@@ -339,6 +351,19 @@ impl Parser<'_> {
     }
 }
 
+/// Just after the closing quote of the string that begins at `start`.
+fn string_end(text: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(length) = memchr::memchr2(b'"', b'\\', &text[at.min(text.len())..]) {
+        at += length;
+        if text[at] == b'"' {
+            return at + 1;
+        }
+        at += 2;
+    }
+    text.len()
+}
+
 /// The length of the number (RFC 8259) that `text` begins with.
 fn number_length(text: &[u8]) -> Option<usize> {
     let digits = |from: usize| text[from.min(text.len())..].iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -379,10 +404,13 @@ mod tests {
         assert_eq!(keys, ["a", "\"k\"", "e", "o"]);
         let members: Vec<_> = document.children(ROOT).collect();
         let opened: Vec<_> = document.opened(members[0]).map(|at| (document.kind(at), document.text(at))).collect();
-        let wanted = [(Kind::Bare, "1"), (Kind::Bare, "true"), (Kind::String, "xA\n"), (Kind::Object, "")];
+        let wanted = [(Kind::Bare, "1"), (Kind::Bare, "true"), (Kind::String, "xA\n"), (Kind::Object, "{\"b\": null}")];
         assert_eq!(opened, wanted);
         assert_eq!(document.text(members[1]), "-0.5e+3");
         assert_eq!(document.position(members[1]), text.find("-0.5").unwrap());
+        let texts: Vec<_> = document.opened(members[0]).map(|at| document.json(at)).collect();
+        assert_eq!(texts, ["1", "true", r#""x\u0041\n""#, r#"{"b": null}"#]);
+        assert_eq!([ROOT, members[0]].map(|at| document.json(at)), [text, r#"[1, [true, "x\u0041\n"], {"b": null}]"#]);
         assert_eq!(document.children(members[2]).count() + document.opened(members[2]).count(), 0);
         assert_eq!(document.children(members[3]).count(), 0);
         assert_eq!(document.opened(members[3]).count(), 1);

@@ -1,6 +1,6 @@
 //! Who wants which events: the patterns and filters of all webhooks, by tenant.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use uuid::Uuid;
 
@@ -71,6 +71,15 @@ impl Patterns {
             indexes.filters.remove(webhook);
             indexes.webhooks.retain(|_, seq| *seq != webhook);
         }
+    }
+}
+
+impl Patterns {
+    /// The patterns of a tenant's enabled webhooks, each once, without those for the server's own events.
+    pub(super) fn wanted(&self, tenant: TenantSeq) -> BTreeSet<Pattern> {
+        let webhooks = self.by_tenant.get(&tenant).into_iter().flat_map(|indexes| indexes.webhooks.values());
+        let enabled = webhooks.filter_map(|seq| self.by_webhook.get(seq)).filter(|known| known.is_enabled);
+        enabled.flat_map(|known| &known.patterns).filter(|pattern| !pattern.is_operational()).cloned().collect()
     }
 }
 

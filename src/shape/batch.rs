@@ -59,6 +59,9 @@ const CREATED: u16 = 201;
 impl Shape {
     /// How its bodies make one; the error says why they do not.
     pub(crate) fn batch_form(&self, format: Option<BatchFormat>) -> Result<BatchForm, String> {
+        if matches!(self.0, Kind::Forward) {
+            return Err("forward sends requests on as they came, one by one".to_owned());
+        }
         let is_json = is_json(self.content_type().to_str().unwrap_or_default());
         match format {
             Some(BatchFormat::Array) if is_json => return Ok(BatchForm::Array),

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::template::Template;
-use super::{DECNET, JSON, PAYLOAD, RenderError};
+use super::{DECNET, FORWARD, JSON, PAYLOAD, RenderError};
 use crate::delivery::statuses::{StatusLists, StatusSpan, Statuses};
 use crate::filter::Filter;
 
@@ -36,9 +36,10 @@ const fn as_it_is(name: &'static str, description: &'static str) -> Builtin {
     Builtin { name, description, content_type: JSON, source: None, compiled: LazyLock::new(|| None) }
 }
 
-static BUILTINS: [Builtin; 11] = [
+static BUILTINS: [Builtin; 12] = [
     as_it_is(DECNET, "The event as it is stored: id, payload, topic, ts, type and v; an empty payload is {}."),
     as_it_is(PAYLOAD, "The payload alone, as it is stored."),
+    as_it_is(FORWARD, "What came in at an inlet: its body, content type and kept headers, as they came."),
     builtin!(
         "cloudevents",
         "application/cloudevents+json; charset=utf-8",

@@ -537,7 +537,10 @@ fn a_shape_is_a_name_or_a_template_and_goes_back_as_it_came() {
 #[test]
 fn a_wrong_shape_is_refused_with_the_reason_and_the_place() {
     let unknown = Shape::parse(&ShapeInput::Name("slak".to_owned())).unwrap_err().to_string();
-    assert!(unknown.contains("\"slak\"") && unknown.contains("decnet, payload, cloudevents, slack"), "{unknown}");
+    assert!(
+        unknown.contains("\"slak\"") && unknown.contains("decnet, payload, forward, cloudevents, slack"),
+        "{unknown}"
+    );
     for (text, expected) in [
         ("a\n{{ event.id }", "line 2"),
         ("{% if a %}", "line 1"),

@@ -82,6 +82,11 @@ impl Secret {
             None => Self::kept(text),
         }
     }
+    /// One that its receiver has had from another sender, character by character: 1 to 256 of any kind.
+    #[cfg(feature = "server")]
+    pub(crate) fn parse_imported(text: &str) -> Result<Self, KeyError> {
+        if text == SHOWN_SECRET { Err(KeyError::SecretMasked) } else { Self::kept(text) }
+    }
     /// A stored secret, which an earlier version may have accepted under other rules.
     pub(crate) fn kept(text: &str) -> Result<Self, KeyError> {
         let chars = text.chars().count();

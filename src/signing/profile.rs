@@ -15,7 +15,7 @@ use self::content::Part;
 pub use self::error::ProfileError;
 pub use self::sign::Signing;
 use self::value::Form;
-pub use self::verify::{Head, MAX_VALUE_PIECES, ReceiverKey, Unverified, Verified, verify};
+pub use self::verify::{Head, ReceiverKey, Unverified, Verified, verify};
 
 pub use super::mac::Hash;
 
@@ -25,6 +25,8 @@ pub const MAX_PROFILE_NAME_CHARS: usize = 64;
 pub const MAX_PROFILE_TEMPLATE_BYTES: usize = 128;
 /// The longest `separator`, in bytes.
 pub const MAX_SEPARATOR_BYTES: usize = 4;
+/// The most parts of a signature header's value that are looked at. A profile has half as many: the rest is for older keys.
+pub const MAX_VALUE_PIECES: usize = 64;
 /// The longest name of a header that carries a signature, a time or an id, in bytes.
 pub const MAX_SIGNATURE_HEADER_BYTES: usize = 128;
 

@@ -25,6 +25,9 @@ pub enum StoreError {
     /// The tenant's quota.
     #[error("the tenant may have {max} tokens and has them; revoke one, or let an operator raise `max_tokens`")]
     TooManyTokens { max: u32 },
+    /// The limit of [`MAX_TENANT_INLETS`](super::MAX_TENANT_INLETS).
+    #[error("the tenant may have {max} inlets and has them: delete one")]
+    TooManyInlets { max: u32 },
     /// The limit of [`MAX_TENANT_SETTINGS_BYTES`](super::MAX_TENANT_SETTINGS_BYTES).
     #[error("the settings of the tenant's webhooks would take {bytes} bytes together, the limit is {max}")]
     TooManySettings { bytes: u64, max: u64 },

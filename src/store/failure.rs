@@ -79,7 +79,7 @@ pub(super) fn of_postgres(error: &tokio_postgres::Error) -> StoreError {
 }
 
 /// The server's message, or the connection's error. Neither contains parameters, so neither contains a secret.
-pub(super) fn postgres_text(error: &tokio_postgres::Error) -> String {
+pub(in crate::store) fn postgres_text(error: &tokio_postgres::Error) -> String {
     match (error.as_db_error(), error.source()) {
         (Some(db), _) => format!("{} ({})", db.message(), db.code().code()),
         (None, Some(source)) => format!("{error}: {source}"),

@@ -11,6 +11,7 @@ mod changes;
 mod cluster;
 mod counters;
 mod deliveries;
+mod erasure;
 pub(super) mod error;
 mod events;
 mod fence;
@@ -65,8 +66,13 @@ use super::{
     StoreError, StoredDelivery, StoredEvent, Unsettled, Waiting, Write,
 };
 use crate::clock::UnixMicros;
-use crate::store::failure::Failure;
+use crate::store::failure::{Failure, postgres_text};
 use crate::webhook::{TenantSeq, WebhookSeq};
+
+/// What a database said. It has no parameters of statements, and so no secret.
+pub(crate) fn text_of(error: &tokio_postgres::Error) -> String {
+    postgres_text(error)
+}
 
 /// Fewer connections would not suffice for the work that the store does at the same time.
 pub const MIN_CONNECTIONS: u32 = 4;
@@ -287,6 +293,16 @@ impl Store for PostgresStore {
         now: UnixMicros,
     ) -> Result<StoredDelivery, StoreError> {
         write!(self, |commit| deliveries::discard(commit, tenant, key, reason, now).await)
+    }
+
+    async fn erase_payload(
+        &self,
+        tenant: TenantSeq,
+        event: EventSeq,
+        keys: Vec<DeliveryKey>,
+        now: UnixMicros,
+    ) -> Result<Vec<DeliveryKey>, StoreError> {
+        write!(self, |commit| erasure::erase(commit, tenant, event, &keys, now).await)
     }
 
     async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError> {

@@ -26,6 +26,12 @@ fn hash(parts: [&[u8]; 5]) -> i64 {
     hasher.finish().cast_signed()
 }
 
+/// The checksum of an event whose body was erased, from the other columns. So an erased event is told from one that lost its
+/// body by damage.
+pub(super) fn checksum_of_erased(id: &[u8], topic: &[u8], kind: &[u8], hops: Option<&[u8]>) -> i64 {
+    hash([id, topic, kind, &[], hops.unwrap_or_default()])
+}
+
 /// The columns of an event.
 pub(super) struct Columns<'a> {
     pub(super) id: &'a [u8],
@@ -37,23 +43,26 @@ pub(super) struct Columns<'a> {
     pub(super) checksum: Option<i64>,
 }
 
-/// An event, and whether its checksum fails.
+/// An event, and whether it may not be sent, because its checksum fails.
 pub(super) struct ReadBack {
     pub(super) event: Event,
+    /// Or erased.
     pub(super) is_damaged: bool,
 }
 
 impl Columns<'_> {
     pub(super) fn read(self) -> Result<ReadBack, crate::topic::TopicError> {
         let Self { id, topic, kind, body, hops, checksum } = self;
+        let is_erased = body.is_empty() && checksum == Some(checksum_of_erased(id, topic, kind, hops));
         let is_sound = checksum.is_none_or(|sum| sum == hash([id, topic, kind, &body, hops.unwrap_or_default()]));
         let parsed = std::str::from_utf8(topic).ok().and_then(|topic| Topic::parse(topic).ok());
         let route = hops.map(Hops::from_bytes);
-        let is_damaged = !is_sound || parsed.is_none() || route.as_ref().is_some_and(Option::is_none);
+        let is_damaged =
+            !is_sound || body.is_empty() || parsed.is_none() || route.as_ref().is_some_and(Option::is_none);
         let text = |bytes| Box::from(String::from_utf8_lossy(bytes));
         let topic = parsed.map_or_else(|| Topic::parse(DAMAGED_TOPIC), Ok)?;
         let event = Event::from_stored(text(id), topic, text(kind), body.into()).with_hops(route.flatten());
-        Ok(ReadBack { event, is_damaged })
+        Ok(ReadBack { event: if is_erased { event.erased() } else { event }, is_damaged })
     }
 }
 

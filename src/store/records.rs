@@ -3,6 +3,10 @@
 
 pub(super) mod audit;
 pub(super) mod codes;
+mod figures;
+mod imports;
+pub(super) mod inlets;
+mod rejected;
 pub(super) mod replays;
 pub(super) mod tenants;
 mod tokens;
@@ -10,12 +14,16 @@ pub(super) mod webhook_columns;
 mod webhook_keys;
 pub(super) mod webhooks;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::failure::Failure;
+use super::figures::{FigureOf, RankBy, Ranking, Tallied};
+use super::import::{Import, Imported};
+use super::rejected::{NewRejected, Rejected};
 use super::replay::{NewReplay, ReplayFilter, ReplayRecord, ReplayState};
 use super::sql::{Select, Sql};
 use super::{
@@ -23,6 +31,8 @@ use super::{
     TokenRecord,
 };
 use crate::clock::UnixMicros;
+use crate::figures::{Figure, Span, Step};
+use crate::inlet::{InletRecord, InletSettings};
 use crate::webhook::{TenantSeq, WebhookRecord, WebhookSeq, WebhookSettings};
 
 type Work = dyn Fn(&mut dyn Sql) -> Result<(), Failure> + Send + Sync;
@@ -98,6 +108,17 @@ impl dyn Store {
         now: UnixMicros,
     ) -> Result<WebhookRecord, StoreError> {
         self.change(move |sql| webhooks::create(sql, tenant, &settings, now)).await
+    }
+
+    /// Makes webhooks that another sender had: all that are new or, if one is refused and [`Import::skip_refused`] is not
+    /// set, none. A tenant that is gone is a [`StoreError::NotFound`].
+    pub async fn import(&self, import: Arc<Import>, now: UnixMicros) -> Result<Imported, StoreError> {
+        self.change(move |sql| imports::import(sql, &import, now)).await
+    }
+
+    /// What `import` would say now.
+    pub async fn rehearse_import(&self, import: Arc<Import>) -> Result<Imported, StoreError> {
+        self.look(move |sql| imports::rehearse(sql, &import)).await
     }
 
     /// Replaces the settings if the record still has `version`, otherwise [`StoreError::Stale`].
@@ -249,6 +270,54 @@ impl dyn Store {
         self.write_with(false, move |sql| tokens::touch(sql, uuid, now)).await
     }
 
+    // --- inlets ---
+
+    /// A name that is taken is a [`StoreError::NameTaken`], one more than [`MAX_TENANT_INLETS`](super::MAX_TENANT_INLETS) a
+    /// [`StoreError::TooManyInlets`].
+    pub async fn create_inlet(
+        &self,
+        tenant: TenantSeq,
+        settings: InletSettings,
+        now: UnixMicros,
+    ) -> Result<InletRecord, StoreError> {
+        self.change(move |sql| inlets::create(sql, tenant, &settings, now)).await
+    }
+
+    /// Replaces the settings if the record still has `version`, otherwise [`StoreError::Stale`].
+    pub async fn update_inlet(
+        &self,
+        tenant: TenantSeq,
+        uuid: Uuid,
+        version: i64,
+        settings: InletSettings,
+        now: UnixMicros,
+    ) -> Result<InletRecord, StoreError> {
+        self.change(move |sql| inlets::update(sql, tenant, uuid, version, &settings, now)).await
+    }
+
+    pub async fn delete_inlet(
+        &self,
+        tenant: TenantSeq,
+        uuid: Uuid,
+        now: UnixMicros,
+    ) -> Result<InletRecord, StoreError> {
+        self.change(move |sql| inlets::delete(sql, tenant, uuid, now)).await
+    }
+
+    pub async fn inlet(&self, tenant: TenantSeq, uuid: Uuid) -> Result<Option<InletRecord>, StoreError> {
+        self.look(move |sql| inlets::by_uuid(sql, tenant, uuid)).await
+    }
+
+    /// The inlet of a URL, whatever its tenant.
+    pub async fn inlet_at(&self, uuid: Uuid) -> Result<Option<InletRecord>, StoreError> {
+        self.look(move |sql| inlets::at(sql, uuid)).await
+    }
+
+    /// Oldest first.
+    pub async fn inlet_page(&self, tenant: TenantSeq, page: Page) -> Result<PageOf<InletRecord>, StoreError> {
+        self.look(move |sql| inlets::page(sql, tenant, &page)).await
+    }
+
     // --- replay jobs ---
 
     /// Makes a job that waits for its turn. It looks at the events accepted so far.
@@ -292,6 +361,84 @@ impl dyn Store {
     ) -> Result<ReplayRecord, StoreError> {
         let reason = reason.to_owned();
         self.change(move |sql| replays::end(sql, tenant, uuid, state, &reason, now)).await
+    }
+
+    // --- rejected messages of sources ---
+
+    /// Keeps messages; one that is kept already, by the origin's id, gets the new reason. Returns how many older ones
+    /// were pushed out by the bounds.
+    pub async fn add_rejected(&self, messages: Vec<NewRejected>) -> Result<u64, StoreError> {
+        self.change(move |sql| rejected::add(sql, &messages)).await
+    }
+
+    /// Of one source, oldest first, with the beginnings of the messages.
+    pub async fn rejected_page(&self, source: &str, page: Page) -> Result<PageOf<Rejected>, StoreError> {
+        let source = source.to_owned();
+        self.look(move |sql| rejected::page(sql, &source, &page)).await
+    }
+
+    /// One message, whole.
+    pub async fn rejected(&self, source: &str, uuid: Uuid) -> Result<Option<Rejected>, StoreError> {
+        let source = source.to_owned();
+        self.look(move |sql| rejected::by_uuid(sql, &source, uuid)).await
+    }
+
+    /// How many are kept of each source that has any.
+    pub async fn rejected_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        self.look(rejected::counts).await
+    }
+
+    /// Forgets a message. `deed` is the name of the reason in the audit log.
+    pub async fn delete_rejected(
+        &self,
+        source: &str,
+        uuid: Uuid,
+        deed: &'static str,
+        now: UnixMicros,
+    ) -> Result<(), StoreError> {
+        let source = source.to_owned();
+        self.change(move |sql| rejected::delete(sql, &source, uuid, deed, now)).await
+    }
+
+    /// Deletes messages from before `before`, in one small step. Returns whether more may be left.
+    pub async fn purge_rejected(&self, before: UnixMicros) -> Result<bool, StoreError> {
+        self.write_with(false, move |sql| rejected::purge(sql, before)).await
+    }
+
+    // --- figures over time ---
+
+    /// Adds what a node has counted, of at most [`MAX_FLUSHED_ROWS`](super::figures::MAX_FLUSHED_ROWS) at once. `node` is a
+    /// number that no other node has, and 0 if there is no other.
+    pub async fn add_figures(&self, node: i64, tallied: Arc<[Tallied]>) -> Result<(), StoreError> {
+        self.write_with(false, move |sql| figures::add(sql, node, &tallied)).await
+    }
+
+    /// Makes a part of the next hour or day that ended before `until`. Returns whether there may be more to make.
+    pub async fn roll_figures_up(&self, step: Step, until: UnixMicros) -> Result<bool, StoreError> {
+        self.write_with(false, move |sql| figures::roll_up(sql, step, until)).await
+    }
+
+    /// Deletes steps from before `before` that no longer step is to be made of, in one small step. Returns whether more may
+    /// be left.
+    pub async fn purge_figures(&self, step: Step, before: UnixMicros) -> Result<bool, StoreError> {
+        self.write_with(false, move |sql| figures::purge(sql, step, before)).await
+    }
+
+    /// The figures of a span by step. Steps in which nothing happened are left out.
+    pub async fn figures(&self, of: FigureOf, span: Span) -> Result<BTreeMap<UnixMicros, Figure>, StoreError> {
+        self.look(move |sql| figures::series(sql, of, span)).await
+    }
+
+    /// The first `limit` webhooks of a tenant or, with [`ALL_TENANTS`](super::figures::ALL_TENANTS), of all. Webhooks that have
+    /// nothing of what they are ranked by are left out, and so are deleted ones.
+    pub async fn ranked_webhooks(
+        &self,
+        tenant: TenantSeq,
+        span: Span,
+        by: RankBy,
+        limit: u32,
+    ) -> Result<Ranking, StoreError> {
+        self.look(move |sql| figures::ranking(sql, tenant, span, by, limit)).await
     }
 
     // --- the audit log ---

@@ -150,6 +150,7 @@ fn from_base64(text: &str) -> Option<Vec<u8>> {
 #[derive(Clone, Copy, Debug)]
 pub struct Belonging<'a> {
     pub tenant: TenantSeq,
+    /// Or an inlet.
     pub webhook: Uuid,
     pub field: &'a str,
 }

@@ -14,10 +14,19 @@ impl Shard {
     /// (<http://www.isthe.com/chongo/tech/comp/fnv/#xor-fold>). Once a webhook is stored, this must not change.
     #[must_use]
     pub fn of(webhook: Uuid) -> Self {
+        Self::of_bytes(webhook.as_bytes())
+    }
+
+    /// The shard of a source, whose owner runs it.
+    #[must_use]
+    pub fn of_name(source: &str) -> Self {
+        Self::of_bytes(source.as_bytes())
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Self {
         const OFFSET_BASIS: u32 = 0x811c_9dc5;
         const PRIME: u32 = 0x0100_0193;
-        let hash =
-            webhook.as_bytes().iter().fold(OFFSET_BASIS, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(PRIME));
+        let hash = bytes.iter().fold(OFFSET_BASIS, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(PRIME));
         Self(hash.to_be_bytes().into_iter().fold(0, |folded, byte| folded ^ byte))
     }
 

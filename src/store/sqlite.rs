@@ -14,6 +14,7 @@ mod compact;
 mod counters;
 mod deliveries;
 mod disk;
+mod erasure;
 mod events;
 mod files;
 pub(super) mod folder;
@@ -246,6 +247,17 @@ impl Store for SqliteStore {
     ) -> Result<StoredDelivery, StoreError> {
         let reason = reason.to_owned();
         self.writer.write(Size::SMALL, move |commit| deliveries::discard(commit, tenant, key, &reason, now)).await
+    }
+
+    async fn erase_payload(
+        &self,
+        tenant: TenantSeq,
+        event: EventSeq,
+        keys: Vec<DeliveryKey>,
+        now: UnixMicros,
+    ) -> Result<Vec<DeliveryKey>, StoreError> {
+        let size = Size { rows: 1 + keys.len(), ..Size::SMALL };
+        self.writer.write(size, move |commit| erasure::erase(commit, tenant, event, &keys, now)).await
     }
 
     async fn stats(&self, tenant: TenantSeq) -> Result<Stats, StoreError> {

@@ -275,7 +275,7 @@ fn is_damaged_event(row: &Row) -> bool {
     let hops = if let Value::Bytes(hops) = hops { Some(&hops[..]) } else { None };
     let checksum = if let Value::Integer(checksum) = checksum { Some(*checksum) } else { None };
     let columns = Columns { id: id.as_bytes(), topic: topic.as_bytes(), kind, body: body.clone(), hops, checksum };
-    columns.read().map_or(true, |found| found.is_damaged)
+    columns.read().map_or(true, |found| found.is_damaged && !found.event.is_erased())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, TransferError> {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::Capture;
 use super::statuses::StatusItem;
 use super::whole::{self, whole};
 use crate::delivery::access::{RawAccess, RawAuth, RawClientCertificate, RawProxy, SecretText};
@@ -140,6 +141,11 @@ pub struct WebhookPatch {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<ShapeInput>)]
     pub shape: Option<Option<ShapeInput>>,
+    /// What is kept of attempts beside status, error and times: `failures`, the whole exchange of those that failed, `all` or
+    /// `none`; `null` is the server's default. Credentials and the values of `headers` are never kept.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Capture>)]
+    pub capture: Option<Option<Capture>>,
     /// Headers beside those that Postrider sets, by name; they replace those before. Values are not shown again; `…`, which
     /// is shown instead, is the value of before.
     #[serde(skip_serializing_if = "Option::is_none")]

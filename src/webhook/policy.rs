@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use super::Capture;
 use super::patch::{DEFAULT_BATCH_BYTES, RawBatching, RawRateLimit, WebhookPatch};
 use crate::delivery::statuses::{StatusKind, StatusLists, Statuses};
 use crate::event::MAX_BATCH_EVENTS;
@@ -55,6 +56,8 @@ pub struct Policy {
     pub filter: Option<Filter>,
     /// What the receiver gets instead of the canonical body.
     pub shape: Shape,
+    /// What is kept of the exchanges; `None`: what the server says.
+    pub capture: Option<Capture>,
     /// The receiver's headers whose values are templates. They are stored as given, with the others.
     pub header_templates: HeaderTemplates,
 }
@@ -137,6 +140,9 @@ impl Policy {
                 Err(error) => wrong.add("shape", error.to_string()),
             }
         }
+        if let Some(capture) = patch.capture {
+            self.capture = capture;
+        }
         match self.batch_form() {
             Some(Err(reason)) => wrong.add("batch.format", reason),
             Some(Ok(BatchForm::Merged)) if self.batch.is_some_and(|batch| batch.max_events > MAX_MERGED_EVENTS) => {
@@ -175,6 +181,7 @@ impl Policy {
             disable_after_days: self.disable_after_days.map(Some),
             shape: (self.shape != default.shape).then(|| Some(self.shape.raw())),
             filter: self.filter.as_ref().map(|filter| filter.to_raw_value().ok()),
+            capture: self.capture.map(Some),
             ..WebhookPatch::default()
         }
     }
@@ -276,7 +283,7 @@ mod tests {
             "success_when": {"body": {"ok": [true]}}, "max_age_s": 3600, "rate_limit": {"per_s": 0.5, "burst": 3}, "ordered": true,
             "batch": {"max_events": 10, "max_wait_ms": 250, "max_bytes": 2048, "format": "lines"}, "metadata": {"team": "soc"},
             "disable_after_days": 5, "filter": {"payload": {"score": [{"numeric": [">", 5]}]}},
-            "shape": "decnet"}"#;
+            "shape": "decnet", "capture": "all"}"#;
         let mut policy = Policy::default();
         assert!(policy.apply(&serde_json::from_str(patch).unwrap()).is_empty());
         assert_eq!(serde_json::to_value(policy.to_patch().retry_on).unwrap(), serde_json::json!([408, 425]));
@@ -287,7 +294,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&Policy::default().to_patch()).unwrap(), "{}");
         // null takes a setting back.
         let nothing = r#"{"paused": false, "retry_on": [], "final_on": [], "success_on": [], "success_when": null, "max_age_s": null, "rate_limit": null, "ordered": false, "batch": null, "metadata": {},
-            "disable_after_days": null, "filter": null}"#;
+            "disable_after_days": null, "filter": null, "capture": null}"#;
         assert!(again.apply(&serde_json::from_str(nothing).unwrap()).is_empty());
         assert_eq!(again, Policy::default());
     }

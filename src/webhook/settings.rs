@@ -103,6 +103,16 @@ pub fn simple_event_patterns(name: &str) -> Option<&'static [&'static str]> {
 impl WebhookSettings {
     /// Settings of a new webhook. `name`, `url` and a pattern are required; keys that are not given are generated.
     pub fn create(patch: WebhookPatch) -> Result<Self, Vec<WebhookError>> {
+        Self::made(patch, Rules::New)
+    }
+
+    /// As [`WebhookSettings::create`], for a webhook that another sender has sent to until now. What its receiver knows is
+    /// taken as it is: a secret that is short for its signature or has control characters. It may have no pattern.
+    pub fn import(patch: WebhookPatch) -> Result<Self, Vec<WebhookError>> {
+        Self::made(patch, Rules::Imported)
+    }
+
+    fn made(patch: WebhookPatch, rules: Rules) -> Result<Self, Vec<WebhookError>> {
         let patch = out_of_url(patch).map_err(|error| vec![error])?;
         let mut errors = Vec::new();
         for (field, is_missing) in [("name", patch.name.is_none()), ("url", patch.url.is_none())] {
@@ -113,7 +123,7 @@ impl WebhookSettings {
         if patch.topic_patterns.is_none() && patch.simple_events.is_none() {
             errors.push(WebhookError::NoPattern);
         }
-        let mut checked = Checked { errors, is_kept: false };
+        let mut checked = Checked { errors, rules };
         let url = patch.url.as_deref().and_then(|url| checked.destination(url));
         let keys = SigningKeys::new(
             checked.secret(patch.secret.as_deref()).unwrap_or_else(Secret::generate),
@@ -139,7 +149,7 @@ impl WebhookSettings {
         };
         let settings =
             checked.apply(blank, &WebhookPatch { url: None, secret: None, standard_secret: None, ..patch })?;
-        check_signing(&settings.receiver).map(|()| settings)
+        signing_faults(&settings.receiver, rules).map(|()| settings)
     }
 
     /// Whether an event matches these settings. Replay jobs with `include_unmatched` ask this for events that are not
@@ -198,21 +208,31 @@ impl WebhookSettings {
     /// These settings with `patch` applied. The error has all faults.
     pub fn patched(&self, patch: &WebhookPatch) -> Result<Self, Vec<WebhookError>> {
         let patch = out_of_url(patch.clone()).map_err(|error| vec![error])?;
-        Checked { errors: Vec::new(), is_kept: false }.apply(self.clone(), &patch)
+        Checked { errors: Vec::new(), rules: Rules::New }.apply(self.clone(), &patch)
     }
 
     /// The settings that a store has kept: these with what [`Self::policy_patch`] has made. What they are together is not
     /// judged again, since it may be from before a rule.
     pub(crate) fn restored(&self, kept: &WebhookPatch) -> Result<Self, Vec<WebhookError>> {
-        Checked { errors: Vec::new(), is_kept: true }.apply(self.clone(), kept)
+        Checked { errors: Vec::new(), rules: Rules::Kept }.apply(self.clone(), kept)
     }
+}
+
+/// Where settings come from, which decides the rules for them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rules {
+    /// A user.
+    New,
+    /// Another sender, whose receiver must notice nothing.
+    Imported,
+    /// A store, which may have kept them from before a rule.
+    Kept,
 }
 
 /// Collects all errors, so that a user sees them together.
 struct Checked {
     errors: Vec<WebhookError>,
-    /// Whether a store has kept the settings.
-    is_kept: bool,
+    rules: Rules,
 }
 
 impl Checked {
@@ -234,7 +254,8 @@ impl Checked {
     }
 
     fn secret(&mut self, text: Option<&str>) -> Option<Secret> {
-        text.and_then(|text| self.ok(Secret::parse_foreign(text).map_err(WebhookError::Secret)))
+        let parse = if self.rules == Rules::Imported { Secret::parse_imported } else { Secret::parse_foreign };
+        text.and_then(|text| self.ok(parse(text).map_err(WebhookError::Secret)))
     }
 
     fn standard_secret(&mut self, text: Option<&str>) -> Option<StandardKey> {
@@ -339,7 +360,7 @@ impl Checked {
         }
         // Clients of the original send the empty lines of their forms along.
         texts.extend(given.iter().map(String::as_str).filter(|text| !text.is_empty()));
-        if texts.is_empty() && simple_events.is_empty() {
+        if texts.is_empty() && simple_events.is_empty() && self.rules != Rules::Imported {
             self.errors.push(WebhookError::NoPattern);
         }
         if texts.len() > MAX_PATTERNS {
@@ -368,12 +389,12 @@ impl Checked {
                 Err(errors) => self.errors.extend(errors.into_iter().map(WebhookError::from)),
             }
         }
-        if !self.is_kept {
+        if self.rules != Rules::Kept {
             self.unused_keys(&settings.receiver.signatures, patch);
         }
         let names_signing = patch.signatures.is_some() || patch.secret.is_some() || patch.standard_secret.is_some();
-        if !self.is_kept && (names_signing || patch.headers.is_some() || patch.auth.is_some()) {
-            self.errors.extend(check_signing(&settings.receiver).err().unwrap_or_default());
+        if self.rules != Rules::Kept && (names_signing || patch.headers.is_some() || patch.auth.is_some()) {
+            self.errors.extend(signing_faults(&settings.receiver, self.rules).err().unwrap_or_default());
         }
     }
 
@@ -397,7 +418,7 @@ impl Checked {
         let headers = access.raw().headers.iter().map(|(name, value)| (&**name, value.expose()));
         HeaderTemplates::compile(headers).unwrap_or_else(|errors| {
             // A value that was kept from before there were templates is sent as it is.
-            if !self.is_kept {
+            if self.rules != Rules::Kept {
                 for error in errors {
                     self.field("headers", error.to_string());
                 }
@@ -414,10 +435,14 @@ impl Checked {
 
 /// Checks signatures and keys together, and the headers that the signatures use. The error has all faults.
 pub(crate) fn check_signing(receiver: &Webhook) -> Result<(), Vec<WebhookError>> {
+    signing_faults(receiver, Rules::New)
+}
+
+fn signing_faults(receiver: &Webhook, rules: Rules) -> Result<(), Vec<WebhookError>> {
     let Webhook { signatures, keys, access, .. } = receiver;
     let field = |field, reason| WebhookError::Field { field, reason };
     let mut faults = Vec::new();
-    if signatures.contains(Scheme::Decnet) && !keys.decnet.is_long_enough() {
+    if rules == Rules::New && signatures.contains(Scheme::Decnet) && !keys.decnet.is_long_enough() {
         let reason = format!(
             "has {} characters; a DECNET signature takes one of {} to {}: give another, or leave `decnet` out of `signatures`",
             keys.decnet.expose().chars().count(),

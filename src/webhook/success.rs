@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
     use crate::clock::UnixMicros;
-    use crate::delivery::Timings;
+    use crate::delivery::exchange::Exchange;
     use crate::shape::{Shape, ShapeInput};
     use bytes::Bytes;
 
@@ -77,7 +77,7 @@ mod tests {
             response: Bytes::copy_from_slice(body.as_bytes()),
             retry_after: None,
             control: None,
-            timings: Timings::default(),
+            exchange: Exchange::default(),
         }
     }
 

@@ -108,6 +108,7 @@ async fn a_message_that_is_no_event_is_signed_and_sent_as_it_is() {
         content_type: Some("application/xml".parse().unwrap()),
         hops: Some("1; via=0123456789abcdef".parse().unwrap()),
         headers: &[],
+        more_headers: &[],
     };
     let own = RawAccess { content_type: Some("text/xml".to_owned()), ..RawAccess::default() };
     for (access, content_type) in [(RawAccess::default(), "application/xml"), (own, "text/xml")] {
@@ -1303,7 +1304,7 @@ async fn tls_goes_through_a_proxy_to_the_receiver_itself() {
     for proxy in [format!("http://{}", http.addr), format!("socks5://{}", socks.addr)] {
         let raw = RawAccess { ca: Some(ours.pem()), ..through(&proxy, Resolution::Here) };
         let outcome = attempt_once(&client, &with(&url, raw)).await;
-        assert!(outcome.is_success() && outcome.timings.tls.is_some(), "{outcome:?}");
+        assert!(outcome.is_success() && outcome.exchange.timings.tls.is_some(), "{outcome:?}");
         let (_, _, sni) = requests.recv().await.unwrap();
         assert_eq!(sni.as_deref(), Some("receiver.example"));
         // The proxy is not believed about who is at the other end.

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use postrider::clock::{Clock, ManualClock, SystemClock, UnixMicros};
 use postrider::delivery::client::{Client, ClientOptions, MAX_IDLE, Roots};
+use postrider::delivery::exchange::Exchange;
 use postrider::delivery::guard::Destination;
 use postrider::delivery::retry::Schedule;
-use postrider::delivery::{DeliverOptions, DeliveryResult, End, MAX_ERROR_BYTES, Outcome, Timings, deliver};
+use postrider::delivery::{DeliverOptions, DeliveryResult, End, MAX_ERROR_BYTES, Outcome, deliver};
 use postrider::signing::{DEFAULT_TOLERANCE_S, Scheme, verify_decnet, verify_standard};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -158,7 +159,7 @@ fn an_error_s_text_is_cut_between_characters() {
         response: bytes::Bytes::new(),
         retry_after: None,
         control: None,
-        timings: Timings::default(),
+        exchange: Exchange::default(),
     };
     // "tls: x" has 6 bytes, each ä 2.
     assert_eq!(outcome.error_text().unwrap(), format!("tls: x{}", "ä".repeat((MAX_ERROR_BYTES - 6) / 2)));

@@ -103,7 +103,7 @@ async fn one_that_reads_and_never_answers() {
     .await;
     let (outcome, reusable) = attempt_at(&receiver).await;
     assert_eq!(error_of(&outcome), "timeout: waiting for the response (limit 1 s)");
-    assert!(!reusable && outcome.duration >= TIMEOUT && outcome.timings.first_byte.is_none());
+    assert!(!reusable && outcome.duration >= TIMEOUT && outcome.exchange.timings.first_byte.is_none());
 }
 
 #[tokio::test]
@@ -634,7 +634,7 @@ mod tls {
             assert!(error.starts_with("tls: ") && error.contains(reason), "{what}: {error}");
         }
         let outcome = attempt_with(trusting(&ours), acceptor("127.0.0.1", Some(&ours), false)).await;
-        assert!(outcome.is_success() && outcome.timings.tls.is_some(), "the right one: {outcome:?}");
+        assert!(outcome.is_success() && outcome.exchange.timings.tls.is_some(), "the right one: {outcome:?}");
     }
 
     #[tokio::test]

@@ -255,6 +255,10 @@ fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
     expect("new_tenant_max_pending", 5.into(), "env");
     expect("new_tenant_max_webhooks", 1_000.into(), "default");
     expect("retention_audit", "365d".into(), "default");
+    expect("retention_figures_minutes", "2d".into(), "default");
+    expect("retention_figures_hours", "90d".into(), "default");
+    expect("retention_figures_days", "730d".into(), "default");
+    expect("figures", true.into(), "default");
     expect("admin_token", "set".into(), "env");
     expect("master_key", "not set".into(), "default");
     assert!(!text(&output.stdout).contains("not-to-be-shown"));
@@ -346,7 +350,7 @@ fn the_example_file_has_every_setting_at_its_default() {
     let shown = json(&output.stdout);
     for default in defaults.as_array().unwrap() {
         let key = default["key"].as_str().unwrap();
-        let is_secret = matches!(key, "admin_token" | "master_key");
+        let is_secret = matches!(key, "admin_token" | "master_key" | "decnet_jwt_secret");
         let origin = if is_secret { "default" } else { "file" };
         assert_eq!(setting(&shown, key), (default["value"].clone(), origin.to_owned()), "{key}");
     }
@@ -395,6 +399,10 @@ fn a_mistake_in_the_settings_is_named_with_its_place() {
     assert!(beyond.contains("new_tenant_max_tokens (file): must be at most 1000000000"), "{beyond}");
     let key = config("", ("POSTRIDER_MASTER_KEY", "short"));
     assert!(key.contains("POSTRIDER_MASTER_KEY") && key.contains("32 bytes"), "{key}");
+    let source = config("[[source]]\nname = \"a\"\nkind = \"decnet-bus\"\nsockett = \"b\"\n", none);
+    assert!(source.contains("source (file): `a`: unknown field `sockett`"), "{source}");
+    let table = config("[source]\nname = \"a\"\n", none);
+    assert!(table.contains("line 1") && table.contains("source"), "{table}");
     let missing = config("", ("POSTRIDER_CONFIG", "/nowhere/postrider.toml"));
     assert!(missing.contains("/nowhere/postrider.toml"), "{missing}");
 }
@@ -1036,4 +1044,50 @@ fn continuous_integration_measures_nothing() {
         seen += 1;
     }
     assert!(seen >= 2, "only {seen} scripts were found");
+}
+
+#[test]
+fn stats_show_in_80_columns_what_happened() {
+    let server = Server::start();
+    let (mut receiver, url) = listen(server.folder.path(), "127.0.0.1:0", &["--secret", SECRET]);
+    let name = "re\u{202e}ceiver";
+    server.ask(&["webhook", "create", "--name", name, "--url", &url, "--topic", "a.>", "--secret", SECRET]);
+    for _ in 0..3 {
+        server.ask(&["event", "send", "a.b"]);
+        receiver.line();
+    }
+    server.ask(&["event", "send", "nobody.listens"]);
+    let give_up = Instant::now() + WAIT;
+    let series = loop {
+        let series = server.ask(&["stats", "--since", "30m"]);
+        if series["total"]["delivered"] == 3 && series["total"]["accepted"] == 4 {
+            break series;
+        }
+        assert!(Instant::now() < give_up, "{series}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert_eq!((&series["step"], series["points"].as_array().unwrap().len() >= 30), (&object!("minute"), true));
+
+    let output = run(&mut server.command(&["stats", "--webhook", name, "--since", "24h", "--step", "minute"]));
+    expect_exit(&output, 0);
+    let shown = text(&output.stdout);
+    assert!(shown.starts_with("re\\u{202e}ceiver, ") && shown.contains(" utc, by minute\n"), "{shown}");
+    for (label, count) in [("accepted", "3"), ("delivered", "3"), ("failed", "0"), ("dead", "0"), ("success", "100")] {
+        let line = shown.lines().find(|line| line.starts_with(label)).unwrap();
+        assert_eq!(line.split_whitespace().nth(1), Some(count), "{shown}");
+    }
+    assert!(shown.contains('█') && shown.contains(" p99"), "{shown}");
+    let widest = shown.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(widest <= 80, "{widest}: {shown}");
+
+    let output = run(&mut server.command(&["stats", "--since", "9999d", "--step", "minute"]));
+    expect_exit(&output, 1);
+    assert!(text(&output.stderr).contains("the limit is 1500"), "{}", text(&output.stderr));
+    expect_exit(&run(&mut server.command(&["stats", "--webhook", "nobody"])), 1);
+
+    let mut watching = Running::start(server.command(&["stats", "--watch", "--json"]));
+    let (first, second) = (watching.json(), watching.json());
+    assert_eq!((&first["total"]["accepted"], &second["total"]["accepted"]), (&object!(4), &object!(4)));
+    watching.terminate();
+    assert_eq!(watching.exit_code(), Some(0));
 }

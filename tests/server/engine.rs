@@ -20,6 +20,7 @@ use crate::support::engine::{
     MASTER_KEY, Sentinel, change, deliveries, events, publish, settings, start, start_with, stop, subscribe, wait_for,
 };
 use crate::support::receiver::{Answer, TestReceiver};
+use crate::support::server::Log;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_reaches_each_webhook_that_wants_it_once() {
@@ -534,9 +535,11 @@ async fn a_private_destination_is_refused_at_registration_and_excused_at_deliver
     let refused = engine.create_webhook(DEFAULT_TENANT, wanted).await;
     assert!(refused.is_err());
 
+    let log = Log::of_process();
     publish(&engine, "a.b", 1).await;
     let dead = wait_for(&engine, DeliveryState::Dead, 1).await;
     assert_eq!(dead[0].attempts, 4);
+    assert!(log.text().contains("an attempt was refused: the server may not send there"), "{}", log.text());
     assert!(dead[0].reason.as_deref().unwrap().starts_with("egress_blocked: "), "{:?}", dead[0].reason);
     let record = engine.store().webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap().unwrap();
     assert_eq!((record.health.consecutive_failures, record.health.auto_disabled_at), (0, None));

@@ -6,13 +6,20 @@
 
 use std::time::{Duration, Instant};
 
+use postrider::serve::ServeSettings;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{UnixListener, UnixStream};
 
+use crate::sources::source;
 use crate::support::receiver::TestReceiver;
-use crate::support::server::{Answer, TestServer};
+use crate::support::server::{Answer, TestServer, settings};
 
 /// What needs no token, and that is all of it.
-const OPEN: [&str; 4] = ["/api/v1/openapi.json", "/healthz", "/metrics", "/readyz"];
+const OPEN: [&str; 5] = ["/api/v1/openapi.json", "/healthz", "/in/{inlet}", "/metrics", "/readyz"];
+
+/// The source of the server.
+const SOURCE: &str = "bus";
 
 /// The id of the event of `default`.
 const EVENT: &str = "event-of-ours";
@@ -36,7 +43,7 @@ impl Route {
     /// The scope that it needs. A route that is another way round is said here.
     fn scope(&self) -> &'static str {
         match (self.resource(), self.method.as_str(), self.path.as_str()) {
-            ("tenants" | "nodes" | "clock", ..) => "operator",
+            ("tenants" | "nodes" | "clock" | "sources", ..) | (.., "/api/v1/webhooks/import") => "operator",
             ("tokens" | "audit", ..) => "admin",
             (_, "GET", _) | (_, _, "/api/v1/shapes/preview" | "/api/v1/filters/preview") => "read",
             (_, "POST", "/api/v1/events" | "/api/v1/events/batch") => "publish",
@@ -78,17 +85,24 @@ fn body(route: &Route, receiver: &str) -> String {
         ("POST", "/api/v1/events") => json!({"topic": "other.seen"}),
         ("POST", "/api/v1/events/batch") => json!([{"topic": "other.seen"}]),
         ("POST", "/api/v1/webhooks") => json!({"name": "another", "url": receiver, "topic_patterns": ["another"]}),
+        ("POST", "/api/v1/webhooks/import") => json!({"webhooks": [{
+            "uuid": uuid::Uuid::from_u128(1), "settings": {"name": "imported", "url": receiver, "topic_patterns": ["imported"]},
+        }]}),
         ("PATCH", "/api/v1/webhooks/{uuid}" | "/api/v1/tenants/{tenant}") => json!({"description": "changed"}),
         ("POST", "/api/v1/deliveries/{id}/discard") => json!({"reason": "changed"}),
         ("POST", "/api/v1/webhooks/{uuid}/rotate-secret") => json!({"overlap_s": 60}),
         ("POST", "/api/v1/deliveries/discard") => json!({"reason": "changed", "topic": "nothing.at.all"}),
         ("POST", "/api/v1/deliveries/retry") => json!({"topic": "nothing.at.all"}),
         ("POST", "/api/v1/webhooks/{uuid}/replay") => json!({"states": ["dead"]}),
-        ("POST", "/api/v1/events/{id}/resend") => json!({}),
+        ("POST", "/api/v1/events/{id}/resend" | "/api/v1/webhooks/{uuid}/test") => json!({}),
         ("POST", "/api/v1/shapes/preview") => json!({"shape": "slack", "event_id": EVENT}),
         ("POST", "/api/v1/filters/preview") => json!({"filter": {"topic": ["other.seen"]}, "event_id": EVENT}),
         ("POST", "/api/v1/tokens") => json!({"name": "another", "scopes": ["read"]}),
         ("POST", "/api/v1/tenants") => json!({"name": "another"}),
+        ("POST", "/api/v1/inlets") => json!({"name": "another", "signature": "none", "topic": "other.seen"}),
+        ("PATCH", "/api/v1/inlets/{uuid}") => json!({"tolerance_s": 60}),
+        // The same each time, so that it changes nothing.
+        ("POST", "/in/{inlet}") => json!({"id": "came-in"}),
         (method, path) => {
             assert!(!route.has_body, "say in `body` what {method} {path} takes");
             return String::new();
@@ -105,10 +119,14 @@ struct Things {
     delivery: String,
     token: String,
     tenant: String,
+    /// Of a sender without a signature.
+    inlet: String,
     /// A job that has ended.
     replay: String,
     /// The server, which belongs to nobody.
     node: String,
+    /// A message that a source brought.
+    rejected: String,
 }
 
 impl Things {
@@ -121,7 +139,11 @@ impl Things {
             ("tokens", "{uuid}") => &self.token,
             ("tenants", "{tenant}") => &self.tenant,
             ("replays", "{uuid}") => &self.replay,
+            ("inlets", "{uuid}") | ("in", "{inlet}") => &self.inlet,
             ("nodes", "{uuid}") => &self.node,
+            ("sources", "{name}") => SOURCE,
+            ("rejected", "{uuid}") => &self.rejected,
+            ("attempts", "{number}") => "1",
             (segment, parameter) => panic!("say in `Things::parameter` what {segment}/{parameter} names"),
         }
     }
@@ -135,14 +157,15 @@ impl Things {
         filled.join("/")
     }
 
-    fn all(&self) -> [&str; 5] {
-        [&self.webhook, &self.event, &self.delivery, &self.token, &self.replay]
+    fn all(&self) -> [&str; 6] {
+        [&self.webhook, &self.event, &self.delivery, &self.token, &self.inlet, &self.replay]
     }
 }
 
 /// A server with a tenant beside `default`, and things of `default`.
 struct World {
     _folder: tempfile::TempDir,
+    _bus: (UnixListener, UnixStream),
     server: TestServer,
     receiver: TestReceiver,
     /// Of the tenant `default`.
@@ -152,7 +175,14 @@ struct World {
 impl World {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let server = TestServer::start(folder.path()).await;
+        let socket = folder.path().join("bus.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let sources = source(&format!("name = '{SOURCE}'\nkind = 'decnet-bus'\nsocket = '{}'", socket.display()));
+        let server = TestServer::start_with(ServeSettings { sources, ..settings(folder.path()) }).await;
+        let (mut bus, _) = listener.accept().await.unwrap();
+        bus.write_all(b"EVT not a topic\n\0\0\0\x02{}").await.unwrap();
+        server.wait_for("/api/v1/sources", |sources| sources[0]["kept_rejected"] == 1).await;
+        let rejected = server.get(&format!("/api/v1/sources/{SOURCE}/rejected")).await.expect(200);
         let receiver = TestReceiver::start(|_, _| 404.into()).await;
         server.post("/api/v1/tenants", r#"{"name":"others"}"#).await.expect(201);
         server.post("/api/v1/tenants", r#"{"name":"spare"}"#).await.expect(201);
@@ -160,6 +190,9 @@ impl World {
         server.post("/api/v1/events", &json!({"id": EVENT, "topic": "attacker.seen"}).to_string()).await.expect(202);
         let dead = server.wait_for("/api/v1/deliveries?state=dead", |page| page["items"][0].is_object()).await;
         let token = server.post("/api/v1/tokens", r#"{"name":"ours","scopes":["read"]}"#).await.expect(201);
+        let inlet = json!({"name": "ours", "signature": "none", "topic": "came.in", "id": "/id"}).to_string();
+        let inlet = server.post("/api/v1/inlets", &inlet).await.expect(201);
+        server.post(inlet["path"].as_str().unwrap(), r#"{"id": "came-in"}"#).await.expect(202);
         let nothing = json!({"reason": "x", "topic": "nothing.at.all"}).to_string();
         let job = server.post("/api/v1/deliveries/discard", &nothing).await.expect(202);
         let path = format!("/api/v1/replays/{}", job["uuid"].as_str().unwrap());
@@ -174,10 +207,12 @@ impl World {
             delivery: text(&dead["items"][0]["id"]),
             token: text(&token["uuid"]),
             tenant: "spare".to_owned(),
+            inlet: text(&inlet["uuid"]),
             replay: text(&job["uuid"]),
             node: text(&nodes[0]["uuid"]),
+            rejected: text(&rejected["items"][0]["uuid"]),
         };
-        Self { _folder: folder, server, receiver, things }
+        Self { _folder: folder, _bus: (listener, bus), server, receiver, things }
     }
 
     /// Makes a token; `tenant` is one that the operator names, or nothing.
@@ -242,8 +277,18 @@ async fn what_a_tenant_has_is_not_there_for_another() {
         for filter in route.query.iter().filter(|name| ["webhook", "event"].contains(&name.as_str())) {
             let thing = if filter == "webhook" { &world.things.webhook } else { &world.things.event };
             let path = format!("{}?{filter}={thing}", route.path);
+            if route.path == "/api/v1/figures" {
+                assert_eq!(world.request("GET", &path, &theirs, "", "").await.status, 404, "{path}");
+                continue;
+            }
             let listed = world.request("GET", &path, &theirs, "", "").await.expect(200);
             assert_eq!(listed["items"], json!([]), "{path}");
+        }
+        for tenant in
+            ["default", "spare", "nobody", "*"].into_iter().filter(|_| route.query.iter().any(|name| name == "tenant"))
+        {
+            let path = format!("{}?tenant={tenant}", route.path);
+            assert_eq!(world.request("GET", &path, &theirs, "", "").await.status, 403, "{path}");
         }
         for tenant in ["default", "spare", "nobody"] {
             let header = format!("X-Postrider-Tenant: {tenant}\r\n");
@@ -269,7 +314,8 @@ async fn without_a_token_every_route_is_shut_but_those_that_show_nothing() {
     assert_eq!(open, OPEN);
     for route in &routes {
         let status = world.call(route, "", "").await.status;
-        assert_eq!(status, if route.is_open { 200 } else { 401 }, "{} {}", route.method, route.path);
+        let open = if route.path == "/in/{inlet}" { 202 } else { 200 };
+        assert_eq!(status, if route.is_open { open } else { 401 }, "{} {}", route.method, route.path);
         let made_up = world.call(route, &format!("pr_{}", "A".repeat(43)), "").await.status;
         // Whoever sends so many is slowed down.
         let is_shut = if route.is_open { made_up == status } else { matches!(made_up, 401 | 429) };
@@ -309,8 +355,12 @@ async fn every_act_leaves_one_line_and_looking_leaves_none() {
         let named = format!("{} {}", route.method, route.path);
         let before = world.acts().await;
         let answer = world.call(route, &operator, "").await;
-        if route.path.ends_with("/cancel") || (route.resource() == "nodes" && route.method == "POST") {
-            assert_eq!(answer.status, 409, "{named}: the job has ended, the server is alone");
+        let is_refused = match route.resource() {
+            "nodes" | "sources" => route.method == "POST",
+            _ => route.path.ends_with("/cancel"),
+        };
+        if is_refused {
+            assert_eq!(answer.status, 409, "{named}: the job has ended, the server is alone, the message is no event");
             assert_eq!(world.acts().await, before, "{named}: what is refused is no act");
             continue;
         }

@@ -209,3 +209,18 @@ async fn a_loop_is_tried_again_as_any_failure_of_a_receiver_and_no_header_of_a_w
     }
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_circle_through_an_inlet_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start(folder.path()).await;
+    let outside = Forwarder::to(server.address).await;
+    let inlet = json!({"name": "in", "signature": "none", "topic": "round.again"}).to_string();
+    let inlet = server.post("/api/v1/inlets", &inlet).await.expect(201);
+    let url = format!("http://{}{}", outside.address, inlet["path"].as_str().unwrap());
+    server.webhook("to itself", &url, "round.>").await;
+    server.post("/api/v1/events", EVENT).await.expect(202);
+    let ended = deliveries(&server, 1).await;
+    assert_eq!((&ended[0]["state"], &ended[0]["reason"]), (&json!("dead"), &json!(LOOP)));
+    server.stop().await;
+}

@@ -12,7 +12,9 @@
 mod api;
 mod batches;
 mod both_stores;
+mod bus;
 mod cli;
+mod cloudevents;
 #[cfg(target_os = "linux")]
 mod cluster;
 mod connections;
@@ -22,16 +24,21 @@ mod cross_origin;
 mod damaged;
 mod data_folder;
 mod decnet;
+mod decnet_users;
 mod delivery_options;
 mod descriptors;
 mod disk;
 mod edges;
 mod engine;
+mod exchanges;
 #[cfg(target_os = "linux")]
 mod failing_disk;
 mod features;
+mod figures;
 #[cfg(target_os = "linux")]
 mod full_disk;
+mod import;
+mod inlets;
 mod isolation;
 mod keys;
 mod loops;
@@ -49,9 +56,11 @@ mod retention;
 mod shapes;
 mod shutdown;
 mod signatures;
+mod sources;
 mod spans;
 mod sqlite_store;
 mod store_conformance;
 mod support;
+mod vendors;
 mod verdicts;
 mod webhook_tests;

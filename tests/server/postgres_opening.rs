@@ -12,8 +12,8 @@ use postrider::signing::SigningKeys;
 use postrider::store::postgres::{PostgresOptions, PostgresStore};
 use postrider::store::seal::MasterKey;
 use postrider::store::{
-    Accepted, AttemptRecord, DeliveryKey, Disposition, EventSeq, Idempotency, NewEvent, OpenError, Owed, Portion,
-    SettleBatch, Settlement, Share, Store, StoreError,
+    Accepted, AttemptRecord, DeliveryKey, Disposition, EventSeq, ExchangeBlob, Idempotency, NewEvent, OpenError, Owed,
+    Portion, SettleBatch, Settlement, Share, Store, StoreError,
 };
 use postrider::topic::{Pattern, Topic};
 use postrider::webhook::{DEFAULT_TENANT, TenantSeq, Webhook, WebhookSeq, WebhookSettings};
@@ -203,6 +203,7 @@ async fn texts_that_a_column_cannot_hold_are_kept_all_the_same() {
         status_code: None,
         error: Some(error.clone()),
         response: Bytes::from_static(b"\0"),
+        exchange: ExchangeBlob::default(),
     };
     let settlement = Settlement {
         key,
@@ -408,11 +409,17 @@ async fn a_partition_that_is_gone_is_made_again() {
 
 /// What makes a database of the schema before stored bytes were counted out of a new one.
 const BACK_TO_7: &str = "
+    DROP TABLE figure_mark;
+    DROP TABLE figure;
+    ALTER TABLE delivery DROP COLUMN first_exchange;
+    ALTER TABLE attempt DROP COLUMN exchange;
+    DROP TABLE inlet;
     DROP TRIGGER audit_stays_in_full ON audit;
     DROP FUNCTION refuse_deletion_from_audit;
     DROP INDEX token_live;
     DROP INDEX audit_at;
     DROP TABLE audit_purge;
+    DROP TABLE rejected;
     ALTER TABLE counters DROP COLUMN stored_bytes;
     ALTER TABLE tenant DROP COLUMN max_tokens, DROP COLUMN max_stored_bytes;
     DELETE FROM counters WHERE tenant = 3;

@@ -11,6 +11,7 @@ use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::retry::Schedule;
 use postrider::delivery::statuses::StatusLists;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
+use postrider::engine::figures::{FigureSettings, FiguresKept};
 use postrider::engine::nodes::NodeSettings;
 use postrider::engine::retention::RetentionSettings;
 use postrider::engine::{DEFAULT_IDEMPOTENCY_TTL, Engine, EngineSettings};
@@ -21,7 +22,7 @@ use postrider::store::{
     Act, Actor, AuditFilter, DeliveryFilter, EventFilter, Page, Quotas, Stats, StoredDelivery, TenantPatch,
 };
 use postrider::topic::Topic;
-use postrider::webhook::{DEFAULT_TENANT, WebhookPatch};
+use postrider::webhook::{Capture, DEFAULT_TENANT, WebhookPatch};
 
 use crate::support::receiver::TestReceiver;
 
@@ -39,6 +40,7 @@ fn retention() -> RetentionSettings {
         // Attempts go first, so that they tell of rounds in which nothing else goes.
         attempts: Some(28 * DAY),
         audit: Some(365 * DAY),
+        figures: FiguresKept::FOREVER,
         interval: Duration::from_millis(20),
     }
 }
@@ -57,6 +59,7 @@ async fn start_with(folder: &Path, clock: &Arc<ManualClock>, retention: Retentio
         max_memory_bytes: 64 << 20,
         retry_schedule: Schedule::from_seconds(&[80_000.0; 60]).unwrap(),
         max_age: None,
+        capture: Capture::Failures,
         statuses: StatusLists::default(),
         circuit: CircuitSettings {
             threshold: 1_000,
@@ -67,6 +70,7 @@ async fn start_with(folder: &Path, clock: &Arc<ManualClock>, retention: Retentio
     let settings = EngineSettings {
         dispatcher,
         retention,
+        figures: FigureSettings::default(),
         idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL,
         new_tenant_quotas: Quotas::default(),
         node: NodeSettings::default(),

@@ -63,7 +63,7 @@ async fn delivered_at_the_second_attempt(level: tracing::Level) -> (Lines, Strin
     let engine = start(folder.path()).await;
     let receiver = TestReceiver::start(|n, _| if n == 1 { 503.into() } else { 200.into() }).await;
     let webhook = subscribe(&engine, "siem", ">", &receiver.url("/")).await;
-    engine.test_webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap().unwrap();
+    engine.test_webhook(DEFAULT_TENANT, webhook.uuid, None).await.unwrap().unwrap();
     let receipt = publish(&engine, "a.b", 1).await.remove(0);
     wait_for(&engine, DeliveryState::Delivered, 1).await;
     stop(engine).await;

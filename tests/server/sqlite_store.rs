@@ -15,8 +15,8 @@ use postrider::store::RetentionStore;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{DATABASE_FILE, SqliteOptions, SqliteStore};
 use postrider::store::{
-    Accepted, Act, Actor, AttemptRecord, Deed, DeliveryKey, Disposition, EventFilter, EventSeq, NewEvent, OpenError,
-    Owed, Page, SettleBatch, Settlement, Store, StoreError,
+    Accepted, Act, Actor, AttemptRecord, Deed, DeliveryKey, Disposition, EventFilter, EventSeq, ExchangeBlob, NewEvent,
+    OpenError, Owed, Page, SettleBatch, Settlement, Store, StoreError,
 };
 use postrider::topic::{Pattern, Topic};
 use postrider::webhook::{DEFAULT_TENANT, TenantSeq, Webhook, WebhookRecord, WebhookSeq, WebhookSettings};
@@ -70,6 +70,7 @@ fn delivered(event: EventSeq, webhook: WebhookSeq) -> SettleBatch {
         status_code: Some(200),
         error: None,
         response: Bytes::new(),
+        exchange: ExchangeBlob::default(),
     };
     let settlement = Settlement {
         key: DeliveryKey { event, webhook },
@@ -401,6 +402,12 @@ async fn a_check_fails_while_accepting_would_and_leaves_nothing() {
 
 /// What makes a folder of the schema before stored bytes were counted out of a new one.
 const BACK_TO_7: &str = "
+    ALTER TABLE delivery DROP COLUMN first_exchange;
+    ALTER TABLE attempt DROP COLUMN exchange;
+    DROP TABLE figure_mark;
+    DROP TABLE figure;
+    DROP TABLE inlet;
+    DROP TABLE rejected;
     DROP INDEX token_live;
     DROP INDEX audit_at;
     DROP TRIGGER audit_stays;

@@ -7,9 +7,13 @@
 mod accepting;
 mod delivering;
 mod disk;
+mod erasing;
+mod figures;
 pub(crate) mod fixtures;
+mod inlets;
 mod listings;
 mod operators;
+mod rejected;
 mod replaying;
 mod retaining;
 mod tenants;
@@ -196,7 +200,7 @@ stories! {
         large_events_are_read_back_in_pages_that_fit_into_memory,
         a_failed_attempt_is_due_at_its_time,
         every_attempt_is_kept,
-        a_long_response_of_a_success_is_cut,
+        a_long_response_is_kept,
         the_memory_window_ends_with_rows,
         a_parked_delivery_is_settled_by_a_caller_who_does_not_know,
         the_window_is_exact_after_a_restart,
@@ -205,6 +209,8 @@ stories! {
         a_webhook_without_stored_deliveries_has_no_next_due,
         stored_pending_deliveries_are_counted_by_webhook,
         the_health_of_a_webhook_is_settled_too;
+    erasing:
+        an_erased_payload_is_gone_and_the_record_stays;
     operators:
         a_discarded_delivery_is_not_resurrected_by_a_retry,
         a_delivery_that_arrived_although_discarded_shows_as_delivered,
@@ -273,6 +279,17 @@ stories! {
         an_act_that_is_refused_has_none,
         nobody_s_act_has_none,
         the_log_is_read_in_pages_by_tenant_and_filter;
+    figures:
+        figures_add_up_over_writers_and_restarts,
+        hours_and_days_are_made_once,
+        old_figures_go_when_nothing_is_to_be_made_of_them,
+        webhooks_are_ranked;
+    inlets:
+        an_inlet_comes_back_with_all_its_settings,
+        inlets_are_a_tenant_s_and_go_with_it;
+    rejected:
+        a_message_that_is_longer_than_all_that_is_kept_pushes_no_others_out,
+        what_came_beside_messages_counts_towards_their_bound;
     webhooks:
         a_webhook_comes_back_with_all_its_settings,
         a_webhook_is_turned_off_without_its_owner,

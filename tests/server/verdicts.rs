@@ -119,7 +119,7 @@ async fn a_success_that_its_answer_denies_is_tried_again() {
     assert_eq!(record(&engine, &webhook).await.health.consecutive_failures, 0);
 
     change(&engine, &webhook, patch(r#"{"success_when": {"body": {"ok": [false]}}}"#)).await;
-    let tried = engine.test_webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap().unwrap();
+    let tried = engine.test_webhook(DEFAULT_TENANT, webhook.uuid, None).await.unwrap().unwrap();
     assert_eq!(tried.error.as_deref(), Some("answer: http 200, and success_when does not match it"));
     stop(engine).await;
 }
@@ -247,7 +247,7 @@ async fn an_operator_s_word_is_done_at_once_whatever_the_cool_down_says() {
                 drop(engine.start_replay(DEFAULT_TENANT, job).await.unwrap());
             }
             Word::Test => {
-                assert_eq!(engine.test_webhook(DEFAULT_TENANT, webhook.uuid).await.unwrap().unwrap().error, None);
+                assert_eq!(engine.test_webhook(DEFAULT_TENANT, webhook.uuid, None).await.unwrap().unwrap().error, None);
             }
         }
         wait_for(&engine, DeliveryState::Delivered, 10).await;

@@ -42,6 +42,15 @@ impl Database {
         &self.scratch.url
     }
 
+    /// The user of the connection.
+    pub(super) async fn user(&self) -> anyhow::Result<String> {
+        Ok(self.scratch.user().await?)
+    }
+
+    pub(super) async fn execute(&self, statements: &str) -> anyhow::Result<()> {
+        Ok(self.scratch.execute(statements).await?)
+    }
+
     pub(super) async fn usage(&self) -> anyhow::Result<Usage> {
         let cpu = self.postmaster.map(process::family_cpu).transpose()?;
         Ok(Usage { counted: self.scratch.counted().await?, cpu })

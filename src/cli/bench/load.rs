@@ -92,9 +92,12 @@ fn topic(n: u64, cases: u64) -> String {
 
 /// One event, as JSON.
 pub(super) fn event(topic: &str, n: u64, sent_us: i64) -> String {
-    format!(
-        r#"{{"topic":"{topic}","type":"auth.failed","payload":{{"filler":"{FILLER}","n":{n},"sent_us":{sent_us}}}}}"#
-    )
+    format!(r#"{{"topic":"{topic}","type":"auth.failed","payload":{}}}"#, payload(n, sent_us))
+}
+
+/// Its payload.
+pub(super) fn payload(n: u64, sent_us: i64) -> String {
+    format!(r#"{{"filler":"{FILLER}","n":{n},"sent_us":{sent_us}}}"#)
 }
 
 impl Publisher {

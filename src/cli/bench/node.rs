@@ -35,13 +35,27 @@ impl Node {
         Self::start_on(folder, None).await
     }
 
+    /// On the embedded store in `folder`, with the settings of this file.
+    pub(super) async fn start_with(folder: &Path, config: &Path) -> anyhow::Result<Self> {
+        Self::start_as(folder, None, Some(config)).await
+    }
+
     /// `store`: the URL of a database in place of the embedded store, and whether its fsync may be off.
     pub(super) async fn start_on(folder: &Path, store: Option<(&SecretString, bool)>) -> anyhow::Result<Self> {
+        Self::start_as(folder, store, None).await
+    }
+
+    async fn start_as(
+        folder: &Path,
+        store: Option<(&SecretString, bool)>,
+        config: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let began_at = Instant::now();
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--json", "serve", "--listen", "127.0.0.1:0", "--allow-private", "127.0.0.0/8"])
             .args(["--log", "error", "--data"])
             .arg(folder)
+            .args(config.into_iter().flat_map(|config| [Path::new("--config"), config]))
             .current_dir(folder.parent().unwrap_or(folder))
             .env("POSTRIDER_ADMIN_TOKEN", TOKEN)
             .env("POSTRIDER_STORE", store.map_or("embedded", |(url, _)| url.expose_secret()))

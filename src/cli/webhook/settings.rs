@@ -53,6 +53,9 @@ pub(super) struct Settings {
     /// End deliveries that are older than this without an attempt, as in 2h; `none` for what the server says
     #[arg(long, value_name = "DURATION", value_parser = parse_age)]
     max_age: Option<Given>,
+    /// Keep whole exchanges of attempts that failed, of all or of none; `default` for what the server says
+    #[arg(long, value_name = "WHICH", value_parser = ["failures", "all", "none", "default"])]
+    capture: Option<String>,
     /// Make at most so many attempts, as in 10/s, 100/m or 10/s,burst=5; `none` for no limit
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     rate_limit: Option<Given>,
@@ -274,6 +277,7 @@ impl Settings {
         let nullable = [
             ("retry_schedule", self.retry_schedule.map(|RetrySchedule(delays)| json!(delays))),
             ("max_age_s", given(self.max_age)),
+            ("capture", self.capture.map(|which| if which == "default" { Value::Null } else { which.into() })),
             ("rate_limit", given(self.rate_limit)),
             ("batch", given(self.batch)),
             ("disable_after_days", given(self.disable_after)),

@@ -42,6 +42,27 @@ const OVERRIDABLE: [&str; 3] = ["accept", "accept-encoding", "user-agent"];
 /// Prefixes of names that Postrider uses, or that are hop-by-hop.
 const RESERVED_PREFIXES: [&str; 3] = ["proxy-", "webhook-", "x-decnet-"];
 
+/// Whether a header that a message brings may be sent on: it frames no message, and is none that Postrider sends itself.
+#[cfg(feature = "server")]
+pub(crate) fn is_forwardable(name: &str) -> bool {
+    let is_own = |known: &&str| known.eq_ignore_ascii_case(name);
+    let is_of_proxies = name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("proxy-"));
+    is_token(name.as_bytes())
+        && !is_of_proxies
+        && !is_credential(name)
+        && !RESERVED.iter().chain(&OVERRIDABLE).any(is_own)
+}
+
+/// Headers with credentials: an inlet keeps none of them, and none is sent on.
+#[cfg(feature = "server")]
+const CREDENTIALS: [&str; 5] =
+    ["authorization", "cookie", "proxy-authorization", "x-gitlab-token", "x-postrider-tenant"];
+
+#[cfg(feature = "server")]
+pub(crate) fn is_credential(name: &str) -> bool {
+    CREDENTIALS.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
 /// The headers in their own spelling, ready for the wire; what is wrong with them goes to `errors`.
 pub(super) fn parse(
     given: &BTreeMap<String, SecretText>,

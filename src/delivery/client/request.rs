@@ -1,6 +1,7 @@
 //! The bytes of one request of HTTP/1.1, built once, and how far they are written.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -10,17 +11,24 @@ use memchr::memmem;
 use super::route::Target;
 use super::stream::Stream;
 use crate::delivery::End;
+use crate::delivery::exchange::SentRequest;
 use crate::delivery::fields::is_control;
 
+const LINE_END: &[u8] = b"\r\n";
 /// Room for the head of a signed request.
 const USUAL_HEAD_BYTES: usize = 640;
 
 /// A request's head as it is put together: field names go out in the spelling that they are given in.
-pub struct RequestHead(Vec<u8>);
+pub struct RequestHead {
+    bytes: Vec<u8>,
+    /// Where the values of secret fields are.
+    secrets: Vec<Range<usize>>,
+}
 
 /// A request, ready for the wire.
 pub struct OutgoingRequest {
     head: Vec<u8>,
+    secrets: Vec<Range<usize>>,
     body: Bytes,
     written_bytes: usize,
     stage: Stage,
@@ -49,7 +57,7 @@ impl RequestHead {
         for part in [method.as_bytes(), b" ", path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: ", host, b"\r\n"] {
             head.extend_from_slice(part);
         }
-        Self(head)
+        Self { bytes: head, secrets: Vec::new() }
     }
 
     /// Adds a field. No value may end its line: the last guard before the wire against a request within a request.
@@ -57,19 +65,34 @@ impl RequestHead {
         if value.iter().copied().any(is_control) {
             return Err(End::Protocol(format!("the value of {name} cannot be sent: it has a control character")));
         }
-        self.0.reserve(name.len() + value.len() + 4);
+        self.bytes.reserve(name.len() + value.len() + 4);
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-            self.0.extend_from_slice(part);
+            self.bytes.extend_from_slice(part);
         }
         Ok(())
     }
 
+    /// Adds a field whose value nobody is shown.
+    pub(in crate::delivery) fn secret_field(&mut self, name: &str, value: &[u8]) -> Result<(), End> {
+        self.field(name, value)?;
+        let end = self.bytes.len() - LINE_END.len();
+        self.secrets.push(end - value.len()..end);
+        Ok(())
+    }
+
+    /// Whether a field of that name was added.
+    pub(in crate::delivery) fn has(&self, name: &str) -> bool {
+        let mut fields =
+            self.bytes.split(|byte| *byte == b'\n').skip(1).filter_map(|line| line.split_at_checked(name.len()));
+        fields.any(|(found, rest)| rest.starts_with(b":") && found.eq_ignore_ascii_case(name.as_bytes()))
+    }
+
     /// With `Content-Length`, also of an empty body.
     pub fn with_body(mut self, body: Bytes) -> OutgoingRequest {
-        self.0.extend_from_slice(b"Content-Length: ");
-        self.0.extend_from_slice(itoa::Buffer::new().format(body.len()).as_bytes());
-        self.0.extend_from_slice(b"\r\n\r\n");
-        OutgoingRequest { head: self.0, body, written_bytes: 0, stage: Stage::Writing }
+        self.bytes.extend_from_slice(b"Content-Length: ");
+        self.bytes.extend_from_slice(itoa::Buffer::new().format(body.len()).as_bytes());
+        self.bytes.extend_from_slice(b"\r\n\r\n");
+        OutgoingRequest { head: self.bytes, secrets: self.secrets, body, written_bytes: 0, stage: Stage::Writing }
     }
 }
 
@@ -102,7 +125,6 @@ impl Forwarding {
 impl OutgoingRequest {
     /// Makes the request's target absolute, for a proxy. `authority` is what `Host` says, too.
     pub(super) fn forwarded(&mut self, authority: &[u8], forwarding: &Forwarding) {
-        const LINE_END: &[u8] = b"\r\n";
         let target_at = memchr::memchr(b' ', &self.head).map_or(0, |at| at + 1);
         let rest = self.head.split_off(target_at);
         let line_end = memmem::find(&rest, LINE_END).map_or(0, |at| at + LINE_END.len());
@@ -110,12 +132,25 @@ impl OutgoingRequest {
         for part in [b"http://", authority, target] {
             self.head.extend_from_slice(part);
         }
+        let mut own = None;
         if let Some(authorization) = &forwarding.authorization {
             for part in [b"Proxy-Authorization: ", authorization.as_bytes(), LINE_END] {
                 self.head.extend_from_slice(part);
             }
+            let end = self.head.len() - LINE_END.len();
+            own = Some(end - authorization.len()..end);
         }
+        let shift = self.head.len() - target_at - line_end;
+        for secret in &mut self.secrets {
+            *secret = secret.start + shift..secret.end + shift;
+        }
+        self.secrets.splice(0..0, own);
         self.head.extend_from_slice(fields);
+    }
+
+    /// What was to be sent, for whoever asks afterwards.
+    pub(in crate::delivery) fn into_sent(self) -> SentRequest {
+        SentRequest::new(self.head, self.secrets, self.body)
     }
 
     /// Writes what the connection takes. `Pending`: it will take more later; an error is the last word.

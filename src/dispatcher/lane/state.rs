@@ -22,7 +22,7 @@ use crate::dispatcher::limiter::Limiter;
 use crate::dispatcher::memory::Memory;
 use crate::dispatcher::rest::Rest;
 use crate::store::EventSeq;
-use crate::webhook::{Policy, TenantSeq, Webhook, WebhookRecord};
+use crate::webhook::{Capture, Policy, TenantSeq, Webhook, WebhookRecord};
 
 /// A lane opens another connection at once when more deliveries than this wait for each that it has.
 /// Fewer are left to those it has, since a connection costs many times what a request on an open one does;
@@ -47,6 +47,7 @@ pub(crate) struct LaneSettings {
     statuses: StatusLists,
     /// What is as old is attempted no more.
     pub(in crate::dispatcher) max_age: Option<Duration>,
+    pub(in crate::dispatcher) capture: Capture,
     pub(in crate::dispatcher) policy: Policy,
     pub(super) max_in_flight: usize,
 }
@@ -155,6 +156,7 @@ impl LaneSettings {
             schedule: settings.retry_schedule.clone().unwrap_or_else(|| defaults.retry_schedule.clone()),
             statuses: defaults.statuses.clone(),
             max_age: settings.policy.max_age.or(defaults.max_age),
+            capture: settings.policy.capture.unwrap_or(defaults.capture),
             policy: settings.policy.clone(),
             max_in_flight: settings.max_in_flight as usize,
         })

@@ -21,7 +21,7 @@ use crate::event::Event;
 use crate::signing::SigningKeys;
 use crate::store::{Disposition, EventSeq, LiveEvent};
 use crate::topic::Topic;
-use crate::webhook::{DEFAULT_TENANT, WebhookHealth, WebhookPatch, WebhookSettings};
+use crate::webhook::{Capture, DEFAULT_TENANT, WebhookHealth, WebhookPatch, WebhookSettings};
 
 const CIRCUIT: CircuitSettings =
     CircuitSettings { threshold: 4, cool_down: Duration::from_secs(5), max_cool_down: Duration::from_secs(20) };
@@ -36,6 +36,7 @@ fn limits() -> DispatcherSettings {
         max_memory_bytes: MIN_MEMORY_BYTES,
         retry_schedule: Schedule::original(),
         max_age: None,
+        capture: Capture::Failures,
         statuses: StatusLists::default(),
         circuit: CIRCUIT,
     }
@@ -230,7 +231,7 @@ impl World {
             response: Bytes::new(),
             retry_after: None,
             control: None,
-            timings: crate::delivery::Timings::default(),
+            exchange: crate::delivery::exchange::Exchange::default(),
         };
         let judgement = judge(&outcome, Reading::default());
         let ended = Ended { outcome: &outcome, judgement, error, event: job.more.is_empty().then(|| job.queued.seq()) };

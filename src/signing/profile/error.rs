@@ -1,6 +1,9 @@
 //! What is wrong with a profile of a user's own.
 
-use super::{MAX_PROFILE_NAME_CHARS, MAX_PROFILE_TEMPLATE_BYTES, MAX_SEPARATOR_BYTES, MAX_SIGNATURE_HEADER_BYTES};
+use super::{
+    MAX_PROFILE_NAME_CHARS, MAX_PROFILE_TEMPLATE_BYTES, MAX_SEPARATOR_BYTES, MAX_SIGNATURE_HEADER_BYTES,
+    MAX_VALUE_PIECES,
+};
 
 /// The reason why a profile is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +26,11 @@ pub enum ProfileError {
     Character { field: &'static str, found: char },
     #[error("content: must have {{body}} once: a signature that leaves the body out protects nothing")]
     Body,
-    #[error("value: must have {{signature}} once and {{timestamp}} at most once, with a separator between them")]
+    #[error(
+        "value: must have {{signature}} once and {{timestamp}} at most once, with a separator between them, and at most {} \
+         parts",
+        MAX_VALUE_PIECES / 2
+    )]
     Value,
     #[error(
         "separator: must be 1 to {MAX_SEPARATOR_BYTES} characters, none of which a signature may have: spaces, and signs \

@@ -328,6 +328,21 @@ fn the_number_of_signatures_that_are_looked_at_is_bounded() {
 }
 
 #[test]
+fn text_of_a_value_is_neither_time_nor_signature() {
+    let keys = keys_of("correct-horse-battery");
+    for value in [
+        "4,{timestamp},{signature}",
+        "{timestamp},{signature},v1",
+        "a,b,a,b,1,2,3,4,5,6,7,8,9,x,{timestamp}, {signature}",
+    ] {
+        let own = profile("stripe").unwrap().profile().clone();
+        let plan = Plan::new(Profile { name: "acme".into(), value: value.into(), ..own }).unwrap();
+        let headers = map(&pairs(&plan, &keys, NOW, BODY));
+        assert!(verified(&plan, &receiver_keys(&keys), &headers, BODY).is_ok(), "{value}: {headers:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_a_profile_is_refused_with_the_reason() {
     let own = Profile { name: "acme".into(), ..profile("stripe").unwrap().profile().clone() };
     let reason = |profile: Profile| Plan::new(profile).unwrap_err().to_string();
@@ -362,6 +377,7 @@ fn what_cannot_be_a_profile_is_refused_with_the_reason() {
         (Profile { value: "{timestamp}.{signature}".into(), ..own() }, "with a separator between"),
         (Profile { value: "{signature},{signature}".into(), ..own() }, "value: must have {signature} once"),
         (Profile { value: " {signature}".into(), ..own() }, "value: must have {signature} once"),
+        (Profile { value: format!("{}{{signature}}", "a,".repeat(32)).into(), ..own() }, "and at most 32 parts"),
         (Profile { value: "{signature}\n".into(), ..own() }, "value: has the character '\\n'"),
         (Profile { value: "ü{signature}".into(), ..own() }, "value: has the character 'ü'"),
         (Profile { value: "{secret}".into(), content: "{body}".into(), ..own() }, "\"{secret}\" is no placeholder"),

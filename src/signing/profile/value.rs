@@ -1,7 +1,7 @@
 //! The form of a signature header's value: how it is written, and how it is read.
 
 use super::content::{Piece, pieces};
-use super::{MAX_SEPARATOR_BYTES, ProfileError};
+use super::{MAX_SEPARATOR_BYTES, MAX_VALUE_PIECES, ProfileError};
 
 /// The form of a value: items with a separator between.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +43,9 @@ impl Form {
         let form = Self { items, separator: separator.into() };
         let signatures = form.count(Slot::Signature) + form.count(Slot::Secret);
         let is_padded = template.trim() != template;
-        if signatures != 1 || form.count(Slot::Timestamp) > 1 || is_padded {
+        // The rest is for the signatures of older keys.
+        let is_long = form.items.len() > MAX_VALUE_PIECES / 2;
+        if signatures != 1 || form.count(Slot::Timestamp) > 1 || is_padded || is_long {
             return Err(ProfileError::Value);
         }
         Ok(form)
@@ -90,8 +92,8 @@ impl Item {
         Ok(item)
     }
 
-    /// What stands in the slot if `text` has this form.
+    /// What stands in the slot if `text`, without space around, has this form.
     pub(super) fn read<'a>(&self, text: &'a str) -> Option<&'a str> {
-        text.strip_prefix(&*self.before)?.strip_suffix(&*self.after)
+        text.strip_prefix(self.before.trim_start())?.strip_suffix(self.after.trim_end())
     }
 }

@@ -7,13 +7,10 @@ use subtle::ConstantTimeEq;
 
 use super::content::{Part, Parts};
 use super::value::Slot;
-use super::{Encoding, KeyKind, Plan, Rotation};
+use super::{Encoding, KeyKind, MAX_VALUE_PIECES, Plan, Rotation};
 use crate::clock::UnixMicros;
 use crate::hex;
 use crate::signing::{Ed25519PublicKey, MAX_SIGNATURES, Secret, StandardKey};
-
-/// The most parts of a signature header's value that are looked at.
-pub const MAX_VALUE_PIECES: usize = 64;
 
 /// The longest signature that is decoded, in bytes: Ed25519's and SHA-512's.
 const MAX_SIGNATURE_BYTES: usize = 64;
@@ -119,7 +116,13 @@ pub fn verify(
     };
     let covered_time = plan.covers(&Part::Timestamp).then(|| seconds(plan, timestamp)).transpose()?;
     let id = match &profile.id_header {
-        Some(name) if plan.covers(&Part::Id) => required(head.headers, name)?,
+        Some(name) if plan.covers(&Part::Id) => {
+            let id = required(head.headers, name)?;
+            if plan.runs_on(id) {
+                return Err(Unverified::Malformed(name.to_string()));
+            }
+            id
+        }
         _ => "",
     };
     if value.signatures.is_empty() {
@@ -148,6 +151,15 @@ pub fn verify(
 }
 
 impl Plan {
+    /// Whether an id has in it what ends it in the signed content. The signature would be right, too, for another id and
+    /// time with a part of one of the two in the other.
+    fn runs_on(&self, id: &str) -> bool {
+        self.content.windows(2).any(|pair| match pair {
+            [Part::Id, Part::Text(end)] => id.contains(&**end),
+            _ => false,
+        })
+    }
+
     /// The position of the first of `signatures` that `key` made.
     fn matching(&self, key: &ReceiverKey, parts: Parts<'_>, signatures: &[&str]) -> Option<usize> {
         let (hash, content) = (self.profile.hash, parts.of(&self.content));
@@ -211,6 +223,9 @@ impl<'a> Value<'a> {
         // What is beyond the last stays with it, so that it is no signature.
         let most = if has_parts { MAX_VALUE_PIECES + 1 } else { 1 };
         for piece in text.splitn(most, &*form.separator).take(MAX_VALUE_PIECES).map(str::trim) {
+            if form.items.iter().any(|item| item.slot == Slot::None && item.before.trim() == piece) {
+                continue;
+            }
             let read = |slot| form.items.iter().find(|item| item.slot == slot).and_then(|item| item.read(piece));
             let is_bare = is_list && !value.signatures.is_empty();
             let signature = read(Slot::Signature).or_else(|| is_bare.then_some(piece));

@@ -10,7 +10,7 @@ use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::store::failure::Failure;
-use crate::store::{AttemptRecord, StoreError, StoredDelivery};
+use crate::store::{AttemptRecord, ExchangeBlob, StoreError, StoredDelivery};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// A delivery from the columns: webhook's `uuid`, `name` and `deleted_at`, event's `id`, `topic`, `type` and
@@ -65,11 +65,12 @@ pub(super) async fn delivery(
 pub(super) async fn attempts(connection: &Connection, key: DeliveryKey) -> Result<Vec<AttemptRecord>, Failure> {
     let rows = connection
         .query(
-            "SELECT 1, first_started_at, first_duration_us, first_status_code, first_error, first_response
+            "SELECT 1, first_started_at, first_duration_us, first_status_code, first_error, first_response,
+                 first_exchange
              FROM delivery
              WHERE event_seq = $1 AND webhook_seq = $2 AND first_started_at IS NOT NULL
              UNION ALL
-             SELECT number, started_at, duration_us, status_code, error, response
+             SELECT number, started_at, duration_us, status_code, error, response, exchange
              FROM attempt
              WHERE event_seq = $1 AND webhook_seq = $2
              ORDER BY 1",
@@ -84,6 +85,7 @@ pub(super) async fn attempts(connection: &Connection, key: DeliveryKey) -> Resul
             status_code: optional_number(row, 3)?,
             error: row.try_get(4)?,
             response: row.try_get::<_, Vec<u8>>(5)?.into(),
+            exchange: ExchangeBlob::stored(row.try_get(6)?),
         })
     };
     rows.iter().map(read).collect()

@@ -107,9 +107,9 @@ async fn requeue_ended(
                  RETURNING delivery.*
              ), kept AS (
                  INSERT INTO attempt
-                     (event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response)
+                     (event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response, exchange)
                  SELECT event_seq, webhook_seq, 1, first_started_at, first_duration_us, first_status_code, first_error,
-                     first_response
+                     first_response, first_exchange
                  FROM ended
                  WHERE first_started_at IS NOT NULL
                  ON CONFLICT (event_seq, webhook_seq, number) DO NOTHING

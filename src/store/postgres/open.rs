@@ -6,6 +6,7 @@ use std::io;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
+use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
 use super::pool::{Connection, Connections, Server};
@@ -29,6 +30,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 7, sql: include_str!("../../../migrations/postgres/0007_known.sql") },
     Migration { version: 8, sql: include_str!("../../../migrations/postgres/0008_disk.sql") },
     Migration { version: 9, sql: include_str!("../../../migrations/postgres/0009_records.sql") },
+    Migration { version: 10, sql: include_str!("../../../migrations/postgres/0010_rejected.sql") },
+    Migration { version: 11, sql: include_str!("../../../migrations/postgres/0011_inlets.sql") },
+    Migration { version: 12, sql: include_str!("../../../migrations/postgres/0012_exchanges.sql") },
+    Migration { version: 13, sql: include_str!("../../../migrations/postgres/0013_figures.sql") },
 ];
 /// The oldest version of PostgreSQL that was supported upstream when this program was released.
 const OLDEST_POSTGRES: u32 = 14;
@@ -83,6 +88,11 @@ impl PostgresOptions {
     pub fn descriptors(&self) -> usize {
         let all = self.max_connections.max(MIN_CONNECTIONS) + CONTROL_CONNECTIONS + LISTENING_CONNECTIONS;
         usize::try_from(all).unwrap_or(usize::MAX)
+    }
+
+    /// What a session of its own needs, beside the store.
+    pub(crate) fn connector(&self) -> Result<(Config, MakeRustlsConnect), OpenError> {
+        self.server().map(|Server { config, tls }| (config, tls))
     }
 
     /// The server, ready to be connected to.

@@ -262,7 +262,7 @@ async fn delete_attempts(commit: &Commit, events: &[EventSeq], retention: &Reten
          WHERE event.seq = ANY($1) AND attempt.event_seq = event.seq AND attempt.event_seq = ANY($1)
              AND attempt.started_at < coalesce(own.attempts, $2)",
         "UPDATE delivery SET first_started_at = NULL, first_duration_us = NULL, first_status_code = NULL,
-             first_error = NULL, first_response = NULL
+             first_error = NULL, first_response = NULL, first_exchange = NULL
          FROM event LEFT JOIN unnest($3::bigint[], $4::bigint[]) AS own (tenant, attempts) USING (tenant)
          WHERE event.seq = ANY($1) AND delivery.event_seq = event.seq AND delivery.event_seq = ANY($1)
              AND delivery.first_started_at < coalesce(own.attempts, $2)",

@@ -8,20 +8,24 @@ pub(super) const MIGRATION_LOCK: i64 = 0x5052_4452_0001;
 
 /// The tables after the last migration. Partitions and their parents have the same columns.
 pub(super) const TABLES: &[(&str, &str)] = &[
-    ("attempt", "event_seq webhook_seq started_at duration_us number status_code error response"),
+    ("attempt", "event_seq webhook_seq started_at duration_us number status_code error response exchange"),
     ("audit", "seq uuid at tenant actor_token actor_name action target target_name fields address"),
     ("audit_purge", "tenant lines first_at last_at"),
     ("counters", "tenant slot events owed delivered dead skipped discarded attempts stored_bytes"),
     (
         "delivery",
-        "event_seq webhook_seq updated_at first_started_at first_duration_us state attempts round_attempts status_code first_status_code reason first_error first_response",
+        "event_seq webhook_seq updated_at first_started_at first_duration_us state attempts round_attempts status_code first_status_code reason first_error first_response first_exchange",
     ),
     ("event", "seq tenant accepted_at id topic type owed body hops checksum"),
     ("event_id", "key event_seq"),
+    ("figure", "step at tenant webhook node accepted delivered failed dead skipped attempts deliveries"),
+    ("figure_mark", "step at tenant webhook"),
     ("idempotency", "tenant key body_hash expires_at receipts"),
+    ("inlet", "seq uuid tenant version name settings created_at updated_at"),
     ("meta", "key value"),
     ("node", "uuid name started_at seen_at address version lease_us draining stopping known"),
     ("pending", "event_seq webhook_seq next_at updated_at attempts round_attempts status_code in_memory reason"),
+    ("rejected", "seq uuid source tenant origin_id attributes body length reason at"),
     (
         "replay_job",
         "seq uuid tenant webhook_seq states topic since until include_unmatched discard_reason rate_per_s first_event last_event state reason cursor_event cursor_webhook scanned changed created_at updated_at",

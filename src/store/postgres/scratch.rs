@@ -53,6 +53,18 @@ impl Scratch {
         Ok(scratch)
     }
 
+    /// The user of its connections.
+    pub async fn user(&self) -> Result<String, StoreError> {
+        let row = self.own.get().await?.query_one("SELECT current_user::text", &[]).await?;
+        Ok(row.try_get(0).map_err(Failure::from)?)
+    }
+
+    /// Executes statements in it.
+    pub async fn execute(&self, statements: &str) -> Result<(), StoreError> {
+        let connection = self.own.get().await?;
+        Ok(connection.batch(statements).await.map_err(Failure::from)?)
+    }
+
     pub async fn counted(&self) -> Result<Counted, StoreError> {
         let connection = self.own.get().await?;
         let row = connection

@@ -145,10 +145,11 @@ async fn end(commit: &Commit, ended: &[&Settlement]) -> Result<HashSet<DeliveryK
                  DELETE FROM pending
                  USING unnest(
                      $1::bigint[], $2::bigint[], $3::smallint[], $4::integer[], $5::integer[], $6::bigint[],
-                     $7::integer[], $8::text[], $9::bigint[], $10::bigint[], $11::text[], $12::bytea[]
+                     $7::integer[], $8::text[], $9::bigint[], $10::bigint[], $11::text[], $12::bytea[],
+                     $13::bytea[]
                  ) AS given (
                      event_seq, webhook_seq, state, attempt, round_attempts, at,
-                     status_code, reason, started_at, duration_us, error, response
+                     status_code, reason, started_at, duration_us, error, response, exchange
                  )
                  WHERE (pending.event_seq, pending.webhook_seq)
                      BETWEEN (given.event_seq, given.webhook_seq) AND (given.event_seq, given.webhook_seq)
@@ -156,12 +157,13 @@ async fn end(commit: &Commit, ended: &[&Settlement]) -> Result<HashSet<DeliveryK
              )
              INSERT INTO delivery (
                  event_seq, webhook_seq, updated_at, state, attempts, round_attempts, status_code, reason,
-                 first_started_at, first_duration_us, first_status_code, first_error, first_response
+                 first_started_at, first_duration_us, first_status_code, first_error, first_response, first_exchange
              )
              SELECT
                  event_seq, webhook_seq, at, state, greatest(attempt, attempts_before), round_attempts,
                  CASE WHEN attempt > 0 THEN status_code ELSE status_code_before END, reason,
-                 started_at, duration_us, CASE WHEN started_at IS NOT NULL THEN status_code END, error, response
+                 started_at, duration_us, CASE WHEN started_at IS NOT NULL THEN status_code END, error, response,
+                 exchange
              FROM gone
              RETURNING event_seq, webhook_seq",
             &[
@@ -178,7 +180,8 @@ async fn end(commit: &Commit, ended: &[&Settlement]) -> Result<HashSet<DeliveryK
                 &column(ended, |settlement| {
                     attempt_in_row(settlement).and_then(|attempt| attempt.error.as_deref()).map(text)
                 }),
-                &column(ended, |settlement| attempt_in_row(settlement).map(AttemptRecord::kept_response)),
+                &column(ended, |settlement| attempt_in_row(settlement).map(|attempt| &attempt.response[..])),
+                &column(ended, |settlement| attempt_in_row(settlement).map(|attempt| attempt.exchange.as_bytes())),
             ],
         )
         .await?;
@@ -258,12 +261,16 @@ async fn insert_attempts<'a>(
     commit
         .connection
         .execute(
-            "INSERT INTO attempt (event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response)
-             SELECT event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response
+            "INSERT INTO attempt (
+                 event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response, exchange
+             )
+             SELECT event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response, exchange
              FROM unnest(
                  $1::bigint[], $2::bigint[], $3::integer[], $4::bigint[], $5::bigint[], $6::integer[], $7::text[],
-                 $8::bytea[]
-             ) AS given (event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response)
+                 $8::bytea[], $9::bytea[]
+             ) AS given (
+                 event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response, exchange
+             )
              ON CONFLICT (event_seq, webhook_seq, number) DO NOTHING",
             &[
                 &attempts.iter().map(|(key, _)| key.event).collect::<Vec<_>>(),
@@ -273,7 +280,8 @@ async fn insert_attempts<'a>(
                 &attempts.iter().map(|(_, attempt)| attempt.duration_us).collect::<Vec<_>>(),
                 &attempts.iter().map(|(_, attempt)| attempt.status_code.map(i32::from)).collect::<Vec<_>>(),
                 &attempts.iter().map(|(_, attempt)| attempt.error.as_deref().map(text)).collect::<Vec<_>>(),
-                &attempts.iter().map(|(_, attempt)| attempt.kept_response()).collect::<Vec<_>>(),
+                &attempts.iter().map(|(_, attempt)| &attempt.response[..]).collect::<Vec<_>>(),
+                &attempts.iter().map(|(_, attempt)| attempt.exchange.as_bytes()).collect::<Vec<_>>(),
             ],
         )
         .await

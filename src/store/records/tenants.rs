@@ -24,15 +24,26 @@ macro_rules! select_tenants {
 }
 pub(in crate::store) use select_tenants;
 
-pub(super) fn create(sql: &mut dyn Sql, patch: &TenantPatch, now: UnixMicros) -> Result<TenantRecord, Failure> {
-    let mut tenant = TenantRecord {
+fn blank(now: UnixMicros) -> TenantRecord {
+    TenantRecord {
         seq: TenantSeq(0),
         uuid: Uuid::new_v4(),
         name: String::new(),
         description: String::new(),
         quotas: Quotas::default(),
         created_at: now,
-    };
+    }
+}
+
+/// Refuses a new tenant that cannot be made. Names are locked.
+pub(super) fn refuse_taken(sql: &mut dyn Sql, patch: &TenantPatch) -> Result<(), Failure> {
+    let mut tenant = blank(UnixMicros(0));
+    patch.clone().apply(&mut tenant);
+    refuse_taken_name(sql, &tenant)
+}
+
+pub(super) fn create(sql: &mut dyn Sql, patch: &TenantPatch, now: UnixMicros) -> Result<TenantRecord, Failure> {
+    let mut tenant = blank(now);
     patch.clone().apply(&mut tenant);
     sql.lock_tenant_names()?;
     refuse_taken_name(sql, &tenant)?;
@@ -105,6 +116,7 @@ pub(super) fn delete(
     ] {
         sql.execute(statement, &[seq.into(), now.into()])?;
     }
+    sql.execute("DELETE FROM inlet WHERE tenant = ?1", &[seq.into()])?;
     replays::end_with_tenant(sql, seq, now)?;
     record(sql, &Deed::of("tenant.delete", seq, tenant.uuid, now).named(&tenant.name))?;
     Ok(DeletedTenant { tenant, webhooks })
@@ -124,6 +136,11 @@ fn refuse_with_work(tenant: &TenantRecord, webhooks: usize, pending: u64) -> Res
 /// The tenant, which stays as it is until the transaction ends: what depends on it is decided by one at a time.
 pub(super) fn lock(sql: &mut dyn Sql, seq: TenantSeq) -> Result<TenantRecord, Failure> {
     tenant(found(sql.lock("tenant", select_tenants!("AND seq = ?1"), &[seq.into()])?)?)
+}
+
+/// The tenant.
+pub(super) fn by_seq(sql: &mut dyn Select, seq: TenantSeq) -> Result<TenantRecord, Failure> {
+    tenant(found(sql.query(select_tenants!("AND seq = ?1"), &[seq.into()])?)?)
 }
 
 /// As [`lock`], if the tenant is still called what its caller has called it.

@@ -61,15 +61,7 @@ pub(super) fn create(
     let uuid = Uuid::new_v4();
     let columns = Columns::of(settings, sql.sealer(), tenant, uuid)?;
     refuse_settings_beyond_cap(sql, tenant, uuid, &columns)?;
-    let row = sql.query_row(
-        "INSERT INTO webhook (
-             uuid, tenant, version, name, description, url, decnet_secret, standard_key, signatures, timeout_us,
-             topic_patterns, enabled, max_in_flight, retry_schedule, policy, created_at, updated_at
-         ) VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?15)
-         RETURNING seq",
-        &given([uuid.into(), tenant.into()], columns, [now.into()]),
-    )?;
-    let seq = Fields::of(row.unwrap_or_default()).next()?;
+    let seq = insert(sql, uuid, tenant, columns, None, (now, now))?;
     sql.execute("INSERT INTO webhook_health (seq) VALUES (?1)", &[Value::from(seq)])?;
     sql.made_webhook(seq, uuid, tenant)?;
     record(sql, &Deed::of("webhook.create", tenant, uuid, now).named(&settings.name))?;
@@ -84,6 +76,32 @@ pub(super) fn create(
         created_at: now,
         updated_at: now,
     })
+}
+
+/// Adds the row of a webhook, which was created and changed at `times`. Returns its number.
+pub(super) fn insert(
+    sql: &mut dyn Sql,
+    uuid: Uuid,
+    tenant: TenantSeq,
+    columns: Columns,
+    switched_off: Option<&SwitchedOff>,
+    times: (UnixMicros, UnixMicros),
+) -> Result<WebhookSeq, Failure> {
+    let more = [
+        times.0.into(),
+        times.1.into(),
+        switched_off.map(|off| &off.reason).into(),
+        switched_off.map(|off| off.at).into(),
+    ];
+    let row = sql.query_row(
+        "INSERT INTO webhook (
+             uuid, tenant, version, name, description, url, decnet_secret, standard_key, signatures, timeout_us,
+             topic_patterns, enabled, max_in_flight, retry_schedule, policy, created_at, updated_at, off_reason, off_at
+         ) VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
+         RETURNING seq",
+        &given([uuid.into(), tenant.into()], columns, more),
+    )?;
+    Fields::of(row.unwrap_or_default()).next()
 }
 
 /// A replacement of settings.
@@ -357,12 +375,30 @@ fn refuse_settings_beyond_cap(
 
 /// Also checked by the index `webhook_name`; asked first because the transaction must go on. The tenant is locked.
 fn refuse_taken_name(sql: &mut dyn Sql, tenant: TenantSeq, name: &str, except: Option<Uuid>) -> Result<(), Failure> {
+    let owner = owner_of_name(sql, tenant, name)?;
+    if owner.is_some() && owner != except { Err(StoreError::NameTaken.into()) } else { Ok(()) }
+}
+
+/// The webhook of that name. Served by the index `webhook_name`.
+pub(super) fn owner_of_name(sql: &mut dyn Select, tenant: TenantSeq, name: &str) -> Result<Option<Uuid>, Failure> {
     let owner = sql.query_row(
         "SELECT uuid FROM webhook WHERE tenant = ?1 AND name = ?2 AND deleted_at IS NULL",
         &[tenant.into(), name.into()],
     )?;
-    let owner: Option<Uuid> = owner.map(|row| Fields::of(row).next()).transpose()?;
-    if owner.is_some() && owner != except { Err(StoreError::NameTaken.into()) } else { Ok(()) }
+    owner.map(|row| Fields::of(row).next()).transpose()
+}
+
+/// The bytes that the settings of a tenant's webhooks take together. Served by the index `webhook_name`; lengths are read
+/// without the texts.
+pub(super) fn settings_bytes(sql: &mut dyn Select, tenant: TenantSeq) -> Result<u64, Failure> {
+    sql.count(
+        "SELECT CAST(coalesce(sum(
+             octet_length(name) + octet_length(description) + octet_length(topic_patterns)
+                 + coalesce(octet_length(policy), 0)
+         ), 0) AS bigint)
+         FROM webhook WHERE tenant = ?1 AND deleted_at IS NULL",
+        &[tenant.into()],
+    )
 }
 
 pub(in crate::store) fn webhook(row: Row, sealer: &Sealer) -> Result<WebhookRecord, Failure> {

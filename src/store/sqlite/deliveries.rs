@@ -11,7 +11,7 @@ use crate::clock::UnixMicros;
 use crate::delivery::id::{DeliveryKey, EventSeq};
 use crate::delivery::{DeliveryState, Transition};
 use crate::store::failure::Failure;
-use crate::store::{AttemptRecord, StoreError, StoredDelivery, owed};
+use crate::store::{AttemptRecord, ExchangeBlob, StoreError, StoredDelivery, owed};
 use crate::webhook::{TenantSeq, WebhookSeq};
 
 /// The part of an event that each of its deliveries shows.
@@ -168,14 +168,16 @@ pub(super) fn attempts(connection: &Connection, key: DeliveryKey) -> Result<Vec<
             status_code: row.get(3)?,
             error: row.get(4)?,
             response: row.get::<_, Vec<u8>>(5)?.into(),
+            exchange: ExchangeBlob::stored(row.get(6)?),
         })
     };
     let mut statement = connection.prepare_cached(
-        "SELECT 1, first_started_at, first_duration_us, first_status_code, first_error, first_response
+        "SELECT 1, first_started_at, first_duration_us, first_status_code, first_error, first_response,
+             first_exchange
          FROM delivery
          WHERE event_seq = ?1 AND webhook_seq = ?2 AND first_started_at IS NOT NULL
          UNION ALL
-         SELECT number, started_at, duration_us, status_code, error, response
+         SELECT number, started_at, duration_us, status_code, error, response, exchange
          FROM attempt
          WHERE event_seq = ?1 AND webhook_seq = ?2
          ORDER BY 1",

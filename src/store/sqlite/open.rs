@@ -32,6 +32,10 @@ const MIGRATIONS: &[Migration] = &[
     Migration { version: 6, sql: include_str!("../../../migrations/sqlite/0006_hops.sql") },
     Migration { version: 7, sql: include_str!("../../../migrations/sqlite/0007_checksum.sql") },
     Migration { version: 8, sql: include_str!("../../../migrations/sqlite/0008_disk.sql") },
+    Migration { version: 9, sql: include_str!("../../../migrations/sqlite/0009_rejected.sql") },
+    Migration { version: 10, sql: include_str!("../../../migrations/sqlite/0010_inlets.sql") },
+    Migration { version: 11, sql: include_str!("../../../migrations/sqlite/0011_exchanges.sql") },
+    Migration { version: 12, sql: include_str!("../../../migrations/sqlite/0012_figures.sql") },
 ];
 
 /// The version of a database that is up to date.

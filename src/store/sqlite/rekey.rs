@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::folder::{DATABASE_FILE, Folder, at};
 use super::open::{MASTER_KEY_CHECK, MASTER_KEY_CHECK_TEXT, master_key_check};
 use crate::store::OpenError;
+use crate::store::records::inlets::SETTINGS_FIELD;
 use crate::store::records::webhook_columns::{DECNET_FIELD, POLICY_FIELD, STANDARD_FIELD};
 use crate::store::seal::{
     Belonging, CannotSeal, MASTER_KEY_FILE, MasterKey, MasterKeyError, NEW_MASTER_KEY_FILE, Sealer,
@@ -154,7 +155,23 @@ fn reseal(connection: &Connection, locked: &Folder, old: &Sealer, new: &Sealer) 
         let policy = policy.map(|policy| again(&policy, POLICY_FIELD)).transpose()?;
         write.execute((seq, decnet, standard, policy)).map_err(failed)?;
     }
-    Ok(texts)
+    Ok(texts + reseal_inlets(connection, locked, old, new)?)
+}
+
+/// The same for inlets.
+fn reseal_inlets(connection: &Connection, locked: &Folder, old: &Sealer, new: &Sealer) -> Result<usize, OpenError> {
+    let failed = |error| locked.failed(error);
+    let mut read = connection.prepare("SELECT seq, tenant, uuid, settings FROM inlet ORDER BY seq").map_err(failed)?;
+    let mut write = connection.prepare("UPDATE inlet SET settings = ?2 WHERE seq = ?1").map_err(failed)?;
+    let rows = read.query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).map_err(failed)?;
+    let rows: Vec<(i64, TenantSeq, Uuid, Vec<u8>)> = rows.collect::<Result<_, _>>().map_err(failed)?;
+    for (seq, tenant, uuid, sealed) in &rows {
+        let belonging = Belonging { tenant: *tenant, webhook: *uuid, field: SETTINGS_FIELD };
+        let sealed = new.reseal(old, sealed, &belonging);
+        let sealed = sealed.map_err(|error| locked.corrupt(&format!("inlet {uuid}: {error}")))?;
+        write.execute((seq, sealed)).map_err(failed)?;
+    }
+    Ok(rows.len())
 }
 
 /// Finishes a change that was cut off, or takes it back, depending on the database's key.
@@ -200,8 +217,9 @@ mod tests {
 
     use super::*;
     use crate::clock::UnixMicros;
-    use crate::store::Store;
+    use crate::inlet::{InletPatch, InletSettings, InletSignature};
     use crate::store::sqlite::{SqliteOptions, SqliteStore};
+    use crate::store::{Page, Store};
     use crate::webhook::{DEFAULT_TENANT, WebhookPatch, WebhookSettings};
 
     const NOW: UnixMicros = UnixMicros(1_790_000_000_000_000);
@@ -237,6 +255,14 @@ mod tests {
                 all.push(record.settings);
             }
         }
+        let inlet = InletPatch {
+            name: Some("in".to_owned()),
+            signature: Some(InletSignature("github".into())),
+            secrets: Some(vec!["of the sender".to_owned()]),
+            topic: Some("t".to_owned()),
+            ..InletPatch::default()
+        };
+        store.create_inlet(DEFAULT_TENANT, InletSettings::create(&inlet).unwrap(), NOW).await.unwrap();
         store.close().await;
         all
     }
@@ -244,6 +270,8 @@ mod tests {
     async fn settings_in(folder: &Path, key: &MasterKey) -> Vec<WebhookSettings> {
         let store: Arc<dyn Store> = Arc::new(open(folder, key).unwrap());
         let records = store.webhooks(DEFAULT_TENANT).await.unwrap();
+        let inlets = store.inlet_page(DEFAULT_TENANT, Page { limit: 2, cursor: None }).await.unwrap().items;
+        assert_eq!(*inlets[0].settings.sender.secrets()[0].0, "of the sender");
         store.close().await;
         records.into_iter().map(|record| record.settings).collect()
     }
@@ -273,10 +301,14 @@ mod tests {
         let (folder, new) = (folder.path(), MasterKey::new([7; 32]));
         let old = MasterKey::load_or_create(folder).unwrap();
         let before = folder_with_webhooks(&old, folder).await;
-        assert_eq!(sealed_under(folder, &old), 10, "the example has three texts a webhook, and the check value");
+        assert_eq!(
+            sealed_under(folder, &old),
+            11,
+            "the example has three texts a webhook, one of an inlet, and the check value"
+        );
 
-        assert_eq!(change_master_key(folder, None, &new).unwrap(), Changed::Resealed(9));
-        assert_eq!((sealed_under(folder, &old), sealed_under(folder, &new)), (0, 10));
+        assert_eq!(change_master_key(folder, None, &new).unwrap(), Changed::Resealed(10));
+        assert_eq!((sealed_under(folder, &old), sealed_under(folder, &new)), (0, 11));
         assert_eq!(MasterKey::load_or_create(folder).unwrap().expose(), new.expose());
         assert!(!folder.join(NEW_MASTER_KEY_FILE).exists());
         assert_eq!(settings_in(folder, &new).await, before);
@@ -305,7 +337,7 @@ mod tests {
             assert!(!folder.join(NEW_MASTER_KEY_FILE).exists(), "{step:?}");
             assert_eq!(settings_in(folder, &key).await, before, "{step:?}");
             let again = change_master_key(folder, None, &new).unwrap();
-            assert_eq!(again, if is_done { Changed::WasDone } else { Changed::Resealed(9) }, "{step:?}");
+            assert_eq!(again, if is_done { Changed::WasDone } else { Changed::Resealed(10) }, "{step:?}");
             assert_eq!(settings_in(folder, &new).await, before, "{step:?}");
         }
     }
@@ -315,7 +347,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (folder, old, new) = (folder.path(), MasterKey::new([1; 32]), MasterKey::new([2; 32]));
         let before = folder_with_webhooks(&old, folder).await;
-        assert_eq!(change_master_key(folder, Some(&old), &new).unwrap(), Changed::Resealed(9));
+        assert_eq!(change_master_key(folder, Some(&old), &new).unwrap(), Changed::Resealed(10));
         assert!(!folder.join(MASTER_KEY_FILE).exists() && !folder.join(NEW_MASTER_KEY_FILE).exists());
         assert_eq!(settings_in(folder, &new).await, before);
         // A repeated change is no error.

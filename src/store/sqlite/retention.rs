@@ -193,7 +193,7 @@ fn delete_attempts(commit: &mut Commit<'_>, events: &[EventSeq], retention: &Ret
         for sql in [
             "DELETE FROM attempt WHERE event_seq = ?1 AND started_at < ?2",
             "UPDATE delivery SET first_started_at = NULL, first_duration_us = NULL, first_status_code = NULL,
-                 first_error = NULL, first_response = NULL
+                 first_error = NULL, first_response = NULL, first_exchange = NULL
              WHERE event_seq = ?1 AND first_started_at < ?2",
         ] {
             count += commit.prepare(sql)?.execute((event, cutoff))?;

@@ -33,8 +33,8 @@ pub(super) struct Existing {
 }
 
 pub(super) fn size(batch: &SettleBatch) -> Size {
-    let response = |settlement: &Settlement| settlement.attempt.as_ref().map_or(0, |attempt| attempt.response.len());
-    let bytes = batch.settlements.iter().map(|settlement| response(settlement) + ROW_BYTES).sum();
+    let attempt = |settlement: &Settlement| settlement.attempt.as_ref().map_or(0, AttemptRecord::bytes);
+    let bytes = batch.settlements.iter().map(|settlement| attempt(settlement) + ROW_BYTES).sum();
     Size { rows: batch.settlements.len() + batch.health.len(), bytes, is_urgent: batch.is_urgent, tenant: None }
 }
 
@@ -112,8 +112,8 @@ fn insert(commit: &mut Commit<'_>, key: DeliveryKey, change: &RowChange<'_>) -> 
         .prepare(
             "INSERT INTO delivery (
                  event_seq, webhook_seq, state, attempts, round_attempts, next_at, updated_at, status_code, reason,
-                 first_started_at, first_duration_us, first_status_code, first_error, first_response
-             ) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+                 first_started_at, first_duration_us, first_status_code, first_error, first_response, first_exchange
+             ) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
              ON CONFLICT (event_seq, webhook_seq) DO NOTHING",
         )?
         .execute((
@@ -130,7 +130,8 @@ fn insert(commit: &mut Commit<'_>, key: DeliveryKey, change: &RowChange<'_>) -> 
             first.map(|attempt| attempt.duration_us),
             first.and_then(|attempt| attempt.status_code),
             first.and_then(|attempt| attempt.error.as_deref()),
-            first.map(AttemptRecord::kept_response),
+            first.map(|attempt| &attempt.response[..]),
+            first.map(|attempt| attempt.exchange.as_bytes()),
         ))?;
     if inserted == 0 {
         return Ok(false);
@@ -208,7 +209,7 @@ fn update_first_attempt(commit: &Commit<'_>, key: DeliveryKey, attempt: &Attempt
     commit
         .prepare(
             "UPDATE delivery SET first_started_at = ?3, first_duration_us = ?4, first_status_code = ?5,
-                 first_error = ?6, first_response = ?7
+                 first_error = ?6, first_response = ?7, first_exchange = ?8
              WHERE event_seq = ?1 AND webhook_seq = ?2",
         )?
         .execute((
@@ -218,7 +219,8 @@ fn update_first_attempt(commit: &Commit<'_>, key: DeliveryKey, attempt: &Attempt
             attempt.duration_us,
             attempt.status_code,
             &attempt.error,
-            attempt.kept_response(),
+            &attempt.response[..],
+            attempt.exchange.as_bytes(),
         ))
         .map(drop)
 }
@@ -227,8 +229,8 @@ fn insert_attempt(commit: &Commit<'_>, key: DeliveryKey, attempt: &AttemptRecord
     commit
         .prepare(
             "INSERT INTO attempt
-                 (event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 (event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response, exchange)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
              ON CONFLICT (event_seq, webhook_seq, number) DO NOTHING",
         )?
         .execute((
@@ -239,7 +241,8 @@ fn insert_attempt(commit: &Commit<'_>, key: DeliveryKey, attempt: &AttemptRecord
             attempt.duration_us,
             attempt.status_code,
             &attempt.error,
-            attempt.kept_response(),
+            &attempt.response[..],
+            attempt.exchange.as_bytes(),
         ))
         .map(drop)
 }

@@ -23,10 +23,14 @@ impl Written {
             Table::Webhooks => &WEBHOOKS,
             Table::WebhookHealth => &WEBHOOK_HEALTH,
             Table::Tokens => &TOKENS,
+            Table::Inlets => &INLETS,
             Table::Audit => &AUDIT,
             Table::AuditPurges => &AUDIT_PURGES,
             Table::IdempotencyKeys => &IDEMPOTENCY_KEYS,
             Table::ReplayJobs => &REPLAY_JOBS,
+            Table::Rejected => &REJECTED,
+            Table::Figures => &FIGURES,
+            Table::FigureMarks => &FIGURE_MARKS,
             Table::Events => &EVENTS,
             Table::EventIds => &EVENT_IDS,
             Table::Deliveries => &ENDED,
@@ -149,6 +153,20 @@ static TOKENS: Written = written(
     ],
 );
 
+static INLETS: Written = written(
+    "inlet",
+    &[
+        ("seq", Type::INT8),
+        ("uuid", Type::UUID),
+        ("tenant", Type::INT8),
+        ("version", Type::INT8),
+        ("name", Type::TEXT),
+        ("settings", Type::BYTEA),
+        ("created_at", Type::INT8),
+        ("updated_at", Type::INT8),
+    ],
+);
+
 static AUDIT: Written = written(
     "audit",
     &[
@@ -209,6 +227,46 @@ static REPLAY_JOBS: Written = written(
     ],
 );
 
+static REJECTED: Written = written(
+    "rejected",
+    &[
+        ("seq", Type::INT8),
+        ("uuid", Type::UUID),
+        ("source", Type::TEXT),
+        ("tenant", Type::INT8),
+        ("origin_id", Type::TEXT),
+        ("attributes", Type::TEXT),
+        ("body", Type::BYTEA),
+        ("length", Type::INT8),
+        ("digest", Type::BYTEA),
+        ("reason", Type::TEXT),
+        ("at", Type::INT8),
+    ],
+);
+
+static FIGURES: Written = written(
+    "figure",
+    &[
+        ("step", Type::INT2),
+        ("at", Type::INT8),
+        ("tenant", Type::INT8),
+        ("webhook", Type::INT8),
+        ("node", Type::INT8),
+        ("accepted", Type::INT8),
+        ("delivered", Type::INT8),
+        ("failed", Type::INT8),
+        ("dead", Type::INT8),
+        ("skipped", Type::INT8),
+        ("attempts", Type::BYTEA),
+        ("deliveries", Type::BYTEA),
+    ],
+);
+
+static FIGURE_MARKS: Written = written(
+    "figure_mark",
+    &[("step", Type::INT2), ("at", Type::INT8), ("tenant", Type::INT8), ("webhook", Type::INT8)],
+);
+
 static EVENTS: Written = written(
     "event",
     &[
@@ -244,6 +302,7 @@ pub(super) static ENDED: Written = written(
         ("first_status_code", Type::INT4),
         ("first_error", Type::TEXT),
         ("first_response", Type::BYTEA),
+        ("first_exchange", Type::BYTEA),
     ],
 );
 
@@ -286,6 +345,7 @@ static ATTEMPTS: Written = written(
         ("status_code", Type::INT4),
         ("error", Type::TEXT),
         ("response", Type::BYTEA),
+        ("exchange", Type::BYTEA),
     ],
 );
 
@@ -300,15 +360,17 @@ pub(super) fn selects(table: Table) -> Vec<String> {
              FROM event"],
         Table::Deliveries => &[
             "SELECT event_seq, webhook_seq, updated_at, 4, attempts, round_attempts, status_code, reason, next_at,
-                 NULL::bigint, NULL::bigint, NULL::integer, NULL::text, NULL::bytea
+                 NULL::bigint, NULL::bigint, NULL::integer, NULL::text, NULL::bytea,
+                 NULL::bytea
              FROM pending",
             "SELECT event_seq, webhook_seq, updated_at, state, attempts, round_attempts, status_code, reason,
                  NULL::bigint, first_started_at, first_duration_us, first_status_code, first_error,
-                 CASE WHEN first_started_at IS NOT NULL THEN sha256(coalesce(first_response, '')) END
+                 CASE WHEN first_started_at IS NOT NULL THEN sha256(coalesce(first_response, '')) END,
+                 sha256(first_exchange)
              FROM delivery",
         ],
         Table::Attempts => &["SELECT event_seq, webhook_seq, number, started_at, duration_us, status_code, error,
-                 sha256(response)
+                 sha256(response), sha256(exchange)
              FROM attempt"],
         _ => return vec![Written::of(table).select()],
     };

@@ -43,11 +43,17 @@ pub(super) enum Table {
     Webhooks,
     WebhookHealth,
     Tokens,
+    Inlets,
     Audit,
     /// Counts of purged lines of the audit log that no line tells of yet.
     AuditPurges,
     IdempotencyKeys,
     ReplayJobs,
+    Rejected,
+    /// Figures over time.
+    Figures,
+    /// How far hours and days of them are made.
+    FigureMarks,
     Events,
     EventIds,
     /// Deliveries in all states, with their first attempts if these are in the same row.
@@ -56,31 +62,37 @@ pub(super) enum Table {
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Keys,
         Self::Tenants,
         Self::Counters,
         Self::Webhooks,
         Self::WebhookHealth,
         Self::Tokens,
+        Self::Inlets,
         Self::Audit,
         Self::AuditPurges,
         Self::IdempotencyKeys,
         Self::ReplayJobs,
+        Self::Rejected,
+        Self::Figures,
+        Self::FigureMarks,
         Self::Events,
         Self::EventIds,
         Self::Deliveries,
         Self::Attempts,
     ];
     /// Short tables, at least one of which changes with everything that a server does.
-    pub(super) const TELLING: [Self; 7] = [
+    pub(super) const TELLING: [Self; 9] = [
         Self::Keys,
         Self::Tenants,
         Self::Counters,
         Self::Webhooks,
         Self::WebhookHealth,
         Self::Tokens,
+        Self::Inlets,
         Self::ReplayJobs,
+        Self::FigureMarks,
     ];
 
     /// Whether the table is partitioned by event numbers.
@@ -96,10 +108,14 @@ impl Table {
             Self::Webhooks => "webhooks",
             Self::WebhookHealth => "webhook health",
             Self::Tokens => "tokens",
+            Self::Inlets => "inlets",
             Self::Audit => "audit log",
             Self::AuditPurges => "audit purges",
             Self::IdempotencyKeys => "idempotency keys",
             Self::ReplayJobs => "replay jobs",
+            Self::Rejected => "rejected messages",
+            Self::Figures => "figures",
+            Self::FigureMarks => "figure marks",
             Self::Events => "events",
             Self::EventIds => "event ids",
             Self::Deliveries => "deliveries",
@@ -107,19 +123,21 @@ impl Table {
         }
     }
 
-    /// The column whose bytes may be large.
-    fn large_column(self) -> Option<usize> {
+    /// The columns whose bytes may be large.
+    fn large_columns(self) -> &'static [usize] {
         match self {
-            Self::Events | Self::Attempts => Some(7),
-            Self::Deliveries => Some(delivery::FIRST_RESPONSE),
-            _ => None,
+            Self::Events => &[7],
+            Self::Attempts => &[7, 8],
+            Self::Rejected => &[6],
+            Self::Deliveries => &[delivery::FIRST_RESPONSE, delivery::FIRST_EXCHANGE],
+            _ => &[],
         }
     }
 
-    /// The row with a hash in place of its large column.
+    /// The row with hashes in place of its large columns.
     pub(super) fn condensed(self, mut row: Row) -> Row {
-        if let Some(large) = self.large_column().and_then(|column| row.get_mut(column)) {
-            large.hash();
+        for column in self.large_columns() {
+            row[*column].hash();
         }
         row
     }
@@ -135,10 +153,8 @@ pub(super) mod delivery {
     pub(in crate::store::transfer) const NEXT_AT: usize = 8;
     // The columns of the first attempt, if the row contains it.
     pub(in crate::store::transfer) const FIRST_STARTED_AT: usize = 9;
-    const FIRST_DURATION: usize = 10;
-    const FIRST_STATUS_CODE: usize = 11;
-    const FIRST_ERROR: usize = 12;
     pub(in crate::store::transfer) const FIRST_RESPONSE: usize = 13;
+    pub(in crate::store::transfer) const FIRST_EXCHANGE: usize = 14;
     /// The code of `pending` in both stores.
     pub(in crate::store::transfer) const PENDING: i64 = 4;
 
@@ -148,7 +164,7 @@ pub(super) mod delivery {
 
     /// A delivery without a row, which was never attempted.
     pub(in crate::store::transfer) fn in_memory(event: i64, webhook: i64, accepted_at: i64) -> Row {
-        let mut row = vec![Value::Null; FIRST_RESPONSE + 1];
+        let mut row = vec![Value::Null; FIRST_EXCHANGE + 1];
         row[..=ATTEMPTS + 1].clone_from_slice(&[event, webhook, accepted_at, PENDING, 0, 0].map(Value::Integer));
         row[NEXT_AT] = Value::Integer(accepted_at);
         row
@@ -156,13 +172,10 @@ pub(super) mod delivery {
 
     /// The first attempt as a row of [`Table::Attempts`](super::Table::Attempts).
     pub(in crate::store::transfer) fn first_attempt(row: &Row) -> Option<Row> {
-        let columns = [FIRST_STARTED_AT, FIRST_DURATION, FIRST_STATUS_CODE, FIRST_ERROR, FIRST_RESPONSE];
-        let [started_at, duration, status_code, error, response] = columns.map(|column| row[column].clone());
-        if started_at == Value::Null {
-            return None;
-        }
         let number = Value::Integer(1);
-        Some(vec![row[0].clone(), row[1].clone(), number, started_at, duration, status_code, error, response])
+        let attempt = [row[0].clone(), row[1].clone(), number].into_iter();
+        (row[FIRST_STARTED_AT] != Value::Null)
+            .then(|| attempt.chain(row[FIRST_STARTED_AT..=FIRST_EXCHANGE].iter().cloned()).collect())
     }
 }
 

@@ -27,8 +27,13 @@ const MAX_MOVED_BYTES: usize = 8 << 20;
 const DELIVERIES: &str = "
     SELECT event_seq, webhook_seq, updated_at, state, attempts, round_attempts, status_code, reason, next_at,
         first_started_at, first_duration_us, first_status_code, first_error,
-        CASE WHEN first_started_at IS NOT NULL THEN coalesce(first_response, x'') END
+        CASE WHEN first_started_at IS NOT NULL THEN coalesce(first_response, x'') END, first_exchange
     FROM delivery WHERE event_seq > ?1 ORDER BY event_seq, webhook_seq";
+/// The key is one number that has step and minute in it, in the order of the primary key.
+const FIGURES: &str = "
+    SELECT step * 1000000000 + at / 60000000, step, at, tenant, webhook, node, accepted, delivered, failed, dead, skipped,
+        attempts, deliveries
+    FROM figure WHERE step * 1000000000 + at / 60000000 > ?1 ORDER BY step, at, tenant, webhook, node";
 const OWED: &str = "SELECT seq, accepted_at, owed FROM event WHERE seq > ?1 ORDER BY seq";
 
 /// A data folder, locked until this is dropped.
@@ -103,7 +108,9 @@ impl Source {
                 ("tenant", "SELECT max(seq) FROM tenant"),
                 ("webhook", "SELECT max(seq) FROM webhook"),
                 ("token", "SELECT max(seq) FROM token"),
+                ("inlet", "SELECT max(seq) FROM inlet"),
                 ("replay_job", "SELECT max(seq) FROM replay_job"),
+                ("rejected", "SELECT max(seq) FROM rejected"),
                 ("audit", "SELECT max(seq) FROM audit"),
             ] {
                 let present: Option<i64> = self.connection.query_row(sql, (), |row| row.get(0))?;
@@ -130,10 +137,17 @@ impl Source {
                 "SELECT (SELECT min(seq) FROM webhook_health), (SELECT max(seq) FROM webhook_health)"
             }
             Table::Tokens => "SELECT (SELECT min(seq) FROM token), (SELECT max(seq) FROM token)",
+            Table::Inlets => "SELECT (SELECT min(seq) FROM inlet), (SELECT max(seq) FROM inlet)",
             Table::Audit => "SELECT (SELECT min(seq) FROM audit), (SELECT max(seq) FROM audit)",
             Table::AuditPurges => "SELECT (SELECT min(tenant) FROM audit_purge), (SELECT max(tenant) FROM audit_purge)",
             Table::IdempotencyKeys => "SELECT (SELECT min(seq) FROM idempotency), (SELECT max(seq) FROM idempotency)",
             Table::ReplayJobs => "SELECT (SELECT min(seq) FROM replay_job), (SELECT max(seq) FROM replay_job)",
+            Table::Rejected => "SELECT (SELECT min(seq) FROM rejected), (SELECT max(seq) FROM rejected)",
+            Table::Figures => {
+                "SELECT (SELECT step * 1000000000 + at / 60000000 FROM figure ORDER BY step, at LIMIT 1),
+                     (SELECT step * 1000000000 + at / 60000000 FROM figure ORDER BY step DESC, at DESC LIMIT 1)"
+            }
+            Table::FigureMarks => "SELECT (SELECT min(step) FROM figure_mark), (SELECT max(step) FROM figure_mark)",
             Table::Events | Table::EventIds | Table::Deliveries => {
                 "SELECT (SELECT min(seq) FROM event), (SELECT max(seq) FROM event)"
             }
@@ -171,7 +185,7 @@ impl Source {
         while let Some(found) = rows.next()? {
             let (key, mut row) = (found.get(0)?, values(found)?);
             match table {
-                Table::IdempotencyKeys => drop(row.remove(0)),
+                Table::IdempotencyKeys | Table::Figures => drop(row.remove(0)),
                 // The slot.
                 Table::Counters => row.push(Value::Integer(0)),
                 Table::Webhooks => {
@@ -260,6 +274,10 @@ fn select(table: Table) -> &'static str {
             "SELECT seq, uuid, tenant, name, scopes, hash, created_at, expires_at, revoked_at, last_used_at
              FROM token WHERE seq > ?1 ORDER BY seq"
         }
+        Table::Inlets => {
+            "SELECT seq, uuid, tenant, version, name, settings, created_at, updated_at
+             FROM inlet WHERE seq > ?1 ORDER BY seq"
+        }
         Table::Audit => {
             "SELECT seq, uuid, at, tenant, actor_token, actor_name, action, target, target_name, fields, address
              FROM audit WHERE seq > ?1 ORDER BY seq"
@@ -277,6 +295,12 @@ fn select(table: Table) -> &'static str {
                  created_at, updated_at
              FROM replay_job WHERE seq > ?1 ORDER BY seq"
         }
+        Table::Rejected => {
+            "SELECT seq, uuid, source, tenant, origin_id, attributes, body, length, digest, reason, at
+             FROM rejected WHERE seq > ?1 ORDER BY seq"
+        }
+        Table::Figures => FIGURES,
+        Table::FigureMarks => "SELECT step, at, tenant, webhook FROM figure_mark WHERE step > ?1 ORDER BY step",
         // The type may contain U+0000, so PostgreSQL stores it as bytes.
         Table::Events => {
             "SELECT seq, tenant, accepted_at, id, topic, CAST(type AS BLOB), owed, body, hops, checksum
@@ -284,7 +308,7 @@ fn select(table: Table) -> &'static str {
         }
         Table::EventIds => "SELECT seq, tenant, id FROM event WHERE seq > ?1 ORDER BY seq",
         Table::Attempts => {
-            "SELECT event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response
+            "SELECT event_seq, webhook_seq, number, started_at, duration_us, status_code, error, response, exchange
              FROM attempt WHERE event_seq > ?1 ORDER BY event_seq, webhook_seq, number"
         }
         Table::Deliveries => DELIVERIES,

@@ -169,8 +169,9 @@ impl Target {
             let sql = "INSERT INTO meta (key, value) VALUES ($1, $2)";
             self.connection.execute(sql, &[&key[0], &key[1]]).await?;
         }
-        // The source has a tenant with the same number.
+        // The source has a tenant and marks with the same numbers.
         self.connection.execute("DELETE FROM tenant", &[]).await?;
+        self.connection.execute("DELETE FROM figure_mark", &[]).await?;
         Ok(self.connection.commit().await?)
     }
 

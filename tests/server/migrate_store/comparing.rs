@@ -5,7 +5,7 @@ use crate::migrate_store::{DATABASE, command, migrate, moved, refused};
 use crate::support::postgres_server::Cluster;
 
 /// One value each, and which table is said to differ.
-const TAMPERED: [(&str, &str); 20] = [
+const TAMPERED: [(&str, &str); 23] = [
     ("keys", "UPDATE meta SET value = '\\x00' WHERE key = 'delivery_id_key'"),
     ("tenants", "UPDATE tenant SET description = 'x'"),
     ("counters", "UPDATE counters SET delivered = delivered + 1"),
@@ -15,6 +15,9 @@ const TAMPERED: [(&str, &str); 20] = [
     ("webhook health", "DELETE FROM webhook_health WHERE seq = 2"),
     ("tokens", "UPDATE token SET revoked_at = 1"),
     ("idempotency keys", "UPDATE idempotency SET expires_at = 1"),
+    ("figures", "UPDATE figure SET delivered = delivered + 1 WHERE webhook = 2"),
+    ("figures", "UPDATE figure SET attempts = '\\x01'"),
+    ("figure marks", "UPDATE figure_mark SET at = at + 1 WHERE step = 2"),
     ("events", "UPDATE event SET body = set_byte(body, 0, 32) WHERE seq = 3"),
     ("events", "UPDATE event SET owed = '\\x01' WHERE seq = 3"),
     ("event ids", "DELETE FROM event_id WHERE event_seq = 3"),

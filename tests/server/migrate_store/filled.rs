@@ -7,7 +7,10 @@ use bytes::Bytes;
 use postrider::clock::UnixMicros;
 use postrider::delivery::Transition;
 use postrider::event::{Event, Hops};
+use postrider::figures::{Figure, Step};
+use postrider::inlet::{InletPatch, InletSettings, InletSignature};
 use postrider::signing::SigningKeys;
+use postrider::store::figures::{FigureOf, Tallied};
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{DATABASE_FILE, SqliteOptions, SqliteStore};
 use postrider::store::{
@@ -44,6 +47,26 @@ pub(crate) async fn fill(folder: &Path, events: usize) -> u64 {
         now: NOW,
     };
     store.create_token(token).await.unwrap();
+    let inlet = InletPatch {
+        name: Some("shop".to_owned()),
+        signature: Some(InletSignature("stripe".into())),
+        secrets: Some(vec!["whsec_shop".to_owned()]),
+        topic: Some("stripe.{/type}".to_owned()),
+        ..InletPatch::default()
+    };
+    store.create_inlet(DEFAULT_TENANT, InletSettings::create(&inlet).unwrap(), NOW).await.unwrap();
+    for hours in 0..3 {
+        let at = UnixMicros(NOW.0 - hours * Step::Hour.length_us());
+        let mut figure = Figure { delivered: 3, ..Figure::default() };
+        figure.attempts.add_us(7);
+        let tallied = webhooks.iter().map(|webhook| Tallied {
+            at,
+            of: FigureOf { tenant: DEFAULT_TENANT, webhook: *webhook },
+            figure: figure.clone(),
+        });
+        store.add_figures(0, tallied.collect::<Vec<_>>().into()).await.unwrap();
+    }
+    assert!(store.roll_figures_up(Step::Hour, NOW).await.unwrap());
     let once = Idempotency { key: "k".to_owned(), body_hash: [2; 32], expires_at: NOW, now: NOW };
     store.accept_once(DEFAULT_TENANT, Vec::new(), once).await.unwrap();
     let mut pending = accept(&*store, "near", events, &webhooks).await;
@@ -123,6 +146,7 @@ fn settle(n: usize, event: EventSeq, webhooks: &[WebhookSeq]) -> Vec<Settlement>
             status_code: Some(if is_success { 200 } else { 503 }),
             error: (!is_success).then(|| "it said \0 and no".to_owned()),
             response: Bytes::from(vec![b'r'; n % 50]),
+            exchange: crate::store_conformance::fixtures::exchange(number),
         };
         Settlement {
             key: DeliveryKey { event, webhook: webhooks[webhook] },

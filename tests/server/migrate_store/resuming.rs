@@ -30,6 +30,10 @@ async fn stopping_at(cluster: &Cluster, event: i64) {
         include_str!("../../../migrations/postgres/0007_known.sql"),
         include_str!("../../../migrations/postgres/0008_disk.sql"),
         include_str!("../../../migrations/postgres/0009_records.sql"),
+        include_str!("../../../migrations/postgres/0010_rejected.sql"),
+        include_str!("../../../migrations/postgres/0011_inlets.sql"),
+        include_str!("../../../migrations/postgres/0012_exchanges.sql"),
+        include_str!("../../../migrations/postgres/0013_figures.sql"),
     ];
     cluster
         .execute(DATABASE, "CREATE TABLE schema_version (version bigint PRIMARY KEY, migrated_at timestamptz)")

@@ -1,15 +1,18 @@
 //! Events, webhooks and settlements for the stories.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use postrider::clock::UnixMicros;
+use postrider::delivery::exchange::{Link, Timings};
 use postrider::delivery::{DeliveryState, Transition};
 use postrider::event::Event;
 use postrider::signing::SigningKeys;
+use postrider::store::exchange::{Captured, KeptExchange, Part, SentBody};
 use postrider::store::{
-    Accepted, AttemptRecord, DeliveryKey, Disposition, Due, EventSeq, NewEvent, Owed, Page, Portion, SettleBatch,
-    Settlement, Store, StoredDelivery, TenantPatch,
+    Accepted, AttemptRecord, DeliveryKey, Disposition, Due, EventSeq, ExchangeBlob, NewEvent, Owed, Page, Portion,
+    SettleBatch, Settlement, Store, StoredDelivery, TenantPatch,
 };
 use postrider::topic::{Pattern, Topic};
 use postrider::webhook::{DEFAULT_TENANT, TenantSeq, Webhook, WebhookSeq, WebhookSettings};
@@ -95,7 +98,26 @@ pub(crate) fn attempt(number: u32, status_code: Option<u16>) -> AttemptRecord {
         status_code,
         error: if status_code == Some(200) { None } else { Some("http 503".to_owned()) },
         response: Bytes::from_static(b"answer"),
+        exchange: exchange(number),
     }
+}
+
+/// One that differs with each attempt, captured after failures as well as after successes.
+pub(crate) fn exchange(number: u32) -> ExchangeBlob {
+    let part = |text: String| Part::of(&Bytes::from(text));
+    let captured = Captured {
+        request: part(format!("POST /{number} HTTP/1.1\r\n\r\n")),
+        body: if number == 1 { SentBody::Event } else { SentBody::Own(part("\0".repeat(number as usize))) },
+        answer: part("HTTP/1.1 503 Service Unavailable\r\n\r\n".to_owned()),
+    };
+    let timings = Timings { first_byte: Some(Duration::from_micros(number.into())), ..Timings::default() };
+    let address = Some(([192, 0, 2, 1], 443).into());
+    KeptExchange {
+        timings,
+        link: Some(Link { address, is_reused: number > 1, is_tls: true }),
+        captured: Some(captured),
+    }
+    .to_blob()
 }
 
 pub(crate) fn delivered(key: DeliveryKey, number: u32) -> Settlement {

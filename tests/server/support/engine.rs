@@ -11,14 +11,14 @@ use postrider::delivery::guard::EgressPolicy;
 use postrider::delivery::retry::Schedule;
 use postrider::delivery::statuses::StatusLists;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
-use postrider::engine::Engine;
+use postrider::engine::{Engine, EngineSettings};
 use postrider::event::Event;
 use postrider::ingest::Receipt;
 use postrider::store::seal::MasterKey;
 use postrider::store::sqlite::{SqliteOptions, SqliteStore};
 use postrider::store::{DeliveryFilter, Page, StoredDelivery, TenantPatch};
 use postrider::topic::Topic;
-use postrider::webhook::{DEFAULT_TENANT, TenantSeq, WebhookPatch, WebhookRecord};
+use postrider::webhook::{Capture, DEFAULT_TENANT, TenantSeq, WebhookPatch, WebhookRecord};
 
 use super::receiver::TestReceiver;
 
@@ -31,6 +31,7 @@ pub(crate) fn settings() -> DispatcherSettings {
         max_memory_bytes: 16 * 1024 * 1024,
         retry_schedule: Schedule::from_seconds(&[0.05, 0.05, 0.05]).expect("a schedule"),
         max_age: None,
+        capture: Capture::Failures,
         statuses: StatusLists::default(),
         circuit: CircuitSettings {
             threshold: 5,
@@ -44,7 +45,7 @@ pub(crate) async fn start_with(folder: &Path, settings: DispatcherSettings) -> A
     start_at(folder, settings, Arc::new(SystemClock)).await
 }
 
-pub(crate) async fn start_at(folder: &Path, settings: DispatcherSettings, clock: Arc<dyn Clock>) -> Arc<Engine> {
+pub(crate) async fn start_at(folder: &Path, settings: impl Into<EngineSettings>, clock: Arc<dyn Clock>) -> Arc<Engine> {
     let folder = folder.to_owned();
     let open = move || SqliteStore::open(&folder, &MasterKey::new(MASTER_KEY), SqliteOptions::default());
     let store = tokio::task::spawn_blocking(open).await.expect("opening does not panic").expect("the store opens");

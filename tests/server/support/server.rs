@@ -12,12 +12,14 @@ use postrider::delivery::retry::Schedule;
 use postrider::delivery::statuses::StatusLists;
 use postrider::dispatcher::{CircuitSettings, DispatcherSettings};
 use postrider::engine::DEFAULT_IDEMPOTENCY_TTL;
+use postrider::engine::figures::FigureSettings;
 use postrider::engine::nodes::NodeSettings;
 use postrider::engine::retention::RetentionSettings;
 use postrider::serve::{ServeError, ServeSettings, Started, StoreSettings, serve};
 use postrider::store::Quotas;
 use postrider::store::sqlite::SqliteOptions;
 use postrider::telemetry::{TelemetrySettings, subscriber};
+use postrider::webhook::Capture;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -27,7 +29,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing_subscriber::util::SubscriberInitExt;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// What a test waits for at most, on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) fn settings(folder: &Path) -> ServeSettings {
     ServeSettings {
@@ -38,6 +41,7 @@ pub(crate) fn settings(folder: &Path) -> ServeSettings {
         max_connections_per_peer: 2_048,
         cors_origins: Vec::new(),
         admin_token: None,
+        decnet: None,
         master_key: None,
         client: ClientOptions {
             policy: EgressPolicy {
@@ -52,6 +56,7 @@ pub(crate) fn settings(folder: &Path) -> ServeSettings {
             max_memory_bytes: 16 * 1024 * 1024,
             retry_schedule: Schedule::once(),
             max_age: None,
+            capture: Capture::Failures,
             statuses: StatusLists::default(),
             circuit: CircuitSettings {
                 threshold: 100,
@@ -60,9 +65,12 @@ pub(crate) fn settings(folder: &Path) -> ServeSettings {
             },
         },
         retention: RetentionSettings::FOREVER,
+        // As often as a test can wait for.
+        figures: FigureSettings { flush_interval: Duration::from_millis(50), ..FigureSettings::default() },
         idempotency_ttl: DEFAULT_IDEMPOTENCY_TTL,
         new_tenant_quotas: Quotas::default(),
         node: NodeSettings::default(),
+        sources: Vec::new(),
         store: StoreSettings::Sqlite(SqliteOptions::default()),
     }
 }
@@ -159,6 +167,12 @@ impl TestServer {
         self.running.await.expect("it does not panic").expect("it ends well");
     }
 
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(self) {
+        self.running.await.expect("it does not panic").expect("it ends well");
+        drop(self.stop);
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.call("GET", path, &self.admin, "").await
     }
@@ -229,7 +243,7 @@ pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     /// One log for the process: tests that run beside each other share it.
-    fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         static LOG: OnceLock<Log> = OnceLock::new();
         LOG.get_or_init(|| {
             let log = Self::default();

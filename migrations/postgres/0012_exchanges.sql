@@ -1,0 +1,3 @@
+-- What went over the wire, as src/store/exchange.rs codes it; NULL in rows of older versions.
+ALTER TABLE delivery ADD COLUMN first_exchange bytea;
+ALTER TABLE attempt ADD COLUMN exchange bytea;
