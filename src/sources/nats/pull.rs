@@ -27,7 +27,10 @@ const ACK_PREFIX: &str = "$JS.ACK.";
 pub(super) struct Pull {
     consumer: PullConsumer,
     context: async_nats::jetstream::Context,
-    inbox: Subject,
+    /// Before the number of a request: the subject of its answers.
+    inbox: String,
+    /// The number of the last request.
+    number: u64,
     answers: Subscriber,
     /// For all that is there.
     now: BatchConfig,
@@ -51,11 +54,11 @@ impl Pull {
         context: async_nats::jetstream::Context,
         consumer: PullConsumer,
     ) -> Result<Self, SourceError> {
-        let inbox = Subject::from(client.new_inbox());
-        let answers = client.subscribe(inbox.clone()).await;
+        let inbox = client.new_inbox();
+        let answers = client.subscribe(format!("{inbox}.*")).await;
         let answers = answers.map_err(|error| SourceError::new("cannot subscribe to the consumer's answers", error))?;
         let (now, next) = requests(&consumer.cached_info().config, client.max_payload());
-        Ok(Self { consumer, context, inbox, answers, now, next })
+        Ok(Self { consumer, context, inbox, number: 0, answers, now, next })
     }
 
     /// What is there, as much as is accepted together.
@@ -70,7 +73,9 @@ impl Pull {
 
     async fn request(&mut self, request: BatchConfig) -> Result<Vec<Message>, SourceError> {
         let most = request.batch;
-        let asked = self.consumer.request_batch(request, self.inbox.clone()).await;
+        self.number += 1;
+        let inbox = Subject::from(format!("{}.{}", self.inbox, self.number));
+        let asked = self.consumer.request_batch(request, inbox.clone()).await;
         asked.map_err(|error| SourceError::new("cannot ask the consumer", error))?;
         let mut messages = Vec::new();
         while messages.len() < most {
@@ -82,6 +87,8 @@ impl Pull {
             };
             match status(&answer) {
                 None => messages.push(Message { message: answer, context: self.context.clone() }),
+                // A word about an earlier request, which was over with its last message: newer servers say so.
+                Some(_) if answer.subject != inbox => {}
                 Some(Status::StillThere) => {}
                 // What came is accepted first; the next request fails in the same way.
                 Some(Status::Failed(reason)) if messages.is_empty() => return Err(SourceError(reason)),
@@ -119,7 +126,9 @@ fn status(answer: &Answer) -> Option<Status> {
         StatusCode::OK => return None,
         StatusCode::IDLE_HEARTBEAT => Status::StillThere,
         StatusCode::NOT_FOUND | StatusCode::TIMEOUT => Status::End,
-        StatusCode::REQUEST_TERMINATED if is("maxbytes") || is("maxackpending") => Status::End,
+        StatusCode::REQUEST_TERMINATED if ["maxbytes", "maxackpending", "batch completed"].into_iter().any(is) => {
+            Status::End
+        }
         StatusCode::NO_RESPONDERS => Status::Failed("there is no such consumer, or its server is away".to_owned()),
         _ => Status::Failed(format!("the server ended the request: {text} ({status})")),
     })

@@ -147,6 +147,25 @@ async fn nothing_is_lost_by_kills_and_restarts() {
 }
 
 #[tokio::test]
+async fn a_backlog_is_read_on_one_connection() {
+    const BACKLOG: usize = 1_000;
+    let (orders, folder) = (Orders::start().await, tempfile::tempdir().unwrap());
+    let context = orders.server.jetstream().await;
+    for n in 0..BACKLOG {
+        context.publish("orders.made", n.to_string().into()).await.unwrap().await.unwrap();
+    }
+    let (server, _receiver) = orders.server(folder.path()).await;
+    server.wait_for("/api/v1/sources", |sources| sources[0]["accepted"] == BACKLOG).await;
+    while unacknowledged(&context).await != 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let log = server.log.text();
+    assert_eq!(log.matches("reads from NATS").count(), 1, "{log}");
+    assert!(!log.contains("the source failed"), "{log}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn the_documents_example_reads_a_stream() {
     let (orders, folder) = (Orders::start().await, tempfile::tempdir().unwrap());
     let docs = include_str!("../../../docs/sources.md");
