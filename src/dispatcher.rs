@@ -41,7 +41,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 
 pub use self::breaker::CircuitSettings;
 use self::figures::Counters;
-pub use self::figures::{Figures, ShardFigures};
+pub use self::figures::{Figures, Latencies, ShardFigures};
 use self::lane::{Held, Hold, Lane, Queued, Reservation, Todo, WEBHOOK_DELETED};
 use self::lease::Lease;
 pub use self::memory::MIN_MEMORY_BYTES;
@@ -340,6 +340,10 @@ impl Dispatcher {
         compute: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PreviewError> {
         self.shared.shaping.preview(tenant, compute).await
+    }
+
+    pub(crate) fn latencies(&self) -> Latencies {
+        self.shared.counters.latencies()
     }
 
     pub(crate) fn figures(&self) -> Figures {

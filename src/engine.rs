@@ -34,7 +34,7 @@ use self::operations::WebhookEdit;
 use crate::clock::{Clock, UnixMicros};
 use crate::delivery::client::{Client, VetError};
 use crate::dispatcher::shaping::PreviewError;
-use crate::dispatcher::{Dispatcher, Figures, Member, ShardFigures};
+use crate::dispatcher::{Dispatcher, Figures, Latencies, Member, ShardFigures};
 use crate::event::{Event, Instance};
 use crate::ingest::{Ingest, PublishError, Receipt};
 use crate::signing::{RotationError, Secret, SigningKeys, StandardKey};
@@ -438,6 +438,11 @@ impl Engine {
     /// Counters and gauges, for metrics.
     pub fn figures(&self) -> Figures {
         self.dispatcher.figures()
+    }
+
+    /// How long things took since the start, for metrics.
+    pub fn latencies(&self) -> Latencies {
+        self.dispatcher.latencies()
     }
 
     /// Gauges of webhooks by shard. Empty if no other node shares the store.

@@ -1,10 +1,13 @@
 //! Figures over time: what happened within a step of time, as counts and histograms. Pure: collecting is the dispatcher's,
 //! keeping the store's.
 
+mod durations;
 mod histogram;
 
 use std::time::Duration;
 
+pub(crate) use self::durations::DurationCounter;
+pub use self::durations::Durations;
 pub use self::histogram::{BUCKETS, FIRST_BOUND_US, Histogram, LAST_BOUND_US, NoHistogram};
 use crate::clock::UnixMicros;
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::patterns::{Patterns, named};
@@ -247,6 +248,7 @@ impl Ingest {
         // Held until the store's gauges contain the commit.
         let _arriving = arriving.transpose()?;
         let new = new_events(tenant, accepted_at, &placed);
+        let began = Instant::now();
         let accepted = match once {
             None => self.store.accept(new).await,
             Some(once) => match self.store.accept_once(tenant, new, once).await {
@@ -259,7 +261,9 @@ impl Ingest {
                 Err(error) => Err(error),
             },
         };
-        Ok(self.admit(tenant, accepted_at, placed, accepted?))
+        let accepted = accepted?;
+        self.dispatcher.counters().accepts.add(began.elapsed());
+        Ok(self.admit(tenant, accepted_at, placed, accepted))
     }
 
     /// Whether any webhook matches the topic.

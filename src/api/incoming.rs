@@ -58,7 +58,7 @@ pub(super) struct ResultLabel {
 }
 
 impl InletCounts {
-    fn count(&self, result: &'static str) {
+    pub(super) fn count(&self, result: &'static str) {
         self.requests.get_or_create(&ResultLabel { result }).inc();
     }
 }

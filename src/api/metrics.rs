@@ -1,26 +1,25 @@
 //! `/metrics`: figures for Prometheus, gathered when they are asked for.
 
+mod process;
+mod snapshot;
+
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use axum::extract::{MatchedPath, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::IntoResponse;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
+use self::snapshot::Snapshot;
 use super::App;
+use super::incoming::InletCounts;
 use super::problem::Problem;
-use crate::dispatcher::{Figures, ShardFigures};
-use crate::sources::{Status, Traffic};
-use crate::store::Stats;
 
 const OPENMETRICS: &str = "application/openmetrics-text";
 const CONTENT_TYPE_OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -77,34 +76,28 @@ pub struct ConnectionCounts {
     )),
 ))]
 pub(super) async fn exposition(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<impl IntoResponse, Problem> {
-    // The figures are of all tenants together, since the metrics need no token and must not show the tenants. Without
-    // the store the other metrics are still shown.
-    let stats = app.engine.store().total_stats().await.ok();
-    let snapshot = Snapshot {
-        figures: app.engine.figures(),
-        shards: app.engine.shard_figures(),
-        stats,
-        is_clock_doubted: app.engine.is_clock_doubted(),
-        uptime_s: app.uptime().as_secs_f64(),
-        connections: Arc::clone(&app.connections),
-        sources: app.sources.statuses().map(SourceFigures::of).collect(),
-        process: ProcessUse::read(),
-    };
-    let mut registry = Registry::with_prefix("postrider");
-    registry.register("http_requests", "Requests answered", app.requests.0.clone());
-    registry.register(
-        "inlet_requests",
-        "Requests of other senders, by what has become of them",
-        app.inlets.requests.clone(),
-    );
-    registry.register_collector(Box::new(snapshot));
-    let mut body = String::new();
-    text::encode(&mut body, &registry).map_err(|error| Problem::internal(error.to_string()))?;
+    let snapshot = Snapshot::of(&app).await;
+    let body = openmetrics(&app.requests, &app.inlets, snapshot);
+    let body = body.map_err(|error| Problem::internal(error.to_string()))?;
     Ok(if prefers_openmetrics(&headers) {
         ([(CONTENT_TYPE, CONTENT_TYPE_OPENMETRICS)], body)
     } else {
         ([(CONTENT_TYPE, CONTENT_TYPE_TEXT)], prometheus_text(&body))
     })
+}
+
+fn openmetrics(requests: &Requests, inlets: &InletCounts, snapshot: Snapshot) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("postrider");
+    registry.register("http_requests", "Requests answered", requests.0.clone());
+    registry.register(
+        "inlet_requests",
+        "Requests of other senders, by what has become of them",
+        inlets.requests.clone(),
+    );
+    registry.register_collector(Box::new(snapshot));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
 }
 
 /// Whether `Accept` names OpenMetrics, and no other text before it (RFC 9110, section 12.5.1).
@@ -145,206 +138,57 @@ fn prometheus_text(openmetrics: &str) -> String {
     text
 }
 
-#[derive(Debug)]
-struct Snapshot {
-    figures: Figures,
-    shards: Vec<ShardFigures>,
-    stats: Option<Stats>,
-    is_clock_doubted: bool,
-    uptime_s: f64,
-    connections: Arc<ConnectionCounts>,
-    sources: Vec<SourceFigures>,
-    process: Option<ProcessUse>,
-}
-
-/// What one source has done.
-#[derive(Debug)]
-struct SourceFigures {
-    name: String,
-    is_in_trouble: bool,
-    traffic: Traffic,
-}
-
-impl SourceFigures {
-    fn of(status: &Status) -> Self {
-        let is_in_trouble = status.state().0.trouble().is_some();
-        Self { name: status.name().to_owned(), is_in_trouble, traffic: status.traffic() }
-    }
-}
-
-impl Collector for Snapshot {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let figures = &self.figures;
-        let connections = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        for (name, help, value) in [
-            ("events_accepted", "Events stored since the start", figures.events_accepted),
-            ("events_duplicate", "Events refused as sent before, since the start", figures.events_duplicate),
-            ("attempts_succeeded", "Attempts answered 2xx since the start", figures.attempts_succeeded),
-            ("attempts_failed", "Attempts failed since the start", figures.attempts_failed),
-            ("deliveries_delivered", "Deliveries delivered since the start", figures.deliveries_delivered),
-            ("deliveries_dead", "Deliveries given up since the start", figures.deliveries_dead),
-            (
-                "deliveries_damaged",
-                "Deliveries given up because their stored event was damaged",
-                figures.deliveries_damaged,
-            ),
-            ("settlements_stale", "Outcomes that came when another node owned the webhook", figures.settlements_stale),
-            (
-                "connections_let_go",
-                "Connections ended before a request, because places were short",
-                connections(&self.connections.let_go),
-            ),
-            ("connections_refused", "Connections for which there was no place", connections(&self.connections.refused)),
-        ] {
-            counter(&mut encoder, name, help, None, value)?;
-        }
-        for (name, help, value) in [
-            ("connections_open", "Connections of clients", connections(&self.connections.open)),
-            ("lanes", "Webhooks with a lane", figures.lanes),
-            ("shards_owned", "Shards that this node owns, of 256", figures.shards),
-            ("circuits_open", "Webhooks whose circuit is open", figures.circuits_open),
-            ("attempts_in_flight", "Attempts under way", figures.in_flight),
-            ("deliveries_queued", "Deliveries waiting in memory", figures.queued),
-            ("purge_held", "1: nothing is purged, because the clock jumped", u64::from(self.is_clock_doubted)),
-        ] {
-            gauge(&mut encoder, name, help, None, value)?;
-        }
-        gauge(&mut encoder, "lanes_memory", "Event bodies in memory", Some(&Unit::Bytes), figures.memory_bytes)?;
-        gauge(&mut encoder, "uptime", "Since the start", Some(&Unit::Seconds), self.uptime_s)?;
-        by_shard(&mut encoder, &self.shards)?;
-        by_source(&mut encoder, &self.sources)?;
-        if let Some(stats) = &self.stats {
-            stored(&mut encoder, stats)?;
-        }
-        if let Some(process) = &self.process {
-            counter(&mut encoder, "process_cpu", "CPU time used", Some(&Unit::Seconds), process.cpu_s)?;
-            gauge(&mut encoder, "process_resident_memory", "Memory used", Some(&Unit::Bytes), process.resident_bytes)?;
-        }
-        Ok(())
-    }
-}
-
-/// Gauges by shard of this node; empty if no other node shares the store.
-fn by_shard(encoder: &mut DescriptorEncoder, shards: &[ShardFigures]) -> fmt::Result {
-    type Figure = fn(&ShardFigures) -> u64;
-    if shards.is_empty() {
-        return Ok(());
-    }
-    let figures: [(&str, &str, Figure); 5] = [
-        ("shard_epoch", "How often the shard has had a new owner", |figures| figures.epoch.unsigned_abs()),
-        ("shard_lanes", "Webhooks with a lane, by shard", |figures| figures.lanes),
-        ("shard_circuits_open", "Webhooks whose circuit is open, by shard", |figures| figures.circuits_open),
-        ("shard_attempts_in_flight", "Attempts under way, by shard", |figures| figures.in_flight),
-        ("shard_deliveries_queued", "Deliveries waiting in memory, by shard", |figures| figures.queued),
-    ];
-    for (name, help, figure) in figures {
-        let metric_type = MetricType::Gauge;
-        let mut family = encoder.encode_descriptor(name, help, None, metric_type)?;
-        for of_shard in shards {
-            let labels = [("shard", of_shard.shard.number())];
-            ConstGauge::new(figure(of_shard)).encode(family.encode_family(&labels)?)?;
-        }
-    }
-    Ok(())
-}
-
-/// Figures by source; their number is bounded by the settings.
-fn by_source(encoder: &mut DescriptorEncoder, sources: &[SourceFigures]) -> fmt::Result {
-    type Figure = fn(&SourceFigures) -> u64;
-    if sources.is_empty() {
-        return Ok(());
-    }
-    let help = "Messages of sources since the start, by what became of them";
-    let mut family = encoder.encode_descriptor("source_messages", help, None, MetricType::Counter)?;
-    for SourceFigures { name, traffic, .. } in sources {
-        let results = [
-            ("accepted", traffic.accepted),
-            ("duplicate", traffic.duplicates),
-            ("rejected", traffic.rejected),
-            ("lost", traffic.lost),
-        ];
-        for (result, count) in results {
-            let labels = [("source", name.as_str()), ("result", result)];
-            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-        }
-    }
-    let gauges: [(&str, &str, Figure); 2] = [
-        ("source_trouble", "1: the source fails, or cannot hand over what it has", |of| u64::from(of.is_in_trouble)),
-        ("source_queued", "Messages that were read and wait for their commit", |of| of.traffic.queued),
-    ];
-    for (name, help, figure) in gauges {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for source in sources {
-            let labels = [("source", source.name.as_str())];
-            ConstGauge::new(figure(source)).encode(family.encode_family(&labels)?)?;
-        }
-    }
-    Ok(())
-}
-
-/// Counters of the store, since the installation.
-fn stored(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
-    gauge(encoder, "store_events", "Events in the store", None, stats.events)?;
-    gauge(encoder, "store_attempts", "Attempts in the store", None, stats.attempts)?;
-    let by_state = [
-        ("pending", stats.pending),
-        ("delivered", stats.delivered),
-        ("dead", stats.dead),
-        ("skipped", stats.skipped),
-        ("discarded", stats.discarded),
-    ];
-    let metric_type = MetricType::Gauge;
-    let mut family =
-        encoder.encode_descriptor("store_deliveries", "Deliveries in the store by state", None, metric_type)?;
-    for (state, count) in by_state {
-        ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
-    }
-    Ok(())
-}
-
-fn counter<N>(encoder: &mut DescriptorEncoder, name: &str, help: &str, unit: Option<&Unit>, value: N) -> fmt::Result
-where
-    ConstCounter<N>: EncodeMetric,
-{
-    let metric = ConstCounter::new(value);
-    metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
-}
-
-fn gauge<N>(encoder: &mut DescriptorEncoder, name: &str, help: &str, unit: Option<&Unit>, value: N) -> fmt::Result
-where
-    ConstGauge<N>: EncodeMetric,
-{
-    let metric = ConstGauge::new(value);
-    metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
-}
-
-/// The resources used by the process, from `/proc/self/stat` (`proc_pid_stat(5)`); `None` on other systems.
-#[derive(Debug, PartialEq)]
-struct ProcessUse {
-    cpu_s: f64,
-    resident_bytes: u64,
-}
-
-impl ProcessUse {
-    fn read() -> Option<Self> {
-        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-        let page_bytes = u64::try_from(rustix::param::page_size()).ok()?;
-        Self::parse(&stat, rustix::param::clock_ticks_per_second(), page_bytes)
-    }
-
-    fn parse(stat: &str, ticks_per_s: u64, page_bytes: u64) -> Option<Self> {
-        // The second field is the program's name in brackets and may have spaces; the rest begins at field 3.
-        let rest: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-        let field = |number: usize| rest.get(number - 3)?.parse::<u32>().ok();
-        let ticks = f64::from(field(14)?) + f64::from(field(15)?);
-        let ticks_per_s = f64::from(u32::try_from(ticks_per_s).ok()?);
-        Some(Self { cpu_s: ticks / ticks_per_s, resident_bytes: u64::from(field(24)?) * page_bytes })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The rows of a table, one for each metric of the exposition.
+    fn rows(exposition: &str) -> Vec<String> {
+        let lines: Vec<&str> = exposition.lines().collect();
+        let families = lines.iter().enumerate().filter_map(|(at, line)| Some((at, line.strip_prefix("# HELP ")?)));
+        let row = |(at, family): (usize, &str)| {
+            let (name, help) = family.split_once(' ').unwrap();
+            let kind = lines[at + 1].rsplit(' ').next().unwrap();
+            let labels = lines[at + 2].split_once('{').map_or("", |(_, rest)| rest.split_once('}').unwrap().0);
+            let labels: Vec<String> = labels
+                .split(',')
+                .filter_map(|label| label.split_once('='))
+                .filter(|(label, _)| *label != "le")
+                .map(|(label, _)| format!("`{label}`"))
+                .collect();
+            format!("| `{name}` | {kind} | {} | {help} |", labels.join(", "))
+        };
+        families.map(row).collect()
+    }
+
+    #[test]
+    fn the_document_lists_each_metric() {
+        let (requests, inlets) = (Requests::default(), InletCounts::default());
+        requests.count(&Method::GET, None, StatusCode::OK);
+        inlets.count("accepted");
+        let text = prometheus_text(&openmetrics(&requests, &inlets, Snapshot::with_everything()).unwrap());
+        let document = include_str!("../../docs/metrics.md");
+        let listed: Vec<&str> = document.lines().filter(|line| line.starts_with("| `postrider_")).collect();
+        let rows = rows(&text);
+        assert!(listed == rows, "docs/metrics.md is to have these rows:\n{}", rows.join("\n"));
+    }
+
+    #[test]
+    fn buckets_end_with_the_infinite_one_and_add_up() {
+        let snapshot = Snapshot::with_everything();
+        let text = openmetrics(&Requests::default(), &InletCounts::default(), snapshot).unwrap();
+        let sample = |name: &str| {
+            let line =
+                text.lines().find_map(|line| line.strip_prefix(&format!("postrider_attempt_duration_seconds_{name} ")));
+            line.unwrap_or_else(|| panic!("no {name} in\n{text}")).to_owned()
+        };
+        let bounds = [("0.0005", "1"), ("0.001", "1"), ("0.002", "1"), ("0.004", "2"), ("+Inf", "3")];
+        for (bound, count) in bounds {
+            assert_eq!(sample(&format!("bucket{{le=\"{bound}\"}}")), count, "{bound}");
+        }
+        assert_eq!((sample("count"), sample("sum")), ("3".to_owned(), "172800.0032".to_owned()));
+        assert_eq!(text.matches("postrider_attempt_duration_seconds_bucket").count(), 28);
+    }
 
     #[test]
     fn the_format_is_the_one_that_accept_prefers() {
@@ -359,19 +203,5 @@ mod tests {
         assert!(!prefers("application/openmetrics-text;q=0, text/html"));
         assert!(!prefers("*/*"), "curl");
         assert!(!prefers_openmetrics(&HeaderMap::new()));
-    }
-
-    #[test]
-    fn the_use_of_a_process_with_an_odd_name_is_read() {
-        let stat =
-            "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 250 150 0 0 20 0 3 0 99 2000000 512 18446744073709551615 0";
-        let used = ProcessUse { cpu_s: 4.0, resident_bytes: 512 * 4096 };
-        assert_eq!(ProcessUse::parse(stat, 100, 4096), Some(used));
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn this_process_uses_memory() {
-        assert!(ProcessUse::read().unwrap().resident_bytes > 100_000);
     }
 }

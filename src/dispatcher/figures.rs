@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::store::Shard;
+use crate::clock::UnixMicros;
+use crate::delivery::DeliveryState;
+use crate::figures::{DurationCounter, Durations};
+use crate::store::{Settlement, Shard};
 
 /// Counters since the start, and gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +30,21 @@ pub struct Figures {
     pub shards: u64,
     /// Outcomes that were not committed, because other nodes owned their webhooks by then.
     pub settlements_stale: u64,
+}
+
+/// How long things took since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Latencies {
+    /// Storing the events of a call, its commit included.
+    pub accepts: Durations,
+    /// From an event's acceptance, its `deliver_at` or an operator's wish until the first attempt.
+    pub waits: Durations,
+    /// Attempts, failed ones too.
+    pub attempts: Durations,
+    /// From the same moments as waits until the delivery.
+    pub deliveries: Durations,
+    /// Storing the outcomes of attempts, their commit included.
+    pub settlements: Durations,
 }
 
 /// Gauges of a shard that this node owns, if the store has several nodes.
@@ -65,4 +83,34 @@ pub(crate) struct Counters {
     pub(super) deliveries_dead: Counter,
     pub(super) deliveries_damaged: Counter,
     pub(super) settlements_stale: Counter,
+    pub(crate) accepts: DurationCounter,
+    pub(super) waits: DurationCounter,
+    pub(super) attempts: DurationCounter,
+    pub(super) deliveries: DurationCounter,
+    pub(super) settlements: DurationCounter,
+}
+
+impl Counters {
+    /// Counts how long it took to come to this. `since`: from when the delivery's time counts.
+    pub(super) fn took(&self, settlement: &Settlement, since: UnixMicros) {
+        if let Some(attempt) = &settlement.attempt {
+            if settlement.round_attempts == 1 {
+                self.waits.add(attempt.started_at.since(since));
+            }
+            self.attempts.add_us(u64::try_from(attempt.duration_us).unwrap_or_default());
+        }
+        if settlement.transition.state() == DeliveryState::Delivered {
+            self.deliveries.add(settlement.at.since(since));
+        }
+    }
+
+    pub(super) fn latencies(&self) -> Latencies {
+        Latencies {
+            accepts: self.accepts.read(),
+            waits: self.waits.read(),
+            attempts: self.attempts.read(),
+            deliveries: self.deliveries.read(),
+            settlements: self.settlements.read(),
+        }
+    }
 }

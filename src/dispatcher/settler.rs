@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Shared;
 use super::lane::Lane;
@@ -209,8 +210,9 @@ async fn record(shared: &Arc<Shared>, messages: impl ExactSizeIterator<Item = To
         let lane = lanes.get(&settlement.key.webhook)?;
         Some((FigureOf { tenant: lane.tenant, webhook: lane.seq }, settlement, *since))
     }));
-    for (settlement, (place, _)) in batch.settlements.iter().zip(places) {
+    for (settlement, (place, since)) in batch.settlements.iter().zip(places) {
         if let Some(lane) = lanes.get(&settlement.key.webhook) {
+            shared.counters.took(settlement, since);
             after_commit(shared, lane, settlement, place);
         }
     }
@@ -228,7 +230,7 @@ async fn settle(shared: &Shared, batch: &Arc<SettleBatch>) -> Vec<WebhookSeq> {
     if batch.settlements.is_empty() && batch.health.is_empty() {
         return Vec::new();
     }
-    let mut failures = 0_u32;
+    let (mut failures, began) = (0_u32, Instant::now());
     let stale = loop {
         match shared.store.settle(Arc::clone(batch)).await {
             Ok(stale) => break stale,
@@ -240,6 +242,7 @@ async fn settle(shared: &Shared, batch: &Arc<SettleBatch>) -> Vec<WebhookSeq> {
         failures = failures.saturating_add(1);
         tokio::time::sleep(RETRY_DELAY).await;
     };
+    shared.counters.settlements.add(began.elapsed());
     if failures > 0 {
         tracing::info!(failures, "the store works again; delivery resumes");
     }

@@ -25,6 +25,11 @@ pub struct Histogram([u64; BUCKETS]);
 pub struct NoHistogram;
 
 impl Histogram {
+    /// One of these counts, from the shortest durations to the longest.
+    pub(super) fn from_counts(counts: [u64; BUCKETS]) -> Self {
+        Self(counts)
+    }
+
     /// Counts one.
     pub fn add(&mut self, duration: Duration) {
         self.add_us(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
@@ -52,6 +57,11 @@ impl Histogram {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0 == [0; BUCKETS]
+    }
+
+    /// The count of each bucket with its upper bound. The last bucket has all that took longer, too.
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
+        self.0.iter().enumerate().map(|(bucket, count)| (Duration::from_micros(upper_bound_us(bucket)), *count))
     }
 
     /// The duration that a share `p` of all did not exceed, from 0 to 1; `None`: nothing was counted. Within its bucket it is
@@ -108,7 +118,7 @@ impl Histogram {
     }
 }
 
-fn bucket_of(duration_us: u64) -> usize {
+pub(super) fn bucket_of(duration_us: u64) -> usize {
     // The number of bits of what is beyond the first bound, in such bounds.
     let beyond = duration_us.saturating_sub(1) / FIRST_BOUND_US;
     ((u64::BITS - beyond.leading_zeros()) as usize).min(BUCKETS - 1)
