@@ -126,9 +126,7 @@ fn status(answer: &Answer) -> Option<Status> {
         StatusCode::OK => return None,
         StatusCode::IDLE_HEARTBEAT => Status::StillThere,
         StatusCode::NOT_FOUND | StatusCode::TIMEOUT => Status::End,
-        StatusCode::REQUEST_TERMINATED if ["maxbytes", "maxackpending", "batch completed"].into_iter().any(is) => {
-            Status::End
-        }
+        StatusCode::REQUEST_TERMINATED if is("maxbytes") || is("maxackpending") => Status::End,
         StatusCode::NO_RESPONDERS => Status::Failed("there is no such consumer, or its server is away".to_owned()),
         _ => Status::Failed(format!("the server ended the request: {text} ({status})")),
     })
