@@ -8,6 +8,9 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::App;
 use super::body::read_body;
@@ -20,6 +23,28 @@ pub(super) trait Changes: DeserializeOwned {
     const READ_ONLY: &'static [&'static str];
     /// Read-only fields that change by themselves, and are therefore ignored.
     const MOVING: &'static [&'static str];
+}
+
+/// Documents `T` for a new resource: these fields are needed.
+pub(super) fn new_schema<T: ToSchema>(needed: &[&str], description: &str) -> RefOr<Schema> {
+    let needed = needed.iter().fold(ObjectBuilder::new(), |object, field| object.required(*field));
+    AllOfBuilder::new().item(Ref::from_schema_name(T::name())).item(needed).description(Some(description)).into()
+}
+
+/// The schemas that [`new_schema`] refers to.
+pub(super) fn new_schemas<T: ToSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+    schemas.push((T::name().into_owned(), T::schema()));
+    T::schemas(schemas);
+}
+
+/// Documents `T` for a resource that is there: what is shown of it, as `Shown`, is taken back.
+pub(super) fn change_schema<T: Changes + PartialSchema, Shown: PartialSchema>() -> RefOr<Schema> {
+    let (mut change, shown) = (T::schema(), Shown::schema());
+    if let (RefOr::T(Schema::Object(change)), RefOr::T(Schema::Object(shown))) = (&mut change, shown) {
+        let fields = shown.properties.into_iter();
+        change.properties.extend(fields.filter(|(name, _)| T::READ_ONLY.contains(&name.as_str())));
+    }
+    change
 }
 
 /// A change of settings, with the given read-only fields.

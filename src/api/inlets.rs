@@ -6,14 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
-use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
-use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use super::App;
 use super::auth::{Admin, Reader};
-use super::change::{Change, Changes};
+use super::change::{Change, Changes, change_schema, new_schema, new_schemas};
 use super::input::{FIRST_OF_A_LIST, Given, Id, Params};
 use super::problem::{FieldError, Problem};
 use super::views::{ListOrPage, Message, Time};
@@ -79,19 +78,14 @@ pub(super) struct NewInlet;
 
 impl PartialSchema for NewInlet {
     fn schema() -> RefOr<Schema> {
-        let needed = ObjectBuilder::new().required("name").required("signature").required("topic");
-        AllOfBuilder::new()
-            .item(Ref::from_schema_name(InletPatch::name()))
-            .item(needed)
-            .description(Some("A new inlet: its `name`, `signature` and `topic` are needed."))
-            .into()
+        let description = "A new inlet: its `name`, `signature` and `topic` are needed.";
+        new_schema::<InletPatch>(&["name", "signature", "topic"], description)
     }
 }
 
 impl ToSchema for NewInlet {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        schemas.push((InletPatch::name().into_owned(), InletPatch::schema()));
-        InletPatch::schemas(schemas);
+        new_schemas::<InletPatch>(schemas);
     }
 }
 
@@ -100,12 +94,7 @@ pub(super) struct InletChange;
 
 impl PartialSchema for InletChange {
     fn schema() -> RefOr<Schema> {
-        let (mut change, shown) = (InletPatch::schema(), Inlet::schema());
-        if let (RefOr::T(Schema::Object(change)), RefOr::T(Schema::Object(shown))) = (&mut change, shown) {
-            let fields = shown.properties.into_iter();
-            change.properties.extend(fields.filter(|(name, _)| InletPatch::READ_ONLY.contains(&name.as_str())));
-        }
-        change
+        change_schema::<InletPatch, Inlet>()
     }
 }
 

@@ -6,14 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
-use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use super::App;
 use super::auth::Operator;
-use super::change::{Change, Changes};
+use super::change::{Change, Changes, change_schema, new_schema, new_schemas};
 use super::input::{FIRST_OF_A_LIST, Given, Id, Params};
 use super::problem::{FieldError, Problem};
 use super::views::{ListOrPage, Message, Time};
@@ -123,18 +122,13 @@ pub(super) struct NewTenant;
 
 impl PartialSchema for NewTenant {
     fn schema() -> RefOr<Schema> {
-        AllOfBuilder::new()
-            .item(Ref::from_schema_name(TenantInput::name()))
-            .item(ObjectBuilder::new().required("name"))
-            .description(Some("A new tenant: its `name` is needed."))
-            .into()
+        new_schema::<TenantInput>(&["name"], "A new tenant: its `name` is needed.")
     }
 }
 
 impl ToSchema for NewTenant {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        schemas.push((TenantInput::name().into_owned(), TenantInput::schema()));
-        TenantInput::schemas(schemas);
+        new_schemas::<TenantInput>(schemas);
     }
 }
 
@@ -143,10 +137,8 @@ pub(super) struct TenantChange;
 
 impl PartialSchema for TenantChange {
     fn schema() -> RefOr<Schema> {
-        let (mut change, shown) = (TenantInput::schema(), Tenant::schema());
-        if let (RefOr::T(Schema::Object(change)), RefOr::T(Schema::Object(shown))) = (&mut change, shown) {
-            let fields = shown.properties.into_iter();
-            change.properties.extend(fields.filter(|(name, _)| TenantInput::READ_ONLY.contains(&name.as_str())));
+        let mut change = change_schema::<TenantInput, Tenant>();
+        if let RefOr::T(Schema::Object(change)) = &mut change {
             change.properties.extend(USED.map(|name| (name.to_owned(), u64::schema())));
         }
         change

@@ -10,14 +10,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder};
-use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use super::App;
 use super::auth::{Admin, Viewer};
-use super::change::{Change, Changes};
+use super::change::{Change, Changes, change_schema, new_schema, new_schemas};
 use super::input::{Given, Id, NoInput, Params};
 use super::keys::{self, Keys};
 use super::problem::Problem;
@@ -38,21 +37,14 @@ pub(super) struct NewWebhook;
 
 impl PartialSchema for NewWebhook {
     fn schema() -> RefOr<Schema> {
-        let needed = ObjectBuilder::new().required("name").required("url");
-        AllOfBuilder::new()
-            .item(Ref::from_schema_name(WebhookPatch::name()))
-            .item(needed)
-            .description(Some(
-                "A new webhook: `name`, `url` and one of `topic_patterns` and `simple_events` are needed.",
-            ))
-            .into()
+        let description = "A new webhook: `name`, `url` and one of `topic_patterns` and `simple_events` are needed.";
+        new_schema::<WebhookPatch>(&["name", "url"], description)
     }
 }
 
 impl ToSchema for NewWebhook {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        schemas.push((WebhookPatch::name().into_owned(), WebhookPatch::schema()));
-        WebhookPatch::schemas(schemas);
+        new_schemas::<WebhookPatch>(schemas);
     }
 }
 
@@ -95,12 +87,9 @@ pub(super) struct WebhookChange;
 
 impl PartialSchema for WebhookChange {
     fn schema() -> RefOr<Schema> {
-        let (mut change, shown) = (WebhookPatch::schema(), Webhook::schema());
-        if let (RefOr::T(Schema::Object(change)), RefOr::T(Schema::Object(shown))) = (&mut change, shown) {
+        let mut change = change_schema::<WebhookPatch, Webhook>();
+        if let RefOr::T(Schema::Object(change)) = &mut change {
             change.description = Some("Changes of a webhook; what is shown of it may be given back.".to_owned());
-            let fields = shown.properties.into_iter();
-            let read_only = fields.filter(|(name, _)| WebhookPatch::READ_ONLY.contains(&name.as_str()));
-            change.properties.extend(read_only);
         }
         change
     }
