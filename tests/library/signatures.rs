@@ -1,9 +1,9 @@
 //! The signatures of other senders, on real requests: by this library's `verify`, and by the vendors' own libraries.
 
+#[path = "vendors/run.rs"]
+mod run;
+
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use postrider::clock::{Clock, SystemClock};
@@ -188,9 +188,6 @@ fn headers_of_signatures_collide_with_nothing() {
 
 // --- the vendors' own libraries ---
 
-/// The folder that `scripts/test --vendors` fills: `npm/node_modules` and `python/bin/python`.
-const VENDORS: &str = "POSTRIDER_VENDORS";
-
 /// Which library verifies a profile, in which language, and whether it takes a request after a rotation with the newest key
 /// and with that before.
 const LIBRARIES: [(&str, &str, &str, [bool; 2]); 11] = [
@@ -206,30 +203,6 @@ const LIBRARIES: [(&str, &str, &str, [bool; 2]); 11] = [
     ("svix", "python", "svix", [true, true]),
     ("standard", "python", "standardwebhooks", [true, true]),
 ];
-
-/// Has a vendor's library judge `cases`.
-#[expect(clippy::disallowed_methods, reason = "what this test alone needs")]
-fn judged(language: &str, cases: &[Value]) -> Vec<Value> {
-    let vendors = PathBuf::from(std::env::var_os(VENDORS).expect("scripts/test --vendors sets POSTRIDER_VENDORS"));
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/library/vendors");
-    let mut command = if language == "node" {
-        // A module finds its libraries beside it.
-        let script = vendors.join("npm/verify.mjs");
-        std::fs::copy(here.join("verify.mjs"), &script).unwrap();
-        let mut command = Command::new("node");
-        command.arg(script);
-        command
-    } else {
-        let mut command = Command::new(vendors.join("python/bin/python"));
-        command.arg(here.join("verify.py"));
-        command
-    };
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(Value::from(cases).to_string().as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{language}: {output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 fn secret_of(keys: &SigningKeys, kind: KeyKind) -> String {
     match kind {
@@ -284,7 +257,7 @@ async fn the_vendors_own_libraries_take_our_requests_and_none_that_was_changed()
     }
     for (language, cases) in cases {
         let given: Vec<Value> = cases.iter().map(|(case, ..)| case.clone()).collect();
-        let results = judged(language, &given);
+        let results = run::run("verify", language, &given);
         assert_eq!(results.len(), cases.len());
         for ((_, expected, what), result) in cases.iter().zip(results) {
             assert_eq!(result["ok"], *expected, "{what}: {result}");

@@ -1,16 +1,13 @@
 //! What the vendors' own libraries make, at our doors: requests to inlets, and CloudEvents.
 
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+#[path = "../library/vendors/run.rs"]
+mod run;
 
 use serde_json::{Value, json};
 
 use crate::support::receiver::TestReceiver;
 use crate::support::server::{Answer, TestServer};
 
-/// The folder that `scripts/test --vendors` fills: `npm/node_modules` and `python/bin/python`.
-const VENDORS: &str = "POSTRIDER_VENDORS";
 const STANDARD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// Which library makes requests of a signature, in which language.
@@ -24,30 +21,6 @@ const SENDERS: [(&str, &str, &str); 8] = [
     ("standard", "python", "standardwebhooks"),
     ("svix", "python", "svix"),
 ];
-
-/// Has a vendor's library make the request of each case.
-#[expect(clippy::disallowed_methods, reason = "what these tests alone need")]
-fn made(language: &str, cases: &[Value]) -> Vec<Value> {
-    let vendors = PathBuf::from(std::env::var_os(VENDORS).expect("scripts/test --vendors sets POSTRIDER_VENDORS"));
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/library/vendors");
-    let mut command = if language == "node" {
-        // A module finds its libraries beside it.
-        let script = vendors.join("npm/make.mjs");
-        std::fs::copy(here.join("make.mjs"), &script).unwrap();
-        let mut command = Command::new("node");
-        command.arg(script);
-        command
-    } else {
-        let mut command = Command::new(vendors.join("python/bin/python"));
-        command.arg(here.join("make.py"));
-        command
-    };
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(Value::from(cases).to_string().as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{language}: {output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 async fn send(server: &TestServer, path: &str, request: &Value, more: &str, change: &str) -> Answer {
     let headers = request["headers"].as_object().unwrap();
@@ -70,7 +43,7 @@ async fn what_the_vendors_own_libraries_sign_comes_in_and_what_was_changed_does_
         let at = inlet["path"].as_str().unwrap();
         let body = json!({"id": named, "type": "made", "größe": 22}).to_string();
         let case = json!({"library": library, "secret": secret, "id": named, "body": body});
-        let request = made(language, &[case]).remove(0);
+        let request = run::run("make", language, &[case]).remove(0);
         assert_eq!(send(&server, at, &request, "", " ").await.status, 401, "{named}");
         let receipt = send(&server, at, &request, "", "").await.expect(202);
         if signature != "slack" {
@@ -98,7 +71,7 @@ async fn cloudevents_of_their_own_libraries_come_in_and_go_on() {
         let data = json!({"n": 1.5, "text": "größe"});
         let library = format!("cloudevents_{mode}");
         let case = json!({"library": library, "secret": "", "id": mode, "body": data.to_string()});
-        let request = made(language, &[case]).remove(0);
+        let request = run::run("make", language, &[case]).remove(0);
         let receipt = send(&server, "/api/v1/events", &request, &token, "").await.expect(202);
         assert_eq!(receipt["id"], format!("/{language}#{mode}"), "{request}");
         let on: Value = serde_json::from_slice(&receiver.wait_for(at + 1).await[at].body).unwrap();
