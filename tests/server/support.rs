@@ -16,3 +16,4 @@ pub(crate) mod receiver;
 #[cfg(feature = "redis")]
 pub(crate) mod redis_server;
 pub(crate) mod server;
+pub(crate) mod started;

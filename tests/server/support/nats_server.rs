@@ -1,29 +1,30 @@
 //! A NATS server of a test's own, with JetStream.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
+use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::{self, Context};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 
+use super::started::{Patience, Started, free_port, said};
+
 /// The variable that names another server than the one that is installed.
 const PROGRAM: &str = "POSTRIDER_NATS_SERVER";
-const PATIENCE: Duration = Duration::from_mins(1);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const PATIENCE: Patience = Patience { most: Duration::from_mins(1), look_every: Duration::from_millis(10) };
 /// Another process may take the free port first.
 const PORTS_TRIED: u32 = 5;
 
 /// A server with its data in a temporary folder. Ends with the test, if not before.
 pub(crate) struct NatsServer {
+    /// Ends before its folder does.
+    server: Option<Started>,
     folder: TempDir,
     port: u16,
-    server: Option<Child>,
 }
 
 impl NatsServer {
@@ -63,7 +64,7 @@ impl NatsServer {
     /// Other settings, taken over without a restart.
     pub(crate) fn reload(&self, settings: &str) {
         self.configure(settings);
-        kill_process(Pid::from_child(self.server.as_ref().unwrap()), Signal::HUP).unwrap();
+        kill_process(self.server.as_ref().unwrap().pid(), Signal::HUP).unwrap();
     }
 
     pub(crate) fn url(&self) -> String {
@@ -81,10 +82,7 @@ impl NatsServer {
 
     /// Dies at once.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
+        self.server = None;
     }
 
     pub(crate) async fn run_again(&mut self) {
@@ -93,30 +91,11 @@ impl NatsServer {
 
     /// Whether it runs.
     async fn run(&mut self) -> bool {
-        let log = File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        let mut server = Command::new(program())
-            .arg("--config")
-            .arg(self.folder.path().join("nats.conf"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let began = Instant::now();
-        loop {
-            if self.greets().await {
-                self.server = Some(server);
-                return true;
-            }
-            if server.try_wait().unwrap().is_some() {
-                return false;
-            }
-            if began.elapsed() > PATIENCE {
-                server.kill().unwrap();
-                panic!("the server lets nobody in:\n{}", self.log());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        let mut command = Command::new(program());
+        command.arg("--config").arg(self.folder.path().join("nats.conf"));
+        let log = self.folder.path().join("log");
+        self.server = Started::start(command, "nats-server", &log, &PATIENCE, || self.greets()).await;
+        self.server.is_some()
     }
 
     /// Each server begins by telling who it is, before TLS and before any login.
@@ -127,18 +106,8 @@ impl NatsServer {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        said(&self.folder.path().join("log"))
     }
-}
-
-impl Drop for NatsServer {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 #[expect(clippy::disallowed_methods, reason = "where programs are is for the environment to say")]

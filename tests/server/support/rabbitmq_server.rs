@@ -1,20 +1,20 @@
 //! A RabbitMQ server of a test's own, with an epmd of its own.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tempfile::TempDir;
 
+use super::started::{Patience, Started, free_port, said};
+
 /// Debian's programs without the wrapper that becomes another user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
-const PATIENCE: Duration = Duration::from_secs(90);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const PATIENCE: Patience = Patience { most: Duration::from_secs(90), look_every: Duration::from_millis(50) };
 
 /// A server with its data in a temporary folder. Ends with the test, if not before.
 pub(crate) struct RabbitServer {
@@ -24,7 +24,7 @@ pub(crate) struct RabbitServer {
     distribution_port: u16,
     epmd_port: u16,
     epmd: Child,
-    server: Option<Child>,
+    server: Option<Started>,
 }
 
 impl RabbitServer {
@@ -72,8 +72,7 @@ impl RabbitServer {
             .env("RABBITMQ_PID_FILE", folder.join("pid"))
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1 +sbwt none")
             // The script becomes the server.
-            .env("RUNNING_UNDER_SYSTEMD", "1")
-            .stdin(Stdio::null());
+            .env("RUNNING_UNDER_SYSTEMD", "1");
         command
     }
 
@@ -111,32 +110,15 @@ impl RabbitServer {
 
     /// Dies at once.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
+        self.server = None;
     }
 
     pub(crate) async fn run_again(&mut self) {
-        let log = File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        let mut command = self.program("rabbitmq-server");
-        command.stdout(log.try_clone().unwrap()).stderr(log);
-        let mut server = command.spawn().expect("RabbitMQ is missing: install Debian's package rabbitmq-server");
-        let began = Instant::now();
         let url = format!("amqp://guest:guest@127.0.0.1:{}/%2f?frame_max=131072", self.port);
-        while Connection::connect(&url, ConnectionProperties::default()).await.is_err() {
-            assert!(server.try_wait().unwrap().is_none(), "the server does not start:\n{}", self.log());
-            if began.elapsed() > PATIENCE {
-                server.kill().unwrap();
-                panic!("the server lets nobody in:\n{}", self.log());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        self.server = Some(server);
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        let lets_in = || async { Connection::connect(&url, ConnectionProperties::default()).await.is_ok() };
+        let (command, log) = (self.program("rabbitmq-server"), self.folder.path().join("log"));
+        self.server = Started::start(command, "rabbitmq-server", &log, &PATIENCE, lets_in).await;
+        assert!(self.server.is_some(), "the server does not start:\n{}", said(&log));
     }
 }
 
@@ -146,10 +128,6 @@ impl Drop for RabbitServer {
         let _ = self.epmd.kill();
         let _ = self.epmd.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// A channel that waits for the server's confirmations.

@@ -1,26 +1,27 @@
 //! A Redis server of a test's own, which keeps all that it says it has.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
 
 use redis::Client;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_mins(1);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+use super::started::{Patience, Started, free_port, said};
+
+const PATIENCE: Patience = Patience { most: Duration::from_mins(1), look_every: Duration::from_millis(10) };
 /// Another process may take the free port first.
 const PORTS_TRIED: u32 = 5;
 
 /// A server with its data in a temporary folder. Ends with the test, if not before.
 pub(crate) struct RedisServer {
+    /// Ends before its folder does.
+    server: Option<Started>,
     folder: TempDir,
     port: u16,
     /// Its port with TLS, if it has any.
     tls_port: u16,
-    server: Option<Child>,
 }
 
 impl RedisServer {
@@ -74,10 +75,7 @@ impl RedisServer {
 
     /// Dies at once.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
+        self.server = None;
     }
 
     pub(crate) async fn run_again(&mut self) {
@@ -86,29 +84,11 @@ impl RedisServer {
 
     /// Whether it runs.
     async fn run(&mut self) -> bool {
-        let log = File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        let server = Command::new("redis-server")
-            .arg(self.folder.path().join("redis.conf"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn();
-        let mut server = server.expect("redis-server is missing: install Debian's package redis-server");
-        let began = Instant::now();
-        loop {
-            if self.answers().await {
-                self.server = Some(server);
-                return true;
-            }
-            if server.try_wait().unwrap().is_some() {
-                return false;
-            }
-            if began.elapsed() > PATIENCE {
-                server.kill().unwrap();
-                panic!("the server lets nobody in:\n{}", self.log());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        let mut command = Command::new("redis-server");
+        command.arg(self.folder.path().join("redis.conf"));
+        let log = self.folder.path().join("log");
+        self.server = Started::start(command, "redis-server", &log, &PATIENCE, || self.answers()).await;
+        self.server.is_some()
     }
 
     /// It answers with an error while it loads, and to whom it does not know.
@@ -122,16 +102,6 @@ impl RedisServer {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        said(&self.folder.path().join("log"))
     }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
